@@ -1,0 +1,1 @@
+"""mlc: an ahead-of-time compiler for training."""

@@ -1,0 +1,155 @@
+"""Toolchains: finds a C compiler and make, names the machine's features, writes a source tree and builds it.
+
+Knows nothing of models: it is given text files and a Makefile, and says what went wrong in diagnostics.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError, Note
+
+#: x86-64 levels, highest first, each with the feature macros that it needs.
+_X86_LEVELS = (
+    ("x86-64-v4", ("__AVX512F__", "__AVX512BW__", "__AVX512CD__", "__AVX512DQ__", "__AVX512VL__")),
+    ("x86-64-v3", ("__AVX2__", "__BMI__", "__BMI2__", "__F16C__", "__FMA__", "__LZCNT__", "__MOVBE__")),
+    ("x86-64-v2", ("__SSE4_2__", "__SSSE3__")),
+    ("x86-64", ()),
+)
+
+#: Features beyond a level that a kernel may use: (macro, option).
+_X86_FEATURES = (
+    ("__AVX512BF16__", "-mavx512bf16"),
+    ("__AVX512FP16__", "-mavx512fp16"),
+    ("__AVX512VNNI__", "-mavx512vnni"),
+    ("__AVXVNNI__", "-mavxvnni"),
+)
+
+#: aarch64 features beyond armv8-a: (macro, extension).
+_ARM_FEATURES = (
+    ("__ARM_FEATURE_ATOMICS", "lse"),
+    ("__ARM_FEATURE_DOTPROD", "dotprod"),
+    ("__ARM_FEATURE_FP16_VECTOR_ARITHMETIC", "fp16"),
+    ("__ARM_FEATURE_BF16_VECTOR_ARITHMETIC", "bf16"),
+    ("__ARM_FEATURE_SVE", "sve"),
+    ("__ARM_FEATURE_SVE2", "sve2"),
+)
+
+#: How much of what a failing tool printed is shown to the user.
+_SHOWN_LINES = 30
+_SHOWN_COLUMNS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """A C compiler and make. `compiler` is the command as a Makefile names it; `version` the first line of its --version."""
+
+    compiler: str
+    version: str
+    make: str
+
+    @property
+    def command(self) -> list[str]:
+        return shlex.split(self.compiler)
+
+
+def find_toolchain() -> Toolchain:
+    """The compiler of the environment variable CC, else the first of cc, gcc and clang that is there.
+
+    raises: E0801 no compiler, E0802 no make
+    """
+    compiler = _find_compiler()
+    make = shutil.which("make") or shutil.which("gmake")
+    if make is None:
+        raise _error("E0802", "make is not installed", "install it (Debian, Ubuntu: apt-get install make)")
+    version = _run([*shlex.split(compiler), "--version"]).stdout.partition("\n")[0]
+    return Toolchain(compiler, version, make)
+
+
+def _find_compiler() -> str:
+    asked = os.environ.get("CC", "").strip()
+    if asked:
+        if shutil.which(shlex.split(asked)[0]) is None:
+            raise _error("E0801", f"the C compiler named by CC, `{asked}`, is not there", "unset CC, or name one that is installed")
+        return asked
+    for name in ("cc", "gcc", "clang"):
+        if shutil.which(name):
+            return name
+    raise _error("E0801", "no C compiler: looked for cc, gcc and clang", "install one (Debian, Ubuntu: apt-get install gcc)")
+
+
+def target_flags(toolchain: Toolchain, march: str) -> tuple[str, ...]:
+    """The options that name the machine, resolved: "native" becomes a list of features, anything else is checked.
+
+    raises: E0803 the compiler refuses `march`
+    """
+    macros = _macros(toolchain, march)
+    flags = _native_flags(macros) if march == "native" else (f"-march={march}",)
+    if "__AVX512F__" in macros:
+        return (*flags, "-mprefer-vector-width=512")
+    return flags
+
+
+def _macros(toolchain: Toolchain, march: str) -> frozenset[str]:
+    """The macros that the compiler predefines for a machine."""
+    done = _run([*toolchain.command, f"-march={march}", "-dM", "-E", "-x", "c", os.devnull])
+    if done.returncode != 0:
+        message = f"{toolchain.compiler} does not know the machine `{march}`"
+        raise _error("E0803", message, "--march takes `native` or what the compiler's -march= takes", done.stderr)
+    return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define "))
+
+
+def _native_flags(macros: frozenset[str]) -> tuple[str, ...]:
+    if "__aarch64__" in macros:
+        extensions = "".join(f"+{name}" for macro, name in _ARM_FEATURES if macro in macros)
+        return (f"-march=armv8-a{extensions}",)
+    if "__x86_64__" not in macros:
+        raise _error("E0803", f"this machine ({platform.machine()}) is neither x86-64 nor aarch64", "name one with --march")
+    level = next(name for name, needs in _X86_LEVELS if macros.issuperset(needs))
+    return (f"-march={level}", *(option for macro, option in _X86_FEATURES if macro in macros))
+
+
+def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
+    """Write text files under `folder`. A file that already has its text is not touched, so that make does nothing for it.
+
+    raises: E0804 a file cannot be written
+    """
+    for relative, text in files:
+        path = folder / relative
+        data = text.encode()
+        try:
+            if path.is_file() and path.read_bytes() == data:
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as problem:
+            raise _error("E0804", f"cannot write {path}: {problem.strerror}", "name another folder with -o") from problem
+
+
+def make(toolchain: Toolchain, folder: Path) -> None:
+    """Run make in `folder`, on all processors. Its output is shown only when it fails.
+
+    raises: E0805 the build fails
+    """
+    jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    done = _run([toolchain.make, "-C", str(folder), f"-j{jobs}", "--no-print-directory", "--silent"])
+    if done.returncode != 0:
+        message = f"make -C {folder} failed with {toolchain.version}"
+        raise _error("E0805", message, "the sources are kept there: `make` shows the whole output", done.stdout + done.stderr)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    environment["LC_ALL"] = "C"
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environment)
+
+
+def _error(code: str, message: str, help: str, output: str = "") -> MlcError:
+    notes = tuple(Note(line[:_SHOWN_COLUMNS]) for line in output.splitlines()[:_SHOWN_LINES] if line.strip())
+    return MlcError([Diagnostic(code, message, NO_SPAN, notes, help)])

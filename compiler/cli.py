@@ -1,0 +1,348 @@
+"""The command `mlc`: parses options, calls the API, prints. Nothing else in the package prints or exits.
+
+Exit codes: 0 success, 1 the input is wrong, 2 usage, 70 a fault of mlc itself; `mlc run` ends with the program's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from mlc import corpus
+from mlc.bench import measure
+from mlc.build import find_toolchain, target_flags
+from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
+from mlc.driver import EMITS, TARGETS, Build, Options, compile_file, differentiated, error, load_program, read_source
+from mlc.ir.text import print_function, print_program
+from mlc.plan.report import explain_plan
+from mlc.render import as_json, explain, human
+from mlc.resources import VERSION
+from mlc.syntax.formatter import format_text
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INTERNAL_ERROR = 70
+INTERRUPTED = 130
+STAGES = ("forward", "input_gradient", "weight_gradient")
+PRINTED = ("elaborate", "differentiate")
+
+
+def main() -> None:
+    """The entry point of the command."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        return commands.main(args=arguments, prog_name="mlc", standalone_mode=False) or 0
+    except click.ClickException as problem:
+        problem.show()
+        if isinstance(problem, click.NoSuchOption) and arguments[:1] == ["run"]:
+            click.echo("Options of the program stand behind --: mlc run FILE -- OPTIONS", err=True)
+        return problem.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 (whatever it is, it is a fault of ours)
+        print_fault(arguments)
+        return INTERNAL_ERROR
+
+
+def print_fault(arguments: list[str]) -> None:
+    """What a report of a fault of the compiler needs, in one piece."""
+    click.echo(traceback.format_exc(), err=True)
+    click.echo("internal error: this is a fault of mlc, not of your model. Please report it with the text above and these lines:", err=True)
+    click.echo(f"  mlc {VERSION}, Python {platform.python_version()}, {platform.system()} {platform.machine()}", err=True)
+    click.echo(f"  mlc {' '.join(arguments)}", err=True)
+
+
+def diagnosed(function: F) -> F:
+    """Adds --error-format; an MlcError is printed by it, and the exit code is 1."""
+
+    @click.option(
+        "--error-format", type=click.Choice(["human", "json"]), default="human", show_default=True, help="How errors are printed."
+    )
+    @functools.wraps(function)
+    def wrapped(error_format: str, **arguments: Any) -> int:
+        try:
+            return function(**arguments) or 0
+        except MlcError as problem:
+            print_diagnostics(problem.diagnostics, error_format)
+            return 1
+
+    return wrapped  # type: ignore[return-value]
+
+
+def print_diagnostics(diagnostics: tuple[Diagnostic, ...], error_format: str) -> None:
+    for diagnostic in diagnostics:
+        click.echo(as_json(diagnostic) if error_format == "json" else human(diagnostic), err=True)
+    if error_format == "human" and len(diagnostics) > 1:
+        click.echo(f"{len(diagnostics)} errors", err=True)
+
+
+def parse_defines(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """-D name=value, repeated."""
+    defines: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"`{text}` is not name=value", context, parameter)
+        if name in defines:
+            raise click.BadParameter(f"`{name}` is given twice", context, parameter)
+        defines[name] = value
+    return defines
+
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+DEFINE = click.option(
+    "-D", "--define", "defines", multiple=True, callback=parse_defines, metavar="NAME=VALUE", help="Set a constant of the file."
+)
+OUT = click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Output folder.  [default: build/<stem>]")
+MARCH = click.option("--march", default="native", show_default=True, help="Machine to compile for, as the C compiler's -march= names it.")
+
+
+def compile_options(function: F) -> F:
+    """The fields of driver.Options."""
+    count = click.IntRange(min=1)
+    options = (
+        click.option("--target", default=TARGETS[0], show_default=True, help="What to compile for."),
+        MARCH,
+        click.option("--pp", type=count, default=1, show_default=True, help="Pipeline stages."),
+        click.option("--dp", type=count, default=1, show_default=True, help="Replicas."),
+        click.option("--microbatches", type=count, help="Microbatches of a step, over all replicas.  [default: the recipe's]"),
+        click.option("--groups", type=count, help="Groups in which microbatches are summed.  [default: the recipe's]"),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(VERSION, prog_name="mlc")
+def commands() -> None:
+    """An ahead-of-time compiler for training: a model in, a standalone C program that trains it out."""
+
+
+@commands.command("compile")
+@FILE
+@OUT
+@DEFINE
+@compile_options
+@click.option("--emit", type=click.Choice(EMITS), default="bin", show_default=True, help="How far to go.")
+@click.option("-MD", "depfile_wanted", is_flag=True, help="Write the files read as a Makefile rule.")
+@click.option("-MF", "depfile", type=click.Path(path_type=Path, dir_okay=False), help="Where -MD writes.  [default: OUT/<stem>.d]")
+@click.option("-v", "--verbose", is_flag=True, help="Print every stage with its time.")
+@click.option("--print-ir-after", type=click.Choice(PRINTED), multiple=True, help="Print the IR after a stage.")
+@diagnosed
+def compile_verb(
+    file: Path,
+    out: Path | None,
+    defines: dict[str, str],
+    depfile_wanted: bool,
+    depfile: Path | None,
+    verbose: bool,
+    print_ir_after: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Compile FILE into a program, a shared library, a header and their sources."""
+    if depfile is not None and not depfile_wanted:
+        raise click.UsageError("-MF names the file that -MD writes: give both")
+    build = compile_file(file, out, defines, Options(**options), observer(verbose, print_ir_after))
+    if depfile_wanted:
+        write_depfile(build, depfile or build.folder / f"{build.name}.d")
+    click.echo(str(made(build, options["emit"])))
+
+
+def made(build: Build, emit: str) -> Path:
+    """The file that a compilation was asked for."""
+    match emit:
+        case "ir":
+            return build.folder / f"{build.name}.ir"
+        case "plan":
+            return build.plan
+        case "c":
+            return build.folder / "src"
+        case _:
+            return build.program
+
+
+def observer(verbose: bool, print_ir_after: tuple[str, ...] = ()) -> Callable[[str, Any, float], None]:
+    """Shows the stages of a compilation on stderr, IR on stdout."""
+
+    def show(stage: str, value: Any, seconds: float) -> None:
+        if verbose:
+            click.echo(f"{stage:>14} {seconds * 1e3:9.1f} ms", err=True)
+        if stage in print_ir_after:
+            click.echo(print_program(value))
+
+    return show
+
+
+def write_depfile(build: Build, path: Path) -> None:
+    """A Makefile rule: what was made depends on what was read, with an empty rule for each file so that its removal is no error."""
+    targets = " ".join(map(make_name, (build.program, build.library, build.header, build.plan)))
+    sources = [make_name(source) for source in build.sources]
+    rules = "".join(f"\n{source}:\n" for source in sources[1:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{targets}: {' '.join(sources)}\n{rules}", encoding="utf-8")
+
+
+def make_name(path: Path) -> str:
+    return str(path).replace("$", "$$").replace("#", r"\#").replace(" ", r"\ ")
+
+
+@commands.command("run", epilog="What stands after -- goes to the program: mlc run examples/gpt.dsl -- --data book.txt --steps 300")
+@FILE
+@OUT
+@DEFINE
+@compile_options
+@click.option("-v", "--verbose", is_flag=True, help="Print every stage with its time.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@diagnosed
+def run_verb(file: Path, out: Path | None, defines: dict[str, str], verbose: bool, arguments: tuple[str, ...], **options: Any) -> None:
+    """Compile FILE and run its program with ARGUMENTS."""
+    build = compile_file(file, out, defines, Options(**options), observer(verbose))
+    sys.stdout.flush()
+    os.execv(build.program, [str(build.program), *arguments])
+
+
+@commands.command("check")
+@FILE
+@DEFINE
+@diagnosed
+def check_verb(file: Path, defines: dict[str, str]) -> None:
+    """Look for errors in FILE without compiling it."""
+    differentiated(load_program(file, defines, Options())[0])
+
+
+@commands.command("fmt")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--check", is_flag=True, help="Change nothing; exit 1 when a file would change.")
+@diagnosed
+def format_verb(files: tuple[Path, ...], check: bool) -> int:
+    """Format FILES in place; `-` formats standard input."""
+    changed = [file for file in files if not format_file(file, check)]
+    if check:
+        for file in changed:
+            click.echo(f"{file} would be formatted", err=True)
+    return 1 if check and changed else 0
+
+
+def format_file(file: Path, check: bool) -> bool:
+    """Format one file; returns whether it was formatted already."""
+    if str(file) == "-":
+        text = click.get_text_stream("stdin", encoding="utf-8").read()
+        formatted = format_text(text, "<stdin>")
+        if not check:
+            click.echo(formatted, nl=False)
+        return text == formatted
+    text = read_source(file)
+    formatted = format_text(text, str(file))
+    if text != formatted and not check:
+        file.write_text(formatted, encoding="utf-8")
+    return text == formatted
+
+
+@commands.command("ir")
+@FILE
+@DEFINE
+@click.option("--unit", help="Print the functions of one unit only.")
+@click.option("--stage", type=click.Choice(STAGES), help="Print these functions of the derivative.")
+@diagnosed
+def ir_verb(file: Path, defines: dict[str, str], unit: str | None, stage: str | None) -> None:
+    """Print the typed tensor IR of FILE."""
+    program, _ = load_program(file, defines, Options())
+    names = [u.name for u in program.units]
+    if unit is not None and unit not in names:
+        near = nearest(unit, names)
+        raise click.UsageError(f"no unit `{unit}`; " + (f"did you mean `{near}`?" if near else f"there are {', '.join(names)}"))
+    if unit is None and stage is None:
+        click.echo(print_program(program))
+        return
+    functions = [(u.name, u.function) for u in program.units]
+    if stage is not None:
+        variants = [v for v in differentiated(program).variants if v is not None]
+        functions = [(names[v.unit], getattr(v, stage)) for v in variants]
+    click.echo("\n".join(print_function(function) for name, function in functions if unit in (None, name)))
+
+
+@commands.command("explain")
+@click.argument("subjects", nargs=-1, required=True, metavar="CODE|plan.json...")
+@diagnosed
+def explain_verb(subjects: tuple[str, ...]) -> None:
+    """Explain an error code, or the plan of a compiled model."""
+    click.echo("\n".join(explanation(subject) for subject in subjects), nl=False)
+
+
+def explanation(subject: str) -> str:
+    if subject.upper() in CODES:
+        return explain(subject.upper())
+    if subject.endswith(".json"):
+        return explain_plan(read_plan(Path(subject)))
+    near = nearest(subject.upper(), CODES)
+    raise error("E0811", f"`{subject}` is neither an error code nor a plan", f"did you mean {near}?" if near else None)
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    try:
+        plan = json.loads(read_source(path))
+    except json.JSONDecodeError as problem:
+        raise error("E0811", f"{path} is not a plan: {problem}") from problem
+    if not isinstance(plan, dict) or "arena_bytes" not in plan:
+        raise error("E0811", f"{path} is not a plan: it does not state arena_bytes")
+    return plan
+
+
+@commands.command("doctor")
+@MARCH
+def doctor_verb(march: str) -> int:
+    """Show what mlc finds on this machine, and what is missing."""
+    click.echo(f"mlc       {VERSION}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    click.echo(f"cpus      {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}")
+    try:
+        toolchain = find_toolchain()
+        click.echo(f"compiler  {toolchain.compiler}: {toolchain.version}")
+        click.echo(f"make      {toolchain.make}")
+        click.echo(f"target    {' '.join(target_flags(toolchain, march))}")
+    except MlcError as problem:
+        print_diagnostics(problem.diagnostics, "human")
+        return 1
+    return 0
+
+
+@commands.command("tokenize")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for train.bin and its siblings.")
+@click.option("--level", type=click.Choice(corpus.LEVELS), default="bytes", show_default=True, help="What a token is.")
+@click.option(
+    "--validation", type=click.FloatRange(0.0, 1.0, max_open=True), default=0.0, show_default=True, help="Part set apart, from the end."
+)
+@diagnosed
+def tokenize_verb(sources: tuple[Path, ...], out: Path, level: str, validation: float) -> None:
+    """Write text as llm.c token shards."""
+    files = corpus.tokenize(sources, out, level, validation)
+    click.echo(f"{files.train}: {files.train_tokens} tokens, vocabulary {files.vocabulary_size}")
+    if files.validation is not None:
+        click.echo(f"{files.validation}: {files.validation_tokens} tokens")
+
+
+@commands.command("bench")
+@FILE
+@OUT
+@DEFINE
+@compile_options
+@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Steps measured, after two that are not.")
+@click.option("--threads", type=click.IntRange(min=1), help="Worker threads.  [default: all CPUs]")
+@diagnosed
+def bench_verb(file: Path, out: Path | None, defines: dict[str, str], steps: int, threads: int | None, **options: Any) -> None:
+    """Compile FILE and time its training step on random inputs; prints one JSON object."""
+    build = compile_file(file, out, defines, Options(**options))
+    click.echo(json.dumps(measure(build, steps, threads)))

@@ -1,0 +1,87 @@
+"""Text to token files: llm.c shards of bytes or of a corpus's own characters, with the vocabulary beside them.
+
+A shard: 256 little-endian int32, of which [0] = 20240520, [1] = 1, [2] = number of tokens; then uint16 tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+
+_MAGIC = 20240520
+_VERSION = 1
+_HEADER_INTS = 256
+
+LEVELS = ("bytes", "characters")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFiles:
+    """What was written; `validation` is None when nothing was set apart."""
+
+    train: Path
+    validation: Path | None
+    vocabulary: Path | None
+    train_tokens: int
+    validation_tokens: int
+    vocabulary_size: int
+
+
+def tokenize(sources: tuple[Path, ...], folder: Path, level: str, validation: float) -> TokenFiles:
+    """Write folder/train.bin, and folder/validation.bin with the last `validation` part of the text.
+
+    level:  "bytes", or "characters": token i is the i-th of the corpus's characters in code point order, as vocabulary.json lists them
+    raises: E0806 a source cannot be read, E0810 the text is empty or has too many characters
+    """
+    data = b"".join(_read(path) for path in sources)
+    if not data:
+        raise _error("E0810", "nothing to tokenize: the text is empty")
+    tokens, vocabulary = (np.frombuffer(data, np.uint8), None) if level == "bytes" else _characters(data)
+    cut = len(tokens) - int(len(tokens) * validation)
+    folder.mkdir(parents=True, exist_ok=True)
+    train, held_out, listing = folder / "train.bin", folder / "validation.bin", folder / "vocabulary.json"
+    _write_shard(train, tokens[:cut])
+    if cut < len(tokens):
+        _write_shard(held_out, tokens[cut:])
+    if vocabulary is not None:
+        listing.write_text(json.dumps(vocabulary, ensure_ascii=True) + "\n", encoding="utf-8")
+    return TokenFiles(
+        train,
+        held_out if cut < len(tokens) else None,
+        listing if vocabulary is not None else None,
+        cut,
+        len(tokens) - cut,
+        256 if vocabulary is None else len(vocabulary),
+    )
+
+
+def _characters(data: bytes) -> tuple[np.ndarray, list[str]]:
+    try:
+        points = np.frombuffer(data.decode("utf-8").encode("utf-32-le"), np.uint32)
+    except UnicodeDecodeError as problem:
+        raise _error("E0810", f"the text is not UTF-8: byte {problem.start}", "--level bytes takes any file") from problem
+    known, tokens = np.unique(points, return_inverse=True)
+    if len(known) > 1 << 16:
+        raise _error("E0810", f"{len(known)} different characters do not fit 16-bit tokens", "--level bytes has 256")
+    return tokens, [chr(point) for point in known]
+
+
+def _write_shard(path: Path, tokens: np.ndarray) -> None:
+    header = np.zeros(_HEADER_INTS, "<i4")
+    header[:3] = _MAGIC, _VERSION, len(tokens)
+    path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise _error("E0806", f"cannot read {path}: {problem.strerror}") from problem
+
+
+def _error(code: str, message: str, help: str | None = None) -> MlcError:
+    return MlcError([Diagnostic(code, message, NO_SPAN, (), help)])

@@ -1,0 +1,590 @@
+"""Spans, error codes and diagnostics: what the compiler says to its user.
+
+A diagnostic is data. Nothing here prints or exits; `cli.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open range of source text. Lines and columns count from 1; `caller` is the call site this code was reached from."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    caller: Span | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+#: The span of what the compiler itself makes (the driver's own functions, tests).
+NO_SPAN = Span("<mlc>", 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An additional sentence under a diagnostic, with the place it speaks of where there is one."""
+
+    message: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One message to the user: `code` is a key of `CODES`; `help` says what to do."""
+
+    code: str
+    message: str
+    span: Span
+    notes: tuple[Note, ...] = ()
+    help: str | None = None
+    severity: str = "error"
+
+
+class MlcError(Exception):
+    """The user can mend this: one or more diagnostics."""
+
+    def __init__(self, diagnostics: list[Diagnostic] | tuple[Diagnostic, ...]):
+        super().__init__("\n".join(f"{d.span}: {d.severity}[{d.code}]: {d.message}" for d in diagnostics))
+        self.diagnostics = tuple(diagnostics)
+
+
+class OpError(Exception):
+    """A type rule refuses its operands. Carries no position: whoever emits the instruction adds the span."""
+
+    def __init__(self, code: str, message: str, help: str | None = None):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.help = help
+
+
+class InternalError(Exception):
+    """A fault of the compiler itself: names the pass, the instruction and its neighbours."""
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that `name` is most likely a misspelling of, None where none is near. Ties: the first in sorted order."""
+    limit = max(len(name) // 3, min(1, len(name) - 1))
+    scored = [(_edits(name.lower(), c.lower()), c) for c in sorted(set(candidates)) if abs(len(c) - len(name)) <= limit]
+    best = min(scored, default=(limit + 1, ""))
+    return best[1] if best[0] <= limit else None
+
+
+def _edits(a: str, b: str) -> int:
+    """Insertions, deletions, replacements and swaps of neighbours that make b of a (optimal string alignment)."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        following = [i]
+        for j, y in enumerate(b, 1):
+            cost = min(row[j] + 1, following[j - 1] + 1, row[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                cost = min(cost, before[j - 2] + 1)
+            following.append(cost)
+        before, row = row, following
+    return row[-1]
+
+
+class CodeText(NamedTuple):
+    """What `mlc explain` says of a code: a title of a few words, and a text with an example where one helps."""
+
+    title: str
+    text: str
+
+
+#: Every error code. E01 syntax, E02 shapes, dtypes and ops, E03 names, imports and scopes, E04 types, annotations and
+#: compile-time values, E05 parameters, effects, recipe and model, E06 options, E07 data and the running program,
+#: E08 files and toolchains.
+#: Sorted; a code is never reused. To add an error: one row here, raise it, one file in tests/errors/.
+CODES: dict[str, CodeText] = {
+    "E0101": CodeText(
+        "unexpected word",
+        """
+        The text does not follow the grammar at the marked place; the message says what could stand there. Often something is missing
+        just before: an operator, a comma, a closing bracket. `else if` is written `elif`; `=` assigns, `==` compares; one statement
+        stands on a line and assigns once.
+        """,
+    ),
+    "E0102": CodeText(
+        "string without end",
+        """
+        A string in one pair of quotes ends on the line where it starts; one in three double quotes ends anywhere in the file.
+        """,
+    ),
+    "E0103": CodeText(
+        "character that is not allowed",
+        """
+        Names and operators are ASCII. Other characters may stand in strings and comments, except control characters and marks that
+        reorder text on the screen. Curly quotes, long dashes and multiplication signs often come from a word processor.
+        """,
+    ),
+    "E0104": CodeText(
+        "malformed number or string",
+        """
+        Numbers are decimal (`12`, `1_000`, `0.5`, `3e-4`), whole ones below 2 ** 63 and without leading zeros. Strings have no prefix
+        but `f`, and the escapes are \\\\ \\" \\' \\n \\t.
+        """,
+    ),
+    "E0105": CodeText(
+        "indentation",
+        """
+        A block is indented further than its header and all its lines alike, with spaces; it starts on a line of its own.
+
+            if bias:
+                y = y + b
+        """,
+    ),
+    "E0106": CodeText(
+        "the file is not UTF-8 text",
+        """
+        Source files are UTF-8, with or without byte order mark. The message gives the first byte that is not.
+        """,
+    ),
+    "E0107": CodeText(
+        "nested too deeply",
+        """
+        Operators, brackets and blocks stand at most 100 deep inside one another. Name a part of the expression.
+        """,
+    ),
+    "E0108": CodeText(
+        "a part of Python that the language leaves out",
+        """
+        There is no while, lambda, class, try, with, pass, break, continue, comprehension, nested function, star argument, `import x`
+        or relative import. The help under the error says what to write in its place.
+
+            xs = [f(x) for x in ys]          # error; instead:
+            xs = []
+            for y in ys:
+                xs = xs + [f(y)]
+        """,
+    ),
+    "E0109": CodeText(
+        "an operator that the language leaves out",
+        """
+        The operators are + - * / // % @ ** for numbers and tensors, & | ~ for masks, `and`, `or`, `not` for compile-time values,
+        == != < <= > >=, `is`, `is not`, `in`, `not in`, and = += -= *= /= to assign.
+        """,
+    ),
+    "E0110": CodeText(
+        "chained comparison",
+        """
+        A comparison has two operands: `a < b and b < c` between compile-time values, `(a < b) & (b < c)` between tensors.
+        """,
+    ),
+    "E0111": CodeText(
+        "assignment to something that is not a name",
+        """
+        Left of `=` stands a name, or several with commas between them. Values do not change: in place of an assignment to an
+        element, build a new value with `select`, `concat`, `scatter_add`, or `xs + [x]` for a list.
+        """,
+    ),
+    "E0112": CodeText(
+        "arguments of a call, or keys of a record",
+        """
+        Arguments without a name come first, and each name occurs once. A record has at least one pair, its keys are strings, each
+        once: `{"loss": loss, "logits": logits}`.
+        """,
+    ),
+    "E0113": CodeText(
+        "parameter without annotation",
+        """
+        Every parameter of a function says what it takes: a tensor (`x: real[batch, n]`), or a compile-time kind (dim, int, float,
+        bool, str, shape, init, dtype).
+        """,
+    ),
+    "E0114": CodeText(
+        "code at the top level of a file",
+        """
+        A file holds a docstring, imports, constants with a type (`width: dim = 768`) and functions. Everything else stands in a
+        function.
+        """,
+    ),
+    "E0115": CodeText(
+        "brackets that do not match",
+        """
+        Every ( [ { has its ) ] }. The message points at the bracket that is left over.
+        """,
+    ),
+    "E0116": CodeText(
+        "colon missing",
+        """
+        The line of `def`, `if`, `elif`, `else` and `for` ends with a colon.
+        """,
+    ),
+    "E0117": CodeText(
+        "malformed f-string",
+        """
+        `f"h.{i}"` holds expressions in braces, with a format behind a colon where wanted (`{x:.3f}`); `{{` and `}}` stand for braces.
+        It stands on one line; an expression in it contains neither its quotes nor a backslash.
+        """,
+    ),
+    "E0118": CodeText(
+        "conditional expression without else",
+        """
+        `a if condition else b` has both values. The condition is known at compile time; between tensors use `select`.
+        """,
+    ),
+    "E0119": CodeText(
+        "parameters of a function",
+        """
+        Each name occurs once; parameters without a default come before those that have one. After a bare `*` parameters are given
+        by name and stand in any order; at least one follows it.
+        """,
+    ),
+    "E0120": CodeText(
+        "a Python function that cannot be read as a model",
+        """
+        `@mlc.model` reads the source text of a Python function: it must be in a file (or a notebook cell), not made by `exec`.
+        """,
+    ),
+    "E0201": CodeText(
+        "shapes differ in an elementwise operation",
+        """
+        Operands of `+`, `*`, `<`, `select` and the like must have the same shape, or shapes that broadcast: aligned at the
+        right, missing leading dims are added, and a literal 1 stretches. A named dim that happens to be 1 does not stretch.
+
+            x: f32[batch, 8] + y: f32[4]          # error: 8 is not 4
+            x: f32[batch, 8] + y[:, None]         # a new dim of 1 (None) stretches
+        """,
+    ),
+    "E0202": CodeText(
+        "dtypes differ",
+        """
+        Tensors are never promoted: `f32 + bf16` is an error. Cast one of them, `cast(x, f32)` or `cast(y, x.dtype)`.
+        A number known at compile time takes the dtype of the tensor it meets, but a float does not meet an i32 tensor.
+        """,
+    ),
+    "E0203": CodeText(
+        "inner dimensions of a contraction differ",
+        """
+        `x @ w` sums over the last dim of x and the second to last of w (in `einsum`, over a letter): they must be equal.
+
+            x: f32[8, 64, width] @ w: f32[4 * width, width]       # error
+            x @ transpose(w)                                      # [8, 64, width] @ [width, 4 * width]
+        """,
+    ),
+    "E0204": CodeText(
+        "an axis does not exist",
+        """
+        An axis counts from 0, or from the end with negative numbers: a tensor with three dims has the axes 0, 1, 2 and -3, -2, -1.
+        Where several are given, each may occur once.
+        """,
+    ),
+    "E0205": CodeText(
+        "reshape to another number of elements",
+        """
+        `reshape(x, shape)` keeps every element in order: the sizes before and after must have the same product.
+        """,
+    ),
+    "E0206": CodeText(
+        "slice or index out of range",
+        """
+        Unlike in Python, an index or a slice that reaches beyond a dim is an error, not clamped. Negative numbers count from the
+        end, steps are at least 1, and an empty slice is an error too.
+        """,
+    ),
+    "E0207": CodeText(
+        "sizes of a concat or split do not fit",
+        """
+        `concat` joins tensors that are equal in every dim but the joined one. `split(x, n, axis)` needs a dim that n divides;
+        `split(x, [a, b], axis)` needs sizes whose sum is the dim.
+        """,
+    ),
+    "E0208": CodeText(
+        "dtype not allowed here",
+        """
+        Some operations are defined for some dtypes only: `/`, `exp`, `mean` for floats, `//` and `%` for i32, `&`, `|` and `~`
+        for masks (bool). Cast the operand.
+        """,
+    ),
+    "E0209": CodeText(
+        "einsum specification",
+        """
+        `einsum("btd,de->bte", x, w)`: one letter a dim and operand, `->`, the letters of the result. Each letter stands for one
+        size, each letter of the result occurs in an operand once, and there are as many operands as groups of letters.
+        """,
+    ),
+    "E0210": CodeText(
+        "broadcast to a shape it does not fit",
+        """
+        `broadcast(x, shape)` aligns at the right: each dim of x is equal to the one below it or a literal 1, and leading dims
+        are added.
+        """,
+    ),
+    "E0301": CodeText(
+        "unknown name",
+        """
+        A name is a variable or parameter of the function, a constant, function or import of the file, or one the language knows
+        (spec/language.md lists them). In an annotation a single letter that is not
+        otherwise known is a dim bound by the argument; a longer name must be declared.
+        """,
+    ),
+    "E0302": CodeText(
+        "no such module",
+        """
+        `from mlc.nn import linear` reads the standard library, `from blocks import block` reads blocks.dsl beside the importing
+        file. Nothing else can be imported.
+        """,
+    ),
+    "E0303": CodeText("the module has no such name", "\n        Functions and constants of a file can be imported, by their names.\n        "),
+    "E0304": CodeText(
+        "circular import",
+        """
+        The file imports itself, at once or through others; the message shows the way round. Move what both need into a third file.
+        """,
+    ),
+    "E0305": CodeText(
+        "a name without a value",
+        """
+        The function assigns this name, but not on the way that was taken: `if` is decided at compile time and only the taken
+        branch is elaborated.
+
+            if training:
+                h = dropout(x, 0.1)
+            return h                 # error in evaluation: write `h = x` before the if
+        """,
+    ),
+    "E0306": CodeText(
+        "not a function",
+        """
+        Only functions are called. A variable may hide a function or an op of the same name from here on: rename the variable.
+
+            sum = x + y
+            return sum(x)            # error: `sum` is a tensor now
+        """,
+    ),
+    "E0307": CodeText("a name is defined twice", "\n        Imports, constants and functions of a file share one set of names.\n        "),
+    "E0308": CodeText(
+        "no such attribute",
+        """
+        A tensor has `shape` and `dtype`; in a recipe a parameter has `name` and `shape`. Everything else is a function: `transpose(x)`.
+        """,
+    ),
+    "E0401": CodeText(
+        "wrong arguments",
+        """
+        Too many or too few arguments, a keyword that the function does not have, or one that is given twice. Parameters behind a
+        bare `*` are given by keyword. Any call of a function of a file also takes `name=` or `share=`, which opens a scope.
+        """,
+    ),
+    "E0402": CodeText(
+        "a value does not fit its annotation",
+        """
+        Parameters, annotated variables and returns are checked: dtype, number of dims and sizes. `real` is any float dtype, `_` any
+        size, a leading `...` any number of dims, and a single letter that is not otherwise known takes its size from the argument,
+        from left to right: `x: real[b, t, n], mask: bool[b, t]` wants a mask of x's first two sizes.
+        """,
+    ),
+    "E0403": CodeText(
+        "wrong kind of value",
+        """
+        The place wants another kind of value, such as a tensor, an int, a shape or an init. Values known at compile time (ints,
+        floats, strings, tuples, None) and tensors are two worlds: a tensor is never a size, an axis or a name.
+        """,
+    ),
+    "E0404": CodeText(
+        "a decision on a tensor",
+        """
+        `if`, `and`, `or`, `not` and `assert` are decided at compile time; a tensor has a value only when the program runs. Write
+        `select(condition, a, b)` to choose elements, `&`, `|` and `~` to combine masks.
+        """,
+    ),
+    "E0405": CodeText(
+        "assertion failed",
+        """
+        A function states what it needs with `assert condition, message`. It is checked at compile time, and reported at the call
+        where the function belongs to the standard library.
+        """,
+    ),
+    "E0406": CodeText("operands of the wrong kind", "\n        The operator does not take values of these kinds.\n        "),
+    "E0407": CodeText("unpacking", "\n        `a, b = f(x)` wants as many values as names.\n        "),
+    "E0408": CodeText("index of a tuple out of range", "\n        A tuple of n items has the indices 0 to n - 1, and -n to -1 from the end.\n        "),
+    "E0409": CodeText("recursion", "\n        A function may not call itself, at once or through others: calls are inlined. Write a loop.\n        "),
+    "E0410": CodeText(
+        "not a type",
+        """
+        Tensors: `f32[batch, width]`, also bf16, f16, i32, bool and `real` (the recipe's precision); `f32` alone is a scalar of the
+        running program. Compile time: dim, int, float, bool, str, shape, init, dtype, tuples of these.
+        """,
+    ),
+    "E0411": CodeText("not a number", "\n        A computation at compile time divides by zero, leaves the domain of its function or is too large.\n        "),
+    "E0412": CodeText("a loop over something else", "\n        `for` runs over range(n), lists, tuples, shapes and zip(a, b).\n        "),
+    "E0413": CodeText(
+        "a constant of another type",
+        """
+        A constant of a file is a dim (an int from 1), int, float, bool or str, fixed at compile time; or f32, an option of the
+        program: `rate: f32 = 3e-4` gives `--rate`.
+        """,
+    ),
+    "E0501": CodeText(
+        "a parameter is made twice",
+        """
+        The path of a parameter is made of the scopes opened by name= and its own name; nothing is numbered automatically.
+
+            x = linear(x, width) + linear(x, width)                          # error: "weight" twice
+            x = linear(x, width, name="a") + linear(x, width, name="b")      # a.weight, b.weight
+
+        To use the same parameters again, give both calls `share="a"`.
+        """,
+    ),
+    "E0502": CodeText("a shared parameter has two shapes", "\n        Calls that share a scope must make parameters of equal shape and dtype.\n        "),
+    "E0503": CodeText(
+        "a parameter that training does not have",
+        """
+        The model is elaborated once with `training` true and once with it false. Training decides which parameters exist;
+        evaluation may use fewer of them, and with the same shapes.
+        """,
+    ),
+    "E0504": CodeText(
+        "effect",
+        """
+        `add_loss(name, value)` and `report(name, value)` take an f32 scalar, once a name; `accumulate(p, value)` takes a parameter
+        itself and an f32 value of its shape.
+        """,
+    ),
+    "E0505": CodeText(
+        "two gradients for one parameter",
+        """
+        A parameter that is fed by `accumulate` gets no gradient of the loss: where the loss reads it, write `stop_gradient(p)`.
+        """,
+    ),
+    "E0506": CodeText("@model and @train", "\n        A compiled file has one function decorated @model and one decorated @train; only the compiler calls them.\n        "),
+    "E0507": CodeText(
+        "what a model returns",
+        """
+        The loss, an f32 scalar; or a record {"loss": l, "weight": n, "logits": z, "accuracy": a} whose values, but for the logits,
+        are f32 scalars.
+        """,
+    ),
+    "E0508": CodeText(
+        "the weight depends on parameters",
+        """
+        The weight of a microbatch may depend on inputs and random numbers only, so that every stage can compute it.
+        """,
+    ),
+    "E0509": CodeText(
+        "recipe",
+        """
+        `@train(clip=1.0, precision=bf16, microbatches=8, groups=8)`. The function is called once for each parameter and returns the
+        call of an @optimizer, or None to freeze it. An optimizer returns the new p; an init returns a value of the given shape.
+        """,
+    ),
+    "E0510": CodeText("a kernel with effects", "\n        A @kernel only computes: no parameters, no effects.\n        "),
+    "E0511": CodeText(
+        "optimizer state",
+        """
+        Inside an @optimizer `state(name, shape)` reads what the last step stored, zero at first, and `store(name, value)` sets it
+        for the next step, once a name and in f32 of the same shape.
+        """,
+    ),
+    "E0512": CodeText(
+        "input of a model",
+        """
+        An input is a tensor whose first dim counts the records. Its default says where it comes from when the data does not hold it
+        by name: `targets: i32[batch, context] = following("tokens")`, or a curve for a scalar, `beta: f32 = ramp(1.0, over=1000.0)`.
+        """,
+    ),
+    "E0513": CodeText("outside the model", "\n        Parameters and effects belong into the model and the functions it calls.\n        "),
+    "E0514": CodeText("random numbers here", "\n        Recipes, rates and optimizers draw no random numbers.\n        "),
+    "E0515": CodeText("a name that is no path", '\n        Letters, digits, `_`, `-` and `*`, joined by dots: "attn.c_attn". A `*` stands for the leading dim.\n        '),
+    "E0601": CodeText(
+        "-D of an unknown name",
+        """
+        `-D name=value` sets a constant of the compiled file, not of its imports.
+        """,
+    ),
+    "E0602": CodeText("-D of another type", "\n        The text after `=` must read as the type of the constant; a dim is at least 1.\n        "),
+    "E0603": CodeText("a constant has no value", "\n        A constant that is written without a value must be given with -D.\n        "),
+    "E0701": CodeText(
+        "an input does not fit the model",
+        """
+        `model.step(**inputs)` and `model.gradient(**inputs)` take every input by name. The
+        first dim of each is the rows of a whole step: microbatches times batch. Index inputs (i32) take any integer array whose
+        values are in range, float inputs any float array.
+        """,
+    ),
+    "E0702": CodeText(
+        "the model is closed",
+        """
+        A model opened with `build.open()` owns the memory that its parameters are views of. After `model.close()`, or the end of
+        its `with` block, it computes nothing more. Views taken before stay readable as long as they are kept.
+        """,
+    ),
+    "E0703": CodeText(
+        "the running model reports an error",
+        """
+        The message is that of the runtime: a checkpoint that is damaged or of another model, a value out of range, a loss that
+        is not finite.
+        """,
+    ),
+    "E0704": CodeText(
+        "the shared library does not fit this compiler",
+        """
+        The library was built by another version of mlc, or is not a library of mlc. Compile the model again.
+        """,
+    ),
+    "E0801": CodeText(
+        "no C compiler",
+        """
+        The compiler named by the environment variable CC is used; without it, the first of cc, gcc and clang that is installed.
+        `mlc doctor` shows what was found.
+        """,
+    ),
+    "E0802": CodeText("make is missing", "\n        The emitted directory is built by make: GNU make, as `make` or `gmake`.\n        "),
+    "E0803": CodeText(
+        "machine not known",
+        """
+        `--march native` (the default) resolves to the features of this machine, which the Makefile then names. Anything else must
+        be a name the C compiler's -march= takes, such as x86-64-v3.
+        """,
+    ),
+    "E0804": CodeText("a file cannot be written", "\n        The output directory (`-o DIR`, default build/<stem>) must be writable.\n        "),
+    "E0805": CodeText(
+        "the emitted sources do not build",
+        """
+        The notes show what the C compiler said. The sources are kept: run `make` in DIR/src to see everything. With a compiler of
+        this decade this is a fault of mlc: please report it.
+        """,
+    ),
+    "E0806": CodeText("a file cannot be read", "\n        A model is a text file in UTF-8.\n        "),
+    "E0807": CodeText(
+        "a file name that cannot name a program",
+        """
+        The program is called as the model's file without its suffix, and is named in a Makefile: letters, digits, `_`, `-`, `+`
+        and `.` only.
+        """,
+    ),
+    "E0808": CodeText(
+        "an option that cannot be honoured",
+        """
+        What this version cannot do is refused, never ignored: it compiles for the C target, and for one rank.
+        """,
+    ),
+    "E0809": CodeText(
+        "microbatches and groups do not fit together",
+        """
+        The microbatches of a step are folded in `groups` groups of equal size: groups must divide microbatches.
+        """,
+    ),
+    "E0810": CodeText(
+        "nothing to tokenize",
+        """
+        `mlc tokenize` wants text: at least one byte; and with `--level characters` UTF-8 text of at most 65536 different characters.
+        """,
+    ),
+    "E0811": CodeText(
+        "not a code, and not a plan",
+        """
+        `mlc explain` takes an error code such as E0203, or the plan.json of a compiled model.
+        """,
+    ),
+}

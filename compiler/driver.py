@@ -1,0 +1,210 @@
+"""The way of the data, from a file to a program, as one readable list of stages. Prints nothing; an observer sees every stage."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from mlc.bind import Model
+from mlc.build import find_toolchain, make, target_flags, write_files
+from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.elaborate import elaborate
+from mlc.elaborate.modules import Library, file_library, library_path
+from mlc.emit import emit
+from mlc.emit.project import add_project
+from mlc.ir.function import Function
+from mlc.ir.program import Program, Step
+from mlc.ir.text import print_program
+from mlc.ir.verify import verify
+from mlc.lower import lower
+from mlc.ops import OPS
+from mlc.passes import differentiate
+from mlc.plan import plan
+from mlc.resources import VERSION, runtime_folder
+from mlc.syntax.parser import parse
+from mlc.syntax.tree import Module
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Sees every stage when it is done: its name, what it made, the seconds it took.
+Observer = Callable[[str, Any, float], None]
+
+#: How far a compilation goes: IR text, the plan, C sources, or the built program.
+EMITS = ("ir", "plan", "c", "bin")
+
+TARGETS = ("c",)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a compilation can be asked besides its file and defines; every field is an option of `mlc compile`."""
+
+    target: str = "c"
+    march: str = "native"
+    pp: int = 1
+    dp: int = 1
+    microbatches: int | None = None
+    groups: int | None = None
+    emit: str = "bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a compilation left in `folder`; `sources` are the model files it read, the compiled one first."""
+
+    folder: Path
+    name: str
+    sources: tuple[Path, ...]
+
+    @property
+    def program(self) -> Path:
+        return self.folder / self.name
+
+    @property
+    def library(self) -> Path:
+        return self.folder / f"lib{self.name}.so"
+
+    @property
+    def header(self) -> Path:
+        return self.folder / f"{self.name}.h"
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    def open(self, threads: int | None = None, seed: int = 0, steps: int = 0) -> Model:
+        """The shared library in this process, with parameters initialised from `seed`. `steps`: length of the rate schedule."""
+        return Model(self.library, threads, seed, steps)
+
+
+def ignore(stage: str, made: object, seconds: float) -> None:
+    """An observer that does nothing."""
+
+
+def timed(observe: Observer, stage: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """function(...), shown to the observer."""
+    start = time.perf_counter()
+    made = function(*args, **kwargs)
+    observe(stage, made, time.perf_counter() - start)
+    return made
+
+
+def compile_file(path: Path, out: Path | None, defines: Mapping[str, Any], options: Options, observe: Observer = ignore) -> Build:
+    """Compile a .dsl file into `out` (default: build/<stem>).
+
+    raises: MlcError for whatever the user can mend
+    """
+    check_options(options)
+    name = program_name(path)
+    program, sources = load_program(path, defines, options, observe)
+    return build_program(program, name, out or Path("build") / name, sources, options, observe)
+
+
+def load_program(path: Path, defines: Mapping[str, Any], options: Options, observe: Observer = ignore) -> tuple[Program, tuple[Path, ...]]:
+    """text -> Program, and the files that were read, `path` first."""
+    module = timed(observe, "parse", parse, read_source(path), str(path))
+    read = [path]
+    library = file_library(path.parent)
+
+    def recorded(name: str) -> Module:
+        imported = library(name)
+        read.append(library_path(path.parent, name))
+        return imported
+
+    return elaborated(module, defines, recorded, options, observe), tuple(read)
+
+
+def elaborated(module: Module, defines: Mapping[str, Any], library: Library, options: Options, observe: Observer) -> Program:
+    """Module -> Program, verified, with the options that override the recipe."""
+    texts = {name: str(value) for name, value in defines.items()}
+    program = timed(observe, "elaborate", elaborate, module, texts, library)
+    timed(observe, "verify", verify_all, [unit.function for unit in program.units])
+    return override_recipe(program, options)
+
+
+def differentiated(program: Program, observe: Observer = ignore) -> Step:
+    """Program -> Step, verified."""
+    step = timed(observe, "differentiate", differentiate, program, OPS)
+    timed(observe, "verify", verify_all, step_functions(step))
+    return step
+
+
+def build_program(program: Program, name: str, folder: Path, sources: tuple[Path, ...], options: Options, observe: Observer) -> Build:
+    """Program -> files in `folder`, as far as options.emit goes."""
+    build = Build(folder, name, sources)
+    step = differentiated(program, observe)
+    if options.emit == "ir":
+        write_files(folder, ((f"{name}.ir", print_program(step)),))
+        return build
+    planned = timed(observe, "plan", plan, timed(observe, "lower", lower, step, OPS))
+    tree = timed(observe, "emit", emit, planned, name, sources[0].name, VERSION)
+    if options.emit == "plan":
+        write_files(folder, (("plan.json", tree.text("plan.json")),))
+        return build
+    toolchain = find_toolchain()
+    flags = target_flags(toolchain, options.march)
+    project = add_project(tree, name, runtime_folder(), toolchain.compiler, flags)
+    timed(observe, "write", write_files, folder, project.files)
+    if options.emit == "bin":
+        timed(observe, "build", make, toolchain, folder / "src")
+    return build
+
+
+def verify_all(functions: list[Function]) -> None:
+    for function in functions:
+        verify(function, OPS)
+
+
+def step_functions(step: Step) -> list[Function]:
+    """The three functions of every variant."""
+    variants = [v for v in step.variants if v is not None]
+    return [f for v in variants for f in (v.forward, v.input_gradient, v.weight_gradient)]
+
+
+def read_source(path: Path) -> str:
+    """The text of a model file. raises: E0806"""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise error("E0806", f"{path} is not UTF-8 text: byte {problem.start}") from problem
+    except OSError as problem:
+        raise error("E0806", f"cannot read {path}: {problem.strerror}") from problem
+
+
+def program_name(path: Path) -> str:
+    """What the program of a file is called: the file's stem. raises: E0807"""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", path.stem):
+        raise error("E0807", f"`{path.stem}` cannot name a program", "use letters, digits, `_`, `-`, `+` and `.` in the file's name")
+    return path.stem
+
+
+def check_options(options: Options) -> None:
+    """raises: E0808 for an option that cannot be honoured"""
+    if options.target not in TARGETS:
+        raise error("E0808", f"--target {options.target}: this version compiles for {', '.join(TARGETS)} only")
+    for flag, value in (("pp", options.pp), ("dp", options.dp)):
+        if value != 1:
+            help = f"leave --{flag} out: the threads of one rank share the work"
+            raise error("E0808", f"--{flag} {value}: this version makes programs of one rank", help)
+
+
+def override_recipe(program: Program, options: Options) -> Program:
+    """The program with --microbatches and --groups in place of the recipe's. raises: E0809 when they do not fit together"""
+    recipe = program.recipe
+    microbatches = options.microbatches if options.microbatches is not None else recipe.microbatches
+    groups = options.groups if options.groups is not None else recipe.groups
+    if groups is not None and microbatches % groups:
+        nearest = max(groups, round(microbatches / groups) * groups)
+        message = f"{microbatches} microbatches do not form {groups} groups of equal size"
+        raise error("E0809", message, f"the nearest number of microbatches is {nearest}")
+    return replace(program, recipe=replace(recipe, microbatches=microbatches, groups=groups))
+
+
+def error(code: str, message: str, help: str | None = None) -> MlcError:
+    """A diagnostic that speaks of no place in a file."""
+    return MlcError([Diagnostic(code, message, NO_SPAN, (), help)])

@@ -1,0 +1,114 @@
+"""Calls of @layer functions from the model: the body is elaborated once per kind of arguments, then instantiated with a path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlc.elaborate import effects
+from mlc.elaborate.failures import Poisoned
+from mlc.elaborate.scopes import Scope, join
+from mlc.elaborate.site import Site
+from mlc.elaborate.trace import CallItem, LayerBody, ParameterSpec, Trace
+from mlc.elaborate.values import FunctionValue, Poison, key_of, replace_tensors, tensors_in
+from mlc.ir.types import Value
+
+if TYPE_CHECKING:
+    from mlc.elaborate.interpreter import Interpreter
+
+
+def call(it: Interpreter, function: FunctionValue, positional: Any, keywords: Any, site: Site, node: Any, frame: Any) -> Any:
+    """The value of a call of a layer function in the model."""
+    values = it.bind(function, 0, positional, keywords, site)
+    body = _body(it, function, values, site, node, frame)
+    if body is None:
+        raise Poisoned
+    return _instantiate(it, function, body, values, site)
+
+
+def _body(it: Interpreter, function: FunctionValue, values: dict[str, Any], site: Site, node: Any, frame: Any) -> LayerBody | None:
+    key = (function, tuple((name, key_of(value)) for name, value in values.items()))
+    for variant in ((key, it.training), (key, None)):
+        if variant in it.bodies:
+            return it.bodies[variant]
+    trace = Trace("layer")
+    body = _elaborate(it, function, values, trace, site, node, frame)
+    it.bodies[key, it.training if trace.reads_training else None] = body
+    return body
+
+
+def _elaborate(it: Interpreter, function: FunctionValue, values: dict[str, Any], trace: Trace, site: Site, node: Any, frame: Any) -> LayerBody | None:
+    arguments: list[Value] = []
+    fresh = {name: _fresh(trace, name, value, arguments) for name, value in values.items()}
+    before = it.trace, it.scope, it.outer
+    it.trace, it.scope, it.outer = trace, Scope(), site.span
+    try:
+        inner = type(frame)(function.module, function, None)
+        it.match(inner, {p.name: fresh[p.name] for p in function.node.parameters}, site, node, frame)
+        returned = it.body(function, inner, site)
+    finally:
+        it.trace, it.scope, it.outer = before
+    if isinstance(returned, Poison):
+        return None
+    return _finished(function, trace, tuple(arguments), returned)
+
+
+def _fresh(trace: Trace, name: str, value: Any, arguments: list[Value]) -> Any:
+    """The argument with its tensors replaced by leaves of the body."""
+    tensors = tensors_in(value)
+    if not tensors:
+        return value
+    leaves: dict[str, Any] = {}
+    for tensor in tensors:
+        leaf = trace.leaf("argument", f"{name}.{len(arguments)}", tensor.type, name)
+        arguments.append(leaf)
+        leaves[tensor.name] = leaf
+    return replace_tensors(value, leaves)
+
+
+def _finished(function: FunctionValue, trace: Trace, arguments: tuple[Value, ...], returned: Any) -> LayerBody:
+    leaves = trace.leaves.values()
+    outside = {leaf.value.name for leaf in leaves}
+    results = tuple({t.name: t for t in tensors_in(returned) if t.name not in outside}.values())
+    values = {leaf.name: leaf.value for leaf in leaves if leaf.role == "param"}
+    specs = tuple(trace.specs.values())
+    return LayerBody(
+        name=function.name,
+        arguments=arguments,
+        parameters=specs,
+        parameter_values=tuple(values[spec.name] for spec in specs),
+        records=tuple(leaf for leaf in leaves if leaf.role == "record"),
+        items=tuple(trace.items),  # type: ignore[arg-type]
+        hints=trace.hints,
+        returned=returned,
+        results=results,
+    )
+
+
+def _instantiate(it: Interpreter, function: FunctionValue, body: LayerBody, values: dict[str, Any], site: Site) -> Any:
+    trace = site.tracing
+    given = tuple(t for value in values.values() for t in tensors_in(value))
+    path = call_path(it, function)
+    parameters = tuple(effects.declare(it, site, _located(it, spec, site)) for spec in body.parameters)
+    records = {leaf.value.name: trace.leaf("record", leaf.name, leaf.value.type) for leaf in body.records}
+    results = tuple(Value(trace.builder.fresh(body.hints.get(r.name, function.name)), r.type) for r in body.results)
+    trace.items.append(CallItem(body, path, it.scope.prefix, given, parameters, results, site.span))
+    inside = (*body.arguments, *body.parameter_values, *body.results)
+    bound = {v.name: made for v, made in zip(inside, (*given, *parameters, *results), strict=True)}
+    return replace_tensors(body.returned, {**bound, **records})
+
+
+def _located(it: Interpreter, spec: ParameterSpec, site: Site) -> ParameterSpec:
+    """A parameter of the body under the scope of this call."""
+    name = join(it.scope.prefix, spec.name)
+    if spec.shared is None:
+        return ParameterSpec(name, spec.type, spec.init, spec.span, it.scope.shared, it.scope.entry)
+    it.entries += 1
+    return ParameterSpec(name, spec.type, spec.init, spec.span, join(it.scope.prefix, spec.shared), it.entries)
+
+
+def call_path(it: Interpreter, function: FunctionValue) -> str:
+    """The scope of the call, the function's name where it has none; "#k" for the k-th call, k >= 1, of one path."""
+    path = it.scope.prefix or function.name
+    count = it.paths.get(path, 0)
+    it.paths[path] = count + 1
+    return f"{path}#{count}" if count else path

@@ -1,0 +1,281 @@
+"""elaborate: syntax tree -> Program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlc.diagnostics import Span
+from mlc.elaborate import effects, names
+from mlc.elaborate.analysis import accumulated_parameters, input_limits, trained_parameters
+from mlc.elaborate.cut import Cutter, ModelTrace
+from mlc.elaborate.failures import Failure, Poisoned, Reports, hint
+from mlc.elaborate.interpreter import SCALAR, Frame, Interpreter
+from mlc.elaborate.modules import Library, Loader
+from mlc.elaborate.recipe import Recipes, RecipeTrace, settings
+from mlc.elaborate.scopes import Scope
+from mlc.elaborate.site import Site
+from mlc.elaborate.trace import ParameterSpec, Trace
+from mlc.elaborate.units import UnitTable
+from mlc.elaborate.values import FunctionValue, ModuleScope, Option, Poison, describe, integer
+from mlc.ir.program import Chain, Following, Input, Parameter, Program, Recipe, Scalar
+from mlc.ir.types import FLOAT_DTYPES, Dim, TensorType, Value
+from mlc.syntax import tree
+
+INITS = "mlc.inits"
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredInput:
+    """An input of the model as its annotation says. `default`: Following, a scalar of the recipe's trace, or None."""
+
+    name: str
+    type: TensorType
+    default: Following | Value | None
+    span: Span
+
+
+def elaborate(module: tree.Module, defines: Mapping[str, str], library: Library) -> Program:
+    """The program of the one @model and the one @train function of a file.
+
+    defines:  -D name=value, as texts
+    library:  dotted name -> syntax tree of that file; raises LookupError where there is none
+    raises:   MlcError with every mistake that could be found
+    """
+    library_files: set[str] = set()
+    reports = Reports(library_files)
+    try:
+        return _elaborate(module, defines, library, reports, library_files)
+    except Failure as failure:
+        reports.add(failure)
+    except Poisoned:
+        pass
+    reports.check()
+    raise AssertionError("elaboration stopped without a report")
+
+
+def _elaborate(module: tree.Module, defines: Mapping[str, str], library: Library, reports: Reports, library_files: set[str]) -> Program:
+    it = Interpreter(reports, {})
+    loader = Loader(library, lambda scope, node: it.evaluate(node, Frame(scope)), reports, library_files)
+    it.globals = {k: v for k, v in loader.library_scope(INITS).names.items() if isinstance(v, FunctionValue)}
+    root = loader.load("", module, defines)
+    for file, scope in loader.trees:
+        if not scope.library:
+            names.check(file, scope, it.known_names(Frame(scope)), reports)
+    reports.check()
+    return Elaboration(it, root).program()
+
+
+class Elaboration:
+    """The elaborations of one model: for training and for evaluation, over one table of units."""
+
+    def __init__(self, it: Interpreter, root: ModuleScope):
+        self.it = it
+        self.root = root
+        self.model = _only(root, "model")
+        self.train = _only(root, "train")
+        self.recipe: Recipe = settings(it, self.train)
+        it.precision = self.recipe.precision
+        self.recipes = Recipes(it, RecipeTrace("recipe"))
+        self.inputs = self._inputs()
+        self.units = UnitTable()
+
+    def program(self) -> Program:
+        training = self._trace(True)
+        self.it.registry = dict(training.trace.specs)
+        evaluation = self._trace(False)
+        self.it.reports.check()
+        train = Cutter(training, self.units).chain("train")
+        cutter = Cutter(evaluation, self.units)
+        evaluate = cutter.chain("evaluate")
+        sample = cutter.chain("sample") if self._samples(evaluation) else None
+        sample = sample if sample is not None and self._reads_tokens_only(sample) else None
+        chains = [train, evaluate, *([sample] if sample is not None else [])]
+        parameters = self._parameters(train, training.trace.specs)
+        self.it.reports.check()
+        return Program(
+            name=self.model.name,
+            units=tuple(self.units.units),
+            train=train,
+            evaluate=evaluate,
+            sample=sample,
+            parameters=parameters,
+            inputs=self._used_inputs(chains),
+            scalars=self._scalars(chains),
+            updates=tuple(self.recipes.updates),
+            recipe=self.recipe,
+        )
+
+    # ----------------------------------------------------------------------------------------- inputs
+
+    def _inputs(self) -> list[DeclaredInput]:
+        frame = Frame(self.root)
+        self.it.trace = self.recipes.trace
+        made = [self._input(p, frame) for p in self.model.node.parameters]
+        self.it.trace = None
+        known = [d.name for d in made]
+        for declared in made:
+            if isinstance(declared.default, Following):
+                self._check_following(declared, made, known)
+        return made
+
+    def _check_following(self, declared: DeclaredInput, made: list[DeclaredInput], known: list[str]) -> None:
+        assert isinstance(declared.default, Following)
+        of = declared.default.of
+        if of not in known or of == declared.name:
+            raise Failure("E0512", f'following("{of}"): there is no other input `{of}`', declared.span, hint(of, known))
+        source = made[known.index(of)]
+        if not source.type.same(declared.type) or len(source.type.dims) != 2 or source.type.dtype != "i32":
+            raise Failure("E0512", f"`{declared.name}` follows `{of}`: both are i32[batch, context], got {declared.type} and {source.type}", declared.span)
+
+    def _input(self, parameter: tree.Parameter, frame: Frame) -> DeclaredInput:
+        type_ = self._input_type(parameter, frame)
+        default = None if parameter.default is None else self.it.evaluate(parameter.default, frame)
+        scalar = isinstance(default, Value) and default.type.dims == ()
+        if not type_.dims and not scalar:
+            raise Failure("E0512", f"`{parameter.name}` has no dim for the records", parameter.span, "a scalar input has a curve as default: beta: f32 = ramp(1.0, over=1000.0)")
+        if (type_.dims and isinstance(default, Value)) or not (default is None or isinstance(default, (Following, Value))):
+            raise Failure("E0512", f"`{parameter.name}`: the default of an input is following(...) or a curve, got {describe(default)}", parameter.span)
+        return DeclaredInput(parameter.name, type_, default, parameter.span)
+
+    def _input_type(self, parameter: tree.Parameter, frame: Frame) -> TensorType:
+        match parameter.annotation:
+            case tree.Subscript(value=tree.Name(name=kind), items=items) if kind in (*FLOAT_DTYPES, "i32", "bool", "real"):
+                dims = tuple(d for item in items for d in self._input_dims(item, frame))
+                return TensorType(self.it.precision if kind == "real" else kind, dims)
+            case tree.Name(name="f32"):
+                return SCALAR
+            case node:
+                raise Failure("E0410", f"`{parameter.name}`: an input is a tensor", node.span, "write i32[batch, context], real[batch, width] or f32[batch]")
+
+    def _input_dims(self, item: Any, frame: Frame) -> tuple[Dim, ...]:
+        if isinstance(item, (tree.Dots, tree.Slice)):
+            raise Failure("E0410", "every dim of an input is written out", item.span)
+        value = self.it.evaluate(item, frame)
+        values = value if isinstance(value, tuple) else (value,)
+        if any(not integer(v) or v < 1 for v in values):
+            raise Failure("E0410", f"a dim is an int from 1, not {describe(value)}", item.span)
+        return tuple(effects.as_shape(Site(item.span, None), values, "input"))
+
+    def _used_inputs(self, chains: list[Chain]) -> tuple[Input, ...]:
+        """Inputs that a chain reads, and those they follow."""
+        used = {name for chain in chains for name in self._read(chain, "input")}
+        for declared in self.inputs:
+            if declared.name in used and isinstance(declared.default, Following):
+                used.add(declared.default.of)
+        limits = input_limits(chains, self.units.units)
+        return tuple(
+            Input(d.name, d.type, d.default if isinstance(d.default, Following) else None, limits.get(d.name), d.span)
+            for d in self.inputs
+            if d.name in used
+        )
+
+    def _read(self, chain: Chain, wanted: str) -> list[str]:
+        """Names that the calls of a chain bind to parameters of this role."""
+        calls = [(c.unit, c.arguments) for c in chain.calls] + ([chain.weight] if chain.weight is not None else [])
+        return [name for unit, arguments in calls for role, name in zip(self.units.units[unit].roles, arguments, strict=True) if role == wanted]
+
+    def _samples(self, model: ModelTrace) -> bool:
+        """Do the logits go with the first input, tokens of [batch, context]?"""
+        first = self.inputs[0].type if self.inputs else None
+        if model.logits is None or first is None or first.dtype != "i32" or len(first.dims) != 2:
+            return False
+        logits = model.logits.type
+        return logits.is_float and len(logits.dims) == 3 and logits.shape[:2] == first.shape
+
+    def _reads_tokens_only(self, chain: Chain) -> bool:
+        return set(self._read(chain, "input")) == {self.inputs[0].name}
+
+    # ----------------------------------------------------------------------------------------- the model
+
+    def _trace(self, training: bool) -> ModelTrace:
+        it = self.it
+        trace = Trace("model", "model")
+        trace.builder.span = self.model.node.span
+        it.trace, it.scope, it.training, it.paths = trace, Scope(), training, {}
+        frame = Frame(self.root, self.model)
+        for declared in self.inputs:
+            role = "record" if isinstance(declared.default, Value) else "input"
+            frame.names[declared.name] = trace.leaf(role, declared.name, declared.type)
+        it.active.append(self.model)
+        returned = it.run(self.model.node.body, frame)
+        it.active.pop()
+        if isinstance(returned, Poison):
+            raise Poisoned
+        made = self._returned(returned, trace)
+        it.trace = None
+        return made
+
+    def _returned(self, returned: Any, trace: Trace) -> ModelTrace:
+        site = Site(self._return_span(), trace)
+        record = returned if isinstance(returned, dict) else {"loss": returned}
+        if "loss" not in record:
+            raise site.fail("E0507", f"{self.model.name}: the record has no \"loss\"", hint("loss", record))
+        values = {k: self._result(site, k, v) for k, v in record.items()}
+        for name, value in values.items():
+            trace.give_name(value, name)
+        metrics = tuple((k, v) for k, v in values.items() if k not in ("loss", "weight", "logits"))
+        return ModelTrace(trace, values["loss"], values.get("weight"), values.get("logits"), metrics)
+
+    def _result(self, site: Site, name: str, value: Any) -> Value:
+        if name == "logits":
+            return site.float_tensor(value, "logits")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return site.constant(float(value), "f32")
+        if not isinstance(value, Value) or value.type.dims or value.type.dtype != "f32":
+            raise site.fail("E0507", f'{self.model.name}: "{name}" is an f32 scalar, got {describe(value)}', "take the mean, and cast to f32")
+        return value
+
+    def _return_span(self) -> Span:
+        last = self.model.node.body[-1] if self.model.node.body else self.model.node
+        return last.span
+
+    # ----------------------------------------------------------------------------------------- parameters and scalars
+
+    def _parameters(self, train: Chain, specs: dict[str, ParameterSpec]) -> tuple[Parameter, ...]:
+        trained = trained_parameters(train, self.units.units)
+        fed = set(accumulated_parameters(train, self.units.units))
+        made: list[Parameter] = []
+        for spec in specs.values():
+            try:
+                made.append(self._parameter(spec, trained, fed))
+            except Failure as failure:
+                self.it.report(failure)
+            except Poisoned:
+                pass
+        return tuple(made)
+
+    def _parameter(self, spec: ParameterSpec, trained: set[str], fed: set[str]) -> Parameter:
+        if spec.name in trained and spec.name in fed:
+            raise Failure("E0505", f'parameter "{spec.name}" gets a gradient of the loss and one of accumulate', spec.span, "write stop_gradient(p) where the loss reads it")
+        rule = self.recipes.rule(self.train, spec)
+        gradient = "accumulate" if spec.name in fed else "loss" if spec.name in trained else "none"
+        if rule is None or gradient == "none":
+            return Parameter(spec.name, spec.type, self.recipes.init(spec), None, "none", spec.span)
+        return Parameter(spec.name, spec.type, self.recipes.init(spec), self.recipes.update(rule, spec), gradient, spec.span)
+
+    def _scalars(self, chains: list[Chain]) -> tuple[Scalar, ...]:
+        """The options of the file, those of imported files that are read, then curves."""
+        options = [v for v in self.root.names.values() if isinstance(v, Option)]
+        read = {name for chain in chains for name in self._read(chain, "record")}
+        curves = self._input_curves(read)
+        return (*(Scalar(o.name, o.value, True, None, o.span) for o in options), *self.recipes.scalars, *curves)
+
+    def _input_curves(self, read: set[str]) -> list[Scalar]:
+        made: list[Scalar] = []
+        for declared in self.inputs:
+            if isinstance(declared.default, Value) and declared.name in read:
+                curve = self.recipes.curve(declared.default, declared.name, declared.span)
+                made.append(Scalar(declared.name, None, False, curve, declared.span))
+        return made
+
+
+def _only(root: ModuleScope, kind: str) -> FunctionValue:
+    """The one function of the file that is decorated @kind."""
+    found = [v for v in root.names.values() if isinstance(v, FunctionValue) and v.kind == kind and v.module is root]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise Failure("E0506", f"the file has no @{kind} function", Span(root.file, 1, 1, 1, 1))
+    raise Failure("E0506", f"the file has two @{kind} functions, {found[0].name} and {found[1].name}", found[1].node.span)

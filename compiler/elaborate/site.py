@@ -1,0 +1,87 @@
+"""A place in the text where an operation is elaborated: it emits instructions and says what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlc.diagnostics import Span
+from mlc.elaborate.failures import Failure
+from mlc.elaborate.trace import Trace
+from mlc.elaborate.values import describe, integer, number
+from mlc.ir.builder import Builder
+from mlc.ir.types import TensorType, Value
+from mlc.ops.broadcasting import align, broadcast_to, constant_value
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """`span` carries its callers; `trace` is None where no tensor can be made."""
+
+    span: Span
+    trace: Trace | None
+
+    @property
+    def tracing(self) -> Trace:
+        if self.trace is None:
+            raise self.fail("E0406", "no tensors here: this is evaluated at compile time")
+        return self.trace
+
+    @property
+    def builder(self) -> Builder:
+        builder = self.tracing.builder
+        builder.span = self.span
+        return builder
+
+    def fail(self, code: str, message: str, help: str | None = None) -> Failure:
+        return Failure(code, message, self.span, help)
+
+    def one(self, op: str, *operands: Value, **attributes: Any) -> Value:
+        return self.builder.one(op, *operands, **attributes)
+
+    def align(self, *values: Value, op: str) -> tuple[Value, ...]:
+        return align(self.builder, *values, op=op)
+
+    def broadcast(self, value: Value, dims: tuple[Any, ...]) -> Value:
+        return broadcast_to(self.builder, value, dims)
+
+    def constant(self, value: float | int | bool, dtype: str) -> Value:
+        """A scalar of this dtype."""
+        return self.one("constant", dtype=dtype, value=constant_value(value, dtype))
+
+    def tensor(self, value: Any, what: str) -> Value:
+        if isinstance(value, Value):
+            return value
+        raise self.fail("E0403", f"{what}: wants a tensor, got {describe(value)}")
+
+    def float_tensor(self, value: Any, what: str) -> Value:
+        tensor = self.tensor(value, what)
+        if not tensor.type.is_float:
+            raise self.fail("E0202", f"{what}: wants a float tensor, got {tensor.type}", "cast it to a float dtype")
+        return tensor
+
+    def integer(self, value: Any, what: str) -> int:
+        if integer(value):
+            return value
+        raise self.fail("E0403", f"{what}: wants a compile-time int, got {describe(value)}")
+
+    def adapt(self, value: Any, type_: TensorType, op: str) -> Value:
+        """A compile-time number as a scalar of the dtype of the tensor it meets."""
+        kind = type_.dtype
+        if isinstance(value, bool):
+            fits = kind == "bool"
+        elif number(value):
+            fits = type_.is_float or (kind == "i32" and isinstance(value, int))
+        else:
+            raise self.fail("E0406", f"{op}: wants a tensor or a number beside {type_}, got {describe(value)}")
+        if not fits:
+            raise self.fail("E0202", f"{op}: {describe(value)} does not meet {type_}", "cast the tensor" if number(value) else None)
+        if kind == "i32" and not -(2**31) <= value < 2**31:
+            raise self.fail("E0411", f"{op}: {describe(value)} does not fit an i32")
+        return self.constant(value, kind)
+
+    def together(self, op: str, *values: Any) -> tuple[Value, ...]:
+        """Tensors and numbers, at least one a tensor: numbers adapted, all broadcast to one shape."""
+        first = next(v for v in values if isinstance(v, Value))
+        tensors = [v if isinstance(v, Value) else self.adapt(v, first.type, op) for v in values]
+        return self.align(*tensors, op=op)

@@ -1,0 +1,148 @@
+"""A plan as a C source tree: model.c holds the functions in the order they are used, then the tables that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlc.emit.expressions import Names, expression_text
+from mlc.emit.project import SourceTree
+from mlc.emit.routines import RoutineWriter
+from mlc.emit.tables import Tables, plan_json
+from mlc.emit.writer import Writer
+from mlc.ir.program import path_hash
+from mlc.lower.body import Placement, Scope, graph_of
+from mlc.lower.loops import Attention, Contract
+from mlc.lower.routine import Routine
+from mlc.ops import OPS
+from mlc.plan.plan import Plan
+
+_MAIN = """\
+/* The program: everything it knows is in mlc_emitted_model. */
+#include "mlc.h"
+
+extern const mlc_model mlc_emitted_model;
+
+int main(int argc, char **argv)
+{
+    return mlc_main(&mlc_emitted_model, argc, argv);
+}
+"""
+
+_HEADER = """\
+/* {name}.h: the model as a library. Link lib{name}.so and use the functions of mlc.h with &mlc_emitted_model. */
+#ifndef MLC_MODEL_{guard}_H
+#define MLC_MODEL_{guard}_H
+
+#include "mlc.h"
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+extern const mlc_model mlc_emitted_model;
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+
+def _used(plan: Plan) -> list[Routine]:
+    """The routines some row calls, in the order they were lowered."""
+    rows = [*plan.train.rows, *plan.backward, *plan.evaluate.rows]
+    for chain in (plan.train, plan.evaluate, plan.sample):
+        if chain is not None:
+            rows += [*chain.rows, *([chain.weight] if chain.weight else [])]
+    rows += [r for p in plan.parameters for r in (p.init, p.update) if r is not None]
+    names = {r.routine.name for r in rows}
+    return [r for r in plan.lowered.routines if r.name in names]
+
+
+def _scratch_checks(writer: Writer, routines: Sequence[Routine], plan: Plan) -> None:
+    """The kernels' own statement of their scratch must fit what was planned."""
+    needs: set[str] = set()
+    for routine in routines:
+        for kernel in routine.kernels:
+            match kernel:
+                case Contract():
+                    needs.add("MLC_CONTRACT_SCRATCH_BYTES")
+                case Attention(vjp=True, dims=(_, _, keys, _, _, head, value)):
+                    needs.add(f"MLC_ATTENTION_VJP_SCRATCH_BYTES({keys}, {head}, {value})")
+                case Attention(dims=(_, _, _, _, _, head, value)):
+                    needs.add(f"MLC_ATTENTION_FORWARD_SCRATCH_BYTES({head}, {value})")
+                case _:
+                    pass
+    for need in sorted(needs):
+        writer.line(f'_Static_assert({need} <= {plan.scratch_bytes_per_thread}, "scratch of a kernel is larger than planned");')
+    writer.line()
+
+
+def _curves(writer: Writer, plan: Plan) -> None:
+    """Rates and other curves, computed once a step from step, steps and the options."""
+    names = ["step", "steps", *(s.name for s in plan.program.scalars)]
+    slots = {name: n for n, name in enumerate(names)}
+    with writer.function("static void set_scalars(float *scalars)"):
+        writer.line("(void)scalars;")
+        for scalar in plan.program.scalars:
+            if scalar.curve is None:
+                continue
+            function = scalar.curve
+            memory = {p.name: Placement("scalars", slots[p.name], ()) for p in function.parameters}
+            scope = Scope(graph_of(function, OPS), memory, {}, {}, set())
+            value = scope.value(function.results[0], ())
+            locals_: dict[str, str] = {}
+            with_names = Names({"scalars": ("scalars", "f32")}, locals_, {})
+            with writer.block(f"/* {scalar.name} */"):
+                for let in scope.lets:
+                    writer.line(f"const {_C_LOCAL[let.dtype]} {let.name} = {expression_text(let.value, with_names).text};")
+                    locals_[let.name] = let.dtype
+                writer.line(f"scalars[{slots[scalar.name]}] = {expression_text(value, with_names).text};")
+
+
+_C_LOCAL = {"f32": "float", "i32": "int32_t", "bool": "int"}
+
+
+def _model_text(plan: Plan, source: str, version: str) -> str:
+    writer = Writer()
+    program = plan.program
+    writer.line(f"/* {program.name}, compiled from {source} by mlc {version}.")
+    writer.line(" *")
+    sizes = f"arena {plan.arena_bytes} bytes, scratch {plan.scratch_bytes_per_thread} bytes a thread"
+    writer.line(f" * {len(plan.train.rows)} layer calls, {len(plan.backward)} rows backward, {sizes}.")
+    writer.line(" */")
+    for include in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"'):
+        writer.line(f"#include {include}")
+    writer.line()
+    writer.line("/* Keys the random numbers that the model draws outside its layers. */")
+    writer.line(f"#define MLC_MODEL_PATH {path_hash(''):#018x}u")
+    writer.line()
+    routines = _used(plan)
+    _scratch_checks(writer, routines, plan)
+    for routine in routines:
+        emitter = RoutineWriter(writer, routine, routine.name)
+        if routine.name in plan.lowered.flat:
+            emitter.write_flat()
+        else:
+            emitter.write()
+    _curves(writer, plan)
+    Tables(writer, plan).write()
+    return writer.text()
+
+
+def emit(plan: Plan, name: str, source: str, version: str) -> SourceTree:
+    """The files of a model: src/model.c, src/main.c, <name>.h and plan.json.
+
+    name:     stem of the program
+    source:   the .dsl file as the header of model.c names it
+    """
+    guard = "".join(c if c.isalnum() else "_" for c in name).upper()
+    return SourceTree(
+        (
+            ("src/model.c", _model_text(plan, source, version)),
+            ("src/main.c", _MAIN),
+            (f"{name}.h", _HEADER.format(name=name, guard=guard)),
+            ("plan.json", plan_json(plan)),
+        )
+    )

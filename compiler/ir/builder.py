@@ -1,0 +1,53 @@
+"""Builds lists of instructions; the op's own rule gives every result type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlc.diagnostics import InternalError, Span
+from mlc.ir.function import Instruction
+from mlc.ir.op import Op
+from mlc.ir.types import Value
+
+
+class Builder:
+    """Appends instructions with fresh result names.
+
+    ops:    the op table
+    via:    the pass or rule the instructions are credited to
+    taken:  names already used in the function
+    Raises OpError from the op's type rule; the caller adds the span.
+    """
+
+    def __init__(self, ops: Mapping[str, Op], via: str, span: Span, taken: Iterable[str] = ()):
+        self.ops = ops
+        self.via = via
+        self.span = span
+        self.instructions: list[Instruction] = []
+        self._next: dict[str, int] = {}
+        self._taken = set(taken)
+
+    def fresh(self, hint: str) -> str:
+        """`hint`, or hint.1, hint.2 ... when it is taken."""
+        name = hint
+        while name in self._taken:
+            self._next[hint] = self._next.get(hint, 0) + 1
+            name = f"{hint}.{self._next[hint]}"
+        self._taken.add(name)
+        return name
+
+    def emit(self, op: str, *operands: Value, hint: str | None = None, **attributes: Any) -> tuple[Value, ...]:
+        """Append one instruction; returns its results, named after `hint` (default: the op)."""
+        record = self.ops[op]
+        if set(attributes) != set(record.attributes):
+            raise InternalError(f"{op}: attributes {sorted(attributes)} are not the declared {sorted(record.attributes)}")
+        types = record.type_rule(tuple(v.type for v in operands), attributes)
+        results = tuple(Value(self.fresh(hint or op), t) for t in types)
+        self.instructions.append(Instruction(op, operands, tuple(sorted(attributes.items())), results, self.span, self.via))
+        return results
+
+    def one(self, op: str, *operands: Value, hint: str | None = None, **attributes: Any) -> Value:
+        """emit() for an op of one result."""
+        (value,) = self.emit(op, *operands, hint=hint, **attributes)
+        return value

@@ -1,0 +1,199 @@
+"""The record of an op: everything the compiler knows of it, in one place.
+
+The table of all ops is `mlc.ops.OPS`; what needs it takes it as an argument, so that ir/ knows no op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlc.ir.function import Attribute, Instruction
+from mlc.ir.types import TensorType, Value
+
+if TYPE_CHECKING:
+    from mlc.ir.builder import Builder
+
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What random ops are keyed by, besides their own `ordinal`: the run, the step, the microbatch and the call path.
+
+    `path` is mlc_hash of the call path of the unit; an instruction with {stream="model"} uses the path "" instead.
+    """
+
+    seed: int = 0
+    step: int = 0
+    microbatch: int = 0
+    path: int = 0
+
+
+# Lowering shapes. A target lowers the shapes and knows no op; an op names its shape and knows no target.
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """Operand number `index` of a pointwise op, at the current element (f32, i32 or bool)."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A number; or, with `attribute`, the number held by that attribute of the instruction."""
+
+    value: float | int | bool | None
+    attribute: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A scalar operation: `fn` is one of SCALAR_FUNCTIONS."""
+
+    fn: str
+    args: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByAttribute:
+    """The scalar listed for the value of an attribute of the instruction: what `cast` computes depends on `dtype`."""
+
+    attribute: str
+    cases: tuple[tuple[Attribute, Scalar], ...]
+
+
+Scalar = Arg | Const | Apply | ByAttribute
+
+#: Every scalar function a target must print, with the number of its arguments. Arithmetic is f32 or i32 by its arguments.
+#: div is IEEE on f32; floordiv and mod round to minus infinity (i32); minimum/maximum return NaN if either is NaN.
+SCALAR_FUNCTIONS = {
+    "add": 2, "sub": 2, "mul": 2, "div": 2, "floordiv": 2, "mod": 2, "neg": 1, "abs": 1, "sign": 1,
+    "minimum": 2, "maximum": 2, "sqrt": 1, "exp": 1, "log": 1, "log1p": 1, "tanh": 1, "sigmoid": 1, "erf": 1, "sin": 1, "cos": 1,
+    "floor": 1, "pow": 2, "less": 2, "less_equal": 2, "equal": 2, "not_equal": 2, "and": 2, "or": 2, "not": 1, "select": 3,
+    "to_f32": 1, "to_i32": 1, "to_bool": 1, "round_bf16": 1, "round_f16": 1,
+}  # fmt: skip
+
+
+def resolve(scalar: Scalar, instruction: Instruction) -> Scalar:
+    """The scalar with the attributes of `instruction` filled in: made of Arg, Const(value) and Apply only."""
+    match scalar:
+        case ByAttribute(name, cases):
+            return resolve(dict(cases)[instruction.attribute(name)], instruction)
+        case Const(_, str() as name):
+            value = instruction.attribute(name)
+            assert value is None or isinstance(value, bool | int | float)
+            return Const(value)
+        case Apply(fn, args):
+            return Apply(fn, tuple(resolve(a, instruction) for a in args))
+        case _:
+            return scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Pointwise:
+    """result[i] = scalar(operands[i]) for every element i; operands have the shape of the result (broadcasts are explicit)."""
+
+    scalar: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Elements keep their value and change their place. `kind` names the index rule the lowering applies:
+    reshape, transpose, slice, broadcast, concat, split, pad, gather, take_along, copy."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Elements are computed from their index alone: iota, constant, random_bits. `kind` names the rule."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """`combine` (sum or max) over attribute `axes`; kept dims are the literal 1 when `keepdims`."""
+
+    combine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """Binary einsum; attribute `spec`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Adds rows into a zeroed result in the order of the operand's rows. `kind`: scatter_add, put_along."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Sequential along attribute `axis`. `kind`: cumsum, top_k, argmax."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryKernel:
+    """A tuned kernel of the runtime, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """Rewritten into simpler ops before lowering: expand(builder, instruction) returns the values of the results."""
+
+    expand: Callable[[Builder, Instruction], tuple[Value, ...]]
+
+
+Lowering = Pointwise | Move | Generate | Reduction | Contraction | Scatter | Scan | LibraryKernel | Composite
+
+
+@dataclass(frozen=True, slots=True)
+class NoGradient:
+    """The op has no derivative; its operands get none. `why` is shown in the op table."""
+
+    why: str
+
+
+#: vjp(builder, instruction, cotangents) -> one value (or None for no gradient) per operand. A cotangent is None where no
+#: gradient reaches that result. The rule may read instruction.operands and instruction.results (forward values).
+Vjp = Callable[["Builder", Instruction, tuple[Value | None, ...]], tuple[Value | None, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test of an op: operand types (text form, "f32[2, 3]"), attributes, and how operands are drawn.
+
+    `draw` per operand: "normal", "positive" (0.1 to 2), "unit" (-0.9 to 0.9), "distinct" (no ties), "index:N" (i32 below N), "mask",
+    "nonzero" (i32, either sign).
+    """
+
+    operands: tuple[str, ...]
+    attributes: tuple[tuple[str, Attribute], ...] = ()
+    draw: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One op. No field has a default."""
+
+    name: str
+    doc: str
+    attributes: tuple[str, ...]  # every instruction has exactly these
+    type_rule: Callable[[tuple[TensorType, ...], Attributes], tuple[TensorType, ...]]  # raises OpError
+    meaning: Callable[[tuple[np.ndarray, ...], Attributes, Keys], tuple[np.ndarray, ...]]  # dtype-generic: f64 in, f64 out
+    vjp: Vjp | NoGradient
+    lowering: Lowering
+    flops: Callable[[Instruction], int]
+    samples: tuple[Sample, ...]

@@ -1,0 +1,208 @@
+"""The whole model as data: layer functions, the chain of their calls, parameters, inputs and the recipe.
+
+    Program      what the elaborator makes: three chains (train, evaluate, sample) over one table of units
+    Step         what differentiation makes of it: each unit of the train chain as forward, input gradient, weight gradient
+
+A unit is a layer function. Its parameters have roles, and a call binds each to something by name:
+
+    param    a model parameter          state    a value that crosses cuts
+    input    a model input              record   a run-time scalar (f32): "step", "steps", a constant of the file, an input curve
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlc.diagnostics import Span
+from mlc.ir.function import Function
+from mlc.ir.types import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A model parameter.
+
+    type:     as the forward pass sees it (`real` resolved to the recipe's precision). The master is always f32.
+    init:     a Function without parameters whose one result is the initial f32 value; random ops in it are keyed by the
+              parameter's name (Keys.path = path_hash(name), step = microbatch = 0)
+    update:   index into Program.updates, None when frozen
+    gradient: "loss", "accumulate" (fed by the accumulate effect) or "none" (frozen or unused)
+    """
+
+    name: str
+    type: TensorType
+    init: Function
+    update: int | None
+    gradient: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Default of an input: the window of input `of`, `shift` tokens later."""
+
+    of: str
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A model input. `limit`: the smallest dim it indexes (values must be in [0, limit)), None when it indexes none."""
+
+    name: str
+    type: TensorType
+    default: Following | None
+    limit: int | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A run-time f32 in the step record: an option of the program (`option` True: --rate, default `value`), or an input or
+    rate that is a curve: `curve` is a Function of record scalars (its parameter names are Scalar names, "step" and "steps"
+    among them) with one f32 scalar result."""
+
+    name: str
+    value: float | None
+    option: bool
+    curve: Function | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An optimizer rule for parameters of one type: function (p, g, states..., scalars...) -> (new p, new states...).
+
+    Everything is f32. `states` are the names of the states in order; `scalars` the record names bound to the remaining
+    parameters. `elementwise`: may be applied to any aligned slice of the flat parameter.
+    """
+
+    function: Function
+    states: tuple[tuple[str, TensorType], ...]
+    scalars: tuple[str, ...]
+    elementwise: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What leaves a layer sideways: `kind` is add_loss, report or accumulate; `name` the metric, or the unit's parameter
+    (by the name of its Value in Function.parameters) whose g it is; the value is a result of the unit's function."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A layer function: function(parameters with roles) -> outputs (states) then effects, in this order."""
+
+    name: str
+    function: Function
+    roles: tuple[str, ...]  # of function.parameters: param, state, input, record
+    outputs: int  # the first so many results are states
+    effects: tuple[Effect, ...]  # the other results
+
+    @property
+    def random(self) -> bool:
+        return any(i.op.startswith("random_") for i in self.function.instructions)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a unit in a chain. `path` is the call path ("h.3"): random numbers are keyed by it (with "#k" for the
+    k-th, k >= 1, call of one shared path) and messages name it. `arguments`: the names bound to the function's parameters;
+    `results`: the names of the states it makes; `effects`: full names of its effects (metric, or model parameter)."""
+
+    unit: int
+    path: str
+    arguments: tuple[str, ...]
+    results: tuple[str, ...]
+    effects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A straight line of calls. `loss`: state holding the scalar loss (None in sample); `weight`: index of a unit of inputs
+    and records to one f32 scalar, with its argument names; `metrics`: (name, state of a scalar); `logits`: state, sample only."""
+
+    calls: tuple[Call, ...]
+    loss: str | None
+    weight: tuple[int, tuple[str, ...]] | None
+    metrics: tuple[tuple[str, str], ...]
+    logits: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """clip: largest global gradient norm, None for no clipping. precision: "f32" or "bf16". microbatches: M. groups: G or
+    None for gcd(M, 8)."""
+
+    clip: float | None
+    precision: str
+    microbatches: int
+    groups: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A model and its recipe. `sample` is None for a model that returns no logits, or that has no token input."""
+
+    name: str
+    units: tuple[Unit, ...]
+    train: Chain
+    evaluate: Chain
+    sample: Chain | None
+    parameters: tuple[Parameter, ...]  # in order of creation
+    inputs: tuple[Input, ...]
+    scalars: tuple[Scalar, ...]  # options first, then curves, each after what it reads
+    updates: tuple[Update, ...]
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A unit differentiated and split. Value names are shared between the three functions: a parameter of input_gradient
+    named like a result of forward is that saved value.
+
+    forward           parameters: the unit's; results: the unit's results, then `saved`
+    input_gradient    parameters: any of the unit's parameters and `saved`, and `d_results`
+                      results: `d_states`, then `d_params` it makes, then `pending`
+    weight_gradient   parameters: any of `saved`, the unit's inputs and parameters, and `pending` (or `d_results` when
+                      input_gradient is empty); results: gradients of the remaining params
+
+    saved:      names of values kept from F to I or W; a unit parameter or result is never listed here, though I and W may
+                read unit parameters and outputs by name
+    saved_w:    the part of `saved` that W reads
+    pending:    names of values kept from I to W
+    d_results:  per unit result (outputs, then effects): name of the incoming cotangent, None where none can arrive
+    d_states:   (unit parameter name, result name) for each state argument that gets a gradient
+    d_params:   (unit parameter name, result name, "input_gradient" | "weight_gradient") for each param that gets one;
+                these results are f32 and accumulate in place
+    """
+
+    unit: int
+    forward: Function
+    input_gradient: Function
+    weight_gradient: Function
+    saved: tuple[str, ...]
+    saved_w: tuple[str, ...]
+    pending: tuple[str, ...]
+    d_results: tuple[str | None, ...]
+    d_states: tuple[tuple[str, str], ...]
+    d_params: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A program with the derivative of every unit its train chain calls: variants[u] belongs to units[u], None if unused."""
+
+    program: Program
+    variants: tuple[Variant | None, ...]
+
+
+def path_hash(path: str) -> int:
+    """FNV-1a, 64 bit, of a call path or parameter name: the `path` of Keys."""
+    h = 0xCBF29CE484222325
+    for byte in path.encode():
+        h = ((h ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return h

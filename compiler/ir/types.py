@@ -1,0 +1,105 @@
+"""Dims, tensor types and values: the nouns of the tensor IR.
+
+A dim is an ordered product of labelled factors (3 * heads * head). Labels are for people and for sharding; two dims
+agree when their sizes agree. The empty product is the literal 1, the only dim that stretches under broadcasting.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+#: Element types of tensors, with the bytes of one stored element.
+DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i32": 4, "bool": 1}
+FLOAT_DTYPES = ("f32", "bf16", "f16")
+
+
+class Factor(NamedTuple):
+    """One factor of a dim; `label` is "" for a plain integer."""
+
+    label: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """An ordered product of factors. `Dim()` is the literal 1."""
+
+    factors: tuple[Factor, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return math.prod(f.size for f in self.factors)
+
+    @property
+    def stretches(self) -> bool:
+        return not self.factors
+
+    def __str__(self) -> str:
+        if not self.factors:
+            return "1"
+        return "*".join(f"{f.label}={f.size}" if f.label else str(f.size) for f in self.factors)
+
+
+#: The literal 1.
+ONE = Dim()
+
+
+def dim(size: int, label: str = "") -> Dim:
+    """A dim of one factor; an unlabelled 1 is the literal 1, which stretches."""
+    if size == 1 and not label:
+        return ONE
+    return Dim((Factor(label, size),))
+
+
+def product(dims: tuple[Dim, ...] | list[Dim]) -> Dim:
+    """The dim of several merged into one: factors are kept in order."""
+    return Dim(tuple(f for d in dims for f in d.factors if f.label or f.size != 1))
+
+
+def agree(a: Dim, b: Dim) -> bool:
+    return a.size == b.size
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """An element type and dims, row-major; no dims is a scalar."""
+
+    dtype: str
+    dims: tuple[Dim, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(d.size for d in self.dims)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * DTYPE_BYTES[self.dtype]
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOAT_DTYPES
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.dims))}]"
+
+    def same(self, other: TensorType) -> bool:
+        """Equal dtype and sizes; labels do not matter."""
+        return self.dtype == other.dtype and (self.dims == other.dims or self.shape == other.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A named tensor, defined once: by an instruction or as a parameter of its function."""
+
+    name: str
+    type: TensorType
+
+    def __str__(self) -> str:
+        return f"%{self.name}"

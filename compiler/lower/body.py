@@ -1,0 +1,348 @@
+"""Values as scalar expressions of the loop counters.
+
+A scope turns "element (i, j, ...) of this value" into lets: pointwise instructions become locals, moves compose indices,
+what lies in memory is read. The same element asked for twice is the same local.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mlc.diagnostics import InternalError
+from mlc.ir.function import Function, Instruction
+from mlc.ir.op import Apply, Arg, Const, Generate, Move, Op, Pointwise, Scalar, resolve
+from mlc.ir.types import Value
+from mlc.lower import index as ix
+from mlc.lower.index import Datum, Index
+from mlc.lower.loops import Expression, Let, Number, Operation, Position, Random, Read, Ref, Within
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a value lies: element (i, j, ...) at offset + sum of stride * index of the buffer, in elements."""
+
+    buffer: str
+    offset: int
+    strides: tuple[int, ...]
+
+    def index(self, coordinates: Sequence[Index]) -> Index:
+        return ix.linear(coordinates, self.strides, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A function with the producer of every value."""
+
+    function: Function
+    ops: Mapping[str, Op]
+    producers: Mapping[str, tuple[Instruction, int]]
+
+    def producer(self, value: Value) -> tuple[Instruction, int] | None:
+        return self.producers.get(value.name)
+
+    def lowering(self, instruction: Instruction):
+        return self.ops[instruction.op].lowering
+
+
+def graph_of(function: Function, ops: Mapping[str, Op]) -> Graph:
+    producers = {r.name: (i, n) for i in function.instructions for n, r in enumerate(i.results)}
+    return Graph(function, ops, producers)
+
+
+def scalar_dtype(dtype: str) -> str:
+    """The type a stored element has in a register."""
+    return dtype if dtype in ("i32", "bool") else "f32"
+
+
+def move_coordinates(instruction: Instruction, result: int, at: Sequence[Index]) -> tuple[Index, ...]:
+    """Where element `at` of a result of a one-to-one move lies in its operand."""
+    (operand, *_) = instruction.operands
+    match instruction.op:
+        case "reshape":
+            shape = instruction.results[0].type.shape
+            return ix.unflatten(ix.linear(at, ix.row_major(shape)), operand.type.shape)
+        case "transpose":
+            permutation = instruction.attribute("permutation")
+            source = dict(zip(permutation, at, strict=True))
+            return tuple(source[d] for d in range(len(permutation)))
+        case "slice":
+            starts, steps = instruction.attribute("starts"), instruction.attribute("steps")
+            return tuple(ix.add(ix.number(a), ix.scale(i, s)) for i, a, s in zip(at, starts, steps, strict=True))
+        case "broadcast":
+            axes = instruction.attribute("axes")
+            return tuple(ix.ZERO if d.size == 1 else at[a] for d, a in zip(operand.type.dims, axes, strict=True))
+        case "split":
+            axis = instruction.attribute("axis")
+            start = sum(d.size for d in instruction.attribute("sizes")[:result])
+            return tuple(ix.add(i, ix.number(start)) if d == axis else i for d, i in enumerate(at))
+        case "copy" | "stop_gradient":
+            return tuple(at)
+    raise InternalError(f"lower: {instruction.op} is not a one-to-one move")
+
+
+#: Moves that rename places: their result is a view of their operand.
+VIEWS = ("reshape", "transpose", "slice", "broadcast", "split")
+
+
+class Scope:
+    """Builds lets for elements of values.
+
+    graph:    the function
+    memory:   placements of the values that lie in memory
+    leaves:   values that are locals already (the block element of a contraction, folded reductions)
+    parent:   an enclosing scope whose locals may be used
+    needs:    of leaves, by name of the local
+    """
+
+    def __init__(
+        self, graph: Graph, memory: Mapping[str, Placement], leaves: Mapping[str, Ref], needs: Mapping[str, frozenset[int]],
+        taken: set[str], parent: Scope | None = None,
+    ):  # fmt: skip
+        self.graph = graph
+        self.memory = memory
+        self.leaves = leaves
+        self.parent = parent
+        self.taken = taken
+        self.lets: list[Let] = []
+        self.loaded: list[tuple[str, tuple[Index, ...]]] = []
+        self._memo: dict[tuple[str, tuple[Index, ...]], Expression] = {}
+        self._needs: dict[str, frozenset[int]] = {**(parent._needs if parent else {}), **needs}
+        self._guarded = 0
+
+    def adopt(self, child: Scope, lets: Sequence[Let]) -> None:
+        """Make locals of an inner scope, hoisted into this one, known here."""
+        hoisted = {let.name for let in lets}
+        self.lets.extend(lets)
+        for key, node in child._memo.items():
+            if isinstance(node, Ref) and node.name in hoisted:
+                self._memo[key] = node
+        for let in lets:
+            self._needs[let.name] = let.needs
+
+    def value(self, value: Value, at: tuple[Index, ...]) -> Expression:
+        """The element of `value` at coordinates `at`."""
+        key = (value.name, at)
+        scope: Scope | None = self
+        while scope is not None:
+            if key in scope._memo:
+                return scope._memo[key]
+            scope = scope.parent
+        return self._local(value, at, self._node(value, at))
+
+    def define(self, value: Value, at: tuple[Index, ...]) -> Expression:
+        """The element, computed by its instruction though the value has a place in memory."""
+        if value.name in self.memory:
+            return self._local(value, at, self._computed(value, at))
+        return self.value(value, at)
+
+    def _local(self, value: Value, at: tuple[Index, ...], node: Expression) -> Expression:
+        key = (value.name, at)
+        if self._guarded or isinstance(node, Ref | Number):
+            if not self._guarded:
+                self._memo[key] = node
+            return node
+        name = self.fresh(value.name)
+        self.lets.append(Let(name, scalar_dtype(value.type.dtype), node, self.needs(node)))
+        self._needs[name] = self.lets[-1].needs
+        self._memo[key] = Ref(name)
+        return self._memo[key]
+
+    def leaf(self, value: str, local: Ref, needs: frozenset[int]) -> None:
+        """From here on `value` is this local."""
+        self.leaves = {**self.leaves, value: local}
+        self._needs[local.name] = needs
+
+    def fresh(self, name: str) -> str:
+        """A name for a local that no other has."""
+        base = "".join(c if c.isalnum() else "_" for c in name)
+        name, count = base, 1
+        while name in self.taken:
+            count += 1
+            name = f"{base}_{count}"
+        self.taken.add(name)
+        return name
+
+    def needs(self, node: Expression) -> frozenset[int]:
+        """The loop counters an expression depends on."""
+        match node:
+            case Ref(name):
+                return self._needs.get(name, frozenset())
+            case Number():
+                return frozenset()
+            case Read(_, index) | Position(index) | Random(_, _, _, index):
+                return self.index_needs(index)
+            case Operation(_, args):
+                return frozenset().union(*(self.needs(a) for a in args))
+            case Within(index, _, _, inside, outside):
+                return self.index_needs(index) | self.needs(inside) | self.needs(outside)
+
+    def index_needs(self, index: Index) -> frozenset[int]:
+        found = frozenset(ix.counters(index))
+        for atom in data_of(index):
+            found |= self.needs(atom.key)
+        return found
+
+    def _node(self, value: Value, at: tuple[Index, ...]) -> Expression:
+        local = self._leaf(value.name)
+        if local is not None:
+            self.loaded.append((value.name, at))
+            return local
+        if value.name in self.memory:
+            self.loaded.append((value.name, at))
+            return Read(self.memory[value.name].buffer, self.memory[value.name].index(at))
+        return self._computed(value, at)
+
+    def _leaf(self, name: str) -> Ref | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.leaves:
+                return scope.leaves[name]
+            scope = scope.parent
+        return None
+
+    def _computed(self, value: Value, at: tuple[Index, ...]) -> Expression:
+        produced = self.graph.producer(value)
+        if produced is None:
+            raise InternalError(f"lower: {value} has no producer and no place")
+        instruction, result = produced
+        match self.graph.lowering(instruction):
+            case Pointwise(scalar):
+                return self._scalar(resolve(scalar, instruction), instruction, [self.value(o, at) for o in instruction.operands])
+            case Move():
+                return self._move(instruction, result, at)
+            case Generate():
+                return self._generate(instruction, at)
+        raise InternalError(f"lower: {instruction.op} is not computed by element and has no place")
+
+    def _scalar(self, scalar: Scalar, instruction: Instruction, args: list[Expression]) -> Expression:
+        match scalar:
+            case Arg(index):
+                return args[index]
+            case Const(value):
+                assert value is not None
+                dtype = "bool" if isinstance(value, bool) else scalar_dtype(instruction.results[0].type.dtype)
+                return Number(value, dtype)
+            case Apply(fn, inner):
+                return Operation(fn, tuple(self._scalar(s, instruction, args) for s in inner))
+        raise InternalError(f"lower: {instruction.op} has an unresolved scalar expression")
+
+    def _generate(self, instruction: Instruction, at: tuple[Index, ...]) -> Expression:
+        result = instruction.results[0]
+        match instruction.op:
+            case "constant":
+                return Number(instruction.attribute("value"), scalar_dtype(result.type.dtype))
+            case "iota":
+                return Position(at[0])
+            case "random_uniform" | "random_normal":
+                flat = ix.linear(at, ix.row_major(result.type.shape))
+                return Random(instruction.op, instruction.attribute("ordinal"), instruction.attribute("stream"), flat)
+        raise InternalError(f"lower: no rule for {instruction.op}")
+
+    def _move(self, instruction: Instruction, result: int, at: tuple[Index, ...]) -> Expression:
+        match instruction.op:
+            case "concat":
+                return self._concat(instruction, at)
+            case "pad":
+                return self._pad(instruction, at)
+            case "gather" | "take_along":
+                return self._gather(instruction, at)
+        return self.value(instruction.operands[0], move_coordinates(instruction, result, at))
+
+    def _within(self, index: Index, low: int, high: int, inside, outside) -> Expression:
+        """A choice that is decided now where the index allows it. `inside` and `outside` make their expressions."""
+        least, greatest = ix.bounds(index)
+        if least >= low and greatest < high:
+            return inside()
+        if greatest < low or least >= high:
+            return outside()
+        self._guarded += 1
+        node = Within(index, low, high, inside(), outside())
+        self._guarded -= 1
+        return node
+
+    def _concat(self, instruction: Instruction, at: tuple[Index, ...]) -> Expression:
+        axis = instruction.attribute("axis")
+        zero = Number(0, scalar_dtype(instruction.results[0].type.dtype))
+
+        def part(n: int, start: int) -> Expression:
+            if n == len(instruction.operands):
+                return zero
+            operand = instruction.operands[n]
+            size = operand.type.shape[axis]
+            inner = tuple(ix.add(i, ix.number(-start)) if d == axis else i for d, i in enumerate(at))
+            return self._within(at[axis], start, start + size, lambda: self.value(operand, inner), lambda: part(n + 1, start + size))
+
+        return part(0, 0)
+
+    def _pad(self, instruction: Instruction, at: tuple[Index, ...]) -> Expression:
+        (operand,) = instruction.operands
+        zero = Number(0, scalar_dtype(operand.type.dtype))
+        starts, steps = instruction.attribute("starts"), instruction.attribute("steps")
+
+        def axis(d: int, inner: tuple[Index, ...]) -> Expression:
+            if d == len(at):
+                return self.value(operand, inner)
+            start, step, size = starts[d], steps[d], operand.type.shape[d]
+            offset = ix.add(at[d], ix.number(-start))
+            place = ix.divide(offset, step)
+
+            def taken() -> Expression:
+                return axis(d + 1, (*inner, place))
+
+            def on_step() -> Expression:
+                return self._within(ix.modulo(offset, step), 0, 1, taken, lambda: zero)
+
+            return self._within(at[d], start, start + (size - 1) * step + 1, on_step, lambda: zero)
+
+        return axis(0, ())
+
+    def _gather(self, instruction: Instruction, at: tuple[Index, ...]) -> Expression:
+        source, indices = instruction.operands
+        axis = instruction.attribute("axis") % len(source.type.dims)
+        if instruction.op == "take_along":
+            place = at
+            before, after = at[:axis], at[axis + 1 :]
+        else:
+            rank = len(indices.type.dims)
+            place = at[axis : axis + rank]
+            before, after = at[:axis], at[axis + rank :]
+        datum = Datum(self.value(indices, tuple(place)), source.type.shape[axis])
+        return self.value(source, (*before, Index(((datum, 1),)), *after))
+
+
+def data_of(index: Index) -> list[Datum]:
+    """The numbers read from memory that an index contains."""
+    found: list[Datum] = []
+    for atom, _ in index.terms:
+        if isinstance(atom, Datum):
+            found.append(atom)
+        elif not isinstance(atom, ix.Counter):
+            found.extend(data_of(atom.index))
+    return found
+
+
+def indices_of(node: Expression) -> list[Index]:
+    """Every index in an expression."""
+    match node:
+        case Read(_, index) | Position(index) | Random(_, _, _, index):
+            return [index, *(i for d in data_of(index) for i in indices_of(d.key))]
+        case Operation(_, args):
+            return [i for a in args for i in indices_of(a)]
+        case Within(index, _, _, inside, outside):
+            return [index, *indices_of(inside), *indices_of(outside)]
+    return []
+
+
+def reads_of(node: Expression) -> set[str]:
+    """The buffers an expression reads."""
+    match node:
+        case Read(buffer, index):
+            return {buffer}.union(*(reads_of(d.key) for d in data_of(index)))
+        case Position(index) | Random(_, _, _, index):
+            return set().union(*(reads_of(d.key) for d in data_of(index)))
+        case Operation(_, args):
+            return set().union(*(reads_of(a) for a in args))
+        case Within(index, _, _, inside, outside):
+            return reads_of(inside) | reads_of(outside) | set().union(*(reads_of(d.key) for d in data_of(index)))
+    return set()

@@ -1,0 +1,271 @@
+"""Group the instructions of a function into kernels.
+
+    before:  %s = sum %x {axes=(1)}   %m = mul %s, %c   %h = sub %x, %m.row     (%h is kept)
+    after:   one nest over rows: fold s, then store h
+
+Every value that must be stored and every reduction is a root. A root joins the kernel that makes what it reads, when both
+go over the same rows (or the same elements, or the same block of a contraction), or any later kernel of the same space;
+else it starts a kernel. Contractions, scatters, scans and library kernels always start one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from mlc.diagnostics import InternalError
+from mlc.ir.function import Instruction
+from mlc.ir.op import Contraction, Reduction
+from mlc.ir.types import Value
+from mlc.lower import index as ix
+from mlc.lower.body import Graph, Placement, Scope
+from mlc.lower.index import Counter, Index
+from mlc.lower.loops import Buffer, Ref
+from mlc.lower.storage import Storage, contiguous, is_kept, is_opaque
+
+#: A nest over rows shares rows among threads: with fewer, large stores keep a kernel of their own.
+FEW_ROWS = 16
+SMALL = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """Something a kernel must compute: a store of a value, or a reduction.
+
+    shape: the space it goes over; for a reduction kept dims first, reduced dims last (row) or in the middle (columns)
+    order: the axes of the reduction's operand in the order of `shape`
+    """
+
+    value: Value
+    kind: str  # store, row, columns
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    placement: Placement | None
+    mode: str
+    copy: bool  # of a value that is made elsewhere
+    loads: tuple[tuple[str, tuple[Index, ...]], ...]
+
+    @property
+    def coordinates(self) -> tuple[Index, ...]:
+        """The coordinates of the value (of the operand, for a reduction) in counters numbered like `shape`."""
+        at = tuple(ix.counter(Counter(n, e)) for n, e in enumerate(self.shape))
+        source = dict(zip(self.order, at, strict=True))
+        return tuple(source[d] for d in range(len(self.order)))
+
+
+@dataclass(slots=True)
+class Draft:
+    """A kernel being formed. `rows`: how many leading dims of every root are its rows; None while it is flat."""
+
+    kind: str  # nest, columns, contract, opaque
+    shape: tuple[int, ...]
+    rows: tuple[int, ...] | None
+    roots: list[Root] = field(default_factory=list)
+    instruction: Instruction | None = None
+    makes: set[str] = field(default_factory=set)
+
+
+class Former:
+    """Forms the drafts of one function, in order."""
+
+    def __init__(self, graph: Graph, storage: Storage):
+        self.graph = graph
+        self.storage = storage
+        self.drafts: list[Draft] = []
+        self.made_by: dict[str, int] = {}
+        kept = [i for i in graph.function.instructions if isinstance(graph.lowering(i), Contraction | Reduction)]
+        self.leaves = {r.name: Ref(r.name) for i in kept for r in i.results if r.name not in storage.memory}
+
+    def _reduction(self, instruction: Instruction) -> Root:
+        """A reduction as a root: over rows when the last axis is reduced, else over columns."""
+        (operand,) = instruction.operands
+        rank = len(operand.type.dims)
+        reduced = tuple(a % rank for a in instruction.attribute("axes"))
+        kept = tuple(d for d in range(rank) if d not in reduced)
+        if not reduced or rank - 1 in reduced or not kept:
+            kind, order = "row", (*kept, *reduced)
+        else:
+            tail = max(reduced, default=-1)
+            kind, order = "columns", (*(d for d in kept if d < tail), *reduced, *(d for d in kept if d > tail))
+        shape = tuple(operand.type.shape[d] for d in order)
+        return self._with_loads(Root(instruction.results[0], kind, shape, order, None, "write", False, ()), operand)
+
+    def _store(self, value: Value, placement: Placement, mode: str, copy: bool) -> Root:
+        order = tuple(range(len(value.type.dims)))
+        return self._with_loads(Root(value, "store", value.type.shape, order, placement, mode, copy, ()), value)
+
+    def _with_loads(self, root: Root, source: Value) -> Root:
+        scope = Scope(self.graph, self.storage.memory, self.leaves, {}, set())
+        if root.kind == "store" and not root.copy:
+            scope.define(source, root.coordinates)
+        else:
+            scope.value(source, root.coordinates)
+        return replace(root, loads=tuple(dict.fromkeys(scope.loaded)))
+
+    def run(self) -> list[Draft]:
+        for parameter in self.graph.function.parameters:
+            self._copies(parameter)
+        for instruction in self.graph.function.instructions:
+            self._instruction(instruction)
+        return self.drafts
+
+    def _instruction(self, instruction: Instruction) -> None:
+        lowering = self.graph.lowering(instruction)
+        if is_opaque(lowering):
+            shape = instruction.results[0].type.shape
+            kind = "contract" if isinstance(lowering, Contraction) else "opaque"
+            makes = {r.name for r in instruction.results}
+            self._start(Draft(kind, shape, None, [], instruction, makes))
+        elif isinstance(lowering, Reduction):
+            self._join(self._reduction(instruction))
+        for result in instruction.results:
+            if not is_kept(lowering):
+                for placement, mode in self.storage.stores.get(result.name, ()):
+                    self._join(self._store(result, placement, mode, False))
+            written = self._copies(result)
+            if result.name in self.storage.memory and result.name not in self.made_by:
+                made = [self.made_by[o.name] for o in instruction.operands if o.name in self.made_by]
+                if made or written:
+                    self.made_by[result.name] = max([*made, *written])
+
+    def _copies(self, after: Value) -> list[int]:
+        """Copies into the pieces of `after`; returns the drafts that do it."""
+        return [self._join(self._store(v, placement, mode, True)) for v, placement, mode in self.storage.copies.get(after.name, ())]
+
+    def _start(self, draft: Draft) -> None:
+        self.drafts.append(draft)
+        for name in draft.makes:
+            self.made_by[name] = len(self.drafts) - 1
+
+    def _join(self, root: Root) -> int:
+        """Put a root into a draft; returns which."""
+        earliest = max((self._after(name) for name, _ in root.loads if name in self.made_by), default=0)
+        for n in range(earliest, len(self.drafts)):
+            if self._accepts(n, root):
+                draft = self.drafts[n]
+                if draft.kind == "nest" and draft.rows is None and root.kind == "row":
+                    draft.rows = root.shape[: len(root.shape) - self._reduced(root)]
+                break
+        else:
+            draft = self._draft_for(root)
+            self._start(draft)
+            n = len(self.drafts) - 1
+        draft.roots.append(root)
+        if not root.copy:
+            draft.makes.add(root.value.name)
+            self.made_by[root.value.name] = n
+        return n
+
+    def _after(self, name: str) -> int:
+        """The first draft that may read a value: the one that makes it, or the next when it is made there through a view."""
+        n = self.made_by[name]
+        return n if name in self.drafts[n].makes else n + 1
+
+    def _reduced(self, root: Root) -> int:
+        (instruction, _) = self.graph.producer(root.value)
+        return len(instruction.attribute("axes"))
+
+    def _draft_for(self, root: Root) -> Draft:
+        if root.kind == "columns":
+            return Draft("columns", root.shape, None)
+        if root.kind == "row":
+            return Draft("nest", root.shape, root.shape[: len(root.shape) - self._reduced(root)])
+        return Draft("nest", root.shape, () if not root.shape else None)
+
+    def _accepts(self, n: int, root: Root) -> bool:
+        draft = self.drafts[n]
+        inside = [(name, at) for name, at in root.loads if name in draft.makes]
+        match draft.kind:
+            case "opaque":
+                return False
+            case "contract":
+                return root.kind == "store" and bool(inside) and root.shape == draft.shape and self._aligned(inside, root, len(root.shape))
+            case "columns":
+                return root.kind == "columns" and root.shape == draft.shape and self._same_columns(draft, root) and not inside
+        if root.kind == "columns":
+            return False
+        rows = self._rows_with(draft, root)
+        return rows is not None and self._aligned(inside, root, rows)
+
+    def _same_columns(self, draft: Draft, root: Root) -> bool:
+        first = draft.roots[0]
+        instructions = [self.graph.producer(r.value)[0] for r in (first, root)]
+        same_op = instructions[0].op == instructions[1].op
+        return same_op and first.order == root.order and instructions[0].attribute("axes") == instructions[1].attribute("axes")
+
+    def _rows_with(self, draft: Draft, root: Root) -> int | None:
+        """How many leading dims would be rows with the root in the draft; None when it does not fit."""
+        if draft.rows is not None:
+            rows = draft.rows
+            if root.kind == "row":
+                fits = root.shape[: len(root.shape) - self._reduced(root)] == rows
+            else:
+                fits = root.shape[: len(rows)] == rows and self._enough(rows, root.shape)
+            return len(rows) if fits else None
+        if root.kind == "store":
+            return len(root.shape) if root.shape == draft.shape else None
+        rows = root.shape[: len(root.shape) - self._reduced(root)]
+        if not rows or not all(r.shape[: len(rows)] == rows and self._enough(rows, r.shape) for r in draft.roots):
+            return None
+        return len(rows)
+
+    def _enough(self, rows: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+        return math.prod(rows) >= FEW_ROWS or math.prod(shape) <= (SMALL if rows else 1)
+
+    def _aligned(self, loads: list[tuple[str, tuple[Index, ...]]], root: Root, rows: int) -> bool:
+        """Whether what the root reads of its own kernel is of its own row."""
+        own = tuple(ix.counter(Counter(n, e)) for n, e in enumerate(root.shape))[:rows]
+        for name, at in loads:
+            value = self._value(name)
+            leading = at[:rows]
+            if len(at) < rows or leading != own or value.type.shape[:rows] != root.shape[:rows]:
+                return False
+        return True
+
+    def _value(self, name: str) -> Value:
+        produced = self.graph.producers.get(name)
+        if produced is None:
+            raise InternalError(f"lower: {name} is no value of the function")
+        return produced[0].results[produced[1]]
+
+
+def add_places(graph: Graph, storage: Storage, drafts: list[Draft]) -> None:
+    """Give a place to every contraction and reduction that another kernel than its own reads."""
+    home = {name: n for n, draft in enumerate(drafts) for name in draft.makes}
+    for n, draft in enumerate(drafts):
+        for root in draft.roots:
+            for name, _ in root.loads:
+                if name not in storage.memory and home[name] != n:
+                    instruction, result = graph.producers[name]
+                    value = instruction.results[result]
+                    storage.buffers[name] = Buffer(name, value.type.dtype, value.type.size, "work")
+                    storage.memory[name] = contiguous(name, value)
+                    storage.stores.setdefault(name, []).append((storage.memory[name], "write"))
+
+
+def drop_unread(graph: Graph, storage: Storage, drafts: list[Draft]) -> None:
+    """Forget stores of values that only their own kernel uses, in the loop that computes them."""
+    read = {name for n, d in enumerate(drafts) for r in d.roots for name, _ in r.loads if name not in d.makes or d.rows is not None}
+    for draft in drafts:
+        if draft.instruction is not None:
+            read |= {name for o in draft.instruction.operands for name in _bases(graph, o)}
+    for draft in drafts:
+        for root in list(draft.roots):
+            temporary = root.kind == "store" and root.placement.buffer == root.value.name and storage.buffers[root.value.name].kind == "work"
+            if temporary and root.value.name not in read and not _sliced(storage, root.value.name):
+                draft.roots.remove(root)
+                del storage.memory[root.value.name]
+                del storage.buffers[root.value.name]
+
+
+def _bases(graph: Graph, value: Value) -> list[str]:
+    names = [value.name]
+    while (produced := graph.producer(value)) and not is_kept(graph.lowering(produced[0])) and len(produced[0].operands) == 1:
+        value = produced[0].operands[0]
+        names.append(value.name)
+    return names
+
+
+def _sliced(storage: Storage, name: str) -> bool:
+    """Whether pieces of other values lie in the buffer of this one."""
+    return sum(p.buffer == name for p in storage.memory.values()) > 1

@@ -1,0 +1,251 @@
+"""Index arithmetic: where an element of a value lies, as a function of the loop counters.
+
+An index is a constant plus a sum of coefficient * atom. Atoms are loop counters, floor divisions and remainders of
+indices, and numbers read from memory (gather). Moves (reshape, transpose, slice ...) never run: they compose indices.
+Division and remainder are simplified with the ranges of the counters; what stays is removed by splitting a loop
+(`splits`), or printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A loop counter in [0, extent)."""
+
+    number: int
+    extent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """floor(index / divisor)."""
+
+    index: Index
+    divisor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """index mod divisor, never negative."""
+
+    index: Index
+    divisor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Datum:
+    """A number read from memory, known to be in [0, extent): `key` names the node of the kernel that holds it."""
+
+    key: object
+    extent: int
+
+
+Atom = Counter | Quotient | Remainder | Datum
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """constant + sum of coefficient * atom; no atom twice, no coefficient 0."""
+
+    terms: tuple[tuple[Atom, int], ...] = ()
+    constant: int = 0
+
+
+ZERO = Index()
+
+
+def number(value: int) -> Index:
+    return Index((), value)
+
+
+def counter(c: Counter) -> Index:
+    return ZERO if c.extent == 1 else Index(((c, 1),))
+
+
+def add(a: Index, b: Index) -> Index:
+    terms = dict(a.terms)
+    for atom, coefficient in b.terms:
+        terms[atom] = terms.get(atom, 0) + coefficient
+    total = Index(tuple((t, c) for t, c in terms.items() if c), a.constant + b.constant)
+    return _rejoin(total)
+
+
+def _rejoin(index: Index) -> Index:
+    """c * d * (x // d) + c * (x mod d) is c * x."""
+    for atom, coefficient in index.terms:
+        if not isinstance(atom, Remainder):
+            continue
+        partner = Quotient(atom.index, atom.divisor)
+        if (partner, coefficient * atom.divisor) in index.terms:
+            rest = Index(tuple((t, c) for t, c in index.terms if t not in (atom, partner)), index.constant)
+            return add(rest, scale(atom.index, coefficient))
+    return index
+
+
+def scale(a: Index, factor: int) -> Index:
+    if factor == 0:
+        return ZERO
+    return Index(tuple((t, c * factor) for t, c in a.terms), a.constant * factor)
+
+
+def linear(indices: Sequence[Index], strides: Sequence[int], start: int = 0) -> Index:
+    """start + sum of stride * index."""
+    total = number(start)
+    for index, stride in zip(indices, strides, strict=True):
+        total = add(total, scale(index, stride))
+    return total
+
+
+def _atom_bounds(atom: Atom) -> tuple[int, int]:
+    match atom:
+        case Counter(extent=extent) | Datum(extent=extent):
+            return 0, extent - 1
+        case Quotient(index, divisor):
+            low, high = bounds(index)
+            return low // divisor, high // divisor
+        case Remainder(_, divisor):
+            return 0, divisor - 1
+
+
+def bounds(index: Index) -> tuple[int, int]:
+    """The least and greatest value the index can take (an outer bound)."""
+    low = high = index.constant
+    for atom, coefficient in index.terms:
+        a, b = _atom_bounds(atom)
+        low += min(a * coefficient, b * coefficient)
+        high += max(a * coefficient, b * coefficient)
+    return low, high
+
+
+def _part(index: Index, divisor: int) -> tuple[Index, Index]:
+    """(whole, rest) with index = whole * divisor + rest, where rest keeps the terms that do not divide."""
+    whole = Index(tuple((t, c // divisor) for t, c in index.terms if c % divisor == 0), index.constant // divisor)
+    rest = Index(tuple((t, c) for t, c in index.terms if c % divisor), index.constant % divisor)
+    return whole, rest
+
+
+def _coarsen(rest: Index, divisor: int) -> tuple[Index, int, Index] | None:
+    """rest = coarse * k + fine with fine in [0, k) and k dividing divisor: then rest // divisor = coarse // (divisor / k)."""
+    for k in sorted({abs(c) for _, c in rest.terms if abs(c) > 1 and divisor % abs(c) == 0}, reverse=True):
+        coarse, fine = _part(rest, k)
+        low, high = bounds(fine)
+        if coarse.terms and low >= 0 and high < k:
+            return coarse, k, fine
+    return None
+
+
+def divide(index: Index, divisor: int) -> Index:
+    """floor(index / divisor)."""
+    if divisor == 1:
+        return index
+    whole, rest = _part(index, divisor)
+    low, high = bounds(rest)
+    if low // divisor == high // divisor:
+        return add(whole, number(low // divisor))
+    if not whole.terms and len(rest.terms) == 1 and isinstance(rest.terms[0][0], Quotient) and rest.terms[0][1] == 1 and rest.constant == 0:
+        inner = rest.terms[0][0]
+        return add(whole, divide(inner.index, inner.divisor * divisor))
+    found = _coarsen(rest, divisor)
+    if found:
+        coarse, k, _ = found
+        return add(whole, divide(coarse, divisor // k))
+    return add(whole, Index(((Quotient(rest, divisor), 1),)))
+
+
+def modulo(index: Index, divisor: int) -> Index:
+    """index mod divisor."""
+    if divisor == 1:
+        return ZERO
+    _, rest = _part(index, divisor)
+    low, high = bounds(rest)
+    if low // divisor == high // divisor:
+        return add(rest, number(-(low // divisor) * divisor))
+    found = _coarsen(rest, divisor)
+    if found:
+        coarse, k, fine = found
+        return add(scale(modulo(coarse, divisor // k), k), fine)
+    return Index(((Remainder(rest, divisor), 1),))
+
+
+def unflatten(index: Index, shape: Sequence[int]) -> tuple[Index, ...]:
+    """The coordinates of flat element `index` of a row-major tensor."""
+    coordinates: list[Index] = []
+    for extent in reversed(shape):
+        coordinates.append(modulo(index, extent))
+        index = divide(index, extent)
+    return tuple(reversed(coordinates))
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides in elements of a contiguous tensor."""
+    strides: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return tuple(reversed(strides))
+
+
+def counters(index: Index) -> set[int]:
+    """The numbers of the loop counters the index depends on; through data too when the datum's key is known to."""
+    found: set[int] = set()
+    for atom, _ in index.terms:
+        match atom:
+            case Counter(n, _):
+                found.add(n)
+            case Quotient(inner, _) | Remainder(inner, _):
+                found |= counters(inner)
+            case Datum():
+                pass
+    return found
+
+
+def splits(index: Index) -> dict[int, int]:
+    """Loops to split so that divisions vanish: counter number -> the extent of the new inner loop."""
+    found: dict[int, int] = {}
+    for atom, _ in index.terms:
+        if not isinstance(atom, Quotient | Remainder):
+            continue
+        found |= splits(atom.index)
+        for inner, coefficient in atom.index.terms:
+            if not isinstance(inner, Counter) or atom.divisor % abs(coefficient):
+                continue
+            extent = atom.divisor // abs(coefficient)
+            if 1 < extent < inner.extent and inner.extent % extent == 0:
+                found.setdefault(inner.number, extent)
+    return found
+
+
+def substitute(index: Index, values: Mapping[int, Index]) -> Index:
+    """Replace loop counters by indices; counters that are not named stay."""
+    total = number(index.constant)
+    for atom, coefficient in index.terms:
+        match atom:
+            case Counter(n, _):
+                term = values.get(n, Index(((atom, 1),)))
+            case Quotient(inner, divisor):
+                term = divide(substitute(inner, values), divisor)
+            case Remainder(inner, divisor):
+                term = modulo(substitute(inner, values), divisor)
+            case Datum():
+                term = Index(((atom, 1),))
+        total = add(total, scale(term, coefficient))
+    return total
+
+
+def coefficient_of(index: Index, number: int) -> int | None:
+    """The stride of a loop counter in the index, 0 when absent; None when it occurs inside a division or remainder."""
+    stride = 0
+    for atom, coefficient in index.terms:
+        match atom:
+            case Counter(n, _) if n == number:
+                stride = coefficient
+            case Quotient(inner, _) | Remainder(inner, _) if number in counters(inner):
+                return None
+            case _:
+                pass
+    return stride

@@ -1,0 +1,190 @@
+"""Every function of a model lowered once: layer functions and their derivatives, initial values, optimizer rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlc.diagnostics import NO_SPAN
+from mlc.ir.builder import Builder
+from mlc.ir.function import Function
+from mlc.ir.op import Op
+from mlc.ir.program import Program, Step, Unit, Update, Variant
+from mlc.ir.types import TensorType, Value
+from mlc.lower.loops import Attention, Contract, Nest
+from mlc.lower.routine import Routine, lower_function
+from mlc.passes.expand import expand
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """Routines by what they are for. `routines` holds each once, in the order they are emitted.
+
+    forward:          per unit
+    input_gradient:   per unit, None where there is nothing to do
+    weight_gradient:  per unit, None where there is nothing to do
+    inits:            per parameter; flat where the initial value is elementwise
+    updates:          per Program.updates
+    adds:             (dtype, size) of a state -> routine (a, b) -> a + b, for states that several calls read
+    zeros:            (dtype, size) -> routine () -> 0
+    flat:             names of the routines that run over a range of flat elements
+    """
+
+    step: Step
+    routines: tuple[Routine, ...]
+    forward: tuple[Routine, ...]
+    input_gradient: tuple[Routine | None, ...]
+    weight_gradient: tuple[Routine | None, ...]
+    inits: tuple[Routine, ...]
+    updates: tuple[Routine, ...]
+    adds: Mapping[tuple[str, int], Routine]
+    zeros: Mapping[tuple[str, int], Routine]
+    flat: frozenset[str]
+
+
+class _Lowerer:
+    def __init__(self, step: Step, ops: Mapping[str, Op]):
+        self.step = step
+        self.program = step.program
+        self.ops = ops
+        self.routines: list[Routine] = []
+        self.names: set[str] = set()
+
+    def lower(self, function: Function, name: str, folds: frozenset[str] = frozenset(), binds: tuple[str, ...] | None = None) -> Routine:
+        base, count = _identifier(name), 1
+        name = base
+        while name in self.names:
+            count += 1
+            name = f"{base}_{count}"
+        self.names.add(name)
+        routine = lower_function(expand(function, self.ops), self.ops, folds, name, binds)
+        self.routines.append(routine)
+        return routine
+
+    def forward(self, unit: Unit, variant: Variant | None) -> Routine:
+        function = variant.forward if variant else unit.function
+        results = function.results[unit.outputs : unit.outputs + len(unit.effects)]
+        folds = frozenset(r.name for r, e in zip(results, unit.effects, strict=True) if e.kind == "accumulate")
+        return self.lower(function, f"{unit.name}_forward", folds)
+
+    def gradient(self, unit: Unit, variant: Variant | None, which: str) -> Routine | None:
+        if variant is None:
+            return None
+        function: Function = getattr(variant, which)
+        if not function.instructions:
+            return None
+        folds = frozenset(result for _, result, where in variant.d_params if where == which)
+        return self.lower(function, f"{unit.name}_{which}", folds)
+
+    def run(self) -> Lowered:
+        units = list(zip(self.program.units, self.step.variants, strict=True))
+        forward = tuple(self.forward(u, v) for u, v in units)
+        input_gradient = tuple(self.gradient(u, v, "input_gradient") for u, v in units)
+        weight_gradient = tuple(self.gradient(u, v, "weight_gradient") for u, v in units)
+        inits = self._inits()
+        updates = tuple(self._update(u) for u in self.program.updates)
+        adds, zeros = self._sums()
+        flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
+        return Lowered(
+            self.step, tuple(self.routines), forward, input_gradient, weight_gradient, inits, updates, adds, zeros, flat
+        )  # fmt: skip
+
+    def _update(self, update: Update) -> Routine:
+        """Calls pass p, g and states, then the places of the results, then scalars."""
+        parameters = [p.name for p in update.function.parameters]
+        tensors = 2 + len(update.states)
+        binds = (*parameters[:tensors], *(r.name for r in update.function.results), *parameters[tensors:])
+        return self.lower(update.function, f"update_{update.function.name}", binds=binds)
+
+    def _inits(self) -> tuple[Routine, ...]:
+        made: dict[object, Routine] = {}
+        out = []
+        for parameter in self.program.parameters:
+            key = _shape_of(parameter.init)
+            if key not in made:
+                made[key] = self.lower(parameter.init, f"init_{parameter.init.name}")
+            out.append(made[key])
+        return tuple(out)
+
+    def _is_flat(self, routine: Routine) -> bool:
+        """Elementwise over the flat vector of 1024 that stands for any size."""
+        (result, *_) = routine.function.results
+        one = len(routine.kernels) == 1 and isinstance(routine.kernels[0], Nest) and routine.kernels[0].vector
+        return one and [f.label for d in result.type.dims for f in d.factors] == ["n"]
+
+    def _sums(self) -> tuple[dict[tuple[str, int], Routine], dict[tuple[str, int], Routine]]:
+        adds: dict[tuple[str, int], Routine] = {}
+        zeros: dict[tuple[str, int], Routine] = {}
+        for unit, variant in zip(self.program.units, self.step.variants, strict=True):
+            if variant is None:
+                continue
+            states = dict(zip((p.name for p in unit.function.parameters), unit.function.parameters, strict=True))
+            for name, _ in variant.d_states:
+                kind = states[name].type
+                if (kind.dtype, kind.size) not in adds:
+                    adds[kind.dtype, kind.size] = self._add(kind)
+            for result, cotangent in zip(unit.function.results, variant.d_results, strict=True):
+                key = (result.type.dtype, result.type.size)
+                if cotangent is not None and key not in zeros:
+                    zeros[key] = self._zero(result.type)
+        return adds, zeros
+
+    def _add(self, kind: TensorType) -> Routine:
+        a, b = Value("a", kind), Value("b", kind)
+        builder = Builder(self.ops, "lower", NO_SPAN, ("a", "b"))
+        total = builder.one("add", a, b, hint="sum")
+        return self.lower(Function("add", (a, b), tuple(builder.instructions), (total,)), f"add_{kind.dtype}_{kind.size}")
+
+    def _zero(self, kind: TensorType) -> Routine:
+        builder = Builder(self.ops, "lower", NO_SPAN)
+        zero = builder.one("constant", dtype=kind.dtype, value=0.0)
+        if kind.dims:
+            zero = builder.one("broadcast", zero, dims=kind.dims, axes=())
+        return self.lower(Function("zero", (), tuple(builder.instructions), (zero,)), f"zero_{kind.dtype}_{kind.size}")
+
+
+def _shape_of(function: Function) -> object:
+    """What two functions without parameters must share to be one routine."""
+    return tuple((i.op, i.operands, i.attributes, i.results) for i in function.instructions), function.results
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def scratch_bytes(routine: Routine) -> int:
+    """Bytes of scratch a thread needs for a routine: what mlc_kernel.h states for the kernels it calls."""
+    need = 0
+    for kernel in routine.kernels:
+        match kernel:
+            case Contract():
+                need = max(need, CONTRACT_SCRATCH_BYTES)
+            case Attention(vjp=vjp, dims=(_, _, keys, _, _, head, value)):
+                need = max(need, attention_vjp_scratch_bytes(keys, head, value) if vjp else attention_forward_scratch_bytes(head, value))
+            case _:
+                pass
+    return need
+
+
+#: As MLC_CONTRACT_SCRATCH_BYTES in mlc_kernel.h; emitted code checks that they are equal.
+CONTRACT_SCRATCH_BYTES = 1572864
+
+
+def _pitch(n: int) -> int:
+    return 16 * (-(-n // 16) | 1)
+
+
+def attention_forward_scratch_bytes(head: int, value: int) -> int:
+    """As MLC_ATTENTION_FORWARD_SCRATCH_BYTES in mlc_kernel.h."""
+    return 4 * (224 * head + 192 * _pitch(value) + 68 * 144)
+
+
+def attention_vjp_scratch_bytes(keys: int, head: int, value: int) -> int:
+    """As MLC_ATTENTION_VJP_SCRATCH_BYTES in mlc_kernel.h."""
+    blocks = 64 * (-(-keys // 64)) * (_pitch(head) + _pitch(value))
+    return 4 * (224 * (head + value) + 128 * (2 * _pitch(head) + _pitch(value)) + 64 * _pitch(head) + 20480 + 68 * 144 + blocks)
+
+
+def lower(step: Step, ops: Mapping[str, Op]) -> Lowered:
+    """Lower a differentiated program."""
+    return _Lowerer(step, ops).run()

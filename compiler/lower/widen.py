@@ -1,0 +1,55 @@
+"""Compute in f32 what no kernel computes in a narrow dtype.
+
+    before:  %y = scatter_add %x, %i : bf16[...]
+    after:   %x.f32 = cast %x   %y.f32 = scatter_add %x.f32, %i   %y = cast %y.f32
+
+Scatters add in memory, so they add f32; contractions and attention read f32 and bf16, so f16 is widened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlc.ir.builder import Builder
+from mlc.ir.function import Function, Instruction
+from mlc.ir.op import Contraction, LibraryKernel, Op, Scatter
+from mlc.ir.types import Value
+
+
+def _narrow(instruction: Instruction, ops: Mapping[str, Op]) -> bool:
+    dtypes = {v.type.dtype for v in (*instruction.operands, *instruction.results)}
+    match ops[instruction.op].lowering:
+        case Scatter():
+            return bool(dtypes & {"bf16", "f16"})
+        case Contraction() | LibraryKernel():
+            return "f16" in dtypes
+    return False
+
+
+def widen(function: Function, ops: Mapping[str, Op]) -> Function:
+    """The function with narrow scatters, and f16 contractions, done in f32 between casts."""
+    if not any(_narrow(i, ops) for i in function.instructions):
+        return function
+    taken = {p.name for p in function.parameters} | {r.name for i in function.instructions for r in i.results}
+    out: list[Instruction] = []
+    for instruction in function.instructions:
+        if not _narrow(instruction, ops):
+            out.append(instruction)
+            continue
+        builder = Builder(ops, "widen", instruction.span, taken)
+        operands = tuple(_wide(builder, o) for o in instruction.operands)
+        results = builder.emit(instruction.op, *operands, hint=instruction.results[0].name, **dict(instruction.attributes))
+        taken |= {r.name for i in builder.instructions for r in i.results}
+        out.extend(builder.instructions)
+        out.extend(_cast(r, wide, instruction) for r, wide in zip(instruction.results, results, strict=True))
+    return Function(function.name, function.parameters, tuple(out), function.results)
+
+
+def _wide(builder: Builder, value: Value) -> Value:
+    if value.type.dtype not in ("bf16", "f16"):
+        return value
+    return builder.one("cast", value, hint=value.name, dtype="f32")
+
+
+def _cast(result: Value, wide: Value, instruction: Instruction) -> Instruction:
+    return Instruction("cast", (wide,), (("dtype", result.type.dtype),), (result,), instruction.span, "widen")

@@ -1,0 +1,98 @@
+"""Broadcasting made explicit: what the elaborator and derivative rules use to align tensors and to undo it.
+
+Dims are aligned at the right, missing leading dims are added, and only the literal 1 stretches: a named dim that is 1
+today does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlc.diagnostics import OpError
+from mlc.ir.builder import Builder
+from mlc.ir.types import FLOAT_DTYPES, ONE, Dim, TensorType, Value
+from mlc.ops.rules import best_dim, kept_axes
+
+
+def broadcast_dims(types: Sequence[TensorType], op: str = "broadcast") -> tuple[Dim, ...]:
+    """The dims that tensors of these types broadcast to; E0201 names both full types where they do not agree."""
+    rank = max(len(t.dims) for t in types)
+    return tuple(_joint_dim(types, place, op) for place in range(-rank, 0))
+
+
+def _joint_dim(types: Sequence[TensorType], place: int, op: str) -> Dim:
+    at = [(t.dims[place], t) for t in types if len(t.dims) >= -place]
+    firm = [(d, t) for d, t in at if not d.stretches]
+    if not firm:
+        return ONE
+    first, first_type = firm[0]
+    for d, t in firm[1:]:
+        if d.size != first.size:
+            message = f"{op}: shapes do not broadcast: {first_type} and {t} differ in dimension {place}: {first} and {d}"
+            raise OpError("E0201", message, "only a literal 1 stretches: None in an index, keepdims=True, or 1 in a shape")
+    return best_dim([d for d, _ in firm])
+
+
+def broadcast_to(b: Builder, value: Value, dims: Sequence[Dim]) -> Value:
+    """`value` with these dims, aligned at the right; the value itself when it has them already."""
+    have = value.type.dims
+    if have == tuple(dims):
+        return value
+    firm = [d.stretches for d in have] == [d.stretches for d in dims]
+    if firm and value.type.shape == tuple(d.size for d in dims):
+        return value
+    offset = len(dims) - len(have)
+    return b.one("broadcast", value, dims=tuple(dims), axes=tuple(range(offset, len(dims))))
+
+
+def align(b: Builder, *values: Value, op: str = "broadcast") -> tuple[Value, ...]:
+    """The values broadcast against each other; a value that has the joint sizes stays as it is."""
+    first = values[0].type.dims
+    if all(v.type.dims == first for v in values):
+        return values
+    dims = broadcast_dims([v.type for v in values], op)
+    shape = tuple(d.size for d in dims)
+    return tuple(v if v.type.shape == shape else broadcast_to(b, v, dims) for v in values)
+
+
+def constant_like(b: Builder, number: float | int | bool, value_type: TensorType) -> Value:
+    """A tensor of this type, filled with `number` taken to its dtype."""
+    scalar = b.one("constant", dtype=value_type.dtype, value=constant_value(number, value_type.dtype))
+    return broadcast_to(b, scalar, value_type.dims)
+
+
+def constant_value(number: float | int | bool, dtype: str) -> float | int | bool:
+    """`number` as attribute `value` of a constant of this dtype."""
+    if dtype in FLOAT_DTYPES:
+        return float(number)
+    return bool(number) if dtype == "bool" else int(number)
+
+
+def zeros(b: Builder, value_type: TensorType) -> Value:
+    return constant_like(b, 0, value_type)
+
+
+def reduce_to(b: Builder, cotangent: Value, value_type: TensorType) -> Value:
+    """The cotangent of a value that was broadcast_to the cotangent's dims: sums what was stretched or added."""
+    offset = len(cotangent.type.dims) - len(value_type.dims)
+    return sum_back(b, cotangent, value_type, tuple(range(offset, len(cotangent.type.dims))))
+
+
+def sum_back(b: Builder, cotangent: Value, value_type: TensorType, axes: tuple[int, ...]) -> Value:
+    """The derivative of `broadcast`: dim i of the operand went to axis axes[i]."""
+    added = kept_axes(cotangent.type, axes)
+    sizes = cotangent.type.shape
+    stretched = tuple(a for a, size in zip(axes, value_type.shape, strict=True) if size != sizes[a])
+    if not added and not stretched:
+        return cotangent
+    total = b.one("sum", cotangent, axes=tuple(sorted((*added, *stretched))), keepdims=bool(stretched) and not added)
+    return total if total.type.shape == value_type.shape else b.one("reshape", total, dims=value_type.dims)
+
+
+def spread(b: Builder, value: Value, dims: tuple[Dim, ...], axes: tuple[int, ...], keepdims: bool) -> Value:
+    """The opposite of a reduction over `axes`: `value` repeated along them to `dims`."""
+    if keepdims and any(not value.type.dims[a].stretches for a in axes):
+        value = b.one("reshape", value, dims=tuple(ONE if a in axes else d for a, d in enumerate(value.type.dims)))
+    places = tuple(range(len(dims))) if keepdims else tuple(a for a in range(len(dims)) if a not in axes)
+    return b.one("broadcast", value, dims=dims, axes=places)
+

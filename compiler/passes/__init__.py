@@ -1,0 +1,10 @@
+"""Passes on the tensor IR: functions to functions, and a program to its step.
+
+    simplify(function, ops) -> function      simplify.py    equal values once, moves of moves, known numbers; rules in algebra.py, places.py
+    expand(function, ops) -> function        expand.py      compositions written out, after differentiation
+    differentiate(program, ops) -> step      differentiate.py, reverse.py, saved.py, split.py
+"""
+
+from mlc.passes.differentiate import differentiate as differentiate
+from mlc.passes.expand import expand as expand
+from mlc.passes.simplify import simplify as simplify

@@ -1,0 +1,218 @@
+"""Rules of pointwise ops, read as algebra. A rule never changes a bit: what holds for real numbers only is not here.
+
+x y are values, k a number known at compile time (-k its negative), true false and digits are that number in every
+element. For floats 0.0 and -0.0 differ: x + 0.0 is not x, because -0.0 + 0.0 is 0.0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlc.ir.interpret import stored
+from mlc.ir.op import Keys
+from mlc.ir.types import TensorType, Value
+from mlc.passes.rewrite import Call, Number, Rewriter, Rule, call
+
+ALGEBRA = (
+    ("neg (neg x)", "x"),
+    ("not (not x)", "x"),
+    ("abs (neg x)", "abs x"),
+    ("abs (abs x)", "abs x"),
+    ("floor (floor x)", "floor x"),
+    ("add x -0.0", "x"),
+    ("add -0.0 x", "x"),
+    ("sub x 0.0", "x"),
+    ("mul x 1.0", "x"),
+    ("mul 1.0 x", "x"),
+    ("div x 1.0", "x"),
+    ("floordiv x 1", "x"),
+    ("mul x -1.0", "neg x"),
+    ("mul -1.0 x", "neg x"),
+    ("div x -1.0", "neg x"),
+    ("pow x 1.0", "x"),
+    ("pow x 2.0", "mul x x"),
+    ("add x (neg y)", "sub x y"),
+    ("add (neg x) y", "sub y x"),
+    ("sub x (neg y)", "add x y"),
+    ("mul (neg x) (neg y)", "mul x y"),
+    ("div (neg x) (neg y)", "div x y"),
+    ("neg (mul x k)", "mul x -k"),
+    ("neg (mul k x)", "mul x -k"),
+    ("neg (div x k)", "div x -k"),
+    ("mul (neg x) k", "mul x -k"),
+    ("mul k (neg x)", "mul x -k"),
+    ("div (neg x) k", "div x -k"),
+    ("mul (neg x) y", "neg (mul x y)"),
+    ("mul x (neg y)", "neg (mul x y)"),
+    ("div (neg x) y", "neg (div x y)"),
+    ("div x (neg y)", "neg (div x y)"),
+    ("maximum x x", "x"),
+    ("minimum x x", "x"),
+    ("and x x", "x"),
+    ("or x x", "x"),
+    ("and x true", "x"),
+    ("and true x", "x"),
+    ("or x false", "x"),
+    ("or false x", "x"),
+    ("select true x y", "x"),
+    ("select false x y", "y"),
+    ("select c x x", "x"),
+    ("select (not c) x y", "select c y x"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """op applied to terms; a variable, a number or a negated number is a string."""
+
+    op: str
+    terms: tuple[Term | str, ...]
+
+
+def _parse(text: str) -> Term | str:
+    tokens = iter(re.findall(r"[()]|[^\s()]+", text))
+    terms = tuple(_terms(tokens))
+    return Term(str(terms[0]), terms[1:]) if len(terms) > 1 else terms[0]
+
+
+def _terms(tokens: Iterator[str]) -> Iterator[Term | str]:
+    for token in tokens:
+        if token == ")":
+            return
+        if token != "(":
+            yield token
+            continue
+        inner = tuple(_terms(tokens))
+        yield Term(str(inner[0]), inner[1:])
+
+
+def _literal(text: str) -> Number | None:
+    if text in ("true", "false"):
+        return text == "true"
+    return float(text) if text[-1].isdigit() else None
+
+
+def _equal(number: Number | None, wanted: Number) -> bool:
+    if number is None or isinstance(number, bool) != isinstance(wanted, bool):
+        return False
+    if isinstance(number, float):
+        return number == wanted and math.copysign(1, number) == math.copysign(1, wanted)
+    return number == wanted
+
+
+def _match(s: Rewriter, pattern: Term | str, value: Value, found: dict[str, Value]) -> bool:
+    """Whether `value` has the form of the pattern; binds its variables in `found`."""
+    if isinstance(pattern, Term):
+        maker = s.maker(value, pattern.op)
+        return maker is not None and _match_all(s, pattern.terms, maker.operands, found)
+    literal = _literal(pattern)
+    if literal is not None:
+        return _equal(s.number.get(value.name), literal)
+    if pattern == "k" and value.name not in s.number:
+        return False
+    return found.setdefault(pattern, value).name == value.name
+
+
+def _match_all(s: Rewriter, patterns: tuple[Term | str, ...], values: tuple[Value, ...], found: dict[str, Value]) -> bool:
+    return all(_match(s, p, v, found) for p, v in zip(patterns, values, strict=True))
+
+
+def _build(s: Rewriter, term: Term | str, found: dict[str, Value]) -> Value:
+    if isinstance(term, Term):
+        return s.value(term.op, *(_build(s, t, found) for t in term.terms))
+    return s.value("neg", found[term[1:]]) if term.startswith("-") else found[term]
+
+
+def _algebraic(pattern: Term, replacement: Term | str) -> Rule:
+    def rule(s: Rewriter, wanted: Call) -> Call | Value | None:
+        found: dict[str, Value] = {}
+        if not _match_all(s, pattern.terms, wanted.operands, found):
+            return None
+        if isinstance(replacement, Term):
+            return Call(replacement.op, tuple(_build(s, t, found) for t in replacement.terms))
+        return found[replacement]
+
+    return rule
+
+
+#: Every target computes these to the same bits, so the compiler may compute them.
+FOLDED = (
+    "neg", "abs", "sign", "sqrt", "floor", "not", "add", "sub", "mul", "div", "maximum", "minimum", "floordiv", "mod", "and", "or", "xor",
+    "less", "less_equal", "equal", "not_equal", "select", "cast",
+)  # fmt: skip
+
+
+def _fold(s: Rewriter, wanted: Call) -> Call | None:
+    """An op of known numbers is a known number; of 16-bit floats only where nothing is rounded."""
+    if not all(v.name in s.number for v in wanted.operands):
+        return None
+    if wanted.op == "neg":
+        return s.filled(-s.number[wanted.operands[0].name], wanted.operands[0].type)
+    result = s.type_of(wanted)
+    numbers = [np.array(s.number[v.name]) for v in wanted.operands]
+    operands = tuple(stored(n, v.type) for n, v in zip(numbers, wanted.operands, strict=True))
+    with np.errstate(all="ignore"):
+        (array,) = s.builder.ops[wanted.op].meaning(operands, dict(wanted.attributes), Keys())
+        number = stored(array, result).item()
+    narrow = any(t.dtype in ("bf16", "f16") for t in (result, *(v.type for v in wanted.operands)))
+    rounded = narrow and (array.item() != number or any(a.item() != b.item() for a, b in zip(numbers, operands, strict=True)))
+    return None if rounded or (isinstance(number, float) and not math.isfinite(number)) else s.filled(number, result)
+
+
+def hoist(s: Rewriter, wanted: Call) -> Call | None:
+    """Computes before repeating: f(broadcast x, broadcast y) is broadcast f(x, y) when both are repeated alike."""
+    makers = [s.maker(v, "broadcast") for v in wanted.operands]
+    if not makers or None in makers:
+        return None
+    sources = [m.operands[0] for m in makers if m is not None]
+    varied = [(v.type, m.attribute("axes")) for v, m in zip(sources, makers, strict=True) if m is not None and v.name not in s.number]
+    if any(t.shape != varied[0][0].shape or axes != varied[0][1] for t, axes in varied):
+        return None
+    dims, axes = (varied[0][0].dims, varied[0][1]) if varied else ((), ())
+    operands = tuple(s.fill(s.number[v.name], TensorType(v.type.dtype, dims)) if v.name in s.number else v for v in sources)
+    inner = s.make(Call(wanted.op, operands, wanted.attributes), None)[0]
+    return call("broadcast", inner, dims=s.type_of(wanted).dims, axes=axes)
+
+
+def _halving(s: Rewriter, wanted: Call) -> Call | None:
+    """Division by a power of two is multiplication by another."""
+    x, y = wanted.operands
+    number = s.number.get(y.name)
+    if not isinstance(number, float) or not 2.0**-60 <= abs(number) <= 2.0**60 or abs(math.frexp(number)[0]) != 0.5:
+        return None
+    return call("mul", x, s.fill(1.0 / number, y.type))
+
+
+#: Dtypes that hold every value of a dtype.
+HOLDS = {"bool": ("bool", "i32", "f32", "bf16", "f16"), "i32": ("i32",), "bf16": ("bf16", "f32"), "f16": ("f16", "f32"), "f32": ("f32",)}
+
+
+def _cast(s: Rewriter, wanted: Call) -> Call | Value | None:
+    """No cast to the same dtype, nor through one that holds every value."""
+    (x,) = wanted.operands
+    if wanted["dtype"] == x.type.dtype:
+        return x
+    maker = s.maker(x, "cast")
+    if maker is None or x.type.dtype not in HOLDS[maker.operands[0].type.dtype]:
+        return None
+    return call("cast", maker.operands[0], dtype=wanted["dtype"])
+
+
+def _by_op() -> dict[str, tuple[Rule, ...]]:
+    rules: dict[str, list[Rule]] = {op: [_fold] for op in FOLDED}
+    for text, replacement in ALGEBRA:
+        pattern = _parse(text)
+        assert isinstance(pattern, Term)
+        rules.setdefault(pattern.op, []).append(_algebraic(pattern, _parse(replacement)))
+    rules["div"].append(_halving)
+    rules["cast"].append(_cast)
+    return {op: tuple(of_op) for op, of_op in rules.items()}
+
+
+#: Rules by op; `hoist` is tried on every pointwise op.
+RULES = _by_op()

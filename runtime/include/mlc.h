@@ -1,0 +1,162 @@
+/* mlc.h: the manual of the mlc runtime, then its API.
+ *
+ * An emitted model is a constant, `mlc_emitted_model`: tables and straight-line functions (mlc_abi.h). The runtime trains it.
+ *
+ *   program          int main(int argc, char **argv) { return mlc_main(&mlc_emitted_model, argc, argv); }
+ *   library          mlc_open ... mlc_session_step ... mlc_close: the same in a process that owns its data (Python, C)
+ *
+ * A session owns one mapping of exactly arena_bytes + threads * scratch_bytes_per_thread bytes, and threads - 1 worker threads;
+ * its caller is thread 0. Sessions know nothing of each other; one session serves one caller at a time (a second one that calls
+ * while it works gets MLC_USAGE). Library functions neither print nor exit: they return a status, and mlc_session_message()
+ * says what happened. No function that steps or evaluates allocates memory.
+ *
+ * THE STEP. M microbatches run in ascending order. Gradients fold in groups of M/G microbatches, group sums combine by the
+ * bottom-up pairwise tree, uses of a shared parameter add up in chain order; the total is multiplied once by f32(1 / sum of
+ * weights). The loss is sum(weight * loss) / sum(weight) in f64, where the loss of a microbatch is the f32 loss plus its add_loss
+ * effects in chain order, added in f64. Metrics and reports are reduced like the loss. Gradients fed by `accumulate` are the plain
+ * mean over microbatches and take no part in the norm. If the norm exceeds the recipe's clip, loss gradients are multiplied by
+ * f32(clip / norm). The same bits come out for every number of threads.
+ *
+ * DATA of a program: --data [INPUT=]PATTERN, a glob; several files are taken in order of their names.
+ *   *.npy      a NumPy array (format 1 to 3, C order, little-endian). Its first dim counts examples, the others are the input's.
+ *              f32, bf16, f16 inputs take f2 f4 f8 (rounded once to nearest, ties to even) and b1 i1 u1 i2 u2 (exact); i32 inputs
+ *              take b1 and every integer type (a value that does not fit is an error); bool inputs take b1, and u1 of 0 and 1.
+ *              A one-dimensional array of integers given to a token input [batch, context] is a token stream.
+ *   *.bin      tokens: an llm.c shard (256 x int32 header, magic 20240520: uint16, 20240801: uint32), else uint16 without a
+ *              header (nanoGPT).
+ *   others     tokens: the raw bytes of the file.
+ * A token stream is cut into windows that start every `context` tokens and never cross a file; an input that follows it reads
+ * the same window some tokens later, so a window needs context + shift tokens. Without INPUT= a file feeds the first token input
+ * (or the only input). All inputs must have equally many examples. Example n of a run is window p(n mod N) of epoch n div N,
+ * where p permutes the N windows, keyed by seed and epoch (--order shuffled), or is the identity (--order sequential).
+ *
+ * CHECKPOINT, a directory DIR/step-00000100 (step: how many are done):
+ *   model-00001-of-00001.safetensors      parameters, f32; a '*' in a name is counted out over the leading dim
+ *   model.safetensors.index.json
+ *   optimizer-00001-of-00001.safetensors  optimizer state: <parameter>/<state>
+ *   optimizer.safetensors.index.json
+ *   state.json                            step, cursor, seed, order, examples, model hash and its items, SHA-256 of each file;
+ *                                         its own in the last line
+ * It is written under a temporary name, synced and renamed; then `DIR/latest` names it.
+ *
+ * DIGEST: SHA-256 over, for parameters and optimizer states sorted by name (bytes; state: <parameter>/<state>):
+ *   name, 0 byte, dtype ("F32"), 0 byte, rank as u64, each size as u64, SHA-256 of each 1 MiB block of the tensor;
+ * then step and cursor as u64. All numbers little-endian.
+ *
+ * METRICS (--log): one JSON object a line: step (from 0), loss, grad_norm, rate, tokens (so far), step_ms, tokens_per_s, mfu
+ * (null: the peak of this machine is unknown), then the model's own metrics. An evaluation writes step, evaluate_loss,
+ * evaluate_tokens.
+ *
+ * EXIT CODES, also the statuses of the library: enum mlc_status.
+ */
+#ifndef MLC_H
+#define MLC_H
+
+#include "mlc_abi.h"
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum mlc_status {
+    MLC_OK = 0,
+    MLC_BAD_INPUT = 1,  /* model, data or checkpoint is wrong */
+    MLC_USAGE = 2,      /* options or arguments are wrong */
+    MLC_FAILED = 3,     /* the machine failed: memory, threads, disk */
+    MLC_HANG = 4,       /* no progress within --timeout */
+    MLC_NOT_FINITE = 5, /* loss or gradient is not finite */
+};
+
+/* ---- program ---- */
+
+/* Runs a program (--help lists its options): results on stdout, progress and errors on stderr. Returns the exit code. */
+int mlc_main(const mlc_model *model, int argc, char **argv);
+
+/* ---- session ---- */
+
+typedef struct mlc_session mlc_session;
+
+typedef struct mlc_open_options {
+    int threads;    /* 0: as many as this process may use CPUs */
+    uint64_t seed;  /* of parameters, random numbers and the order of examples */
+    int64_t steps;  /* length of the rate schedule; 0: 1000 */
+} mlc_open_options;
+
+/* Maps memory, starts threads, initialises parameters. `options` NULL: all zero. On failure returns NULL and writes a message of
+ * at most `size` bytes to `message`, and the status to `status` when it is not NULL. */
+mlc_session *mlc_open(const mlc_model *model, const mlc_open_options *options, int *status, char *message, size_t size);
+void mlc_close(mlc_session *session); /* NULL is allowed */
+
+/* The sentence that goes with the last status that was not MLC_OK; "" before. Valid until the next call. */
+const char *mlc_session_message(const mlc_session *session);
+
+/* The model behind a session. */
+const mlc_model *mlc_session_model(const mlc_session *session);
+
+/* ---- parameters ----
+ * Tensors live in the arena and keep their addresses until mlc_close. The caller may read and write them between calls; bf16
+ * copies follow at the next call. Index out of range: NULL. Shapes and names belong to the model. */
+
+typedef struct mlc_view {
+    const char *name;
+    int32_t dtype; /* enum mlc_dtype; masters, gradients and states are MLC_F32 */
+    int32_t rank;
+    const int64_t *shape;
+    void *data; /* row-major; NULL when there is none (the gradient of a frozen parameter) */
+} mlc_view;
+
+int mlc_parameter_count(const mlc_session *session);
+mlc_view mlc_parameter_master(const mlc_session *session, int parameter);
+mlc_view mlc_parameter_gradient(const mlc_session *session, int parameter); /* of the last step or gradient call */
+int mlc_parameter_state_count(const mlc_session *session, int parameter);
+mlc_view mlc_parameter_state(const mlc_session *session, int parameter, int state);
+
+/* ---- inputs and scalars ---- */
+
+int mlc_input_count(const mlc_session *session);
+mlc_view mlc_input_view(const mlc_session *session, int input); /* name, dtype, shape of one microbatch; data NULL */
+
+/* Sets a run-time constant of the model (`rate`). MLC_USAGE: no such constant. */
+int mlc_session_set_scalar(mlc_session *session, const char *name, float value);
+int mlc_session_set_steps(mlc_session *session, int64_t steps);
+
+/* ---- training ----
+ * inputs[i]: row-major data of model input i in its dtype, `rows` rows (bool: one byte each, 0 or 1; bf16 and f16: 16-bit words).
+ * Index inputs are checked against their range. */
+
+/* One whole step: `rows` must be M * batch. *loss gets the loss before the update. */
+int mlc_session_step(mlc_session *session, const void *const *inputs, int64_t rows, double *loss);
+
+/* The same without clipping and update: afterwards mlc_parameter_gradient() holds whole, reduced, scaled gradients. */
+int mlc_session_gradient(mlc_session *session, const void *const *inputs, int64_t rows, double *loss);
+
+/* Forward only, by the evaluation chain. `rows` must be a multiple of batch. */
+int mlc_session_evaluate(mlc_session *session, const void *const *inputs, int64_t rows, double *loss);
+
+int64_t mlc_session_steps_done(const mlc_session *session);
+double mlc_session_grad_norm(const mlc_session *session); /* of the last step or gradient call, before clipping */
+int mlc_session_metric_count(const mlc_session *session); /* the train chain's own metrics */
+const char *mlc_session_metric_name(const mlc_session *session, int metric);
+double mlc_session_metric(const mlc_session *session, int metric); /* of the last step or gradient call */
+
+/* ---- files ---- */
+
+/* Writes checkpoint `directory`/step-XXXXXXXX and `directory`/latest. */
+int mlc_session_save(mlc_session *session, const char *directory);
+
+/* Loads a checkpoint: a step directory, or a directory with `latest`. The seed becomes the checkpoint's. */
+int mlc_session_load(mlc_session *session, const char *path);
+
+/* Loads parameters by name from safetensors: a file, or a directory with one or with an index. */
+int mlc_session_load_weights(mlc_session *session, const char *path);
+
+/* Writes the digest as 64 hex digits and a 0 byte. */
+int mlc_session_digest(mlc_session *session, char hex[65]);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

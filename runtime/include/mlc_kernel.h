@@ -1,0 +1,101 @@
+/* mlc_kernel.h: what emitted functions call. Included by emitted code and by the runtime's kernels.
+ *
+ *   work sharing      mlc_share, mlc_barrier
+ *   scalar functions  mlc_exp ... (mlc_math.h), bf16 and f16 conversion, random numbers (mlc_random.h)
+ *   contractions      mlc_contract
+ *   attention         mlc_attention_forward, mlc_attention_vjp
+ */
+#ifndef MLC_KERNEL_H
+#define MLC_KERNEL_H
+
+#include "mlc_abi.h"
+#include "mlc_math.h"
+#include "mlc_random.h"
+
+/* The loop that follows has independent iterations, or the named reduction only. */
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wpass-failed" /* MLC_SIMD permits, it does not demand */
+#endif
+#define MLC_PRAGMA(text) _Pragma(#text)
+#define MLC_SIMD MLC_PRAGMA(omp simd)
+#define MLC_SIMD_SUM(variable) MLC_PRAGMA(omp simd reduction(+ : variable))
+#define MLC_SIMD_MAX(variable) MLC_PRAGMA(omp simd reduction(max : variable))
+
+typedef struct mlc_range {
+    int64_t begin, end;
+} mlc_range;
+
+/* The contiguous share of `items` work items that belongs to this thread. */
+static inline mlc_range mlc_share(const mlc_env *env, int64_t items)
+{
+    mlc_range range = {items * env->thread / env->threads, items * (env->thread + 1) / env->threads};
+    return range;
+}
+
+/* Every thread of the rank waits here for the others; what they wrote before is visible after. */
+void mlc_barrier(const mlc_env *env);
+
+/* One index of a contraction with its strides, in elements, in the two operands (0 where it does not occur). */
+typedef struct mlc_index {
+    int64_t extent, a, b;
+} mlc_index;
+
+#define MLC_INDICES 4
+
+/* c[batch, m, n] = sum over k of a[batch, m, k] * b[batch, k, n], each of the four a row-major group of indices.
+ * a and b are f32 or bf16; sums are f32, in ascending k by blocks chosen from the shape alone. */
+typedef struct mlc_contraction {
+    int32_t batch_rank, m_rank, n_rank, k_rank; /* 0 to MLC_INDICES; rank 0: extent 1 */
+    mlc_index batch[MLC_INDICES], m[MLC_INDICES], n[MLC_INDICES], k[MLC_INDICES];
+    int32_t a_dtype, b_dtype;
+} mlc_contraction;
+
+/* Takes a finished block: c[i * pitch + j] is the result at batch index `batch`, row m0 + i, column n0 + j, i < rows, j < columns.
+ * `closure` is the one given to mlc_contract. Called by the thread that owns the block; blocks do not overlap and cover the result.
+ * Which blocks a thread gets depends on the shape and the number of threads; the values in c depend on the shape alone.
+ * c lies in env->scratch and may be overwritten; nothing else in scratch may be touched. */
+typedef void (*mlc_epilogue)(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0, int64_t rows, int64_t n0, int64_t columns);
+
+/* Bytes of env->scratch that mlc_contract uses, whatever the shape. */
+#define MLC_CONTRACT_SCRATCH_BYTES 1572864
+
+/* All threads call it. No barrier before or after: the caller places them. a and b need the alignment of their dtype only. */
+void mlc_contract(const mlc_env *env, const mlc_contraction *contraction, const void *a, const void *b, mlc_epilogue epilogue, const void *closure);
+
+/* Softmax attention without a T x T buffer (FlashAttention, Dao et al. 2022). Strides in elements; the last dim has stride 1.
+ * q [batch, time, heads, head], k [batch, keys, groups, head], v [batch, keys, groups, value], heads a multiple of groups. */
+typedef struct mlc_attention {
+    int64_t batch, time, keys, heads, groups, head, value;
+    int64_t q_batch, q_time, q_head;
+    int64_t k_batch, k_time, k_head;
+    int64_t v_batch, v_time, v_head;
+    int64_t y_batch, y_time, y_head;      /* y and dy: [batch, time, heads, value] */
+    int64_t dy_batch, dy_time, dy_head;
+    int64_t dq_batch, dq_time, dq_head;
+    int64_t dk_batch, dk_time, dk_head;
+    int64_t dv_batch, dv_time, dv_head;
+    float scale;
+    int32_t causal;                       /* key s is seen by query t when s <= t */
+    int32_t dtype;                        /* of q k v y and their gradients: MLC_F32 or MLC_BF16 */
+} mlc_attention;
+
+/* Bytes of env->scratch that attention uses. Every pitch is an odd number of 64-byte lines: MLC_PITCH(n) = 16 * (ceil(n / 16) | 1).
+ * The blocks are MLC_QUERY_BLOCK queries by MLC_KEY_BLOCK keys. With h = MLC_PITCH(head), e = MLC_PITCH(value), in floats:
+ *   forward  224 head + 128 e + 64 e + 64 * 144 + 4 * 144
+ *   vjp      224 (head + value) + 128 (2 h + e) + 64 h + 2 * 128 * 80 + 64 * 144 + 4 * 144 + 64 ceil(keys / 64) (h + e) */
+#define MLC_QUERY_BLOCK 128
+#define MLC_KEY_BLOCK 64
+#define MLC_PITCH(n) (16 * ((((int64_t)(n) + 15) / 16) | 1))
+#define MLC_ATTENTION_FORWARD_SCRATCH_BYTES(head, value) (4 * (224 * (int64_t)(head) + 192 * MLC_PITCH(value) + 68 * 144))
+#define MLC_ATTENTION_VJP_SCRATCH_BYTES(keys, head, value)                                                                         \
+    (4 * (224 * ((int64_t)(head) + (value)) + 128 * (2 * MLC_PITCH(head) + MLC_PITCH(value)) + 64 * MLC_PITCH(head) + 20480 + 68 * 144 +  \
+          64 * (((int64_t)(keys) + 63) / 64) * (MLC_PITCH(head) + MLC_PITCH(value))))
+
+/* y, and lse [batch, heads, time] f32. mask: [batch, keys] bool, true where a key may be seen, or NULL.
+ * A query that sees no key gets y = NaN, as softmax of all -inf. All threads call it; no barrier before or after. */
+void mlc_attention_forward(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v, const uint8_t *mask, void *y, float *lse);
+
+/* dq, dk, dv from dy. All threads call it; no barrier before or after. */
+void mlc_attention_vjp(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v, const uint8_t *mask, const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv);
+
+#endif

@@ -1,0 +1,392 @@
+/* attention.c: softmax attention and its derivative by blocks of queries and keys, no T x T buffer (Dao et al. 2022).
+ *
+ * In comments s is a score before scaling, p = exp(scale s - lse) a probability, q a query and k a key within their blocks.
+ * Operands of tiles have the summed index first, so the forward pass keeps scores as [key][query]: maxima and sums over keys are
+ * then sums of rows, and p is at once the operand of y = p v. The derivative sums p over queries: it keeps them as [query][key].
+ * All buffers are f32 in scratch; block sizes and pitches are those that mlc_kernel.h counts.
+ */
+#include "pack.h"
+
+enum { QUERIES = MLC_QUERY_BLOCK, KEYS = MLC_KEY_BLOCK, QUERY_PITCH = MLC_PITCH(QUERIES), KEY_PITCH = MLC_PITCH(KEYS) };
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t padded(int64_t n)
+{
+    return (n + MLC_STRIP - 1) / MLC_STRIP * MLC_STRIP;
+}
+
+static const void *at(const void *x, int dtype, int64_t elements)
+{
+    return (const char *)x + elements * (dtype == MLC_F32 ? 4 : 2);
+}
+
+static float *take(float **scratch, int64_t floats)
+{
+    float *taken = *scratch;
+    *scratch += floats;
+    return taken;
+}
+
+/* Keys of the block at `key` that the query at `query` sees, of `keys`: a first part of them. */
+static int64_t seen_by(const mlc_attention *s, int64_t query, int64_t key, int64_t keys)
+{
+    const int64_t seen = s->causal ? least(keys, query - key + 1) : keys;
+    return seen < 0 ? 0 : seen;
+}
+
+/* Height of the row panels that `rows` are cut into, as equal as can be. */
+static int64_t panel_height(int64_t rows)
+{
+    const int64_t panels = (rows + MLC_TILE_ROWS - 1) / MLC_TILE_ROWS;
+    return (rows + panels - 1) / panels;
+}
+
+/* c[rows][columns] (+)= sum over depth of a[depth][rows] b[depth][columns]; columns are rounded up to whole vectors. */
+static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add)
+{
+    if (rows == 0)
+        return;
+    const int64_t height = panel_height(rows);
+    for (int64_t i = 0; i < rows; i += height)
+        for (int64_t j = 0; j < columns; j += MLC_TILE_COLUMNS)
+            mlc_tile((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, a_pitch, b + j, b_pitch, c + i * c_pitch + j, c_pitch, add);
+}
+
+/* Writes rows of f32 as the dtype of the result, each divided by its divisor if there are divisors. */
+static void store_rows(void *to, int dtype, int64_t stride, const float *from, int64_t pitch, int64_t rows, int64_t columns, const float *divisors)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        const float *x = from + i * pitch;
+        const float divisor = divisors ? divisors[i] : 1.0f;
+        if (dtype == MLC_F32) {
+            float *y = (float *)to + i * stride;
+            MLC_SIMD for (int64_t j = 0; j < columns; j++) y[j] = x[j] / divisor;
+        } else {
+            uint16_t *y = (uint16_t *)to + i * stride;
+            MLC_SIMD for (int64_t j = 0; j < columns; j++) y[j] = mlc_bf16_of_f32(x[j] / divisor);
+        }
+    }
+}
+
+/* Forward: one block of queries of one head. */
+typedef struct forward {
+    const mlc_attention *shape;
+    const void *k, *v;      /* of this head */
+    const uint8_t *mask;    /* [keys] of this batch index, or NULL */
+    int64_t query, queries; /* the first, and how many */
+    float *queries_dq;      /* q^T [head][QUERY_PITCH] */
+    float *keys_dk;         /* k^T [head][KEY_PITCH] */
+    float *values_ke;       /* v [KEYS][MLC_PITCH(value)] */
+    float *p_kq;            /* scores, then probabilities times `sum`, [KEYS][QUERY_PITCH] */
+    float *y_qe;            /* y times `sum` [QUERIES][MLC_PITCH(value)] */
+    float *most, *sum;      /* of a query, over the keys so far: largest scaled score; sum of exp(scaled score - most) */
+    float *shrink;          /* exp(most before - most) */
+    float *shift;           /* `most`, or 0 while it is -inf */
+} forward;
+
+/* Scores of the block of keys at `key`. */
+static void forward_scores(const forward *f, int64_t key, int64_t keys)
+{
+    const mlc_attention *s = f->shape;
+    mlc_pack_transposed(f->keys_dk, KEY_PITCH, at(f->k, s->dtype, key * s->k_time), s->dtype, s->k_time, keys, s->head);
+    for (int64_t j = 0; j < padded(f->queries); j += MLC_TILE_COLUMNS) {
+        const int64_t columns = least(MLC_TILE_COLUMNS, padded(f->queries) - j), seen = seen_by(s, f->query + j + columns - 1, key, keys);
+        multiply(seen, columns, s->head, f->keys_dk, KEY_PITCH, f->queries_dq + j, QUERY_PITCH, f->p_kq + j, QUERY_PITCH, 0);
+    }
+}
+
+/* First query, rounded down to a strip, that sees key `key` of the sequence. */
+static int64_t first_query(const forward *f, int64_t key)
+{
+    const int64_t first = f->shape->causal && key > f->query ? key - f->query : 0;
+    return first / MLC_STRIP * MLC_STRIP;
+}
+
+/* Takes the largest scores of a block into `most`, and sets `shrink` and `shift`. Unseen scores become -inf. */
+static void forward_maxima(const forward *f, int64_t key, int64_t keys)
+{
+    const int32_t lanes = (int32_t)padded(f->queries);
+    const float scale = f->shape->scale;
+    MLC_SIMD for (int32_t q = 0; q < lanes; q++) f->shrink[q] = f->most[q];
+    for (int64_t k = 0; k < keys; k++) {
+        if (f->mask && !f->mask[key + k])
+            continue;
+        const int32_t seen = f->shape->causal && key + k > f->query ? (int32_t)least(key + k - f->query, lanes) : 0;
+        float *s = f->p_kq + k * QUERY_PITCH, *most = f->most;
+        MLC_SIMD for (int32_t q = (int32_t)first_query(f, key + k); q < lanes; q++)
+        {
+            const float scaled = q < seen ? -__builtin_inff() : s[q] * scale;
+            s[q] = scaled;
+            most[q] = scaled > most[q] ? scaled : most[q];
+        }
+    }
+    float *shrink = f->shrink, *shift = f->shift;
+    const float *most = f->most;
+    MLC_SIMD for (int32_t q = 0; q < lanes; q++)
+    {
+        shift[q] = most[q] == -__builtin_inff() ? 0.0f : most[q];
+        shrink[q] = mlc_exp(shrink[q] - shift[q]);
+    }
+}
+
+/* Scores become probabilities, unseen ones 0; their sum goes into `sum`. */
+static void forward_probabilities(const forward *f, int64_t key, int64_t keys)
+{
+    const int32_t lanes = (int32_t)padded(f->queries);
+    float *sum = f->sum;
+    const float *shift = f->shift, *shrink = f->shrink;
+    MLC_SIMD for (int32_t q = 0; q < lanes; q++) sum[q] *= shrink[q];
+    for (int64_t k = 0; k < keys; k++) {
+        float *p = f->p_kq + k * QUERY_PITCH;
+        const int32_t first = f->mask && !f->mask[key + k] ? lanes : (int32_t)least(first_query(f, key + k), lanes);
+        for (int32_t q = 0; q < first; q++)
+            p[q] = 0;
+        MLC_SIMD for (int32_t q = first; q < lanes; q++)
+        {
+            p[q] = mlc_exp(p[q] - shift[q]);
+            sum[q] += p[q];
+        }
+    }
+}
+
+/* y = shrink y + p v */
+static void forward_values(const forward *f, int64_t key, int64_t keys)
+{
+    const mlc_attention *s = f->shape;
+    const int64_t pitch = MLC_PITCH(s->value), height = panel_height(f->queries);
+    mlc_pack_rows(f->values_ke, pitch, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
+    for (int64_t q = 0; key > 0 && q < f->queries; q++) {
+        const float shrink = f->shrink[q];
+        float *y = f->y_qe + q * pitch;
+        if (shrink != 1.0f)
+            MLC_SIMD for (int64_t j = 0; j < s->value; j++) y[j] *= shrink;
+    }
+    for (int64_t q = 0; q < f->queries; q += height) {
+        const int64_t rows = least(height, f->queries - q), seen = seen_by(s, f->query + q + rows - 1, key, keys);
+        if (seen > 0)
+            multiply(rows, s->value, seen, f->p_kq + q, QUERY_PITCH, f->values_ke, pitch, f->y_qe + q * pitch, pitch, key > 0);
+    }
+}
+
+static void forward_block(const forward *f)
+{
+    const mlc_attention *s = f->shape;
+    for (int64_t q = 0; q < padded(f->queries); q++) {
+        f->most[q] = -__builtin_inff();
+        f->sum[q] = 0;
+    }
+    for (int64_t key = 0; key < s->keys; key += KEYS) {
+        const int64_t keys = seen_by(s, f->query + f->queries - 1, key, least(KEYS, s->keys - key));
+        if (keys == 0)
+            break;
+        forward_scores(f, key, keys);
+        forward_maxima(f, key, keys);
+        forward_probabilities(f, key, keys);
+        forward_values(f, key, keys);
+    }
+}
+
+/* Long and short causal blocks in turn, so that equal shares of items are about equal work. */
+static int64_t query_block(int64_t i, int64_t blocks)
+{
+    return i % 2 ? blocks - 1 - i / 2 : i / 2;
+}
+
+void mlc_attention_forward(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask, void *y, float *lse)
+{
+    const int64_t blocks = (s->time + QUERIES - 1) / QUERIES, pitch = MLC_PITCH(s->value);
+    float *scratch = (float *)env->scratch;
+    forward f = {.shape = s};
+    f.p_kq = take(&scratch, KEYS * QUERY_PITCH);
+    f.most = take(&scratch, QUERY_PITCH);
+    f.sum = take(&scratch, QUERY_PITCH);
+    f.shrink = take(&scratch, QUERY_PITCH);
+    f.shift = take(&scratch, QUERY_PITCH);
+    f.values_ke = take(&scratch, KEYS * pitch);
+    f.y_qe = take(&scratch, QUERIES * pitch);
+    f.queries_dq = take(&scratch, s->head * QUERY_PITCH);
+    f.keys_dk = take(&scratch, s->head * KEY_PITCH);
+    const mlc_range range = mlc_share(env, s->batch * s->heads * blocks);
+    for (int64_t item = range.begin; item < range.end; item++) {
+        const int64_t b = item / blocks / s->heads, h = item / blocks % s->heads, g = h / (s->heads / s->groups);
+        f.query = query_block(item % blocks, blocks) * QUERIES;
+        f.queries = least(QUERIES, s->time - f.query);
+        f.k = at(k, s->dtype, b * s->k_batch + g * s->k_head);
+        f.v = at(v, s->dtype, b * s->v_batch + g * s->v_head);
+        f.mask = mask ? mask + b * s->keys : NULL;
+        mlc_pack_transposed(f.queries_dq, QUERY_PITCH, at(q, s->dtype, b * s->q_batch + f.query * s->q_time + h * s->q_head), s->dtype, s->q_time, f.queries, s->head);
+        forward_block(&f);
+        store_rows((void *)at(y, s->dtype, b * s->y_batch + f.query * s->y_time + h * s->y_head), s->dtype, s->y_time, f.y_qe, pitch, f.queries, s->value, f.sum);
+        float *to = lse + (b * s->heads + h) * s->time + f.query;
+        MLC_SIMD for (int64_t i = 0; i < f.queries; i++) to[i] = f.most[i] + mlc_log(f.sum[i]);
+    }
+}
+
+/* Derivative: one block of queries of one head against the keys of its group. d_x is the gradient of x. */
+typedef struct backward {
+    const mlc_attention *shape;
+    const void *k, *v;        /* of this group */
+    const uint8_t *mask;      /* [keys] of this batch index, or NULL */
+    int64_t query, queries;   /* the first, and how many */
+    int64_t d_pitch, e_pitch; /* MLC_PITCH of head and of value */
+    float *q_dq, *q_qd;       /* q^T [head][QUERY_PITCH], q [QUERIES][d_pitch] */
+    float *dy_eq, *dy_qe;     /* dy^T [value][QUERY_PITCH], dy [QUERIES][e_pitch] */
+    float *k_dk, *k_kd;       /* k^T [head][KEY_PITCH], k [KEYS][d_pitch] */
+    float *v_ek;              /* v^T [value][KEY_PITCH] */
+    float *p_qk;              /* scores, then probabilities [QUERIES][KEY_PITCH] */
+    float *ds_qk;             /* gradient of p, then of the unscaled scores [QUERIES][KEY_PITCH] */
+    float *ds_kq;             /* its transpose [KEYS][QUERY_PITCH] */
+    float *lse, *delta;       /* of a query; delta: sum of dy y */
+    int32_t *visible;         /* of a key of the block: what the mask says */
+    float *dq_qd;             /* [QUERIES][d_pitch] */
+    float *dk_kd, *dv_ke;     /* [all keys][d_pitch], [all keys][e_pitch] */
+} backward;
+
+/* p_qk = q k^T and ds_qk = dy v^T, as far as queries see keys. */
+static void backward_scores(const backward *f, int64_t key, int64_t keys)
+{
+    const mlc_attention *s = f->shape;
+    const int64_t height = panel_height(f->queries);
+    for (int64_t q = 0; q < f->queries; q += height) {
+        const int64_t rows = least(height, f->queries - q), seen = seen_by(s, f->query + q + rows - 1, key, keys);
+        multiply(rows, seen, s->head, f->q_dq + q, QUERY_PITCH, f->k_dk, KEY_PITCH, f->p_qk + q * KEY_PITCH, KEY_PITCH, 0);
+        multiply(rows, seen, s->value, f->dy_eq + q, QUERY_PITCH, f->v_ek, KEY_PITCH, f->ds_qk + q * KEY_PITCH, KEY_PITCH, 0);
+    }
+}
+
+static void backward_probabilities(const backward *f, int64_t key, int64_t keys)
+{
+    const float scale = f->shape->scale;
+    const int32_t *visible = f->visible, lanes = (int32_t)padded(keys);
+    for (int64_t q = 0; q < f->queries; q++) {
+        float *p = f->p_qk + q * KEY_PITCH, *ds = f->ds_qk + q * KEY_PITCH;
+        const int32_t seen = (int32_t)seen_by(f->shape, f->query + q, key, keys), touched = (int32_t)least(padded(seen), lanes);
+        const float lse = f->lse[q], delta = f->delta[q];
+        MLC_SIMD for (int32_t k = 0; k < touched; k++)
+        {
+            const int sees = (k < seen) & visible[k];
+            const float probability = sees ? mlc_exp(__builtin_fmaf(p[k], scale, -lse)) : 0.0f;
+            ds[k] = sees ? probability * (ds[k] - delta) * scale : 0.0f;
+            p[k] = probability;
+        }
+        for (int32_t k = touched; k < lanes; k++) {
+            p[k] = 0;
+            ds[k] = 0;
+        }
+    }
+}
+
+/* dv += p^T dy, dk += ds^T q, dq += ds k */
+static void backward_gradients(const backward *f, int64_t key, int64_t keys)
+{
+    const mlc_attention *s = f->shape;
+    const int64_t d = f->d_pitch, e = f->e_pitch, key_height = panel_height(keys), query_height = panel_height(f->queries);
+    for (int64_t k = 0; k < keys; k += key_height) {
+        const int64_t first = s->causal && key + k > f->query ? key + k - f->query : 0, depth = f->queries - first, rows = least(key_height, keys - k);
+        if (depth <= 0)
+            break;
+        multiply(rows, s->value, depth, f->p_qk + first * KEY_PITCH + k, KEY_PITCH, f->dy_qe + first * e, e, f->dv_ke + (key + k) * e, e, 1);
+        multiply(rows, s->head, depth, f->ds_qk + first * KEY_PITCH + k, KEY_PITCH, f->q_qd + first * d, d, f->dk_kd + (key + k) * d, d, 1);
+    }
+    mlc_pack_transposed(f->ds_kq, QUERY_PITCH, f->ds_qk, MLC_F32, KEY_PITCH, f->queries, keys);
+    for (int64_t q = 0; q < f->queries; q += query_height) {
+        const int64_t rows = least(query_height, f->queries - q), seen = seen_by(s, f->query + q + rows - 1, key, keys);
+        if (seen > 0)
+            multiply(rows, s->head, seen, f->ds_kq + q, QUERY_PITCH, f->k_kd, d, f->dq_qd + q * d, d, key > 0);
+    }
+}
+
+static void backward_block(const backward *f)
+{
+    const mlc_attention *s = f->shape;
+    for (int64_t key = 0; key < s->keys; key += KEYS) {
+        const int64_t keys = seen_by(s, f->query + f->queries - 1, key, least(KEYS, s->keys - key));
+        if (keys == 0)
+            break;
+        const void *k = at(f->k, s->dtype, key * s->k_time);
+        mlc_pack_transposed(f->k_dk, KEY_PITCH, k, s->dtype, s->k_time, keys, s->head);
+        mlc_pack_rows(f->k_kd, f->d_pitch, k, s->dtype, s->k_time, keys, s->head);
+        mlc_pack_transposed(f->v_ek, KEY_PITCH, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
+        for (int64_t i = 0; i < padded(keys); i++)
+            f->visible[i] = i < keys && (!f->mask || f->mask[key + i]);
+        backward_scores(f, key, keys);
+        backward_probabilities(f, key, keys);
+        backward_gradients(f, key, keys);
+    }
+}
+
+/* delta[q] = sum over the value dim of dy y */
+static void backward_delta(const backward *f, const void *y)
+{
+    const mlc_attention *s = f->shape;
+    for (int64_t q = 0; q < f->queries; q++) {
+        const float *dy = f->dy_qe + q * f->e_pitch;
+        float sum = 0;
+        if (s->dtype == MLC_F32) {
+            const float *row = (const float *)y + q * s->y_time;
+            MLC_SIMD_SUM(sum) for (int64_t j = 0; j < s->value; j++) sum += dy[j] * row[j];
+        } else {
+            const uint16_t *row = (const uint16_t *)y + q * s->y_time;
+            MLC_SIMD_SUM(sum) for (int64_t j = 0; j < s->value; j++) sum += dy[j] * mlc_f32_of_bf16(row[j]);
+        }
+        f->delta[q] = sum;
+    }
+}
+
+static backward backward_of(const mlc_env *env, const mlc_attention *s)
+{
+    float *scratch = (float *)env->scratch;
+    backward f = {.shape = s, .d_pitch = MLC_PITCH(s->head), .e_pitch = MLC_PITCH(s->value)};
+    f.p_qk = take(&scratch, QUERIES * KEY_PITCH);
+    f.ds_qk = take(&scratch, QUERIES * KEY_PITCH);
+    f.ds_kq = take(&scratch, KEYS * QUERY_PITCH);
+    f.lse = take(&scratch, QUERY_PITCH);
+    f.delta = take(&scratch, QUERY_PITCH);
+    f.visible = (int32_t *)take(&scratch, QUERY_PITCH);
+    f.q_qd = take(&scratch, QUERIES * f.d_pitch);
+    f.dy_qe = take(&scratch, QUERIES * f.e_pitch);
+    f.dq_qd = take(&scratch, QUERIES * f.d_pitch);
+    f.k_kd = take(&scratch, KEYS * f.d_pitch);
+    f.q_dq = take(&scratch, s->head * QUERY_PITCH);
+    f.dy_eq = take(&scratch, s->value * QUERY_PITCH);
+    f.k_dk = take(&scratch, s->head * KEY_PITCH);
+    f.v_ek = take(&scratch, s->value * KEY_PITCH);
+    f.dk_kd = take(&scratch, s->keys * f.d_pitch);
+    f.dv_ke = take(&scratch, s->keys * f.e_pitch);
+    return f;
+}
+
+void mlc_attention_vjp(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask, const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv)
+{
+    const int64_t ratio = s->heads / s->groups, blocks = (s->time + QUERIES - 1) / QUERIES;
+    backward f = backward_of(env, s);
+    const mlc_range range = mlc_share(env, s->batch * s->groups);
+    for (int64_t item = range.begin; item < range.end; item++) {
+        const int64_t b = item / s->groups, g = item % s->groups;
+        f.k = at(k, s->dtype, b * s->k_batch + g * s->k_head);
+        f.v = at(v, s->dtype, b * s->v_batch + g * s->v_head);
+        f.mask = mask ? mask + b * s->keys : NULL;
+        __builtin_memset(f.dk_kd, 0, (size_t)(s->keys * (f.d_pitch + f.e_pitch)) * sizeof(float)); /* dv_ke follows */
+        for (int64_t i = 0; i < ratio * blocks; i++) {
+            const int64_t h = g * ratio + i / blocks;
+            f.query = i % blocks * QUERIES;
+            f.queries = least(QUERIES, s->time - f.query);
+            const void *q_block = at(q, s->dtype, b * s->q_batch + f.query * s->q_time + h * s->q_head);
+            const void *dy_block = at(dy, s->dtype, b * s->dy_batch + f.query * s->dy_time + h * s->dy_head);
+            mlc_pack_transposed(f.q_dq, QUERY_PITCH, q_block, s->dtype, s->q_time, f.queries, s->head);
+            mlc_pack_rows(f.q_qd, f.d_pitch, q_block, s->dtype, s->q_time, f.queries, s->head);
+            mlc_pack_transposed(f.dy_eq, QUERY_PITCH, dy_block, s->dtype, s->dy_time, f.queries, s->value);
+            mlc_pack_rows(f.dy_qe, f.e_pitch, dy_block, s->dtype, s->dy_time, f.queries, s->value);
+            __builtin_memcpy(f.lse, lse + (b * s->heads + h) * s->time + f.query, (size_t)f.queries * sizeof(float));
+            backward_delta(&f, at(y, s->dtype, b * s->y_batch + f.query * s->y_time + h * s->y_head));
+            backward_block(&f);
+            store_rows((void *)at(dq, s->dtype, b * s->dq_batch + f.query * s->dq_time + h * s->dq_head), s->dtype, s->dq_time, f.dq_qd, f.d_pitch, f.queries, s->head, NULL);
+        }
+        store_rows((void *)at(dk, s->dtype, b * s->dk_batch + g * s->dk_head), s->dtype, s->dk_time, f.dk_kd, f.d_pitch, s->keys, s->head, NULL);
+        store_rows((void *)at(dv, s->dtype, b * s->dv_batch + g * s->dv_head), s->dtype, s->dv_time, f.dv_ke, f.e_pitch, s->keys, s->value, NULL);
+    }
+}

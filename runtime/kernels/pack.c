@@ -1,0 +1,173 @@
+/* pack.c: strips of operands, copied along lanes, transposed along k, or gathered. bf16 becomes f32 on the way. */
+#include "pack.h"
+
+MLC_INLINE float element(const void *x, int dtype, int64_t i)
+{
+    return dtype == MLC_F32 ? ((const float *)x)[i] : mlc_f32_of_bf16(((const uint16_t *)x)[i]);
+}
+
+#if MLC_LANES == 16
+
+/* Up to 16 elements from x[i]; the rest 0, not read. */
+MLC_INLINE __m512 load_part(const void *x, int dtype, int64_t i, __mmask16 part)
+{
+    if (dtype == MLC_F32)
+        return _mm512_maskz_loadu_ps(part, (const float *)x + i);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    const __m256i narrow = _mm256_maskz_loadu_epi16(part, (const uint16_t *)x + i);
+#else
+    uint16_t lanes[16] = {0};
+    __builtin_memcpy(lanes, (const uint16_t *)x + i, 2 * (size_t)__builtin_popcount(part));
+    const __m256i narrow = _mm256_loadu_si256((const void *)lanes);
+#endif
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
+
+MLC_INLINE void copy_lanes(float *to, const void *x, int dtype, int64_t i, int count, int width)
+{
+    (void)width;
+    _mm512_storeu_ps(to, load_part(x, dtype, i, (__mmask16)((1u << count) - 1)));
+}
+
+/* r[i] lane j becomes r[j] lane i. */
+MLC_INLINE void transpose(__m512 r[16])
+{
+    __m512 t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+        r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+    }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; j++) {
+            t[i + j] = _mm512_shuffle_f32x4(r[i + j], r[i + j + 4], 0x88);
+            t[i + j + 4] = _mm512_shuffle_f32x4(r[i + j], r[i + j + 4], 0xDD);
+        }
+    for (int j = 0; j < 8; j++) {
+        r[j] = _mm512_shuffle_f32x4(t[j], t[j + 8], 0x88);
+        r[j + 8] = _mm512_shuffle_f32x4(t[j], t[j + 8], 0xDD);
+    }
+}
+
+/* to[k * pitch + lane] = x[lanes[lane] + k], k < depth <= 16 */
+MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count, int width, int64_t depth)
+{
+    (void)width;
+    const __mmask16 part = (__mmask16)((1u << depth) - 1);
+    __m512 r[16];
+    for (int i = 0; i < 16; i++)
+        r[i] = i < count ? load_part(x, dtype, lanes[i] + base, part) : _mm512_setzero_ps();
+    transpose(r);
+    for (int k = 0; k < 16; k++)
+        if (k < depth)
+            _mm512_storeu_ps(to + k * pitch, r[k]);
+}
+
+#else
+
+MLC_INLINE void copy_lanes(float *to, const void *x, int dtype, int64_t i, int count, int width)
+{
+    MLC_SIMD for (int j = 0; j < count; j++) to[j] = element(x, dtype, i + j);
+    for (int j = count; j < width; j++)
+        to[j] = 0;
+}
+
+MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count, int width, int64_t depth)
+{
+    for (int64_t k = 0; k < depth; k++)
+        for (int i = 0; i < width; i++)
+            to[k * pitch + i] = i < count ? element(x, dtype, lanes[i] + base + k) : 0;
+}
+
+#endif
+
+static int side_by_side(const mlc_packing *p, const mlc_strip *strip)
+{
+    const int64_t *lanes = p->lanes + strip->first;
+    return strip->count == 1 || (p->lane_run > 1 && lanes[strip->count - 1] - lanes[0] == strip->count - 1);
+}
+
+/* Rows of memory in bands of 8, so that neighbouring strips of a row follow each other soon. */
+MLC_INLINE void pack_lanes(const mlc_packing *p, const mlc_strip *strips, int count, const int dtype)
+{
+    enum { BAND = 8 };
+    for (int64_t k0 = 0; k0 < p->depth; k0 += BAND)
+        for (int s = 0; s < count; s++) {
+            const mlc_strip strip = strips[s];
+            const int64_t *lanes = p->lanes + strip.first, end = k0 + BAND < p->depth ? k0 + BAND : p->depth;
+            if (side_by_side(p, strips + s)) {
+                for (int64_t k = k0; k < end; k++) {
+                    if (k + BAND < p->depth)
+                        __builtin_prefetch((const char *)p->x + (lanes[0] + p->ks[k + BAND]) * (dtype == MLC_F32 ? 4 : 2));
+                    copy_lanes(strip.to + k * p->pitch, p->x, dtype, lanes[0] + p->ks[k], strip.count, strip.width);
+                }
+                continue;
+            }
+            for (int64_t k = k0; k < end; k++)
+                for (int i = 0; i < strip.width; i++)
+                    strip.to[k * p->pitch + i] = i < strip.count ? element(p->x, dtype, lanes[i] + p->ks[k]) : 0;
+        }
+}
+
+MLC_INLINE void pack_transposed(const mlc_packing *p, const mlc_strip *strips, int count, const int dtype)
+{
+    for (int s = 0; s < count; s++) {
+        const mlc_strip *strip = strips + s;
+        for (int64_t k = 0; k < p->depth;) {
+            const int64_t run = p->k_run - (p->k_begin + k) % p->k_run, rest = p->depth - k;
+            int64_t depth = run < rest ? run : rest;
+            depth = depth < MLC_STRIP ? depth : MLC_STRIP;
+            transpose_block(strip->to + k * p->pitch, p->pitch, p->x, dtype, p->lanes + strip->first, p->ks[k], strip->count, strip->width, depth);
+            k += depth;
+        }
+    }
+}
+
+void mlc_pack(const mlc_packing *p, const mlc_strip *strips, int count)
+{
+    const int transposed = p->k_run > 1;
+    if (p->dtype == MLC_F32)
+        (transposed ? pack_transposed(p, strips, count, MLC_F32) : pack_lanes(p, strips, count, MLC_F32));
+    else
+        (transposed ? pack_transposed(p, strips, count, MLC_BF16) : pack_lanes(p, strips, count, MLC_BF16));
+}
+
+MLC_INLINE void pack_matrix_transposed(float *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows, int64_t depth)
+{
+    for (int64_t i = 0; i < rows; i += MLC_STRIP) {
+        const int count = (int)(rows - i < MLC_STRIP ? rows - i : MLC_STRIP);
+        int64_t lanes[MLC_STRIP];
+        for (int j = 0; j < MLC_STRIP; j++)
+            lanes[j] = (i + j) * stride;
+        for (int64_t k = 0; k < depth; k += MLC_STRIP)
+            transpose_block(to + k * pitch + i, pitch, x, dtype, lanes, k, count, MLC_STRIP, depth - k < MLC_STRIP ? depth - k : MLC_STRIP);
+    }
+}
+
+MLC_INLINE void pack_matrix_rows(float *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows, int64_t depth)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t k = 0; k < depth; k += MLC_STRIP)
+            copy_lanes(to + i * pitch + k, x, dtype, i * stride + k, (int)(depth - k < MLC_STRIP ? depth - k : MLC_STRIP), MLC_STRIP);
+}
+
+void mlc_pack_transposed(float *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth)
+{
+    if (dtype == MLC_F32)
+        pack_matrix_transposed(to, pitch, x, MLC_F32, stride, rows, depth);
+    else
+        pack_matrix_transposed(to, pitch, x, MLC_BF16, stride, rows, depth);
+}
+
+void mlc_pack_rows(float *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth)
+{
+    if (dtype == MLC_F32)
+        pack_matrix_rows(to, pitch, x, MLC_F32, stride, rows, depth);
+    else
+        pack_matrix_rows(to, pitch, x, MLC_BF16, stride, rows, depth);
+}

@@ -1,0 +1,38 @@
+/* pack.h: copies of operands in the order in which the tile reads them, as f32. */
+#ifndef MLC_PACK_H
+#define MLC_PACK_H
+
+#include "tile.h"
+
+#define MLC_STRIP 16 /* lanes of a strip at most */
+
+/* A strip: `count` lanes packed side by side, to[k * pitch + lane]. Lanes count to width - 1 become 0.
+ * On AVX-512 a strip may write zeros or scraps up to MLC_STRIP lanes from to[k * pitch], in ascending k: what lies there must be
+ * its own next k, or unused. */
+typedef struct mlc_strip {
+    float *to;
+    int64_t first; /* its first lane in the lane offsets */
+    int count, width;
+} mlc_strip;
+
+/* An operand seen as lanes x depth: element (lane, k) is x[lanes[lane] + ks[k]]. lane_run and k_run: neighbours in lane (in k)
+ * lie side by side in memory except at multiples of the run, counted from lane_begin (k_begin); 1: never. */
+typedef struct mlc_packing {
+    const void *x;
+    int dtype;
+    const int64_t *lanes, *ks;
+    int64_t lane_run, k_run, k_begin, depth, pitch;
+} mlc_packing;
+
+void mlc_pack(const mlc_packing *packing, const mlc_strip *strips, int count);
+
+/* A matrix in memory: element (i, k) is x[i * stride + k], i < rows, k < depth. What follows the rows (or the depth) up to a
+ * multiple of MLC_STRIP becomes 0; `pitch` is at least that. */
+
+/* to[k * pitch + i] = element (i, k) */
+void mlc_pack_transposed(float *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth);
+
+/* to[i * pitch + k] = element (i, k) */
+void mlc_pack_rows(float *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth);
+
+#endif

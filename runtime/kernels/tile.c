@@ -1,0 +1,84 @@
+/* tile.c: the register block. One body; the compiler makes a version of it for every number of rows and vectors. */
+#include "tile.h"
+
+typedef void (*tile_function)(int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add);
+
+/* Applies M to each row of the largest tile; rows beyond `rows`, a constant after inlining, leave no code. */
+#define MLC_EACH_ROW(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13)
+
+#define MLC_ROW_DECLARE(i) mlc_vector c##i##_0 = zero, c##i##_1 = zero;
+
+#define MLC_ROW_PREFETCH(i)                                                                                                        \
+    if (i < rows) {                                                                                                                \
+        __builtin_prefetch(c + i * c_pitch, 1);                                                                                    \
+        __builtin_prefetch(c + i * c_pitch + vectors * MLC_LANES - 1, 1);                                                          \
+    }
+
+#define MLC_ROW_MULTIPLY(i)                                                                                                        \
+    if (i < rows) {                                                                                                                \
+        const mlc_vector x = mlc_vector_of(a[i]);                                                                                  \
+        c##i##_0 = mlc_vector_fma(x, b0, c##i##_0);                                                                                \
+        if (vectors == 2)                                                                                                          \
+            c##i##_1 = mlc_vector_fma(x, b1, c##i##_1);                                                                            \
+    }
+
+#define MLC_ROW_ADD(i)                                                                                                             \
+    if (i < rows) {                                                                                                                \
+        c##i##_0 += mlc_vector_load(c + i * c_pitch);                                                                              \
+        if (vectors == 2)                                                                                                          \
+            c##i##_1 += mlc_vector_load(c + i * c_pitch + MLC_LANES);                                                              \
+    }
+
+#define MLC_ROW_STORE(i)                                                                                                           \
+    if (i < rows) {                                                                                                                \
+        mlc_vector_store(c + i * c_pitch, c##i##_0);                                                                               \
+        if (vectors == 2)                                                                                                          \
+            mlc_vector_store(c + i * c_pitch + MLC_LANES, c##i##_1);                                                               \
+    }
+
+MLC_INLINE void tile(const int rows, const int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add)
+{
+    const mlc_vector zero = {0};
+    MLC_EACH_ROW(MLC_ROW_DECLARE)
+    MLC_EACH_ROW(MLC_ROW_PREFETCH)
+    for (int64_t k = 0; k < depth; k++) {
+        const mlc_vector b0 = mlc_vector_load(b), b1 = vectors == 2 ? mlc_vector_load(b + MLC_LANES) : zero;
+        MLC_EACH_ROW(MLC_ROW_MULTIPLY)
+        a += a_pitch;
+        b += b_pitch;
+    }
+    if (add) {
+        MLC_EACH_ROW(MLC_ROW_ADD)
+    }
+    MLC_EACH_ROW(MLC_ROW_STORE)
+}
+
+#define MLC_TILE_FUNCTIONS(rows)                                                                                                   \
+    static void tile_##rows##_1(int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add) \
+    {                                                                                                                              \
+        tile(rows, 1, depth, a, a_pitch, b, b_pitch, c, c_pitch, add);                                                             \
+    }                                                                                                                              \
+    static void tile_##rows##_2(int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add) \
+    {                                                                                                                              \
+        tile(rows, 2, depth, a, a_pitch, b, b_pitch, c, c_pitch, add);                                                             \
+    }
+#define MLC_TILE_ENTRY(rows) {tile_##rows##_1, tile_##rows##_2},
+
+#if MLC_TILE_ROWS == 14
+#define MLC_EACH_HEIGHT(M) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14)
+#elif MLC_TILE_ROWS == 12
+#define MLC_EACH_HEIGHT(M) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12)
+#elif MLC_TILE_ROWS == 6
+#define MLC_EACH_HEIGHT(M) M(1) M(2) M(3) M(4) M(5) M(6)
+#else
+#define MLC_EACH_HEIGHT(M) M(1) M(2) M(3) M(4)
+#endif
+
+MLC_EACH_HEIGHT(MLC_TILE_FUNCTIONS)
+
+static const tile_function tiles[MLC_TILE_ROWS][2] = {MLC_EACH_HEIGHT(MLC_TILE_ENTRY)};
+
+void mlc_tile(int rows, int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add)
+{
+    tiles[rows - 1][vectors - 1](depth, a, a_pitch, b, b_pitch, c, c_pitch, add);
+}

@@ -1,0 +1,68 @@
+/* tile.h: the register block that contractions and attention are built of, and the vectors below it.
+ *
+ * A tile is up to MLC_TILE_ROWS rows by MLC_TILE_COLUMNS (two vectors) columns of c, held in registers while k runs.
+ * AVX-512: 14 x 32 of 32 registers. AVX2: 6 x 16 of 16. NEON: 12 x 8 of 32. Elsewhere: 4 x 8.
+ */
+#ifndef MLC_TILE_H
+#define MLC_TILE_H
+
+#include "mlc_kernel.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define MLC_LANES 16
+#define MLC_TILE_ROWS 14
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define MLC_LANES 8
+#define MLC_TILE_ROWS 6
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define MLC_LANES 4
+#define MLC_TILE_ROWS 12
+#else
+#define MLC_LANES 4
+#define MLC_TILE_ROWS 4
+#endif
+#define MLC_TILE_COLUMNS (2 * MLC_LANES)
+
+typedef float mlc_vector __attribute__((vector_size(4 * MLC_LANES)));
+typedef float mlc_vector_unaligned __attribute__((vector_size(4 * MLC_LANES), aligned(4), may_alias));
+
+MLC_INLINE mlc_vector mlc_vector_load(const float *x)
+{
+    return *(const mlc_vector_unaligned *)x;
+}
+
+MLC_INLINE void mlc_vector_store(float *x, mlc_vector v)
+{
+    *(mlc_vector_unaligned *)x = v;
+}
+
+MLC_INLINE mlc_vector mlc_vector_of(float x)
+{
+    return x - (mlc_vector){0};
+}
+
+/* a * b + c, rounded once */
+MLC_INLINE mlc_vector mlc_vector_fma(mlc_vector a, mlc_vector b, mlc_vector c)
+{
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+    return vfmaq_f32(c, a, b);
+#else
+    for (int i = 0; i < MLC_LANES; i++)
+        c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+#endif
+}
+
+/* c[i * c_pitch + j] = sum of a[k * a_pitch + i] * b[k * b_pitch + j] over 0 <= k < depth, in ascending k from 0;
+ * with `add`, that sum is added to c. i < rows, j < vectors * MLC_LANES; 1 <= rows <= MLC_TILE_ROWS, vectors is 1 or 2.
+ * No alignment is needed. c overlaps neither a nor b. */
+void mlc_tile(int rows, int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add);
+
+#endif

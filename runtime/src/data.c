@@ -1,0 +1,309 @@
+/* data.c: see data.h. */
+#include "data.h"
+
+#include "convert.h"
+
+#include <glob.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- which input a file feeds ---- */
+
+static int input_named(const mlc_model *model, const char *name, size_t length)
+{
+    for (int i = 0; i < model->input_count; i++)
+        if (strlen(model->inputs[i].tensor.name) == length && !memcmp(model->inputs[i].tensor.name, name, length))
+            return i;
+    return -1;
+}
+
+static bool is_token_input(const mlc_input *input)
+{
+    return input->tensor.dtype == MLC_I32 && input->tensor.rank == 2;
+}
+
+/* The input that a file without a name feeds: the first token input, or the only input that must come from data. */
+static int input_default(const mlc_model *model)
+{
+    int only = -1, needed = 0;
+    for (int i = 0; i < model->input_count; i++) {
+        if (model->inputs[i].source != MLC_SOURCE_DATA)
+            continue;
+        if (is_token_input(&model->inputs[i]))
+            return i;
+        only = i;
+        needed++;
+    }
+    return needed == 1 ? only : -1;
+}
+
+/* Splits [INPUT=]PATTERN. A name is only taken as one when it is an input's: patterns may hold '='. */
+static int input_of(const mlc_model *model, const char *argument, const char **pattern, const char *option, mlc_error *error)
+{
+    const char *equals = strchr(argument, '=');
+    *pattern = argument;
+    if (equals) {
+        int named = input_named(model, argument, (size_t)(equals - argument));
+        if (named >= 0) {
+            *pattern = equals + 1;
+            return named;
+        }
+        if (!memchr(argument, '/', (size_t)(equals - argument)) && !memchr(argument, '.', (size_t)(equals - argument)))
+            return mlc_error_set(error, MLC_USAGE, "%s %s: model %s has no input %.*s", option, argument, model->name,
+                                 (int)(equals - argument), argument), -1;
+    }
+    int chosen = input_default(model);
+    if (chosen < 0)
+        mlc_error_set(error, MLC_USAGE, "%s %s: model %s has no token input and more than one input: write %s INPUT=%s", option, argument,
+                      model->name, option, argument);
+    return chosen;
+}
+
+/* ---- binding ---- */
+
+/* Tokens that an input reads later than input `base`, -1 when it does not follow it. */
+static int64_t shift_from(const mlc_data *data, int input, int base)
+{
+    int64_t shift = 0;
+    for (int hops = 0; hops <= data->model->input_count; hops++) {
+        if (input == base)
+            return shift;
+        const mlc_input *follower = &data->model->inputs[input];
+        const mlc_binding *binding = &data->bindings[input];
+        bool own = binding->kind == MLC_BOUND_ARRAY || (binding->kind == MLC_BOUND_TOKENS && binding->source == input);
+        if (follower->source != MLC_SOURCE_FOLLOWING || own)
+            return -1;
+        shift += follower->shift;
+        input = follower->of;
+    }
+    return -1;
+}
+
+/* Tokens that a window of the stream of input `base` must hold. */
+static int64_t extent_of(const mlc_data *data, int base)
+{
+    int64_t extent = 0;
+    for (int i = 0; i < data->model->input_count; i++) {
+        int64_t shift = shift_from(data, i, base);
+        int64_t needed = shift + mlc_input_row_elements(&data->model->inputs[i]);
+        if (shift >= 0 && needed > extent)
+            extent = needed;
+    }
+    return extent;
+}
+
+static int bind_stream(mlc_data *data, int input, char *const *paths, int count, mlc_error *error)
+{
+    const mlc_input *fed = &data->model->inputs[input];
+    if (!is_token_input(fed))
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: input %s is not i32 of two dims, so it takes no tokens: give it a .npy array", paths[0],
+                             fed->tensor.name);
+    data->bindings[input] = (mlc_binding){MLC_BOUND_TOKENS, input, 0};
+    return mlc_tokens_open(&data->streams[input], paths, count, mlc_input_row_elements(fed), extent_of(data, input), error);
+}
+
+static int check_array(const mlc_data *data, int input, const char *path, mlc_error *error)
+{
+    const mlc_tensor *tensor = &data->model->inputs[input].tensor;
+    const mlc_npy *npy = &data->arrays[input];
+    bool fits = npy->rank == tensor->rank;
+    for (int i = 1; fits && i < tensor->rank; i++)
+        fits = npy->shape[i] == tensor->shape[i];
+    if (!fits) {
+        char wanted[128], got[128];
+        mlc_convert_shape_text(wanted, sizeof wanted, tensor->shape, tensor->rank);
+        mlc_convert_shape_text(got, sizeof got, npy->shape, npy->rank);
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: shape %s; input %s wants %s, any number of rows first", path, got, tensor->name, wanted);
+    }
+    if (npy->shape[0] == 0)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: the array has no rows", path);
+    return mlc_convert_check(npy, tensor->dtype, path, tensor->name, error);
+}
+
+static int bind_array(mlc_data *data, int input, const char *path, mlc_error *error)
+{
+    data->bindings[input] = (mlc_binding){MLC_BOUND_ARRAY, input, 0};
+    data->array_paths[input] = strdup(path);
+    if (!data->array_paths[input])
+        return mlc_error_set(error, MLC_FAILED, "%s: out of memory", path);
+    return mlc_npy_open(&data->arrays[input], path, error) ? error->status : check_array(data, input, path, error);
+}
+
+/* Is this .npy file a token stream for the input, by its rank? */
+static bool is_stream_array(const mlc_data *data, int input, const char *path)
+{
+    mlc_npy npy;
+    mlc_error ignored = {0};
+    if (!is_token_input(&data->model->inputs[input]) || mlc_npy_open(&npy, path, &ignored))
+        return false;
+    bool flat = npy.rank == 1;
+    mlc_npy_close(&npy);
+    return flat;
+}
+
+static int bind_files(mlc_data *data, int input, char *const *paths, int count, mlc_error *error)
+{
+    const char *name = data->model->inputs[input].tensor.name;
+    if (data->bindings[input].kind != MLC_UNBOUND)
+        return mlc_error_set(error, MLC_USAGE, "input %s is given twice", name);
+    if (!mlc_path_ends(paths[0], ".npy") || is_stream_array(data, input, paths[0]))
+        return bind_stream(data, input, paths, count, error);
+    if (count > 1)
+        return mlc_error_set(error, MLC_BAD_INPUT, "input %s: %d files match, but an array is one file", name, count);
+    return bind_array(data, input, paths[0], error);
+}
+
+static int bind_argument(mlc_data *data, const char *argument, const char *option, mlc_error *error)
+{
+    const char *pattern;
+    int input = input_of(data->model, argument, &pattern, option, error);
+    if (input < 0)
+        return error->status;
+    char *literal = (char *)(uintptr_t)pattern;
+    if (mlc_path_is_file(pattern))
+        return bind_files(data, input, &literal, 1, error);
+    glob_t found;
+    int code = glob(pattern, 0, NULL, &found);
+    int status;
+    if (code)
+        status = mlc_error_set(error, MLC_BAD_INPUT, "%s %s: no such file, and no file matches", option, argument);
+    else
+        status = bind_files(data, input, found.gl_pathv, (int)found.gl_pathc, error);
+    if (!code)
+        globfree(&found);
+    return status;
+}
+
+/* Inputs that data does not hold by name follow another one. */
+static int bind_followers(mlc_data *data, const char *option, mlc_error *error)
+{
+    const mlc_model *model = data->model;
+    for (int i = 0; i < model->input_count; i++) {
+        for (int base = 0; base < model->input_count && data->bindings[i].kind == MLC_UNBOUND; base++)
+            if (data->bindings[base].kind == MLC_BOUND_TOKENS && data->bindings[base].source == base && shift_from(data, i, base) >= 0)
+                data->bindings[i] = (mlc_binding){MLC_BOUND_TOKENS, base, shift_from(data, i, base)};
+        if (data->bindings[i].kind == MLC_UNBOUND)
+            return mlc_error_set(error, MLC_USAGE, "input %s has no data: give %s %s=FILE", model->inputs[i].tensor.name, option,
+                                 model->inputs[i].tensor.name);
+    }
+    return MLC_OK;
+}
+
+/* ---- examples ---- */
+
+static int64_t examples_of(const mlc_data *data, int input)
+{
+    const mlc_binding *binding = &data->bindings[input];
+    return binding->kind == MLC_BOUND_ARRAY ? data->arrays[input].shape[0] : data->streams[binding->source].windows;
+}
+
+static int count_examples(mlc_data *data, mlc_error *error)
+{
+    const mlc_model *model = data->model;
+    if (!model->input_count)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s has no inputs", model->name);
+    data->examples = examples_of(data, 0);
+    for (int i = 1; i < model->input_count; i++)
+        if (examples_of(data, i) != data->examples)
+            return mlc_error_set(error, MLC_BAD_INPUT, "input %s has %lld examples, input %s has %lld", model->inputs[0].tensor.name,
+                                 (long long)data->examples, model->inputs[i].tensor.name, (long long)examples_of(data, i));
+    return MLC_OK;
+}
+
+/* The tightest range of the inputs that read the stream of `base`. */
+static int64_t stream_limit(const mlc_data *data, int base)
+{
+    int64_t limit = -1;
+    for (int i = 0; i < data->model->input_count; i++) {
+        int64_t own = data->model->inputs[i].limit;
+        bool reads = data->bindings[i].kind == MLC_BOUND_TOKENS && data->bindings[i].source == base;
+        if (reads && own >= 0 && (limit < 0 || own < limit))
+            limit = own;
+    }
+    return limit;
+}
+
+static int scan_streams(const mlc_data *data, mlc_error *error)
+{
+    for (int i = 0; i < data->model->input_count; i++)
+        if (data->streams[i].count && mlc_tokens_scan(&data->streams[i], stream_limit(data, i), error))
+            return error->status;
+    return MLC_OK;
+}
+
+/* ---- opening and closing ---- */
+
+static int allocate(mlc_data *data, mlc_error *error)
+{
+    size_t count = (size_t)data->model->input_count + 1;
+    data->bindings = calloc(count, sizeof *data->bindings);
+    data->streams = calloc(count, sizeof *data->streams);
+    data->arrays = calloc(count, sizeof *data->arrays);
+    data->array_paths = calloc(count, sizeof *data->array_paths);
+    bool whole = data->bindings && data->streams && data->arrays && data->array_paths;
+    return whole ? MLC_OK : mlc_error_set(error, MLC_FAILED, "data: out of memory");
+}
+
+/* Arrays are bound before streams: what is bound to an array does not lengthen the windows of a stream. */
+static int bind_all(mlc_data *data, char *const *arguments, int count, const char *option, mlc_error *error)
+{
+    for (int arrays = 1; arrays >= 0; arrays--)
+        for (int i = 0; i < count; i++)
+            if (mlc_path_ends(arguments[i], ".npy") == arrays && bind_argument(data, arguments[i], option, error))
+                return error->status;
+    return bind_followers(data, option, error);
+}
+
+int mlc_data_open(mlc_data *data, const mlc_model *model, char *const *arguments, int count, const char *option, mlc_error *error)
+{
+    *data = (mlc_data){.model = model};
+    if (allocate(data, error) || bind_all(data, arguments, count, option, error) || count_examples(data, error) || scan_streams(data, error))
+        mlc_data_close(data);
+    return error->status;
+}
+
+void mlc_data_close(mlc_data *data)
+{
+    bool whole = data->bindings && data->streams && data->arrays && data->array_paths;
+    for (int i = 0; whole && i < data->model->input_count; i++) {
+        mlc_tokens_close(&data->streams[i]);
+        mlc_npy_close(&data->arrays[i]);
+        free(data->array_paths[i]);
+    }
+    free(data->bindings);
+    free(data->streams);
+    free(data->arrays);
+    free(data->array_paths);
+    *data = (mlc_data){0};
+}
+
+/* ---- feeds ---- */
+
+static int fill_row(const mlc_data *data, const mlc_session *session, int i, int64_t row, int64_t window, mlc_error *error)
+{
+    const mlc_input *input = &data->model->inputs[i];
+    const mlc_binding *binding = &data->bindings[i];
+    void *to = mlc_input_row(session, input, row);
+    int64_t elements = mlc_input_row_elements(input);
+    if (binding->kind == MLC_BOUND_TOKENS)
+        return mlc_tokens_read(&data->streams[binding->source], window, binding->shift, elements, input->limit, to, error);
+    return mlc_convert_row(&data->arrays[i], window * elements, elements, input, to, data->array_paths[i], error);
+}
+
+static int fill_from_data(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end, mlc_error *error)
+{
+    const mlc_data_feed *from = (const mlc_data_feed *)feed;
+    for (int64_t row = begin; row < end; row++) {
+        int64_t n = from->first + (microbatch * session->model->batch + row) / from->repeat;
+        int64_t window = mlc_order_window(&from->order, n);
+        for (int i = 0; i < from->data->model->input_count; i++)
+            if (fill_row(from->data, session, i, row, window, error))
+                return error->status;
+    }
+    return MLC_OK;
+}
+
+mlc_data_feed mlc_data_feed_make(const mlc_data *data, mlc_order order, int64_t first, int64_t repeat)
+{
+    return (mlc_data_feed){{fill_from_data}, data, order, first, repeat};
+}

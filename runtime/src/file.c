@@ -1,0 +1,184 @@
+/* file.c: see file.h. */
+#include "file.h"
+
+#include "mlc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- reading ---- */
+
+static int map_descriptor(mlc_mapping *mapping, int fd, const char *path, mlc_error *error)
+{
+    struct stat status;
+    if (fstat(fd, &status))
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s", path);
+    if (!S_ISREG(status.st_mode))
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: not a regular file", path);
+    *mapping = (mlc_mapping){NULL, (uint64_t)status.st_size};
+    if (!status.st_size)
+        return MLC_OK;
+    void *base = mmap(NULL, mapping->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (base == MAP_FAILED)
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s: cannot be mapped", path);
+    mapping->base = base;
+    return MLC_OK;
+}
+
+int mlc_mapping_open(mlc_mapping *mapping, const char *path, mlc_error *error)
+{
+    *mapping = (mlc_mapping){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s", path);
+    int status = map_descriptor(mapping, fd, path, error);
+    close(fd);
+    return status;
+}
+
+void mlc_mapping_close(mlc_mapping *mapping)
+{
+    if (mapping->base)
+        munmap((void *)(uintptr_t)mapping->base, mapping->bytes);
+    *mapping = (mlc_mapping){0};
+}
+
+/* ---- writing ---- */
+
+int mlc_writer_open(mlc_writer *writer, const char *path, bool append, mlc_error *error)
+{
+    writer->error = error;
+    writer->bytes = writer->used = 0;
+    mlc_sha256_begin(&writer->hash);
+    snprintf(writer->path, sizeof writer->path, "%s", path);
+    writer->fd = open(path, O_WRONLY | O_CREAT | (append ? O_APPEND : O_TRUNC) | O_CLOEXEC, 0666);
+    return writer->fd < 0 ? mlc_error_system(error, MLC_BAD_INPUT, "%s", path) : MLC_OK;
+}
+
+void mlc_writer_open_counting(mlc_writer *writer, mlc_error *error)
+{
+    writer->error = error;
+    writer->bytes = writer->used = 0;
+    writer->path[0] = 0;
+    writer->fd = -1;
+    mlc_sha256_begin(&writer->hash);
+}
+
+void mlc_writer_hex(const mlc_writer *writer, char hex[65])
+{
+    uint8_t digest[32];
+    mlc_sha256 hash = writer->hash;
+    mlc_sha256_end(&hash, digest);
+    mlc_sha256_hex(digest, hex);
+}
+
+/* Writes all bytes; a short write is not an error of the disk. */
+static void write_all(mlc_writer *writer, const char *data, size_t bytes)
+{
+    while (bytes && writer->fd >= 0 && !writer->error->status) {
+        ssize_t done = write(writer->fd, data, bytes);
+        if (done < 0 && errno != EINTR)
+            mlc_error_system(writer->error, MLC_FAILED, "%s: cannot be written", writer->path);
+        if (done > 0) {
+            data += done;
+            bytes -= (size_t)done;
+        }
+    }
+}
+
+int mlc_writer_flush(mlc_writer *writer)
+{
+    write_all(writer, writer->buffer, writer->used);
+    writer->used = 0;
+    return writer->error->status;
+}
+
+void mlc_writer_put(mlc_writer *writer, const void *data, size_t bytes)
+{
+    if (writer->error->status)
+        return;
+    mlc_sha256_add(&writer->hash, data, bytes);
+    writer->bytes += bytes;
+    if (writer->used + bytes > sizeof writer->buffer)
+        mlc_writer_flush(writer);
+    if (bytes > sizeof writer->buffer) {
+        write_all(writer, data, bytes);
+        return;
+    }
+    memcpy(writer->buffer + writer->used, data, bytes);
+    writer->used += bytes;
+}
+
+void mlc_writer_print(mlc_writer *writer, const char *format, ...)
+{
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (length < 0 || (size_t)length >= sizeof text)
+        mlc_error_set(writer->error, MLC_FAILED, "%s: a line is too long", writer->path);
+    else
+        mlc_writer_put(writer, text, (size_t)length);
+}
+
+void mlc_writer_quote(mlc_writer *writer, const char *text)
+{
+    mlc_writer_put(writer, "\"", 1);
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+        if (*c == '"' || *c == '\\')
+            mlc_writer_print(writer, "\\%c", *c);
+        else if (*c < 0x20)
+            mlc_writer_print(writer, "\\u%04x", *c);
+        else
+            mlc_writer_put(writer, c, 1);
+    }
+    mlc_writer_put(writer, "\"", 1);
+}
+
+int mlc_writer_close(mlc_writer *writer, bool sync)
+{
+    if (writer->fd < 0)
+        return writer->error->status;
+    mlc_writer_flush(writer);
+    if (sync && !writer->error->status && fsync(writer->fd))
+        mlc_error_system(writer->error, MLC_FAILED, "%s: cannot be synced", writer->path);
+    if (close(writer->fd) && !writer->error->status)
+        mlc_error_system(writer->error, MLC_FAILED, "%s: cannot be closed", writer->path);
+    writer->fd = -1;
+    return writer->error->status;
+}
+
+/* ---- names ---- */
+
+int mlc_path_join(char path[MLC_PATH_BYTES], const char *directory, const char *name, mlc_error *error)
+{
+    int length = snprintf(path, MLC_PATH_BYTES, "%s/%s", directory, name);
+    if (length < 0 || length >= MLC_PATH_BYTES)
+        return mlc_error_set(error, MLC_USAGE, "%.200s...: the path is too long", directory);
+    return MLC_OK;
+}
+
+bool mlc_path_is_directory(const char *path)
+{
+    struct stat status;
+    return !stat(path, &status) && S_ISDIR(status.st_mode);
+}
+
+bool mlc_path_is_file(const char *path)
+{
+    struct stat status;
+    return !stat(path, &status) && S_ISREG(status.st_mode);
+}
+
+bool mlc_path_ends(const char *path, const char *end)
+{
+    size_t length = strlen(path), tail = strlen(end);
+    return length >= tail && !strcmp(path + length - tail, end);
+}

@@ -1,0 +1,145 @@
+/* metrics.c: see metrics.h. */
+#include "metrics.h"
+
+#include "trace.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define PROGRESS_NANOSECONDS 100000000 /* at most ten progress lines a second */
+
+void mlc_metrics_number(char text[32], double value)
+{
+    if (!isfinite(value)) {
+        snprintf(text, 32, "null");
+        return;
+    }
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, 32, "%.*g", digits, value);
+        if (strtod(text, NULL) == value)
+            return;
+    }
+}
+
+/* The same for a number that is an f32. */
+static void number_single(char text[32], float value)
+{
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(text, 32, "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value)
+            return;
+    }
+}
+
+int mlc_metrics_open(mlc_metrics *metrics, const char *log, bool append, mlc_error *error)
+{
+    metrics->error = (mlc_error){0};
+    metrics->terminal = isatty(STDERR_FILENO);
+    metrics->shown = false;
+    metrics->shown_at = 0;
+    metrics->step_seconds = 0;
+    metrics->log.fd = -1;
+    if (log && mlc_writer_open(&metrics->log, log, append, &metrics->error))
+        return mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
+    return MLC_OK;
+}
+
+static int64_t tokens_in_step(const mlc_model *model)
+{
+    return model->tokens * model->microbatches;
+}
+
+static void put_number(mlc_writer *log, const char *name, double value)
+{
+    char text[32];
+    mlc_metrics_number(text, value);
+    mlc_writer_print(log, ", \"%s\": %s", name, text);
+}
+
+static void put_rate(mlc_writer *log, const mlc_session *session)
+{
+    char text[32] = "null";
+    if (session->model->rate >= 0)
+        number_single(text, session->record->scalars[session->model->rate]);
+    mlc_writer_print(log, ", \"rate\": %s", text);
+}
+
+static int log_flush(mlc_metrics *metrics, mlc_error *error)
+{
+    if (mlc_writer_flush(&metrics->log))
+        mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
+    return error->status;
+}
+
+static void log_step(mlc_metrics *metrics, const mlc_session *session, double seconds)
+{
+    mlc_writer *log = &metrics->log;
+    double tokens = (double)tokens_in_step(session->model);
+    mlc_writer_print(log, "{\"step\": %lld", (long long)session->step - 1);
+    put_number(log, "loss", session->result.loss);
+    put_number(log, "grad_norm", session->result.grad_norm);
+    put_rate(log, session);
+    mlc_writer_print(log, ", \"tokens\": %lld", (long long)(session->step * tokens_in_step(session->model)));
+    mlc_writer_print(log, ", \"step_ms\": %.3f, \"tokens_per_s\": %.1f, \"mfu\": null", seconds * 1e3, seconds > 0 ? tokens / seconds : 0);
+    for (int i = 0; i < session->model->train->metric_count; i++) {
+        char text[32];
+        mlc_metrics_number(text, session->metrics[i]);
+        mlc_writer_print(log, ", ");
+        mlc_writer_quote(log, session->model->train->metrics[i].name);
+        mlc_writer_print(log, ": %s", text);
+    }
+    mlc_writer_print(log, "}\n");
+}
+
+static void show_progress(mlc_metrics *metrics, const mlc_session *session)
+{
+    int64_t now = mlc_clock(), left = session->steps - session->step;
+    if (left && metrics->shown && now - metrics->shown_at < PROGRESS_NANOSECONDS)
+        return;
+    double seconds = metrics->step_seconds;
+    long long wait = (long long)ceil((double)left * seconds);
+    fprintf(stderr, "\r%lld/%lld steps  loss %.4f  %.0f tokens/s  %lld:%02lld:%02lld left\033[K", (long long)session->step,
+            (long long)session->steps, session->result.loss, seconds > 0 ? (double)tokens_in_step(session->model) / seconds : 0, wait / 3600,
+            wait / 60 % 60, wait % 60);
+    metrics->shown = true;
+    metrics->shown_at = now;
+}
+
+int mlc_metrics_step(mlc_metrics *metrics, const mlc_session *session, int64_t nanoseconds, mlc_error *error)
+{
+    double seconds = (double)nanoseconds / 1e9;
+    metrics->step_seconds = metrics->step_seconds > 0 ? 0.95 * metrics->step_seconds + 0.05 * seconds : seconds;
+    if (metrics->terminal)
+        show_progress(metrics, session);
+    if (metrics->log.fd < 0)
+        return MLC_OK;
+    log_step(metrics, session, seconds);
+    return log_flush(metrics, error);
+}
+
+int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_session *session, double loss, int64_t tokens, mlc_error *error)
+{
+    if (metrics->log.fd < 0)
+        return MLC_OK;
+    mlc_writer_print(&metrics->log, "{\"step\": %lld", (long long)session->step - 1);
+    put_number(&metrics->log, "evaluate_loss", loss);
+    mlc_writer_print(&metrics->log, ", \"evaluate_tokens\": %lld}\n", (long long)tokens);
+    return log_flush(metrics, error);
+}
+
+void mlc_metrics_settle(mlc_metrics *metrics)
+{
+    if (metrics->shown)
+        fputc('\n', stderr);
+    metrics->shown = false;
+}
+
+int mlc_metrics_close(mlc_metrics *metrics, mlc_error *error)
+{
+    mlc_metrics_settle(metrics);
+    if (metrics->log.fd >= 0 && mlc_writer_close(&metrics->log, false))
+        mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
+    return error->status;
+}

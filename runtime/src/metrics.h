@@ -1,0 +1,35 @@
+/* metrics.h: what a run says while it trains: JSON lines in a file, a progress line on a terminal. Allocates nothing. */
+#ifndef MLC_METRICS_H
+#define MLC_METRICS_H
+
+#include "file.h"
+#include "session.h"
+
+typedef struct mlc_metrics {
+    mlc_writer log;     /* fd -1: none */
+    mlc_error error;    /* of the log */
+    bool terminal;      /* stderr is one */
+    bool shown;         /* a progress line stands on it */
+    int64_t shown_at;   /* clock of the last progress line */
+    double step_seconds; /* smoothed */
+} mlc_metrics;
+
+/* `log` NULL: no file. `append`: the run is resumed. Returns a status. */
+int mlc_metrics_open(mlc_metrics *metrics, const char *log, bool append, mlc_error *error);
+
+/* A step was done: session->result is its result, session->step counts it. Returns a status. */
+int mlc_metrics_step(mlc_metrics *metrics, const mlc_session *session, int64_t nanoseconds, mlc_error *error);
+
+/* An evaluation was done. Returns a status. */
+int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_session *session, double loss, int64_t tokens, mlc_error *error);
+
+/* Ends the progress line, so that other text may follow. */
+void mlc_metrics_settle(mlc_metrics *metrics);
+
+/* Closes the log. Returns a status. */
+int mlc_metrics_close(mlc_metrics *metrics, mlc_error *error);
+
+/* The shortest decimal that reads back as the same number; "null" when it is not finite. */
+void mlc_metrics_number(char text[32], double value);
+
+#endif

@@ -1,0 +1,187 @@
+/* safetensors.c: see safetensors.h. */
+#include "safetensors.h"
+
+#include "json.h"
+#include "mlc.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADER_BYTES (100 << 20) /* longer headers are refused, as the reference implementation does */
+
+/* ---- reading ---- */
+
+static uint64_t dtype_bytes(const char *dtype)
+{
+    static const struct {
+        const char *name;
+        uint64_t bytes;
+    } DTYPES[] = {{"BOOL", 1}, {"U8", 1}, {"I8", 1}, {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
+                  {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4}, {"F64", 8}, {"I64", 8}, {"U64", 8}};
+    for (size_t i = 0; i < sizeof DTYPES / sizeof *DTYPES; i++)
+        if (!strcmp(DTYPES[i].name, dtype))
+            return DTYPES[i].bytes;
+    return 0;
+}
+
+static bool read_shape(const mlc_json *json, const mlc_json_node *shape, mlc_stored *tensor)
+{
+    if (!shape || shape->kind != MLC_JSON_ARRAY || shape->count > MLC_SAFETENSORS_RANK)
+        return false;
+    tensor->elements = 1;
+    for (const mlc_json_node *size = mlc_json_first(json, shape); size; size = mlc_json_next(json, size)) {
+        uint64_t value;
+        if (!mlc_json_whole(size, &value) || value > INT64_MAX || __builtin_mul_overflow(tensor->elements, value, &tensor->elements))
+            return false;
+        tensor->shape[tensor->rank++] = (int64_t)value;
+    }
+    return true;
+}
+
+static bool read_offsets(const mlc_json *json, const mlc_json_node *offsets, mlc_stored *tensor)
+{
+    if (!offsets || offsets->kind != MLC_JSON_ARRAY || offsets->count != 2)
+        return false;
+    const mlc_json_node *begin = mlc_json_first(json, offsets);
+    return mlc_json_whole(begin, &tensor->begin) && mlc_json_whole(mlc_json_next(json, begin), &tensor->end);
+}
+
+static int read_tensor(const mlc_safetensors *file, const mlc_json_node *member, mlc_stored *tensor, mlc_error *error)
+{
+    const mlc_json *json = file->json;
+    uint64_t held = file->mapping.bytes - (uint64_t)(file->data - file->mapping.base), bytes;
+    const char *dtype = mlc_json_string(mlc_json_member(json, member, "dtype"));
+    *tensor = (mlc_stored){.name = member->key};
+    if (!dtype || !dtype_bytes(dtype))
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: tensor %.200s: unknown dtype %.20s", file->path, member->key, dtype ? dtype : "(none)");
+    snprintf(tensor->dtype, sizeof tensor->dtype, "%s", dtype);
+    bool fits = read_shape(json, mlc_json_member(json, member, "shape"), tensor) &&
+                read_offsets(json, mlc_json_member(json, member, "data_offsets"), tensor) &&
+                !__builtin_mul_overflow(tensor->elements, dtype_bytes(dtype), &bytes) && tensor->begin <= tensor->end &&
+                tensor->end <= held && tensor->end - tensor->begin == bytes;
+    if (!fits)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged or truncated: shape and offsets of tensor %.200s do not fit the file", file->path,
+                             member->key);
+    return MLC_OK;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const mlc_stored *)a)->name, ((const mlc_stored *)b)->name);
+}
+
+static int read_tensors(mlc_safetensors *file, mlc_error *error)
+{
+    const mlc_json_node *root = &file->json->nodes[0];
+    if (root->kind != MLC_JSON_OBJECT)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: the header is no JSON object", file->path);
+    file->tensors = calloc((size_t)root->count + 1, sizeof *file->tensors);
+    if (!file->tensors)
+        return mlc_error_set(error, MLC_FAILED, "%s: out of memory", file->path);
+    for (const mlc_json_node *member = mlc_json_first(file->json, root); member; member = mlc_json_next(file->json, member)) {
+        if (strcmp(member->key, "__metadata__") && read_tensor(file, member, &file->tensors[file->count++], error))
+            return error->status;
+    }
+    qsort(file->tensors, (size_t)file->count, sizeof *file->tensors, by_name);
+    for (int64_t i = 1; i < file->count; i++)
+        if (!strcmp(file->tensors[i].name, file->tensors[i - 1].name))
+            return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: tensor %.200s is there twice", file->path, file->tensors[i].name);
+    return MLC_OK;
+}
+
+static int read_file(mlc_safetensors *file, mlc_error *error)
+{
+    uint64_t length = 0;
+    if (file->mapping.bytes < 8)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated: %llu bytes are no safetensors file", file->path,
+                             (unsigned long long)file->mapping.bytes);
+    memcpy(&length, file->mapping.base, 8);
+    if (length > file->mapping.bytes - 8 || length > HEADER_BYTES)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated or no safetensors file: a header of %llu bytes, %llu are left", file->path,
+                             (unsigned long long)length, (unsigned long long)file->mapping.bytes - 8);
+    file->data = file->mapping.base + 8 + length;
+    file->json = calloc(1, sizeof *file->json);
+    if (!file->json)
+        return mlc_error_set(error, MLC_FAILED, "%s: out of memory", file->path);
+    if (mlc_json_parse(file->json, (const char *)file->mapping.base + 8, length, file->path, error))
+        return error->status;
+    return read_tensors(file, error);
+}
+
+int mlc_safetensors_open(mlc_safetensors *file, const char *path, mlc_error *error)
+{
+    *file = (mlc_safetensors){.path = strdup(path)};
+    if (!file->path)
+        return mlc_error_set(error, MLC_FAILED, "%s: out of memory", path);
+    if (mlc_mapping_open(&file->mapping, path, error) || read_file(file, error))
+        mlc_safetensors_close(file);
+    return error->status;
+}
+
+void mlc_safetensors_close(mlc_safetensors *file)
+{
+    if (file->json)
+        mlc_json_free(file->json);
+    free(file->json);
+    free(file->tensors);
+    free(file->path);
+    mlc_mapping_close(&file->mapping);
+    *file = (mlc_safetensors){0};
+}
+
+mlc_stored *mlc_safetensors_find(const mlc_safetensors *file, const char *name)
+{
+    mlc_stored key = {.name = name};
+    return file->count ? bsearch(&key, file->tensors, (size_t)file->count, sizeof key, by_name) : NULL;
+}
+
+/* ---- writing ---- */
+
+static void put_header(mlc_writer *writer, const mlc_entries *entries, int64_t first, int64_t last)
+{
+    uint64_t offset = 0;
+    mlc_writer_print(writer, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int64_t i = first; i < last; i++) {
+        const mlc_entry *entry = &entries->items[i];
+        mlc_writer_print(writer, ",");
+        mlc_writer_quote(writer, entry->name);
+        mlc_writer_print(writer, ":{\"dtype\":\"F32\",\"shape\":[");
+        for (int d = 0; d < entry->rank; d++)
+            mlc_writer_print(writer, "%s%lld", d ? "," : "", (long long)entry->shape[d]);
+        uint64_t end = offset + (uint64_t)entry->elements * sizeof(float);
+        mlc_writer_print(writer, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)offset, (unsigned long long)end);
+        offset = end;
+    }
+    mlc_writer_print(writer, "}");
+}
+
+static uint64_t header_bytes(const mlc_entries *entries, int64_t first, int64_t last, mlc_error *error)
+{
+    mlc_writer counter;
+    mlc_writer_open_counting(&counter, error);
+    put_header(&counter, entries, first, last);
+    return counter.bytes;
+}
+
+static void put_file(mlc_writer *writer, const mlc_entries *entries, int64_t first, int64_t last, const char *arena, uint64_t header)
+{
+    uint64_t padded = (header + 7) / 8 * 8;
+    mlc_writer_put(writer, &padded, sizeof padded);
+    put_header(writer, entries, first, last);
+    mlc_writer_put(writer, "        ", padded - header);
+    for (int64_t i = first; i < last; i++)
+        mlc_writer_put(writer, arena + entries->items[i].at, (size_t)entries->items[i].elements * sizeof(float));
+}
+
+int mlc_safetensors_write(const char *path, const mlc_entries *entries, int64_t first, int64_t last, const char *arena, char hex[65],
+                          mlc_error *error)
+{
+    uint64_t header = header_bytes(entries, first, last, error);
+    mlc_writer writer;
+    if (mlc_writer_open(&writer, path, false, error))
+        return error->status;
+    put_file(&writer, entries, first, last, arena, header);
+    mlc_writer_hex(&writer, hex);
+    return mlc_writer_close(&writer, true);
+}

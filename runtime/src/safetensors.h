@@ -1,0 +1,49 @@
+/* safetensors.h: files of tensors.
+ *
+ *   u64 length of the header | header: JSON, padded with spaces to 8 bytes | data
+ *   {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ..., "__metadata__": {"format": "pt"}}
+ *
+ * Offsets count from the start of the data; the tensors fill it without holes.
+ */
+#ifndef MLC_SAFETENSORS_H
+#define MLC_SAFETENSORS_H
+
+#include "catalog.h"
+#include "file.h"
+
+#define MLC_SAFETENSORS_RANK 16
+
+typedef struct mlc_stored {
+    const char *name; /* lives as long as the file is open */
+    char dtype[8];
+    int rank;
+    int64_t shape[MLC_SAFETENSORS_RANK];
+    uint64_t elements;
+    uint64_t begin, end; /* bytes of the data */
+    bool used;           /* for those who load: some parameter reads it */
+} mlc_stored;
+
+typedef struct mlc_json mlc_json;
+
+typedef struct mlc_safetensors {
+    char *path;
+    mlc_mapping mapping;
+    const uint8_t *data;
+    mlc_stored *tensors; /* sorted by name */
+    int64_t count;
+    mlc_json *json; /* owns the names */
+} mlc_safetensors;
+
+/* Maps a file and checks its header: dtypes, shapes and offsets agree and lie in the file. Returns a status. */
+int mlc_safetensors_open(mlc_safetensors *file, const char *path, mlc_error *error);
+void mlc_safetensors_close(mlc_safetensors *file);
+
+/* The tensor of a name, NULL when there is none. */
+mlc_stored *mlc_safetensors_find(const mlc_safetensors *file, const char *name);
+
+/* Writes f32 tensors [first, last) of `entries`, whose data lies at `arena` + at. Allocates nothing, syncs the file; hex gets the
+ * SHA-256 of it. Returns a status. */
+int mlc_safetensors_write(const char *path, const mlc_entries *entries, int64_t first, int64_t last, const char *arena, char hex[65],
+                          mlc_error *error);
+
+#endif

@@ -1,0 +1,188 @@
+/* sample.c: see sample.h. */
+#include "sample.h"
+
+#include "convert.h"
+#include "executor.h"
+#include "order.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int fill_from_window(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end, mlc_error *error)
+{
+    (void)microbatch, (void)error;
+    const mlc_sampler *text = (const mlc_sampler *)feed;
+    for (int i = 0; i < session->model->input_count; i++) {
+        const mlc_input *input = &session->model->inputs[i];
+        size_t bytes = (size_t)mlc_input_row_bytes(input);
+        for (int64_t row = begin; row < end; row++)
+            if (i == 0)
+                memcpy(mlc_input_row(session, input, row), text->tokens, bytes);
+            else
+                memset(mlc_input_row(session, input, row), 0, bytes);
+    }
+    return MLC_OK;
+}
+
+static void push(mlc_sampler *text, int32_t token)
+{
+    if (text->length == text->context) {
+        for (int64_t i = 1; i < text->context; i++)
+            text->tokens[i - 1] = text->tokens[i];
+        text->length--;
+    }
+    text->tokens[text->length++] = token;
+}
+
+static void put(const mlc_sampler *text, int32_t token, FILE *out)
+{
+    if (text->vocabulary <= 256)
+        fputc(token, out);
+    else
+        fprintf(out, "%d ", token);
+}
+
+/* ---- the prompt ---- */
+
+static int take_token(mlc_sampler *text, long long token, FILE *out, mlc_error *error)
+{
+    if (token < 0 || token >= text->vocabulary)
+        return mlc_error_set(error, MLC_BAD_INPUT, "--prompt: token %lld is not in 0 to %lld", token, (long long)text->vocabulary - 1);
+    push(text, (int32_t)token);
+    put(text, (int32_t)token, out);
+    return MLC_OK;
+}
+
+static int take_bytes(mlc_sampler *text, const char *prompt, FILE *out, mlc_error *error)
+{
+    for (const unsigned char *c = (const unsigned char *)prompt; *c; c++)
+        if (take_token(text, *c, out, error))
+            return error->status;
+    return MLC_OK;
+}
+
+static int take_numbers(mlc_sampler *text, const char *prompt, FILE *out, mlc_error *error)
+{
+    for (const char *at = prompt + strspn(prompt, " ,"); *at; at += strspn(at, " ,")) {
+        char *end;
+        errno = 0;
+        long long token = strtoll(at, &end, 10);
+        if (end == at || errno)
+            return mlc_error_set(error, MLC_USAGE, "--prompt: wants token numbers: the vocabulary of %lld has no text here",
+                                 (long long)text->vocabulary);
+        if (take_token(text, token, out, error))
+            return error->status;
+        at = end;
+    }
+    return MLC_OK;
+}
+
+/* An empty prompt starts with a line feed, or token 0, which is not printed. */
+static int take_prompt(mlc_sampler *text, const char *prompt, FILE *out, mlc_error *error)
+{
+    if ((text->vocabulary <= 256 ? take_bytes : take_numbers)(text, prompt, out, error))
+        return error->status;
+    if (!text->length)
+        push(text, text->vocabulary <= 256 && text->vocabulary > '\n' ? '\n' : 0);
+    return MLC_OK;
+}
+
+/* ---- drawing ---- */
+
+static float logit_at(const void *logits, int32_t dtype, int64_t i)
+{
+    if (dtype == MLC_F32)
+        return ((const float *)logits)[i];
+    uint16_t bits = ((const uint16_t *)logits)[i];
+    return dtype == MLC_BF16 ? mlc_convert_from_bf16(bits) : mlc_convert_from_f16(bits);
+}
+
+/* Leaves exp((logit - highest) / temperature) in text->weights; returns the likeliest token, *sum gets the sum. */
+static int32_t weigh(mlc_sampler *text, const void *logits, int32_t dtype, double temperature, double *sum)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < text->vocabulary; i++)
+        if (logit_at(logits, dtype, i) > logit_at(logits, dtype, best))
+            best = i;
+    double highest = logit_at(logits, dtype, best);
+    *sum = 0;
+    for (int64_t i = 0; temperature > 0 && i < text->vocabulary; i++)
+        *sum += text->weights[i] = exp((logit_at(logits, dtype, i) - highest) / temperature);
+    return (int32_t)best;
+}
+
+/* A token with probability proportional to its weight; u is uniform in [0, 1). */
+static int32_t draw(const mlc_sampler *text, double sum, double u)
+{
+    double reached = 0;
+    int64_t last = 0;
+    for (int64_t i = 0; i < text->vocabulary; i++) {
+        reached += text->weights[i];
+        if (text->weights[i] > 0)
+            last = i;
+        if (reached > u * sum)
+            return (int32_t)i;
+    }
+    return (int32_t)last;
+}
+
+static int next_token(mlc_session *session, mlc_sampler *text, double temperature, int64_t ordinal, int32_t *token)
+{
+    double ignored = 0, sum;
+    const mlc_tensor *logits = &session->model->sample->logits;
+    if (mlc_executor_forward(session, session->model->sample, &text->feed, 1, 1, &ignored, &ignored))
+        return session->error.status;
+    int64_t first = (text->length - 1) * text->vocabulary * mlc_dtype_bytes(logits->dtype);
+    *token = weigh(text, (char *)mlc_session_at(session, logits->at) + first, logits->dtype, temperature, &sum);
+    if (temperature == 0)
+        return MLC_OK;
+    if (!isfinite(sum))
+        return mlc_error_set(&session->error, MLC_NOT_FINITE, "sampling: the logits are not finite");
+    uint64_t bits = mlc_order_mix(mlc_order_mix(session->seed ^ 0x73616d706c65) + (uint64_t)ordinal);
+    *token = draw(text, sum, (double)(bits >> 11) * 0x1p-53);
+    return MLC_OK;
+}
+
+/* ---- the whole ---- */
+
+int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, mlc_error *error)
+{
+    *text = (mlc_sampler){.feed = {fill_from_window}};
+    if (!model->sample)
+        return mlc_error_set(error, MLC_USAGE, "model %s cannot be sampled: it returns no logits, or has no token input", model->name);
+    const mlc_tensor *logits = &model->sample->logits;
+    text->context = mlc_input_row_elements(&model->inputs[0]);
+    text->vocabulary = logits->shape[logits->rank - 1];
+    text->tokens = calloc((size_t)text->context + 1, sizeof *text->tokens);
+    text->weights = calloc((size_t)text->vocabulary, sizeof *text->weights);
+    if (!text->tokens || !text->weights)
+        return mlc_error_set(error, MLC_FAILED, "sampling: out of memory");
+    return MLC_OK;
+}
+
+void mlc_sampler_close(mlc_sampler *text)
+{
+    free(text->tokens);
+    free(text->weights);
+    *text = (mlc_sampler){0};
+}
+
+int mlc_sample(mlc_session *session, mlc_sampler *text, const char *prompt, int64_t count, double temperature, FILE *out)
+{
+    text->length = 0;
+    memset(text->tokens, 0, (size_t)text->context * sizeof *text->tokens);
+    if (take_prompt(text, prompt, out, &session->error))
+        return session->error.status;
+    for (int64_t i = 0; i < count; i++) {
+        int32_t token = 0;
+        if (next_token(session, text, temperature, i, &token))
+            return session->error.status;
+        push(text, token);
+        put(text, token, out);
+        fflush(out);
+    }
+    fputc('\n', out);
+    return MLC_OK;
+}

@@ -1,0 +1,427 @@
+/* test_kernels.c: contractions and attention against plain loops in double precision; equal bits for any number of threads. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "../bench/team.h"
+
+static int failures;
+static uint64_t random_state = 1;
+
+static void check(int claim, const char *what, double got, double wanted)
+{
+    if (claim)
+        return;
+    if (failures++ < 40)
+        printf("FAIL %s: got %g, wanted %g\n", what, got, wanted);
+}
+
+static int64_t draw(int64_t limit)
+{
+    random_state = mlc_splitmix64(random_state);
+    return (int64_t)(random_state % (uint64_t)limit);
+}
+
+static float draw_float(void)
+{
+    return (float)draw(1 << 20) / (1 << 19) - 1.0f;
+}
+
+/* An array of f32 or bf16 with known values; `base` is 4 (or 2) bytes off every alignment above that of the dtype. */
+typedef struct array {
+    char *memory, *base;
+    int64_t count;
+    int dtype;
+} array;
+
+static array array_of(int64_t count, int dtype)
+{
+    const int64_t bytes = dtype == MLC_F32 ? 4 : 2;
+    array x = {.memory = malloc((size_t)(bytes * (count + 1))), .count = count, .dtype = dtype};
+    x.base = x.memory + bytes; /* malloc aligns to 16, and the last element ends the block */
+    return x;
+}
+
+static float get(const array *x, int64_t i)
+{
+    return x->dtype == MLC_F32 ? ((float *)x->base)[i] : mlc_f32_of_bf16(((uint16_t *)x->base)[i]);
+}
+
+static void set(const array *x, int64_t i, float value)
+{
+    if (x->dtype == MLC_F32)
+        ((float *)x->base)[i] = value;
+    else
+        ((uint16_t *)x->base)[i] = mlc_bf16_of_f32(value);
+}
+
+static array random_array(int64_t count, int dtype)
+{
+    const array x = array_of(count, dtype);
+    for (int64_t i = 0; i < count; i++)
+        set(&x, i, draw_float());
+    return x;
+}
+
+static const int team_sizes[] = {1, 2, 3, 5};
+enum { TEAMS = sizeof team_sizes / sizeof *team_sizes };
+
+/* Contractions. */
+
+typedef struct contract_case {
+    const mlc_contraction *shape;
+    const array *a, *b;
+    float *c;
+    int64_t rows, columns;
+} contract_case;
+
+static void store_block(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0, int64_t rows, int64_t n0, int64_t columns)
+{
+    const contract_case *x = closure;
+    (void)env;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            float *to = x->c + (batch * x->rows + m0 + i) * x->columns + n0 + j;
+            *to = isnan(*to) ? c[i * pitch + j] : INFINITY; /* given twice */
+        }
+}
+
+static void run_contract(const mlc_env *env, const void *argument)
+{
+    const contract_case *x = argument;
+    mlc_contract(env, x->shape, x->a->base, x->b->base, store_block, x);
+}
+
+static int64_t extent_of(const mlc_index *index, int rank)
+{
+    int64_t extent = 1;
+    for (int i = 0; i < rank; i++)
+        extent *= index[i].extent;
+    return extent;
+}
+
+static int64_t offset_of(const mlc_index *index, int rank, int64_t n, int of_b)
+{
+    int64_t offset = 0;
+    for (int i = rank - 1; i >= 0; i--) {
+        offset += n % index[i].extent * (of_b ? index[i].b : index[i].a);
+        n /= index[i].extent;
+    }
+    return offset;
+}
+
+/* Elements that the strides of an operand reach. */
+static int64_t span_of(const mlc_contraction *s, int of_b)
+{
+    const mlc_index *groups[4] = {s->batch, s->m, s->n, s->k};
+    const int ranks[4] = {s->batch_rank, s->m_rank, s->n_rank, s->k_rank};
+    int64_t last = 0;
+    for (int g = 0; g < 4; g++)
+        for (int i = 0; i < ranks[g]; i++)
+            last += (groups[g][i].extent - 1) * (of_b ? groups[g][i].b : groups[g][i].a);
+    return last + 1;
+}
+
+static void check_products(const contract_case *x, int64_t batches, int64_t depth)
+{
+    const mlc_contraction *s = x->shape;
+    const int64_t all = batches * x->rows * x->columns, stride = all * depth > 4000000 ? 1 + all * depth / 4000000 : 1;
+    for (int64_t e = 0; e < all; e += stride) {
+        const int64_t batch = e / (x->rows * x->columns), i = e / x->columns % x->rows, j = e % x->columns;
+        const int64_t at_a = offset_of(s->batch, s->batch_rank, batch, 0) + offset_of(s->m, s->m_rank, i, 0);
+        const int64_t at_b = offset_of(s->batch, s->batch_rank, batch, 1) + offset_of(s->n, s->n_rank, j, 1);
+        double sum = 0;
+        for (int64_t k = 0; k < depth; k++)
+            sum += (double)get(x->a, at_a + offset_of(s->k, s->k_rank, k, 0)) * get(x->b, at_b + offset_of(s->k, s->k_rank, k, 1));
+        check(fabs(x->c[e] - sum) <= 2e-6 * sqrt((double)depth) + 1e-6, "contraction", x->c[e], sum);
+    }
+}
+
+static void test_contraction(const mlc_contraction *shape)
+{
+    const int64_t batches = extent_of(shape->batch, shape->batch_rank), depth = extent_of(shape->k, shape->k_rank);
+    const array a = random_array(span_of(shape, 0), shape->a_dtype), b = random_array(span_of(shape, 1), shape->b_dtype);
+    contract_case x = {shape, &a, &b, NULL, extent_of(shape->m, shape->m_rank), extent_of(shape->n, shape->n_rank)};
+    const size_t bytes = (size_t)(batches * x.rows * x.columns) * sizeof(float);
+    float *first = NULL;
+    for (int t = 0; t < TEAMS; t++) {
+        x.c = malloc(bytes);
+        memset(x.c, 0xFF, bytes);
+        team_run(team_sizes[t], MLC_CONTRACT_SCRATCH_BYTES, NULL, run_contract, &x);
+        if (t == 0) {
+            check_products(&x, batches, depth);
+            first = x.c;
+            continue;
+        }
+        check(memcmp(first, x.c, bytes) == 0, "contraction, bits for threads", team_sizes[t], 1);
+        free(x.c);
+    }
+    free(first);
+    free(a.memory);
+    free(b.memory);
+}
+
+/* a [batch, m, k] and b [batch, k, n], each plain or with its last two dims exchanged in memory. */
+static mlc_contraction product(int64_t batch, int64_t m, int64_t n, int64_t k, int a_transposed, int b_transposed, int a_dtype, int b_dtype)
+{
+    const mlc_contraction shape = {
+        .batch_rank = batch > 1, .m_rank = 1, .n_rank = 1, .k_rank = 1,
+        .batch = {{batch, m * k, k * n}},
+        .m = {{m, a_transposed ? 1 : k, 0}},
+        .n = {{n, 0, b_transposed ? k : 1}},
+        .k = {{k, a_transposed ? m : 1, b_transposed ? 1 : n}},
+        .a_dtype = a_dtype, .b_dtype = b_dtype,
+    };
+    return shape;
+}
+
+static void test_products(void)
+{
+    static const int64_t sizes[][4] = {
+        {1, 1, 1, 1},     {1, 1, 1, 1000},  {1, 2, 3, 5},      {1, 14, 32, 16},  {1, 15, 33, 17},    {1, 13, 31, 384}, {1, 29, 65, 385},  {1, 8, 700, 769},
+        {1, 128, 16, 31}, {1, 521, 47, 67}, {1, 64, 64, 2048}, {1, 1, 1031, 64}, {1, 1031, 1, 64},   {3, 17, 19, 23},  {7, 5, 40, 3},     {48, 16, 16, 16},
+        {1, 251, 337, 400}, {1, 600, 350, 800}, {2, 113, 321, 769}, {1, 3, 5000, 2}, {1, 5000, 3, 2},
+    };
+    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int layout = 0; layout < 4; layout++) {
+            const int narrow = (int)(i + (unsigned)layout) % 4;
+            const int64_t *s = sizes[i];
+            const mlc_contraction plain = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, MLC_F32, MLC_F32);
+            const mlc_contraction mixed = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, narrow & 1 ? MLC_BF16 : MLC_F32, narrow >> 1 ? MLC_BF16 : MLC_F32);
+            test_contraction(&plain);
+            test_contraction(&mixed);
+        }
+}
+
+/* Shuffles the memory order of the indices of one operand, with gaps between rows now and then. */
+static void set_strides(mlc_index **indices, int count, int of_b)
+{
+    int64_t stride = draw(8) == 0 ? 2 : 1;
+    for (int i = count - 1; i > 0; i--) {
+        const int64_t j = draw(i + 1);
+        mlc_index *other = indices[j];
+        indices[j] = indices[i];
+        indices[i] = other;
+    }
+    for (int i = 0; i < count; i++) {
+        *(of_b ? &indices[i]->b : &indices[i]->a) = stride;
+        stride = stride * indices[i]->extent + (draw(4) == 0 ? draw(5) : 0);
+    }
+}
+
+static void test_groups(void)
+{
+    static const int64_t extents[] = {1, 2, 3, 4, 5, 7, 8, 16, 17, 33};
+    for (int round = 0; round < 150; round++) {
+        mlc_contraction s = {.a_dtype = draw(3) == 0 ? MLC_BF16 : MLC_F32, .b_dtype = draw(3) == 0 ? MLC_BF16 : MLC_F32};
+        s.batch_rank = (int32_t)draw(3), s.m_rank = (int32_t)draw(4), s.n_rank = (int32_t)draw(4), s.k_rank = (int32_t)draw(5);
+        mlc_index *of_a[3 * MLC_INDICES], *of_b[3 * MLC_INDICES];
+        int a_count = 0, b_count = 0;
+        mlc_index *groups[4] = {s.batch, s.m, s.n, s.k};
+        const int ranks[4] = {s.batch_rank, s.m_rank, s.n_rank, s.k_rank};
+        int64_t size = 1;
+        for (int g = 0; g < 4; g++)
+            for (int i = 0; i < ranks[g]; i++) {
+                groups[g][i].extent = size > 200000 ? 1 : extents[draw(g == 0 ? 3 : 10)];
+                size *= groups[g][i].extent;
+                if (g != 2)
+                    of_a[a_count++] = groups[g] + i;
+                if (g != 1)
+                    of_b[b_count++] = groups[g] + i;
+            }
+        set_strides(of_a, a_count, 0);
+        set_strides(of_b, b_count, 1);
+        test_contraction(&s);
+    }
+}
+
+/* Attention. */
+
+/* The operands and results of one attention, each in a layout of its own. */
+typedef struct attention_case {
+    mlc_attention shape;
+    array q, k, v, dy;
+    const uint8_t *mask;
+    array y, dq, dk, dv;
+    float *lse;
+} attention_case;
+
+enum { TENSORS = 8 };
+
+/* Strides of [batch, time, heads, size]: time or heads outermost of the two, rows apart by `gap`. Returns the span. */
+static int64_t set_layout(int64_t batch, int64_t time, int64_t heads, int64_t size, int64_t *by_batch, int64_t *by_time, int64_t *by_head)
+{
+    const int64_t row = size + (draw(3) == 0 ? draw(7) : 0), heads_outer = draw(2);
+    *by_time = heads_outer ? row : row * heads;
+    *by_head = heads_outer ? row * time : row;
+    *by_batch = row * time * heads;
+    return (batch - 1) * *by_batch + (time - 1) * *by_time + (heads - 1) * *by_head + size;
+}
+
+static void run_attention(const mlc_env *env, const void *argument)
+{
+    const attention_case *x = argument;
+    mlc_attention_forward(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse);
+    mlc_barrier(env);
+    mlc_attention_vjp(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse, x->dy.base, x->dq.base, x->dk.base, x->dv.base);
+}
+
+static attention_case attention_of(mlc_attention s, int masked)
+{
+    attention_case x = {.shape = s};
+    mlc_attention *o = &x.shape;
+    x.q = random_array(set_layout(s.batch, s.time, s.heads, s.head, &o->q_batch, &o->q_time, &o->q_head), s.dtype);
+    x.k = random_array(set_layout(s.batch, s.keys, s.groups, s.head, &o->k_batch, &o->k_time, &o->k_head), s.dtype);
+    x.v = random_array(set_layout(s.batch, s.keys, s.groups, s.value, &o->v_batch, &o->v_time, &o->v_head), s.dtype);
+    x.dy = random_array(set_layout(s.batch, s.time, s.heads, s.value, &o->dy_batch, &o->dy_time, &o->dy_head), s.dtype);
+    x.y = random_array(set_layout(s.batch, s.time, s.heads, s.value, &o->y_batch, &o->y_time, &o->y_head), s.dtype);
+    x.dq = random_array(set_layout(s.batch, s.time, s.heads, s.head, &o->dq_batch, &o->dq_time, &o->dq_head), s.dtype);
+    x.dk = random_array(set_layout(s.batch, s.keys, s.groups, s.head, &o->dk_batch, &o->dk_time, &o->dk_head), s.dtype);
+    x.dv = random_array(set_layout(s.batch, s.keys, s.groups, s.value, &o->dv_batch, &o->dv_time, &o->dv_head), s.dtype);
+    x.lse = malloc((size_t)(s.batch * s.heads * s.time) * sizeof(float));
+    if (masked) {
+        uint8_t *mask = malloc((size_t)(s.batch * s.keys));
+        for (int64_t i = 0; i < s.batch * s.keys; i++)
+            mask[i] = i % s.keys == 0 || draw(3) > 0;
+        x.mask = mask;
+    }
+    return x;
+}
+
+/* Probabilities of one query, in double precision; returns the log of the sum. */
+static double probabilities(const attention_case *x, int64_t b, int64_t h, int64_t t, double *p)
+{
+    const mlc_attention *s = &x->shape;
+    const int64_t g = h / (s->heads / s->groups);
+    double most = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < s->keys; j++) {
+        p[j] = 0;
+        for (int64_t i = 0; i < s->head; i++)
+            p[j] += (double)get(&x->q, b * s->q_batch + t * s->q_time + h * s->q_head + i) * get(&x->k, b * s->k_batch + j * s->k_time + g * s->k_head + i);
+        p[j] = (s->causal && j > t) || (x->mask && !x->mask[b * s->keys + j]) ? -INFINITY : p[j] * s->scale;
+        most = fmax(most, p[j]);
+    }
+    for (int64_t j = 0; j < s->keys; j++)
+        sum += exp(p[j] - most);
+    for (int64_t j = 0; j < s->keys; j++)
+        p[j] = exp(p[j] - most) / sum;
+    return most + log(sum);
+}
+
+static void check_near(const array *x, int64_t i, double wanted, double size, const char *what)
+{
+    const double tolerance = x->dtype == MLC_F32 ? 2e-5 : 2e-2;
+    check(fabs(get(x, i) - wanted) <= tolerance * (size + fabs(wanted)), what, get(x, i), wanted);
+}
+
+/* One (batch, group): y, lse and dq are checked, dk and dv summed over the heads of the group and checked. */
+static void check_group(const attention_case *x, int64_t b, int64_t g)
+{
+    const mlc_attention *s = &x->shape;
+    const int64_t ratio = s->heads / s->groups;
+    double *p = malloc((size_t)s->keys * sizeof *p), *ds = malloc((size_t)s->keys * sizeof *ds);
+    double *dk = calloc((size_t)(s->keys * s->head), sizeof *dk), *dv = calloc((size_t)(s->keys * s->value), sizeof *dv);
+    for (int64_t h = g * ratio; h < (g + 1) * ratio; h++)
+        for (int64_t t = 0; t < s->time; t++) {
+            const double lse = probabilities(x, b, h, t, p);
+            check(fabs(x->lse[(b * s->heads + h) * s->time + t] - lse) <= 1e-5 * (1 + fabs(lse)), "lse", x->lse[(b * s->heads + h) * s->time + t], lse);
+            double delta = 0;
+            for (int64_t j = 0; j < s->keys; j++)
+                ds[j] = 0;
+            for (int64_t i = 0; i < s->value; i++) {
+                const double dy = get(&x->dy, b * s->dy_batch + t * s->dy_time + h * s->dy_head + i);
+                double y = 0;
+                for (int64_t j = 0; j < s->keys; j++) {
+                    const double v = get(&x->v, b * s->v_batch + j * s->v_time + g * s->v_head + i);
+                    y += p[j] * v;
+                    ds[j] += dy * v;
+                    dv[j * s->value + i] += p[j] * dy;
+                }
+                delta += dy * y;
+                check_near(&x->y, b * s->y_batch + t * s->y_time + h * s->y_head + i, y, 0.3, "y");
+            }
+            for (int64_t j = 0; j < s->keys; j++)
+                ds[j] = p[j] * (ds[j] - delta) * s->scale;
+            for (int64_t i = 0; i < s->head; i++) {
+                double dq = 0;
+                for (int64_t j = 0; j < s->keys; j++) {
+                    dq += ds[j] * get(&x->k, b * s->k_batch + j * s->k_time + g * s->k_head + i);
+                    dk[j * s->head + i] += ds[j] * get(&x->q, b * s->q_batch + t * s->q_time + h * s->q_head + i);
+                }
+                check_near(&x->dq, b * s->dq_batch + t * s->dq_time + h * s->dq_head + i, dq, 0.3, "dq");
+            }
+        }
+    for (int64_t j = 0; j < s->keys; j++) {
+        for (int64_t i = 0; i < s->head; i++)
+            check_near(&x->dk, b * s->dk_batch + j * s->dk_time + g * s->dk_head + i, dk[j * s->head + i], 0.5, "dk");
+        for (int64_t i = 0; i < s->value; i++)
+            check_near(&x->dv, b * s->dv_batch + j * s->dv_time + g * s->dv_head + i, dv[j * s->value + i], 0.5, "dv");
+    }
+    free(p), free(ds), free(dk), free(dv);
+}
+
+static void test_attention(mlc_attention shape, int masked)
+{
+    attention_case x = attention_of(shape, masked);
+    const size_t forward_bytes = (size_t)MLC_ATTENTION_FORWARD_SCRATCH_BYTES(shape.head, shape.value);
+    const size_t vjp_bytes = (size_t)MLC_ATTENTION_VJP_SCRATCH_BYTES(shape.keys, shape.head, shape.value);
+    const array results[4] = {x.y, x.dq, x.dk, x.dv};
+    char *first[4];
+    for (int t = 0; t < TEAMS; t++) {
+        team_run(team_sizes[t], forward_bytes > vjp_bytes ? forward_bytes : vjp_bytes, NULL, run_attention, &x);
+        for (int64_t item = 0; t == 0 && item < shape.batch * shape.groups; item++)
+            check_group(&x, item / shape.groups, item % shape.groups);
+        for (int i = 0; i < 4; i++) {
+            const size_t bytes = (size_t)results[i].count * (shape.dtype == MLC_F32 ? 4 : 2);
+            if (t == 0)
+                first[i] = memcpy(malloc(bytes), results[i].base, bytes);
+            check(memcmp(first[i], results[i].base, bytes) == 0, "attention, bits for threads", team_sizes[t], i);
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        free(first[i]);
+        free(results[i].memory);
+    }
+    free(x.q.memory), free(x.k.memory), free(x.v.memory), free(x.dy.memory), free(x.lse), free((void *)x.mask);
+}
+
+static void test_attentions(void)
+{
+    static const int64_t sizes[][7] = {
+        /* batch, time, keys, heads, groups, head, value */
+        {1, 1, 1, 1, 1, 1, 1},      {2, 64, 64, 3, 3, 32, 32},    {1, 129, 129, 2, 1, 16, 16}, {1, 257, 257, 2, 2, 64, 64}, {2, 65, 65, 4, 2, 80, 80},
+        {1, 31, 31, 6, 2, 96, 48},  {1, 100, 100, 2, 2, 128, 65}, {1, 70, 70, 1, 1, 192, 128}, {1, 33, 97, 2, 2, 7, 13},    {1, 150, 40, 3, 1, 24, 5},
+        {3, 17, 17, 5, 5, 33, 31},  {1, 300, 70, 1, 1, 20, 40},
+    };
+    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int kind = 0; kind < 8; kind++) {
+            const int64_t *n = sizes[i];
+            const mlc_attention s = {.batch = n[0], .time = n[1], .keys = n[2], .heads = n[3], .groups = n[4], .head = n[5], .value = n[6],
+                                     .scale = 1.5f / sqrtf((float)n[5]), .causal = kind & 1, .dtype = kind & 2 ? MLC_BF16 : MLC_F32};
+            test_attention(s, kind >> 2);
+        }
+}
+
+/* A query that sees no key: y is NaN, lse -inf, and it adds nothing to the gradients. */
+static void test_blind_query(void)
+{
+    const mlc_attention s = {.batch = 1, .time = 5, .keys = 70, .heads = 1, .groups = 1, .head = 8, .value = 8, .scale = 1};
+    attention_case x = attention_of(s, 1);
+    memset((void *)x.mask, 0, 70);
+    team_run(1, (size_t)MLC_ATTENTION_VJP_SCRATCH_BYTES(70, 8, 8), NULL, run_attention, &x);
+    check(isnan(get(&x.y, 0)) && x.lse[0] == -INFINITY && get(&x.dq, 0) == 0 && get(&x.dk, 0) == 0 && get(&x.dv, 0) == 0, "blind query", get(&x.y, 0), NAN);
+    const array arrays[TENSORS] = {x.q, x.k, x.v, x.dy, x.y, x.dq, x.dk, x.dv};
+    for (int i = 0; i < TENSORS; i++)
+        free(arrays[i].memory);
+    free(x.lse), free((void *)x.mask);
+}
+
+int main(void)
+{
+    test_products();
+    test_groups();
+    test_attentions();
+    test_blind_query();
+    printf(failures ? "%d failures\n" : "kernels: ok\n", failures);
+    return failures != 0;
+}

@@ -1,0 +1,9 @@
+def f():
+    a = "half
+    b = 'half
+    return a
+
+
+"""never ends
+def g():
+    return 1

@@ -1,0 +1,136 @@
+"""Runs compiled routines on NumPy arrays: a lowered function as C, built once, called with one or several threads."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mlc.emit.routines import RoutineWriter
+from mlc.emit.writer import Writer
+from mlc.ir.function import Function
+from mlc.ir.op import Keys
+from mlc.lower.routine import Routine, lower_function
+from mlc.ops import OPS
+from mlc.passes.expand import expand
+
+RUNTIME = Path(__file__).resolve().parent.parent / "runtime"
+
+#: Bytes of scratch a thread gets: more than any kernel of the tests needs.
+SCRATCH_BYTES = 1 << 24
+
+FLAGS = (
+    "-std=c11 -D_GNU_SOURCE -O2 -march=native -fPIC -shared -pthread -fopenmp-simd -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra"
+    " -Werror"
+).split()
+
+_TEAM = r"""
+#include <pthread.h>
+#include <stdlib.h>
+#define MLC_MODEL_PATH 0xcbf29ce484222325u
+struct mlc_team { pthread_barrier_t barrier; };
+void mlc_barrier(const mlc_env *env) { pthread_barrier_wait(&env->team->barrier); }
+struct job { mlc_env env; const uint64_t *at; mlc_function run; };
+static void *work(void *argument)
+{
+    struct job *job = argument;
+    job->run(&job->env, job->at);
+    return NULL;
+}
+static void run(mlc_function function, char *arena, char *scratch, int64_t scratch_bytes, const mlc_record *record, const uint64_t *at,
+                uint64_t path, int threads, int fold)
+{
+    struct mlc_team team;
+    pthread_barrier_init(&team.barrier, NULL, (unsigned)threads);
+    struct job jobs[16];
+    pthread_t ids[16];
+    for (int t = 0; t < threads; t++) {
+        jobs[t].env = (mlc_env){arena, scratch + t * scratch_bytes, &team, record, path, t, threads, fold};
+        jobs[t].at = at;
+        jobs[t].run = function;
+        pthread_create(&ids[t], NULL, work, &jobs[t]);
+    }
+    for (int t = 0; t < threads; t++)
+        pthread_join(ids[t], NULL);
+    pthread_barrier_destroy(&team.barrier);
+}
+"""
+
+_STORED = {"f32": np.float32, "i32": np.int32, "bool": np.uint8, "bf16": np.uint16, "f16": np.float16}
+
+
+def to_stored(array: np.ndarray, dtype: str) -> np.ndarray:
+    """An array of the interpreter as it lies in memory."""
+    if dtype == "bf16":
+        return (np.array(array, np.float32, order="C").view(np.uint32) >> 16).astype(np.uint16)
+    return np.array(array, _STORED[dtype], order="C")
+
+
+def from_stored(array: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bf16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(bool) if dtype == "bool" else array.astype(np.float32) if dtype == "f16" else array
+
+
+class Library:
+    """Several routines compiled into one shared object."""
+
+    def __init__(self, functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset(), compiler: str = "gcc"):
+        self.routines: list[Routine] = [lower_function(expand(f, OPS), OPS, folds) for f in functions]
+        writer = Writer()
+        for include in ("<math.h>", "<stddef.h>", '"mlc_kernel.h"'):
+            writer.line(f"#include {include}")
+        text = writer.text() + _TEAM
+        for n, routine in enumerate(self.routines):
+            writer = Writer()
+            RoutineWriter(writer, routine, f"routine_{n}").write()
+            text += writer.text()
+            text += (
+                f"void run_{n}(char *arena, char *scratch, int64_t scratch_bytes, const mlc_record *record, const uint64_t *at, uint64_t path,"
+                f" int threads, int fold) {{ run(routine_{n}, arena, scratch, scratch_bytes, record, at, path, threads, fold); }}\n"
+            )
+        source = folder / "routines.c"
+        source.write_text(text)
+        library = folder / "routines.so"
+        kernels = sorted(str(p) for p in (RUNTIME / "kernels").glob("*.c"))
+        includes = [f"-I{RUNTIME / 'include'}", f"-I{RUNTIME / 'kernels'}"]
+        subprocess.run([compiler, *FLAGS, *includes, "-o", str(library), str(source), *kernels, "-lm"], check=True)
+        self.library = ctypes.CDLL(str(library))
+
+    def run(
+        self, number: int, arguments: Sequence[np.ndarray], keys: Keys = Keys(), threads: int = 1, fold: Sequence[np.ndarray] | None = None, shift: int = 0
+    ) -> tuple[np.ndarray, ...]:
+        """Results of one routine; with `fold`, results are added to these arrays. `shift` moves the arena by bytes."""
+        routine = self.routines[number]
+        function = routine.function
+        sizes = [v.type.bytes for v in (*function.parameters, *function.results)] + [routine.work_bytes]
+        offsets, total = [], 0
+        for size in sizes:
+            offsets.append(total)
+            total += -(-size // 64) * 64
+        memory = np.full(total + 8192, 0xA5, np.uint8)
+        start = -memory.ctypes.data % 64 + 64 + shift
+        arena = memory[start:]
+        for value, argument, offset in zip(function.parameters, arguments, offsets, strict=False):
+            data = to_stored(np.broadcast_to(argument, value.type.shape), value.type.dtype).reshape(-1).view(np.uint8)
+            arena[offset : offset + data.size] = data
+        results = list(zip(function.results, offsets[len(function.parameters) :], strict=False))
+        for (value, offset), old in zip(results, fold or (), strict=False):
+            data = to_stored(old, value.type.dtype).reshape(-1).view(np.uint8)
+            arena[offset : offset + data.size] = data
+        scratch = np.zeros(SCRATCH_BYTES * threads + 64, np.uint8)
+        record = np.zeros(16, np.int64)
+        record[:4] = [keys.seed, keys.step, 1000, keys.microbatch]
+        at = np.array(offsets, np.uint64)
+        address = ctypes.c_void_p
+        getattr(self.library, f"run_{number}")(
+            address(arena.ctypes.data), address(scratch.ctypes.data + -scratch.ctypes.data % 64), ctypes.c_int64(SCRATCH_BYTES),
+            address(record.ctypes.data), address(at.ctypes.data), ctypes.c_uint64(keys.path), threads, int(fold is not None),
+        )  # fmt: skip
+        out = []
+        for value, offset in results:
+            raw = arena[offset : offset + value.type.bytes].view(_STORED[value.type.dtype]).reshape(value.type.shape)
+            out.append(from_stored(raw.copy(), value.type.dtype))
+        return tuple(out)

@@ -1,0 +1,169 @@
+"""A compiled model in this process: NumPy views, steps, gradients, errors, several models at once, life after close."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlc.bind import Model
+from mlc.diagnostics import MlcError
+from mlc.driver import Build, Options, compile_file
+
+X = np.array([0.0, 1.0, 2.0, 3.0], np.float32)
+Y = 2 * X + 1
+
+
+@pytest.fixture(scope="module")
+def line(tiny: Path, compiled) -> Build:
+    return compiled(tiny)
+
+
+def gradients(a: float, b: float) -> tuple[float, float, float]:
+    """Loss and derivatives of mean((a x + b - y)^2), by hand."""
+    error = a * X + b - Y
+    return float(np.mean(error**2)), float(np.mean(2 * error * X)), float(np.mean(2 * error))
+
+
+def code(problem: pytest.ExceptionInfo[MlcError]) -> str:
+    return problem.value.diagnostics[0].code
+
+
+def test_gradient_is_that_of_the_formula(line: Build) -> None:
+    with line.open() as model:
+        model.parameters["a"][:] = 0.5
+        model.parameters["b"][:] = -1.0
+        loss, gradient = model.gradient(x=X, y=Y)
+        assert (loss, gradient["a"][0], gradient["b"][0]) == pytest.approx(gradients(0.5, -1.0), rel=1e-6)
+        assert model.parameters["a"][0] == 0.5
+
+
+def test_steps_update_views_in_place(line: Build) -> None:
+    with line.open() as model:
+        a = model.parameters["a"]
+        first = model.step(x=X, y=Y)
+        assert first == pytest.approx(gradients(0, 0)[0])
+        assert a[0] == pytest.approx(-0.1 * gradients(0, 0)[1], rel=1e-6)
+        assert model.optimizer_state["a/momentum"][0] == pytest.approx(gradients(0, 0)[1], rel=1e-6)
+        for _ in range(200):
+            loss = model.step(x=X, y=Y)
+        assert loss < 1e-6 and a[0] == pytest.approx(2, abs=1e-3)
+        assert model.steps_done == 201
+
+
+def test_evaluate_takes_any_number_of_batches(line: Build) -> None:
+    with line.open() as model:
+        once = model.evaluate(x=X, y=Y)
+        assert model.evaluate(x=np.tile(X, 3), y=np.tile(Y, 3)) == pytest.approx(once)
+        assert model.steps_done == 0
+
+
+def test_microbatches_lead_the_inputs(tiny: Path, compiled) -> None:
+    with compiled(tiny, Options(microbatches=2)).open() as model:
+        assert model.inputs[0].shape == (8,)
+        loss, gradient = model.gradient(x=np.tile(X, 2), y=np.tile(Y, 2))
+        assert (loss, gradient["a"][0], gradient["b"][0]) == pytest.approx(gradients(0, 0), rel=1e-6)
+
+
+def test_scalars_are_options(line: Build) -> None:
+    with line.open() as model:
+        assert model.scalars == {"rate": pytest.approx(0.1)}
+        model.set_scalar("rate", 0.0)
+        model.step(x=X, y=Y)
+        assert model.parameters["a"][0] == 0.0
+        with pytest.raises(MlcError):
+            model.set_scalar("rat", 0.0)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"x": X},
+        {"x": X, "y": Y, "z": Y},
+        {"x": X[:3], "y": Y[:3]},
+        {"x": X[:, None], "y": Y},
+        {"x": X, "y": Y.astype(np.int32)},
+        {"x": 1.0, "y": Y},
+        {"x": X, "y": "text"},
+    ],
+    ids=["missing", "unknown", "rows", "rank", "dtype", "scalar", "text"],
+)
+def test_inputs_that_do_not_fit(inputs: dict[str, object], line: Build) -> None:
+    with line.open() as model, pytest.raises(MlcError) as problem:
+        model.step(**inputs)
+    assert code(problem) == "E0701"
+
+
+def test_float64_and_strided_inputs_are_taken(line: Build) -> None:
+    with line.open() as model:
+        plain = model.evaluate(x=X, y=Y)
+        assert model.evaluate(x=np.repeat(X, 2).astype(np.float64)[::2], y=list(map(float, Y))) == plain
+
+
+def test_several_models_are_independent(line: Build, tiny: Path, compiled) -> None:
+    wide = compiled(tiny, batch=8)
+    with line.open() as one, line.open(threads=2) as two, wide.open() as three:
+        one.step(x=X, y=Y)
+        two.parameters["a"][:] = 7.0
+        three.step(x=np.tile(X, 2), y=np.tile(Y, 2))
+        assert one.parameters["a"][0] != 7.0
+        assert one.parameters["a"][0] == three.parameters["a"][0]
+        assert two.steps_done == 0
+
+
+def test_a_library_built_anew_is_the_one_opened(tiny: Path, tmp_path: Path) -> None:
+    before = compile_file(tiny, tmp_path, {}, Options()).open()
+    after = compile_file(tiny, tmp_path, {"batch": 6}, Options()).open()
+    assert (before.batch, after.batch) == (4, 6)
+
+
+def test_views_outlive_the_model(line: Build) -> None:
+    model = line.open()
+    a = model.parameters["a"]
+    a[:] = 3.0
+    model.close()
+    gc.collect()
+    assert a[0] == 3.0
+    a[:] = 4.0
+    with pytest.raises(MlcError) as problem:
+        model.step(x=X, y=Y)
+    assert code(problem) == "E0702"
+
+
+def test_unknown_parameter_names_the_nearest(line: Build) -> None:
+    with line.open() as model, pytest.raises(KeyError, match="did you mean `a`"):
+        model.parameters["aa"]
+
+
+def test_checkpoint_and_digest(line: Build, tmp_path: Path) -> None:
+    with line.open() as one, line.open(seed=5) as two:
+        for _ in range(3):
+            one.step(x=X, y=Y)
+        assert one.save(tmp_path).is_dir()
+        assert one.digest() != two.digest()
+        two.load(tmp_path)
+        assert one.digest() == two.digest()
+        assert one.step(x=X, y=Y) == two.step(x=X, y=Y)
+        with pytest.raises(MlcError) as problem:
+            two.load(tmp_path / "none")
+    assert code(problem) == "E0703"
+
+
+def test_same_bits_with_every_number_of_threads(line: Build) -> None:
+    digests = set()
+    for threads in (1, 2, 3, 5):
+        with line.open(threads=threads) as model:
+            for _ in range(5):
+                model.step(x=X, y=Y)
+            digests.add(model.digest())
+    assert len(digests) == 1
+
+
+def test_not_a_library_of_mlc(tmp_path: Path) -> None:
+    path = tmp_path / "libnone.so"
+    path.write_bytes(b"not a library")
+    with pytest.raises(MlcError) as problem:
+        Model(path)
+    assert code(problem) == "E0704"

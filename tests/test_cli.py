@@ -1,0 +1,173 @@
+"""The command: verbs, exit codes, error formats, and options that cannot be honoured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlc.cli import run_command
+
+WRONG = "batch: dim = 4\n\n\n@model\ndef wrong(x: real[batch, 8]):\n    return mean(x @ param('w', [7, 3], init=zeros()))\n"
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    path = tmp_path / "wrong.dsl"
+    path.write_text(WRONG)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--version"], 0, "mlc"),
+        (["--help"], 0, "compile"),
+        ([], 2, "Usage"),
+        (["compil"], 2, "compile"),
+        (["compile"], 2, "FILE"),
+        (["compile", "none.dsl"], 1, "E0806"),
+        (["compile", "none.dsl", "--target", "sm_103"], 1, "E0808"),
+        (["compile", "none.dsl", "--pp", "2"], 1, "E0808"),
+        (["compile", "none.dsl", "--dp", "2"], 1, "E0808"),
+        (["compile", "none.dsl", "--pp", "0"], 2, "--pp"),
+        (["compile", "none.dsl", "--schedule", "zb-h1"], 2, "--schedule"),
+        (["compile", "none.dsl", "-D", "depth"], 2, "name=value"),
+        (["compile", "none.dsl", "-Ddepth=1", "-D", "depth=2"], 2, "twice"),
+        (["compile", "none.dsl", "-MF", "x.d"], 2, "-MD"),
+        (["run", "none.dsl", "--data", "x"], 2, "behind --"),
+        (["explain", "E0203"], 0, "E0203: "),
+        (["explain", "E0230"], 1, "E0811"),
+        (["doctor"], 0, "-march="),
+        (["doctor", "--march", "nonsense"], 1, "E0803"),
+        (["tokenize", "none.txt", "-o", "out"], 1, "E0806"),
+        (["tokenize", "none.txt", "-o", "out", "--validation", "1.0"], 2, "--validation"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_exit_code(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(arguments) == code
+    out, err = capsys.readouterr()
+    assert said in out + err
+    assert "Traceback" not in err
+
+
+def test_wrong_model_is_shown_with_its_line(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["check", str(wrong)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"{wrong}:6:") and "error[E0203]" in lines[0]
+    assert "x @ param" in lines[1] and "^" in lines[2]
+
+
+def test_wrong_model_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["check", str(wrong), "--error-format", "json"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    record = json.loads(line)
+    assert record["code"]["code"] == "E0203" and record["level"] == "error"
+    assert record["spans"][0]["line_start"] == 6
+
+
+def test_define_of_unknown_name_names_the_nearest(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["check", str(tiny), "-D", "bach=3"]) == 1
+    assert "batch" in capsys.readouterr().err
+
+
+def test_dimension_of_zero(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["check", str(tiny), "-D", "batch=0"]) == 1
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_groups_must_divide_microbatches(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["compile", str(tiny), "--microbatches", "6", "--groups", "4"]) == 1
+    assert "E0809" in capsys.readouterr().err
+
+
+def test_compile_leaves_what_the_contract_names(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run_command(["compile", str(tiny), "-o", str(out), "-MD", "-v"]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(out / "line")
+    assert "elaborate" in said.err and " ms" in said.err
+    for name in ("line", "libline.so", "line.h", "plan.json", "src/Makefile", "line.d"):
+        assert (out / name).exists(), name
+    rule = (out / "line.d").read_text()
+    assert str(tiny) in rule and "optim.dsl" in rule
+
+
+def test_unchanged_outputs_are_not_rewritten(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_command(["compile", str(tiny), "-o", str(out)]) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert run_command(["compile", str(tiny), "-o", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("emit", ["ir", "plan", "c"])
+def test_emit_stops_early(emit: str, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_command(["compile", str(tiny), "-o", str(out), "--emit", emit]) == 0
+    expected = {"ir": ["line.ir"], "plan": ["plan.json"], "c": ["line.h", "plan.json", "src"]}[emit]
+    assert sorted(path.name for path in out.iterdir()) == expected
+
+
+def test_ir_names_the_nearest_unit(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["ir", str(tiny), "--unit", "nothing"]) == 2
+    assert run_command(["ir", str(tiny), "--stage", "input_gradient"]) == 0
+    assert "func @" in capsys.readouterr().out
+
+
+def test_explain_plan(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["compile", str(tiny), "-o", str(tmp_path), "--emit", "plan"]) == 0
+    assert run_command(["explain", str(tmp_path / "plan.json")]) == 0
+    assert "arena" in capsys.readouterr().out
+    (tmp_path / "other.json").write_text("[1]")
+    assert run_command(["explain", str(tmp_path / "other.json")]) == 1
+
+
+def test_run_ends_with_the_programs_exit_code(tiny: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal(64).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", 3 * x + 1)
+    base = [sys.executable, "-m", "mlc", "run", str(tiny), "-o", str(tmp_path / "out"), "--"]
+    data = ["--data", f"x={tmp_path}/x.npy", "--data", f"y={tmp_path}/y.npy"]
+    done = subprocess.run([*base, *data, "--steps", "50", "--hash"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("digest: ")
+    assert subprocess.run([*base, "--nonsense"], capture_output=True, check=False).returncode == 2
+
+
+def test_format_is_idempotent_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.dsl"
+    path.write_text("x:dim=3\n")
+    assert run_command(["fmt", "--check", str(path)]) == 1
+    assert "would be formatted" in capsys.readouterr().err
+    assert run_command(["fmt", str(path)]) == 0
+    assert run_command(["fmt", "--check", str(path)]) == 0
+    assert path.read_text() == "x: dim = 3\n"
+
+
+def test_tokenize_characters(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("abracadabra\n")
+    assert run_command(["tokenize", str(text), "-o", str(tmp_path / "out"), "--level", "characters", "--validation", "0.25"]) == 0
+    assert json.loads((tmp_path / "out" / "vocabulary.json").read_text()) == ["\n", "a", "b", "c", "d", "r"]
+    words = np.frombuffer((tmp_path / "out" / "train.bin").read_bytes(), "<i4", 3)
+    assert words.tolist() == [20240520, 1, 9]
+    tokens = np.frombuffer((tmp_path / "out" / "train.bin").read_bytes(), "<u2", offset=1024)
+    assert tokens.tolist() == [1, 2, 5, 1, 3, 1, 4, 1, 2]
+    assert len(np.frombuffer((tmp_path / "out" / "validation.bin").read_bytes(), "<u2", offset=1024)) == 3
+
+
+def test_a_fault_of_the_compiler_asks_for_a_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(march: str) -> None:
+        raise AssertionError("no such case")
+
+    monkeypatch.setattr("mlc.cli.find_toolchain", fail)
+    assert run_command(["doctor"]) == 70
+    said = capsys.readouterr().err
+    assert "internal error" in said and "Traceback" in said and "mlc doctor" in said
