@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+
 from mlc.bind import InputType
 from mlc.driver import Build
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import cffi
 import numpy as np
+
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError, nearest
 from mlc.resources import runtime_folder
 

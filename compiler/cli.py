@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
 from mlc import corpus
 from mlc.bench import measure
 from mlc.build import find_toolchain, target_flags

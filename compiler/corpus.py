@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 
 _MAGIC = 20240520

@@ -335,7 +335,9 @@ CODES: dict[str, CodeText] = {
         file. Nothing else can be imported.
         """,
     ),
-    "E0303": CodeText("the module has no such name", "\n        Functions and constants of a file can be imported, by their names.\n        "),
+    "E0303": CodeText(
+        "the module has no such name", "\n        Functions and constants of a file can be imported, by their names.\n        "
+    ),
     "E0304": CodeText(
         "circular import",
         """
@@ -407,8 +409,12 @@ CODES: dict[str, CodeText] = {
     ),
     "E0406": CodeText("operands of the wrong kind", "\n        The operator does not take values of these kinds.\n        "),
     "E0407": CodeText("unpacking", "\n        `a, b = f(x)` wants as many values as names.\n        "),
-    "E0408": CodeText("index of a tuple out of range", "\n        A tuple of n items has the indices 0 to n - 1, and -n to -1 from the end.\n        "),
-    "E0409": CodeText("recursion", "\n        A function may not call itself, at once or through others: calls are inlined. Write a loop.\n        "),
+    "E0408": CodeText(
+        "index of a tuple out of range", "\n        A tuple of n items has the indices 0 to n - 1, and -n to -1 from the end.\n        "
+    ),
+    "E0409": CodeText(
+        "recursion", "\n        A function may not call itself, at once or through others: calls are inlined. Write a loop.\n        "
+    ),
     "E0410": CodeText(
         "not a type",
         """
@@ -416,7 +422,10 @@ CODES: dict[str, CodeText] = {
         running program. Compile time: dim, int, float, bool, str, shape, init, dtype, tuples of these.
         """,
     ),
-    "E0411": CodeText("not a number", "\n        A computation at compile time divides by zero, leaves the domain of its function or is too large.\n        "),
+    "E0411": CodeText(
+        "not a number",
+        "\n        A computation at compile time divides by zero, leaves the domain of its function or is too large.\n        ",
+    ),
     "E0412": CodeText("a loop over something else", "\n        `for` runs over range(n), lists, tuples, shapes and zip(a, b).\n        "),
     "E0413": CodeText(
         "a constant of another type",
@@ -436,7 +445,9 @@ CODES: dict[str, CodeText] = {
         To use the same parameters again, give both calls `share="a"`.
         """,
     ),
-    "E0502": CodeText("a shared parameter has two shapes", "\n        Calls that share a scope must make parameters of equal shape and dtype.\n        "),
+    "E0502": CodeText(
+        "a shared parameter has two shapes", "\n        Calls that share a scope must make parameters of equal shape and dtype.\n        "
+    ),
     "E0503": CodeText(
         "a parameter that training does not have",
         """
@@ -457,7 +468,10 @@ CODES: dict[str, CodeText] = {
         A parameter that is fed by `accumulate` gets no gradient of the loss: where the loss reads it, write `stop_gradient(p)`.
         """,
     ),
-    "E0506": CodeText("@model and @train", "\n        A compiled file has one function decorated @model and one decorated @train; only the compiler calls them.\n        "),
+    "E0506": CodeText(
+        "@model and @train",
+        "\n        A compiled file has one function decorated @model and one decorated @train; only the compiler calls them.\n        ",
+    ),
     "E0507": CodeText(
         "what a model returns",
         """
@@ -495,14 +509,19 @@ CODES: dict[str, CodeText] = {
     ),
     "E0513": CodeText("outside the model", "\n        Parameters and effects belong into the model and the functions it calls.\n        "),
     "E0514": CodeText("random numbers here", "\n        Recipes, rates and optimizers draw no random numbers.\n        "),
-    "E0515": CodeText("a name that is no path", '\n        Letters, digits, `_`, `-` and `*`, joined by dots: "attn.c_attn". A `*` stands for the leading dim.\n        '),
+    "E0515": CodeText(
+        "a name that is no path",
+        '\n        Letters, digits, `_`, `-` and `*`, joined by dots: "attn.c_attn". A `*` stands for the leading dim.\n        ',
+    ),
     "E0601": CodeText(
         "-D of an unknown name",
         """
         `-D name=value` sets a constant of the compiled file, not of its imports.
         """,
     ),
-    "E0602": CodeText("-D of another type", "\n        The text after `=` must read as the type of the constant; a dim is at least 1.\n        "),
+    "E0602": CodeText(
+        "-D of another type", "\n        The text after `=` must read as the type of the constant; a dim is at least 1.\n        "
+    ),
     "E0603": CodeText("a constant has no value", "\n        A constant that is written without a value must be given with -D.\n        "),
     "E0701": CodeText(
         "an input does not fit the model",
@@ -547,7 +566,9 @@ CODES: dict[str, CodeText] = {
         be a name the C compiler's -march= takes, such as x86-64-v3.
         """,
     ),
-    "E0804": CodeText("a file cannot be written", "\n        The output directory (`-o DIR`, default build/<stem>) must be writable.\n        "),
+    "E0804": CodeText(
+        "a file cannot be written", "\n        The output directory (`-o DIR`, default build/<stem>) must be writable.\n        "
+    ),
     "E0805": CodeText(
         "the emitted sources do not build",
         """

@@ -12,16 +12,37 @@ from mlc.cli import commands
 from mlc.ops.page import ops_page
 from mlc.render import errors_page
 
-_COMMANDS_HEAD = "# The command `mlc`\n\nMade from `compiler/cli.py`; `mlc VERB --help` prints the same.\n"
+_COMMANDS_HEAD = """\
+# The command `mlc`
+
+Made from `compiler/cli.py`. Exit codes: 0 success, 1 the input is wrong, 2 usage, 70 a fault of mlc itself; `mlc run` ends with the
+program's own.
+"""
 
 
 def commands_page() -> str:
-    """spec/commands.md: the help of every verb."""
-    parts = [_COMMANDS_HEAD]
-    for name, command in sorted(commands.commands.items()):
-        context = click.Context(command, info_name=f"mlc {name}", max_content_width=120, terminal_width=120)
-        parts.append(f"## {name}\n\n```\n{command.get_help(context)}\n```\n")
-    return "\n".join(parts)
+    """spec/commands.md: the arguments and options of every verb."""
+    return "\n".join([_COMMANDS_HEAD, *(_verb(name, command) for name, command in sorted(commands.commands.items()))])
+
+
+def _verb(name: str, command: click.Command) -> str:
+    arguments = [_argument(p) for p in command.params if isinstance(p, click.Argument)]
+    options = [_option(p) for p in command.params if isinstance(p, click.Option)]
+    usage = " ".join(["mlc", name, "[OPTIONS]", *arguments])
+    rows = ["| option | meaning |", "|---|---|", *options]
+    return f"## {name}\n\n`{usage}`\n\n{' '.join((command.help or '').split())}\n\n" + "\n".join(rows) + "\n"
+
+
+def _argument(argument: click.Argument) -> str:
+    name = argument.metavar or (argument.name or "").upper()
+    return f"{name}..." if argument.nargs == -1 and not name.endswith("...") else name
+
+
+def _option(option: click.Option) -> str:
+    """| `-o`, `--out` | Output folder. |"""
+    choices = f" One of {', '.join(option.type.choices)}." if isinstance(option.type, click.Choice) else ""
+    default = f" Default: {option.default}." if option.show_default else ""
+    return f"| {', '.join(f'`{name}`' for name in option.opts)} | {' '.join((option.help or '').split())}{choices}{default} |"
 
 
 #: File in spec/ -> what makes its text.

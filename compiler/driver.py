@@ -13,7 +13,7 @@ from mlc.bind import Model
 from mlc.build import find_toolchain, make, target_flags, write_files
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.elaborate import elaborate
-from mlc.elaborate.modules import Library, file_library, library_path
+from mlc.elaborate.modules import file_library, library_path
 from mlc.emit import emit
 from mlc.emit.project import add_project
 from mlc.ir.function import Function
@@ -100,31 +100,40 @@ def compile_file(path: Path, out: Path | None, defines: Mapping[str, Any], optio
     raises: MlcError for whatever the user can mend
     """
     check_options(options)
-    name = program_name(path)
+    name = program_name(path.stem)
     program, sources = load_program(path, defines, options, observe)
     return build_program(program, name, out or Path("build") / name, sources, options, observe)
 
 
+def compile_module(module: Module, name: str, file: Path, out: Path | None, defines: Mapping[str, Any], options: Options) -> Build:
+    """Compile a syntax tree that came from `file` into `out` (default: build/<name>)."""
+    check_options(options)
+    program, sources = load_module(module, file, defines, options)
+    return build_program(program, program_name(name), out or Path("build") / name, sources, options, ignore)
+
+
 def load_program(path: Path, defines: Mapping[str, Any], options: Options, observe: Observer = ignore) -> tuple[Program, tuple[Path, ...]]:
-    """text -> Program, and the files that were read, `path` first."""
+    """A file -> Program, and the files that were read, `path` first."""
     module = timed(observe, "parse", parse, read_source(path), str(path))
-    read = [path]
-    library = file_library(path.parent)
+    return load_module(module, path, defines, options, observe)
+
+
+def load_module(
+    module: Module, file: Path, defines: Mapping[str, Any], options: Options, observe: Observer = ignore
+) -> tuple[Program, tuple[Path, ...]]:
+    """Module -> Program, verified, with the options that override the recipe; and the files that were read, `file` first."""
+    read = [file]
+    library = file_library(file.parent)
 
     def recorded(name: str) -> Module:
         imported = library(name)
-        read.append(library_path(path.parent, name))
+        read.append(library_path(file.parent, name))
         return imported
 
-    return elaborated(module, defines, recorded, options, observe), tuple(read)
-
-
-def elaborated(module: Module, defines: Mapping[str, Any], library: Library, options: Options, observe: Observer) -> Program:
-    """Module -> Program, verified, with the options that override the recipe."""
     texts = {name: str(value) for name, value in defines.items()}
-    program = timed(observe, "elaborate", elaborate, module, texts, library)
+    program = timed(observe, "elaborate", elaborate, module, texts, recorded)
     timed(observe, "verify", verify_all, [unit.function for unit in program.units])
-    return override_recipe(program, options)
+    return override_recipe(program, options), tuple(read)
 
 
 def differentiated(program: Program, observe: Observer = ignore) -> Step:
@@ -176,11 +185,11 @@ def read_source(path: Path) -> str:
         raise error("E0806", f"cannot read {path}: {problem.strerror}") from problem
 
 
-def program_name(path: Path) -> str:
+def program_name(stem: str) -> str:
     """What the program of a file is called: the file's stem. raises: E0807"""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", path.stem):
-        raise error("E0807", f"`{path.stem}` cannot name a program", "use letters, digits, `_`, `-`, `+` and `.` in the file's name")
-    return path.stem
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", stem):
+        raise error("E0807", f"`{stem}` cannot name a program", "use letters, digits, `_`, `-`, `+` and `.` in the file's name")
+    return stem
 
 
 def check_options(options: Options) -> None:

@@ -2,7 +2,7 @@
 
     mlc run examples/mlp.dsl -- --data x=x.npy --data y=y.npy --steps 200
 
-Data: x f32 [rows, 8], y f32 [rows, 1]; other sizes with -D inputs=... -D outputs=...
+Data: x f32 [rows, 8], y f32 [rows, 1].
 """
 from mlc.losses import mean_squared_error
 from mlc.nn import gelu, linear

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from hypothesis import strategies as st
-from op_samples import draw_argument
-
 from mlc.diagnostics import NO_SPAN
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.types import ONE, Dim, TensorType, Value, dim, product
 from mlc.ops import OPS
 from mlc.ops.broadcasting import align, broadcast_to, constant_like
+from op_samples import draw_argument
 
 #: Sizes of dims: 1, primes, none a multiple of a vector width.
 SIZES = (1, 2, 3, 5, 7, 11)
@@ -164,7 +163,9 @@ def pair(d: Draft, dtypes: Sequence[str]) -> tuple[Bounded, Bounded]:
 def _stretches(v: Bounded, x: Bounded) -> bool:
     """Whether v broadcasts to the dims of x."""
     have, want = v.type.dims, x.type.dims
-    return len(have) <= len(want) and all(a.stretches or (a.size == b.size and not b.stretches) for a, b in zip(have[::-1], want[::-1], strict=False))
+    return len(have) <= len(want) and all(
+        a.stretches or (a.size == b.size and not b.stretches) for a, b in zip(have[::-1], want[::-1], strict=False)
+    )
 
 
 def binary(d: Draft) -> None:
@@ -330,7 +331,11 @@ def parts(d: Draft) -> None:
         for part in d.builder.emit("split", x.value, axis=axis, sizes=sizes):
             d.keep(part, x.low, x.high)
         return
-    others = [v for v in d.pool if v.type.dtype == x.type.dtype and _off_axis(v, axis) == _off_axis(x, axis) and len(v.type.dims) == len(x.type.dims)]
+    others = [
+        v
+        for v in d.pool
+        if v.type.dtype == x.type.dtype and _off_axis(v, axis) == _off_axis(x, axis) and len(v.type.dims) == len(x.type.dims)
+    ]
     joined = [x, *(d.choose(others) for _ in range(d.number(0, 2)))]
     if sum(v.type.size for v in joined) <= MOST_ELEMENTS:
         d.keep(d.builder.one("concat", *(v.value for v in joined), axis=axis), min(v.low for v in joined), max(v.high for v in joined))

@@ -12,7 +12,20 @@ import pytest
 
 from mlc.cli import run_command
 
-WRONG = "batch: dim = 4\n\n\n@model\ndef wrong(x: real[batch, 8]):\n    return mean(x @ param('w', [7, 3], init=zeros()))\n"
+WRONG = """from mlc.optim import sgd
+
+batch: dim = 4
+
+
+@model
+def wrong(x: real[batch, 8]):
+    return mean(x @ param("w", [7, 3], init=zeros()))
+
+
+@train()
+def recipe():
+    return sgd(rate=0.1)
+"""
 
 
 @pytest.fixture
@@ -59,7 +72,7 @@ def test_exit_code(arguments: list[str], code: int, said: str, capsys: pytest.Ca
 def test_wrong_model_is_shown_with_its_line(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["check", str(wrong)]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith(f"{wrong}:6:") and "error[E0203]" in lines[0]
+    assert lines[0].startswith(f"{wrong}:8:") and "error[E0203]" in lines[0]
     assert "x @ param" in lines[1] and "^" in lines[2]
 
 
@@ -68,7 +81,7 @@ def test_wrong_model_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) ->
     (line,) = capsys.readouterr().err.splitlines()
     record = json.loads(line)
     assert record["code"]["code"] == "E0203" and record["level"] == "error"
-    assert record["spans"][0]["line_start"] == 6
+    assert record["spans"][0]["line_start"] == 8
 
 
 def test_define_of_unknown_name_names_the_nearest(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from programs import RandomProgram, programs
-
+from mlc.elaborate import elaborate, file_library
 from mlc.ir.function import Function
 from mlc.ir.interpret import interpret
 from mlc.ir.op import Composite, Generate, Keys, Move, Pointwise
@@ -19,13 +18,15 @@ from mlc.ir.program import Effect, Unit, Variant
 from mlc.ir.text import parse_function, print_function
 from mlc.ir.verify import verify
 from mlc.ops import OPS
-from mlc.passes.differentiate import differentiate_unit
+from mlc.passes.differentiate import differentiate, differentiate_unit
 from mlc.passes.expand import expand
 from mlc.passes.reverse import derivative
 from mlc.passes.simplify import simplify
+from mlc.syntax.parser import parse
+from programs import RandomProgram, programs
 
 KEYS = Keys(seed=3, step=5, microbatch=1, path=77)
-RANDOM = settings(max_examples=60, deadline=None)
+RANDOM = settings(max_examples=1000, deadline=None)
 
 
 def run(function, arguments, float64=True):
@@ -148,7 +149,7 @@ def cases(draw, **options) -> Case:
     roles = tuple(draw(st.sampled_from(("param", "state"))) if p.type.is_float else "input" for p in function.parameters)
     floats = [p.name for p in function.parameters if p.type.is_float]
     wanted = frozenset(name for name in floats if draw(st.integers(0, 3)))
-    side = {i.results[SIDE_RESULTS[i.op]].name for i in function.instructions if i.op in SIDE_RESULTS}
+    side = {i.results[SIDE_RESULTS[i.op]].name for i in program.function.instructions if i.op in SIDE_RESULTS}
     losses = [r for r in function.results if r.type.is_float and not r.type.dims and r.name not in side and draw(st.booleans())]
     outputs = [r for r in function.results if r not in losses]
     function = replace(function, results=(*outputs, *losses))
@@ -240,3 +241,53 @@ def check_variant(unit: Unit, variant: Variant) -> None:
     assert variant.d_states or not (early.instructions or early.results or early.parameters)
     read = [v.name for f in (early, late) for i in f.instructions for v in i.operands]
     assert set(early_reads + late_reads) <= set(read)
+
+
+MODEL = """
+from mlc.optim import sgd
+from mlc.rates import constant
+
+batch: dim = 4
+width: dim = 3
+
+
+@layer
+def layer(x: f32[batch, width]):
+    h = x @ param("weight", [width, width], init=normal(1.0))
+    report("size", mean(h * h))
+    add_loss("side", mean(abs(h)))
+    return tanh(h), sum(h)
+
+
+@model
+def net(x: f32[batch, width], y: f32[batch, width]):
+    h = x * param("frozen", [width], init=ones())
+    sums = []
+    for i in range(2):
+        h, s = layer(h, name=f"l.{i}")
+        sums = sums + [s]
+    error = h * param("gain", [width], init=ones()) - y
+    return {"loss": mean(error * error), "s": sums[0] + sums[1]}
+
+
+@train()
+def recipe(p: parameter):
+    if p.name == "frozen":
+        return None
+    return sgd(rate=constant(0.1), momentum=0.0)
+"""
+
+
+def test_gradients_are_made_where_they_are_asked_for():
+    """A frozen parameter, a metric and a report get none; a state gets one if it does in any call of the unit."""
+    program = elaborate(parse(MODEL, "net.dsl"), {}, file_library(Path()))
+    variants = {unit.name: variant for unit, variant in zip(program.units, differentiate(program, OPS).variants, strict=True) if variant}
+    begin, layer, end = variants["begin"], variants["layer"], variants["end"]
+    assert not (begin.d_states or begin.d_params or begin.saved or begin.pending) and begin.d_results == (None,)
+    unit = program.units[layer.unit]
+    kinds = ["state"] * unit.outputs + [effect.kind for effect in unit.effects]
+    arriving = [kind for kind, seed in zip(kinds, layer.d_results, strict=True) if seed]
+    assert arriving == ["state", "add_loss"]
+    assert [name for name, _ in layer.d_states] == [unit.function.parameters[0].name]
+    assert [place for *_, place in layer.d_params] == ["weight_gradient"]
+    assert len(end.d_states) == 1 and [place for *_, place in end.d_params] == ["input_gradient"]

@@ -15,7 +15,6 @@ from mlc.ir.program import Step
 from mlc.ops import OPS
 from mlc.passes import differentiate
 from mlc.syntax.parser import parse
-
 from oracles import chain
 from random_models import models
 from tolerances import TOLERANCES

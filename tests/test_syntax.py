@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -379,6 +380,14 @@ def test_canonical_form(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--accept"):
         golden.write_text(found)
     assert found == golden.read_text()
+
+
+def test_examples_of_the_specification() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "spec" / "language.md").read_text(), re.DOTALL)
+    models = [block for block in blocks if "import mlc" not in block]
+    assert models
+    for block in models:
+        assert format_text(block, "language.md") == block
 
 
 def comments(text: str) -> list[str]:

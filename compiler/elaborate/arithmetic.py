@@ -11,6 +11,9 @@ from mlc.elaborate.site import Site
 from mlc.elaborate.values import Int, combine, describe, integer, multiply, number
 from mlc.ir.types import Value
 
+#: Loops are unrolled: no tuple is longer.
+LONGEST = 100_000
+
 TENSOR_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "//": "floordiv", "%": "mod", "&": "and", "|": "or"}
 
 #: operator -> op, and whether the operands change places
@@ -45,10 +48,13 @@ def binary(site: Site, operator: str, a: Any, b: Any) -> Any:
 def _plain_binary(site: Site, operator: str, a: Any, b: Any) -> Any:
     match a, b:
         case (bool(), _) | (_, bool()) if operator in "&|":
-            raise site.fail("E0406", f"`{operator}` is for masks; got {describe(a)} and {describe(b)}", f"write `{'and' if operator == '&' else 'or'}`")
-        case (str(), str()) | (tuple(), tuple()) if operator == "+":
+            help = f"write `{'and' if operator == '&' else 'or'}`"
+            raise site.fail("E0406", f"`{operator}` is for masks; got {describe(a)} and {describe(b)}", help)
+        case (str(), str()) if operator == "+":
             return a + b
-        case (tuple(), int()) if operator == "*" and integer(b):
+        case (tuple(), tuple()) if operator == "+":
+            return (*a, *b)
+        case (tuple(), int()) if operator == "*" and integer(b) and len(a) * b <= LONGEST:
             return a * int(b)
         case _ if number(a) and number(b):
             return _arithmetic(site, operator, a, b)
@@ -98,7 +104,7 @@ def _text(value: Any) -> str:
 
 
 def power(site: Site, a: Any, b: Any) -> Value:
-    """a ** b with a tensor on at least one side: small powers are products, a number to a tensor is an exponential."""
+    """a ** b with a tensor on at least one side: small powers are products and roots."""
     match a, b:
         case Value(), 1:
             return a
@@ -113,20 +119,9 @@ def power(site: Site, a: Any, b: Any) -> Value:
             return site.one("sqrt", a)
         case Value(), float() | int() if b == -0.5 and a.type.is_float:
             return site.one("rsqrt", a)
-        case (float() | int(), Value()) if number(a) and a > 0 and b.type.is_float:
-            return _exponential(site, a, b)
         case _:
             x, y = site.together("`**`", a, b)
             return site.one("pow", x, y)
-
-
-def _exponential(site: Site, base: float, exponent: Value) -> Value:
-    """base ** exponent = exp(exponent * log(base)), in f32."""
-    dtype = exponent.type.dtype
-    x = exponent if dtype == "f32" else site.one("cast", exponent, dtype="f32")
-    x, scale = site.together("`**`", x, math.log(base))
-    y = site.one("exp", site.one("mul", x, scale))
-    return y if dtype == "f32" else site.one("cast", y, dtype=dtype)
 
 
 def compare(site: Site, operator: str, a: Any, b: Any) -> Any:

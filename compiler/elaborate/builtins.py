@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlc.elaborate import arithmetic, contractions
+from mlc.elaborate.arithmetic import LONGEST
 from mlc.elaborate.failures import hint
 from mlc.elaborate.site import Site
 from mlc.elaborate.values import DType, Int, as_dim, describe, integer, number, quotient
@@ -17,6 +18,7 @@ from mlc.ir.types import ONE, Dim, Factor, Value
 from mlc.ops.rules import plain
 
 REQUIRED = inspect.Parameter.empty
+F32 = DType("f32")
 
 
 def bind_builtin(
@@ -47,7 +49,9 @@ def _parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
     return tuple(inspect.signature(function).parameters.values())
 
 
-def _variadic(site: Site, name: str, parameters: tuple[inspect.Parameter, ...], positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, ...]:
+def _variadic(
+    site: Site, name: str, parameters: tuple[inspect.Parameter, ...], positional: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> tuple[Any, ...]:
     if keywords:
         raise site.fail("E0401", f"{name}: has no parameter `{next(iter(keywords))}`")
     if len(positional) < len(parameters) - 1:
@@ -178,7 +182,8 @@ def min_(site: Site, x: Any, *more: Any) -> Any:
 def _most(site: Site, name: str, x: Any, more: tuple[Any, ...]) -> Any:
     items = (x, *more) if more else x
     if not isinstance(items, tuple) or not items or not all(number(i) for i in items):
-        raise site.fail("E0403", f"{name}: wants compile-time numbers, got {describe(items)}", f"write {name}imum(a, b) for tensors elementwise")
+        help = f"write {name}imum(a, b) for tensors elementwise"
+        raise site.fail("E0403", f"{name}: wants compile-time numbers, got {describe(items)}", help)
     return (max if name == "max" else min)(items)
 
 
@@ -239,7 +244,7 @@ def full(site: Site, shape: Any, value: Any, dtype: Any = None) -> Value:
     return site.broadcast(site.constant(value, kind), dims)
 
 
-def one_hot(site: Site, index: Any, n: Any, dtype: Any = DType("f32")) -> Value:
+def one_hot(site: Site, index: Any, n: Any, dtype: Any = F32) -> Value:
     """[..., n]: 1 where the last axis is the index, else 0."""
     tensor = site.tensor(index, "one_hot")
     (d,) = as_shape(site, (n,), "one_hot")
@@ -366,7 +371,10 @@ def range_(site: Site, start: Any, stop: Any = None, step: Any = 1) -> tuple[int
     by = int(site.integer(step, "range"))
     if by == 0:
         raise site.fail("E0403", "range: the step is 0")
-    return tuple(range(bounds[0], bounds[1], by))
+    numbers = range(bounds[0], bounds[1], by)
+    if len(numbers) > LONGEST:
+        raise site.fail("E0403", f"range: {len(numbers)} numbers are more than a loop at compile time may have, {LONGEST}")
+    return tuple(numbers)
 
 
 def zip_(site: Site, *parts: Any) -> tuple[Any, ...]:

@@ -16,8 +16,8 @@ def matmul(site: Site, a: Any, b: Any) -> Value:
     y = site.tensor(b, "`@`")
     if not x.type.dims or not y.type.dims:
         raise site.fail("E0203", f"`@` wants at least one dim on each side, got {x.type} @ {y.type}", "write `*` for scalars")
-    inner = y.type.dims[-2] if len(y.type.dims) > 1 else y.type.dims[-1]
-    if x.type.dims[-1].size != inner.size:
+    inner = y.type.shape[-2:][0]
+    if x.type.shape[-1:] != (inner,):
         raise site.fail("E0203", f"matmul: inner dimensions differ: {x.type} @ {y.type}")
     x, y, leading = _leading(site, x, y)
     return site.one("contract", x, y, spec=_matmul_spec(x, y, leading))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from mlc.elaborate.failures import Failure
 from mlc.elaborate.scopes import join
 from mlc.elaborate.trace import VIA, CallItem, EffectItem, Item, LayerBody, Leaf, Trace
-from mlc.elaborate.units import Assembler, Binding, UnitTable, hint_of
+from mlc.elaborate.units import Assembler, Binding, EffectName, UnitTable, hint_of
 from mlc.ir.function import Instruction
 from mlc.ir.program import Call, Chain
 from mlc.ir.types import Value
@@ -71,7 +71,7 @@ class Cutter:
         self.definitions = {r.name: i for i in model.trace.items if isinstance(i, Instruction) for r in i.results}
         self.kinds = self._kinds()
         self._pruned: dict[tuple[int, frozenset[int], tuple[str, ...]], Pruned] = {}
-        self._templates: dict[object, tuple[int, tuple[tuple[str, int | str], ...], tuple[str, ...]]] = {}
+        self._templates: dict[object, tuple[int, tuple[tuple[str, int | str], ...]]] = {}
 
     # ----------------------------------------------------------------------------------------- what depends on what
 
@@ -239,28 +239,30 @@ class Cutter:
             name = draft.call.body.name if draft.call is not None else path
             unit = self.units.add(name, assembler)
             sources = tuple(self._source(draft, binding) for binding in assembler.ordered())
-            template = (unit, sources, assembler.effect_names(draft.call.scope if draft.call is not None else ""))
+            effects = assembler.effect_names()
             if key is not None and not assembler.cloned_parameters & self._own_parameters(draft):
-                self._templates[key] = template
+                self._templates[key] = unit, sources
         else:
-            template = self._templates[key]
-            template = (template[0], template[1], self._effects(draft))
-        unit, sources, effects = template
+            unit, sources = self._templates[key]
+            effects = self._effects(draft)
         arguments = tuple(self._bound(draft, source, named) for source in sources)
         results = tuple(named.state(v, path, hint_of(v, self.model.trace.hints)) for v in outs)
         named.calls.append(Call(unit, path, arguments, results, tuple(named.effect(e) for e in effects)))
 
-    def _effects(self, draft: Draft) -> tuple[str, ...]:
-        """Full names of the effects of a call that reuses a unit."""
+    def _effects(self, draft: Draft) -> tuple[EffectName, ...]:
+        """Names of the effects of a call that reuses a unit."""
         assert draft.call is not None and draft.pruned is not None
-        names: list[str] = []
-        for item in draft.pruned.items:
-            if isinstance(item, EffectItem):
-                names.append(self._target(draft.call, item.target) if item.target is not None else join(draft.call.scope, item.name))
-        return tuple(names)
+        call = draft.call
+        effects = [item for item in draft.pruned.items if isinstance(item, EffectItem)]
+        return tuple(
+            EffectName(join(call.scope, e.name), False) if e.target is None else EffectName(self._target(call, e.target), True)
+            for e in effects
+        )
 
     def _target(self, call: CallItem, target: Value) -> str:
-        inside = {b.name: a for b, a in zip((*call.body.arguments, *call.body.parameter_values), (*call.arguments, *call.parameters), strict=True)}
+        inside = {
+            b.name: a for b, a in zip((*call.body.arguments, *call.body.parameter_values), (*call.arguments, *call.parameters), strict=True)
+        }
         return self.leaves[inside[target.name].name].name
 
     def _own_parameters(self, draft: Draft) -> set[str]:
@@ -273,7 +275,8 @@ class Cutter:
         call = draft.call
         names = [a.name for a in call.arguments]
         described = tuple(
-            self._described(a, names) if b.name in draft.pruned.read else None for a, b in zip(call.arguments, call.body.arguments, strict=True)
+            self._described(a, names) if b.name in draft.pruned.read else None
+            for a, b in zip(call.arguments, call.body.arguments, strict=True)
         )
         places = [r.name for r in call.results]
         parameters = [p.name for p in call.parameters]
@@ -352,13 +355,13 @@ class Named:
         self.states[value.name] = name
         return name
 
-    def effect(self, name: str | tuple[str, str]) -> str:
+    def effect(self, effect: EffectName) -> str:
         """The full name, with "#k" for the k-th, k >= 1, effect of one shared path; a parameter keeps its own."""
-        if isinstance(name, tuple):
-            return name[1]
-        count = self.effects.get(name, 0)
-        self.effects[name] = count + 1
-        return f"{name}#{count}" if count else name
+        if effect.parameter:
+            return effect.name
+        count = self.effects.get(effect.name, 0)
+        self.effects[effect.name] = count + 1
+        return f"{effect.name}#{count}" if count else effect.name
 
 
 def _path(at: int, calls: list[int]) -> str:
@@ -367,7 +370,7 @@ def _path(at: int, calls: list[int]) -> str:
         return "begin"
     if at > calls[-1]:
         return "end"
-    return f"between.{at - sum(1 for c in calls if c < at)}"
+    return f"between.{sum(1 for i in range(calls[0], at + 1) if i not in calls)}"
 
 
 def prune(body: LayerBody, outs: frozenset[int], kept: tuple[str, ...]) -> Pruned:

@@ -17,6 +17,7 @@ from mlc.ir.types import TensorType, Value
 if TYPE_CHECKING:
     from mlc.elaborate.interpreter import Interpreter
 
+ACCUMULATES = "accumulate: the first argument is a parameter itself, not a value computed from one"
 PATH = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*")
 
 
@@ -118,7 +119,7 @@ def accumulate(it: Interpreter, site: Site, p: Any, value: Any) -> None:
     target = site.tensor(p, "accumulate")
     leaf = leaf_of(site, target)
     if leaf is None or leaf.role not in ("param", "argument"):
-        raise site.fail("E0504", "accumulate: the first argument is a parameter itself, not a value computed from one")
+        raise site.fail("E0504", ACCUMULATES)
     tensor = site.tensor(value, "accumulate")
     if tensor.type.dtype != "f32" or tensor.type.shape != target.type.shape:
         raise site.fail("E0504", f"accumulate: wants f32 of the parameter's shape, {target.type}, got {tensor.type}")
@@ -153,7 +154,8 @@ def store(it: Interpreter, site: Site, name: Any, value: Any) -> None:
     tensor = site.tensor(value, "store")
     known = trace.leaves.get(f"state:{name}")
     if tensor.type.dtype != "f32" or (known is not None and known.value.type.shape != tensor.type.shape):
-        raise site.fail("E0511", f'store "{name}": wants {known.value.type if known else "f32"}, got {tensor.type}')
+        wanted = known.value.type if known is not None else "f32"
+        raise site.fail("E0511", f'store "{name}": wants {wanted}, got {tensor.type}')
     trace.stores[name] = tensor
 
 
@@ -167,5 +169,6 @@ def following(it: Interpreter, site: Site, of: Any, shift: Any = 1) -> Following
 
 
 EFFECTS: dict[str, Callable[..., Any]] = {
-    "param": param, "add_loss": add_loss, "report": report, "accumulate": accumulate, "state": state, "store": store, "following": following,
+    "param": param, "add_loss": add_loss, "report": report, "accumulate": accumulate,
+    "state": state, "store": store, "following": following,
 }  # fmt: skip

@@ -70,9 +70,10 @@ class Reports:
         self.diagnostics: list[Diagnostic] = []
         self._seen: set[tuple[str, Span]] = set()
 
-    def add(self, failure: Failure) -> None:
+    def add(self, failure: Failure, every: bool = False) -> None:
+        """`every`: also a second one of this code at this place; elsewhere that is the next round of a loop."""
         made = diagnostic(failure, self.library)
-        if (made.code, made.span) in self._seen:
+        if (made.code, made.span) in self._seen and not every:
             return
         self._seen.add((made.code, made.span))
         self.diagnostics.append(made)

@@ -6,15 +6,16 @@ calls are inlined; calls of @layer functions from the model are elaborated once 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlc.diagnostics import Note, OpError, Span
-from mlc.elaborate import annotations, arithmetic, effects, indexing, kernels, layers
+from mlc.elaborate import arithmetic, effects, indexing, kernels, layers, signatures
 from mlc.elaborate.builtins import BUILTINS, CONSTANTS, REDUCTIONS, bind_builtin
 from mlc.elaborate.failures import Failure, Poisoned, Reports, bare, callers, hint, inside
-from mlc.elaborate.scopes import Scope, join
+from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import ParameterSpec, Trace
 from mlc.elaborate.values import (
@@ -57,6 +58,20 @@ class Frame:
     assigned: dict[str, Span] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a call gives, and where each argument is written."""
+
+    positional: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    node: tree.Call | None = None
+    frame: Frame | None = None
+
+    def exact(self) -> tuple[Any, ...]:
+        """A key by value."""
+        return (_exact(self.positional), tuple((k, _exact(v)) for k, v in sorted(self.keywords.items())))
+
+
 @dataclass(slots=True)
 class Interpreter:
     """What holds for one elaboration of the model.
@@ -85,6 +100,10 @@ class Interpreter:
     active: list[FunctionValue] = field(default_factory=list)
 
     # --------------------------------------------------------------------------------------------- reporting
+
+    def frame(self, function: FunctionValue) -> Frame:
+        """The frame of a function that is elaborated by itself."""
+        return Frame(function.module, function)
 
     def report(self, failure: Failure) -> None:
         if self.outer is not None:
@@ -151,7 +170,8 @@ class Interpreter:
             help = "write select(condition, a, b)" if what != "assert" else "only compile-time values can be checked"
             raise self.site(node, frame).fail("E0404", f"{what}: a tensor is not known at compile time: {value.type}", help)
         if integer(value) or value is None or isinstance(value, (str, tuple, float)):
-            raise self.site(node, frame).fail("E0403", f"{what}: wants a bool, got {describe(value)}", "compare it: `x > 0`, `x is not None`")
+            help = "compare it: `x > 0`, `x is not None`"
+            raise self.site(node, frame).fail("E0403", f"{what}: wants a bool, got {describe(value)}", help)
         raise self.site(node, frame).fail("E0403", f"{what}: wants a bool, got {describe(value)}")
 
     # --------------------------------------------------------------------------------------------- expressions
@@ -196,7 +216,7 @@ class Interpreter:
         try:
             if isinstance(function, Builtin):
                 return self.call_builtin(function.name, positional, keywords, site)
-            return self.call_function(function, positional, keywords, site, node, frame)
+            return self.call_function(function, Given(positional, keywords, node, frame), site)
         except OpError as error:
             raise site.fail(error.code, error.message, error.help) from None
 
@@ -215,74 +235,69 @@ class Interpreter:
         variadic, bound = bind_builtin(site, name, function, 1, positional, keywords)
         return function(site, *variadic, **bound)
 
-    def call_function(
-        self, function: FunctionValue, positional: tuple[Any, ...], keywords: dict[str, Any], site: Site, node: tree.Call | None, frame: Frame | None
-    ) -> Any:
+    def call_function(self, function: FunctionValue, given: Given, site: Site) -> Any:
+        """A call, in the scope that name= or share= opens."""
         own = {p.name for p in function.node.parameters}
-        name = keywords.pop("name", None) if "name" not in own else None
-        share = keywords.pop("share", None) if "share" not in own else None
-        if name is None and share is None:
-            return self._dispatch(function, positional, keywords, site, node, frame)
+        opens = {k: v for k, v in given.keywords.items() if k in ("name", "share") and k not in own}
+        if not opens:
+            return self._dispatch(function, given, site)
+        rest = {k: v for k, v in given.keywords.items() if k not in opens}
         before = self.scope
-        self.scope = self._entered(name, share, site)
+        self.scope = self._entered(opens.get("name"), opens.get("share"), site)
         try:
-            return self._dispatch(function, positional, keywords, site, node, frame)
+            return self._dispatch(function, Given(given.positional, rest, given.node, given.frame), site)
         finally:
             self.scope = before
 
     def _entered(self, name: Any, share: Any, site: Site) -> Scope:
         if name is not None and share is not None:
             raise site.fail("E0401", "a call has name= or share=, not both")
-        opened = name if name is not None else share
-        effects.check_name(site, "name=" if name is not None else "share=", opened)
+        opened = effects.check_name(site, "name=" if name is not None else "share=", name if name is not None else share)
         self.entries += 1
         return self.scope.enter(opened, share is not None, self.entries)
 
-    def _dispatch(
-        self, function: FunctionValue, positional: tuple[Any, ...], keywords: dict[str, Any], site: Site, node: tree.Call | None, frame: Frame | None
-    ) -> Any:
+    def _dispatch(self, function: FunctionValue, given: Given, site: Site) -> Any:
         kind = self.trace.kind if self.trace is not None else "constant"
         match function.kind:
             case "model" | "train":
                 raise site.fail("E0506", f"{function.name} is the @{function.kind} function: only the compiler calls it")
             case "init" if kind != "init":
-                return self.partial(function, positional, keywords, site)
+                return self.partial(function, given, site)
             case "init":
-                return self.inline(function, self.supplied[:1], positional, keywords, site, node, frame)
+                return self.inline(function, self.supplied[:1], given, site)
             case "optimizer" if kind == "recipe":
-                return self.partial(function, positional, keywords, site)
+                return self.partial(function, given, site)
             case "optimizer" if kind == "update":
-                return self.inline(function, self.supplied, positional, keywords, site, node, frame)
+                return self.inline(function, self.supplied, given, site)
             case "optimizer":
                 raise site.fail("E0509", f"{function.name} is an @optimizer: only @train and other optimizers call it")
             case "curve":
-                return self._curve(function, positional, keywords, site, node, frame)
+                return self._curve(function, given, site)
             case "layer" if kind == "model":
-                return layers.call(self, function, positional, keywords, site, node, frame)
+                return layers.call(self, function, given, site)
             case "kernel":
-                return self._kernel(function, positional, keywords, site, node, frame)
+                return self._kernel(function, given, site)
             case _:
-                return self.inline(function, (), positional, keywords, site, node, frame)
+                return self.inline(function, (), given, site)
 
-    def partial(self, function: FunctionValue, positional: tuple[Any, ...], keywords: dict[str, Any], site: Site) -> Partial:
+    def partial(self, function: FunctionValue, given: Given, site: Site) -> Partial:
         """A call whose first parameters come later. Tensors in it are scalars of the recipe."""
-        items = tuple(keywords.items())
-        self.bind(function, SUPPLIED[function.kind], positional, keywords, site)
-        key = (function, _exact(positional), tuple((k, _exact(v)) for k, v in sorted(items)))
-        return Partial(function, positional, items, site.span, key)
+        self.bind(function, SUPPLIED[function.kind], given, site)
+        return Partial(function, given.positional, tuple(given.keywords.items()), site.span, (function, *given.exact()))
 
-    def _curve(self, function: FunctionValue, positional: Any, keywords: Any, site: Site, node: Any, frame: Any) -> Any:
+    def _curve(self, function: FunctionValue, given: Given, site: Site) -> Any:
+        """The value of a curve; in the recipe equal calls are one value."""
         trace = site.tracing
         step, steps = (trace.leaf("record", name, SCALAR) for name in ("step", "steps"))
         if trace.kind != "recipe":
-            return self.inline(function, (step, steps), positional, keywords, site, node, frame)
-        key = (function, _exact(positional), tuple((k, _exact(v)) for k, v in sorted(keywords.items())))
+            return self.inline(function, (step, steps), given, site)
+        key = (function, *given.exact())
         if key not in self.curves:
-            self.curves[key] = self.inline(function, (step, steps), positional, keywords, site, node, frame)
+            self.curves[key] = self.inline(function, (step, steps), given, site)
         return self.curves[key]
 
-    def _kernel(self, function: FunctionValue, positional: Any, keywords: Any, site: Site, node: Any, frame: Any) -> Any:
-        inner, values = self.prepared(function, (), positional, keywords, site, node, frame)
+    def _kernel(self, function: FunctionValue, given: Given, site: Site) -> Any:
+        inner, values = self.prepared(function, (), given, site)
         whole = kernels.whole(site, function, values)
         if whole is not None:
             return whole
@@ -293,21 +308,18 @@ class Interpreter:
         finally:
             self.pure = before
 
-    def inline(
-        self, function: FunctionValue, supplied: tuple[Any, ...], positional: Any, keywords: Any, site: Site, node: tree.Call | None, frame: Frame | None
-    ) -> Any:
-        inner, _ = self.prepared(function, supplied, positional, keywords, site, node, frame)
+    def inline(self, function: FunctionValue, supplied: tuple[Any, ...], given: Given, site: Site) -> Any:
+        """The value of a call whose body is elaborated here; `supplied` are the parameters the compiler gives."""
+        inner, _ = self.prepared(function, supplied, given, site)
         return self.body(function, inner, site)
 
-    def prepared(
-        self, function: FunctionValue, supplied: tuple[Any, ...], positional: Any, keywords: Any, site: Site, node: tree.Call | None, frame: Frame | None
-    ) -> tuple[Frame, dict[str, Any]]:
+    def prepared(self, function: FunctionValue, supplied: tuple[Any, ...], given: Given, site: Site) -> tuple[Frame, dict[str, Any]]:
         """The frame of a call with its parameters bound, and their values by name."""
-        values = self.bind(function, len(supplied), positional, keywords, site)
+        values = self.bind(function, len(supplied), given, site)
         for parameter, value in zip(function.node.parameters, supplied, strict=False):
             values[parameter.name] = value
         inner = Frame(function.module, function, site.span)
-        self.match(inner, values, site, node, frame)
+        self.match(inner, values, given, site)
         return inner, {p.name: inner.names[p.name] for p in function.node.parameters}
 
     def body(self, function: FunctionValue, inner: Frame, site: Site) -> Any:
@@ -320,15 +332,15 @@ class Interpreter:
             self.active.pop()
         return None if result is RUNNING else result
 
-    def bind(self, function: FunctionValue, skip: int, positional: tuple[Any, ...], keywords: Mapping[str, Any], site: Site) -> dict[str, Any]:
+    def bind(self, function: FunctionValue, skip: int, given: Given, site: Site) -> dict[str, Any]:
         """Values by parameter name, defaults included; the first `skip` parameters are the compiler's."""
         parameters = function.node.parameters[skip:]
         places = [p for p in parameters if not p.keyword_only]
-        if len(positional) > len(places):
-            raise site.fail("E0401", f"{function.name}: takes {len(places)} positional arguments, got {len(positional)}")
-        values = {p.name: v for p, v in zip(places, positional, strict=False)}
+        if len(given.positional) > len(places):
+            raise site.fail("E0401", f"{function.name}: takes {len(places)} positional arguments, got {len(given.positional)}")
+        values = {p.name: v for p, v in zip(places, given.positional, strict=False)}
         names = [p.name for p in parameters]
-        for name, value in keywords.items():
+        for name, value in given.keywords.items():
             if name not in names:
                 raise site.fail("E0401", f"{function.name}: has no parameter `{name}`", hint(name, names))
             if name in values:
@@ -347,29 +359,31 @@ class Interpreter:
                 raise site.fail("E0401", f"{function.name}: `{parameter.name}` is missing")
             values[parameter.name] = self.evaluate(parameter.default, outside)
 
-    def match(self, inner: Frame, values: dict[str, Any], site: Site, node: tree.Call | None, frame: Frame | None) -> None:
+    def match(self, inner: Frame, values: dict[str, Any], given: Given, site: Site) -> None:
         """Checks arguments against annotations, compile-time ones first, and binds them and the letters of their types."""
         assert inner.function is not None
         names = self.names(inner)
-        ordered = sorted(inner.function.node.parameters, key=lambda p: annotations.is_tensor(p.annotation))
+        ordered = sorted(inner.function.node.parameters, key=lambda p: signatures.is_tensor(p.annotation))
         for parameter in ordered:
             value = values[parameter.name]
             if isinstance(value, Poison):
                 raise Poisoned
             optional = value is None and isinstance(parameter.default, tree.NoneValue)
             if not optional:
-                value = self._checked(names, parameter, value, inner.function, site, node, frame)
+                value = self._checked(names, parameter, value, inner.function, given, site)
             inner.names[parameter.name] = value
 
-    def _checked(self, names: annotations.Names, parameter: tree.Parameter, value: Any, function: FunctionValue, site: Site, node: Any, frame: Any) -> Any:
+    def _checked(
+        self, names: signatures.Names, parameter: tree.Parameter, value: Any, function: FunctionValue, given: Given, site: Site
+    ) -> Any:
         try:
-            return annotations.check(names, parameter.name, parameter.annotation, value)
-        except annotations.Mismatch as mismatch:
-            span = _argument_span(node, parameter.name, function, frame, site)
+            return signatures.check(names, parameter.name, parameter.annotation, value)
+        except signatures.Mismatch as mismatch:
+            span = _argument_span(given, parameter.name, function, site)
             raise Failure("E0402", f"{function.name}({parameter.name}): {mismatch}", span) from None
 
-    def names(self, frame: Frame) -> annotations.Names:
-        return annotations.Names(
+    def names(self, frame: Frame) -> signatures.Names:
+        return signatures.Names(
             lambda name: self.lookup(name, frame) is not MISSING,
             lambda node: self.evaluate(node, frame),
             lambda name, value: frame.names.__setitem__(name, value),
@@ -395,8 +409,9 @@ def _extended(span: Span, outer: Span) -> Span:
     return inside(bare(span), caller)
 
 
-def _argument_span(node: tree.Call | None, name: str, function: FunctionValue, frame: Frame | None, site: Site) -> Span:
+def _argument_span(given: Given, name: str, function: FunctionValue, site: Site) -> Span:
     """The place of an argument at its call."""
+    node, frame = given.node, given.frame
     if node is None or frame is None:
         return site.span
     for keyword in node.keywords:
@@ -434,8 +449,8 @@ def checked(it: Interpreter, name: str, annotation: tree.Expression, value: Any,
     if isinstance(value, Poison):
         raise Poisoned
     try:
-        return annotations.check(it.names(frame), name, annotation, value)
-    except annotations.Mismatch as mismatch:
+        return signatures.check(it.names(frame), name, annotation, value)
+    except signatures.Mismatch as mismatch:
         raise it.site(node, frame).fail("E0402", f"{name}: {mismatch}") from None
 
 
@@ -559,9 +574,13 @@ def _interpolated(it: Interpreter, node: tree.Interpolation, frame: Frame) -> st
     if isinstance(value, Value):
         raise it.site(node.value, frame).fail("E0403", f"a tensor is not known at compile time: {value.type}")
     try:
-        return format(_shown(value), node.spec)
+        return format(_shown(value), "" if _WIDE.search(node.spec) else node.spec)
     except (ValueError, TypeError):
         raise it.site(node, frame).fail("E0403", f"{describe(value)} cannot be written as `{node.spec}`") from None
+
+
+#: A width or precision that nobody means.
+_WIDE = re.compile(r"[0-9]{4}")
 
 
 def _shown(value: Any) -> Any:

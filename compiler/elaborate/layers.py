@@ -13,37 +13,39 @@ from mlc.elaborate.values import FunctionValue, Poison, key_of, replace_tensors,
 from mlc.ir.types import Value
 
 if TYPE_CHECKING:
-    from mlc.elaborate.interpreter import Interpreter
+    from mlc.elaborate.interpreter import Given, Interpreter
 
 
-def call(it: Interpreter, function: FunctionValue, positional: Any, keywords: Any, site: Site, node: Any, frame: Any) -> Any:
+def call(it: Interpreter, function: FunctionValue, given: Given, site: Site) -> Any:
     """The value of a call of a layer function in the model."""
-    values = it.bind(function, 0, positional, keywords, site)
-    body = _body(it, function, values, site, node, frame)
+    values = it.bind(function, 0, given, site)
+    body = _body(it, function, values, given, site)
     if body is None:
         raise Poisoned
     return _instantiate(it, function, body, values, site)
 
 
-def _body(it: Interpreter, function: FunctionValue, values: dict[str, Any], site: Site, node: Any, frame: Any) -> LayerBody | None:
+def _body(it: Interpreter, function: FunctionValue, values: dict[str, Any], given: Given, site: Site) -> LayerBody | None:
     key = (function, tuple((name, key_of(value)) for name, value in values.items()))
     for variant in ((key, it.training), (key, None)):
         if variant in it.bodies:
             return it.bodies[variant]
     trace = Trace("layer")
-    body = _elaborate(it, function, values, trace, site, node, frame)
+    body = _elaborate(it, function, values, trace, given, site)
     it.bodies[key, it.training if trace.reads_training else None] = body
     return body
 
 
-def _elaborate(it: Interpreter, function: FunctionValue, values: dict[str, Any], trace: Trace, site: Site, node: Any, frame: Any) -> LayerBody | None:
+def _elaborate(
+    it: Interpreter, function: FunctionValue, values: dict[str, Any], trace: Trace, given: Given, site: Site
+) -> LayerBody | None:
     arguments: list[Value] = []
     fresh = {name: _fresh(trace, name, value, arguments) for name, value in values.items()}
     before = it.trace, it.scope, it.outer
     it.trace, it.scope, it.outer = trace, Scope(), site.span
     try:
-        inner = type(frame)(function.module, function, None)
-        it.match(inner, {p.name: fresh[p.name] for p in function.node.parameters}, site, node, frame)
+        inner = it.frame(function)
+        it.match(inner, {p.name: fresh[p.name] for p in function.node.parameters}, given, site)
         returned = it.body(function, inner, site)
     finally:
         it.trace, it.scope, it.outer = before
@@ -86,14 +88,14 @@ def _finished(function: FunctionValue, trace: Trace, arguments: tuple[Value, ...
 
 def _instantiate(it: Interpreter, function: FunctionValue, body: LayerBody, values: dict[str, Any], site: Site) -> Any:
     trace = site.tracing
-    given = tuple(t for value in values.values() for t in tensors_in(value))
+    arguments = tuple(t for value in values.values() for t in tensors_in(value))
     path = call_path(it, function)
     parameters = tuple(effects.declare(it, site, _located(it, spec, site)) for spec in body.parameters)
     records = {leaf.value.name: trace.leaf("record", leaf.name, leaf.value.type) for leaf in body.records}
     results = tuple(Value(trace.builder.fresh(body.hints.get(r.name, function.name)), r.type) for r in body.results)
-    trace.items.append(CallItem(body, path, it.scope.prefix, given, parameters, results, site.span))
+    trace.items.append(CallItem(body, path, it.scope.prefix, arguments, parameters, results, site.span))
     inside = (*body.arguments, *body.parameter_values, *body.results)
-    bound = {v.name: made for v, made in zip(inside, (*given, *parameters, *results), strict=True)}
+    bound = {v.name: made for v, made in zip(inside, (*arguments, *parameters, *results), strict=True)}
     return replace_tensors(body.returned, {**bound, **records})
 
 

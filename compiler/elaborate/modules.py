@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlc.diagnostics import Span
+from mlc.diagnostics import Span, nearest
 from mlc.elaborate.failures import Failure, Reports, hint
 from mlc.elaborate.values import FunctionValue, Int, ModuleScope, Option, integer, number
 from mlc.ir.types import Dim, Factor
@@ -22,6 +22,7 @@ Evaluate = Callable[[ModuleScope, tree.Expression], Any]
 
 KINDS = ("layer", "kernel", "model", "train", "init", "curve", "optimizer")
 LIBRARY = "mlc."
+INITS = "mlc.inits"
 
 
 def file_library(folder: Path) -> Library:
@@ -32,8 +33,8 @@ def file_library(folder: Path) -> Library:
         if not path.is_file():
             raise LookupError(str(path))
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = path.read_bytes()
+        except OSError as error:
             raise LookupError(f"{path}: {error}") from error
         shown = f"<{name}>" if name.startswith(LIBRARY) else str(path)
         return parse(text, shown)
@@ -92,6 +93,12 @@ class Loader:
         if name not in self.loaded:
             self.load(name, self.library(name), {})
         return self.loaded[name]
+
+    def importable(self, name: str) -> str | None:
+        """The import that would give an unknown name a meaning: a function of the standard library of this or nearly this name."""
+        known = {f.name: m for m in reversed(library_modules()) if m != INITS for f in self.library(m).functions}
+        found = name if name in known else nearest(name, known)
+        return f"write `from {known[found]} import {found}`" if found else None
 
     def _guard(self, action: Callable[[], None]) -> None:
         try:
@@ -152,8 +159,8 @@ class Loader:
 
     def _declare(self, name: str, value: Any, span: Span, scope: ModuleScope) -> None:
         if name in scope.spans:
-            before = scope.spans[name]
-            self.reports.add(Failure("E0307", f"`{name}` is defined twice in this file, first at line {before.line}", span))
+            first, second = sorted((scope.spans[name], span), key=lambda s: (s.line, s.column))
+            self.reports.add(Failure("E0307", f"`{name}` is defined twice in this file, first at line {first.line}", second))
             return
         scope.names[name] = value
         scope.spans[name] = span
@@ -164,7 +171,7 @@ class Loader:
         for name in defines:
             if name not in known:
                 help = hint(name, known) or (f"its constants are {', '.join(known)}" if known else "it declares no constants")
-                self.reports.add(Failure("E0601", f"-D {name}: this file has no constant `{name}`", at, help))
+                self.reports.add(Failure("E0601", f"-D {name}: this file has no constant `{name}`", at, help), every=True)
 
     def _constant(self, constant: tree.Constant, scope: ModuleScope, defines: Mapping[str, str]) -> Any:
         scope.names.setdefault(constant.name, None)  # what reads it after an error says nothing more
@@ -173,7 +180,9 @@ class Loader:
             help = "a constant is a dim, int, float, bool or str, or f32 for an option of the program"
             raise Failure("E0413", f"`{constant.name}` cannot have this type", constant.annotation.span, help)
         if not scope.name and constant.name in defines:
-            return checked_constant(constant, kind, _parsed(constant, kind, defines[constant.name]), "E0602", f"-D {constant.name}={defines[constant.name]}")
+            return checked_constant(
+                constant, kind, _parsed(constant, kind, defines[constant.name]), "E0602", f"-D {constant.name}={defines[constant.name]}"
+            )
         if constant.value is None:
             raise Failure("E0603", f"`{constant.name}` has no value", constant.span, f"give it with -D {constant.name}=...")
         value = self.evaluate(scope, constant.value)
@@ -244,4 +253,3 @@ def _wanted(kind: str) -> str:
 
 def _plain(value: Any) -> str:
     return repr(int(value)) if integer(value) else repr(value) if isinstance(value, (str, float, bool)) else type(value).__name__
-

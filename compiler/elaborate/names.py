@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from mlc.elaborate.annotations import TENSOR_NAMES
 from mlc.elaborate.builtins import TYPE_NAMES
 from mlc.elaborate.failures import Failure, Reports, hint
 from mlc.elaborate.interpreter import assigned_names
-from mlc.elaborate.values import ModuleScope
+from mlc.elaborate.signatures import TENSOR_NAMES
 from mlc.syntax import tree
 
 
-def check(module: tree.Module, scope: ModuleScope, known: Sequence[str], reports: Reports) -> None:
-    """Reports the unknown names of a file's functions, with the nearest known one."""
+def check(module: tree.Module, known: Sequence[str], importable: Callable[[str], str | None], reports: Reports) -> None:
+    """Reports the unknown names of a file's functions, with the nearest known one, or one that could be imported."""
     for function in module.functions:
         local = {p.name for p in function.parameters} | set(assigned_names(function.body)) | _letters(function)
         everything = {*known, *local}
         for name in _read(function):
             if name.name not in everything:
-                reports.add(Failure("E0301", f"unknown name `{name.name}`", name.span, hint(name.name, everything)))
+                help = hint(name.name, everything) or importable(name.name)
+                reports.add(Failure("E0301", f"unknown name `{name.name}`", name.span, help))
 
 
 def _letters(function: tree.FunctionDef) -> set[str]:

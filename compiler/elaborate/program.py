@@ -12,7 +12,7 @@ from mlc.elaborate.analysis import accumulated_parameters, input_limits, trained
 from mlc.elaborate.cut import Cutter, ModelTrace
 from mlc.elaborate.failures import Failure, Poisoned, Reports, hint
 from mlc.elaborate.interpreter import SCALAR, Frame, Interpreter
-from mlc.elaborate.modules import Library, Loader
+from mlc.elaborate.modules import INITS, Library, Loader
 from mlc.elaborate.recipe import Recipes, RecipeTrace, settings
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
@@ -22,8 +22,6 @@ from mlc.elaborate.values import FunctionValue, ModuleScope, Option, Poison, des
 from mlc.ir.program import Chain, Following, Input, Parameter, Program, Recipe, Scalar
 from mlc.ir.types import FLOAT_DTYPES, Dim, TensorType, Value
 from mlc.syntax import tree
-
-INITS = "mlc.inits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def _elaborate(module: tree.Module, defines: Mapping[str, str], library: Library
     root = loader.load("", module, defines)
     for file, scope in loader.trees:
         if not scope.library:
-            names.check(file, scope, it.known_names(Frame(scope)), reports)
+            names.check(file, it.known_names(Frame(scope)), loader.importable, reports)
     reports.check()
     return Elaboration(it, root).program()
 
@@ -127,16 +125,19 @@ class Elaboration:
             raise Failure("E0512", f'following("{of}"): there is no other input `{of}`', declared.span, hint(of, known))
         source = made[known.index(of)]
         if not source.type.same(declared.type) or len(source.type.dims) != 2 or source.type.dtype != "i32":
-            raise Failure("E0512", f"`{declared.name}` follows `{of}`: both are i32[batch, context], got {declared.type} and {source.type}", declared.span)
+            got = f"got {declared.type} and {source.type}"
+            raise Failure("E0512", f"`{declared.name}` follows `{of}`: both are i32[batch, context], {got}", declared.span)
 
     def _input(self, parameter: tree.Parameter, frame: Frame) -> DeclaredInput:
         type_ = self._input_type(parameter, frame)
         default = None if parameter.default is None else self.it.evaluate(parameter.default, frame)
         scalar = isinstance(default, Value) and default.type.dims == ()
         if not type_.dims and not scalar:
-            raise Failure("E0512", f"`{parameter.name}` has no dim for the records", parameter.span, "a scalar input has a curve as default: beta: f32 = ramp(1.0, over=1000.0)")
+            help = "a scalar input has a curve as default: beta: f32 = ramp(1.0, over=1000.0)"
+            raise Failure("E0512", f"`{parameter.name}` has no dim for the records", parameter.span, help)
         if (type_.dims and isinstance(default, Value)) or not (default is None or isinstance(default, (Following, Value))):
-            raise Failure("E0512", f"`{parameter.name}`: the default of an input is following(...) or a curve, got {describe(default)}", parameter.span)
+            message = f"`{parameter.name}`: the default of an input is following(...) or a curve, got {describe(default)}"
+            raise Failure("E0512", message, parameter.span)
         return DeclaredInput(parameter.name, type_, default, parameter.span)
 
     def _input_type(self, parameter: tree.Parameter, frame: Frame) -> TensorType:
@@ -147,7 +148,8 @@ class Elaboration:
             case tree.Name(name="f32"):
                 return SCALAR
             case node:
-                raise Failure("E0410", f"`{parameter.name}`: an input is a tensor", node.span, "write i32[batch, context], real[batch, width] or f32[batch]")
+                help = "write i32[batch, context], real[batch, width] or f32[batch]"
+                raise Failure("E0410", f"`{parameter.name}`: an input is a tensor", node.span, help)
 
     def _input_dims(self, item: Any, frame: Frame) -> tuple[Dim, ...]:
         if isinstance(item, (tree.Dots, tree.Slice)):
@@ -174,7 +176,8 @@ class Elaboration:
     def _read(self, chain: Chain, wanted: str) -> list[str]:
         """Names that the calls of a chain bind to parameters of this role."""
         calls = [(c.unit, c.arguments) for c in chain.calls] + ([chain.weight] if chain.weight is not None else [])
-        return [name for unit, arguments in calls for role, name in zip(self.units.units[unit].roles, arguments, strict=True) if role == wanted]
+        units = self.units.units
+        return [name for unit, names in calls for role, name in zip(units[unit].roles, names, strict=True) if role == wanted]
 
     def _samples(self, model: ModelTrace) -> bool:
         """Do the logits go with the first input, tokens of [batch, context]?"""
@@ -211,7 +214,7 @@ class Elaboration:
         site = Site(self._return_span(), trace)
         record = returned if isinstance(returned, dict) else {"loss": returned}
         if "loss" not in record:
-            raise site.fail("E0507", f"{self.model.name}: the record has no \"loss\"", hint("loss", record))
+            raise site.fail("E0507", f'{self.model.name}: the record has no "loss"', hint("loss", record))
         values = {k: self._result(site, k, v) for k, v in record.items()}
         for name, value in values.items():
             trace.give_name(value, name)
@@ -224,7 +227,8 @@ class Elaboration:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return site.constant(float(value), "f32")
         if not isinstance(value, Value) or value.type.dims or value.type.dtype != "f32":
-            raise site.fail("E0507", f'{self.model.name}: "{name}" is an f32 scalar, got {describe(value)}', "take the mean, and cast to f32")
+            help = "take the mean, and cast to f32"
+            raise site.fail("E0507", f'{self.model.name}: "{name}" is an f32 scalar, got {describe(value)}', help)
         return value
 
     def _return_span(self) -> Span:
@@ -248,7 +252,8 @@ class Elaboration:
 
     def _parameter(self, spec: ParameterSpec, trained: set[str], fed: set[str]) -> Parameter:
         if spec.name in trained and spec.name in fed:
-            raise Failure("E0505", f'parameter "{spec.name}" gets a gradient of the loss and one of accumulate', spec.span, "write stop_gradient(p) where the loss reads it")
+            message = f'parameter "{spec.name}" gets a gradient of the loss and one of accumulate'
+            raise Failure("E0505", message, spec.span, "write stop_gradient(p) where the loss reads it")
         rule = self.recipes.rule(self.train, spec)
         gradient = "accumulate" if spec.name in fed else "loss" if spec.name in trained else "none"
         if rule is None or gradient == "none":

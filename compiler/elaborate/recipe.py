@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlc.diagnostics import Span
-from mlc.elaborate.failures import Failure
-from mlc.elaborate.interpreter import SCALAR, SUPPLIED, Frame, Interpreter
+from mlc.elaborate.failures import Failure, Poisoned
+from mlc.elaborate.interpreter import SCALAR, SUPPLIED, Frame, Given, Interpreter
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import VIA, ParameterSpec, Trace
@@ -87,17 +87,21 @@ class Recipes:
 
     def rule(self, function: FunctionValue, spec: ParameterSpec) -> Partial | None:
         """What the recipe says of one parameter."""
-        takes = len(function.node.parameters) == 1
+        if len(function.node.parameters) > 1:
+            raise Failure("E0509", f"{function.name}: takes one parameter at most, p: parameter", function.node.span)
         site = Site(function.node.span, self.trace)
-        supplied = (ParameterView(spec.name, tuple(as_int(d) for d in spec.type.dims)),) if takes else ()
+        view = ParameterView(spec.name, tuple(as_int(d) for d in spec.type.dims))
+        values = {p.name: view for p in function.node.parameters}
         before = self.it.trace
         self.it.trace = self.trace
         try:
-            rule = self.it.inline(function, supplied, (), {}, site, None, None)
+            inner = self.it.frame(function)
+            self.it.match(inner, values, Given(), site)
+            rule = self.it.body(function, inner, site)
         finally:
             self.it.trace = before
         if isinstance(rule, Poison):
-            return None
+            raise Poisoned
         if rule is not None and not (isinstance(rule, Partial) and rule.function.kind == "optimizer"):
             raise Failure("E0509", f"{function.name}: returns an optimizer or None, got {describe(rule)}", function.node.span)
         return rule
@@ -124,11 +128,13 @@ class Recipes:
         if not taken:
             return update
         f = update.function
-        return Update(Function(f"{f.name}.{taken}", f.parameters, f.instructions, f.results), update.states, update.scalars, update.elementwise)
+        return Update(
+            Function(f"{f.name}.{taken}", f.parameters, f.instructions, f.results), update.states, update.scalars, update.elementwise
+        )
 
     def _given(self, rule: Partial) -> dict[str, Any]:
         site = Site(rule.span, self.trace)
-        return self.it.bind(rule.function, SUPPLIED["optimizer"], rule.positional, dict(rule.keywords), site)
+        return self.it.bind(rule.function, SUPPLIED["optimizer"], Given(rule.positional, dict(rule.keywords)), site)
 
     def _scalar_names_in(self, rule: Partial, name: str, value: Any) -> Any:
         """The argument with tensors replaced by the names of scalars."""
@@ -146,6 +152,8 @@ class Recipes:
         step = trace.leaf("record", "step", SCALAR)
         given = {k: _leaves(trace, v) for k, v in arguments.items()}
         new = self._run(rule, trace, (p, g, step), given)
+        if isinstance(new, Poison):
+            raise Poisoned
         site = Site(rule.span, trace)
         if not isinstance(new, Value) or not new.type.same(type_):
             got = describe(new)
@@ -157,7 +165,7 @@ class Recipes:
         before = it.trace, it.supplied, it.scope
         it.trace, it.supplied, it.scope = trace, supplied, Scope()
         try:
-            return it.inline(rule.function, supplied, (), given, Site(rule.span, trace), None, None)
+            return it.inline(rule.function, supplied, Given((), given), Site(rule.span, trace))
         finally:
             it.trace, it.supplied, it.scope = before
 
@@ -210,8 +218,10 @@ class Recipes:
         dims = spec.type.dims
         rule = spec.init
         site = Site(rule.span, trace)
-        given = self.it.bind(rule.function, SUPPLIED["init"], rule.positional, dict(rule.keywords), site)
+        given = self.it.bind(rule.function, SUPPLIED["init"], Given(rule.positional, dict(rule.keywords)), site)
         value = self._run(rule, trace, (tuple(as_int(d) for d in dims),), given)
+        if isinstance(value, Poison):
+            raise Poisoned
         type_ = TensorType("f32", dims)
         if not isinstance(value, Value) or not value.type.same(type_):
             raise site.fail("E0509", f"{rule.function.name}: returns an initial value {type_}, got {describe(value)}")

@@ -83,5 +83,8 @@ class Site:
     def together(self, op: str, *values: Any) -> tuple[Value, ...]:
         """Tensors and numbers, at least one a tensor: numbers adapted, all broadcast to one shape."""
         first = next(v for v in values if isinstance(v, Value))
+        other = next((v for v in values if isinstance(v, Value) and v.type.dtype != first.type.dtype), None)
+        if other is not None:
+            raise self.fail("E0202", f"{op}: dtypes differ: {first.type} and {other.type}", "cast one of them")
         tensors = [v if isinstance(v, Value) else self.adapt(v, first.type, op) for v in values]
         return self.align(*tensors, op=op)

@@ -20,7 +20,8 @@ VIA = "elaborate"
 
 @dataclass(frozen=True, slots=True)
 class ParameterSpec:
-    """A parameter as its body names it: relative to the call. `shared`: the scope opened by share= it lies in, `entry` counts them."""
+    """A parameter as its body names it: relative to the call. `shared` is the scope opened by share= that it lies in, `entry` the
+    number of that opening."""
 
     name: str
     type: TensorType
@@ -32,7 +33,8 @@ class ParameterSpec:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A tensor that no instruction of the trace makes. `role` as in a Unit ("argument" for a tensor handed to a layer), `name` what it is bound to."""
+    """A tensor that no instruction of the trace makes. `role` is that of a Unit, "argument" for a tensor handed to a layer; `name`
+    is what it is bound to."""
 
     value: Value
     role: str

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlc.diagnostics import NO_SPAN
+from mlc.elaborate.effects import ACCUMULATES
 from mlc.elaborate.failures import Failure
 from mlc.elaborate.scopes import join
 from mlc.elaborate.trace import VIA, CallItem, EffectItem, Leaf
@@ -27,6 +28,14 @@ class Binding:
     value: Value
 
 
+@dataclass(frozen=True, slots=True)
+class EffectName:
+    """The full name of an effect: a metric, or the parameter that accumulate feeds."""
+
+    name: str
+    parameter: bool
+
+
 def _reads(item: Instruction | EffectItem) -> tuple[Value, ...]:
     if isinstance(item, Instruction):
         return item.operands
@@ -40,7 +49,9 @@ def hint_of(value: Value, hints: Mapping[str, str]) -> str:
 class Assembler:
     """Collects the instructions of one unit. Values of the model that are no states are cloned where they are first read."""
 
-    def __init__(self, leaves: Mapping[str, Leaf], definitions: Mapping[str, Instruction], kinds: Mapping[str, int], hints: Mapping[str, str]):
+    def __init__(
+        self, leaves: Mapping[str, Leaf], definitions: Mapping[str, Instruction], kinds: Mapping[str, int], hints: Mapping[str, str]
+    ):
         self.leaves = leaves
         self.definitions = definitions
         self.kinds = kinds
@@ -153,13 +164,12 @@ class Assembler:
             return
         binding = next((b for b in self.bindings.values() if b.value is target), None)
         if binding is None or binding.role != "param":
-            raise Failure("E0504", "accumulate: the first argument is a parameter itself, not a value computed from one", item.span)
+            raise Failure("E0504", ACCUMULATES, item.span)
         self.effects.append((Effect("accumulate", target.name), value, None))
 
-    def effect_names(self, scope: str) -> tuple[str | tuple[str, str], ...]:
-        """Full names of the effects; a parameter as ("param", name)."""
+    def effect_names(self) -> tuple[EffectName, ...]:
         bound = {b.value.name: b.name for b in self.bindings.values()}
-        return tuple(("param", bound[e.name]) if name is None else name for e, _, name in self.effects)
+        return tuple(EffectName(bound[e.name], True) if name is None else EffectName(name, False) for e, _, name in self.effects)
 
     def finish(self, outputs: Sequence[Value]) -> None:
         """Results: the outputs, then the effects; distinct, and none a parameter."""

@@ -346,3 +346,38 @@ def reads_of(node: Expression) -> set[str]:
         case Within(index, _, _, inside, outside):
             return reads_of(inside) | reads_of(outside) | set().union(*(reads_of(d.key) for d in data_of(index)))
     return set()
+
+
+def read_indices(node: Expression, buffer: str) -> set[Index]:
+    """The indices at which an expression reads a buffer."""
+    match node:
+        case Read(name, index):
+            inner = [read_indices(d.key, buffer) for d in data_of(index)]
+            return set().union({index} if name == buffer else set(), *inner)
+        case Position(index) | Random(_, _, _, index):
+            return set().union(*(read_indices(d.key, buffer) for d in data_of(index)))
+        case Operation(_, args):
+            return set().union(*(read_indices(a, buffer) for a in args))
+        case Within(index, _, _, inside, outside):
+            data = [read_indices(d.key, buffer) for d in data_of(index)]
+            return set().union(read_indices(inside, buffer), read_indices(outside, buffer), *data)
+    return set()
+
+
+def index_locals(index: Index) -> set[str]:
+    """The locals an index reads."""
+    return set().union(*(locals_of(d.key) for d in data_of(index)))
+
+
+def locals_of(node: Expression) -> set[str]:
+    """The locals an expression reads."""
+    match node:
+        case Ref(name):
+            return {name}
+        case Read(_, index) | Position(index) | Random(_, _, _, index):
+            return index_locals(index)
+        case Operation(_, args):
+            return set().union(*(locals_of(a) for a in args))
+        case Within(index, _, _, inside, outside):
+            return index_locals(index) | locals_of(inside) | locals_of(outside)
+    return set()

@@ -9,7 +9,7 @@ from mlc.diagnostics import InternalError, Span
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
-from mlc.lower.body import Graph, Scope, indices_of, scalar_dtype
+from mlc.lower.body import Graph, Scope, indices_of, locals_of, reads_of, scalar_dtype
 from mlc.lower.form import Draft, Root
 from mlc.lower.index import Counter, Index
 from mlc.lower.loops import (
@@ -106,8 +106,8 @@ class Builder:
         body: list[Statement] = []
         for group in self._groups(draft, len(rows)):
             self._group(group, leading, item, outer, body, taken)
-        prologue = tuple(s for s in body if isinstance(s, Let) and not s.needs)
-        rest = tuple(s for s in body if not (isinstance(s, Let) and not s.needs))
+        written = {p.buffer for r in draft.roots for p, _ in self.storage.stores.get(r.value.name, ())} | {r.placement.buffer for r in draft.roots if r.placement}
+        prologue, rest = _prologue(body, written)
         return Nest(self._note(draft), prologue, item, rest, False)
 
     def _groups(self, draft: Draft, rows: int) -> list[list[Root]]:
@@ -374,6 +374,20 @@ class Builder:
             self._instruction_note(instruction), item, along, tuple(scope.lets), value, scalar_dtype(operand.type.dtype), k,
             values, place(instruction.results[-1]), chosen,
         )  # fmt: skip
+
+
+def _prologue(body: Sequence[Statement], written: set[str]) -> tuple[tuple[Let, ...], tuple[Statement, ...]]:
+    """The lets that are the same for every row, and the rest. What reads a buffer the kernel writes stays in its place."""
+    prologue: list[Let] = []
+    rest: list[Statement] = []
+    names: set[str] = set()
+    for s in body:
+        if isinstance(s, Let) and not s.needs and not reads_of(s.value) & written and locals_of(s.value) <= names:
+            prologue.append(s)
+            names.add(s.name)
+        else:
+            rest.append(s)
+    return tuple(prologue), tuple(rest)
 
 
 def in_model(span: Span) -> Span:

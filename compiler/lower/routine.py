@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from mlc.ir.function import Function
 from mlc.ir.op import Op
 from mlc.ir.types import DTYPE_BYTES
-from mlc.lower.body import data_of, graph_of, reads_of
+from mlc.lower.body import data_of, graph_of, read_indices, reads_of
 from mlc.lower.build import Builder
+from mlc.lower.dead import drop_dead
 from mlc.lower.form import Former, add_places, drop_unread
+from mlc.lower.index import Index
 from mlc.lower.loops import Attention, Buffer, Columns, Contract, Fold, Kernel, Let, Loop, Nest, Select, Statement, Store
 from mlc.lower.storage import choose_storage
 from mlc.lower.widen import widen
@@ -26,6 +28,7 @@ class Routine:
     binds:    buffers in the order of the addresses a call passes: parameters, then results
     work:     offset in bytes, inside the work memory a call passes last, of each work buffer
     barriers: for each kernel, whether a barrier stands before it
+    in_place: (result, parameter): the result may lie where the parameter lies, if nothing reads the parameter later
     flops:    floating-point operations of the meaning
     """
 
@@ -38,6 +41,7 @@ class Routine:
     work_bytes: int
     kernels: tuple[Kernel, ...]
     barriers: tuple[bool, ...]
+    in_place: tuple[tuple[str, str], ...]
     flops: int
 
 
@@ -134,6 +138,45 @@ def _barriers(uses: list[tuple[frozenset[str], frozenset[str]]], buffers: Mappin
     return tuple(out)
 
 
+def _touched(statements: tuple[Statement, ...], buffer: str) -> set[Index]:
+    """Every index at which statements read or write a buffer."""
+    found: set[Index] = set()
+    for s in statements:
+        match s:
+            case Let(value=value) | Fold(value=value):
+                found |= read_indices(value, buffer)
+            case Store(name, index, value, _):
+                found |= read_indices(value, buffer) | ({index} if name == buffer else set())
+            case Loop(body=body):
+                found |= _touched(body, buffer)
+            case _:
+                pass
+    return found
+
+
+def _in_place(kernels: tuple[Kernel, ...], uses: list[tuple[frozenset[str], frozenset[str]]], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str], ...]:
+    """Results that one elementwise kernel writes exactly where it reads a parameter that no later kernel reads."""
+    found: list[tuple[str, str]] = []
+    taken: set[str] = set()
+    for result in (b for b in buffers.values() if b.kind == "result"):
+        writers = [n for n, (_, writes) in enumerate(uses) if result.name in writes]
+        if len(writers) != 1 or any(result.name in reads for reads, _ in uses[: writers[0]]):
+            continue
+        kernel = kernels[writers[0]]
+        if not isinstance(kernel, Nest):
+            continue
+        for parameter in sorted(uses[writers[0]][0]):
+            like = buffers[parameter]
+            same = like.kind == "parameter" and (like.dtype, like.elements) == (result.dtype, result.elements) and parameter not in taken
+            later = any(parameter in reads for reads, _ in uses[writers[0] + 1 :])
+            statements = (*kernel.prologue, *kernel.body)
+            if same and not later and len(_touched(statements, parameter) | _touched(statements, result.name)) == 1:
+                found.append((result.name, parameter))
+                taken.add(parameter)
+                break
+    return tuple(found)
+
+
 def lower_function(
     function: Function, ops: Mapping[str, Op], folds: frozenset[str] = frozenset(), name: str | None = None, binds: tuple[str, ...] | None = None,
 ) -> Routine:  # fmt: skip
@@ -151,7 +194,7 @@ def lower_function(
     drop_unread(graph, storage, drafts)
     drafts = [d for d in drafts if d.roots or d.instruction is not None]
     builder = Builder(graph, storage)
-    kernels = tuple(builder.build(d) for d in drafts)
+    kernels = tuple(drop_dead(builder.build(d)) for d in drafts)
     uses = [kernel_uses(k) for k in kernels]
     sizes: dict[str, int] = {}
     lives: dict[str, tuple[int, int]] = {}
@@ -166,5 +209,6 @@ def lower_function(
     binds = binds or tuple(v.name for v in (*function.parameters, *function.results))
     buffers = {b.name: b for b in storage.buffers.values() if b.kind != "work" or b.name in work}
     return Routine(
-        name or function.name, function, folds, buffers, binds, work, work_bytes, kernels, _barriers(uses, buffers, work), flops
+        name or function.name, function, folds, buffers, binds, work, work_bytes, kernels, _barriers(uses, buffers, work),
+        _in_place(kernels, uses, buffers), flops,
     )  # fmt: skip

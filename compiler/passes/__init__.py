@@ -1,8 +1,8 @@
 """Passes on the tensor IR: functions to functions, and a program to its step.
 
-    simplify(function, ops) -> function      simplify.py    equal values once, moves of moves, known numbers; rules in algebra.py, places.py
-    expand(function, ops) -> function        expand.py      compositions written out, after differentiation
-    differentiate(program, ops) -> step      differentiate.py, reverse.py, saved.py, split.py
+simplify(function, ops) -> function      simplify.py: equal values once, moves of moves, known numbers (algebra.py, places.py)
+expand(function, ops) -> function        expand.py: compositions written out, after differentiation
+differentiate(program, ops) -> Step      differentiate.py, with reverse.py, saved.py, split.py
 """
 
 from mlc.passes.differentiate import differentiate as differentiate

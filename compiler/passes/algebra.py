@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-
 from mlc.ir.interpret import stored
 from mlc.ir.op import Keys
 from mlc.ir.types import TensorType, Value
@@ -68,33 +67,32 @@ ALGEBRA = (
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """op applied to terms; a variable, a number or a negated number is a string."""
+    """op applied to terms."""
 
     op: str
-    terms: tuple[Term | str, ...]
+    terms: tuple[Pattern, ...]
 
 
-def _parse(text: str) -> Term | str:
-    tokens = iter(re.findall(r"[()]|[^\s()]+", text))
-    terms = tuple(_terms(tokens))
-    return Term(str(terms[0]), terms[1:]) if len(terms) > 1 else terms[0]
+#: A name stands for any value, "k" for one that is a known number, "-k" for its negative.
+Pattern = Term | Number | str
 
 
-def _terms(tokens: Iterator[str]) -> Iterator[Term | str]:
+def _parse(text: str) -> Pattern:
+    first, *others = _terms(iter(re.findall(r"[()]|[^\s()]+", text)))
+    return Term(str(first), tuple(others)) if others else first
+
+
+def _terms(tokens: Iterator[str]) -> Iterator[Pattern]:
     for token in tokens:
         if token == ")":
             return
-        if token != "(":
-            yield token
-            continue
-        inner = tuple(_terms(tokens))
-        yield Term(str(inner[0]), inner[1:])
-
-
-def _literal(text: str) -> Number | None:
-    if text in ("true", "false"):
-        return text == "true"
-    return float(text) if text[-1].isdigit() else None
+        if token == "(":
+            op, *inner = _terms(tokens)
+            yield Term(str(op), tuple(inner))
+        elif token in ("true", "false"):
+            yield token == "true"
+        else:
+            yield float(token) if token[-1].isdigit() else token
 
 
 def _equal(number: Number | None, wanted: Number) -> bool:
@@ -105,37 +103,37 @@ def _equal(number: Number | None, wanted: Number) -> bool:
     return number == wanted
 
 
-def _match(s: Rewriter, pattern: Term | str, value: Value, found: dict[str, Value]) -> bool:
-    """Whether `value` has the form of the pattern; binds its variables in `found`."""
+def _match(s: Rewriter, pattern: Pattern, value: Value, found: dict[str, Value]) -> bool:
+    """Whether `value` has the form of the pattern; binds its names in `found`."""
     if isinstance(pattern, Term):
         maker = s.maker(value, pattern.op)
         return maker is not None and _match_all(s, pattern.terms, maker.operands, found)
-    literal = _literal(pattern)
-    if literal is not None:
-        return _equal(s.number.get(value.name), literal)
+    if not isinstance(pattern, str):
+        return _equal(s.number.get(value.name), pattern)
     if pattern == "k" and value.name not in s.number:
         return False
     return found.setdefault(pattern, value).name == value.name
 
 
-def _match_all(s: Rewriter, patterns: tuple[Term | str, ...], values: tuple[Value, ...], found: dict[str, Value]) -> bool:
+def _match_all(s: Rewriter, patterns: tuple[Pattern, ...], values: tuple[Value, ...], found: dict[str, Value]) -> bool:
     return all(_match(s, p, v, found) for p, v in zip(patterns, values, strict=True))
 
 
-def _build(s: Rewriter, term: Term | str, found: dict[str, Value]) -> Value:
+def _build(s: Rewriter, term: Pattern, found: dict[str, Value]) -> Value:
     if isinstance(term, Term):
         return s.value(term.op, *(_build(s, t, found) for t in term.terms))
-    return s.value("neg", found[term[1:]]) if term.startswith("-") else found[term]
+    name = str(term)
+    return s.value("neg", found[name[1:]]) if name.startswith("-") else found[name]
 
 
-def _algebraic(pattern: Term, replacement: Term | str) -> Rule:
+def _algebraic(pattern: Term, replacement: Pattern) -> Rule:
     def rule(s: Rewriter, wanted: Call) -> Call | Value | None:
         found: dict[str, Value] = {}
         if not _match_all(s, pattern.terms, wanted.operands, found):
             return None
         if isinstance(replacement, Term):
             return Call(replacement.op, tuple(_build(s, t, found) for t in replacement.terms))
-        return found[replacement]
+        return found[str(replacement)]
 
     return rule
 
@@ -171,10 +169,10 @@ def hoist(s: Rewriter, wanted: Call) -> Call | None:
         return None
     sources = [m.operands[0] for m in makers if m is not None]
     varied = [(v.type, m.attribute("axes")) for v, m in zip(sources, makers, strict=True) if m is not None and v.name not in s.number]
-    if any(t.shape != varied[0][0].shape or axes != varied[0][1] for t, axes in varied):
+    first, axes = varied[0] if varied else (TensorType("f32"), ())
+    if any(t.shape != first.shape or a != axes for t, a in varied):
         return None
-    dims, axes = (varied[0][0].dims, varied[0][1]) if varied else ((), ())
-    operands = tuple(s.fill(s.number[v.name], TensorType(v.type.dtype, dims)) if v.name in s.number else v for v in sources)
+    operands = tuple(s.fill(s.number[v.name], TensorType(v.type.dtype, first.dims)) if v.name in s.number else v for v in sources)
     inner = s.make(Call(wanted.op, operands, wanted.attributes), None)[0]
     return call("broadcast", inner, dims=s.type_of(wanted).dims, axes=axes)
 

@@ -99,7 +99,7 @@ def _broadcast_of_reshape(s: Rewriter, wanted: Call) -> Call | None:
         return None
     (x,) = maker.operands
     axes = [a for a, d in zip(wanted["axes"], wanted.operands[0].type.dims, strict=True) if d.size != 1]
-    if len(axes) != len(x.type.dims) or [d.size for d in x.type.dims] != [d.size for d in wanted.operands[0].type.dims if d.size != 1]:
+    if list(x.type.shape) != [n for n in wanted.operands[0].type.shape if n != 1]:
         return None
     return _if_valid(s, call("broadcast", x, dims=wanted["dims"], axes=tuple(axes)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mlc.diagnostics import NO_SPAN, InternalError
 from mlc.ir.builder import Builder
@@ -11,6 +12,10 @@ from mlc.ir.function import Function, Instruction
 from mlc.ir.op import NoGradient, Op
 from mlc.ir.types import Value
 from mlc.passes.rewrite import renamed
+
+
+#: Sums, and moves between a sum and the gradient of a parameter.
+WIDENED = ("sum", "scatter_add", "put_along", "reshape", "transpose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,9 @@ def reached_values(function: Function, active: set[str], arriving: set[str], ops
     return reached
 
 
-def derivative(function: Function, wanted: frozenset[str], arriving: frozenset[str], masters: frozenset[str], ops: Mapping[str, Op]) -> Derivative:
+def derivative(
+    function: Function, wanted: frozenset[str], arriving: frozenset[str], masters: frozenset[str], ops: Mapping[str, Op]
+) -> Derivative:
     """The derivative with respect to the parameters `wanted`.
 
     arriving:   results that a cotangent arrives for
@@ -108,13 +115,15 @@ class _Walk:
         self.parts.setdefault(value.name, []).append(part)
 
     def widened(self, part: Value) -> Value:
-        """`part` in f32; where it is a sum, the sum is not rounded to fewer bits first."""
+        """`part` in f32; what is summed for it is summed in f32. (A contraction sums in f32 in any case.)"""
         if part.type.dtype == "f32":
             return part
         maker = next((i for i in reversed(self.builder.instructions) if part in i.results), None)
-        if maker is None or maker.op not in ("sum", "reshape", "transpose"):
+        if maker is None or maker.op not in WIDENED:
             return self.builder.one("cast", part, dtype="f32")
-        return self.builder.one(maker.op, self.widened(maker.operands[0]), **dict(maker.attributes))
+        attributes: dict[str, Any] = dict(maker.attributes)
+        summed, *index = maker.operands
+        return self.builder.one(maker.op, self.widened(summed), *index, **attributes)
 
     def total(self, value: Value) -> Value | None:
         """The sum of all that was sent to `value`."""

@@ -163,7 +163,9 @@ def renamed(instruction: Instruction, names: Mapping[str, str]) -> Instruction:
     touched = (*instruction.operands, *instruction.results)
     if all(names.get(v.name, v.name) == v.name for v in touched):
         return instruction
-    operands, results = (tuple(Value(names.get(v.name, v.name), v.type) for v in group) for group in (instruction.operands, instruction.results))
+    operands, results = (
+        tuple(Value(names.get(v.name, v.name), v.type) for v in group) for group in (instruction.operands, instruction.results)
+    )
     return replace(instruction, operands=operands, results=results)
 
 

@@ -6,9 +6,11 @@ Kept are the values that cost most to make again, and those that lie in memory a
   - values that one of these, reductions apart, reads: they must be whole tensors for it
 
 Everything else (elementwise work, moves, masks, random draws) is made again from kept values where it is read. A view is
-never kept, its base is, and no cast of a kept value is kept beside it. A kept value that forward reads once only, elementwise, slides down to what is made of it while that
-is no larger: a contraction to its sum with the bias and the residual, the sum of a mean to the mean. That value is
-stored by forward in any case, or is the smaller one.
+never kept, its base is; and no cast of a kept value is kept beside it.
+
+A kept value that forward reads once only, elementwise, slides down to what is made of it while that is no larger: a contraction
+to its sum with bias and residual, the sum of a row to the rsqrt of its mean. Forward stores that value in any case, or it is
+the smaller one, and less is made again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Op, Pointwise
 from mlc.ir.types import Value
 from mlc.passes import algebra, places
-from mlc.passes.rewrite import Call, Rule, live, renamed, rewriter
+from mlc.passes.rewrite import Call, Rewriter, Rule, live, renamed, rewriter
 
 
 def simplify(function: Function, ops: Mapping[str, Op]) -> Function:
@@ -32,8 +32,15 @@ def simplify(function: Function, ops: Mapping[str, Op]) -> Function:
         s.builder.span, s.builder.via = instruction.span, instruction.via
         operands = tuple(values[v.name] for v in instruction.operands)
         made = s.make(Call(instruction.op, operands, instruction.attributes), instruction)
-        values.update({v.name: m for v, m in zip(instruction.results, made, strict=True)})
+        values.update({v.name: _stretching(s, m, v) for v, m in zip(instruction.results, made, strict=True)})
     return _with_results(function, s.builder.instructions, values)
+
+
+def _stretching(s: Rewriter, value: Value, source: Value) -> Value:
+    """`value` in place of `source`: where that has a literal 1, which stretches, so has the result."""
+    if all(a.factors or not b.factors for a, b in zip(source.type.dims, value.type.dims, strict=True)):
+        return value
+    return s.value("reshape", value, dims=source.type.dims)
 
 
 def _rules(ops: Mapping[str, Op]) -> dict[str, tuple[Rule, ...]]:

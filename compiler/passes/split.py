@@ -98,15 +98,18 @@ class _Cut:
     def _reads(self) -> set[str]:
         """Values of forward that backward reads."""
         backward = (self.graph.instructions[n] for n in self.backward)
-        return {v.name for i in backward for v in i.operands if v.name not in self.seeds and self.graph.place.get(v.name) not in self.backward}
+        return {
+            v.name for i in backward for v in i.operands if v.name not in self.seeds and self.graph.place.get(v.name) not in self.backward
+        }
 
     def kept(self, names: Iterable[str], results: Iterable[str]) -> dict[str, str]:
         """The names under which values are kept: their own, but for seeds and what is a result of the same function already."""
         taken = {*results, *self.seeds}
-        return {name: self._other_name(name) if name in taken else name for name in names}
+        return {name: self._other_name(name, "kept") if name in taken else name for name in names}
 
-    def _other_name(self, name: str) -> str:
-        return next(n for n in (f"{name}.kept", *(f"{name}.kept.{k}" for k in range(len(self.values)))) if n not in self.values)
+    def _other_name(self, name: str, suffix: str) -> str:
+        named = f"{name}.{suffix}"
+        return next(n for n in (named, *(f"{named}.{k}" for k in range(len(self.values)))) if n not in self.values)
 
     def late(self) -> set[int]:
         """Positions of the weight gradient's own instructions."""
@@ -169,7 +172,7 @@ class _Cut:
         late = role == "weight_gradient" and self.joint.states
         leaves = self.leaves - self.seeds | set(pending) if late else self.leaves
         names = {**self.saved, **pending}
-        instructions = [renamed(i, names) for i in self._ordered([*results, *kept], leaves)]
+        instructions = [renamed(self._beside(i, leaves), names) for i in self._ordered([*results, *kept], leaves)]
         sources = [*(v.name for v in self.unit.function.parameters), *self.available, *names, *self.seeds]
         parameters = tuple({names.get(n, n): Value(names.get(n, n), self.values[n].type) for n in sources}.values())
         whole = self._finished(role, parameters, instructions, [self.values[n] for n in results], kept)
@@ -187,7 +190,16 @@ class _Cut:
                 done.update(v.name for v in self.graph.instructions[m].results)
         return [self.graph.instructions[n] for n in ordered]
 
-    def _finished(self, role: str, parameters: tuple[Value, ...], instructions: list[Instruction], results: list[Value], kept: Mapping[str, str]) -> Function:
+    def _beside(self, instruction: Instruction, leaves: set[str]) -> Instruction:
+        """An instruction that is done again for one of its results, while others are found in memory under their names."""
+        if not any(v.name in leaves for v in instruction.results):
+            return instruction
+        results = (Value(self._other_name(v.name, "again"), v.type) if v.name in leaves else v for v in instruction.results)
+        return replace(instruction, results=tuple(results))
+
+    def _finished(
+        self, role: str, parameters: tuple[Value, ...], instructions: list[Instruction], results: list[Value], kept: Mapping[str, str]
+    ) -> Function:
         """Simplified; the values of `kept` are further results under those names."""
         others = [(self.values[name], Value(other, self.values[name].type)) for name, other in kept.items()]
         span = instructions[-1].span if instructions else NO_SPAN

@@ -220,7 +220,8 @@ class _Planner:
         sums = self._state_gradients(timeline, number, call, unit, variant, places, written)
         kept = {r.name: r for r in variant.input_gradient.results}
         for name in variant.pending:
-            places[name] = timeline.slot(f"{number}.pending.{name}", kept[name].type)
+            over = self._over(call.unit, variant, name)
+            places[name] = places[over] if over else timeline.slot(f"{number}.pending.{name}", kept[name].type)
         label = call.path or unit.name
         for routine, which in ((self.lowered.input_gradient[call.unit], "input gradient"), (self.lowered.weight_gradient[call.unit], "weight gradient")):
             if routine is not None:
@@ -229,6 +230,13 @@ class _Planner:
                 for total, part, kind in sums:
                     routine = self.lowered.adds[kind.dtype, kind.size]
                     timeline.add(routine, [total, part, total], call.path, f"{label} sum of gradients")
+
+    def _over(self, unit: int, variant: Variant, pending: str) -> str | None:
+        """The saved value a pending one may be written over: it is read for the last time as this one is made."""
+        routine = self.lowered.input_gradient[unit]
+        over = dict(routine.in_place).get(pending) if routine else None
+        later = {p.name for p in variant.weight_gradient.parameters}
+        return over if over in variant.saved and over not in later else None
 
     def _cotangent(self, timeline: Timeline, chain: Chain, call: Call, unit: Unit, n: int, written: set[str]) -> Place:
         if n >= unit.outputs or call.results[n] == chain.loss:

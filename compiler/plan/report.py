@@ -15,8 +15,8 @@ def explain_plan(plan: Mapping[str, Any]) -> str:
     """Memory, work and order of a plan that `mlc compile` wrote."""
     lines = [
         f"{plan['model']}: {plan['parameters']:,} parameters",
-        f"memory  {_size(plan['arena_bytes'])} arena, and {_size(plan['scratch_bytes_per_thread'])} scratch a thread",
-        f"work    {plan['flops_per_microbatch'] / 1e9:,.3f} GFLOP a microbatch, {plan['microbatches']} a step in {plan['groups']} groups",
+        f"memory    {_size(plan['arena_bytes'])} arena, and {_size(plan['scratch_bytes_per_thread'])} scratch a thread",
+        f"work      {plan['flops_per_microbatch'] / 1e9:,.3f} GFLOP a microbatch, {plan['microbatches']} a step in {plan['groups']} groups",
         "",
         *_chain("forward", plan["forward"]),
         *_chain("backward", plan["backward"]),
@@ -27,15 +27,22 @@ def explain_plan(plan: Mapping[str, Any]) -> str:
 
 
 def _chain(title: str, rows: list[str]) -> list[str]:
-    """The rows in order, runs of one layer at several places in one line: h.0 ... h.11 forward."""
-    runs = [[row for row in run] for _, run in groupby(rows, key=_kind)]
-    shown = [run[0] if len(run) == 1 else f"{run[0]} ... {run[-1]}" for run in runs]
-    return [f"{title:8}{row}" if i == 0 else f"        {row}" for i, row in enumerate(shown)]
+    """The rows in order, layers of one kind that follow each other in one line: h.0 ... h.11: forward."""
+    layers = [(path, ", ".join(what for _, what in run)) for path, run in groupby(map(_parts, rows), key=lambda row: row[0])]
+    runs = [list(run) for _, run in groupby(layers, key=lambda layer: (_kind(layer[0]), layer[1]))]
+    shown = [(run[0][0] if len(run) == 1 else f"{run[0][0]} ... {run[-1][0]}", run[0][1]) for run in runs]
+    return [f"{title if i == 0 else '':10}{path}: {what}" for i, (path, what) in enumerate(shown)]
 
 
-def _kind(row: str) -> str:
-    """A row's name without numbers."""
-    return ".".join("#" if part.isdigit() else part for part in row.replace(" ", ". ").split("."))
+def _parts(row: str) -> tuple[str, str]:
+    """ "h.3 input gradient" -> the call path, and what is computed there."""
+    path, _, what = row.partition(" ")
+    return path, what
+
+
+def _kind(path: str) -> str:
+    """A call path without its numbers."""
+    return ".".join("#" if part.isdigit() else part for part in path.split("."))
 
 
 def _tensors(tensors: list[dict[str, Any]]) -> list[str]:

@@ -67,8 +67,10 @@ static void run_registers(const mlc_env *env, const void *argument)
 {
     const float *x = argument;
     const mlc_vector a = mlc_vector_of(x[0]), b = mlc_vector_of(x[1]);
-    mlc_vector c0 = mlc_vector_of(x[2]), c1 = mlc_vector_of(x[3]), c2 = mlc_vector_of(x[4]), c3 = mlc_vector_of(x[5]), c4 = mlc_vector_of(x[6]);
-    mlc_vector c5 = mlc_vector_of(x[7]), c6 = mlc_vector_of(x[8]), c7 = mlc_vector_of(x[9]), c8 = mlc_vector_of(x[10]), c9 = mlc_vector_of(x[11]);
+    mlc_vector c0 = mlc_vector_of(x[2]), c1 = mlc_vector_of(x[3]), c2 = mlc_vector_of(x[4]), c3 = mlc_vector_of(x[5]),
+        c4 = mlc_vector_of(x[6]);
+    mlc_vector c5 = mlc_vector_of(x[7]), c6 = mlc_vector_of(x[8]), c7 = mlc_vector_of(x[9]), c8 = mlc_vector_of(x[10]),
+        c9 = mlc_vector_of(x[11]);
     for (int i = 0; i < 200000; i++) {
         c0 = mlc_vector_fma(c0, a, b), c1 = mlc_vector_fma(c1, a, b), c2 = mlc_vector_fma(c2, a, b), c3 = mlc_vector_fma(c3, a, b);
         c4 = mlc_vector_fma(c4, a, b), c5 = mlc_vector_fma(c5, a, b), c6 = mlc_vector_fma(c6, a, b), c7 = mlc_vector_fma(c7, a, b);
@@ -98,7 +100,8 @@ typedef struct product_run {
     float *c;
 } product_run;
 
-static void store_block(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0, int64_t rows, int64_t n0, int64_t columns)
+static void store_block(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0, int64_t rows,
+    int64_t n0, int64_t columns)
 {
     const product_run *x = closure;
     (void)env;
@@ -121,16 +124,17 @@ static void *filled(int64_t count, int dtype)
     void *x = aligned_alloc(64, bytes);
     for (int64_t i = 0; i < count; i++)
         if (dtype == MLC_F32)
-            ((float *)x)[i] = (float)(i % 17) - 8.0f;
+            ((float *)x)[i] = (float)(i * 7 % 17) * 0.125f - 1.0f;
         else
-            ((uint16_t *)x)[i] = mlc_bf16_of_f32((float)(i % 17) - 8.0f);
+            ((uint16_t *)x)[i] = mlc_bf16_of_f32((float)(i * 7 % 17) * 0.125f - 1.0f);
     return x;
 }
 
 static void bench_product(const product *p)
 {
     char name[64];
-    snprintf(name, sizeof name, "%s%lld x %lld x %lld%s", p->batch > 1 ? "48 of " : "", (long long)p->m, (long long)p->n, (long long)p->k, p->dtype == MLC_BF16 ? " bf16" : "");
+    snprintf(name, sizeof name, "%s%lld x %lld x %lld%s", p->batch > 1 ? "48 of " : "", (long long)p->m, (long long)p->n, (long long)p->k,
+        p->dtype == MLC_BF16 ? " bf16" : "");
     if (only && !strstr(name, only) && !strstr(p->what, only))
         return;
     product_run x = {.of = p, .a = filled(p->batch * p->m * p->k, p->dtype), .b = filled(p->batch * p->k * p->n, p->dtype)};
@@ -202,13 +206,15 @@ static void run_vjp(const mlc_env *env, const void *argument)
 {
     const attention_run *x = argument;
     const int64_t third = x->shape.heads * x->shape.head * (x->shape.dtype == MLC_F32 ? 4 : 2);
-    mlc_attention_vjp(env, &x->shape, x->qkv, x->qkv + third, x->qkv + 2 * third, NULL, x->y, x->lse, x->dy, x->dqkv, x->dqkv + third, x->dqkv + 2 * third);
+    mlc_attention_vjp(env, &x->shape, x->qkv, x->qkv + third, x->qkv + 2 * third, NULL, x->y, x->lse, x->dy, x->dqkv, x->dqkv + third,
+        x->dqkv + 2 * third);
 }
 
 static void bench_attention(int64_t batch, int64_t time, int64_t heads, int64_t head, int dtype)
 {
     char name[64];
-    snprintf(name, sizeof name, "attention %lld %lld %lld %lld%s", (long long)batch, (long long)time, (long long)heads, (long long)head, dtype == MLC_BF16 ? " bf16" : "");
+    snprintf(name, sizeof name, "attention %lld %lld %lld %lld%s", (long long)batch, (long long)time, (long long)heads, (long long)head,
+        dtype == MLC_BF16 ? " bf16" : "");
     if (only && !strstr(name, only))
         return;
     const int64_t width = heads * head;

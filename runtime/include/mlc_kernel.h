@@ -54,13 +54,15 @@ typedef struct mlc_contraction {
  * `closure` is the one given to mlc_contract. Called by the thread that owns the block; blocks do not overlap and cover the result.
  * Which blocks a thread gets depends on the shape and the number of threads; the values in c depend on the shape alone.
  * c lies in env->scratch and may be overwritten; nothing else in scratch may be touched. */
-typedef void (*mlc_epilogue)(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0, int64_t rows, int64_t n0, int64_t columns);
+typedef void (*mlc_epilogue)(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0,
+    int64_t rows, int64_t n0, int64_t columns);
 
 /* Bytes of env->scratch that mlc_contract uses, whatever the shape. */
 #define MLC_CONTRACT_SCRATCH_BYTES 1572864
 
 /* All threads call it. No barrier before or after: the caller places them. a and b need the alignment of their dtype only. */
-void mlc_contract(const mlc_env *env, const mlc_contraction *contraction, const void *a, const void *b, mlc_epilogue epilogue, const void *closure);
+void mlc_contract(const mlc_env *env, const mlc_contraction *contraction, const void *a, const void *b, mlc_epilogue epilogue,
+    const void *closure);
 
 /* Softmax attention without a T x T buffer (FlashAttention, Dao et al. 2022). Strides in elements; the last dim has stride 1.
  * q [batch, time, heads, head], k [batch, keys, groups, head], v [batch, keys, groups, value], heads a multiple of groups. */
@@ -93,9 +95,11 @@ typedef struct mlc_attention {
 
 /* y, and lse [batch, heads, time] f32. mask: [batch, keys] bool, true where a key may be seen, or NULL.
  * A query that sees no key gets y = NaN, as softmax of all -inf. All threads call it; no barrier before or after. */
-void mlc_attention_forward(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v, const uint8_t *mask, void *y, float *lse);
+void mlc_attention_forward(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
+    const uint8_t *mask, void *y, float *lse);
 
 /* dq, dk, dv from dy. All threads call it; no barrier before or after. */
-void mlc_attention_vjp(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v, const uint8_t *mask, const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv);
+void mlc_attention_vjp(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v, const uint8_t *mask,
+    const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv);
 
 #endif

@@ -5,6 +5,8 @@
  * then sums of rows, and p is at once the operand of y = p v. The derivative sums p over queries: it keeps them as [query][key].
  * All buffers are f32 in scratch; block sizes and pitches are those that mlc_kernel.h counts.
  */
+#include <stddef.h>
+
 #include "pack.h"
 
 enum { QUERIES = MLC_QUERY_BLOCK, KEYS = MLC_KEY_BLOCK, QUERY_PITCH = MLC_PITCH(QUERIES), KEY_PITCH = MLC_PITCH(KEYS) };
@@ -46,18 +48,21 @@ static int64_t panel_height(int64_t rows)
 }
 
 /* c[rows][columns] (+)= sum over depth of a[depth][rows] b[depth][columns]; columns are rounded up to whole vectors. */
-static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add)
+static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch,
+    float *c, int64_t c_pitch, int add)
 {
     if (rows == 0)
         return;
     const int64_t height = panel_height(rows);
     for (int64_t i = 0; i < rows; i += height)
         for (int64_t j = 0; j < columns; j += MLC_TILE_COLUMNS)
-            mlc_tile((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, a_pitch, b + j, b_pitch, c + i * c_pitch + j, c_pitch, add);
+            mlc_tile((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, a_pitch, b + j, b_pitch,
+                c + i * c_pitch + j, c_pitch, add);
 }
 
 /* Writes rows of f32 as the dtype of the result, each divided by its divisor if there are divisors. */
-static void store_rows(void *to, int dtype, int64_t stride, const float *from, int64_t pitch, int64_t rows, int64_t columns, const float *divisors)
+static void store_rows(void *to, int dtype, int64_t stride, const float *from, int64_t pitch, int64_t rows, int64_t columns,
+    const float *divisors)
 {
     for (int64_t i = 0; i < rows; i++) {
         const float *x = from + i * pitch;
@@ -99,58 +104,39 @@ static void forward_scores(const forward *f, int64_t key, int64_t keys)
     }
 }
 
-/* First query, rounded down to a strip, that sees key `key` of the sequence. */
-static int64_t first_query(const forward *f, int64_t key)
+/* Scores of one vector of queries from q on become probabilities, unseen ones 0; `most`, `sum` and `shrink` are brought up to date. */
+static void forward_softmax(const forward *f, int64_t q, int64_t key, int64_t keys)
 {
-    const int64_t first = f->shape->causal && key > f->query ? key - f->query : 0;
-    return first / MLC_STRIP * MLC_STRIP;
-}
-
-/* Takes the largest scores of a block into `most`, and sets `shrink` and `shift`. Unseen scores become -inf. */
-static void forward_maxima(const forward *f, int64_t key, int64_t keys)
-{
-    const int32_t lanes = (int32_t)padded(f->queries);
-    const float scale = f->shape->scale;
-    MLC_SIMD for (int32_t q = 0; q < lanes; q++) f->shrink[q] = f->most[q];
-    for (int64_t k = 0; k < keys; k++) {
-        if (f->mask && !f->mask[key + k])
-            continue;
-        const int32_t seen = f->shape->causal && key + k > f->query ? (int32_t)least(key + k - f->query, lanes) : 0;
-        float *s = f->p_kq + k * QUERY_PITCH, *most = f->most;
-        MLC_SIMD for (int32_t q = (int32_t)first_query(f, key + k); q < lanes; q++)
-        {
-            const float scaled = q < seen ? -__builtin_inff() : s[q] * scale;
-            s[q] = scaled;
-            most[q] = scaled > most[q] ? scaled : most[q];
-        }
+    const mlc_attention *s = f->shape;
+    const uint8_t *mask = f->mask ? f->mask + key : NULL;
+    const int64_t all = s->causal ? f->query + q - key + 1 : keys; /* keys that each of the queries sees: the first so many */
+    const int64_t seen = seen_by(s, f->query + q + MLC_LANES - 1, key, keys);
+    const mlc_vector_int last = mlc_vector_count((int32_t)(all < 0 ? -MLC_LANES : all) - 1); /* key that each query sees last */
+    const mlc_vector scale = mlc_vector_of(s->scale), nothing = mlc_vector_of(-__builtin_inff()), zero = {0};
+    const mlc_vector before = mlc_vector_load(f->most + q);
+    float *p = f->p_kq + q;
+    mlc_vector most = before;
+    for (int64_t k = 0; k < seen; k++) {
+        mlc_vector x = mlc_vector_load(p + k * QUERY_PITCH) * scale;
+        if (mask && !mask[k])
+            x = nothing;
+        if (k >= all)
+            x = mlc_vector_select(last >= (int32_t)k, x, nothing);
+        mlc_vector_store(p + k * QUERY_PITCH, x);
+        most = mlc_vector_select(x > most, x, most);
     }
-    float *shrink = f->shrink, *shift = f->shift;
-    const float *most = f->most;
-    MLC_SIMD for (int32_t q = 0; q < lanes; q++)
-    {
-        shift[q] = most[q] == -__builtin_inff() ? 0.0f : most[q];
-        shrink[q] = mlc_exp(shrink[q] - shift[q]);
+    const mlc_vector shift = mlc_vector_select(most == nothing, zero, most), shrink = mlc_vector_exp(before - shift);
+    mlc_vector sum = mlc_vector_load(f->sum + q) * shrink;
+    for (int64_t k = 0; k < seen; k++) {
+        const mlc_vector x = mlc_vector_exp(mlc_vector_load(p + k * QUERY_PITCH) - shift);
+        mlc_vector_store(p + k * QUERY_PITCH, x);
+        sum += x;
     }
-}
-
-/* Scores become probabilities, unseen ones 0; their sum goes into `sum`. */
-static void forward_probabilities(const forward *f, int64_t key, int64_t keys)
-{
-    const int32_t lanes = (int32_t)padded(f->queries);
-    float *sum = f->sum;
-    const float *shift = f->shift, *shrink = f->shrink;
-    MLC_SIMD for (int32_t q = 0; q < lanes; q++) sum[q] *= shrink[q];
-    for (int64_t k = 0; k < keys; k++) {
-        float *p = f->p_kq + k * QUERY_PITCH;
-        const int32_t first = f->mask && !f->mask[key + k] ? lanes : (int32_t)least(first_query(f, key + k), lanes);
-        for (int32_t q = 0; q < first; q++)
-            p[q] = 0;
-        MLC_SIMD for (int32_t q = first; q < lanes; q++)
-        {
-            p[q] = mlc_exp(p[q] - shift[q]);
-            sum[q] += p[q];
-        }
-    }
+    for (int64_t k = seen; k < keys; k++)
+        mlc_vector_store(p + k * QUERY_PITCH, zero);
+    mlc_vector_store(f->most + q, most);
+    mlc_vector_store(f->sum + q, sum);
+    mlc_vector_store(f->shrink + q, shrink);
 }
 
 /* y = shrink y + p v */
@@ -184,8 +170,8 @@ static void forward_block(const forward *f)
         if (keys == 0)
             break;
         forward_scores(f, key, keys);
-        forward_maxima(f, key, keys);
-        forward_probabilities(f, key, keys);
+        for (int64_t q = 0; q < padded(f->queries); q += MLC_LANES)
+            forward_softmax(f, q, key, keys);
         forward_values(f, key, keys);
     }
 }
@@ -196,7 +182,8 @@ static int64_t query_block(int64_t i, int64_t blocks)
     return i % 2 ? blocks - 1 - i / 2 : i / 2;
 }
 
-void mlc_attention_forward(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask, void *y, float *lse)
+void mlc_attention_forward(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask,
+    void *y, float *lse)
 {
     const int64_t blocks = (s->time + QUERIES - 1) / QUERIES, pitch = MLC_PITCH(s->value);
     float *scratch = (float *)env->scratch;
@@ -205,7 +192,6 @@ void mlc_attention_forward(const mlc_env *env, const mlc_attention *s, const voi
     f.most = take(&scratch, QUERY_PITCH);
     f.sum = take(&scratch, QUERY_PITCH);
     f.shrink = take(&scratch, QUERY_PITCH);
-    f.shift = take(&scratch, QUERY_PITCH);
     f.values_ke = take(&scratch, KEYS * pitch);
     f.y_qe = take(&scratch, QUERIES * pitch);
     f.queries_dq = take(&scratch, s->head * QUERY_PITCH);
@@ -218,9 +204,11 @@ void mlc_attention_forward(const mlc_env *env, const mlc_attention *s, const voi
         f.k = at(k, s->dtype, b * s->k_batch + g * s->k_head);
         f.v = at(v, s->dtype, b * s->v_batch + g * s->v_head);
         f.mask = mask ? mask + b * s->keys : NULL;
-        mlc_pack_transposed(f.queries_dq, QUERY_PITCH, at(q, s->dtype, b * s->q_batch + f.query * s->q_time + h * s->q_head), s->dtype, s->q_time, f.queries, s->head);
+        mlc_pack_transposed(f.queries_dq, QUERY_PITCH, at(q, s->dtype, b * s->q_batch + f.query * s->q_time + h * s->q_head), s->dtype,
+            s->q_time, f.queries, s->head);
         forward_block(&f);
-        store_rows((void *)at(y, s->dtype, b * s->y_batch + f.query * s->y_time + h * s->y_head), s->dtype, s->y_time, f.y_qe, pitch, f.queries, s->value, f.sum);
+        store_rows((void *)at(y, s->dtype, b * s->y_batch + f.query * s->y_time + h * s->y_head), s->dtype, s->y_time, f.y_qe, pitch,
+            f.queries, s->value, f.sum);
         float *to = lse + (b * s->heads + h) * s->time + f.query;
         MLC_SIMD for (int64_t i = 0; i < f.queries; i++) to[i] = f.most[i] + mlc_log(f.sum[i]);
     }
@@ -241,7 +229,7 @@ typedef struct backward {
     float *ds_qk;             /* gradient of p, then of the unscaled scores [QUERIES][KEY_PITCH] */
     float *ds_kq;             /* its transpose [KEYS][QUERY_PITCH] */
     float *lse, *delta;       /* of a query; delta: sum of dy y */
-    int32_t *visible;         /* of a key of the block: what the mask says */
+    int32_t *visible;         /* of a key of the block: -1, or 0 where the mask hides it */
     float *dq_qd;             /* [QUERIES][d_pitch] */
     float *dk_kd, *dv_ke;     /* [all keys][d_pitch], [all keys][e_pitch] */
 } backward;
@@ -258,24 +246,24 @@ static void backward_scores(const backward *f, int64_t key, int64_t keys)
     }
 }
 
+/* Scores become probabilities, and ds_qk the gradient of the unscaled scores; both 0 where a query does not see a key. */
 static void backward_probabilities(const backward *f, int64_t key, int64_t keys)
 {
-    const float scale = f->shape->scale;
-    const int32_t *visible = f->visible, lanes = (int32_t)padded(keys);
+    const mlc_vector scale = mlc_vector_of(f->shape->scale), zero = {0};
     for (int64_t q = 0; q < f->queries; q++) {
         float *p = f->p_qk + q * KEY_PITCH, *ds = f->ds_qk + q * KEY_PITCH;
-        const int32_t seen = (int32_t)seen_by(f->shape, f->query + q, key, keys), touched = (int32_t)least(padded(seen), lanes);
-        const float lse = f->lse[q], delta = f->delta[q];
-        MLC_SIMD for (int32_t k = 0; k < touched; k++)
-        {
-            const int sees = (k < seen) & visible[k];
-            const float probability = sees ? mlc_exp(__builtin_fmaf(p[k], scale, -lse)) : 0.0f;
-            ds[k] = sees ? probability * (ds[k] - delta) * scale : 0.0f;
-            p[k] = probability;
+        const int32_t seen = (int32_t)seen_by(f->shape, f->query + q, key, keys);
+        const mlc_vector lse = mlc_vector_of(f->lse[q]), delta = mlc_vector_of(f->delta[q]);
+        int32_t k = 0;
+        for (; k < seen; k += MLC_LANES) {
+            const mlc_vector_int sees = (mlc_vector_count(k) < seen) & mlc_vector_load_int(f->visible + k);
+            const mlc_vector x = mlc_vector_exp(mlc_vector_fma(mlc_vector_load(p + k), scale, -lse));
+            mlc_vector_store(ds + k, mlc_vector_select(sees, x * (mlc_vector_load(ds + k) - delta) * scale, zero));
+            mlc_vector_store(p + k, mlc_vector_select(sees, x, zero));
         }
-        for (int32_t k = touched; k < lanes; k++) {
-            p[k] = 0;
-            ds[k] = 0;
+        for (; k < padded(keys); k += MLC_LANES) {
+            mlc_vector_store(p + k, zero);
+            mlc_vector_store(ds + k, zero);
         }
     }
 }
@@ -286,10 +274,12 @@ static void backward_gradients(const backward *f, int64_t key, int64_t keys)
     const mlc_attention *s = f->shape;
     const int64_t d = f->d_pitch, e = f->e_pitch, key_height = panel_height(keys), query_height = panel_height(f->queries);
     for (int64_t k = 0; k < keys; k += key_height) {
-        const int64_t first = s->causal && key + k > f->query ? key + k - f->query : 0, depth = f->queries - first, rows = least(key_height, keys - k);
+        const int64_t first = s->causal && key + k > f->query ? key + k - f->query : 0, depth = f->queries - first,
+            rows = least(key_height, keys - k);
         if (depth <= 0)
             break;
-        multiply(rows, s->value, depth, f->p_qk + first * KEY_PITCH + k, KEY_PITCH, f->dy_qe + first * e, e, f->dv_ke + (key + k) * e, e, 1);
+        multiply(rows, s->value, depth, f->p_qk + first * KEY_PITCH + k, KEY_PITCH, f->dy_qe + first * e, e, f->dv_ke + (key + k) * e, e,
+            1);
         multiply(rows, s->head, depth, f->ds_qk + first * KEY_PITCH + k, KEY_PITCH, f->q_qd + first * d, d, f->dk_kd + (key + k) * d, d, 1);
     }
     mlc_pack_transposed(f->ds_kq, QUERY_PITCH, f->ds_qk, MLC_F32, KEY_PITCH, f->queries, keys);
@@ -312,7 +302,7 @@ static void backward_block(const backward *f)
         mlc_pack_rows(f->k_kd, f->d_pitch, k, s->dtype, s->k_time, keys, s->head);
         mlc_pack_transposed(f->v_ek, KEY_PITCH, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
         for (int64_t i = 0; i < padded(keys); i++)
-            f->visible[i] = i < keys && (!f->mask || f->mask[key + i]);
+            f->visible[i] = -(i < keys && (!f->mask || f->mask[key + i]));
         backward_scores(f, key, keys);
         backward_probabilities(f, key, keys);
         backward_gradients(f, key, keys);
@@ -360,7 +350,8 @@ static backward backward_of(const mlc_env *env, const mlc_attention *s)
     return f;
 }
 
-void mlc_attention_vjp(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask, const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv)
+void mlc_attention_vjp(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask,
+    const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv)
 {
     const int64_t ratio = s->heads / s->groups, blocks = (s->time + QUERIES - 1) / QUERIES;
     backward f = backward_of(env, s);
@@ -384,9 +375,12 @@ void mlc_attention_vjp(const mlc_env *env, const mlc_attention *s, const void *q
             __builtin_memcpy(f.lse, lse + (b * s->heads + h) * s->time + f.query, (size_t)f.queries * sizeof(float));
             backward_delta(&f, at(y, s->dtype, b * s->y_batch + f.query * s->y_time + h * s->y_head));
             backward_block(&f);
-            store_rows((void *)at(dq, s->dtype, b * s->dq_batch + f.query * s->dq_time + h * s->dq_head), s->dtype, s->dq_time, f.dq_qd, f.d_pitch, f.queries, s->head, NULL);
+            store_rows((void *)at(dq, s->dtype, b * s->dq_batch + f.query * s->dq_time + h * s->dq_head), s->dtype, s->dq_time, f.dq_qd,
+                f.d_pitch, f.queries, s->head, NULL);
         }
-        store_rows((void *)at(dk, s->dtype, b * s->dk_batch + g * s->dk_head), s->dtype, s->dk_time, f.dk_kd, f.d_pitch, s->keys, s->head, NULL);
-        store_rows((void *)at(dv, s->dtype, b * s->dv_batch + g * s->dv_head), s->dtype, s->dv_time, f.dv_ke, f.e_pitch, s->keys, s->value, NULL);
+        store_rows((void *)at(dk, s->dtype, b * s->dk_batch + g * s->dk_head), s->dtype, s->dk_time, f.dk_kd, f.d_pitch, s->keys, s->head,
+            NULL);
+        store_rows((void *)at(dv, s->dtype, b * s->dv_batch + g * s->dv_head), s->dtype, s->dv_time, f.dv_ke, f.e_pitch, s->keys,
+            s->value, NULL);
     }
 }

@@ -36,7 +36,11 @@ typedef struct contraction {
     int64_t *m_at, *n_at, *k_at;
 } contraction;
 
-_Static_assert(4 * (CHUNK_PANELS * A_PANEL + COLUMN_PANELS * B_PANEL + ROWS * C_PITCH) + 8 * (ROWS + COLUMNS + DEPTH) <= MLC_CONTRACT_SCRATCH_BYTES, "scratch");
+enum {
+    FLOATS = CHUNK_PANELS * A_PANEL + COLUMN_PANELS * B_PANEL + ROWS * C_PITCH,
+    OFFSETS = ROWS + COLUMNS + DEPTH,
+};
+_Static_assert(4 * FLOATS + 8 * OFFSETS <= MLC_CONTRACT_SCRATCH_BYTES, "the buffers below do not fit");
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -136,7 +140,8 @@ static void pack_b(const contraction *s, const void *b, int64_t columns, int64_t
 }
 
 /* Panels first to first + count - 1 of the `panels` over `rows`. k_at holds the offsets of the k block in a. */
-static void pack_a(const contraction *s, const void *a, int64_t rows, int64_t panels, int64_t first, int64_t count, int64_t k0, int64_t depth)
+static void pack_a(const contraction *s, const void *a, int64_t rows, int64_t panels, int64_t first, int64_t count, int64_t k0,
+    int64_t depth)
 {
     mlc_strip strips[CHUNK_PANELS];
     for (int64_t i = 0; i < count; i++) {
@@ -154,14 +159,16 @@ static void pack_a(const contraction *s, const void *a, int64_t rows, int64_t pa
 }
 
 /* c (+)= a b for one chunk of row panels and all columns of the block */
-static void multiply(const contraction *s, int64_t rows, int64_t panels, int64_t first, int64_t count, int64_t columns, int64_t depth, int add)
+static void multiply(const contraction *s, int64_t rows, int64_t panels, int64_t first, int64_t count, int64_t columns, int64_t depth,
+    int add)
 {
     for (int64_t i = 0; i < count; i++)
         for (int64_t j = 0; j < columns; j += MLC_TILE_COLUMNS) {
             const int64_t row = panel_row(rows, panels, first + i), height = panel_row(rows, panels, first + i + 1) - row;
             const int vectors = columns - j > MLC_LANES ? 2 : 1;
             const float *b = s->b_panels + j / MLC_TILE_COLUMNS * B_PANEL;
-            mlc_tile((int)height, vectors, depth, s->a_panels + i * A_PANEL, MLC_TILE_ROWS, b, MLC_TILE_COLUMNS, s->c + row * C_PITCH + j, C_PITCH, add);
+            mlc_tile((int)height, vectors, depth, s->a_panels + i * A_PANEL, MLC_TILE_ROWS, b, MLC_TILE_COLUMNS, s->c + row * C_PITCH + j,
+                C_PITCH, add);
         }
 }
 
@@ -215,7 +222,8 @@ static region region_of(const contraction *s, const mlc_env *env)
             if (threads / tb % tm)
                 continue;
             const int64_t tn = threads / tb / tm;
-            const double time = cost(s, parts_of(s->batches, tb), parts_of(s->rows, tm), parts_of(parts_of(s->columns, MLC_LANES), tn) * MLC_LANES);
+            const double time = cost(s, parts_of(s->batches, tb), parts_of(s->rows, tm),
+                parts_of(parts_of(s->columns, MLC_LANES), tn) * MLC_LANES);
             if (best < 0 || time < best) {
                 best = time;
                 best_b = tb;
@@ -248,12 +256,14 @@ static void run_batch(const contraction *s, const mlc_env *env, const region *r,
             const mlc_range m = part(rows, 1, row_blocks, i);
             offsets_of(s->m_at, s->m, s->m_rank, r->rows.begin + m.begin, m.end - m.begin, 0);
             block(s, a, b, m.end - m.begin, n.end - n.begin, single && i > 0);
-            epilogue(env, closure, s->c, C_PITCH, batch, r->rows.begin + m.begin, m.end - m.begin, r->columns.begin + n.begin, n.end - n.begin);
+            epilogue(env, closure, s->c, C_PITCH, batch, r->rows.begin + m.begin, m.end - m.begin, r->columns.begin + n.begin,
+                n.end - n.begin);
         }
     }
 }
 
-void mlc_contract(const mlc_env *env, const mlc_contraction *contraction_, const void *a, const void *b, mlc_epilogue epilogue, const void *closure)
+void mlc_contract(const mlc_env *env, const mlc_contraction *contraction_, const void *a, const void *b, mlc_epilogue epilogue,
+    const void *closure)
 {
     contraction s = {.a = a, .b = b, .a_dtype = contraction_->a_dtype, .b_dtype = contraction_->b_dtype};
     s.batch_rank = simplify(s.batch, contraction_->batch, contraction_->batch_rank, &s.batches);

@@ -55,7 +55,8 @@ MLC_INLINE void transpose(__m512 r[16])
 }
 
 /* to[k * pitch + lane] = x[lanes[lane] + k], k < depth <= 16 */
-MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count, int width, int64_t depth)
+MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count,
+    int width, int64_t depth)
 {
     (void)width;
     const __mmask16 part = (__mmask16)((1u << depth) - 1);
@@ -77,7 +78,8 @@ MLC_INLINE void copy_lanes(float *to, const void *x, int dtype, int64_t i, int c
         to[j] = 0;
 }
 
-MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count, int width, int64_t depth)
+MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count,
+    int width, int64_t depth)
 {
     for (int64_t k = 0; k < depth; k++)
         for (int i = 0; i < width; i++)
@@ -122,7 +124,8 @@ MLC_INLINE void pack_transposed(const mlc_packing *p, const mlc_strip *strips, i
             const int64_t run = p->k_run - (p->k_begin + k) % p->k_run, rest = p->depth - k;
             int64_t depth = run < rest ? run : rest;
             depth = depth < MLC_STRIP ? depth : MLC_STRIP;
-            transpose_block(strip->to + k * p->pitch, p->pitch, p->x, dtype, p->lanes + strip->first, p->ks[k], strip->count, strip->width, depth);
+            transpose_block(strip->to + k * p->pitch, p->pitch, p->x, dtype, p->lanes + strip->first, p->ks[k], strip->count,
+                strip->width, depth);
             k += depth;
         }
     }
@@ -137,7 +140,8 @@ void mlc_pack(const mlc_packing *p, const mlc_strip *strips, int count)
         (transposed ? pack_transposed(p, strips, count, MLC_BF16) : pack_lanes(p, strips, count, MLC_BF16));
 }
 
-MLC_INLINE void pack_matrix_transposed(float *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows, int64_t depth)
+MLC_INLINE void pack_matrix_transposed(float *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows,
+    int64_t depth)
 {
     for (int64_t i = 0; i < rows; i += MLC_STRIP) {
         const int count = (int)(rows - i < MLC_STRIP ? rows - i : MLC_STRIP);

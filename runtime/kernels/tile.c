@@ -1,7 +1,10 @@
 /* tile.c: the register block. One body; the compiler makes a version of it for every number of rows and vectors. */
 #include "tile.h"
 
-typedef void (*tile_function)(int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add);
+#define MLC_TILE_PARAMETERS                                                                                                        \
+    int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add
+
+typedef void (*tile_function)(MLC_TILE_PARAMETERS);
 
 /* Applies M to each row of the largest tile; rows beyond `rows`, a constant after inlining, leave no code. */
 #define MLC_EACH_ROW(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13)
@@ -36,7 +39,7 @@ typedef void (*tile_function)(int64_t depth, const float *a, int64_t a_pitch, co
             mlc_vector_store(c + i * c_pitch + MLC_LANES, c##i##_1);                                                               \
     }
 
-MLC_INLINE void tile(const int rows, const int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add)
+MLC_INLINE void tile(const int rows, const int vectors, MLC_TILE_PARAMETERS)
 {
     const mlc_vector zero = {0};
     MLC_EACH_ROW(MLC_ROW_DECLARE)
@@ -54,11 +57,11 @@ MLC_INLINE void tile(const int rows, const int vectors, int64_t depth, const flo
 }
 
 #define MLC_TILE_FUNCTIONS(rows)                                                                                                   \
-    static void tile_##rows##_1(int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add) \
+    static void tile_##rows##_1(MLC_TILE_PARAMETERS)                                                                               \
     {                                                                                                                              \
         tile(rows, 1, depth, a, a_pitch, b, b_pitch, c, c_pitch, add);                                                             \
     }                                                                                                                              \
-    static void tile_##rows##_2(int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add) \
+    static void tile_##rows##_2(MLC_TILE_PARAMETERS)                                                                               \
     {                                                                                                                              \
         tile(rows, 2, depth, a, a_pitch, b, b_pitch, c, c_pitch, add);                                                             \
     }
@@ -78,7 +81,7 @@ MLC_EACH_HEIGHT(MLC_TILE_FUNCTIONS)
 
 static const tile_function tiles[MLC_TILE_ROWS][2] = {MLC_EACH_HEIGHT(MLC_TILE_ENTRY)};
 
-void mlc_tile(int rows, int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add)
+void mlc_tile(int rows, int vectors, MLC_TILE_PARAMETERS)
 {
     tiles[rows - 1][vectors - 1](depth, a, a_pitch, b, b_pitch, c, c_pitch, add);
 }

@@ -29,9 +29,17 @@
 typedef float mlc_vector __attribute__((vector_size(4 * MLC_LANES)));
 typedef float mlc_vector_unaligned __attribute__((vector_size(4 * MLC_LANES), aligned(4), may_alias));
 
+typedef int32_t mlc_vector_int __attribute__((vector_size(4 * MLC_LANES))); /* what comparisons give: 0 or -1 */
+typedef int32_t mlc_vector_int_unaligned __attribute__((vector_size(4 * MLC_LANES), aligned(4), may_alias));
+
 MLC_INLINE mlc_vector mlc_vector_load(const float *x)
 {
     return *(const mlc_vector_unaligned *)x;
+}
+
+MLC_INLINE mlc_vector_int mlc_vector_load_int(const int32_t *x)
+{
+    return *(const mlc_vector_int_unaligned *)x;
 }
 
 MLC_INLINE void mlc_vector_store(float *x, mlc_vector v)
@@ -44,7 +52,7 @@ MLC_INLINE mlc_vector mlc_vector_of(float x)
     return x - (mlc_vector){0};
 }
 
-/* a * b + c, rounded once */
+/* a * b + c, rounded once where the target has such an instruction */
 MLC_INLINE mlc_vector mlc_vector_fma(mlc_vector a, mlc_vector b, mlc_vector c)
 {
 #if defined(__AVX512F__)
@@ -54,15 +62,47 @@ MLC_INLINE mlc_vector mlc_vector_fma(mlc_vector a, mlc_vector b, mlc_vector c)
 #elif defined(__aarch64__)
     return vfmaq_f32(c, a, b);
 #else
-    for (int i = 0; i < MLC_LANES; i++)
-        c[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return c;
+    return a * b + c;
 #endif
+}
+
+/* mask ? a : b */
+MLC_INLINE mlc_vector mlc_vector_select(mlc_vector_int mask, mlc_vector a, mlc_vector b)
+{
+    return (mlc_vector)((mask & (mlc_vector_int)a) | (~mask & (mlc_vector_int)b));
+}
+
+/* begin, begin + 1, ... */
+MLC_INLINE mlc_vector_int mlc_vector_count(int32_t begin)
+{
+    mlc_vector_int v;
+    for (int i = 0; i < MLC_LANES; i++)
+        v[i] = begin + i;
+    return v;
+}
+
+/* mlc_exp for x <= 80; 0 below -87, so that no result is subnormal. NaN of NaN. */
+MLC_INLINE mlc_vector mlc_vector_exp(mlc_vector x)
+{
+    const mlc_vector rounder = mlc_vector_of(MLC_ROUNDER);
+    const mlc_vector shifted = mlc_vector_fma(x, mlc_vector_of(0x1.715476p0f), rounder), n = shifted - rounder;
+    const mlc_vector_int power = ((mlc_vector_int)shifted - (mlc_vector_int)rounder + 127) << 23;
+    mlc_vector r = mlc_vector_fma(n, mlc_vector_of(-0x1.62e4p-1f), x);
+    r = mlc_vector_fma(n, mlc_vector_of(-0x1.7f7d1cp-20f), r);
+    mlc_vector p = mlc_vector_of(0.000198527617612853646278381f);
+    p = mlc_vector_fma(p, r, mlc_vector_of(0.00139304355252534151077271f));
+    p = mlc_vector_fma(p, r, mlc_vector_of(0.00833336077630519866943359f));
+    p = mlc_vector_fma(p, r, mlc_vector_of(0.0416664853692054748535156f));
+    p = mlc_vector_fma(p, r, mlc_vector_of(0.166666671633720397949219f));
+    p = mlc_vector_fma(p, r, mlc_vector_of(0.5f));
+    p = mlc_vector_fma(p, r * r, r) + 1.0f;
+    return mlc_vector_select(x < -87.0f, mlc_vector_of(0), p * (mlc_vector)power);
 }
 
 /* c[i * c_pitch + j] = sum of a[k * a_pitch + i] * b[k * b_pitch + j] over 0 <= k < depth, in ascending k from 0;
  * with `add`, that sum is added to c. i < rows, j < vectors * MLC_LANES; 1 <= rows <= MLC_TILE_ROWS, vectors is 1 or 2.
  * No alignment is needed. c overlaps neither a nor b. */
-void mlc_tile(int rows, int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add);
+void mlc_tile(int rows, int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c,
+    int64_t c_pitch, int add);
 
 #endif

@@ -75,7 +75,8 @@ typedef struct contract_case {
     int64_t rows, columns;
 } contract_case;
 
-static void store_block(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0, int64_t rows, int64_t n0, int64_t columns)
+static void store_block(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0, int64_t rows,
+    int64_t n0, int64_t columns)
 {
     const contract_case *x = closure;
     (void)env;
@@ -178,8 +179,10 @@ static mlc_contraction product(int64_t batch, int64_t m, int64_t n, int64_t k, i
 static void test_products(void)
 {
     static const int64_t sizes[][4] = {
-        {1, 1, 1, 1},     {1, 1, 1, 1000},  {1, 2, 3, 5},      {1, 14, 32, 16},  {1, 15, 33, 17},    {1, 13, 31, 384}, {1, 29, 65, 385},  {1, 8, 700, 769},
-        {1, 128, 16, 31}, {1, 521, 47, 67}, {1, 64, 64, 2048}, {1, 1, 1031, 64}, {1, 1031, 1, 64},   {3, 17, 19, 23},  {7, 5, 40, 3},     {48, 16, 16, 16},
+        {1, 1, 1, 1},     {1, 1, 1, 1000},  {1, 2, 3, 5},      {1, 14, 32, 16},  {1, 15, 33, 17},    {1, 13, 31, 384}, {1, 29, 65, 385},
+            {1, 8, 700, 769},
+        {1, 128, 16, 31}, {1, 521, 47, 67}, {1, 64, 64, 2048}, {1, 1, 1031, 64}, {1, 1031, 1, 64},   {3, 17, 19, 23},  {7, 5, 40, 3},
+            {48, 16, 16, 16},
         {1, 251, 337, 400}, {1, 600, 350, 800}, {2, 113, 321, 769}, {1, 3, 5000, 2}, {1, 5000, 3, 2},
     };
     for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -187,7 +190,8 @@ static void test_products(void)
             const int narrow = (int)(i + (unsigned)layout) % 4;
             const int64_t *s = sizes[i];
             const mlc_contraction plain = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, MLC_F32, MLC_F32);
-            const mlc_contraction mixed = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, narrow & 1 ? MLC_BF16 : MLC_F32, narrow >> 1 ? MLC_BF16 : MLC_F32);
+            const mlc_contraction mixed = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, narrow & 1 ? MLC_BF16 : MLC_F32,
+                narrow >> 1 ? MLC_BF16 : MLC_F32);
             test_contraction(&plain);
             test_contraction(&mixed);
         }
@@ -263,7 +267,8 @@ static void run_attention(const mlc_env *env, const void *argument)
     const attention_case *x = argument;
     mlc_attention_forward(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse);
     mlc_barrier(env);
-    mlc_attention_vjp(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse, x->dy.base, x->dq.base, x->dk.base, x->dv.base);
+    mlc_attention_vjp(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse, x->dy.base, x->dq.base, x->dk.base,
+        x->dv.base);
 }
 
 static attention_case attention_of(mlc_attention s, int masked)
@@ -297,7 +302,8 @@ static double probabilities(const attention_case *x, int64_t b, int64_t h, int64
     for (int64_t j = 0; j < s->keys; j++) {
         p[j] = 0;
         for (int64_t i = 0; i < s->head; i++)
-            p[j] += (double)get(&x->q, b * s->q_batch + t * s->q_time + h * s->q_head + i) * get(&x->k, b * s->k_batch + j * s->k_time + g * s->k_head + i);
+            p[j] += (double)get(&x->q, b * s->q_batch + t * s->q_time + h * s->q_head + i) * get(&x->k,
+                b * s->k_batch + j * s->k_time + g * s->k_head + i);
         p[j] = (s->causal && j > t) || (x->mask && !x->mask[b * s->keys + j]) ? -INFINITY : p[j] * s->scale;
         most = fmax(most, p[j]);
     }
@@ -324,7 +330,8 @@ static void check_group(const attention_case *x, int64_t b, int64_t g)
     for (int64_t h = g * ratio; h < (g + 1) * ratio; h++)
         for (int64_t t = 0; t < s->time; t++) {
             const double lse = probabilities(x, b, h, t, p);
-            check(fabs(x->lse[(b * s->heads + h) * s->time + t] - lse) <= 1e-5 * (1 + fabs(lse)), "lse", x->lse[(b * s->heads + h) * s->time + t], lse);
+            check(fabs(x->lse[(b * s->heads + h) * s->time + t] - lse) <= 1e-5 * (1 + fabs(lse)), "lse",
+                x->lse[(b * s->heads + h) * s->time + t], lse);
             double delta = 0;
             for (int64_t j = 0; j < s->keys; j++)
                 ds[j] = 0;
@@ -389,8 +396,10 @@ static void test_attentions(void)
 {
     static const int64_t sizes[][7] = {
         /* batch, time, keys, heads, groups, head, value */
-        {1, 1, 1, 1, 1, 1, 1},      {2, 64, 64, 3, 3, 32, 32},    {1, 129, 129, 2, 1, 16, 16}, {1, 257, 257, 2, 2, 64, 64}, {2, 65, 65, 4, 2, 80, 80},
-        {1, 31, 31, 6, 2, 96, 48},  {1, 100, 100, 2, 2, 128, 65}, {1, 70, 70, 1, 1, 192, 128}, {1, 33, 97, 2, 2, 7, 13},    {1, 150, 40, 3, 1, 24, 5},
+        {1, 1, 1, 1, 1, 1, 1},      {2, 64, 64, 3, 3, 32, 32},    {1, 129, 129, 2, 1, 16, 16}, {1, 257, 257, 2, 2, 64, 64},
+            {2, 65, 65, 4, 2, 80, 80},
+        {1, 31, 31, 6, 2, 96, 48},  {1, 100, 100, 2, 2, 128, 65}, {1, 70, 70, 1, 1, 192, 128}, {1, 33, 97, 2, 2, 7, 13},
+            {1, 150, 40, 3, 1, 24, 5},
         {3, 17, 17, 5, 5, 33, 31},  {1, 300, 70, 1, 1, 20, 40},
     };
     for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -409,7 +418,8 @@ static void test_blind_query(void)
     attention_case x = attention_of(s, 1);
     memset((void *)x.mask, 0, 70);
     team_run(1, (size_t)MLC_ATTENTION_VJP_SCRATCH_BYTES(70, 8, 8), NULL, run_attention, &x);
-    check(isnan(get(&x.y, 0)) && x.lse[0] == -INFINITY && get(&x.dq, 0) == 0 && get(&x.dk, 0) == 0 && get(&x.dv, 0) == 0, "blind query", get(&x.y, 0), NAN);
+    check(isnan(get(&x.y, 0)) && x.lse[0] == -INFINITY && get(&x.dq, 0) == 0 && get(&x.dk, 0) == 0 && get(&x.dv, 0) == 0, "blind query",
+        get(&x.y, 0), NAN);
     const array arrays[TENSORS] = {x.q, x.k, x.v, x.dy, x.y, x.dq, x.dk, x.dv};
     for (int i = 0; i < TENSORS; i++)
         free(arrays[i].memory);

@@ -64,7 +64,8 @@ static const struct unary {
     float largest; /* |x| up to which it holds */
 } unaries[] = {
     {"exp", loop_exp, exp, 1.1, INFINITY},       {"log", loop_log, log, 1, INFINITY},       {"log1p", loop_log1p, log1p, 1.5, INFINITY},
-    {"tanh", loop_tanh, tanh, 2, INFINITY},      {"erf", loop_erf, erf, 1.5, INFINITY},     {"sigmoid", loop_sigmoid, sigmoid_double, 2, INFINITY},
+    {"tanh", loop_tanh, tanh, 2, INFINITY},      {"erf", loop_erf, erf, 1.5, INFINITY},
+        {"sigmoid", loop_sigmoid, sigmoid_double, 2, INFINITY},
     {"sin", loop_sin, sin, 1.5, 0x1p30f},        {"cos", loop_cos, cos, 1.5, 0x1p30f},      {"floor", loop_floor, floor, 0, INFINITY},
     {"sqrt", loop_sqrt, sqrt, 0.5, INFINITY},
 };
@@ -90,9 +91,12 @@ static void test_unary(const struct unary *function, uint32_t stride)
     printf("%-8s at most %.3f ulp, at %a\n", function->name, worst, worst_x);
 }
 
-static const float corners[] = {0.0f,      -0.0f,     1.0f,      -1.0f,      0.5f,       -0.5f,    2.0f,     -2.0f,   3.0f,        -3.0f,   0.1f,
-                                1.5f,      -1.5f,     1e-20f,    -1e-20f,    1e20f,      -1e20f,   0x1p-149f, -0x1p-149f, 0x1p24f, -0x1p24f, 16777215.0f,
-                                0x1.fffffep127f, -0x1.fffffep127f, 88.0f,   89.0f,      -104.0f,  0x1p-126f, INFINITY, -INFINITY, NAN,     0x1.000002p0f};
+static const float corners[] = {0.0f,      -0.0f,     1.0f,      -1.0f,      0.5f,       -0.5f,    2.0f,     -2.0f,   3.0f,        -3.0f,
+    0.1f,
+                                1.5f,      -1.5f,     1e-20f,    -1e-20f,    1e20f,      -1e20f,   0x1p-149f, -0x1p-149f, 0x1p24f,
+                                    -0x1p24f, 16777215.0f,
+                                0x1.fffffep127f, -0x1.fffffep127f, 88.0f,   89.0f,      -104.0f,  0x1p-126f, INFINITY, -INFINITY, NAN,
+                                    0x1.000002p0f};
 enum { CORNERS = sizeof corners / sizeof *corners };
 
 static void test_pow(void)
@@ -150,7 +154,8 @@ static void test_narrow(const char *name, uint16_t (*narrow)(float), float (*wid
             continue;
         const double next = widen((uint16_t)(code + 1)), middle = (x + next) / 2;
         const float below = nextafterf((float)middle, x), above = nextafterf((float)middle, (float)next);
-        check((float)middle != middle || narrow((float)middle) == code + (code & 1), name, middle, narrow((float)middle), code + (code & 1));
+        check((float)middle != middle || narrow((float)middle) == code + (code & 1), name, middle, narrow((float)middle),
+            code + (code & 1));
         check(narrow(below) == code && narrow(above) == code + 1, name, below, narrow(below), code);
     }
     const float largest = widen((uint16_t)(infinity - 1)), step = largest - widen((uint16_t)(infinity - 2));
@@ -185,8 +190,10 @@ static void test_random(void)
 {
     /* Known answers of Random123: philox4x32-10 with zero and with all-ones input. */
     const mlc_random_words zeros = mlc_philox(0, 0, 0, 0, 0), ones = mlc_philox(UINT64_MAX, ~0u, ~0u, ~0u, ~0u);
-    check(zeros.w[0] == 0x6627E8D5 && zeros.w[1] == 0xE169C58D && zeros.w[2] == 0xBC57AC4C && zeros.w[3] == 0x9B00DBD8, "philox", 0, zeros.w[0], 0x6627E8D5);
-    check(ones.w[0] == 0x408F276D && ones.w[1] == 0x41C83B0E && ones.w[2] == 0xA20BC7C6 && ones.w[3] == 0x6D5451FD, "philox", 1, ones.w[0], 0x408F276D);
+    check(zeros.w[0] == 0x6627E8D5 && zeros.w[1] == 0xE169C58D && zeros.w[2] == 0xBC57AC4C && zeros.w[3] == 0x9B00DBD8, "philox", 0,
+        zeros.w[0], 0x6627E8D5);
+    check(ones.w[0] == 0x408F276D && ones.w[1] == 0x41C83B0E && ones.w[2] == 0xA20BC7C6 && ones.w[3] == 0x6D5451FD, "philox", 1,
+        ones.w[0], 0x408F276D);
     const mlc_record record = {.seed = 42, .step = 3, .microbatch = 5};
     const mlc_env env = {.record = &record, .threads = 1};
     enum { COUNT = 200003 };

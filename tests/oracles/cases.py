@@ -71,6 +71,8 @@ class Case:
 
 
 CASES = (
+    Case("gpt"),
+    Case("mlp"),
     Case("gpt2"),
     Case("gpt2", (("drop", 0.1),)),
     Case("llama3"),

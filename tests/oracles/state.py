@@ -31,15 +31,9 @@ def forward(p: Parameters, inputs: dict[str, Tensor], d: dict, keys: Keys) -> Ou
     x, y = (inputs[name].to(p["up.weight"].dtype) for name in ("x", "y"))
     h = linear(p, "up", x)
     fed = {"norm.running_mean": h.mean(0), "norm.running_var": h.var(0, correction=0)}
-    h = F.relu(F.batch_norm(h, None, None, p["norm.weight"], p["norm.bias"], training=True))
+    statistics = (None, None) if d.get("training", True) else (p["norm.running_mean"], p["norm.running_var"])
+    h = F.relu(F.batch_norm(h, *statistics, p["norm.weight"], p["norm.bias"], training=d.get("training", True)))
     return Outcome(F.mse_loss(linear(p, "out", h).squeeze(1), y), fed=fed)
-
-
-def evaluate(p: Parameters, inputs: dict[str, Tensor], d: dict) -> Tensor:
-    """The loss outside training: the running statistics are what batches are normalized by."""
-    x, y = (inputs[name].to(p["up.weight"].dtype) for name in ("x", "y"))
-    h = F.batch_norm(linear(p, "up", x), p["norm.running_mean"], p["norm.running_var"], p["norm.weight"], p["norm.bias"], training=False)
-    return F.mse_loss(linear(p, "out", F.relu(h)).squeeze(1), y)
 
 
 def follow(p: Tensor) -> Update:

@@ -59,7 +59,7 @@ def forward(p: Parameters, inputs: dict[str, Tensor], d: dict, keys: Keys) -> Ou
     first, second = h.chunk(2)
     mean, log_var = linear(p, "posterior", first).chunk(2, dim=-1)
     posterior = Normal(mean, (0.5 * log_var).exp())
-    z = mean + posterior.stddev * keys.normal(tuple(mean.shape), "", 2).to(x.dtype)
+    z = mean + posterior.stddev * keys.normal(tuple(mean.shape), "", 2).to(x.dtype) if d.get("training", True) else mean
     kl = kl_divergence(posterior, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum(-1).mean()
     decoded = linear(p, "decode.out", F.gelu(linear(p, "decode.up", z)))
     logits = linear(p, "classify", z)

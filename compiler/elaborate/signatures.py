@@ -14,7 +14,10 @@ from mlc.syntax import tree
 
 TENSOR_NAMES = ("f32", "bf16", "f16", "i32", "bool", "real")
 SCALAR_NAMES = ("f32", "bf16", "f16", "i32", "real")
-DTYPE_NAMES = {"real": "a float tensor", "i32": "an i32 tensor", "bool": "a bool tensor (a mask)", "f32": "an f32 tensor", "f16": "an f16 tensor", "bf16": "a bf16 tensor"}
+DTYPE_NAMES = {
+    "real": "a float tensor", "i32": "an i32 tensor", "bool": "a bool tensor (a mask)",
+    "f32": "an f32 tensor", "f16": "an f16 tensor", "bf16": "a bf16 tensor",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ def check(names: Names, name: str, annotation: tree.Expression, value: Any) -> A
         case tree.Name(name=kind):
             raise Failure("E0410", f"`{kind}` is not a type", annotation.span, hint(kind, TYPE_NAMES))
         case _:
-            raise Failure("E0410", "not a type", annotation.span, "write f32[batch, width], real[...], dim, int, float, bool, str, shape, init or dtype")
+            help = "write f32[batch, width], real[...], dim, int, float, bool, str, shape, init or dtype"
+            raise Failure("E0410", "not a type", annotation.span, help)
 
 
 def _tuple(names: Names, name: str, items: tuple[tree.Expression, ...], value: Any) -> tuple[Any, ...]:
@@ -121,7 +125,7 @@ def _tensor(names: Names, kind: str, annotation: tree.Subscript, value: Any) -> 
 
 
 def _match_dims(names: Names, items: tuple[Any, ...], dims: tuple[Dim, ...], wanted: list[str]) -> bool:
-    """Do the items describe the dims? Unknown letters are bound from left to right; `wanted` collects the items as messages show them."""
+    """Do the items describe the dims? Unknown letters are bound from left to right; `wanted` collects the items for messages."""
     patterns = _patterns(names, items)
     open_ended = bool(patterns) and patterns[0] is Ellipsis
     if open_ended:
@@ -152,7 +156,9 @@ def _match_dim(names: Names, pattern: Any, d: Dim | None, wanted: list[str]) -> 
 
 
 def _pattern_value(names: Names, pattern: Any) -> int:
-    value = pattern if isinstance(pattern, int) else names.evaluate(pattern)
+    if isinstance(pattern, int):
+        return pattern
+    value = names.evaluate(pattern)
     if not integer(value):
         raise Failure("E0410", f"a dim in a type is an int, not {describe(value)}", pattern.span)
     return value

@@ -1,0 +1,43 @@
+"""What Python programs call: compile, check and format. Nothing prints or exits; what the user can mend is an MlcError."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlc.driver import Build, Options, compile_file, compile_module, differentiated, load_program
+from mlc.syntax.formatter import format_text
+from mlc.syntax.python import parse_function
+
+
+def compile(
+    source: str | Path | Callable[..., Any],
+    out: str | Path | None = None,
+    define: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Build:
+    """Compile a .dsl file, or a Python function marked `@mlc.model`.
+
+    out:      output folder; build/<stem of the file, or name of the function> when None
+    define:   constants of the file, as -D on the command line
+    options:  fields of mlc.Options: target, march, pp, dp, microbatches, groups, emit
+    """
+    folder = None if out is None else Path(out)
+    chosen = Options(**options)
+    if not callable(source):
+        return compile_file(Path(source), folder, define or {}, chosen)
+    module = parse_function(source)
+    file = Path(inspect.getsourcefile(inspect.unwrap(source)) or source.__name__)
+    return compile_module(module, source.__name__, file, folder, define or {}, chosen)
+
+
+def check(path: str | Path, define: Mapping[str, Any] | None = None) -> None:
+    """Look for errors in a .dsl file. raises: MlcError with all that were found"""
+    differentiated(load_program(Path(path), define or {}, Options())[0])
+
+
+def format(text: str, file: str = "<text>") -> str:
+    """The text of a .dsl file, formatted. raises: MlcError when it is not one"""
+    return format_text(text, file)

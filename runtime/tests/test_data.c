@@ -1,0 +1,311 @@
+/* test_data.c: files of every kind, what is refused of them, and the order of examples. */
+#include "bigram.h"
+#include "check.h"
+#include "convert.h"
+#include "data.h"
+
+#include <math.h>
+
+/* ---- order ---- */
+
+static void check_permutation(int64_t examples)
+{
+    char *seen = calloc((size_t)examples, 1);
+    for (int64_t epoch = 0; epoch < 3; epoch++) {
+        mlc_order order = {.seed = 5, .examples = examples};
+        memset(seen, 0, (size_t)examples);
+        int64_t fixed = 0;
+        for (int64_t i = 0; i < examples; i++) {
+            int64_t window = mlc_order_window(&order, epoch * examples + i);
+            CHECK(window >= 0 && window < examples && !seen[window]);
+            seen[window] = 1;
+            fixed += window == i;
+        }
+        CHECK(examples < 100 || fixed < examples / 10);
+    }
+    free(seen);
+}
+
+static void check_order(void)
+{
+    static const int64_t SIZES[] = {1, 2, 3, 4, 5, 16, 17, 255, 256, 257, 1000, 4097};
+    for (size_t i = 0; i < sizeof SIZES / sizeof *SIZES; i++)
+        check_permutation(SIZES[i]);
+    mlc_order a = {.seed = 1, .examples = 1000}, b = {.seed = 2, .examples = 1000}, plain = {.examples = 1000, .sequential = true};
+    int equal = 0, again = 0;
+    for (int i = 0; i < 1000; i++) {
+        equal += mlc_order_window(&a, i) == mlc_order_window(&b, i);
+        again += mlc_order_window(&a, i) == mlc_order_window(&a, i + 1000);
+        CHECK(mlc_order_window(&plain, 1000 + i) == i);
+    }
+    CHECK(equal < 20 && again < 20);
+    mlc_order huge = {.seed = 1, .examples = INT64_C(1) << 40};
+    CHECK(mlc_order_window(&huge, 12345) < INT64_C(1) << 40);
+}
+
+/* ---- token files ---- */
+
+static mlc_session *session;
+static mlc_data data;
+
+/* Opens data for a model and expects the message to hold `part`; NULL: no error. */
+static void open_as(const mlc_model *model, int count, char **arguments, const char *part)
+{
+    mlc_error error = {0};
+    mlc_data_open(&data, model, arguments, count, "--data", &error);
+    if (!part && error.status)
+        fprintf(stderr, "%s\n", error.text);
+    CHECK(!error.status == !part);
+    if (part)
+        CHECK_HOLDS(error.text, part);
+}
+
+static void expect(char *argument, const char *part)
+{
+    open_as(&BIGRAM, 1, &argument, part);
+    mlc_data_close(&data);
+}
+
+/* Fills a microbatch in sequential order and checks a token of its first row. */
+static void expect_token(char *argument, int64_t windows, int64_t example, int position, int32_t token)
+{
+    mlc_error error = {0};
+    open_as(&BIGRAM, 1, &argument, NULL);
+    CHECK(data.examples == windows);
+    mlc_data_feed feed = mlc_data_feed_make(&data, (mlc_order){.examples = windows, .sequential = true}, example, 1);
+    CHECK(!feed.feed.fill(&feed.feed, session, 0, 0, 1, &error));
+    CHECK(((int32_t *)(session->arena.base + AT_TOKENS))[position] == token);
+    CHECK(position == 0 || ((int32_t *)(session->arena.base + AT_TARGETS))[position - 1] == token);
+    mlc_data_close(&data);
+}
+
+static void write_shard(const char *path, int32_t magic, int32_t version, int32_t promised, int width, int tokens)
+{
+    int32_t header[256] = {magic, version, promised};
+    FILE *file = fopen(path, "wb");
+    CHECK(file && fwrite(header, 4, 256, file) == 256);
+    for (int32_t i = 0; i < tokens; i++) {
+        int32_t token = i % 250;
+        CHECK(fwrite(&token, (size_t)width, 1, file) == 1);
+    }
+    fclose(file);
+}
+
+static void check_bytes(void)
+{
+    char text[1000];
+    for (int i = 0; i < 1000; i++)
+        text[i] = (char)(i % 251);
+    check_write("a.txt", text, 1000);
+    check_write("b.txt", text + 500, 100);
+    check_write("empty.txt", "", 0);
+    check_write("short.txt", text, 16);
+    expect_token("a.txt", 62, 3, 5, 53);                     /* (1000 - 17) / 16 + 1 windows */
+    expect_token("tokens=a.txt", 62, 0, 0, 0);
+    expect_token("[ab].txt", 62 + 6, 62, 2, 502 % 251);      /* windows never cross files; names in order */
+    expect_token("[ab].txt", 62 + 6, 61, 15, 61 * 16 % 251 + 15);
+    expect("empty.txt", "empty.txt: the file is empty");
+    expect("short.txt", "short.txt: 16 tokens are fewer than one window of 17");
+    expect("*.txt", "empty.txt: the file is empty");
+    expect("none.txt", "--data none.txt: no such file, and no file matches");
+    expect("label=a.txt", "model bigram has no input label");
+    expect(".", ".: not a regular file");
+    open_as(&BIGRAM, 2, (char *[]){"a.txt", "b.txt"}, "input tokens is given twice");
+    open_as(&BIGRAM, 1, (char *[]){"targets=a.txt"}, "input tokens has no data: give --data tokens=FILE");
+}
+
+static void check_bins(void)
+{
+    uint16_t words[64];
+    for (int i = 0; i < 64; i++)
+        words[i] = (uint16_t)(i * 4);
+    check_write("nano.bin", words, sizeof words);
+    check_write("odd.bin", words, 77);
+    words[33] = 256;
+    check_write("beyond.bin", words, sizeof words);
+    write_shard("gpt2.bin", 20240520, 1, 100, 2, 100);
+    write_shard("llama.bin", 20240801, 7, 100, 4, 100);
+    write_shard("magic.bin", 20240521, 1, 100, 2, 100);
+    write_shard("version.bin", 20240520, 3, 100, 2, 100);
+    write_shard("cut.bin", 20240520, 1, 100, 2, 99);
+    write_shard("negative.bin", 20240520, 1, -5, 2, 100);
+    expect_token("nano.bin", 3, 1, 3, 76);
+    expect_token("gpt2.bin", 6, 1, 3, 19);
+    expect_token("llama.bin", 6, 5, 15, 95);
+    expect("odd.bin", "odd.bin: truncated: 77 bytes are no whole number of uint16 tokens");
+    expect("beyond.bin", "beyond.bin: token 256 at offset 66 is not in 0 to 255");
+    expect("magic.bin", "magic.bin: wrong magic at offset 0: 20240521; llm.c shards have 20240520 (uint16) or 20240801 (uint32)");
+    expect("version.bin", "version.bin: version 3 at offset 4");
+    expect("cut.bin", "cut.bin: truncated or damaged: the header at offset 8 promises 100 tokens, the file holds 99");
+    expect("negative.bin", "negative.bin: truncated or damaged");
+}
+
+/* ---- arrays ---- */
+
+static void write_npy(const char *path, const char *header, const void *values, size_t bytes)
+{
+    char text[256];
+    int length = snprintf(text, sizeof text, "%s\n", header);
+    unsigned char prefix[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)length, (unsigned char)(length >> 8)};
+    FILE *file = fopen(path, "wb");
+    CHECK(file && fwrite(prefix, 1, 10, file) == 10 && fwrite(text, 1, (size_t)length, file) == (size_t)length);
+    CHECK(fwrite(values, 1, bytes, file) == bytes && !fclose(file));
+}
+
+#define NPY(type, shape) "{'descr': '" type "', 'fortran_order': False, 'shape': " shape ", }"
+
+/* A model with an input of every dtype. */
+static const int64_t ROW_SHAPE[] = {2, 3}, FLAT_SHAPE[] = {2};
+static const mlc_input INPUTS[] = {{{"x", MLC_F32, 2, ROW_SHAPE, 320}, MLC_SOURCE_DATA, 0, 0, -1},
+                                   {{"h", MLC_BF16, 2, ROW_SHAPE, 384}, MLC_SOURCE_DATA, 0, 0, -1},
+                                   {{"label", MLC_I32, 1, FLAT_SHAPE, 448}, MLC_SOURCE_DATA, 0, 0, 10},
+                                   {{"mask", MLC_BOOL, 2, ROW_SHAPE, 512}, MLC_SOURCE_DATA, 0, 0, -1}};
+static mlc_model ARRAYS;
+
+static void write_arrays(void)
+{
+    static const float X[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+    static const double H[] = {1, 2, 3.5, 1.00390625, 1.01171875, -1e300, 7, 8, NAN};
+    static const int64_t LABEL[] = {9, 0, 3};
+    static const uint8_t MASK[] = {1, 0, 1, 0, 0, 1, 1, 1, 1};
+    write_npy("x.npy", NPY("<f4", "(3, 3)"), X, sizeof X);
+    write_npy("h.npy", NPY("<f8", "(3, 3)"), H, sizeof H);
+    write_npy("label.npy", NPY("<i8", "(3,)"), LABEL, sizeof LABEL);
+    write_npy("mask.npy", NPY("|b1", "(3, 3)"), MASK, sizeof MASK);
+}
+
+/* Opens all four with one replaced. */
+static void expect_array(int replaced, char *argument, const char *part)
+{
+    char *arguments[] = {"x=x.npy", "h=h.npy", "label=label.npy", "mask=mask.npy"};
+    arguments[replaced] = argument;
+    open_as(&ARRAYS, 4, arguments, part);
+    mlc_data_close(&data);
+}
+
+static void check_array_values(void)
+{
+    mlc_error error = {0};
+    open_as(&ARRAYS, 4, (char *[]){"x=x.npy", "h=h.npy", "label=label.npy", "mask=mask.npy"}, NULL);
+    mlc_data_feed feed = mlc_data_feed_make(&data, (mlc_order){.examples = 3, .sequential = true}, 1, 1);
+    CHECK(data.examples == 3 && !feed.feed.fill(&feed.feed, session, 0, 0, 2, &error));
+    const char *base = session->arena.base;
+    CHECK(!memcmp(base + 320, (float[]){4, 5, 6, 7, 8, 9}, 24));
+    const uint16_t *h = (const uint16_t *)(base + 384);
+    CHECK(h[0] == 0x3f80 && h[1] == 0x3f82 && h[2] == 0xff80 && h[3] == 0x40e0 && (h[5] & 0x7fff) > 0x7f80);
+    CHECK(!memcmp(base + 448, (int32_t[]){0, 3}, 8));
+    CHECK(!memcmp(base + 512, (uint8_t[]){0, 0, 1, 1, 1, 1}, 6));
+    mlc_data_close(&data);
+}
+
+static void check_array_errors(void)
+{
+    static const float X[16] = {0};
+    static const int32_t LABEL[] = {9, 10, 3};
+    static const uint8_t BYTES[] = {1, 2, 1, 0, 0, 1, 1, 1, 1};
+    write_npy("wide.npy", NPY("<f4", "(3, 4)"), X, 48);
+    write_npy("more.npy", NPY("<f4", "(4, 3)"), X, 48);
+    write_npy("none.npy", NPY("<f4", "(0, 3)"), X, 0);
+    write_npy("cut.npy", NPY("<f4", "(3, 3)"), X, 35);
+    write_npy("long.npy", NPY("<f4", "(3, 3)"), X, 40);
+    write_npy("big.npy", NPY(">f4", "(3, 3)"), X, 36);
+    write_npy("fortran.npy", "{'descr': '<f4', 'fortran_order': True, 'shape': (3, 3), }", X, 36);
+    write_npy("object.npy", NPY("|O8", "(3, 3)"), X, 36);
+    write_npy("shape.npy", NPY("<f4", "(3, -3)"), X, 36);
+    write_npy("huge.npy", NPY("<f4", "(3000000000, 3000000000, 3000000000)"), X, 36);
+    write_npy("range.npy", NPY("<i4", "(3,)"), LABEL, sizeof LABEL);
+    write_npy("bytes.npy", NPY("|u1", "(3, 3)"), BYTES, sizeof BYTES);
+    check_write("no.npy", "hello there, this is text", 25);
+    check_write("empty.npy", "", 0);
+    expect_array(0, "x=wide.npy", "wide.npy: shape [3, 4]; input x wants [2, 3], any number of rows first");
+    expect_array(0, "x=more.npy", "input x has 4 examples, input h has 3");
+    expect_array(0, "x=none.npy", "none.npy: the array has no rows");
+    expect_array(0, "x=cut.npy", "cut.npy: truncated or damaged: 9 elements of 4 bytes, but 35 bytes of data");
+    expect_array(0, "x=long.npy", "long.npy: truncated or damaged");
+    expect_array(0, "x=big.npy", "big.npy: dtype >f4' is not one of");
+    expect_array(0, "x=fortran.npy", "fortran.npy: the array is in Fortran order");
+    expect_array(0, "x=object.npy", "object.npy: dtype |O8' is not one of");
+    expect_array(0, "x=shape.npy", "shape.npy: the header has no shape");
+    expect_array(0, "x=huge.npy", "huge.npy: the header has no shape");
+    expect_array(0, "x=no.npy", "no.npy: not a .npy file");
+    expect_array(0, "x=empty.npy", "empty.npy: the file is empty");
+    expect_array(0, "x=label.npy", "label.npy: shape [3]; input x wants [2, 3]");
+    expect_array(2, "label=x.npy", "x.npy: shape [3, 3]; input label wants [2]");
+    expect_array(3, "mask=x.npy", "x.npy: dtype f4 does not feed input mask, which is bool");
+    expect_array(0, "x.npy", "model arrays has no token input and more than one input");
+}
+
+/* Values are checked when they are read. */
+static void expect_refused(char *label, char *mask, const char *part)
+{
+    mlc_error error = {0};
+    open_as(&ARRAYS, 4, (char *[]){"x=x.npy", "h=h.npy", label, mask}, NULL);
+    mlc_data_feed feed = mlc_data_feed_make(&data, (mlc_order){.examples = 3, .sequential = true}, 0, 1);
+    CHECK(feed.feed.fill(&feed.feed, session, 0, 0, 2, &error) == MLC_BAD_INPUT);
+    CHECK_HOLDS(error.text, part);
+    mlc_data_close(&data);
+}
+
+static void check_arrays(void)
+{
+    ARRAYS = BIGRAM;
+    ARRAYS.name = "arrays";
+    ARRAYS.inputs = INPUTS;
+    ARRAYS.input_count = 4;
+    ARRAYS.batch = 2;
+    session->model = &ARRAYS;
+    write_arrays();
+    check_array_values();
+    check_array_errors();
+    expect_refused("label=range.npy", "mask=mask.npy", "range.npy: value 10 at offset 72 is not in 0 to 9");
+    expect_refused("label=label.npy", "mask=bytes.npy", "bytes.npy: value 2 at offset");
+    session->model = &BIGRAM;
+}
+
+static void check_stream_arrays(void)
+{
+    int64_t tokens[40];
+    for (int i = 0; i < 40; i++)
+        tokens[i] = i;
+    write_npy("stream.npy", NPY("<i8", "(40,)"), tokens, sizeof tokens);
+    expect_token("stream.npy", 2, 1, 1, 17);
+    tokens[20] = -1;
+    write_npy("minus.npy", NPY("<i8", "(40,)"), tokens, sizeof tokens);
+    expect("minus.npy", "minus.npy: token -1 at offset");
+    write_npy("rows.npy", NPY("<i8", "(2, 16)"), tokens, 256);
+    open_as(&BIGRAM, 1, (char *[]){"tokens=rows.npy"}, "input targets has no data");
+    write_npy("floats.npy", NPY("<f8", "(40,)"), tokens, sizeof tokens);
+    expect("floats.npy", "a token stream is a one-dimensional array of integers");
+}
+
+/* ---- conversions ---- */
+
+static void check_halves(void)
+{
+    for (uint32_t bits = 0; bits < 0x10000; bits++) {
+        float half = mlc_convert_from_f16((uint16_t)bits), brain = mlc_convert_from_bf16((uint16_t)bits);
+        CHECK(isnan(half) || mlc_convert_to_f16(half) == bits);
+        CHECK(isnan(brain) || mlc_convert_to_bf16(brain) == bits);
+        CHECK(!isnan(half) || isnan(mlc_convert_from_f16(mlc_convert_to_f16(half))));
+    }
+    CHECK(mlc_convert_to_f16(65519.9) == 0x7bff && mlc_convert_to_f16(65520) == 0x7c00);
+    CHECK(mlc_convert_to_f16(0x1p-25) == 0 && mlc_convert_to_f16(0x1.8p-25) == 1 && mlc_convert_to_f16(1 + 0x1p-11) == 0x3c00);
+}
+
+int main(void)
+{
+    mlc_error error = {0};
+    check_enter_directory();
+    session = mlc_session_open(&BIGRAM, &(mlc_open_options){.threads = 1}, &error);
+    CHECK(session);
+    check_order();
+    check_bytes();
+    check_bins();
+    check_arrays();
+    check_stream_arrays();
+    check_halves();
+    mlc_close(session);
+    check_leave_directory();
+    printf("test_data: ok\n");
+    return 0;
+}

@@ -1,0 +1,15 @@
+from mlc.optim import sgd
+
+batch: dim = 4
+width: dim = 8
+
+
+@model
+def model(x: real[batch, width], t: i32[batch]):
+    y = reshape(x, [batch, 3])
+    return mean(x)
+
+
+@train()
+def recipe():
+    return sgd(rate=0.1)

@@ -1,0 +1,17 @@
+from mlc.optim import sgd
+
+batch: dim = 4
+width: dim = 8
+
+
+@model
+def model(x: real[batch, width], t: i32[batch]):
+    y = layer_nrom(x)
+    if training:
+        z = gleu(y)
+    return mean(x) + widht
+
+
+@train()
+def recipe():
+    return sgd(rate=0.1)

@@ -1,0 +1,17 @@
+from mlc.nn import linaer
+from parts.good import halve, double
+
+from mlc.optim import sgd
+
+batch: dim = 4
+width: dim = 8
+
+
+@model
+def model(x: real[batch, width], t: i32[batch]):
+    return mean(halve(x))
+
+
+@train()
+def recipe():
+    return sgd(rate=0.1)

@@ -1,0 +1,17 @@
+from mlc.nn import linear
+from mlc.optim import sgd
+
+batch: dim = 4
+width: dim = 8
+
+
+@model
+def model(x: real[batch, width], t: i32[batch]):
+    y = linear(x, 3, share="a")
+    z = linear(x, 4, share="a")
+    return mean(x)
+
+
+@train()
+def recipe():
+    return sgd(rate=0.1)

@@ -1,0 +1,19 @@
+from mlc.nn import linear
+
+batch: dim = 4
+width: dim = 8
+
+
+@optimizer
+def half(p: f32[...], g: f32[p.shape], step: f32):
+    return mean(p)
+
+
+@model
+def model(x: real[batch, width], t: i32[batch]):
+    return mean(linear(x, 3))
+
+
+@train()
+def recipe(p: parameter):
+    return half()

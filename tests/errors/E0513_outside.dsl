@@ -1,0 +1,16 @@
+from mlc.nn import linear
+from mlc.optim import sgd
+
+batch: dim = 4
+width: dim = 8
+
+
+@model
+def model(x: real[batch, width], t: i32[batch]):
+    return mean(linear(x, 3))
+
+
+@train()
+def recipe():
+    report("x", 1.0)
+    return sgd(rate=param("rate", [], init=zeros()))

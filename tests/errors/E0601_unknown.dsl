@@ -1,0 +1,15 @@
+# -D widht=3 -D colour=1
+from mlc.optim import sgd
+
+batch: dim = 4
+width: dim = 8
+
+
+@model
+def model(x: real[batch, width], t: i32[batch]):
+    return mean(x)
+
+
+@train()
+def recipe():
+    return sgd(rate=0.1)

@@ -1,0 +1,5 @@
+from second import two
+
+
+def one(x: real[...]):
+    return two(x)

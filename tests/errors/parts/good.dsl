@@ -1,0 +1,2 @@
+def halve(x: real[...]):
+    return 0.5 * x

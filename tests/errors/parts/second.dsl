@@ -1,0 +1,5 @@
+from first import one
+
+
+def two(x: real[...]):
+    return one(x)

@@ -1,0 +1,69 @@
+"""The Python API: compile a file or a Python function, check, format; errors are data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mlc
+from mlc.language import dim, f32, mean, param, real, zeros
+from mlc.optim import sgd
+
+batch: dim = 4
+rate: f32 = 0.1
+
+
+@mlc.model
+def line(x: real[batch], y: real[batch]):
+    a = param("a", [1], init=zeros())
+    b = param("b", [1], init=zeros())
+    error = a * x + b - y
+    return mean(error * error)
+
+
+@mlc.train()
+def recipe():
+    return sgd(rate=rate, momentum=0.5)
+
+
+def test_a_python_function_is_a_model(tiny: Path, tmp_path: Path) -> None:
+    x = np.arange(6, dtype=np.float32)
+    builds = mlc.compile(line, tmp_path / "python", {"batch": 6}), mlc.compile(tiny, tmp_path / "file", {"batch": 6})
+    with builds[0].open() as one, builds[1].open() as two:
+        for _ in range(3):
+            assert one.step(x=x, y=x) == two.step(x=x, y=x)
+        assert one.digest() == two.digest()
+
+
+def test_errors_of_a_python_function_point_into_its_file() -> None:
+    with pytest.raises(mlc.MlcError) as problem:
+        mlc.compile(line, define={"batch": 0})
+    (diagnostic,) = problem.value.diagnostics
+    assert Path(diagnostic.span.file).name == "test_api.py"
+
+
+def test_options_are_those_of_the_command(tiny: Path, tmp_path: Path) -> None:
+    build = mlc.compile(str(tiny), tmp_path, emit="plan", microbatches=2)
+    assert '"microbatches": 2' in build.plan.read_text()
+    with pytest.raises(mlc.MlcError):
+        mlc.compile(tiny, tmp_path, pp=2)
+    with pytest.raises(TypeError):
+        mlc.compile(tiny, tmp_path, schedule="zb-h1")
+
+
+def test_check_and_format(tiny: Path) -> None:
+    mlc.check(tiny)
+    with pytest.raises(mlc.MlcError) as problem:
+        mlc.check(tiny, {"batch": "many"})
+    assert problem.value.diagnostics[0].severity == "error"
+    assert mlc.format("x:dim=3\n") == "x: dim = 3\n"
+
+
+def test_import_is_quiet_and_quick_to_start() -> None:
+    script = "import sys, mlc; assert not {'lark', 'torch', 'pytest'} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
