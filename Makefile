@@ -38,10 +38,10 @@ demo: $(VENV)/installed $(DATA) ## Compile a GPT, train it on text (DATA=book.tx
 	build/demo/gpt --data '$(DATA)' --steps $(STEPS) --sample $(SAMPLE) --prompt $(PROMPT)
 
 test: $(VENV)/installed-test ## Run the tests (TESTS=tests/test_tiny.py, WORKERS=2)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not acceptance" $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
-acceptance: $(VENV)/installed-test ## Measure what the README states (some minutes; wants an idle machine)
-	$(BIN)/python -m pytest -s -m acceptance $(TESTS)
+acceptance: $(VENV)/installed ## Measure what the README states (some minutes; wants an idle machine)
+	$(BIN)/python benchmarks/acceptance.py
 
 bench: $(VENV)/installed ## Time training steps beside PyTorch and JAX (PEERS=python of an environment that has them)
 	$(BIN)/python benchmarks/against_peers.py --peers $(SHARED)/bench/peers.py --python $(or $(PEERS),python3)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from hypothesis import strategies as st
+from op_samples import draw_argument
+
 from mlc.diagnostics import NO_SPAN
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.types import ONE, Dim, TensorType, Value, dim, product
 from mlc.ops import OPS
 from mlc.ops.broadcasting import align, broadcast_to, constant_like
-from op_samples import draw_argument
 
 #: Sizes of dims: 1, primes, none a multiple of a vector width.
 SIZES = (1, 2, 3, 5, 7, 11)

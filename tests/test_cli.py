@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from mlc.cli import run_command
+from mlc.diagnostics import MlcError
+from mlc.driver import Options, compile_file
 
 WRONG = """from mlc.optim import sgd
 
@@ -109,6 +112,43 @@ def test_compile_leaves_what_the_contract_names(tiny: Path, tmp_path: Path, caps
         assert (out / name).exists(), name
     rule = (out / "line.d").read_text()
     assert str(tiny) in rule and "optim.dsl" in rule
+
+
+def test_same_bytes_wherever_the_file_lies_and_however_python_hashes(tiny: Path, tmp_path: Path) -> None:
+    texts = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        folder.mkdir()
+        (folder / tiny.name).write_text(tiny.read_text())
+        command = [sys.executable, "-m", "mlc", "compile", str(folder / tiny.name), "-o", str(folder / "out"), "--emit", "c"]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        files = sorted(path for path in (folder / "out").rglob("*") if path.is_file())
+        texts.append([(path.relative_to(folder), path.read_bytes()) for path in files])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "code"),
+    [("a b.dsl", "out", "E0807"), ("a.dsl", "/proc/none", "E0804"), ("folder.dsl", "out", "E0806"), ("binary.dsl", "out", "E0806")],
+)
+def test_files_that_cannot_be(name: str, out: str, code: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "folder.dsl").mkdir()
+    (tmp_path / "binary.dsl").write_bytes(b"\xff\xfe\x00")
+    if not (tmp_path / name).exists():
+        (tmp_path / name).write_text(tiny.read_text())
+    assert run_command(["compile", str(tmp_path / name), "-o", str(tmp_path / out)]) == 1
+    assert code in capsys.readouterr().err
+
+
+def test_a_failing_build_shows_what_the_compiler_said(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "broken-cc"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *-dM*|*--version*) exec cc "$@";; esac\necho "no luck today" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(MlcError) as problem:
+        compile_file(tiny, tmp_path / "out", {}, Options())
+    (diagnostic,) = problem.value.diagnostics
+    assert diagnostic.code == "E0805" and any("no luck today" in note.message for note in diagnostic.notes)
 
 
 def test_unchanged_outputs_are_not_rewritten(tiny: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from mlc.diagnostics import CODES, MlcError
 from mlc.elaborate import elaborate, file_library
 from mlc.elaborate.modules import beside

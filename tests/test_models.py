@@ -12,6 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tolerances import TOLERANCES  # noqa: E402
+
 import mlc  # noqa: E402
 from mlc.elaborate import elaborate, file_library  # noqa: E402
 from mlc.ir.op import Keys as IrKeys  # noqa: E402
@@ -22,7 +24,6 @@ from mlc.syntax.parser import parse  # noqa: E402
 from oracles import chain, optimizers  # noqa: E402
 from oracles.cases import CASES, Case  # noqa: E402
 from oracles.random import Keys  # noqa: E402
-from tolerances import TOLERANCES  # noqa: E402
 
 pytestmark = pytest.mark.peers
 torch.set_num_threads(1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-import mlc
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
+from random_models import models
+from tolerances import TOLERANCES
+
+import mlc
 from mlc.elaborate import elaborate, file_library
 from mlc.ir.op import Keys
 from mlc.ir.program import Step
@@ -16,8 +18,6 @@ from mlc.ops import OPS
 from mlc.passes import differentiate
 from mlc.syntax.parser import parse
 from oracles import chain
-from random_models import models
-from tolerances import TOLERANCES
 
 SEED = 11
 Arrays = dict[str, np.ndarray]
@@ -75,22 +75,26 @@ def test_derivatives_agree_with_differences(drawn: Drawn) -> None:
     assert abs(found - stated) <= 1e-4 * max(norm, abs(stated)) + 1e-9, drawn[0]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every model is built here under one name, so that the runtime is compiled once."""
+    return tmp_path_factory.mktemp("random")
+
+
 @pytest.mark.slow
-@given(models())
+@given(drawn=models())
 @settings(SAMPLED, max_examples=25)
-def test_compiled_programs_agree_with_the_interpreter(drawn: Drawn) -> None:
+def test_compiled_programs_agree_with_the_interpreter(folder: Path, drawn: Drawn) -> None:
     step, values, data = differentiated(drawn)
     want, rounded = made(step, values, data, True), made(step, values, data, False)
     g, g32 = flat(want.gradients), flat(rounded.gradients)
     noise = np.linalg.norm(g32 - g)
     assume(noise <= 1e-3 * max(np.linalg.norm(g), 1e-3))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "program.dsl"
-        path.write_text(drawn[0], encoding="ascii")
-        with mlc.compile(path, out=Path(folder) / "build").open(threads=2, seed=SEED) as model:
-            for name, value in values.items():
-                model.parameters[name][...] = value
-            loss, found = model.gradient(**data)
+    (folder / "program.dsl").write_text(drawn[0], encoding="ascii")
+    with mlc.compile(folder / "program.dsl", out=folder / "build").open(threads=2, seed=SEED) as model:
+        for name, value in values.items():
+            model.parameters[name][...] = value
+        loss, found = model.gradient(**{kind.name: data[kind.name] for kind in model.inputs})
     assert loss == pytest.approx(want.loss, rel=TOLERANCES["loss.f32"], abs=1e-6 + 10 * abs(rounded.loss - want.loss)), drawn[0]
     error = np.linalg.norm(flat({name: found[name] for name in want.gradients}) - g)
     assert error <= TOLERANCES["gradient.f32"] * np.linalg.norm(g) + 10 * noise + 1e-9, drawn[0]

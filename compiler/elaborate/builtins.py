@@ -13,7 +13,7 @@ from mlc.elaborate import arithmetic, contractions
 from mlc.elaborate.arithmetic import LONGEST
 from mlc.elaborate.failures import hint
 from mlc.elaborate.site import Site
-from mlc.elaborate.values import DType, Int, as_dim, describe, integer, number, quotient
+from mlc.elaborate.values import DType, Int, as_dim, describe, integer, number, quotient, sized
 from mlc.ir.types import ONE, Dim, Factor, Value
 from mlc.ops.rules import plain
 
@@ -249,7 +249,7 @@ def one_hot(site: Site, index: Any, n: Any, dtype: Any = F32) -> Value:
     tensor = site.tensor(index, "one_hot")
     (d,) = as_shape(site, (n,), "one_hot")
     wide = site.one("reshape", tensor, dims=(*tensor.type.dims, ONE))
-    mask = site.one("equal", *site.align(wide, arange(site, n if d.factors else Int(plain(1))), op="one_hot"))
+    mask = site.one("equal", *site.align(wide, arange(site, n if d.factors else sized(plain(1))), op="one_hot"))
     return cast(site, mask, dtype)
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlc.elaborate.builtins import as_dtype, as_shape
+from mlc.elaborate.calls import Caller
 from mlc.elaborate.scopes import join
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import EffectItem, Leaf, ParameterSpec
 from mlc.elaborate.values import Partial, describe, integer
 from mlc.ir.program import Following
 from mlc.ir.types import TensorType, Value
-
-if TYPE_CHECKING:
-    from mlc.elaborate.interpreter import Interpreter
 
 ACCUMULATES = "accumulate: the first argument is a parameter itself, not a value computed from one"
 PATH = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*")
@@ -30,14 +28,14 @@ def check_name(site: Site, what: str, name: Any) -> str:
     return name
 
 
-def _inside_model(it: Interpreter, site: Site, what: str) -> None:
+def _inside_model(it: Caller, site: Site, what: str) -> None:
     if it.pure is not None:
         raise site.fail("E0510", f"{what}: {it.pure} is a @kernel, it only computes")
     if site.tracing.kind not in ("model", "layer"):
         raise site.fail("E0513", f"{what} belongs into the model")
 
 
-def param(it: Interpreter, site: Site, name: Any, shape: Any, init: Any, dtype: Any = None) -> Value:
+def param(it: Caller, site: Site, name: Any, shape: Any, init: Any, dtype: Any = None) -> Value:
     """The parameter of this name under the open scopes."""
     _inside_model(it, site, "param")
     path = join(it.scope.prefix, check_name(site, "param", name))
@@ -55,7 +53,7 @@ def _init_hint(init: Any) -> str | None:
     return f"write {init.name}(...)" if kind == "init" else None
 
 
-def declare(it: Interpreter, site: Site, spec: ParameterSpec) -> Value:
+def declare(it: Caller, site: Site, spec: ParameterSpec) -> Value:
     """The leaf of a parameter in the current trace; the same path twice is allowed inside share= only."""
     trace = site.tracing
     before = trace.specs.get(spec.name)
@@ -74,7 +72,7 @@ def _check_again(site: Site, before: ParameterSpec, spec: ParameterSpec) -> None
         raise site.fail("E0502", f'shared parameter "{spec.name}" is {before.type} in one use and {spec.type} in another')
 
 
-def _check_registered(it: Interpreter, site: Site, spec: ParameterSpec) -> None:
+def _check_registered(it: Caller, site: Site, spec: ParameterSpec) -> None:
     """Outside training only parameters of the training elaboration exist."""
     if it.registry is None or site.tracing.kind != "model":
         return
@@ -85,15 +83,15 @@ def _check_registered(it: Interpreter, site: Site, spec: ParameterSpec) -> None:
         raise site.fail("E0503", f'parameter "{spec.name}" is {known.type} in training and {spec.type} in evaluation')
 
 
-def add_loss(it: Interpreter, site: Site, name: Any, value: Any) -> None:
+def add_loss(it: Caller, site: Site, name: Any, value: Any) -> None:
     _effect(it, site, "add_loss", name, value)
 
 
-def report(it: Interpreter, site: Site, name: Any, value: Any) -> None:
+def report(it: Caller, site: Site, name: Any, value: Any) -> None:
     _effect(it, site, "report", name, value)
 
 
-def _effect(it: Interpreter, site: Site, kind: str, name: Any, value: Any) -> None:
+def _effect(it: Caller, site: Site, kind: str, name: Any, value: Any) -> None:
     _inside_model(it, site, kind)
     path = join(it.scope.prefix, check_name(site, kind, name))
     tensor = scalar(site, value, f'{kind} "{path}"')
@@ -113,7 +111,7 @@ def scalar(site: Site, value: Any, what: str) -> Value:
     return tensor
 
 
-def accumulate(it: Interpreter, site: Site, p: Any, value: Any) -> None:
+def accumulate(it: Caller, site: Site, p: Any, value: Any) -> None:
     """Gives a parameter its g in place of a gradient."""
     _inside_model(it, site, "accumulate")
     target = site.tensor(p, "accumulate")
@@ -130,7 +128,7 @@ def leaf_of(site: Site, value: Value) -> Leaf | None:
     return next((leaf for leaf in site.tracing.leaves.values() if leaf.value is value), None)
 
 
-def state(it: Interpreter, site: Site, name: Any, shape: Any) -> Value:
+def state(it: Caller, site: Site, name: Any, shape: Any) -> Value:
     """What the last step stored under this name, zero at first."""
     trace = site.tracing
     if trace.kind != "update":
@@ -143,7 +141,7 @@ def state(it: Interpreter, site: Site, name: Any, shape: Any) -> Value:
     return value
 
 
-def store(it: Interpreter, site: Site, name: Any, value: Any) -> None:
+def store(it: Caller, site: Site, name: Any, value: Any) -> None:
     """Sets the state of this name for the next step."""
     trace = site.tracing
     if trace.kind != "update":
@@ -159,7 +157,7 @@ def store(it: Interpreter, site: Site, name: Any, value: Any) -> None:
     trace.stores[name] = tensor
 
 
-def following(it: Interpreter, site: Site, of: Any, shift: Any = 1) -> Following:
+def following(it: Caller, site: Site, of: Any, shift: Any = 1) -> Following:
     """Default of an input: the input `of`, `shift` tokens later."""
     if not isinstance(of, str):
         raise site.fail("E0512", f"following: wants the name of an input, got {describe(of)}")

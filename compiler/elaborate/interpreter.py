@@ -14,17 +14,17 @@ from typing import Any
 from mlc.diagnostics import Note, OpError, Span
 from mlc.elaborate import arithmetic, effects, indexing, kernels, layers, signatures
 from mlc.elaborate.builtins import BUILTINS, CONSTANTS, REDUCTIONS, bind_builtin
+from mlc.elaborate.calls import Frame, Given
 from mlc.elaborate.failures import Failure, Poisoned, Reports, bare, callers, hint, inside
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
-from mlc.elaborate.trace import ParameterSpec, Trace
+from mlc.elaborate.trace import LayerBody, ParameterSpec, Trace
 from mlc.elaborate.values import (
     POISON,
     Builtin,
     DType,
     FunctionValue,
     Int,
-    ModuleScope,
     Option,
     ParameterView,
     Partial,
@@ -48,39 +48,13 @@ SUPPLIED = {"init": 1, "curve": 2, "optimizer": 3}
 
 
 @dataclass(slots=True)
-class Frame:
-    """One call of a function: its names. `call` is the place it was called from."""
-
-    module: ModuleScope
-    function: FunctionValue | None = None
-    call: Span | None = None
-    names: dict[str, Any] = field(default_factory=dict)
-    assigned: dict[str, Span] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What a call gives, and where each argument is written."""
-
-    positional: tuple[Any, ...] = ()
-    keywords: Mapping[str, Any] = field(default_factory=dict)
-    node: tree.Call | None = None
-    frame: Frame | None = None
-
-    def exact(self) -> tuple[Any, ...]:
-        """A key by value."""
-        return (_exact(self.positional), tuple((k, _exact(v)) for k, v in sorted(self.keywords.items())))
-
-
-@dataclass(slots=True)
 class Interpreter:
-    """What holds for one elaboration of the model.
+    """What holds for one elaboration of the model; `calls.Caller` says what most fields are.
 
-    precision:  dtype that `real` means
-    training:   the compile-time bool of that name
-    globals:    the outermost scope: inits of the standard library
-    registry:   parameters by full name (of the training elaboration, once it is done)
-    outer:      call site of the layer that is being elaborated
+    globals:   the outermost scope: inits of the standard library
+    supplied:  what the compiler gives an @init or @optimizer that is called by another
+    curves:    values of the recipe's curves so far
+    active:    functions that are being elaborated
     """
 
     reports: Reports
@@ -94,16 +68,12 @@ class Interpreter:
     pure: str | None = None
     entries: int = 0
     supplied: tuple[Any, ...] = ()
-    bodies: dict[Any, Any] = field(default_factory=dict)
+    bodies: dict[Any, LayerBody | None] = field(default_factory=dict)
     curves: dict[Any, Value] = field(default_factory=dict)
     paths: dict[str, int] = field(default_factory=dict)
     active: list[FunctionValue] = field(default_factory=list)
 
     # --------------------------------------------------------------------------------------------- reporting
-
-    def frame(self, function: FunctionValue) -> Frame:
-        """The frame of a function that is elaborated by itself."""
-        return Frame(function.module, function)
 
     def report(self, failure: Failure) -> None:
         if self.outer is not None:
@@ -283,7 +253,7 @@ class Interpreter:
     def partial(self, function: FunctionValue, given: Given, site: Site) -> Partial:
         """A call whose first parameters come later. Tensors in it are scalars of the recipe."""
         self.bind(function, SUPPLIED[function.kind], given, site)
-        return Partial(function, given.positional, tuple(given.keywords.items()), site.span, (function, *given.exact()))
+        return Partial(function, given.positional, tuple(given.keywords.items()), site.span, (function, *_exact_call(given)))
 
     def _curve(self, function: FunctionValue, given: Given, site: Site) -> Any:
         """The value of a curve; in the recipe equal calls are one value."""
@@ -291,7 +261,7 @@ class Interpreter:
         step, steps = (trace.leaf("record", name, SCALAR) for name in ("step", "steps"))
         if trace.kind != "recipe":
             return self.inline(function, (step, steps), given, site)
-        key = (function, *given.exact())
+        key = (function, *_exact_call(given))
         if key not in self.curves:
             self.curves[key] = self.inline(function, (step, steps), given, site)
         return self.curves[key]
@@ -388,6 +358,11 @@ class Interpreter:
             lambda node: self.evaluate(node, frame),
             lambda name, value: frame.names.__setitem__(name, value),
         )
+
+
+def _exact_call(given: Given) -> tuple[Any, ...]:
+    """A key of a call by the values it gives."""
+    return (_exact(given.positional), tuple((k, _exact(v)) for k, v in sorted(given.keywords.items())))
 
 
 def _exact(value: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlc.elaborate import effects
+from mlc.elaborate.calls import Caller, Frame, Given
 from mlc.elaborate.failures import Poisoned
 from mlc.elaborate.scopes import Scope, join
 from mlc.elaborate.site import Site
@@ -12,11 +13,8 @@ from mlc.elaborate.trace import CallItem, LayerBody, ParameterSpec, Trace
 from mlc.elaborate.values import FunctionValue, Poison, key_of, replace_tensors, tensors_in
 from mlc.ir.types import Value
 
-if TYPE_CHECKING:
-    from mlc.elaborate.interpreter import Given, Interpreter
 
-
-def call(it: Interpreter, function: FunctionValue, given: Given, site: Site) -> Any:
+def call(it: Caller, function: FunctionValue, given: Given, site: Site) -> Any:
     """The value of a call of a layer function in the model."""
     values = it.bind(function, 0, given, site)
     body = _body(it, function, values, given, site)
@@ -25,7 +23,7 @@ def call(it: Interpreter, function: FunctionValue, given: Given, site: Site) -> 
     return _instantiate(it, function, body, values, site)
 
 
-def _body(it: Interpreter, function: FunctionValue, values: dict[str, Any], given: Given, site: Site) -> LayerBody | None:
+def _body(it: Caller, function: FunctionValue, values: dict[str, Any], given: Given, site: Site) -> LayerBody | None:
     key = (function, tuple((name, key_of(value)) for name, value in values.items()))
     for variant in ((key, it.training), (key, None)):
         if variant in it.bodies:
@@ -36,15 +34,13 @@ def _body(it: Interpreter, function: FunctionValue, values: dict[str, Any], give
     return body
 
 
-def _elaborate(
-    it: Interpreter, function: FunctionValue, values: dict[str, Any], trace: Trace, given: Given, site: Site
-) -> LayerBody | None:
+def _elaborate(it: Caller, function: FunctionValue, values: dict[str, Any], trace: Trace, given: Given, site: Site) -> LayerBody | None:
     arguments: list[Value] = []
     fresh = {name: _fresh(trace, name, value, arguments) for name, value in values.items()}
     before = it.trace, it.scope, it.outer
     it.trace, it.scope, it.outer = trace, Scope(), site.span
     try:
-        inner = it.frame(function)
+        inner = Frame(function.module, function)
         it.match(inner, {p.name: fresh[p.name] for p in function.node.parameters}, given, site)
         returned = it.body(function, inner, site)
     finally:
@@ -86,7 +82,7 @@ def _finished(function: FunctionValue, trace: Trace, arguments: tuple[Value, ...
     )
 
 
-def _instantiate(it: Interpreter, function: FunctionValue, body: LayerBody, values: dict[str, Any], site: Site) -> Any:
+def _instantiate(it: Caller, function: FunctionValue, body: LayerBody, values: dict[str, Any], site: Site) -> Any:
     trace = site.tracing
     arguments = tuple(t for value in values.values() for t in tensors_in(value))
     path = call_path(it, function)
@@ -99,7 +95,7 @@ def _instantiate(it: Interpreter, function: FunctionValue, body: LayerBody, valu
     return replace_tensors(body.returned, {**bound, **records})
 
 
-def _located(it: Interpreter, spec: ParameterSpec, site: Site) -> ParameterSpec:
+def _located(it: Caller, spec: ParameterSpec, site: Site) -> ParameterSpec:
     """A parameter of the body under the scope of this call."""
     name = join(it.scope.prefix, spec.name)
     if spec.shared is None:
@@ -108,7 +104,7 @@ def _located(it: Interpreter, spec: ParameterSpec, site: Site) -> ParameterSpec:
     return ParameterSpec(name, spec.type, spec.init, spec.span, join(it.scope.prefix, spec.shared), it.entries)
 
 
-def call_path(it: Interpreter, function: FunctionValue) -> str:
+def call_path(it: Caller, function: FunctionValue) -> str:
     """The scope of the call, the function's name where it has none; "#k" for the k-th call, k >= 1, of one path."""
     path = it.scope.prefix or function.name
     count = it.paths.get(path, 0)

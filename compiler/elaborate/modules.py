@@ -11,8 +11,7 @@ from typing import Any
 
 from mlc.diagnostics import Span, nearest
 from mlc.elaborate.failures import Failure, Reports, hint
-from mlc.elaborate.values import FunctionValue, Int, ModuleScope, Option, integer, number
-from mlc.ir.types import Dim, Factor
+from mlc.elaborate.values import FunctionValue, ModuleScope, Option, integer, number, single
 from mlc.resources import stdlib_folder
 from mlc.syntax import tree
 from mlc.syntax.parser import parse
@@ -230,11 +229,11 @@ def checked_constant(constant: tree.Constant, kind: str, value: Any, code: str, 
     name = constant.name
     match kind:
         case "dim" if integer(value) and value >= 1:
-            return Int(Dim((Factor(name, int(value)),)))
+            return single(name, value)
         case "dim" if integer(value):
             raise Failure(code, f"{what}: a dim is at least 1, not {int(value)}", constant.span)
         case "int" if integer(value):
-            return Int(Dim((Factor(name, int(value)),))) if value >= 1 else int(value)
+            return single(name, value) if value >= 1 else int(value)
         case "float" if number(value):
             return float(value)
         case "f32" if number(value):

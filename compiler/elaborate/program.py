@@ -9,9 +9,10 @@ from typing import Any
 from mlc.diagnostics import Span
 from mlc.elaborate import effects, names
 from mlc.elaborate.analysis import accumulated_parameters, input_limits, trained_parameters
+from mlc.elaborate.calls import Frame
 from mlc.elaborate.cut import Cutter, ModelTrace
 from mlc.elaborate.failures import Failure, Poisoned, Reports, hint
-from mlc.elaborate.interpreter import SCALAR, Frame, Interpreter
+from mlc.elaborate.interpreter import SCALAR, Interpreter
 from mlc.elaborate.modules import INITS, Library, Loader
 from mlc.elaborate.recipe import Recipes, RecipeTrace, settings
 from mlc.elaborate.scopes import Scope

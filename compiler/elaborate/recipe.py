@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlc.diagnostics import Span
+from mlc.elaborate.calls import Frame, Given
 from mlc.elaborate.failures import Failure, Poisoned
-from mlc.elaborate.interpreter import SCALAR, SUPPLIED, Frame, Given, Interpreter
+from mlc.elaborate.interpreter import SCALAR, SUPPLIED, Interpreter
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import VIA, ParameterSpec, Trace
@@ -95,7 +96,7 @@ class Recipes:
         before = self.it.trace
         self.it.trace = self.trace
         try:
-            inner = self.it.frame(function)
+            inner = Frame(function.module, function)
             self.it.match(inner, values, Given(), site)
             rule = self.it.body(function, inner, site)
         finally:

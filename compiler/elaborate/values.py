@@ -22,14 +22,6 @@ class Int(int):
 
     dim: Dim
 
-    def __new__(cls, dim: Dim) -> Int:
-        self = super().__new__(cls, dim.size)
-        self.dim = dim
-        return self
-
-    def __hash__(self) -> int:
-        return int.__hash__(self)
-
 
 @dataclass(frozen=True, slots=True)
 class DType:
@@ -123,6 +115,18 @@ def integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def sized(d: Dim) -> Int:
+    """The int of a dim."""
+    value = Int(d.size)
+    value.dim = d
+    return value
+
+
+def single(text: str, size: int) -> Int:
+    """An int from 1 with a label."""
+    return sized(Dim((Factor(text, int(size)),)))
+
+
 def as_dim(value: int) -> Dim:
     """The dim an int stands for: only a literal 1 stretches."""
     return value.dim if isinstance(value, Int) else dim(value)
@@ -130,7 +134,7 @@ def as_dim(value: int) -> Dim:
 
 def as_int(d: Dim) -> int:
     """The int of a dim of a tensor."""
-    return 1 if d == ONE else Int(d)
+    return 1 if d == ONE else sized(d)
 
 
 def shape_of(value: Value) -> tuple[int, ...]:
@@ -141,14 +145,14 @@ def named(value: int, name: str) -> int:
     """`value` labelled `name` when it has no label yet."""
     if isinstance(value, Int) and any(f.label for f in value.dim.factors):
         return value
-    return Int(Dim((Factor(name, int(value)),))) if value >= 1 else int(value)
+    return single(name, value) if value >= 1 else int(value)
 
 
 def multiply(a: int, b: int) -> int:
     size = int(a) * int(b)
     if size < 1 or not (isinstance(a, Int) or isinstance(b, Int)):
         return size
-    return Int(product([as_dim(a), as_dim(b)]))
+    return sized(product([as_dim(a), as_dim(b)]))
 
 
 def combine(operator: str, a: int, b: int, size: int) -> int:
@@ -156,8 +160,8 @@ def combine(operator: str, a: int, b: int, size: int) -> int:
     if size < 1 or not (isinstance(a, Int) or isinstance(b, Int)):
         return size
     if operator == "//" and b > 0 and a % b == 0:
-        return Int(quotient(as_dim(a), as_dim(b)))
-    return Int(Dim((Factor(f"{_operand(a)}{operator}{_operand(b)}", size),)))
+        return sized(quotient(as_dim(a), as_dim(b)))
+    return single(f"{_operand(a)}{operator}{_operand(b)}", size)
 
 
 def quotient(a: Dim, b: Dim) -> Dim:

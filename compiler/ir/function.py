@@ -6,6 +6,7 @@ A function is an immutable list of instructions in execution order (SSA). A pass
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mlc.diagnostics import Span
 from mlc.ir.types import Dim, Value
@@ -31,7 +32,8 @@ class Instruction:
         (value,) = self.results
         return value
 
-    def attribute(self, name: str) -> Attribute:
+    def attribute(self, name: str) -> Any:
+        """An attribute by name; the op's type rule has checked what it holds."""
         for key, value in self.attributes:
             if key == name:
                 return value

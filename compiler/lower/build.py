@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from mlc.diagnostics import InternalError, Span
 from mlc.ir.function import Instruction
@@ -390,11 +391,11 @@ def _prologue(body: Sequence[Statement], written: set[str]) -> tuple[tuple[Let, 
     return tuple(prologue), tuple(rest)
 
 
-def in_model(span: Span) -> Span:
-    """The innermost place outside the standard library."""
+def in_model(span: Span) -> str:
+    """The innermost place outside the standard library; of a file only its name, wherever it lies."""
     while span.caller is not None and span.file.startswith("<"):
         span = span.caller
-    return span
+    return f"{PurePath(span.file).name}:{span.line}:{span.column}"
 
 
 def _chunk(width: int) -> int:

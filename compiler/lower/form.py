@@ -18,7 +18,7 @@ from mlc.ir.function import Instruction
 from mlc.ir.op import Contraction, Reduction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
-from mlc.lower.body import Graph, Placement, Scope
+from mlc.lower.body import VIEWS, Graph, Placement, Scope
 from mlc.lower.index import Counter, Index
 from mlc.lower.loops import Buffer, Ref
 from mlc.lower.storage import Storage, contiguous, is_kept, is_opaque
@@ -124,9 +124,18 @@ class Former:
                     self._join(self._store(result, placement, mode, False))
             written = self._copies(result)
             if result.name in self.storage.memory and result.name not in self.made_by:
-                made = [self.made_by[o.name] for o in instruction.operands if o.name in self.made_by]
+                made = [n for o in instruction.operands for n in self._makers(o)]
                 if made or written:
                     self.made_by[result.name] = max([*made, *written])
+
+    def _makers(self, value: Value) -> list[int]:
+        """The drafts that write a value, through the views and concatenations that have no place of their own."""
+        if value.name in self.made_by:
+            return [self.made_by[value.name]]
+        produced = self.graph.producer(value)
+        if produced is None or produced[0].op not in (*VIEWS, "concat"):
+            return []
+        return [n for o in produced[0].operands for n in self._makers(o)]
 
     def _copies(self, after: Value) -> list[int]:
         """Copies into the pieces of `after`; returns the drafts that do it."""

@@ -110,11 +110,13 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> t
     return offsets, total
 
 
-def _barriers(uses: list[tuple[frozenset[str], frozenset[str]]], buffers: Mapping[str, Buffer], work: Mapping[str, int]) -> tuple[bool, ...]:
+def _barriers(
+    uses: list[tuple[frozenset[str], frozenset[str]]], buffers: Mapping[str, Buffer], work: Mapping[str, int], in_place: tuple[tuple[str, str], ...]
+) -> tuple[bool, ...]:
     """A barrier stands before a kernel that touches what a kernel since the last barrier wrote, or writes what one read."""
 
     def overlap(a: str, b: str) -> bool:
-        if a == b:
+        if a == b or (a, b) in in_place or (b, a) in in_place:
             return True
         if a not in work or b not in work:
             return False
@@ -208,7 +210,7 @@ def lower_function(
     work, work_bytes = lay_out(sizes, lives)
     binds = binds or tuple(v.name for v in (*function.parameters, *function.results))
     buffers = {b.name: b for b in storage.buffers.values() if b.kind != "work" or b.name in work}
+    in_place = _in_place(kernels, uses, buffers)
     return Routine(
-        name or function.name, function, folds, buffers, binds, work, work_bytes, kernels, _barriers(uses, buffers, work),
-        _in_place(kernels, uses, buffers), flops,
+        name or function.name, function, folds, buffers, binds, work, work_bytes, kernels, _barriers(uses, buffers, work, in_place), in_place, flops
     )  # fmt: skip

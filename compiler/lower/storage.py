@@ -154,6 +154,9 @@ class _Chooser:
             return inner is not None and self._put(instruction.operands[0], inner, mode)
         if mode == "fold":
             return self._put_fold(value, instruction, placement)
+        library = isinstance(self.graph.lowering(instruction), LibraryKernel)
+        if library and value.type.dims and value.type.shape[-1] > 1 and placement.strides[-1] != 1:
+            return False
         self.keep(value, placement)
         return True
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
 from mlc.ir.interpret import stored
 from mlc.ir.op import Keys
 from mlc.ir.types import TensorType, Value

@@ -13,7 +13,6 @@ from mlc.ir.op import NoGradient, Op
 from mlc.ir.types import Value
 from mlc.passes.rewrite import renamed
 
-
 #: Sums, and moves between a sum and the gradient of a parameter.
 WIDENED = ("sum", "scatter_add", "put_along", "reshape", "transpose")
 

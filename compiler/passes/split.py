@@ -181,13 +181,13 @@ class _Cut:
 
     def _ordered(self, results: list[str], leaves: set[str]) -> list[Instruction]:
         """What makes the results from the leaves; work of forward that is done again stands before its first reader."""
-        ordered: list[int] = []
+        places = self.graph.above(results, leaves)
+        ordered: dict[int, None] = {}
         done = set(leaves)
-        for n in sorted(self.graph.above(results, leaves) & self.backward):
+        for n in (*sorted(places & self.backward), *sorted(places - self.backward)):
             again = self.graph.above([v.name for v in self.graph.instructions[n].operands], done)
-            for m in (*sorted(again), n):
-                ordered.append(m)
-                done.update(v.name for v in self.graph.instructions[m].results)
+            ordered.update(dict.fromkeys((*sorted(again), n)))
+            done.update(v.name for m in (*again, n) for v in self.graph.instructions[m].results)
         return [self.graph.instructions[n] for n in ordered]
 
     def _beside(self, instruction: Instruction, leaves: set[str]) -> Instruction:

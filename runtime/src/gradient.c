@@ -92,14 +92,12 @@ static float *floats_at(const mlc_session *session, uint64_t at)
 
 static void add_into(float *restrict sum, const float *restrict x, int64_t count)
 {
-#pragma omp simd
     for (int64_t i = 0; i < count; i++)
         sum[i] += x[i];
 }
 
 static void scale_by(float *restrict x, float factor, int64_t count)
 {
-#pragma omp simd
     for (int64_t i = 0; i < count; i++)
         x[i] *= factor;
 }
@@ -237,7 +235,6 @@ static void round_copy(const mlc_session *session, const mlc_parameter *paramete
 {
     const uint32_t *restrict from = mlc_session_at(session, parameter->master.at);
     uint16_t *restrict to = mlc_session_at(session, parameter->copy);
-#pragma omp simd
     for (int64_t i = begin; i < end; i++) {
         uint32_t bits = from[i];
         uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;

@@ -168,7 +168,6 @@ static int refuse(const mlc_token_file *file, int64_t first, int64_t count, int6
 static bool copy_bytes(const uint8_t *from, int64_t count, uint32_t limit, int32_t *restrict to)
 {
     uint32_t highest = 0;
-#pragma omp simd reduction(max : highest)
     for (int64_t i = 0; i < count; i++) {
         uint32_t token = from[i];
         to[i] = (int32_t)token;

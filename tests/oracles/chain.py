@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+
 from mlc.ir.function import Function
 from mlc.ir.interpret import interpret
 from mlc.ir.op import Keys, Op

@@ -1,0 +1,67 @@
+"""What a call is made of, and what elaborating one asks of the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mlc.diagnostics import Span
+from mlc.elaborate.scopes import Scope
+from mlc.elaborate.site import Site
+from mlc.elaborate.trace import LayerBody, ParameterSpec, Trace
+from mlc.elaborate.values import FunctionValue, ModuleScope
+from mlc.syntax import tree
+
+
+@dataclass(slots=True)
+class Frame:
+    """One call of a function: its names. `call` is the place it was called from."""
+
+    module: ModuleScope
+    function: FunctionValue | None = None
+    call: Span | None = None
+    names: dict[str, Any] = field(default_factory=dict)
+    assigned: dict[str, Span] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a call gives, and where each argument is written."""
+
+    positional: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    node: tree.Call | None = None
+    frame: Frame | None = None
+
+
+class Caller(Protocol):
+    """The interpreter, as builtins with effects and calls of layers see it.
+
+    precision:  dtype that `real` means
+    training:   the compile-time bool of that name
+    scope:      what name= and share= have opened here
+    registry:   parameters by full name of the training elaboration, once it is done
+    outer:      call site of the layer that is being elaborated
+    pure:       the @kernel whose body is being elaborated
+    entries:    openings of share= and name= so far
+    bodies:     layers elaborated so far
+    paths:      calls of each path so far
+    """
+
+    precision: str
+    training: bool
+    trace: Trace | None
+    scope: Scope
+    registry: dict[str, ParameterSpec] | None
+    outer: Span | None
+    pure: str | None
+    entries: int
+    bodies: dict[Any, LayerBody | None]
+    paths: dict[str, int]
+
+    def bind(self, function: FunctionValue, skip: int, given: Given, site: Site) -> dict[str, Any]: ...
+
+    def match(self, inner: Frame, values: dict[str, Any], given: Given, site: Site) -> None: ...
+
+    def body(self, function: FunctionValue, inner: Frame, site: Site) -> Any: ...
