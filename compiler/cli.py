@@ -240,7 +240,7 @@ def format_verb(files: tuple[Path, ...], check: bool) -> int:
 def format_file(file: Path, check: bool) -> bool:
     """Format one file; returns whether it was formatted already."""
     if str(file) == "-":
-        text = click.get_text_stream("stdin", encoding="utf-8").read()
+        text = sys.stdin.read()
         formatted = format_text(text, "<stdin>")
         if not check:
             click.echo(formatted, nl=False)

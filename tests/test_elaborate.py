@@ -445,3 +445,20 @@ def recipe(p: parameter):
     made = model('return mean(linear(linear(x, 3, name="a"), 2, name="b"))', recipe=recipe)
     assert [(p.update, p.gradient) for p in made.parameters] == [(None, "none")] * 2 + [(0, "loss")] * 2
     assert (made.recipe.clip, made.recipe.microbatches, made.recipe.groups) == (2.0, 4, 2)
+
+
+def test_calls_that_nest_too_deeply() -> None:
+    before = "def f0(x: real[...]):\n    return x\n" + "".join(f"def f{i}(x: real[...]):\n    return f{i - 1}(x)\n" for i in range(1, 300))
+    assert refused("E0409", "return mean(f299(x))", before=before) == "calls and expressions nest too deeply"
+
+
+def test_a_recipe_that_reads_names_is_asked_for_each_parameter() -> None:
+    recipe = """
+@train()
+def recipe(p: parameter):
+    if len(p.shape) > 1 and glob(p.name, "b.*"):
+        return None
+    return sgd(rate=0.1)
+"""
+    made = model('return mean(linear(linear(x, width, name="a"), width, name="b"))', recipe=recipe)
+    assert [p.update for p in made.parameters] == [0, 0, None, 0]

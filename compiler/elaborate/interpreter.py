@@ -51,10 +51,11 @@ SUPPLIED = {"init": 1, "curve": 2, "optimizer": 3}
 class Interpreter:
     """What holds for one elaboration of the model; `calls.Caller` says what most fields are.
 
-    globals:   the outermost scope: inits of the standard library
-    supplied:  what the compiler gives an @init or @optimizer that is called by another
-    curves:    values of the recipe's curves so far
-    active:    functions that are being elaborated
+    globals:     the outermost scope: inits of the standard library
+    supplied:    what the compiler gives an @init or @optimizer that is called by another
+    curves:      values of the recipe's curves so far
+    active:      functions that are being elaborated
+    reads_name:  whether the recipe has read the name of the parameter it was called for
     """
 
     reports: Reports
@@ -72,6 +73,7 @@ class Interpreter:
     curves: dict[Any, Value] = field(default_factory=dict)
     paths: dict[str, int] = field(default_factory=dict)
     active: list[FunctionValue] = field(default_factory=list)
+    reads_name: bool = False
 
     # --------------------------------------------------------------------------------------------- reporting
 
@@ -614,6 +616,7 @@ def _attribute(it: Interpreter, node: tree.Attribute, frame: Frame) -> Any:
         case Value(), "dtype":
             return DType(value.type.dtype)
         case ParameterView(), "name":
+            it.reads_name = True
             return value.name
         case ParameterView(), "shape":
             return value.shape

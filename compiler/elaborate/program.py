@@ -48,6 +48,8 @@ def elaborate(module: tree.Module, defines: Mapping[str, str], library: Library)
         return _elaborate(module, defines, library, reports, library_files)
     except Failure as failure:
         reports.add(failure)
+    except RecursionError:
+        reports.add(Failure("E0409", "calls and expressions nest too deeply", Span(module.file, 1, 1, 1, 1)))
     except Poisoned:
         pass
     reports.check()

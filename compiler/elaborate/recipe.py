@@ -79,6 +79,7 @@ class Recipes:
     scalars: list[Scalar] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
     _scalar_names: dict[str, str] = field(default_factory=dict)
+    _said: dict[Any, Partial | None] = field(default_factory=dict)
     _rules: dict[Any, int] = field(default_factory=dict)
     _update_keys: dict[Any, int] = field(default_factory=dict)
     _inits: dict[Any, Function] = field(default_factory=dict)
@@ -87,7 +88,13 @@ class Recipes:
     # ----------------------------------------------------------------------------------------- rules
 
     def rule(self, function: FunctionValue, spec: ParameterSpec) -> Partial | None:
-        """What the recipe says of one parameter."""
+        """What the recipe says of one parameter; asked once a shape as long as it does not read names."""
+        key = spec.type.dims
+        if self.it.reads_name or key not in self._said:
+            self._said[key] = self._rule(function, spec)
+        return self._said[key]
+
+    def _rule(self, function: FunctionValue, spec: ParameterSpec) -> Partial | None:
         if len(function.node.parameters) > 1:
             raise Failure("E0509", f"{function.name}: takes one parameter at most, p: parameter", function.node.span)
         site = Site(function.node.span, self.trace)

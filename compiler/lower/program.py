@@ -14,6 +14,7 @@ from mlc.ir.types import TensorType, Value
 from mlc.lower.loops import Attention, Contract, Nest
 from mlc.lower.routine import Routine, lower_function
 from mlc.passes.expand import expand
+from mlc.passes.simplify import simplify
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Lowered:
     forward:          per unit
     input_gradient:   per unit, None where there is nothing to do
     weight_gradient:  per unit, None where there is nothing to do
+    kept:             per unit: pending value -> the incoming cotangent it is, which stays where it lies
     inits:            per parameter; flat where the initial value is elementwise
     updates:          per Program.updates
     adds:             (dtype, size) of a state -> routine (a, b) -> a + b, for states that several calls read
@@ -35,6 +37,7 @@ class Lowered:
     forward: tuple[Routine, ...]
     input_gradient: tuple[Routine | None, ...]
     weight_gradient: tuple[Routine | None, ...]
+    kept: tuple[Mapping[str, str], ...]
     inits: tuple[Routine, ...]
     updates: tuple[Routine, ...]
     adds: Mapping[tuple[str, int], Routine]
@@ -57,7 +60,7 @@ class _Lowerer:
             count += 1
             name = f"{base}_{count}"
         self.names.add(name)
-        routine = lower_function(expand(function, self.ops), self.ops, folds, name, binds)
+        routine = lower_function(simplify(expand(function, self.ops), self.ops), self.ops, folds, name, binds)
         self.routines.append(routine)
         return routine
 
@@ -71,6 +74,8 @@ class _Lowerer:
         if variant is None:
             return None
         function: Function = getattr(variant, which)
+        if which == "input_gradient":
+            function = _without(function, kept_cotangents(variant))
         if not function.instructions:
             return None
         folds = frozenset(result for _, result, where in variant.d_params if where == which)
@@ -81,12 +86,13 @@ class _Lowerer:
         forward = tuple(self.forward(u, v) for u, v in units)
         input_gradient = tuple(self.gradient(u, v, "input_gradient") for u, v in units)
         weight_gradient = tuple(self.gradient(u, v, "weight_gradient") for u, v in units)
+        kept = tuple(kept_cotangents(v) if v else {} for v in self.step.variants)
         inits = self._inits()
         updates = tuple(self._update(u) for u in self.program.updates)
         adds, zeros = self._sums()
         flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
         return Lowered(
-            self.step, tuple(self.routines), forward, input_gradient, weight_gradient, inits, updates, adds, zeros, flat
+            self.step, tuple(self.routines), forward, input_gradient, weight_gradient, kept, inits, updates, adds, zeros, flat
         )  # fmt: skip
 
     def _update(self, update: Update) -> Routine:
@@ -141,6 +147,19 @@ class _Lowerer:
         if kind.dims:
             zero = builder.one("broadcast", zero, dims=kind.dims, axes=())
         return self.lower(Function("zero", (), tuple(builder.instructions), (zero,)), f"zero_{kind.dtype}_{kind.size}")
+
+
+def kept_cotangents(variant: Variant) -> dict[str, str]:
+    """Pending values that are copies of an incoming cotangent: nothing need be copied while the cotangent lives."""
+    cotangents = {p.name for p in variant.input_gradient.parameters} & {d for d in variant.d_results if d is not None}
+    copies = {i.result.name: i.operands[0].name for i in variant.input_gradient.instructions if i.op == "copy"}
+    return {name: copies[name] for name in variant.pending if copies.get(name) in cotangents}
+
+
+def _without(function: Function, names: Mapping[str, str]) -> Function:
+    """The function without some of its results and the copies that make them."""
+    instructions = tuple(i for i in function.instructions if not (i.op == "copy" and i.result.name in names))
+    return Function(function.name, function.parameters, instructions, tuple(r for r in function.results if r.name not in names))
 
 
 def _shape_of(function: Function) -> object:

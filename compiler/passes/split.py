@@ -92,7 +92,7 @@ class _Cut:
         self.seeds = dict.fromkeys(joint.seeds.values()).keys()
         self.available = dict.fromkeys([*(v.name for v in unit.function.parameters), *results[: unit.outputs]]).keys()
         saved = saved_values(Graph((self.graph.instructions[n] for n in self.forward), ops), self._reads(), set(self.available))
-        self.saved = self.kept(sorted(saved, key=self.graph.place.__getitem__), results)
+        self.saved = self.kept([v.name for v in made if v.name in saved], results)
         self.leaves = saved | self.available | self.seeds
 
     def _reads(self) -> set[str]:

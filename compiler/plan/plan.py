@@ -220,6 +220,9 @@ class _Planner:
         sums = self._state_gradients(timeline, number, call, unit, variant, places, written)
         kept = {r.name: r for r in variant.input_gradient.results}
         for name in variant.pending:
+            if name in self.lowered.kept[call.unit]:
+                places[name] = places[self.lowered.kept[call.unit][name]]
+                continue
             over = self._over(call.unit, variant, name)
             places[name] = places[over] if over else timeline.slot(f"{number}.pending.{name}", kept[name].type)
         label = call.path or unit.name

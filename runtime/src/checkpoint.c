@@ -455,7 +455,8 @@ static int differ(const loading *load, const char *item, size_t length, const ch
 {
     if (is_allowed(load, item, length))
         return MLC_OK;
-    return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: %.*s: the checkpoint has %.*s, this program %.*s (--allow %.*s lets it pass)", load->path,
+    return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: %.*s: the checkpoint has %.*s, this program %.*s (--allow %.*s lets it pass)",
+                         load->path,
                          (int)length, item, (int)strcspn(theirs, "\n"), theirs, (int)strcspn(ours, "\n"), ours, (int)length, item);
 }
 

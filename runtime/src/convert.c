@@ -109,7 +109,8 @@ int mlc_convert_check(const mlc_npy *npy, int32_t dtype, const char *path, const
 {
     if (feeds(npy, dtype))
         return MLC_OK;
-    return mlc_error_set(error, MLC_BAD_INPUT, "%s: dtype %c%d does not feed input %s, which is %s", path, npy->kind, npy->item_bytes, input,
+    return mlc_error_set(error, MLC_BAD_INPUT, "%s: dtype %c%d does not feed input %s, which is %s", path, npy->kind, npy->item_bytes,
+                         input,
                          dtype_name(dtype));
 }
 
@@ -119,7 +120,8 @@ static int refuse(const mlc_npy *npy, int64_t i, int64_t low, int64_t high, cons
                          (long long)(npy->data - npy->mapping.base + i * npy->item_bytes), (long long)low, (long long)high);
 }
 
-static int convert_integers(const mlc_npy *npy, int64_t first, int64_t count, int64_t limit, int32_t *to, const char *path, mlc_error *error)
+static int convert_integers(const mlc_npy *npy, int64_t first, int64_t count, int64_t limit, int32_t *to, const char *path,
+                            mlc_error *error)
 {
     int64_t low = limit < 0 ? INT32_MIN : 0, high = limit < 0 ? INT32_MAX : limit - 1;
     for (int64_t i = 0; i < count; i++) {

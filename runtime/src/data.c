@@ -96,7 +96,8 @@ static int bind_stream(mlc_data *data, int input, char *const *paths, int count,
 {
     const mlc_input *fed = &data->model->inputs[input];
     if (!is_token_input(fed))
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: input %s is not i32 of two dims, so it takes no tokens: give it a .npy array", paths[0],
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: input %s is not i32 of two dims, so it takes no tokens: give it a .npy array",
+                             paths[0],
                              fed->tensor.name);
     data->bindings[input] = (mlc_binding){MLC_BOUND_TOKENS, input, 0};
     return mlc_tokens_open(&data->streams[input], paths, count, mlc_input_row_elements(fed), extent_of(data, input), error);
@@ -113,7 +114,8 @@ static int check_array(const mlc_data *data, int input, const char *path, mlc_er
         char wanted[128], got[128];
         mlc_convert_shape_text(wanted, sizeof wanted, tensor->shape, tensor->rank);
         mlc_convert_shape_text(got, sizeof got, npy->shape, npy->rank);
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: shape %s; input %s wants %s, any number of rows first", path, got, tensor->name, wanted);
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: shape %s; input %s wants %s, any number of rows first", path, got, tensor->name,
+                             wanted);
     }
     if (npy->shape[0] == 0)
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: the array has no rows", path);
@@ -257,7 +259,8 @@ static int bind_all(mlc_data *data, char *const *arguments, int count, const cha
 int mlc_data_open(mlc_data *data, const mlc_model *model, char *const *arguments, int count, const char *option, mlc_error *error)
 {
     *data = (mlc_data){.model = model};
-    if (allocate(data, error) || bind_all(data, arguments, count, option, error) || count_examples(data, error) || scan_streams(data, error))
+    if (allocate(data, error) || bind_all(data, arguments, count, option, error) || count_examples(data, error) ||
+        scan_streams(data, error))
         mlc_data_close(data);
     return error->status;
 }
@@ -290,7 +293,8 @@ static int fill_row(const mlc_data *data, const mlc_session *session, int i, int
     return mlc_convert_row(&data->arrays[i], window * elements, elements, input, to, data->array_paths[i], error);
 }
 
-static int fill_from_data(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end, mlc_error *error)
+static int fill_from_data(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end,
+                          mlc_error *error)
 {
     const mlc_data_feed *from = (const mlc_data_feed *)feed;
     for (int64_t row = begin; row < end; row++) {

@@ -13,7 +13,8 @@ static int64_t set_size(int64_t batch, int64_t rows)
 }
 
 /* `count` microbatches of `distinct` windows each, from window `first` on. */
-static int add_windows(mlc_session *session, const mlc_data *data, int64_t first, int64_t count, int64_t distinct, double *loss, double *weight)
+static int add_windows(mlc_session *session, const mlc_data *data, int64_t first, int64_t count, int64_t distinct, double *loss,
+                       double *weight)
 {
     int64_t batch = session->model->batch;
     mlc_order order = {.examples = data->examples, .sequential = true};

@@ -118,7 +118,8 @@ static float *accumulator(const mlc_session *session, const mlc_parameter *param
 }
 
 /* Merges `merges` sums from the top of a stack of `depth` into accumulator 0. */
-static void tree_merge(const mlc_session *session, const mlc_parameter *parameter, int use, int depth, int merges, int64_t begin, int64_t count)
+static void tree_merge(const mlc_session *session, const mlc_parameter *parameter, int use, int depth, int merges, int64_t begin,
+                       int64_t count)
 {
     float *sum = accumulator(session, parameter, use, 0) + begin;
     for (int k = 0; k < merges; k++)

@@ -101,8 +101,8 @@ static void show_progress(mlc_metrics *metrics, const mlc_session *session)
     double seconds = metrics->step_seconds;
     long long wait = (long long)ceil((double)left * seconds);
     fprintf(stderr, "\r%lld/%lld steps  loss %.4f  %.0f tokens/s  %lld:%02lld:%02lld left\033[K", (long long)session->step,
-            (long long)session->steps, session->result.loss, seconds > 0 ? (double)tokens_in_step(session->model) / seconds : 0, wait / 3600,
-            wait / 60 % 60, wait % 60);
+            (long long)session->steps, session->result.loss, seconds > 0 ? (double)tokens_in_step(session->model) / seconds : 0,
+            wait / 3600, wait / 60 % 60, wait % 60);
     metrics->shown = true;
     metrics->shown_at = now;
 }

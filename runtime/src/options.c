@@ -249,7 +249,8 @@ void mlc_options_print_help(const mlc_model *model, FILE *out)
     fprintf(out, "%s: a training program made by mlc\n\n", model->name);
     for (int i = 0; i < OPTION_COUNT; i++) {
         char left[64];
-        snprintf(left, sizeof left, "--%s%s%s", OPTIONS[i].name, OPTIONS[i].argument ? " " : "", OPTIONS[i].argument ? OPTIONS[i].argument : "");
+        snprintf(left, sizeof left, "--%s%s%s", OPTIONS[i].name, OPTIONS[i].argument ? " " : "",
+                 OPTIONS[i].argument ? OPTIONS[i].argument : "");
         fprintf(out, "  %-28s %s\n", left, OPTIONS[i].help);
     }
     bool any = false;
@@ -263,5 +264,7 @@ void mlc_options_print_help(const mlc_model *model, FILE *out)
         snprintf(left, sizeof left, "--%s X", model->scalars[i].name);
         fprintf(out, "  %-28s (%g)\n", left, (double)model->scalars[i].value);
     }
-    fprintf(out, "\nexit codes: 0 success, 1 wrong input, 2 usage, 3 failure of the machine, 4 no progress within --timeout, 5 loss or gradient not finite\n");
+    fprintf(out,
+            "\nexit codes: 0 success, 1 wrong input, 2 usage, 3 failure of the machine, 4 no progress within --timeout,\n"
+            "            5 loss or gradient not finite\n");
 }

@@ -83,7 +83,8 @@ static int print_plan(mlc_error *error)
 static int open_session(program *run)
 {
     const mlc_options *options = &run->options;
-    mlc_open_options chosen = {.threads = (int)options->threads, .seed = options->seed < 0 ? 0 : (uint64_t)options->seed, .steps = options->steps};
+    mlc_open_options chosen = {.threads = (int)options->threads, .seed = options->seed < 0 ? 0 : (uint64_t)options->seed,
+                               .steps = options->steps};
     run->session = mlc_session_open(run->model, &chosen, &run->error);
     if (!run->session)
         return run->error.status;
@@ -120,7 +121,8 @@ static int resume_from(program *run, const char *path)
     for (int i = 0; i < allowed.count; i++)
         seed_allowed |= !strcmp(allowed.items[i], "seed");
     if (seed_given && seed != session->seed && !seed_allowed)
-        return mlc_error_set(&run->error, MLC_BAD_INPUT, "%s: seed: the checkpoint has %llu, this run %llu (--allow seed lets it pass)", path,
+        return mlc_error_set(&run->error, MLC_BAD_INPUT, "%s: seed: the checkpoint has %llu, this run %llu (--allow seed lets it pass)",
+                             path,
                              (unsigned long long)session->seed, (unsigned long long)seed);
     if (seed_given)
         session->seed = seed;
@@ -226,7 +228,8 @@ static int print_summary(const program *run, int64_t steps)
     char loss[32];
     mlc_metrics_number(loss, run->session->result.loss);
     double tokens = (double)(steps * run->model->microbatches * run->model->tokens);
-    printf("trained %lld steps: loss %s, %.0f tokens/s, mfu unknown\n", (long long)steps, loss, run->seconds > 0 ? tokens / run->seconds : 0);
+    printf("trained %lld steps: loss %s, %.0f tokens/s, mfu unknown\n", (long long)steps, loss,
+           run->seconds > 0 ? tokens / run->seconds : 0);
     return MLC_OK;
 }
 
@@ -275,7 +278,8 @@ static void print_dry_run(const program *run)
     printf("%s: %lld steps of %d microbatches of %lld, %lld done\n", run->model->name, (long long)session->steps, run->model->microbatches,
            (long long)run->model->batch, (long long)session->step);
     printf("memory: %llu bytes mapped: arena %llu, scratch %d x %llu\n", (unsigned long long)session->arena.bytes,
-           (unsigned long long)session->arena.arena_bytes, session->team->threads, (unsigned long long)session->arena.scratch_bytes_per_thread);
+           (unsigned long long)session->arena.arena_bytes, session->team->threads,
+           (unsigned long long)session->arena.scratch_bytes_per_thread);
     if (run->data.examples)
         printf("data: %lld examples\n", (long long)run->data.examples);
 }

@@ -54,14 +54,16 @@ static int read_tensor(const mlc_safetensors *file, const mlc_json_node *member,
     const char *dtype = mlc_json_string(mlc_json_member(json, member, "dtype"));
     *tensor = (mlc_stored){.name = member->key};
     if (!dtype || !dtype_bytes(dtype))
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: tensor %.200s: unknown dtype %.20s", file->path, member->key, dtype ? dtype : "(none)");
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: tensor %.200s: unknown dtype %.20s", file->path, member->key,
+                             dtype ? dtype : "(none)");
     snprintf(tensor->dtype, sizeof tensor->dtype, "%s", dtype);
     bool fits = read_shape(json, mlc_json_member(json, member, "shape"), tensor) &&
                 read_offsets(json, mlc_json_member(json, member, "data_offsets"), tensor) &&
                 !__builtin_mul_overflow(tensor->elements, dtype_bytes(dtype), &bytes) && tensor->begin <= tensor->end &&
                 tensor->end <= held && tensor->end - tensor->begin == bytes;
     if (!fits)
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged or truncated: shape and offsets of tensor %.200s do not fit the file", file->path,
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged or truncated: shape and offsets of tensor %.200s do not fit the file",
+                             file->path,
                              member->key);
     return MLC_OK;
 }
@@ -98,7 +100,8 @@ static int read_file(mlc_safetensors *file, mlc_error *error)
                              (unsigned long long)file->mapping.bytes);
     memcpy(&length, file->mapping.base, 8);
     if (length > file->mapping.bytes - 8 || length > HEADER_BYTES)
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated or no safetensors file: a header of %llu bytes, %llu are left", file->path,
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated or no safetensors file: a header of %llu bytes, %llu are left",
+                             file->path,
                              (unsigned long long)length, (unsigned long long)file->mapping.bytes - 8);
     file->data = file->mapping.base + 8 + length;
     file->json = calloc(1, sizeof *file->json);

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int fill_from_window(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end, mlc_error *error)
+static int fill_from_window(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end,
+                            mlc_error *error)
 {
     (void)microbatch, (void)error;
     const mlc_sampler *text = (const mlc_sampler *)feed;

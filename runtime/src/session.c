@@ -222,7 +222,8 @@ static int copy_indices(const mlc_input *input, int32_t *to, const int32_t *from
     return MLC_OK;
 }
 
-static int fill_from_arrays(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end, mlc_error *error)
+static int fill_from_arrays(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end,
+                            mlc_error *error)
 {
     const array_feed *arrays = (const array_feed *)feed;
     const mlc_model *model = session->model;

@@ -41,15 +41,18 @@ static int open_shard(mlc_token_file *file, mlc_error *error)
 {
     int32_t magic = word_at(file, 0), version = word_at(file, 1), tokens = word_at(file, 2);
     if (magic != 20240520 && magic != 20240801)
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: wrong magic at offset 0: %d; llm.c shards have 20240520 (uint16) or 20240801 (uint32)",
+        return mlc_error_set(error, MLC_BAD_INPUT,
+                             "%s: wrong magic at offset 0: %d; llm.c shards have 20240520 (uint16) or 20240801 (uint32)",
                              file->path, magic);
     int32_t expected = magic == 20240520 ? 1 : 7;
     if (version != expected)
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: version %d at offset 4; magic %d has version %d", file->path, version, magic, expected);
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: version %d at offset 4; magic %d has version %d", file->path, version, magic,
+                             expected);
     file->token_bytes = magic == 20240520 ? 2 : 4;
     uint64_t held = (file->mapping.bytes - SHARD_HEADER_BYTES) / (uint64_t)file->token_bytes;
     if (tokens < 0 || held != (uint64_t)tokens || (file->mapping.bytes - SHARD_HEADER_BYTES) % (uint64_t)file->token_bytes)
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated or damaged: the header at offset 8 promises %d tokens, the file holds %llu",
+        return mlc_error_set(error, MLC_BAD_INPUT,
+                             "%s: truncated or damaged: the header at offset 8 promises %d tokens, the file holds %llu",
                              file->path, tokens, (unsigned long long)held);
     file->tokens = tokens;
     file->data = file->mapping.base + SHARD_HEADER_BYTES;

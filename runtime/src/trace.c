@@ -124,7 +124,9 @@ static void write_event(mlc_trace *trace, int thread, const event *e)
 {
     mlc_writer_print(trace->writer, "%s\n{\"name\":", trace->begun ? "," : "");
     mlc_writer_quote(trace->writer, e->name);
-    mlc_writer_print(trace->writer, ",\"cat\":\"row\",\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"wait\":%.3f,\"flops\":%.17g}}",
+    mlc_writer_print(trace->writer,
+                     ",\"cat\":\"row\",\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,"
+                     "\"args\":{\"wait\":%.3f,\"flops\":%.17g}}",
                      thread, (double)(e->started - trace->origin) / 1e3, (double)(e->done - e->started) / 1e3,
                      (double)(e->passed - e->done) / 1e3, e->flops);
     trace->begun = true;

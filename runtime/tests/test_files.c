@@ -374,12 +374,16 @@ static void check_weights(void)
     double wide = 2.5;
     uint16_t brain = 0x4060, half = 0x4700;
     write_tensors("f32.safetensors", "{" TENSOR("table", "F32", 0, 262144) "}", 262144, &one, 4);
-    write_tensors("prefix.safetensors", "{" TENSOR("transformer.table", "F64", 0, 524288) ",\"__metadata__\":{\"format\":\"pt\"}}", 524288, &wide, 8);
-    write_tensors("bf16.safetensors", "{" TENSOR("table", "BF16", 0, 131072) ",\"h.0.attn.bias\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[131072,131074]}}",
+    write_tensors("prefix.safetensors", "{" TENSOR("transformer.table", "F64", 0, 524288) ",\"__metadata__\":{\"format\":\"pt\"}}", 524288,
+                  &wide, 8);
+    write_tensors("bf16.safetensors",
+                  "{" TENSOR("table", "BF16", 0,
+                             131072) ",\"h.0.attn.bias\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[131072,131074]}}",
                   131074, &brain, 2);
     write_tensors("f16.safetensors", "{" TENSOR("table", "F16", 0, 131072) "}", 131072, &half, 2);
     write_tensors("tied.safetensors", "{" TENSOR("table", "F32", 0, 262144) "," TENSOR("head", "F32", 262144, 524288) "}", 524288, "", 0);
-    write_tensors("extra.safetensors", "{" TENSOR("table", "F32", 0, 262144) "," TENSOR("head", "F32", 262144, 524288) "}", 524288, &one, 4);
+    write_tensors("extra.safetensors", "{" TENSOR("table", "F32", 0, 262144) "," TENSOR("head", "F32", 262144, 524288) "}", 524288, &one,
+                  4);
     write_tensors("integer.safetensors", "{" TENSOR("table", "I32", 0, 262144) "}", 262144, &one, 4);
     write_tensors("shape.safetensors", "{\"table\":{\"dtype\":\"F32\",\"shape\":[65536],\"data_offsets\":[0,262144]}}", 262144, &one, 4);
     write_tensors("other.safetensors", "{" TENSOR("wte", "F32", 0, 262144) "}", 262144, &one, 4);

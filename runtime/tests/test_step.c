@@ -140,9 +140,11 @@ static void make_parameters(int groups)
         init_at[p][0] = at[p][0];
     parameters[0] = (mlc_parameter){{"shared", MLC_F32, 1, SHARED_SHAPE, at[0][0]}, BUFFER(B_COPY), at[0][1], 0, 2, accumulators, NULL, 0,
                                     start_flat, NULL, init_at[0], subtract, NULL, update_at[0], 80};
-    parameters[1] = (mlc_parameter){{"counts", MLC_F32, 1, COUNTS_SHAPE, at[1][0]}, MLC_NONE, at[1][1], 1, 1, accumulators + 2 * levels, NULL,
+    parameters[1] = (mlc_parameter){{"counts", MLC_F32, 1, COUNTS_SHAPE, at[1][0]}, MLC_NONE, at[1][1], 1, 1, accumulators + 2 * levels,
+                                    NULL,
                                     0, start_flat, NULL, init_at[1], subtract, NULL, update_at[1], 81};
-    parameters[2] = (mlc_parameter){{"matrix", MLC_F32, 2, MATRIX_SHAPE, at[2][0]}, MLC_NONE, at[2][1], 0, 1, accumulators + 3 * levels, STATES,
+    parameters[2] = (mlc_parameter){{"matrix", MLC_F32, 2, MATRIX_SHAPE, at[2][0]}, MLC_NONE, at[2][1], 0, 1, accumulators + 3 * levels,
+                                    STATES,
                                     1, NULL, start_whole, init_at[2], NULL, subtract_whole, update_at[2], 82};
 }
 
