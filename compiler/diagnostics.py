@@ -413,7 +413,11 @@ CODES: dict[str, CodeText] = {
         "index of a tuple out of range", "\n        A tuple of n items has the indices 0 to n - 1, and -n to -1 from the end.\n        "
     ),
     "E0409": CodeText(
-        "recursion", "\n        A function may not call itself, at once or through others: calls are inlined. Write a loop. A hundred calls in each\n        other are too many too.\n        "
+        "recursion",
+        """
+        A function may not call itself, at once or through others: calls are inlined. Write a loop. A hundred calls in each other
+        are too many too.
+        """,
     ),
     "E0410": CodeText(
         "not a type",

@@ -34,6 +34,10 @@ STEPS = 200
 SEED = 5
 EXAMPLES = tuple(case for case in CASES if not case.changes)
 
+#: At bf16 a rounding may send a token to another expert, which is no error: here every expert takes every token.
+EVERY_EXPERT = Case("deepseek_v3", (("experts", 2), ("groups", 1), ("active_groups", 1)))
+SMOOTH = tuple(EVERY_EXPERT if case.example == "deepseek_v3" else case for case in EXAMPLES)
+
 
 def program_of(case: Case, text: str | None = None) -> Program:
     """The example at f32, or another text of it."""
@@ -198,7 +202,7 @@ def distance(found: Gradients, want: Mapping[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", EXAMPLES, ids=str)
+@pytest.mark.parametrize("case", SMOOTH, ids=str)
 def test_bf16_is_no_rougher_than_the_interpreter(case: Case, built: Built) -> None:
     text = bf16_text(case)
     want = truth(case, [Keys(SEED)])

@@ -1,4 +1,4 @@
-"""A plan as a C source tree: model.c holds the functions in the order they are used, then the tables that name them."""
+"""A plan as a C source tree: model.c holds the functions in the order they are used, tables.h the tables that name them."""
 
 from __future__ import annotations
 
@@ -109,8 +109,6 @@ def _model_text(plan: Plan, source: str, version: str) -> str:
     program = plan.program
     writer.line(f"/* {program.name}, compiled from {source} by mlc {version}.")
     writer.line(" *")
-    sizes = f"arena {plan.arena_bytes} bytes, scratch {plan.scratch_bytes_per_thread} bytes a thread"
-    writer.line(f" * {len(plan.train.rows)} layer calls, {len(plan.backward)} rows backward, {sizes}.")
     writer.line(" */")
     for include in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"'):
         writer.line(f"#include {include}")
@@ -127,12 +125,20 @@ def _model_text(plan: Plan, source: str, version: str) -> str:
         else:
             emitter.write()
     _curves(writer, plan)
+    writer.line('#include "tables.h"')
+    return writer.text()
+
+
+def _tables_text(plan: Plan) -> str:
+    writer = Writer()
+    writer.line("/* The tables of model.c: where every tensor lies, which rows run in which order. Included at its end. */")
+    writer.line()
     Tables(writer, plan).write()
     return writer.text()
 
 
 def emit(plan: Plan, name: str, source: str, version: str) -> SourceTree:
-    """The files of a model: src/model.c, src/main.c, <name>.h and plan.json.
+    """The files of a model: src/model.c, src/tables.h, src/main.c, <name>.h and plan.json.
 
     name:     stem of the program
     source:   the .dsl file as the header of model.c names it
@@ -141,6 +147,7 @@ def emit(plan: Plan, name: str, source: str, version: str) -> SourceTree:
     return SourceTree(
         (
             ("src/model.c", _model_text(plan, source, version)),
+            ("src/tables.h", _tables_text(plan)),
             ("src/main.c", _MAIN),
             (f"{name}.h", _HEADER.format(name=name, guard=guard)),
             ("plan.json", plan_json(plan)),

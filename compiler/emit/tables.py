@@ -15,18 +15,10 @@ from mlc.plan.plan import PlacedChain, PlacedParameter, PlacedRow, Plan
 
 def c_string(text: str) -> str:
     """A C string literal of UTF-8 text."""
-    out = []
-    for byte in text.encode():
-        char = chr(byte)
-        if char in '"\\':
-            out.append("\\" + char)
-        elif char == "\n":
-            out.append("\\n")
-        elif 32 <= byte < 127:
-            out.append(char)
-        else:
-            out.append(f"\\{byte:03o}")
-    return '"' + "".join(out) + '"'
+    plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    if plain.isascii() and plain.isprintable():
+        return f'"{plain}"'
+    return '"' + "".join(chr(b) if 32 <= b < 127 else f"\\{b:03o}" for b in plain.encode()) + '"'
 
 
 class Tables:
@@ -213,7 +205,7 @@ def plan_json(plan: Plan) -> str:
     for p in plan.parameters:
         tensors.append({"name": p.parameter.name, "dtype": "f32", "shape": list(p.parameter.type.shape), "offset": p.master})
         tensors += [{"name": f"{p.parameter.name}/{n}", "dtype": "f32", "shape": list(k.shape), "offset": at} for n, k, at in p.states]
-    document = {
+    fields = {
         "version": 1,
         "model": plan.program.name,
         "arena_bytes": plan.arena_bytes,
@@ -222,9 +214,15 @@ def plan_json(plan: Plan) -> str:
         "groups": plan.groups,
         "parameters": sum(p.parameter.type.size for p in plan.parameters),
         "flops_per_microbatch": sum(r.routine.flops for r in (*plan.train.rows, *plan.backward)),
+    }
+    lists = {
         "tensors": tensors,
-        "actions": [["F", 0, m] if half == 0 else ["B", 0, m] for m in range(plan.microbatches) for half in (0, 1)],
+        "actions": [["F" if half == 0 else "B", 0, m] for m in range(plan.microbatches) for half in (0, 1)],
         "forward": [r.name for r in plan.train.rows],
         "backward": [r.name for r in plan.backward],
     }
-    return json.dumps(document, indent=1) + "\n"
+    lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in fields.items()]
+    for key, rows in lists.items():
+        inner = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+        lines.append(f" {json.dumps(key)}: [\n{inner}\n ]")
+    return "{\n" + ",\n".join(lines) + "\n}\n"

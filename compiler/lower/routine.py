@@ -90,14 +90,18 @@ def kernel_uses(kernel: Kernel) -> tuple[frozenset[str], frozenset[str]]:
 def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> tuple[dict[str, int], int]:
     """Offsets for buffers alive over closed intervals, and the bytes of the whole: largest first, each at the lowest free place.
 
-    sizes: bytes of each buffer. Offsets are multiples of 64 bytes.
+    sizes: bytes of each buffer. Offsets are multiples of 64 bytes. Buffers of one life lie side by side.
     """
+    bundles: dict[tuple[int, int], list[str]] = {}
+    for name in sizes:
+        bundles.setdefault(lives[name], []).append(name)
+    bytes_of = {life: sum(_aligned(sizes[n]) for n in names) for life, names in bundles.items()}
     placed: list[tuple[int, int, int, int]] = []  # start, end, first, last
     offsets: dict[str, int] = {}
     total = 0
-    for name in sorted(sizes, key=lambda n: (-sizes[n], lives[n], n)):
-        first, last = lives[name]
-        size = -(-sizes[name] // ALIGNMENT) * ALIGNMENT
+    for life in sorted(bundles, key=lambda k: (-bytes_of[k], k)):
+        first, last = life
+        size = bytes_of[life]
         start = 0
         for low, high, a, b in placed:  # by ascending place
             if start + size <= low:
@@ -105,9 +109,15 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> t
             if a <= last and first <= b and start < high:
                 start = high
         insort(placed, (start, start + size, first, last))
-        offsets[name] = start
         total = max(total, start + size)
+        for name in bundles[life]:
+            offsets[name] = start
+            start += _aligned(sizes[name])
     return offsets, total
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _barriers(
