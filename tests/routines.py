@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
 from mlc.emit.routines import RoutineWriter
 from mlc.emit.writer import Writer
 from mlc.ir.function import Function
@@ -21,10 +22,22 @@ RUNTIME = Path(__file__).resolve().parent.parent / "runtime"
 #: Bytes of scratch a thread gets: more than any kernel of the tests needs.
 SCRATCH_BYTES = 1 << 24
 
-FLAGS = (
-    "-std=c11 -D_GNU_SOURCE -O2 -march=native -fPIC -shared -pthread -fopenmp-simd -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra"
-    " -Werror"
-).split()
+FLAGS = [
+    "-std=c11",
+    "-D_GNU_SOURCE",
+    "-O2",
+    "-march=native",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fopenmp-simd",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
 
 _TEAM = r"""
 #include <pthread.h>
@@ -100,7 +113,13 @@ class Library:
         self.library = ctypes.CDLL(str(library))
 
     def run(
-        self, number: int, arguments: Sequence[np.ndarray], keys: Keys = Keys(), threads: int = 1, fold: Sequence[np.ndarray] | None = None, shift: int = 0
+        self,
+        number: int,
+        arguments: Sequence[np.ndarray],
+        keys: Keys = Keys(),
+        threads: int = 1,
+        fold: Sequence[np.ndarray] | None = None,
+        shift: int = 0,
     ) -> tuple[np.ndarray, ...]:
         """Results of one routine; with `fold`, results are added to these arrays. `shift` moves the arena by bytes."""
         routine = self.routines[number]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlc.api import check, format
 from mlc.docs import PAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +23,15 @@ def test_generated_page_is_current(name: str) -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_model_in_the_readme_compiles(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (model,) = [block for block in blocks if "@model" in block]
+    path = tmp_path / "readme.dsl"
+    path.write_text(model)
+    check(path)
+    assert format(model) == model
 
 
 def test_make_targets_named_in_documents_exist() -> None:

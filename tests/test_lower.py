@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mlc.elaborate import elaborate, file_library
 from mlc.ir.text import parse_function
 from mlc.lower import index as ix
@@ -88,7 +89,11 @@ def test_unflatten_undoes_flattening(shape: list[int]) -> None:
     assert ix.unflatten(flat, shape) == tuple(ix.counter(c) for c in counters)
 
 
-@given(st.dictionaries(st.text("abcdefgh", min_size=1, max_size=2), st.tuples(st.integers(1, 500), st.integers(0, 9), st.integers(0, 4)), max_size=12))
+@given(
+    st.dictionaries(
+        st.text("abcdefgh", min_size=1, max_size=2), st.tuples(st.integers(1, 500), st.integers(0, 9), st.integers(0, 4)), max_size=12
+    )
+)
 def test_buffers_alive_together_do_not_overlap(drawn: dict[str, tuple[int, int, int]]) -> None:
     sizes = {name: size for name, (size, _, _) in drawn.items()}
     lives = {name: (first, first + length) for name, (_, first, length) in drawn.items()}

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from programs import RandomProgram, programs
+from routines import Library
+
 from mlc.ir.interpret import interpret
 from mlc.ir.op import Keys
 from mlc.ir.text import print_function
 from mlc.ops import OPS
-from programs import RandomProgram, programs
-from routines import Library
 
 KEYS = Keys(seed=9, step=2, microbatch=1, path=1234)
 
@@ -36,7 +37,9 @@ def check(library: Library, number: int, program: RandomProgram) -> None:
             continue
         rounding = np.max(np.abs(a - b), initial=0.0)
         scale = 1.0 + np.max(np.abs(b), initial=0.0)
-        assert np.max(np.abs(c - a), initial=0.0) <= SLACK * rounding + 1e-5 * scale, f"{print_function(program.function)}\n{value}: {a} {c}"
+        assert np.max(np.abs(c - a), initial=0.0) <= SLACK * rounding + 1e-5 * scale, (
+            f"{print_function(program.function)}\n{value}: {a} {c}"
+        )
     for threads, shift in ((2, 4), (3, 0)):
         again = library.run(number, arguments, KEYS, threads=threads, shift=shift)
         assert all(a.tobytes() == b.tobytes() for a, b in zip(got, again, strict=True))

@@ -162,7 +162,9 @@ def expression_text(node: Expression, names: Names) -> Text:
             conditions = [f"{place.within(RELATION)} >= {low}"] if low else []
             conditions.append(f"{place.within(RELATION)} < {high}")
             condition = " && ".join(conditions)
-            return Text(f"{condition} ? {expression_text(inside, names).within(CHOICE)} : {expression_text(outside, names).within(CHOICE)}", CHOICE)
+            return Text(
+                f"{condition} ? {expression_text(inside, names).within(CHOICE)} : {expression_text(outside, names).within(CHOICE)}", CHOICE
+            )
         case Operation(fn, args):
             return _operation_text(fn, args, names)
 

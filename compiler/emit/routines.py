@@ -7,7 +7,22 @@ from collections.abc import Sequence
 from mlc.emit.expressions import C_TYPES, LOCAL_TYPES, Names, expression_text, float_literal, index_text, stored_text
 from mlc.emit.writer import Writer
 from mlc.lower.index import Counter
-from mlc.lower.loops import Accumulator, Attention, Columns, Contract, Expression, Fold, Kernel, Let, Loop, Nest, Operand, Select, Statement, Store
+from mlc.lower.loops import (
+    Accumulator,
+    Attention,
+    Columns,
+    Contract,
+    Expression,
+    Fold,
+    Kernel,
+    Let,
+    Loop,
+    Nest,
+    Operand,
+    Select,
+    Statement,
+    Store,
+)
 from mlc.lower.routine import Routine, kernel_uses
 
 _COUNTER_NAMES = ("i", "j", "k", "l", "n", "o", "p", "q")
@@ -216,11 +231,15 @@ class RoutineWriter:
                 if kernel.outer.extent > 1:
                     self.writer.line(f"const int64_t i = item / {blocks};")
                 self.writer.line(f"const int64_t first = item % {blocks} * {block};")
-                self.writer.line(f"const int64_t columns = {kernel.column.extent} - first < {block} ? {kernel.column.extent} - first : {block};")
+                self.writer.line(
+                    f"const int64_t columns = {kernel.column.extent} - first < {block} ? {kernel.column.extent} - first : {block};"
+                )
                 self.writer.line(f"float total[{count * block}], part[{count * block}];")
                 self._fill("total", count, block, start)
                 with self.writer.block(f"for (int64_t row = 0; row < {kernel.reduced.extent}; row += {COLUMN_ROWS})"):
-                    self.writer.line(f"const int64_t end = row + {COLUMN_ROWS} < {kernel.reduced.extent} ? row + {COLUMN_ROWS} : {kernel.reduced.extent};")
+                    self.writer.line(
+                        f"const int64_t end = row + {COLUMN_ROWS} < {kernel.reduced.extent} ? row + {COLUMN_ROWS} : {kernel.reduced.extent};"
+                    )
                     self._fill("part", count, block, start)
                     with self.writer.block("for (int64_t j = row; j < end; j++)"):
                         self._column_rows(kernel, block)
@@ -317,7 +336,9 @@ class RoutineWriter:
                 self.writer.line(f".a_dtype = MLC_{a_dtype}, .b_dtype = MLC_{b_dtype},")
             names = [self.buffers[n][0] for n in self._epilogue_buffers(kernel)]
             self.writer.line(f"const struct {self._closure(number)} to = {{{', '.join(names)}}};")
-            self.writer.line(f"mlc_contract(env, &shape, {self._place(kernel.a)}, {self._place(kernel.b)}, {self._closure(number)}_store, &to);")
+            self.writer.line(
+                f"mlc_contract(env, &shape, {self._place(kernel.a)}, {self._place(kernel.b)}, {self._closure(number)}_store, &to);"
+            )
 
     def _place(self, operand: Operand | None) -> str:
         if operand is None:
@@ -337,7 +358,9 @@ class RoutineWriter:
                     if name and operand:
                         b, t, h, _ = operand.strides
                         self.writer.line(f".{name}_batch = {b}, .{name}_time = {t}, .{name}_head = {h},")
-                self.writer.line(f".scale = {float_literal(kernel.scale)}, .causal = {int(kernel.causal)}, .dtype = MLC_{kernel.dtype.upper()},")
+                self.writer.line(
+                    f".scale = {float_literal(kernel.scale)}, .causal = {int(kernel.causal)}, .dtype = MLC_{kernel.dtype.upper()},"
+                )
             kind = "vjp" if kernel.vjp else "forward"
             self.writer.line(f"mlc_attention_{kind}(env, &shape, {', '.join(self._place(o) for o in kernel.operands)});")
 
@@ -366,4 +389,3 @@ class RoutineWriter:
                         self.writer.line(f"{c}[{index_text(kernel.values[1], self._names).text}] = {text};")
                     c, _ = self.buffers[kernel.indices[0]]
                     self.writer.line(f"{c}[{index_text(kernel.indices[1], self._names).text}] = (int32_t)last_index;")
-

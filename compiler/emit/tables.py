@@ -58,7 +58,9 @@ class Tables:
             start = len(addresses)
             addresses.extend(_addresses(row.at))
             place = f"{name}_at + {start}" if row.at else "NULL"
-            entries.append(f"{{{row.routine.name}, {place}, {path_hash(row.path):#018x}u, {c_string(row.name)}, {float(row.routine.flops)!r}}}")
+            entries.append(
+                f"{{{row.routine.name}, {place}, {path_hash(row.path):#018x}u, {c_string(row.name)}, {float(row.routine.flops)!r}}}"
+            )
         self._array("uint64_t", f"{name}_at", list(_lines(addresses)))
         return f"{{{self._array('mlc_row', f'{name}_rows', entries)}, {len(rows)}}}"
 

@@ -14,7 +14,21 @@ from mlc.lower.body import Graph, Scope, indices_of, locals_of, reads_of, scalar
 from mlc.lower.form import Draft, Root
 from mlc.lower.index import Counter, Index
 from mlc.lower.loops import (
-    Accumulator, Attention, Columns, Contract, Fold, Kernel, Let, Loop, Nest, Number, Operand, Ref, Select, Statement, Store,
+    Accumulator,
+    Attention,
+    Columns,
+    Contract,
+    Fold,
+    Kernel,
+    Let,
+    Loop,
+    Nest,
+    Number,
+    Operand,
+    Ref,
+    Select,
+    Statement,
+    Store,
 )  # fmt: skip
 from mlc.lower.storage import Storage, view_of
 
@@ -107,7 +121,9 @@ class Builder:
         body: list[Statement] = []
         for group in self._groups(draft, len(rows)):
             self._group(group, leading, item, outer, body, taken)
-        written = {p.buffer for r in draft.roots for p, _ in self.storage.stores.get(r.value.name, ())} | {r.placement.buffer for r in draft.roots if r.placement}
+        written = {p.buffer for r in draft.roots for p, _ in self.storage.stores.get(r.value.name, ())} | {
+            r.placement.buffer for r in draft.roots if r.placement
+        }
         prologue, rest = _prologue(body, written)
         return Nest(self._note(draft), prologue, item, rest, False)
 
@@ -129,7 +145,9 @@ class Builder:
         maker = next(r for r in group if r.value.name == name)
         return maker.kind == "row" or at != tuple(ix.counter(Counter(n, e)) for n, e in enumerate(root.shape))
 
-    def _group(self, group: list[Root], leading: tuple[Index, ...], item: Counter, outer: Scope, body: list[Statement], taken: set[str]) -> None:
+    def _group(
+        self, group: list[Root], leading: tuple[Index, ...], item: Counter, outer: Scope, body: list[Statement], taken: set[str]
+    ) -> None:
         columns = group[0].shape[len(leading) :]
         extents = [math.prod(columns)] if math.prod(columns) > 1 else []
         folds = self._accumulators(group, outer, body, taken, item)
@@ -155,7 +173,9 @@ class Builder:
                 body.extend(self._reduction_stores(root, leading, folds[root.value.name][0]))
                 outer.leaf(root.value.name, Ref(folds[root.value.name][0]), frozenset([item.number]))
 
-    def _accumulators(self, group: list[Root], outer: Scope, body: list[Statement], taken: set[str], item: Counter) -> dict[str, tuple[str, str]]:
+    def _accumulators(
+        self, group: list[Root], outer: Scope, body: list[Statement], taken: set[str], item: Counter
+    ) -> dict[str, tuple[str, str]]:
         folds: dict[str, tuple[str, str]] = {}
         for root in group:
             if root.kind != "row":
@@ -289,7 +309,12 @@ class Builder:
         width = math.prod(rest)
         chunk = _chunk(width)
         item = Counter(0, width // chunk)
-        clear, column, token, column_2 = Counter(1, result.type.shape[0]), Counter(2, chunk), Counter(3, math.prod(index_shape)), Counter(4, chunk)
+        clear, column, token, column_2 = (
+            Counter(1, result.type.shape[0]),
+            Counter(2, chunk),
+            Counter(3, math.prod(index_shape)),
+            Counter(4, chunk),
+        )
         scope = self._scope({}, {}, set())
         token_at = ix.unflatten(ix.counter(token), index_shape)
         place = scope.value(indices, token_at)
@@ -418,7 +443,9 @@ def _merged(group: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ..
     return tuple(out)
 
 
-def _nest(counters: Sequence[Counter], lets: Sequence[Let], statements: Sequence[Statement], folds: tuple[tuple[str, str], ...]) -> tuple[Statement, ...]:
+def _nest(
+    counters: Sequence[Counter], lets: Sequence[Let], statements: Sequence[Statement], folds: tuple[tuple[str, str], ...]
+) -> tuple[Statement, ...]:
     """Statements inside nested loops; each let stands in the outermost loop that has its counters."""
     if not counters:
         return (*lets, *statements)

@@ -21,7 +21,7 @@ from mlc.lower import index as ix
 from mlc.lower.body import VIEWS, Graph, Placement, Scope
 from mlc.lower.index import Counter, Index
 from mlc.lower.loops import Buffer, Ref
-from mlc.lower.storage import Storage, contiguous, is_kept, is_opaque
+from mlc.lower.storage import Storage, contiguous, is_kept, is_opaque, work_name
 
 #: A nest over rows shares rows among threads: with fewer, large stores keep a kernel of their own.
 FEW_ROWS = 16
@@ -247,8 +247,9 @@ def add_places(graph: Graph, storage: Storage, drafts: list[Draft]) -> None:
                 if name not in storage.memory and home[name] != n:
                     instruction, result = graph.producers[name]
                     value = instruction.results[result]
-                    storage.buffers[name] = Buffer(name, value.type.dtype, value.type.size, "work")
-                    storage.memory[name] = contiguous(name, value)
+                    buffer = work_name(storage.buffers, name)
+                    storage.buffers[buffer] = Buffer(buffer, value.type.dtype, value.type.size, "work")
+                    storage.memory[name] = contiguous(buffer, value)
                     storage.stores.setdefault(name, []).append((storage.memory[name], "write"))
 
 
@@ -260,7 +261,9 @@ def drop_unread(graph: Graph, storage: Storage, drafts: list[Draft]) -> None:
             read |= {name for o in draft.instruction.operands for name in _bases(graph, o)}
     for draft in drafts:
         for root in list(draft.roots):
-            temporary = root.kind == "store" and root.placement.buffer == root.value.name and storage.buffers[root.value.name].kind == "work"
+            temporary = (
+                root.kind == "store" and root.placement.buffer == root.value.name and storage.buffers[root.value.name].kind == "work"
+            )
             if temporary and root.value.name not in read and not _sliced(storage, root.value.name):
                 draft.roots.remove(root)
                 del storage.memory[root.value.name]

@@ -9,7 +9,7 @@ from mlc.diagnostics import NO_SPAN
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.op import Op
-from mlc.ir.program import Program, Step, Unit, Update, Variant
+from mlc.ir.program import Step, Unit, Update, Variant
 from mlc.ir.types import TensorType, Value
 from mlc.lower.loops import Attention, Contract, Nest
 from mlc.lower.routine import Routine, lower_function

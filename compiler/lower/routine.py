@@ -121,7 +121,10 @@ def _aligned(size: int) -> int:
 
 
 def _barriers(
-    uses: list[tuple[frozenset[str], frozenset[str]]], buffers: Mapping[str, Buffer], work: Mapping[str, int], in_place: tuple[tuple[str, str], ...]
+    uses: list[tuple[frozenset[str], frozenset[str]]],
+    buffers: Mapping[str, Buffer],
+    work: Mapping[str, int],
+    in_place: tuple[tuple[str, str], ...],
 ) -> tuple[bool, ...]:
     """A barrier stands before a kernel that touches what a kernel since the last barrier wrote, or writes what one read."""
 
@@ -166,7 +169,9 @@ def _touched(statements: tuple[Statement, ...], buffer: str) -> set[Index]:
     return found
 
 
-def _in_place(kernels: tuple[Kernel, ...], uses: list[tuple[frozenset[str], frozenset[str]]], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str], ...]:
+def _in_place(
+    kernels: tuple[Kernel, ...], uses: list[tuple[frozenset[str], frozenset[str]]], buffers: Mapping[str, Buffer]
+) -> tuple[tuple[str, str], ...]:
     """Results that one elementwise kernel writes exactly where it reads a parameter that no later kernel reads."""
     found: list[tuple[str, str]] = []
     taken: set[str] = set()

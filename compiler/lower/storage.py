@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mlc.ir.function import Instruction
-from mlc.ir.op import Apply, Contraction, Generate, LibraryKernel, Lowering, Move, Pointwise, Reduction, Scalar, Scan, Scatter
+from mlc.ir.op import Apply, Contraction, Generate, LibraryKernel, Lowering, Pointwise, Reduction, Scalar, Scan, Scatter
 from mlc.ir.types import Value
 from mlc.lower import index as ix
 from mlc.lower.body import VIEWS, Graph, Placement, move_coordinates
@@ -47,6 +47,11 @@ def is_expensive(lowering: Lowering) -> bool:
         case Generate(kind):
             return kind.startswith("random")
     return False
+
+
+def work_name(buffers: Mapping[str, Buffer], name: str) -> str:
+    """What a work buffer of a value is called; its own name may be taken by the result it is added into."""
+    return f"{name}.value" if name in buffers else name
 
 
 def contiguous(buffer: str, value: Value) -> Placement:
@@ -123,7 +128,7 @@ class _Chooser:
         """Give a value a place it can be read at."""
         if value.name in self.storage.memory:
             return
-        place = placement or self.buffer(value.name, value, "work")
+        place = placement or self.buffer(work_name(self.storage.buffers, value.name), value, "work")
         self.storage.memory[value.name] = place
         produced = self.graph.producer(value)
         if produced and produced[0].op == "concat":

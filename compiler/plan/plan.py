@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from mlc.diagnostics import InternalError
 from mlc.ir.program import Call, Chain, Parameter, Program, Unit, Variant
-from mlc.ir.types import DTYPE_BYTES, TensorType
+from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered, scratch_bytes
 from mlc.lower.routine import ALIGNMENT, Routine, lay_out
-from mlc.plan.timeline import Place, Row, Slot, Timeline
+from mlc.plan.timeline import Place, Slot, Timeline
 
 #: Bytes of mlc_record before its scalars.
 RECORD_HEAD_BYTES = 64
@@ -150,7 +150,9 @@ class _Planner:
         timeline.add(routine, [places[b] for b in routine.binds], call.path, f"{call.path or unit.name} forward")
         return places
 
-    def effects(self, timeline: Timeline, number: int, call: Call, train: bool, found: dict[str, list[tuple[str, int]]]) -> dict[int, Place]:
+    def effects(
+        self, timeline: Timeline, number: int, call: Call, train: bool, found: dict[str, list[tuple[str, int]]]
+    ) -> dict[int, Place]:
         unit = self.program.units[call.unit]
         out: dict[int, Place] = {}
         for n, (effect, name) in enumerate(zip(unit.effects, call.effects, strict=True)):
@@ -211,7 +213,9 @@ class _Planner:
         slots = {p.name: n for n, p in enumerate(unit.function.parameters)}
         return {result: self.use(call.arguments[slots[p]]) for p, result, _ in variant.d_params}
 
-    def _gradients(self, timeline: Timeline, chain: Chain, number: int, variant: Variant, places: dict[str, Place], written: set[str]) -> None:
+    def _gradients(
+        self, timeline: Timeline, chain: Chain, number: int, variant: Variant, places: dict[str, Place], written: set[str]
+    ) -> None:
         call = chain.calls[number]
         unit = self.program.units[call.unit]
         for n, cotangent in enumerate(variant.d_results):
@@ -226,7 +230,10 @@ class _Planner:
             over = self._over(call.unit, variant, name)
             places[name] = places[over] if over else timeline.slot(f"{number}.pending.{name}", kept[name].type)
         label = call.path or unit.name
-        for routine, which in ((self.lowered.input_gradient[call.unit], "input gradient"), (self.lowered.weight_gradient[call.unit], "weight gradient")):
+        for routine, which in (
+            (self.lowered.input_gradient[call.unit], "input gradient"),
+            (self.lowered.weight_gradient[call.unit], "weight gradient"),
+        ):
             if routine is not None:
                 timeline.add(routine, [places[b] for b in routine.binds], call.path, f"{label} {which}")
             if which == "input gradient":
@@ -344,7 +351,14 @@ def plan(lowered: Lowered, microbatches: int | None = None, groups: int | None =
 
 
 def _placed_chain(
-    chain: Chain, found: dict, rows: list[PlacedRow], base: int, offsets: dict[str, int], weight: PlacedRow | None, weight_at: int, program: Program
+    chain: Chain,
+    found: dict,
+    rows: list[PlacedRow],
+    base: int,
+    offsets: dict[str, int],
+    weight: PlacedRow | None,
+    weight_at: int,
+    program: Program,
 ) -> PlacedChain:
     def state(name: str) -> int:
         return base + offsets[f"state.{name}"]
