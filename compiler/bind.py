@@ -60,6 +60,8 @@ class _Session:
         model = self.ffi.addressof(self.lib, "mlc_emitted_model")
         if model.abi_version != _abi_version():
             raise _error("E0704", f"{library} has version {model.abi_version} of the runtime, this compiler {_abi_version()}")
+        if not 0 <= seed < 2**63:
+            raise _error("E0703", f"seed {seed} is not in 0 to {2**63 - 1}")
         options = self.ffi.new("mlc_open_options *", {"threads": threads or 0, "seed": seed, "steps": steps})
         message = self.ffi.new("char[]", _MESSAGE_BYTES)
         self.pointer = self.lib.mlc_open(model, options, self.ffi.NULL, message, _MESSAGE_BYTES)

@@ -48,12 +48,16 @@ class Diagnostic:
     help: str | None = None
     severity: str = "error"
 
+    def __str__(self) -> str:
+        place = f"{self.span}: " if self.span.line else ""
+        return f"{place}{self.severity}[{self.code}]: {self.message}"
+
 
 class MlcError(Exception):
     """The user can mend this: one or more diagnostics."""
 
     def __init__(self, diagnostics: list[Diagnostic] | tuple[Diagnostic, ...]):
-        super().__init__("\n".join(f"{d.span}: {d.severity}[{d.code}]: {d.message}" for d in diagnostics))
+        super().__init__("\n".join(map(str, diagnostics)))
         self.diagnostics = tuple(diagnostics)
 
 
@@ -524,7 +528,8 @@ CODES: dict[str, CodeText] = {
         """,
     ),
     "E0602": CodeText(
-        "-D of another type", "\n        The text after `=` must read as the type of the constant; a dim is at least 1.\n        "
+        "-D of another type",
+        "\n        The text after `=` must read as the type of the constant; a dim is at least 1 and at most 2147483647.\n        ",
     ),
     "E0603": CodeText("a constant has no value", "\n        A constant that is written without a value must be given with -D.\n        "),
     "E0701": CodeText(
@@ -597,7 +602,8 @@ CODES: dict[str, CodeText] = {
     "E0809": CodeText(
         "microbatches and groups do not fit together",
         """
-        The microbatches of a step are folded in `groups` groups of equal size: groups must divide microbatches.
+        The microbatches of a step are folded in `groups` groups of equal size: groups must divide microbatches, and both are at
+        least 1.
         """,
     ),
     "E0810": CodeText(
@@ -610,6 +616,13 @@ CODES: dict[str, CodeText] = {
         "not a code, and not a plan",
         """
         `mlc explain` takes an error code such as E0203, or the plan.json of a compiled model.
+        """,
+    ),
+    "E0812": CodeText(
+        "more memory than can be addressed",
+        """
+        The plan places every tensor of a step in one mapping, and this model's is larger than any process can map. Make the
+        batch, the context or the widths smaller; `mlc compile --emit plan` and then `mlc explain plan.json` show where memory goes.
         """,
     ),
 }

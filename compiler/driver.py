@@ -23,7 +23,7 @@ from mlc.ir.verify import verify
 from mlc.lower import lower
 from mlc.ops import OPS
 from mlc.passes import differentiate
-from mlc.plan import plan
+from mlc.plan import Plan, plan
 from mlc.resources import VERSION, runtime_folder
 from mlc.syntax.parser import parse
 from mlc.syntax.tree import Module
@@ -38,6 +38,9 @@ Observer = Callable[[str, Any, float], None]
 EMITS = ("ir", "plan", "c", "bin")
 
 TARGETS = ("c",)
+
+#: What a process of a 64-bit machine can map: 47 bits of address.
+MAPPED_BYTES = 1 << 47
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,7 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     if options.emit == "plan":
         write_files(folder, (("plan.json", tree.text("plan.json")),))
         return build
+    check_memory(planned)
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
     project = add_project(tree, name, runtime_folder(), toolchain.compiler, flags)
@@ -200,6 +204,18 @@ def check_options(options: Options) -> None:
         if value != 1:
             help = f"leave --{flag} out: the threads of one rank share the work"
             raise error("E0808", f"--{flag} {value}: this version makes programs of one rank", help)
+    if options.emit not in EMITS:
+        raise error("E0808", f"--emit {options.emit}: one of {', '.join(EMITS)}")
+    for flag, count in (("microbatches", options.microbatches), ("groups", options.groups)):
+        if count is not None and count < 1:
+            raise error("E0809", f"--{flag} {count}: at least 1")
+
+
+def check_memory(planned: Plan) -> None:
+    """raises: E0812 when no process can map what was planned"""
+    planned_bytes = planned.arena_bytes + planned.scratch_bytes_per_thread
+    if planned_bytes > MAPPED_BYTES:
+        raise error("E0812", f"the model wants {planned_bytes / 2**40:,.0f} TiB of memory; a process maps {MAPPED_BYTES >> 40} TiB at most")
 
 
 def override_recipe(program: Program, options: Options) -> Program:

@@ -27,8 +27,7 @@ Sources = Mapping[str, str]
 def human(diagnostic: Diagnostic, sources: Sources | None = None) -> str:
     """A diagnostic for people, without a final newline. `sources`: texts that are not files; others are read from disk."""
     span = diagnostic.span
-    place = f"{span}: " if span.line else ""
-    lines = [f"{place}{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}", *_excerpt(span, sources or {})]
+    lines = [str(diagnostic), *_excerpt(span, sources or {})]
     lines.extend(_note(note) for note in diagnostic.notes)
     if diagnostic.help:
         lines.append(f"help: {diagnostic.help}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,27 @@ def test_options_are_those_of_the_command(tiny: Path, tmp_path: Path) -> None:
         mlc.compile(tiny, tmp_path, pp=2)
     with pytest.raises(TypeError):
         mlc.compile(tiny, tmp_path, schedule="zb-h1")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"emit": "exe"}, "error[E0808]: --emit exe: one of ir, plan, c, bin"),
+        ({"microbatches": 0}, "error[E0809]: --microbatches 0: at least 1"),
+        ({"groups": -2}, "error[E0809]: --groups -2: at least 1"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be(options: dict[str, Any], said: str, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(mlc.MlcError) as problem:
+        mlc.compile(tiny, tmp_path, **options)
+    assert str(problem.value) == said
+
+
+def test_more_memory_than_can_be_mapped(tmp_path: Path) -> None:
+    with pytest.raises(mlc.MlcError) as problem:
+        mlc.compile(Path(__file__).parent.parent / "examples" / "mlp.dsl", tmp_path, {"batch": 2**31 - 1, "width": 2**31 - 1}, emit="c")
+    assert problem.value.diagnostics[0].code == "E0812"
 
 
 def test_check_and_format(tiny: Path) -> None:

@@ -102,6 +102,13 @@ def test_float64_and_strided_inputs_are_taken(line: Build) -> None:
         assert model.evaluate(x=np.repeat(X, 2).astype(np.float64)[::2], y=list(map(float, Y))) == plain
 
 
+@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 2**63}, {"threads": -1}, {"threads": 5000}, {"steps": -1}], ids=str)
+def test_options_that_cannot_be(options: dict[str, int], line: Build) -> None:
+    with pytest.raises(MlcError) as problem:
+        line.open(**options)
+    assert code(problem) == "E0703"
+
+
 def test_several_models_are_independent(line: Build, tiny: Path, compiled) -> None:
     wide = compiled(tiny, batch=8)
     with line.open() as one, line.open(threads=2) as two, wide.open() as three:

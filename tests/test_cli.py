@@ -13,7 +13,8 @@ import pytest
 
 from mlc.cli import run_command
 from mlc.diagnostics import MlcError
-from mlc.driver import Options, compile_file
+from mlc.driver import Options, compile_file, load_program
+from mlc.ir.text import parse_program
 
 WRONG = """from mlc.optim import sgd
 
@@ -97,6 +98,17 @@ def test_dimension_of_zero(tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "at least 1" in capsys.readouterr().err
 
 
+def test_dimension_beyond_an_index(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["check", str(tiny), "-D", "batch=2147483648"]) == 1
+    assert "at most 2147483647" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e999", "fast", ""])
+def test_numbers_are_finite(value: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["check", str(tiny), "-D", f"rate={value}"]) == 1
+    assert "E0602" in capsys.readouterr().err
+
+
 def test_groups_must_divide_microbatches(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["compile", str(tiny), "--microbatches", "6", "--groups", "4"]) == 1
     assert "E0809" in capsys.readouterr().err
@@ -171,6 +183,11 @@ def test_ir_names_the_nearest_unit(tiny: Path, capsys: pytest.CaptureFixture[str
     assert run_command(["ir", str(tiny), "--unit", "nothing"]) == 2
     assert run_command(["ir", str(tiny), "--stage", "input_gradient"]) == 0
     assert "func @" in capsys.readouterr().out
+
+
+def test_ir_parses_back(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["ir", str(tiny)]) == 0
+    assert parse_program(capsys.readouterr().out) == load_program(tiny, {}, Options())[0]
 
 
 def test_explain_plan(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ torch = pytest.importorskip("torch")
 
 from tolerances import TOLERANCES  # noqa: E402
 
-import mlc  # noqa: E402
 from mlc.elaborate import elaborate, file_library  # noqa: E402
 from mlc.ir.op import Keys as IrKeys  # noqa: E402
 from mlc.ir.program import Program  # noqa: E402
@@ -23,15 +20,14 @@ from mlc.passes import differentiate  # noqa: E402
 from mlc.syntax.parser import parse  # noqa: E402
 from oracles import chain, optimizers  # noqa: E402
 from oracles.cases import CASES, Case  # noqa: E402
+from oracles.compiled import SEED, Builds, curves, errors, joined, truth  # noqa: E402
 from oracles.random import Keys  # noqa: E402
 
 pytestmark = pytest.mark.peers
 torch.set_num_threads(1)
 
 Gradients = Mapping[str, np.ndarray]
-Built = Callable[..., mlc.Build]
 STEPS = 200
-SEED = 5
 EXAMPLES = tuple(case for case in CASES if not case.changes)
 
 #: At bf16 a rounding may send a token to another expert, which is no error: here every expert takes every token.
@@ -49,22 +45,6 @@ def interpreted(program: Program, case: Case, step: int, float64: bool) -> chain
     scalars = chain.record(program, step, 1000, {}, OPS, float64)
     run = chain.Run(program, OPS, case.values, case.batches(1)[0], scalars, IrKeys(SEED, step, 0), float64)
     return chain.step(run, differentiate(program, OPS))
-
-
-def truth(case: Case, keys: list[Keys]) -> optimizers.Gradients:
-    p = {name: torch.from_numpy(value).double() for name, value in case.values.items()}
-    return optimizers.gradients(case.oracle, p, case.batches(len(keys)), case.dims, keys)
-
-
-def errors(case: Case, found: Gradients, want: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """By parameter: the error in units of what is allowed at f32 (spec/numerics.md)."""
-    total = math.sqrt(sum(float((g**2).sum()) for g in want.values()))
-    made = {}
-    for name, g in want.items():
-        error = np.linalg.norm(found[name].astype(np.float64) - g.numpy())
-        allowed = TOLERANCES["gradient.f32"] * max(float(g.norm()), 1e-6 * total)
-        made[name] = error / (TOLERANCES["gradient.zero"] * total if case.zero(name) else allowed)
-    return made
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -117,44 +97,15 @@ def test_recipes_agree_with_pytorch(case: Case) -> None:
         np.testing.assert_allclose(values[parameter.name], p.numpy(), rtol=1e-9, atol=1e-12, err_msg=parameter.name)
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """built(case, text, ...): a text of an example, compiled once. All are built in one folder under one name, so that the runtime
-    is compiled once too."""
-    folder = tmp_path_factory.mktemp("models")
-    libraries: dict[tuple[object, ...], mlc.Build] = {}
-
-    def compile_once(case: Case, text: str, **options: object) -> mlc.Build:
-        key = (text, *sorted(case.dims.items()), *sorted(options.items()))
-        if key not in libraries:
-            (folder / "model.dsl").write_text(text, encoding="utf-8")
-            build = mlc.compile(folder / "model.dsl", out=folder / "build", define=case.dims, **options)
-            kept = folder / str(len(libraries))
-            kept.mkdir()
-            shutil.copy(build.library, kept)
-            libraries[key] = replace(build, folder=kept)
-        return libraries[key]
-
-    return compile_once
-
-
-def opened(build: mlc.Build, case: Case) -> mlc.Model:
-    """With the parameters of the case."""
-    model = build.open(threads=2, seed=SEED)
-    for name, value in case.values.items():
-        model.parameters[name][...] = value
-    return model
-
-
-def joined(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Microbatches one after the other, as a step takes them."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    return Builds(tmp_path_factory.mktemp("models"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradients_agree_with_pytorch(case: Case, built: Built) -> None:
-    with opened(built(case, case.text()), case) as model:
+def test_gradients_agree_with_pytorch(case: Case, builds: Builds) -> None:
+    with builds.open(case, case.text()) as model:
         loss, found = model.gradient(**case.batches(1)[0])
         want = truth(case, [Keys(SEED)])
     assert loss == pytest.approx(want.loss, rel=TOLERANCES["loss.f32"])
@@ -164,10 +115,21 @@ def test_gradients_agree_with_pytorch(case: Case, built: Built) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_compiled_evaluation_agrees_with_pytorch(case: Case, builds: Builds) -> None:
+    dims = case.dims | {"drop": 0.0, "training": False}
+    p = {name: torch.from_numpy(value).double() for name, value in case.values.items()}
+    want = case.oracle.forward(p, optimizers.torch_inputs(case.batches(1)[0]), dims, Keys(SEED))
+    with builds.open(case, case.text()) as model:
+        found = model.evaluate(**case.batches(1)[0])
+    assert found == pytest.approx(float(want.loss), rel=TOLERANCES["loss.f32"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in EXAMPLES if c.example in ("albert", "t5", "deepseek_v3", "state")], ids=str)
-def test_microbatches_are_weighted(case: Case, built: Built) -> None:
+def test_microbatches_are_weighted(case: Case, builds: Builds) -> None:
     """Five microbatches of different weights: one mean over all that counts."""
-    with opened(built(case, case.text(), microbatches=5), case) as model:
+    with builds.open(case, case.text(), microbatches=5) as model:
         loss, found = model.gradient(**joined(case.batches(5)))
         want = truth(case, [Keys(SEED, 0, j) for j in range(5)])
     assert loss == pytest.approx(want.loss, rel=TOLERANCES["loss.f32"])
@@ -178,16 +140,8 @@ def test_microbatches_are_weighted(case: Case, built: Built) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", EXAMPLES, ids=str)
-def test_curves_agree_with_pytorch(case: Case, built: Built) -> None:
-    batches = case.batches(STEPS)
-    dims = case.dims | case.curve
-    p = {name: torch.from_numpy(value).double() for name, value in case.values.items()}
-    want = optimizers.train(
-        case.oracle, p, lambda step: [batches[step]], STEPS, dims, lambda name, shape: case.oracle.recipe(name, shape, dims), SEED
-    )
-    with opened(built(case, case.curve_text()), case) as model:
-        model.set_steps(STEPS)
-        found = [model.step(**batch) for batch in batches]
+def test_curves_agree_with_pytorch(case: Case, builds: Builds) -> None:
+    found, want = curves(builds, case, STEPS)
     np.testing.assert_allclose(found, want, rtol=TOLERANCES["curve.f32"])
     assert np.mean(found[-20:]) < np.mean(found[:20])
 
@@ -203,11 +157,11 @@ def distance(found: Gradients, want: Mapping[str, torch.Tensor]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SMOOTH, ids=str)
-def test_bf16_is_no_rougher_than_the_interpreter(case: Case, built: Built) -> None:
+def test_bf16_is_no_rougher_than_the_interpreter(case: Case, builds: Builds) -> None:
     text = bf16_text(case)
     want = truth(case, [Keys(SEED)])
     rounded = interpreted(program_of(case, text), case, 0, False)
-    with opened(built(case, text), case) as model:
+    with builds.open(case, text) as model:
         loss, found = model.gradient(**case.batches(1)[0])
     assert loss == pytest.approx(want.loss, rel=TOLERANCES["loss.bf16"])
     allowed = TOLERANCES["gradient.bf16"] * distance(rounded.gradients, want.loss_gradients)

@@ -5,6 +5,7 @@ A dotted name is relative to the folder of the compiled file ("blocks", "parts.b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,10 @@ def _parsed(constant: tree.Constant, kind: str, text: str) -> Any:
             case "dim" | "int":
                 return int(text)
             case "float" | "f32":
-                return float(text)
+                value = float(text)
+                if not math.isfinite(value):
+                    raise ValueError(text)
+                return value
             case "bool":
                 return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
             case _:
@@ -228,10 +232,11 @@ def checked_constant(constant: tree.Constant, kind: str, value: Any, code: str, 
     """The value as a constant of this kind, labelled by its name."""
     name = constant.name
     match kind:
-        case "dim" if integer(value) and value >= 1:
+        case "dim" if integer(value) and 1 <= value < 2**31:
             return single(name, value)
         case "dim" if integer(value):
-            raise Failure(code, f"{what}: a dim is at least 1, not {int(value)}", constant.span)
+            bound = "at least 1" if value < 1 else f"at most {2**31 - 1}"
+            raise Failure(code, f"{what}: a dim is {bound}, not {int(value)}", constant.span)
         case "int" if integer(value):
             return single(name, value) if value >= 1 else int(value)
         case "float" if number(value):

@@ -17,8 +17,8 @@ ATOM, POSTFIX, UNARY, MULTIPLY, ADD, RELATION, EQUALITY, BIT_AND, AND, OR, CHOIC
 
 _INFIX = {
     "add": ("+", ADD), "sub": ("-", ADD), "mul": ("*", MULTIPLY), "div": ("/", MULTIPLY), "less": ("<", RELATION),
-    "less_equal": ("<=", RELATION), "equal": ("==", EQUALITY), "not_equal": ("!=", EQUALITY), "and": ("&", BIT_AND), "or": ("|", BIT_AND - 1),
-    "xor": ("!=", EQUALITY),
+    "less_equal": ("<=", RELATION), "equal": ("==", EQUALITY), "not_equal": ("!=", EQUALITY),
+    "and": ("&", BIT_AND), "or": ("|", BIT_AND - 1), "xor": ("!=", EQUALITY),
 }  # fmt: skip
 _CALLS = {
     "floordiv": "mlc_floordiv", "mod": "mlc_mod", "sqrt": "mlc_sqrt", "exp": "mlc_exp", "log": "mlc_log", "log1p": "mlc_log1p",

@@ -236,10 +236,9 @@ class RoutineWriter:
                 )
                 self.writer.line(f"float total[{count * block}], part[{count * block}];")
                 self._fill("total", count, block, start)
-                with self.writer.block(f"for (int64_t row = 0; row < {kernel.reduced.extent}; row += {COLUMN_ROWS})"):
-                    self.writer.line(
-                        f"const int64_t end = row + {COLUMN_ROWS} < {kernel.reduced.extent} ? row + {COLUMN_ROWS} : {kernel.reduced.extent};"
-                    )
+                rows = kernel.reduced.extent
+                with self.writer.block(f"for (int64_t row = 0; row < {rows}; row += {COLUMN_ROWS})"):
+                    self.writer.line(f"const int64_t end = row + {COLUMN_ROWS} < {rows} ? row + {COLUMN_ROWS} : {rows};")
                     self._fill("part", count, block, start)
                     with self.writer.block("for (int64_t j = row; j < end; j++)"):
                         self._column_rows(kernel, block)
@@ -295,7 +294,8 @@ class RoutineWriter:
             for name in names:
                 self.writer.line(f"{self._pointer_type(name, writes)} *{self.buffers[name][0]};")
         self.writer.line()
-        head = f"static void {self._closure(number)}_store(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch,"
+        head = f"static void {self._closure(number)}_store("
+        head += "const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch,"
         pad = " " * (head.index("(") + 1)
         self.writer.line(head)
         with self.writer.function(f"{pad}int64_t m0, int64_t rows, int64_t n0, int64_t columns)"):

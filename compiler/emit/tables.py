@@ -156,16 +156,36 @@ class Tables:
         tokens = first.size if first.dtype == "i32" and len(first.dims) == 2 else batch
         with self.writer.block("const mlc_model mlc_emitted_model =", "};"):
             for field, value in (
-                ("abi_version", "MLC_ABI_VERSION"), ("name", c_string(name)), ("hash", c_string(hashlib.sha256(items.encode()).hexdigest())),
-                ("description", c_string(items)), ("arena_bytes", plan.arena_bytes), ("scratch_bytes_per_thread", plan.scratch_bytes_per_thread),
-                ("record", plan.record), ("seed_at", plan.seed), ("parameters", "parameters" if plan.parameters else "NULL"),
-                ("parameter_count", len(plan.parameters)), ("inputs", "inputs" if program.inputs else "NULL"), ("input_count", len(program.inputs)),
-                ("scalars", "scalars"), ("scalar_count", 2 + len(program.scalars)), ("set_scalars", "set_scalars"), ("rate", rate_index(plan)),
-                ("train", "&train"), ("evaluate", "&evaluate"), ("sample", "&sample" if plan.sample else "NULL"),
-                ("backward", f"{{{'backward_rows' if plan.backward else 'NULL'}, {len(plan.backward)}}}"), ("actions", "actions"),
-                ("action_count", 2 * plan.microbatches), ("microbatches", plan.microbatches), ("groups", plan.groups), ("levels", plan.levels),
-                ("clip", float_literal(program.recipe.clip or 0.0)), ("flops", repr(float(flops))), ("batch", batch), ("tokens", tokens),
-            ):  # fmt: skip
+                ("abi_version", "MLC_ABI_VERSION"),
+                ("name", c_string(name)),
+                ("hash", c_string(hashlib.sha256(items.encode()).hexdigest())),
+                ("description", c_string(items)),
+                ("arena_bytes", plan.arena_bytes),
+                ("scratch_bytes_per_thread", plan.scratch_bytes_per_thread),
+                ("record", plan.record),
+                ("seed_at", plan.seed),
+                ("parameters", "parameters" if plan.parameters else "NULL"),
+                ("parameter_count", len(plan.parameters)),
+                ("inputs", "inputs" if program.inputs else "NULL"),
+                ("input_count", len(program.inputs)),
+                ("scalars", "scalars"),
+                ("scalar_count", 2 + len(program.scalars)),
+                ("set_scalars", "set_scalars"),
+                ("rate", rate_index(plan)),
+                ("train", "&train"),
+                ("evaluate", "&evaluate"),
+                ("sample", "&sample" if plan.sample else "NULL"),
+                ("backward", f"{{{'backward_rows' if plan.backward else 'NULL'}, {len(plan.backward)}}}"),
+                ("actions", "actions"),
+                ("action_count", 2 * plan.microbatches),
+                ("microbatches", plan.microbatches),
+                ("groups", plan.groups),
+                ("levels", plan.levels),
+                ("clip", float_literal(program.recipe.clip or 0.0)),
+                ("flops", repr(float(flops))),
+                ("batch", batch),
+                ("tokens", tokens),
+            ):
                 self.writer.line(f".{field} = {value},")
 
 

@@ -292,7 +292,8 @@ class Builder:
         dims = (q[0], q[1], k[1], q[2], k[2], q[3], v[3])
         places = tuple(None if o is None else self._operand(o) for o in values)
         return Attention(
-            self._instruction_note(instruction), vjp, dims, places, instruction.attribute("scale"), instruction.attribute("causal"), operands[0].type.dtype
+            self._instruction_note(instruction), vjp, dims, places, instruction.attribute("scale"), instruction.attribute("causal"),
+            operands[0].type.dtype,
         )  # fmt: skip
 
     def _stores(self, value: Value) -> list[tuple]:

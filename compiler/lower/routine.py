@@ -195,8 +195,12 @@ def _in_place(
 
 
 def lower_function(
-    function: Function, ops: Mapping[str, Op], folds: frozenset[str] = frozenset(), name: str | None = None, binds: tuple[str, ...] | None = None,
-) -> Routine:  # fmt: skip
+    function: Function,
+    ops: Mapping[str, Op],
+    folds: frozenset[str] = frozenset(),
+    name: str | None = None,
+    binds: tuple[str, ...] | None = None,
+) -> Routine:
     """Lower one function whose composites are expanded.
 
     folds: results added into their buffers when env->fold is set
@@ -227,5 +231,6 @@ def lower_function(
     buffers = {b.name: b for b in storage.buffers.values() if b.kind != "work" or b.name in work}
     in_place = _in_place(kernels, uses, buffers)
     return Routine(
-        name or function.name, function, folds, buffers, binds, work, work_bytes, kernels, _barriers(uses, buffers, work, in_place), in_place, flops
+        name or function.name, function, folds, buffers, binds, work, work_bytes, kernels,
+        _barriers(uses, buffers, work, in_place), in_place, flops
     )  # fmt: skip

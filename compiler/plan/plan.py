@@ -346,7 +346,8 @@ def plan(lowered: Lowered, microbatches: int | None = None, groups: int | None =
     return Plan(
         lowered=lowered, arena_bytes=base + region, scratch_bytes_per_thread=-(-scratch // ALIGNMENT) * ALIGNMENT, record=planner.record,
         seed=planner.seed, parameters=parameters, inputs=tuple(planner.inputs.values()), train=placed_chains[0], backward=backward,
-        evaluate=placed_chains[1], sample=placed_chains[2] if len(placed_chains) > 2 else None, microbatches=m, groups=g, levels=planner.levels,
+        evaluate=placed_chains[1], sample=placed_chains[2] if len(placed_chains) > 2 else None, microbatches=m, groups=g,
+        levels=planner.levels,
     )  # fmt: skip
 
 

@@ -327,11 +327,16 @@ static bool clean_name(void *directory, const char *name)
     return true;
 }
 
-void mlc_checkpoint_clean(const char *directory)
+int mlc_checkpoint_prepare(const char *directory, mlc_error *error)
 {
     char path[MLC_PATH_BYTES];
+    if (make_directory(directory, error))
+        return error->status;
+    if (access(directory, W_OK | X_OK))
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s: checkpoints cannot be written there", directory);
     snprintf(path, sizeof path, "%s", directory);
     each_name(path, clean_name, path);
+    return MLC_OK;
 }
 
 /* Reads the one line of a `latest` file in a directory. */
@@ -453,11 +458,15 @@ static bool is_allowed(const loading *load, const char *item, size_t length)
 
 static int differ(const loading *load, const char *item, size_t length, const char *theirs, const char *ours)
 {
+    int their_length = (int)strcspn(theirs, "\n"), our_length = (int)strcspn(ours, "\n");
+    if (!strncmp(item, "parameter.", strlen("parameter."))) /* another shape cannot be loaded */
+        return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: %.*s: the checkpoint has %.*s, this program %.*s", load->path, (int)length,
+                             item, their_length, theirs, our_length, ours);
     if (is_allowed(load, item, length))
         return MLC_OK;
     return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: %.*s: the checkpoint has %.*s, this program %.*s (--allow %.*s lets it pass)",
                          load->path,
-                         (int)length, item, (int)strcspn(theirs, "\n"), theirs, (int)strcspn(ours, "\n"), ours, (int)length, item);
+                         (int)length, item, their_length, theirs, our_length, ours, (int)length, item);
 }
 
 static const mlc_json_node *state_member(const loading *load, const char *key)

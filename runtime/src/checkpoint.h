@@ -28,7 +28,7 @@ int mlc_checkpoint_verify(const char *path, mlc_error *error);
  * may be NULL. */
 int mlc_checkpoint_newest(const char *directory, char path[MLC_PATH_BYTES], void (*skipped)(const mlc_error *why), mlc_error *error);
 
-/* Removes what saves that were killed left behind. */
-void mlc_checkpoint_clean(const char *directory);
+/* Makes DIRECTORY, checks that files can be written there, and removes what saves that were killed left behind. Returns a status. */
+int mlc_checkpoint_prepare(const char *directory, mlc_error *error);
 
 #endif

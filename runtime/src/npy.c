@@ -77,9 +77,12 @@ static int read_type(mlc_npy *npy, const char *path, cursor text, mlc_error *err
     bool plain = strchr("|<=", text.at[0]) && (text.at[3] == '\'' || text.at[3] == '"');
     bool known = (npy->kind == 'f' && strchr("248", text.at[2])) || (strchr("iu", npy->kind) && strchr("1248", text.at[2])) ||
                  (npy->kind == 'b' && npy->item_bytes == 1);
+    int length = 0;
+    while (length < 16 && text.at + length < text.end && !strchr("'\"", text.at[length]))
+        length++;
     if (!plain || !known || !text.at[0] || !text.at[1] || !text.at[2])
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: dtype %.4s is not one of b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8, little-endian", path,
-                             text.at);
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: dtype %.*s is not one of b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8, little-endian", path,
+                             length, text.at);
     return MLC_OK;
 }
 

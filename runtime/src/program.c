@@ -146,8 +146,8 @@ static int resume(program *run)
 static int load_state(program *run)
 {
     mlc_allowed allowed = {run->options.allow.items, run->options.allow.count};
-    if (run->options.checkpoint)
-        mlc_checkpoint_clean(run->options.checkpoint);
+    if (run->options.checkpoint && mlc_checkpoint_prepare(run->options.checkpoint, &run->error))
+        return run->error.status;
     if (run->options.resume && resume(run))
         return run->error.status;
     if (run->options.weights && mlc_weights_load(run->session, run->options.weights, allowed, &run->error))
@@ -161,7 +161,7 @@ static int open_reports(program *run)
     const mlc_options *options = &run->options;
     if (mlc_metrics_open(&run->metrics, options->log, run->session->step > 0, &run->error))
         return run->error.status;
-    if (options->sample >= 0 && mlc_sampler_open(&run->sampler, run->model, &run->error))
+    if (options->sample >= 0 && mlc_sampler_open(&run->sampler, run->model, options->prompt, &run->error))
         return run->error.status;
     if (options->trace || options->profile)
         run->trace = mlc_trace_open(run->session, options->trace, options->profile, &run->error);

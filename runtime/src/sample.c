@@ -52,7 +52,8 @@ static int take_token(mlc_sampler *text, long long token, FILE *out, mlc_error *
     if (token < 0 || token >= text->vocabulary)
         return mlc_error_set(error, MLC_BAD_INPUT, "--prompt: token %lld is not in 0 to %lld", token, (long long)text->vocabulary - 1);
     push(text, (int32_t)token);
-    put(text, (int32_t)token, out);
+    if (out)
+        put(text, (int32_t)token, out);
     return MLC_OK;
 }
 
@@ -80,9 +81,11 @@ static int take_numbers(mlc_sampler *text, const char *prompt, FILE *out, mlc_er
     return MLC_OK;
 }
 
-/* An empty prompt starts with a line feed, or token 0, which is not printed. */
+/* An empty prompt starts with a line feed, or token 0, which is not printed. `out` may be NULL. */
 static int take_prompt(mlc_sampler *text, const char *prompt, FILE *out, mlc_error *error)
 {
+    text->length = 0;
+    memset(text->tokens, 0, (size_t)text->context * sizeof *text->tokens);
     if ((text->vocabulary <= 256 ? take_bytes : take_numbers)(text, prompt, out, error))
         return error->status;
     if (!text->length)
@@ -148,7 +151,7 @@ static int next_token(mlc_session *session, mlc_sampler *text, double temperatur
 
 /* ---- the whole ---- */
 
-int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, mlc_error *error)
+int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, const char *prompt, mlc_error *error)
 {
     *text = (mlc_sampler){.feed = {fill_from_window}};
     if (!model->sample)
@@ -160,7 +163,7 @@ int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, mlc_error *error
     text->weights = calloc((size_t)text->vocabulary, sizeof *text->weights);
     if (!text->tokens || !text->weights)
         return mlc_error_set(error, MLC_FAILED, "sampling: out of memory");
-    return MLC_OK;
+    return take_prompt(text, prompt, NULL, error);
 }
 
 void mlc_sampler_close(mlc_sampler *text)
@@ -172,8 +175,6 @@ void mlc_sampler_close(mlc_sampler *text)
 
 int mlc_sample(mlc_session *session, mlc_sampler *text, const char *prompt, int64_t count, double temperature, FILE *out)
 {
-    text->length = 0;
-    memset(text->tokens, 0, (size_t)text->context * sizeof *text->tokens);
     if (take_prompt(text, prompt, out, &session->error))
         return session->error.status;
     for (int64_t i = 0; i < count; i++) {

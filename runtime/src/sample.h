@@ -16,8 +16,8 @@ typedef struct mlc_sampler {
     double *weights; /* [vocabulary] */
 } mlc_sampler;
 
-/* Makes all that sampling needs. Returns a status: MLC_USAGE for a model that cannot be sampled. */
-int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, mlc_error *error);
+/* Makes all that sampling needs, and checks the prompt. Returns a status: MLC_USAGE for a model that cannot be sampled. */
+int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, const char *prompt, mlc_error *error);
 void mlc_sampler_close(mlc_sampler *text);
 
 /* Writes prompt and `count` tokens that follow it to `out`. The prompt is bytes; token numbers separated by spaces or commas when

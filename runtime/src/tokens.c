@@ -24,13 +24,15 @@ static int32_t word_at(const mlc_token_file *file, int word)
     return value;
 }
 
-/* A header of 256 words that are zero but for the first three: a shard, of a kind we know or not. */
+/* A known magic, or a header of 256 words that are zero but for the first three: a shard, of a kind we know or not. */
 static bool looks_like_shard(const mlc_token_file *file)
 {
-    if (file->mapping.bytes < SHARD_HEADER_BYTES || word_at(file, 0) == 0)
+    if (file->mapping.bytes < sizeof(int32_t) || word_at(file, 0) == 0)
         return false;
     if (word_at(file, 0) == 20240520 || word_at(file, 0) == 20240801)
         return true;
+    if (file->mapping.bytes < SHARD_HEADER_BYTES)
+        return false;
     for (int i = 3; i < SHARD_HEADER_BYTES / 4; i++)
         if (word_at(file, i))
             return false;
@@ -39,6 +41,9 @@ static bool looks_like_shard(const mlc_token_file *file)
 
 static int open_shard(mlc_token_file *file, mlc_error *error)
 {
+    if (file->mapping.bytes < SHARD_HEADER_BYTES)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated: an llm.c shard has a header of %d bytes, the file holds %llu", file->path,
+                             SHARD_HEADER_BYTES, (unsigned long long)file->mapping.bytes);
     int32_t magic = word_at(file, 0), version = word_at(file, 1), tokens = word_at(file, 2);
     if (magic != 20240520 && magic != 20240801)
         return mlc_error_set(error, MLC_BAD_INPUT,

@@ -231,7 +231,7 @@ static void check_newest(void)
     CHECK(!mlc_checkpoint_newest("run/none", path, note_skipped, &error) && !*path);
     check_write("run/of/ours/step-00000004/state.json", text, size);
     free(text);
-    mlc_checkpoint_clean("run/of/ours");
+    CHECK(!mlc_checkpoint_prepare("run/of/ours", &error));
     CHECK(access("run/of/ours/.step-00000009.tmp", F_OK) && !access("run/of/ours/step-00000004", F_OK));
 }
 
@@ -261,6 +261,8 @@ static void check_mismatch(void)
     expect_mismatch(&model, "clip", "clip: the checkpoint has (nothing), this program 1.0");
     model.description = "parameter table=f32[256, 256]\nbatch=4\nmicrobatches=4\n";
     expect_mismatch(&model, "groups", "groups: the checkpoint has 2, this program (nothing)");
+    model.description = "parameter.table=128x512\nbatch=4\nmicrobatches=4\ngroups=2\n";
+    expect_mismatch(&model, NULL, "parameter.table: the checkpoint has (nothing), this program 128x512");
     model.description = NULL;
     expect_mismatch(&model, "hash", "hash: the checkpoint has b16a, this program 0000");
     mlc_parameter parameter = BIGRAM_PARAMETERS[0];

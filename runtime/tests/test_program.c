@@ -3,6 +3,7 @@
 #include "bigram.h"
 #include "check.h"
 #include "json.h"
+#include "sample.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -160,6 +161,7 @@ static void check_usage(void)
     expect(2, "--checkpoint wants --data", "--checkpoint c --hash");
     expect(1, "none: no such file", "--data none --steps 3");
     expect(1, "none: no such directory", "--data text --resume none");
+    expect(1, "text: not a directory", "--data text --steps 3 --checkpoint text");
     expect(1, "/none/log: No such file or directory", "--data text --steps 1 --log /none/log");
     CHECK(!setenv("OMPI_COMM_WORLD_SIZE", "4", 1));
     expect(2, "OMPI_COMM_WORLD_SIZE=4: a launcher started several ranks", "--data text --steps 3");
@@ -303,6 +305,31 @@ static void check_log(void)
     free(text);
 }
 
+static void expect_prompt(const mlc_model *model, const char *prompt, const char *part)
+{
+    mlc_sampler sampler;
+    mlc_error error = {0};
+    CHECK(mlc_sampler_open(&sampler, model, prompt, &error));
+    CHECK_HOLDS(error.text, part);
+    mlc_sampler_close(&sampler);
+}
+
+/* What a prompt cannot hold is found before training. */
+static void check_prompts(void)
+{
+    static const int64_t FEW[] = {BATCH, CONTEXT, 100}, MANY[] = {BATCH, CONTEXT, 300};
+    mlc_chain sample = BIGRAM_SAMPLE;
+    mlc_model model = BIGRAM;
+    model.sample = &sample;
+    sample.logits.shape = FEW;
+    expect_prompt(&model, "Hello", "--prompt: token 101 is not in 0 to 99");
+    sample.logits.shape = MANY;
+    expect_prompt(&model, "1, 2, 300", "--prompt: token 300 is not in 0 to 299");
+    expect_prompt(&model, "Hello", "--prompt: wants token numbers");
+    model.sample = NULL;
+    expect_prompt(&model, "Hello", "model bigram cannot be sampled");
+}
+
 static void check_samples(void)
 {
     expect(0, "\nHello", "--data text --steps 30 --sample 40 --prompt Hello --threads 1 --checkpoint x");
@@ -372,6 +399,7 @@ int main(void)
     check_not_finite();
     check_timeout();
     check_log();
+    check_prompts();
     check_samples();
     check_evaluation();
     check_full_disk();

@@ -38,10 +38,12 @@ def cosine(peak: float, warmup: float = 0.0, floor: float = 0.0) -> Rate:
 
 
 def linear(peak: float, warmup: float = 0.0, floor: float = 0.0) -> Rate:
+    """The last step has the rate `floor`."""
+
     def rate(step: int, steps: int) -> float:
         if step < warmup:
             return peak * (step + 1) / (warmup + 1)
-        share = min((step - warmup) / max(steps - warmup, 1), 1.0)
+        share = min((step - warmup) / max(steps - 1 - warmup, 1), 1.0)
         return peak + (floor - peak) * share
 
     return rate
