@@ -123,13 +123,17 @@ def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
     for relative, text in files:
         path = folder / relative
         data = text.encode()
-        try:
-            if path.is_file() and path.read_bytes() == data:
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        except OSError as problem:
-            raise _error("E0804", f"cannot write {path}: {problem.strerror}", "name another folder with -o") from problem
+        if not (path.is_file() and path.read_bytes() == data):
+            write_file(path, data)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file, making its folder. raises: E0804"""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as problem:
+        raise _error("E0804", f"cannot write {path}: {problem.strerror}", "name another place") from problem
 
 
 def make(toolchain: Toolchain, folder: Path) -> None:

@@ -19,7 +19,7 @@ import click
 
 from mlc import corpus
 from mlc.bench import measure
-from mlc.build import find_toolchain, target_flags
+from mlc.build import find_toolchain, target_flags, write_file
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
 from mlc.driver import EMITS, TARGETS, Build, Options, compile_file, differentiated, error, load_program, read_source
 from mlc.ir.text import print_function, print_program
@@ -192,8 +192,7 @@ def write_depfile(build: Build, path: Path) -> None:
     targets = " ".join(map(make_name, (build.program, build.library, build.header, build.plan)))
     sources = [make_name(source) for source in build.sources]
     rules = "".join(f"\n{source}:\n" for source in sources[1:])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{targets}: {' '.join(sources)}\n{rules}", encoding="utf-8")
+    write_file(path, f"{targets}: {' '.join(sources)}\n{rules}".encode())
 
 
 def make_name(path: Path) -> str:
@@ -248,7 +247,7 @@ def format_file(file: Path, check: bool) -> bool:
     text = read_source(file)
     formatted = format_text(text, str(file))
     if text != formatted and not check:
-        file.write_text(formatted, encoding="utf-8")
+        write_file(file, formatted.encode())
     return text == formatted
 
 

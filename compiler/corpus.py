@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlc.build import write_file
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 
 _MAGIC = 20240520
@@ -36,20 +37,19 @@ def tokenize(sources: tuple[Path, ...], folder: Path, level: str, validation: fl
     """Write folder/train.bin, and folder/validation.bin with the last `validation` part of the text.
 
     level:  "bytes", or "characters": token i is the i-th of the corpus's characters in code point order, as vocabulary.json lists them
-    raises: E0806 a source cannot be read, E0810 the text is empty or has too many characters
+    raises: E0804 a file cannot be written, E0806 a source cannot be read, E0810 the text is empty or has too many characters
     """
     data = b"".join(_read(path) for path in sources)
     if not data:
         raise _error("E0810", "nothing to tokenize: the text is empty")
     tokens, vocabulary = (np.frombuffer(data, np.uint8), None) if level == "bytes" else _characters(data)
     cut = len(tokens) - int(len(tokens) * validation)
-    folder.mkdir(parents=True, exist_ok=True)
     train, held_out, listing = folder / "train.bin", folder / "validation.bin", folder / "vocabulary.json"
     _write_shard(train, tokens[:cut])
     if cut < len(tokens):
         _write_shard(held_out, tokens[cut:])
     if vocabulary is not None:
-        listing.write_text(json.dumps(vocabulary, ensure_ascii=True) + "\n", encoding="utf-8")
+        write_file(listing, f"{json.dumps(vocabulary, ensure_ascii=True)}\n".encode())
     return TokenFiles(
         train,
         held_out if cut < len(tokens) else None,
@@ -74,7 +74,7 @@ def _characters(data: bytes) -> tuple[np.ndarray, list[str]]:
 def _write_shard(path: Path, tokens: np.ndarray) -> None:
     header = np.zeros(_HEADER_INTS, "<i4")
     header[:3] = _MAGIC, _VERSION, len(tokens)
-    path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
+    write_file(path, header.tobytes() + tokens.astype("<u2").tobytes())
 
 
 def _read(path: Path) -> bytes:

@@ -576,7 +576,10 @@ CODES: dict[str, CodeText] = {
         """,
     ),
     "E0804": CodeText(
-        "a file cannot be written", "\n        The output directory (`-o DIR`, default build/<stem>) must be writable.\n        "
+        "a file cannot be written",
+        """
+        The output directory (`-o DIR`, default build/<stem>) must be writable, and so must a file named with -MF.
+        """,
     ),
     "E0805": CodeText(
         "the emitted sources do not build",

@@ -8,7 +8,7 @@ def constant(step: f32, steps: f32, peak: f32, *, warmup: f32 = 0.0):
 
 @curve
 def cosine(step: f32, steps: f32, peak: f32, *, warmup: f32 = 0.0, floor: f32 = 0.0):
-    """A straight line up to `peak`, then half a cosine down to `floor` at the last step."""
+    """A straight line up to `peak`, then half a cosine that reaches `floor` when all steps are done."""
     rise = peak * (step + 1.0) / (warmup + 1.0)
     share = minimum((step - warmup) / maximum(steps - warmup, 1.0), 1.0)
     fall = floor + 0.5 * (peak - floor) * (1.0 + cos(pi * share))
@@ -31,7 +31,7 @@ def linear(step: f32, steps: f32, peak: f32, *, warmup: f32 = 0.0, floor: f32 = 
 
 @curve
 def wsd(step: f32, steps: f32, peak: f32, *, warmup: f32 = 0.0, decay: f32 = 0.2, floor: f32 = 0.0):
-    """Warmup, stable, decay: a line up to `peak`, then constant, then a line down to `floor` over the last share `decay` of the steps."""
+    """Warmup (a line up to `peak`), stable, decay (over the last share `decay` of the steps, to `floor` when all are done)."""
     rise = peak * (step + 1.0) / (warmup + 1.0)
     share = minimum((steps - step) / maximum(decay * steps, 1.0), 1.0)
     return select(step < warmup, rise, floor + (peak - floor) * share)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mlc.emit.routines import RoutineWriter
+from mlc.emit.routines import write_routine
 from mlc.emit.writer import Writer
 from mlc.ir.function import Function
 from mlc.ir.op import Keys
+from mlc.ir.types import Value
 from mlc.lower.routine import Routine, lower_function
 from mlc.ops import OPS
 from mlc.passes.expand import expand
@@ -21,6 +22,8 @@ RUNTIME = Path(__file__).resolve().parent.parent / "runtime"
 
 #: Bytes of scratch a thread gets: more than any kernel of the tests needs.
 SCRATCH_BYTES = 1 << 24
+
+NO_KEYS = Keys()
 
 FLAGS = [
     "-std=c11",
@@ -39,7 +42,7 @@ FLAGS = [
     "-Werror",
 ]
 
-_TEAM = r"""
+_TEAM = """\
 #include <pthread.h>
 #include <stdlib.h>
 #define MLC_MODEL_PATH 0xcbf29ce484222325u
@@ -82,74 +85,94 @@ def to_stored(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def from_stored(array: np.ndarray, dtype: str) -> np.ndarray:
+    """An array that lies in memory as the interpreter holds it."""
     if dtype == "bf16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(bool) if dtype == "bool" else array.astype(np.float32) if dtype == "f16" else array
 
 
+def source_text(routines: Sequence[Routine]) -> str:
+    """C that defines run_0, run_1 ...: each runs one routine on a team of threads."""
+    writer = Writer()
+    for include in ("<math.h>", "<stddef.h>", '"mlc_kernel.h"'):
+        writer.line(f"#include {include}")
+    for line in _TEAM.splitlines():
+        writer.line(line)
+    for n, routine in enumerate(routines):
+        write_routine(writer, routine, f"routine_{n}")
+        head = f"void run_{n}(char *arena, char *scratch, int64_t scratch_bytes, const mlc_record *record, const uint64_t *at,"
+        writer.line(head)
+        with writer.function("    uint64_t path, int threads, int fold)"):
+            writer.line(f"run(routine_{n}, arena, scratch, scratch_bytes, record, at, path, threads, fold);")
+    return writer.text()
+
+
 class Library:
     """Several routines compiled into one shared object."""
 
-    def __init__(self, functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset(), compiler: str = "gcc"):
+    def __init__(self, functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset()):
         self.routines: list[Routine] = [lower_function(expand(f, OPS), OPS, folds) for f in functions]
-        writer = Writer()
-        for include in ("<math.h>", "<stddef.h>", '"mlc_kernel.h"'):
-            writer.line(f"#include {include}")
-        text = writer.text() + _TEAM
-        for n, routine in enumerate(self.routines):
-            writer = Writer()
-            RoutineWriter(writer, routine, f"routine_{n}").write()
-            text += writer.text()
-            text += (
-                f"void run_{n}(char *arena, char *scratch, int64_t scratch_bytes, const mlc_record *record, const uint64_t *at, uint64_t path,"
-                f" int threads, int fold) {{ run(routine_{n}, arena, scratch, scratch_bytes, record, at, path, threads, fold); }}\n"
-            )
         source = folder / "routines.c"
-        source.write_text(text)
+        source.write_text(source_text(self.routines))
         library = folder / "routines.so"
         kernels = sorted(str(p) for p in (RUNTIME / "kernels").glob("*.c"))
         includes = [f"-I{RUNTIME / 'include'}", f"-I{RUNTIME / 'kernels'}"]
-        subprocess.run([compiler, *FLAGS, *includes, "-o", str(library), str(source), *kernels, "-lm"], check=True)
+        subprocess.run(["gcc", *FLAGS, *includes, "-o", str(library), str(source), *kernels, "-lm"], check=True)
         self.library = ctypes.CDLL(str(library))
 
     def run(
         self,
         number: int,
         arguments: Sequence[np.ndarray],
-        keys: Keys = Keys(),
+        keys: Keys = NO_KEYS,
         threads: int = 1,
         fold: Sequence[np.ndarray] | None = None,
         shift: int = 0,
     ) -> tuple[np.ndarray, ...]:
         """Results of one routine; with `fold`, results are added to these arrays. `shift` moves the arena by bytes."""
         routine = self.routines[number]
-        function = routine.function
-        sizes = [v.type.bytes for v in (*function.parameters, *function.results)] + [routine.work_bytes]
-        offsets, total = [], 0
-        for size in sizes:
-            offsets.append(total)
-            total += -(-size // 64) * 64
+        parameters, results = routine.function.parameters, routine.function.results
+        offsets, total = side_by_side([v.type.bytes for v in (*parameters, *results)] + [routine.work_bytes])
         memory = np.full(total + 8192, 0xA5, np.uint8)
-        start = -memory.ctypes.data % 64 + 64 + shift
-        arena = memory[start:]
-        for value, argument, offset in zip(function.parameters, arguments, offsets, strict=False):
-            data = to_stored(np.broadcast_to(argument, value.type.shape), value.type.dtype).reshape(-1).view(np.uint8)
-            arena[offset : offset + data.size] = data
-        results = list(zip(function.results, offsets[len(function.parameters) :], strict=False))
-        for (value, offset), old in zip(results, fold or (), strict=False):
-            data = to_stored(old, value.type.dtype).reshape(-1).view(np.uint8)
-            arena[offset : offset + data.size] = data
+        arena = memory[-memory.ctypes.data % 64 + 64 + shift :]
+        for value, argument, offset in zip(parameters, arguments, offsets, strict=False):
+            write_value(arena, offset, value, np.broadcast_to(argument, value.type.shape))
+        places = offsets[len(parameters) : -1]
+        for value, before, offset in zip(results, fold or (), places, strict=False):
+            write_value(arena, offset, value, before)
+        self._call(number, arena, np.array(offsets, np.uint64), keys, threads, fold is not None)
+        return tuple(read_value(arena, offset, value) for value, offset in zip(results, places, strict=True))
+
+    def _call(self, number: int, arena: np.ndarray, at: np.ndarray, keys: Keys, threads: int, fold: bool) -> None:
         scratch = np.zeros(SCRATCH_BYTES * threads + 64, np.uint8)
         record = np.zeros(16, np.int64)
         record[:4] = [keys.seed, keys.step, 1000, keys.microbatch]
-        at = np.array(offsets, np.uint64)
-        address = ctypes.c_void_p
         getattr(self.library, f"run_{number}")(
-            address(arena.ctypes.data), address(scratch.ctypes.data + -scratch.ctypes.data % 64), ctypes.c_int64(SCRATCH_BYTES),
-            address(record.ctypes.data), address(at.ctypes.data), ctypes.c_uint64(keys.path), threads, int(fold is not None),
-        )  # fmt: skip
-        out = []
-        for value, offset in results:
-            raw = arena[offset : offset + value.type.bytes].view(_STORED[value.type.dtype]).reshape(value.type.shape)
-            out.append(from_stored(raw.copy(), value.type.dtype))
-        return tuple(out)
+            ctypes.c_void_p(arena.ctypes.data),
+            ctypes.c_void_p(scratch.ctypes.data + -scratch.ctypes.data % 64),
+            ctypes.c_int64(SCRATCH_BYTES),
+            ctypes.c_void_p(record.ctypes.data),
+            ctypes.c_void_p(at.ctypes.data),
+            ctypes.c_uint64(keys.path),
+            threads,
+            int(fold),
+        )
+
+
+def side_by_side(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Offsets of buffers of these sizes, each on a cache line, and the bytes of all."""
+    offsets, total = [], 0
+    for size in sizes:
+        offsets.append(total)
+        total += -(-size // 64) * 64
+    return offsets, total
+
+
+def write_value(arena: np.ndarray, offset: int, value: Value, array: np.ndarray) -> None:
+    stored = to_stored(array, value.type.dtype).reshape(-1).view(np.uint8)
+    arena[offset : offset + stored.size] = stored
+
+
+def read_value(arena: np.ndarray, offset: int, value: Value) -> np.ndarray:
+    raw = arena[offset : offset + value.type.bytes].view(_STORED[value.type.dtype]).reshape(value.type.shape)
+    return from_stored(raw.copy(), value.type.dtype)

@@ -62,6 +62,7 @@ def wrong(tmp_path: Path) -> Path:
         (["doctor"], 0, "-march="),
         (["doctor", "--march", "nonsense"], 1, "E0803"),
         (["tokenize", "none.txt", "-o", "out"], 1, "E0806"),
+        (["tokenize", __file__, "-o", "/proc/none"], 1, "E0804"),
         (["tokenize", "none.txt", "-o", "out", "--validation", "1.0"], 2, "--validation"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -124,6 +125,11 @@ def test_compile_leaves_what_the_contract_names(tiny: Path, tmp_path: Path, caps
         assert (out / name).exists(), name
     rule = (out / "line.d").read_text()
     assert str(tiny) in rule and "optim.dsl" in rule
+
+
+def test_a_depfile_that_cannot_be_written(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["compile", str(tiny), "-o", str(tmp_path), "--emit", "plan", "-MD", "-MF", "/proc/none/x.d"]) == 1
+    assert "cannot write /proc/none/x.d" in capsys.readouterr().err
 
 
 def test_same_bytes_wherever_the_file_lies_and_however_python_hashes(tiny: Path, tmp_path: Path) -> None:

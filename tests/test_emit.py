@@ -19,7 +19,7 @@ KEYS = Keys(seed=3, step=5, microbatch=2, path=77)
 #: Largest difference by dtype, relative and absolute: f32 sums in another order, bf16 rounded once.
 TOLERANCE = {"f32": 3e-5, "bf16": 2e-2, "f16": 4e-3, "i32": 0.0, "bool": 0.0}
 
-CASES = [(op, sample) for op, sample in sample_cases()]
+CASES = list(sample_cases())
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,11 @@ from mlc.elaborate import elaborate, file_library
 from mlc.ir.text import parse_function
 from mlc.lower import index as ix
 from mlc.lower import lower
-from mlc.lower.index import Counter, Index, Quotient, Remainder
+from mlc.lower.expression import Counter, Index, Quotient, Remainder
+from mlc.lower.layout import lay_out
 from mlc.lower.loops import Attention, Contract, Nest
-from mlc.lower.routine import Routine, kernel_uses, lay_out, lower_function
+from mlc.lower.routine import Routine, lower_function
+from mlc.lower.uses import kernel_uses
 from mlc.ops import OPS
 from mlc.passes import differentiate
 from mlc.passes.expand import expand

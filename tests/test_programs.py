@@ -46,13 +46,17 @@ def check(library: Library, number: int, program: RandomProgram) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
-@pytest.mark.parametrize("compiler", ["gcc"])
 @settings(
-    max_examples=3, deadline=None, database=None, phases=(Phase.explicit, Phase.generate), suppress_health_check=list(HealthCheck), derandomize=True
-)  # fmt: skip
+    max_examples=3,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
 @given(batch=st.lists(programs(random=True), min_size=PROGRAMS, max_size=PROGRAMS))
-def test_compiled_programs_compute_their_meaning(compiler: str, batch: list[RandomProgram]) -> None:
+def test_compiled_programs_compute_their_meaning(batch: list[RandomProgram]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        library = Library([p.function for p in batch], Path(folder), compiler=compiler)
+        library = Library([p.function for p in batch], Path(folder))
         for number, program in enumerate(batch):
             check(library, number, program)

@@ -8,10 +8,17 @@ from typing import Any, Protocol
 
 from mlc.diagnostics import Span
 from mlc.elaborate.scopes import Scope
+from mlc.elaborate.signatures import Names
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import LayerBody, ParameterSpec, Trace
 from mlc.elaborate.values import FunctionValue, ModuleScope
 from mlc.syntax import tree
+
+#: What a block gives that ended without `return`.
+RUNNING = object()
+
+#: What a name means that means nothing.
+MISSING = object()
 
 
 @dataclass(slots=True)
@@ -65,3 +72,26 @@ class Caller(Protocol):
     def match(self, inner: Frame, values: dict[str, Any], given: Given, site: Site) -> None: ...
 
     def body(self, function: FunctionValue, inner: Frame, site: Site) -> Any: ...
+
+
+class Evaluator(Caller, Protocol):
+    """The interpreter, as statements and expressions see it.
+
+    reads_name:  whether the recipe has read the name of the parameter it was called for
+    """
+
+    reads_name: bool
+
+    def site(self, node: Any, frame: Frame) -> Site: ...
+
+    def run(self, statements: tuple[tree.Statement, ...], frame: Frame) -> Any: ...
+
+    def evaluate(self, node: tree.Expression, frame: Frame) -> Any: ...
+
+    def lookup(self, name: str, frame: Frame) -> Any: ...
+
+    def known_names(self, frame: Frame) -> list[str]: ...
+
+    def call(self, node: tree.Call, frame: Frame) -> Any: ...
+
+    def names(self, frame: Frame) -> Names: ...

@@ -56,9 +56,13 @@ def inside(span: Span, caller: Span | None) -> Span:
     return Span(span.file, span.line, span.column, span.end_line, span.end_column, caller)
 
 
+#: How other languages write a literal.
+_LITERALS = {"true": "True", "false": "False", "none": "None", "null": "None"}
+
+
 def hint(name: str, candidates: Iterable[str]) -> str | None:
     """A help text with the nearest known name, None where none is near."""
-    best = nearest(name, candidates)
+    best = _LITERALS.get(name) or nearest(name, candidates)
     return f"did you mean `{best}`?" if best else None
 
 

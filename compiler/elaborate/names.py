@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
+from mlc.elaborate.blocks import assigned_names
 from mlc.elaborate.builtins import TYPE_NAMES
 from mlc.elaborate.failures import Failure, Reports, hint
-from mlc.elaborate.interpreter import assigned_names
 from mlc.elaborate.signatures import TENSOR_NAMES
 from mlc.syntax import tree
 

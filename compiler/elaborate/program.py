@@ -12,14 +12,14 @@ from mlc.elaborate.analysis import accumulated_parameters, input_limits, trained
 from mlc.elaborate.calls import Frame
 from mlc.elaborate.cut import Cutter, ModelTrace
 from mlc.elaborate.failures import Failure, Poisoned, Reports, hint
-from mlc.elaborate.interpreter import SCALAR, Interpreter
+from mlc.elaborate.interpreter import Interpreter
 from mlc.elaborate.modules import INITS, Library, Loader
 from mlc.elaborate.recipe import Recipes, RecipeTrace, settings
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import ParameterSpec, Trace
 from mlc.elaborate.units import UnitTable
-from mlc.elaborate.values import FunctionValue, ModuleScope, Option, Poison, describe, integer
+from mlc.elaborate.values import SCALAR, FunctionValue, ModuleScope, Option, Poison, describe, integer
 from mlc.ir.program import Chain, Following, Input, Parameter, Program, Recipe, Scalar
 from mlc.ir.types import FLOAT_DTYPES, Dim, TensorType, Value
 from mlc.syntax import tree

@@ -8,12 +8,13 @@ from typing import Any
 from mlc.diagnostics import Span
 from mlc.elaborate.calls import Frame, Given
 from mlc.elaborate.failures import Failure, Poisoned
-from mlc.elaborate.interpreter import SCALAR, SUPPLIED, Interpreter
+from mlc.elaborate.interpreter import SUPPLIED, Interpreter
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import VIA, ParameterSpec, Trace
 from mlc.elaborate.units import function_key
-from mlc.elaborate.values import FunctionValue, ParameterView, Partial, Poison, as_int, describe, number
+from mlc.elaborate.values import SCALAR, FunctionValue, ParameterView, Partial, Poison, as_int, describe, number
+from mlc.ir.builder import FreshNames
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Pointwise
 from mlc.ir.program import Recipe, Scalar, Update
@@ -185,19 +186,10 @@ class Recipes:
         if leaf is not None and name is None:
             return leaf.name
         if value.name not in self._scalar_names or name is not None:
-            made = name or self._fresh(hint)
+            made = name or FreshNames(s.name for s in self.scalars).name(hint)
             self._scalar_names[value.name] = made
             self.scalars.append(Scalar(made, None, False, self.curve(value, made, span), span))
         return self._scalar_names[value.name]
-
-    def _fresh(self, hint: str) -> str:
-        taken = {s.name for s in self.scalars}
-        name = hint
-        count = 0
-        while name in taken:
-            count += 1
-            name = f"{hint}.{count}"
-        return name
 
     def curve(self, value: Value, name: str, span: Span) -> Function:
         """The part of the recipe's trace that makes this value."""
@@ -296,21 +288,11 @@ def tidy(
     span: Span,
 ) -> Function:
     """A function with values named after variables, and results distinct and no parameters."""
-    taken = {p.name for p in parameters}
-    counts: dict[str, int] = {}
-
-    def fresh(hint: str) -> str:
-        made = hint
-        while made in taken:
-            counts[hint] = counts.get(hint, 0) + 1
-            made = f"{hint}.{counts[hint]}"
-        taken.add(made)
-        return made
-
+    names = FreshNames(p.name for p in parameters)
     known = {old: Value(new, SCALAR) for old, new in renamed.items()} | {p.name: p for p in parameters}
     made: list[Instruction] = []
     for i in instructions:
-        outs = tuple(Value(fresh(hints.get(r.name, i.op)), r.type) for r in i.results)
+        outs = tuple(Value(names.name(hints.get(r.name, i.op)), r.type) for r in i.results)
         made.append(Instruction(i.op, tuple(known[o.name] for o in i.operands), i.attributes, outs, i.span, i.via))
         known.update((r.name, out) for r, out in zip(i.results, outs, strict=True))
     seen = {p.name for p in parameters}
@@ -318,7 +300,7 @@ def tidy(
     for result in results:
         value = known[result.name]
         if value.name in seen:
-            copied = Value(fresh(f"{value.name}.next"), value.type)
+            copied = Value(names.name(f"{value.name}.next"), value.type)
             made.append(Instruction("copy", (value,), (), (copied,), span, VIA))
             value = copied
         seen.add(value.name)

@@ -11,6 +11,7 @@ from mlc.elaborate.effects import ACCUMULATES
 from mlc.elaborate.failures import Failure
 from mlc.elaborate.scopes import join
 from mlc.elaborate.trace import VIA, CallItem, EffectItem, Leaf
+from mlc.ir.builder import FreshNames
 from mlc.ir.function import Attribute, Function, Instruction
 from mlc.ir.program import Effect, Unit
 from mlc.ir.types import Dim, TensorType, Value
@@ -63,17 +64,8 @@ class Assembler:
         self.results: list[Value] = []
         self.outputs = 0
         self._model: dict[str, Value] = {}
-        self._names: dict[str, int] = {}
-        self._taken: set[str] = set()
+        self._names = FreshNames()
         self._cloning = 0
-
-    def fresh(self, hint: str) -> str:
-        name = hint
-        while name in self._taken:
-            self._names[hint] = self._names.get(hint, 0) + 1
-            name = f"{hint}.{self._names[hint]}"
-        self._taken.add(name)
-        return name
 
     def hint(self, value: Value) -> str:
         """The name of a value of the model: its variable, else what its name was made from."""
@@ -84,7 +76,7 @@ class Assembler:
     def _parameter(self, role: str, name: str, type_: TensorType, hint: str) -> Value:
         found = self.bindings.get((role, name))
         if found is None:
-            found = self.bindings[role, name] = Binding(role, name, Value(self.fresh(hint), type_))
+            found = self.bindings[role, name] = Binding(role, name, Value(self._names.name(hint), type_))
         if role == "param" and self._cloning:
             self.cloned_parameters.add(name)
         return found.value
@@ -113,7 +105,7 @@ class Assembler:
         self._model.update(self._append(instruction, operands, self.hints))
 
     def _append(self, instruction: Instruction, operands: tuple[Value, ...], hints: Mapping[str, str]) -> dict[str, Value]:
-        results = tuple(Value(self.fresh(hints.get(r.name, instruction.op)), r.type) for r in instruction.results)
+        results = tuple(Value(self._names.name(hints.get(r.name, instruction.op)), r.type) for r in instruction.results)
         self.instructions.append(Instruction(instruction.op, operands, instruction.attributes, results, instruction.span, instruction.via))
         return {r.name: made for r, made in zip(instruction.results, results, strict=True)}
 
@@ -184,7 +176,7 @@ class Assembler:
 
     def _copied(self, value: Value, hint: str) -> Value:
         span = next((i.span for i in self.instructions for r in i.results if r.name == value.name), NO_SPAN)
-        result = Value(self.fresh(hint), value.type)
+        result = Value(self._names.name(hint), value.type)
         self.instructions.append(Instruction("copy", (value,), (), (result,), span, VIA))
         return result
 

@@ -98,6 +98,8 @@ class Poison:
 
 POISON = Poison()
 
+SCALAR = TensorType("f32")
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:

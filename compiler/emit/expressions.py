@@ -7,29 +7,61 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlc.lower.index import Counter, Datum, Index, Quotient, Remainder
-from mlc.lower.loops import Expression, Number, Operation, Position, Random, Read, Ref, Within
+from mlc.diagnostics import InternalError
+from mlc.lower.expression import (
+    Atom,
+    Counter,
+    Datum,
+    Expression,
+    Index,
+    Number,
+    Operation,
+    Position,
+    Quotient,
+    Random,
+    Read,
+    Ref,
+    Remainder,
+    Within,
+)
 
 _LARGEST_F32 = 3.4028234663852886e38
 
 #: Binding strength of C operators, as far as they are used here.
-ATOM, POSTFIX, UNARY, MULTIPLY, ADD, RELATION, EQUALITY, BIT_AND, AND, OR, CHOICE = range(15, 4, -1)
+ATOM, POSTFIX, UNARY, MULTIPLY, ADD, RELATION, EQUALITY, BIT_AND, BIT_OR, CHOICE = range(10, 0, -1)
 
 _INFIX = {
-    "add": ("+", ADD), "sub": ("-", ADD), "mul": ("*", MULTIPLY), "div": ("/", MULTIPLY), "less": ("<", RELATION),
-    "less_equal": ("<=", RELATION), "equal": ("==", EQUALITY), "not_equal": ("!=", EQUALITY),
-    "and": ("&", BIT_AND), "or": ("|", BIT_AND - 1), "xor": ("!=", EQUALITY),
-}  # fmt: skip
-_CALLS = {
-    "floordiv": "mlc_floordiv", "mod": "mlc_mod", "sqrt": "mlc_sqrt", "exp": "mlc_exp", "log": "mlc_log", "log1p": "mlc_log1p",
-    "tanh": "mlc_tanh", "sigmoid": "mlc_sigmoid", "erf": "mlc_erf", "sin": "mlc_sin", "cos": "mlc_cos", "floor": "mlc_floor",
-    "pow": "mlc_pow", "round_bf16": "mlc_round_bf16", "round_f16": "mlc_round_f16",
-}  # fmt: skip
-_TYPED_CALLS = {"abs": "mlc_abs", "sign": "mlc_sign", "minimum": "mlc_minimum", "maximum": "mlc_maximum"}
+    "add": ("+", ADD),
+    "sub": ("-", ADD),
+    "mul": ("*", MULTIPLY),
+    "div": ("/", MULTIPLY),
+    "less": ("<", RELATION),
+    "less_equal": ("<=", RELATION),
+    "equal": ("==", EQUALITY),
+    "not_equal": ("!=", EQUALITY),
+    "and": ("&", BIT_AND),
+    "or": ("|", BIT_OR),
+    "xor": ("!=", EQUALITY),
+}
+
+#: Scalar functions that mlc_kernel.h has as mlc_<name>.
+_CALLS = (
+    *("floordiv", "mod", "pow", "floor", "sqrt", "exp", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos"),
+    *("round_bf16", "round_f16"),
+)
+
+#: Those it has for f32 only.
+_F32_CALLS = ("abs", "sign", "minimum", "maximum")
+#: Scalar functions that make a bool.
 _BOOLEAN = ("less", "less_equal", "equal", "not_equal", "and", "or", "xor", "not", "to_bool")
 
 C_TYPES = {"f32": "float", "bf16": "uint16_t", "f16": "uint16_t", "i32": "int32_t", "bool": "uint8_t"}
 LOCAL_TYPES = {"f32": "float", "i32": "int32_t", "bool": "int"}
+
+
+def pointer_type(dtype: str, written: bool) -> str:
+    """What a pointer to a buffer of this dtype points to; const unless it is written."""
+    return C_TYPES[dtype] if written else f"const {C_TYPES[dtype]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +72,7 @@ class Text:
     binds: int
 
     def within(self, binds: int) -> str:
+        """The text as an operand of an operator that binds so tightly."""
         return self.text if self.binds >= binds else f"({self.text})"
 
 
@@ -77,6 +110,7 @@ def _f32(value: float) -> float:
 
 
 def number_text(node: Number) -> Text:
+    """A constant of C."""
     if node.dtype == "f32":
         text = float_literal(float(node.value))
     elif node.dtype == "bool":
@@ -88,24 +122,24 @@ def number_text(node: Number) -> Text:
 
 def index_text(index: Index, names: Names) -> Text:
     """An index as an int64_t expression."""
-    parts: list[tuple[int, str]] = []
+    parts: list[tuple[int, Text]] = []
     for atom, coefficient in index.terms:
-        inner = _atom_text(atom, names)
-        factor = abs(coefficient)
-        parts.append((coefficient, f"{factor} * {inner.within(UNARY)}" if factor != 1 else inner.within(MULTIPLY)))
+        inner, factor = _atom_text(atom, names), abs(coefficient)
+        text = inner if factor == 1 else Text(f"{factor} * {inner.within(UNARY)}", MULTIPLY)
+        parts.append((coefficient, text))
     if index.constant or not parts:
-        parts.append((index.constant if index.constant else 1, str(abs(index.constant))))
-    if len(parts) == 1 and parts[0][0] >= 0:
-        only = parts[0][1]
-        return Text(only, MULTIPLY if "*" in only or "/" in only or "%" in only else ATOM)
+        parts.append((index.constant, Text(str(abs(index.constant)), ATOM)))
     parts.sort(key=lambda p: p[0] < 0)
-    text = ("-" if parts[0][0] < 0 else "") + parts[0][1]
-    for coefficient, part in parts[1:]:
-        text += (" - " if coefficient < 0 else " + ") + part
-    return Text(text, ADD if len(parts) > 1 else UNARY)
+    (sign, first), *rest = parts
+    if not rest and sign >= 0:
+        return Text(first.within(MULTIPLY), first.binds if first.binds >= MULTIPLY else ATOM)
+    text = ("-" if sign < 0 else "") + first.within(MULTIPLY)
+    for sign, part in rest:
+        text += (" - " if sign < 0 else " + ") + part.within(MULTIPLY)
+    return Text(text, ADD if rest else UNARY)
 
 
-def _atom_text(atom, names: Names) -> Text:
+def _atom_text(atom: Atom, names: Names) -> Text:
     match atom:
         case Counter(n, _):
             text = names.counters[n]
@@ -143,6 +177,7 @@ def dtype_of(node: Expression, names: Names) -> str:
 
 
 def expression_text(node: Expression, names: Names) -> Text:
+    """An expression as C of type float, int32_t or int."""
     match node:
         case Ref(name):
             return Text(name, ATOM)
@@ -157,16 +192,17 @@ def expression_text(node: Expression, names: Names) -> Text:
         case Random(kind, ordinal, stream, index):
             path = "env->path" if stream == "call" else "MLC_MODEL_PATH"
             return Text(f"mlc_{kind}(env, {path}, {ordinal}, {index_text(index, names).text})", POSTFIX)
-        case Within(index, low, high, inside, outside):
-            place = index_text(index, names)
-            conditions = [f"{place.within(RELATION)} >= {low}"] if low else []
-            conditions.append(f"{place.within(RELATION)} < {high}")
-            condition = " && ".join(conditions)
-            return Text(
-                f"{condition} ? {expression_text(inside, names).within(CHOICE)} : {expression_text(outside, names).within(CHOICE)}", CHOICE
-            )
+        case Within():
+            return _within_text(node, names)
         case Operation(fn, args):
             return _operation_text(fn, args, names)
+
+
+def _within_text(node: Within, names: Names) -> Text:
+    place = index_text(node.index, names).within(RELATION)
+    least = f"{place} >= {node.low} && " if node.low else ""
+    inside, outside = (expression_text(n, names).within(CHOICE) for n in (node.inside, node.outside))
+    return Text(f"{least}{place} < {node.high} ? {inside} : {outside}", CHOICE)
 
 
 def _operation_text(fn: str, args: tuple[Expression, ...], names: Names) -> Text:
@@ -174,12 +210,14 @@ def _operation_text(fn: str, args: tuple[Expression, ...], names: Names) -> Text
     if fn in _INFIX:
         symbol, binds = _INFIX[fn]
         return Text(f"{texts[0].within(binds)} {symbol} {texts[1].within(binds + 1)}", binds)
-    if fn in _CALLS:
-        return Text(f"{_CALLS[fn]}({', '.join(t.text for t in texts)})", POSTFIX)
-    if fn in _TYPED_CALLS:
-        if dtype_of(args[0], names) == "f32":
-            return Text(f"{_TYPED_CALLS[fn]}({', '.join(t.text for t in texts)})", POSTFIX)
+    if fn in _CALLS or (fn in _F32_CALLS and dtype_of(args[0], names) == "f32"):
+        return Text(f"mlc_{fn}({', '.join(t.text for t in texts)})", POSTFIX)
+    if fn in _F32_CALLS:
         return _integer_text(fn, texts)
+    return _other_text(fn, args, texts, names)
+
+
+def _other_text(fn: str, args: tuple[Expression, ...], texts: list[Text], names: Names) -> Text:
     match fn:
         case "neg":
             return Text(f"-{texts[0].within(POSTFIX)}", UNARY)
@@ -194,10 +232,11 @@ def _operation_text(fn: str, args: tuple[Expression, ...], names: Names) -> Text
         case "to_bool":
             zero = "0.0f" if dtype_of(args[0], names) == "f32" else "0"
             return Text(f"{texts[0].within(EQUALITY + 1)} != {zero}", EQUALITY)
-    raise KeyError(f"emit: no C for scalar function {fn}")
+    raise InternalError(f"emit: no C for scalar function {fn}")
 
 
 def _integer_text(fn: str, texts: list[Text]) -> Text:
+    """abs, sign, minimum or maximum of integers."""
     a = texts[0].within(EQUALITY)
     match fn:
         case "abs":

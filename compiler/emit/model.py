@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlc.emit.expressions import Names, expression_text
+from mlc.emit.body import Body
 from mlc.emit.project import SourceTree
-from mlc.emit.routines import RoutineWriter
+from mlc.emit.routines import write_flat_routine, write_routine
 from mlc.emit.tables import Tables, plan_json
 from mlc.emit.writer import Writer
+from mlc.ir.function import Function
 from mlc.ir.program import path_hash
-from mlc.lower.body import Placement, Scope, graph_of
+from mlc.lower.graph import Placement, graph_of
 from mlc.lower.loops import Attention, Contract
+from mlc.lower.names import identifier
 from mlc.lower.routine import Routine
+from mlc.lower.scope import Scope
 from mlc.ops import OPS
-from mlc.plan.plan import Plan
+from mlc.plan.placed import Plan
 
 _MAIN = """\
 /* The program: everything it knows is in mlc_emitted_model. */
@@ -81,27 +84,23 @@ def _scratch_checks(writer: Writer, routines: Sequence[Routine], plan: Plan) -> 
 
 def _curves(writer: Writer, plan: Plan) -> None:
     """Rates and other curves, computed once a step from step, steps and the options."""
-    names = ["step", "steps", *(s.name for s in plan.program.scalars)]
-    slots = {name: n for n, name in enumerate(names)}
     with writer.function("static void set_scalars(float *scalars)"):
         writer.line("(void)scalars;")
         for scalar in plan.program.scalars:
-            if scalar.curve is None:
-                continue
-            function = scalar.curve
-            memory = {p.name: Placement("scalars", slots[p.name], ()) for p in function.parameters}
-            scope = Scope(graph_of(function, OPS), memory, {}, {}, set())
-            value = scope.value(function.results[0], ())
-            locals_: dict[str, str] = {}
-            with_names = Names({"scalars": ("scalars", "f32")}, locals_, {})
-            with writer.block(f"/* {scalar.name} */"):
-                for let in scope.lets:
-                    writer.line(f"const {_C_LOCAL[let.dtype]} {let.name} = {expression_text(let.value, with_names).text};")
-                    locals_[let.name] = let.dtype
-                writer.line(f"scalars[{slots[scalar.name]}] = {expression_text(value, with_names).text};")
+            if scalar.curve is not None:
+                with writer.block(f"/* {scalar.name} */"):
+                    _curve(writer, plan, scalar.name, scalar.curve)
 
 
-_C_LOCAL = {"f32": "float", "i32": "int32_t", "bool": "int"}
+def _curve(writer: Writer, plan: Plan, name: str, function: Function) -> None:
+    """The statements that set one scalar of the record."""
+    slots = {scalar: n for n, scalar in enumerate(plan.scalar_names)}
+    memory = {p.name: Placement("scalars", slots[p.name], ()) for p in function.parameters}
+    scope = Scope(graph_of(function, OPS), memory, {}, {}, set())
+    value = scope.value(function.results[0], ())
+    body = Body(writer, {"scalars": ("scalars", "f32")})
+    body.statements(scope.lets)
+    writer.line(f"scalars[{slots[name]}] = {body.text(value)};")
 
 
 def _model_text(plan: Plan, source: str, version: str) -> str:
@@ -119,11 +118,8 @@ def _model_text(plan: Plan, source: str, version: str) -> str:
     routines = _used(plan)
     _scratch_checks(writer, routines, plan)
     for routine in routines:
-        emitter = RoutineWriter(writer, routine, routine.name)
-        if routine.name in plan.lowered.flat:
-            emitter.write_flat()
-        else:
-            emitter.write()
+        write = write_flat_routine if routine.name in plan.lowered.flat else write_routine
+        write(writer, routine, routine.name)
     _curves(writer, plan)
     writer.line('#include "tables.h"')
     return writer.text()
@@ -143,7 +139,7 @@ def emit(plan: Plan, name: str, source: str, version: str) -> SourceTree:
     name:     stem of the program
     source:   the .dsl file as the header of model.c names it
     """
-    guard = "".join(c if c.isalnum() else "_" for c in name).upper()
+    guard = identifier(name).upper()
     return SourceTree(
         (
             ("src/model.c", _model_text(plan, source, version)),

@@ -10,7 +10,7 @@ from mlc.emit.expressions import float_literal
 from mlc.emit.writer import Writer
 from mlc.ir.program import Following, Input, path_hash
 from mlc.ir.types import TensorType
-from mlc.plan.plan import PlacedChain, PlacedParameter, PlacedRow, Plan
+from mlc.plan.placed import PlacedChain, PlacedParameter, PlacedRow, Plan
 
 
 def c_string(text: str) -> str:
@@ -29,8 +29,9 @@ class Tables:
         self.plan = plan
 
     def write(self) -> None:
-        plan, program = self.plan, self.plan.program
-        self._parameters()
+        """All tables; the model, which names them, comes last."""
+        plan = self.plan
+        self._array("mlc_parameter", "parameters", [self._parameter(p) for p in plan.parameters])
         self._inputs()
         self._scalars()
         for name, chain in (("train", plan.train), ("evaluate", plan.evaluate), ("sample", plan.sample)):
@@ -38,7 +39,7 @@ class Tables:
                 self._chain(name, chain)
         self._rows("backward", plan.backward)
         self._actions()
-        self._model(program.name)
+        self._model()
 
     def _array(self, kind: str, name: str, rows: Sequence[str]) -> str:
         """Define an array; returns its name, NULL when it is empty."""
@@ -56,7 +57,7 @@ class Tables:
         entries = []
         for row in rows:
             start = len(addresses)
-            addresses.extend(_addresses(row.at))
+            addresses.extend(map(str, row.at))
             place = f"{name}_at + {start}" if row.at else "NULL"
             entries.append(
                 f"{{{row.routine.name}, {place}, {path_hash(row.path):#018x}u, {c_string(row.name)}, {float(row.routine.flops)!r}}}"
@@ -65,41 +66,28 @@ class Tables:
         return f"{{{self._array('mlc_row', f'{name}_rows', entries)}, {len(rows)}}}"
 
     def _tensor(self, name: str, kind: TensorType, at: int | str, dtype: str | None = None) -> str:
-        return f"{{{c_string(name)}, MLC_{(dtype or kind.dtype).upper()}, {len(kind.dims)}, {self._shape(kind)}, {at}}}"
+        """An mlc_tensor; `dtype` where it lies in another than its type's."""
+        shape = _compound("int64_t", [str(extent) for extent in kind.shape])
+        return f"{{{c_string(name)}, MLC_{(dtype or kind.dtype).upper()}, {len(kind.dims)}, {shape}, {at}}}"
 
-    def _shape(self, kind: TensorType) -> str:
-        return f"(const int64_t[]){{{', '.join(map(str, kind.shape))}}}" if kind.dims else "NULL"
-
-    def _parameters(self) -> None:
-        rows = [self._parameter(n, p) for n, p in enumerate(self.plan.parameters)]
-        self._array("mlc_parameter", "parameters", rows)
-
-    def _parameter(self, number: int, p: PlacedParameter) -> str:
+    def _parameter(self, p: PlacedParameter) -> str:
+        """An mlc_parameter; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
         flat = self.plan.lowered.flat
-        kind = p.parameter.type
-        fed = {"loss": 0, "accumulate": 1, "none": 2}[p.parameter.gradient] if p.accumulators else 2
-        accumulators = [at for use in p.accumulators for at in use]
+        accumulators = [str(at) for use in p.accumulators for at in use]
+        states = [self._tensor(name, kind, at) for name, kind, at in p.states]
         fields = [
-            self._tensor(p.parameter.name, kind, p.master, "f32"),
+            self._tensor(p.parameter.name, p.parameter.type, p.master, "f32"),
             "MLC_NONE" if p.copy is None else str(p.copy),
-            str(accumulators[0]) if accumulators else "MLC_NONE",
-            str(fed),
+            accumulators[0] if accumulators else "MLC_NONE",
+            str({"loss": 0, "accumulate": 1, "none": 2}[p.parameter.gradient] if p.accumulators else 2),
             str(len(p.accumulators)),
-            f"(const uint64_t[]){{{', '.join(map(str, accumulators))}}}" if accumulators else "NULL",
+            _compound("uint64_t", accumulators),
+            _compound("mlc_tensor", states),
+            str(len(states)),
+            *_function(p.init, flat),
+            *_function(p.update, flat),
+            f"{path_hash(p.parameter.name):#018x}u",
         ]
-        states = [self._tensor(name, k, at) for name, k, at in p.states]
-        fields.append(f"(const mlc_tensor[]){{{', '.join(states)}}}" if states else "NULL")
-        fields.append(str(len(states)))
-        init = p.init.routine.name
-        fields.extend((init, "NULL") if init in flat else ("NULL", init))
-        fields.append(f"(const uint64_t[]){{{', '.join(map(str, p.init.at))}}}")
-        if p.update is None:
-            fields.extend(("NULL", "NULL", "NULL"))
-        else:
-            update = p.update.routine.name
-            fields.extend((update, "NULL") if update in flat else ("NULL", update))
-            fields.append(f"(const uint64_t[]){{{', '.join(map(str, p.update.at))}}}")
-        fields.append(f"{path_hash(p.parameter.name):#018x}u")
         return "{" + ", ".join(fields) + "}"
 
     def _inputs(self) -> None:
@@ -147,50 +135,84 @@ class Tables:
         rows = [f"{{{kind}, 0, {m}}}" for m in range(self.plan.microbatches) for kind in ("MLC_FORWARD", "MLC_BACKWARD")]
         self._array("mlc_action", "actions", rows)
 
-    def _model(self, name: str) -> None:
-        plan, program = self.plan, self.plan.program
-        items = model_items(plan)
-        flops = sum(r.routine.flops for r in (*plan.train.rows, *plan.backward))
-        first = program.inputs[0].type if program.inputs else TensorType("f32")
-        batch = first.shape[0] if first.dims else 1
-        tokens = first.size if first.dtype == "i32" and len(first.dims) == 2 else batch
+    def _model(self) -> None:
+        fields = {
+            "abi_version": "MLC_ABI_VERSION",
+            "name": c_string(self.plan.program.name),
+            **self._identity(),
+            **self._addresses(),
+            **self._tables(),
+            **self._schedule(),
+            **self._work(),
+        }
         with self.writer.block("const mlc_model mlc_emitted_model =", "};"):
-            for field, value in (
-                ("abi_version", "MLC_ABI_VERSION"),
-                ("name", c_string(name)),
-                ("hash", c_string(hashlib.sha256(items.encode()).hexdigest())),
-                ("description", c_string(items)),
-                ("arena_bytes", plan.arena_bytes),
-                ("scratch_bytes_per_thread", plan.scratch_bytes_per_thread),
-                ("record", plan.record),
-                ("seed_at", plan.seed),
-                ("parameters", "parameters" if plan.parameters else "NULL"),
-                ("parameter_count", len(plan.parameters)),
-                ("inputs", "inputs" if program.inputs else "NULL"),
-                ("input_count", len(program.inputs)),
-                ("scalars", "scalars"),
-                ("scalar_count", 2 + len(program.scalars)),
-                ("set_scalars", "set_scalars"),
-                ("rate", rate_index(plan)),
-                ("train", "&train"),
-                ("evaluate", "&evaluate"),
-                ("sample", "&sample" if plan.sample else "NULL"),
-                ("backward", f"{{{'backward_rows' if plan.backward else 'NULL'}, {len(plan.backward)}}}"),
-                ("actions", "actions"),
-                ("action_count", 2 * plan.microbatches),
-                ("microbatches", plan.microbatches),
-                ("groups", plan.groups),
-                ("levels", plan.levels),
-                ("clip", float_literal(program.recipe.clip or 0.0)),
-                ("flops", repr(float(flops))),
-                ("batch", batch),
-                ("tokens", tokens),
-            ):
+            for field, value in fields.items():
                 self.writer.line(f".{field} = {value},")
 
+    def _identity(self) -> dict[str, object]:
+        items = model_items(self.plan)
+        return {"hash": c_string(hashlib.sha256(items.encode()).hexdigest()), "description": c_string(items)}
 
-def _addresses(at: Sequence[int]) -> list[str]:
-    return [str(a) for a in at]
+    def _addresses(self) -> dict[str, object]:
+        plan = self.plan
+        return {
+            "arena_bytes": plan.arena_bytes,
+            "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
+            "record": plan.record,
+            "seed_at": plan.seed,
+        }
+
+    def _tables(self) -> dict[str, object]:
+        plan, program = self.plan, self.plan.program
+        return {
+            "parameters": "parameters" if plan.parameters else "NULL",
+            "parameter_count": len(plan.parameters),
+            "inputs": "inputs" if program.inputs else "NULL",
+            "input_count": len(program.inputs),
+            "scalars": "scalars",
+            "scalar_count": len(plan.scalar_names),
+            "set_scalars": "set_scalars",
+            "rate": rate_index(plan),
+            "train": "&train",
+            "evaluate": "&evaluate",
+            "sample": "&sample" if plan.sample else "NULL",
+            "backward": f"{{{'backward_rows' if plan.backward else 'NULL'}, {len(plan.backward)}}}",
+        }
+
+    def _schedule(self) -> dict[str, object]:
+        plan = self.plan
+        return {
+            "actions": "actions",
+            "action_count": 2 * plan.microbatches,
+            "microbatches": plan.microbatches,
+            "groups": plan.groups,
+            "levels": plan.levels,
+        }
+
+    def _work(self) -> dict[str, object]:
+        """What a microbatch is in numbers: its clipping, operations, examples and tokens."""
+        inputs = self.plan.program.inputs
+        first = inputs[0].type if inputs else TensorType("f32")
+        batch = first.shape[0] if first.dims else 1
+        return {
+            "clip": float_literal(self.plan.program.recipe.clip or 0.0),
+            "flops": repr(float(self.plan.flops)),
+            "batch": batch,
+            "tokens": first.size if first.dtype == "i32" and len(first.dims) == 2 else batch,
+        }
+
+
+def _compound(kind: str, items: Sequence[str]) -> str:
+    """A compound literal of an array; NULL when it is empty."""
+    return f"(const {kind}[]){{{', '.join(items)}}}" if items else "NULL"
+
+
+def _function(row: PlacedRow | None, flat: frozenset[str]) -> tuple[str, str, str]:
+    """The function of a row over a range, or over the whole, and its addresses."""
+    if row is None:
+        return "NULL", "NULL", "NULL"
+    name, at = row.routine.name, _compound("uint64_t", [str(a) for a in row.at])
+    return (name, "NULL", at) if name in flat else ("NULL", name, at)
 
 
 def _lines(words: Sequence[str], width: int = 12) -> Iterable[str]:
@@ -212,13 +234,12 @@ def model_items(plan: Plan) -> str:
 def rate_index(plan: Plan) -> int:
     """The scalar that metrics print as the rate: the first curve an optimizer reads, else an option named rate, else none."""
     program = plan.program
-    names = ["step", "steps", *(s.name for s in program.scalars)]
     curves = {s.name for s in program.scalars if s.curve is not None}
     for update in program.updates:
         for name in update.scalars:
             if name in curves:
-                return names.index(name)
-    return names.index("rate") if "rate" in names else -1
+                return plan.scalar_names.index(name)
+    return plan.scalar_names.index("rate") if "rate" in plan.scalar_names else -1
 
 
 def plan_json(plan: Plan) -> str:
@@ -235,7 +256,7 @@ def plan_json(plan: Plan) -> str:
         "microbatches": plan.microbatches,
         "groups": plan.groups,
         "parameters": sum(p.parameter.type.size for p in plan.parameters),
-        "flops_per_microbatch": sum(r.routine.flops for r in (*plan.train.rows, *plan.backward)),
+        "flops_per_microbatch": plan.flops,
     }
     lists = {
         "tensors": tensors,

@@ -11,6 +11,23 @@ from mlc.ir.op import Op
 from mlc.ir.types import Value
 
 
+class FreshNames:
+    """Gives names that no value of a function has. taken: names already used in it."""
+
+    def __init__(self, taken: Iterable[str] = ()):
+        self._taken = set(taken)
+        self._last: dict[str, int] = {}
+
+    def name(self, hint: str) -> str:
+        """`hint`, or hint.1, hint.2 ... when it is taken."""
+        name = hint
+        while name in self._taken:
+            self._last[hint] = self._last.get(hint, 0) + 1
+            name = f"{hint}.{self._last[hint]}"
+        self._taken.add(name)
+        return name
+
+
 class Builder:
     """Appends instructions with fresh result names.
 
@@ -25,17 +42,11 @@ class Builder:
         self.via = via
         self.span = span
         self.instructions: list[Instruction] = []
-        self._next: dict[str, int] = {}
-        self._taken = set(taken)
+        self._names = FreshNames(taken)
 
     def fresh(self, hint: str) -> str:
-        """`hint`, or hint.1, hint.2 ... when it is taken."""
-        name = hint
-        while name in self._taken:
-            self._next[hint] = self._next.get(hint, 0) + 1
-            name = f"{hint}.{self._next[hint]}"
-        self._taken.add(name)
-        return name
+        """A name that no value has: `hint`, or hint.1, hint.2 ... when it is taken."""
+        return self._names.name(hint)
 
     def emit(self, op: str, *operands: Value, hint: str | None = None, **attributes: Any) -> tuple[Value, ...]:
         """Append one instruction; returns its results, named after `hint` (default: the op)."""

@@ -12,7 +12,6 @@ A unit is a layer function. Its parameters have roles, and a call binds each to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from mlc.diagnostics import Span
 from mlc.ir.function import Function
@@ -201,7 +200,6 @@ class Step:
     variants: tuple[Variant | None, ...]
 
 
-@lru_cache(maxsize=None)
 def path_hash(path: str) -> int:
     """FNV-1a, 64 bit, of a call path or parameter name: the `path` of Keys."""
     h = 0xCBF29CE484222325

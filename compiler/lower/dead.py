@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mlc.lower.body import index_locals, locals_of
+from mlc.lower.expression import index_locals, locals_of
 from mlc.lower.loops import Columns, Contract, Fold, Kernel, Let, Loop, Nest, Select, Statement, Store
 
 

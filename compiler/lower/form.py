@@ -18,12 +18,14 @@ from mlc.ir.function import Instruction
 from mlc.ir.op import Contraction, Reduction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
-from mlc.lower.body import VIEWS, Graph, Placement, Scope
-from mlc.lower.index import Counter, Index
-from mlc.lower.loops import Buffer, Ref
+from mlc.lower.expression import Counter, Index, Ref
+from mlc.lower.graph import VIEWS, Graph, Placement, reduced_axes
+from mlc.lower.loops import Buffer
+from mlc.lower.scope import Scope
 from mlc.lower.storage import Storage, contiguous, is_kept, is_opaque, work_name
 
-#: A nest over rows shares rows among threads: with fewer, large stores keep a kernel of their own.
+#: A nest over rows shares rows among threads: with fewer rows than this, stores of more elements than that keep a kernel of
+#: their own.
 FEW_ROWS = 16
 SMALL = 32768
 
@@ -34,6 +36,9 @@ class Root:
 
     shape: the space it goes over; for a reduction kept dims first, reduced dims last (row) or in the middle (columns)
     order: the axes of the reduction's operand in the order of `shape`
+    placement, mode: where a store goes and how (loops.Store); None and "write" for a reduction
+    copy:  the store is of a value that is made elsewhere
+    loads: what is read, by value and coordinates in counters numbered like `shape`
     """
 
     value: Value
@@ -42,7 +47,7 @@ class Root:
     order: tuple[int, ...]
     placement: Placement | None
     mode: str
-    copy: bool  # of a value that is made elsewhere
+    copy: bool
     loads: tuple[tuple[str, tuple[Index, ...]], ...]
 
     @property
@@ -55,7 +60,13 @@ class Root:
 
 @dataclass(slots=True)
 class Draft:
-    """A kernel being formed. `rows`: how many leading dims of every root are its rows; None while it is flat."""
+    """A kernel being formed.
+
+    shape:       the space of its roots; of a nest over rows, that of the first
+    rows:        the leading extents that every root has, shared out among threads; None while the kernel is flat
+    instruction: the contraction, or what is a kernel of its own
+    makes:       names of the values it computes
+    """
 
     kind: str  # nest, columns, contract, opaque
     shape: tuple[int, ...]
@@ -80,7 +91,7 @@ class Former:
         """A reduction as a root: over rows when the last axis is reduced, else over columns."""
         (operand,) = instruction.operands
         rank = len(operand.type.dims)
-        reduced = tuple(a % rank for a in instruction.attribute("axes"))
+        reduced = reduced_axes(instruction)
         kept = tuple(d for d in range(rank) if d not in reduced)
         if not reduced or rank - 1 in reduced or not kept:
             kind, order = "row", (*kept, *reduced)
@@ -103,6 +114,7 @@ class Former:
         return replace(root, loads=tuple(dict.fromkeys(scope.loaded)))
 
     def run(self) -> list[Draft]:
+        """The drafts, each after those that make what it reads."""
         for parameter in self.graph.function.parameters:
             self._copies(parameter)
         for instruction in self.graph.function.instructions:
@@ -153,7 +165,7 @@ class Former:
             if self._accepts(n, root):
                 draft = self.drafts[n]
                 if draft.kind == "nest" and draft.rows is None and root.kind == "row":
-                    draft.rows = root.shape[: len(root.shape) - self._reduced(root)]
+                    draft.rows = self._rows(root)
                 break
         else:
             draft = self._draft_for(root)
@@ -170,15 +182,15 @@ class Former:
         n = self.made_by[name]
         return n if name in self.drafts[n].makes else n + 1
 
-    def _reduced(self, root: Root) -> int:
-        (instruction, _) = self.graph.producer(root.value)
-        return len(instruction.attribute("axes"))
+    def _rows(self, root: Root) -> tuple[int, ...]:
+        """The extents of the dims a reduction over rows keeps."""
+        return root.shape[: len(root.shape) - len(reduced_axes(self.graph.maker(root.value)))]
 
     def _draft_for(self, root: Root) -> Draft:
         if root.kind == "columns":
             return Draft("columns", root.shape, None)
         if root.kind == "row":
-            return Draft("nest", root.shape, root.shape[: len(root.shape) - self._reduced(root)])
+            return Draft("nest", root.shape, self._rows(root))
         return Draft("nest", root.shape, () if not root.shape else None)
 
     def _accepts(self, n: int, root: Root) -> bool:
@@ -198,27 +210,27 @@ class Former:
 
     def _same_columns(self, draft: Draft, root: Root) -> bool:
         first = draft.roots[0]
-        instructions = [self.graph.producer(r.value)[0] for r in (first, root)]
-        same_op = instructions[0].op == instructions[1].op
-        return same_op and first.order == root.order and instructions[0].attribute("axes") == instructions[1].attribute("axes")
+        a, b = (self.graph.maker(r.value) for r in (first, root))
+        return a.op == b.op and first.order == root.order and a.attribute("axes") == b.attribute("axes")
 
     def _rows_with(self, draft: Draft, root: Root) -> int | None:
         """How many leading dims would be rows with the root in the draft; None when it does not fit."""
         if draft.rows is not None:
             rows = draft.rows
             if root.kind == "row":
-                fits = root.shape[: len(root.shape) - self._reduced(root)] == rows
+                fits = self._rows(root) == rows
             else:
                 fits = root.shape[: len(rows)] == rows and self._enough(rows, root.shape)
             return len(rows) if fits else None
         if root.kind == "store":
             return len(root.shape) if root.shape == draft.shape else None
-        rows = root.shape[: len(root.shape) - self._reduced(root)]
+        rows = self._rows(root)
         if not rows or not all(r.shape[: len(rows)] == rows and self._enough(rows, r.shape) for r in draft.roots):
             return None
         return len(rows)
 
     def _enough(self, rows: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+        """Whether a store of this shape may be shared out by rows."""
         return math.prod(rows) >= FEW_ROWS or math.prod(shape) <= (SMALL if rows else 1)
 
     def _aligned(self, loads: list[tuple[str, tuple[Index, ...]]], root: Root, rows: int) -> bool:
@@ -261,16 +273,17 @@ def drop_unread(graph: Graph, storage: Storage, drafts: list[Draft]) -> None:
             read |= {name for o in draft.instruction.operands for name in _bases(graph, o)}
     for draft in drafts:
         for root in list(draft.roots):
-            temporary = (
-                root.kind == "store" and root.placement.buffer == root.value.name and storage.buffers[root.value.name].kind == "work"
-            )
-            if temporary and root.value.name not in read and not _sliced(storage, root.value.name):
+            name = root.value.name
+            if root.placement is None or root.placement.buffer != name or storage.buffers[name].kind != "work":
+                continue
+            if name not in read and not _sliced(storage, name):
                 draft.roots.remove(root)
-                del storage.memory[root.value.name]
-                del storage.buffers[root.value.name]
+                del storage.memory[name]
+                del storage.buffers[name]
 
 
 def _bases(graph: Graph, value: Value) -> list[str]:
+    """A value and what it is computed from element by element, as far as that is one value."""
     names = [value.name]
     while (produced := graph.producer(value)) and not is_kept(graph.lowering(produced[0])) and len(produced[0].operands) == 1:
         value = produced[0].operands[0]

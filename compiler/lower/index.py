@@ -1,72 +1,30 @@
 """Index arithmetic: where an element of a value lies, as a function of the loop counters.
 
-An index is a constant plus a sum of coefficient * atom. Atoms are loop counters, floor divisions and remainders of
-indices, and numbers read from memory (gather). Moves (reshape, transpose, slice ...) never run: they compose indices.
-Division and remainder are simplified with the ranges of the counters; what stays is removed by splitting a loop
-(`splits`), or printed.
+Moves (reshape, transpose, slice ...) never run: they compose indices. Division and remainder are simplified with the
+ranges of the counters; what stays is removed by splitting a loop (`splits`), or printed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """A loop counter in [0, extent)."""
-
-    number: int
-    extent: int
-
-
-@dataclass(frozen=True, slots=True)
-class Quotient:
-    """floor(index / divisor)."""
-
-    index: Index
-    divisor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Remainder:
-    """index mod divisor, never negative."""
-
-    index: Index
-    divisor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Datum:
-    """A number read from memory, known to be in [0, extent): `key` names the node of the kernel that holds it."""
-
-    key: object
-    extent: int
-
-
-Atom = Counter | Quotient | Remainder | Datum
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """constant + sum of coefficient * atom; no atom twice, no coefficient 0."""
-
-    terms: tuple[tuple[Atom, int], ...] = ()
-    constant: int = 0
-
+from mlc.lower.expression import Atom, Counter, Datum, Index, Quotient, Remainder
 
 ZERO = Index()
 
 
 def number(value: int) -> Index:
+    """An index that is always this number."""
     return Index((), value)
 
 
 def counter(c: Counter) -> Index:
+    """An index that is a loop counter."""
     return ZERO if c.extent == 1 else Index(((c, 1),))
 
 
 def add(a: Index, b: Index) -> Index:
+    """a + b."""
     terms = dict(a.terms)
     for atom, coefficient in b.terms:
         terms[atom] = terms.get(atom, 0) + coefficient
@@ -87,6 +45,7 @@ def _rejoin(index: Index) -> Index:
 
 
 def scale(a: Index, factor: int) -> Index:
+    """factor * a."""
     if factor == 0:
         return ZERO
     return Index(tuple((t, c * factor) for t, c in a.terms), a.constant * factor)
@@ -191,7 +150,7 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def counters(index: Index) -> set[int]:
-    """The numbers of the loop counters the index depends on; through data too when the datum's key is known to."""
+    """The numbers of the loop counters the index depends on, not through data."""
     found: set[int] = set()
     for atom, _ in index.terms:
         match atom:

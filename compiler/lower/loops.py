@@ -14,69 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlc.lower.index import Counter, Index
-
-# Expressions. Every one is an f32, an i32 or a bool.
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A local: a Let, an Accumulator, or "acc", the block element of a contraction."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    value: float | int | bool
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """buffer[index], converted to f32 when it is stored as bf16 or f16."""
-
-    buffer: str
-    index: Index
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """An index as an i32."""
-
-    index: Index
-
-
-@dataclass(frozen=True, slots=True)
-class Random:
-    """Random number number `index` of the draw; kind random_uniform or random_normal."""
-
-    kind: str
-    ordinal: int
-    stream: str
-    index: Index
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A scalar function of mlc.ir.op.SCALAR_FUNCTIONS."""
-
-    fn: str
-    args: tuple[Expression, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Within:
-    """`inside` where low <= index < high, else `outside`; only the taken one is evaluated."""
-
-    index: Index
-    low: int
-    high: int
-    inside: Expression
-    outside: Expression
-
-
-Expression = Ref | Number | Read | Position | Random | Operation | Within
+from mlc.lower.expression import Counter, Expression, Index
 
 # Statements.
 

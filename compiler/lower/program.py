@@ -11,7 +11,8 @@ from mlc.ir.function import Function
 from mlc.ir.op import Op
 from mlc.ir.program import Step, Unit, Update, Variant
 from mlc.ir.types import TensorType, Value
-from mlc.lower.loops import Attention, Contract, Nest
+from mlc.lower.loops import Nest
+from mlc.lower.names import identifier, unique_name
 from mlc.lower.routine import Routine, lower_function
 from mlc.passes.expand import expand
 from mlc.passes.simplify import simplify
@@ -54,12 +55,8 @@ class _Lowerer:
         self.names: set[str] = set()
 
     def lower(self, function: Function, name: str, folds: frozenset[str] = frozenset(), binds: tuple[str, ...] | None = None) -> Routine:
-        base, count = _identifier(name), 1
-        name = base
-        while name in self.names:
-            count += 1
-            name = f"{base}_{count}"
-        self.names.add(name)
+        """Lower one function under a name that no other routine has."""
+        name = unique_name(identifier(name), self.names)
         routine = lower_function(simplify(expand(function, self.ops), self.ops), self.ops, folds, name, binds)
         self.routines.append(routine)
         return routine
@@ -70,30 +67,46 @@ class _Lowerer:
         folds = frozenset(r.name for r, e in zip(results, unit.effects, strict=True) if e.kind == "accumulate")
         return self.lower(function, f"{unit.name}_forward", folds)
 
-    def gradient(self, unit: Unit, variant: Variant | None, which: str) -> Routine | None:
+    def input_gradient(self, unit: Unit, variant: Variant | None) -> Routine | None:
         if variant is None:
             return None
-        function: Function = getattr(variant, which)
-        if which == "input_gradient":
-            function = _without(function, kept_cotangents(variant))
+        return self._gradient(unit, variant, _without(variant.input_gradient, kept_cotangents(variant)), "input_gradient")
+
+    def weight_gradient(self, unit: Unit, variant: Variant | None) -> Routine | None:
+        if variant is None:
+            return None
+        return self._gradient(unit, variant, variant.weight_gradient, "weight_gradient")
+
+    def _gradient(self, unit: Unit, variant: Variant, function: Function, which: str) -> Routine | None:
         if not function.instructions:
             return None
         folds = frozenset(result for _, result, where in variant.d_params if where == which)
         return self.lower(function, f"{unit.name}_{which}", folds)
 
     def run(self) -> Lowered:
+        """Lower everything, in the order in which it is emitted."""
         units = list(zip(self.program.units, self.step.variants, strict=True))
         forward = tuple(self.forward(u, v) for u, v in units)
-        input_gradient = tuple(self.gradient(u, v, "input_gradient") for u, v in units)
-        weight_gradient = tuple(self.gradient(u, v, "weight_gradient") for u, v in units)
+        input_gradient = tuple(self.input_gradient(u, v) for u, v in units)
+        weight_gradient = tuple(self.weight_gradient(u, v) for u, v in units)
         kept = tuple(kept_cotangents(v) if v else {} for v in self.step.variants)
         inits = self._inits()
         updates = tuple(self._update(u) for u in self.program.updates)
         adds, zeros = self._sums()
         flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
         return Lowered(
-            self.step, tuple(self.routines), forward, input_gradient, weight_gradient, kept, inits, updates, adds, zeros, flat
-        )  # fmt: skip
+            step=self.step,
+            routines=tuple(self.routines),
+            forward=forward,
+            input_gradient=input_gradient,
+            weight_gradient=weight_gradient,
+            kept=kept,
+            inits=inits,
+            updates=updates,
+            adds=adds,
+            zeros=zeros,
+            flat=flat,
+        )
 
     def _update(self, update: Update) -> Routine:
         """Calls pass p, g and states, then the places of the results, then scalars."""
@@ -103,6 +116,7 @@ class _Lowerer:
         return self.lower(update.function, f"update_{update.function.name}", binds=binds)
 
     def _inits(self) -> tuple[Routine, ...]:
+        """A routine per parameter; parameters with the same initial value share one."""
         made: dict[object, Routine] = {}
         out = []
         for parameter in self.program.parameters:
@@ -119,14 +133,15 @@ class _Lowerer:
         return one and [f.label for d in result.type.dims for f in d.factors] == ["n"]
 
     def _sums(self) -> tuple[dict[tuple[str, int], Routine], dict[tuple[str, int], Routine]]:
+        """The routines that add gradients of states, and those that clear them, by dtype and size."""
         adds: dict[tuple[str, int], Routine] = {}
         zeros: dict[tuple[str, int], Routine] = {}
         for unit, variant in zip(self.program.units, self.step.variants, strict=True):
             if variant is None:
                 continue
-            states = dict(zip((p.name for p in unit.function.parameters), unit.function.parameters, strict=True))
+            states = {p.name: p.type for p in unit.function.parameters}
             for name, _ in variant.d_states:
-                kind = states[name].type
+                kind = states[name]
                 if (kind.dtype, kind.size) not in adds:
                     adds[kind.dtype, kind.size] = self._add(kind)
             for result, cotangent in zip(unit.function.results, variant.d_results, strict=True):
@@ -165,43 +180,6 @@ def _without(function: Function, names: Mapping[str, str]) -> Function:
 def _shape_of(function: Function) -> object:
     """What two functions without parameters must share to be one routine."""
     return tuple((i.op, i.operands, i.attributes, i.results) for i in function.instructions), function.results
-
-
-def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
-
-
-def scratch_bytes(routine: Routine) -> int:
-    """Bytes of scratch a thread needs for a routine: what mlc_kernel.h states for the kernels it calls."""
-    need = 0
-    for kernel in routine.kernels:
-        match kernel:
-            case Contract():
-                need = max(need, CONTRACT_SCRATCH_BYTES)
-            case Attention(vjp=vjp, dims=(_, _, keys, _, _, head, value)):
-                need = max(need, attention_vjp_scratch_bytes(keys, head, value) if vjp else attention_forward_scratch_bytes(head, value))
-            case _:
-                pass
-    return need
-
-
-#: As MLC_CONTRACT_SCRATCH_BYTES in mlc_kernel.h; emitted code checks that they are equal.
-CONTRACT_SCRATCH_BYTES = 1572864
-
-
-def _pitch(n: int) -> int:
-    return 16 * (-(-n // 16) | 1)
-
-
-def attention_forward_scratch_bytes(head: int, value: int) -> int:
-    """As MLC_ATTENTION_FORWARD_SCRATCH_BYTES in mlc_kernel.h."""
-    return 4 * (224 * head + 192 * _pitch(value) + 68 * 144)
-
-
-def attention_vjp_scratch_bytes(keys: int, head: int, value: int) -> int:
-    """As MLC_ATTENTION_VJP_SCRATCH_BYTES in mlc_kernel.h."""
-    blocks = 64 * (-(-keys // 64)) * (_pitch(head) + _pitch(value))
-    return 4 * (224 * (head + value) + 128 * (2 * _pitch(head) + _pitch(value)) + 64 * _pitch(head) + 20480 + 68 * 144 + blocks)
 
 
 def lower(step: Step, ops: Mapping[str, Op]) -> Lowered:

@@ -14,8 +14,8 @@ from mlc.ir.function import Instruction
 from mlc.ir.op import Apply, Contraction, Generate, LibraryKernel, Lowering, Pointwise, Reduction, Scalar, Scan, Scatter
 from mlc.ir.types import Value
 from mlc.lower import index as ix
-from mlc.lower.body import VIEWS, Graph, Placement, move_coordinates
-from mlc.lower.index import Counter
+from mlc.lower.expression import Counter
+from mlc.lower.graph import VIEWS, Graph, Placement, move_coordinates
 from mlc.lower.loops import Buffer
 
 #: Scalar functions that cost tens of operations: a value made with one is kept rather than computed twice.
@@ -38,6 +38,8 @@ def is_opaque(lowering: Lowering) -> bool:
 
 
 def is_expensive(lowering: Lowering) -> bool:
+    """Whether an element of the result costs tens of operations."""
+
     def costs(scalar: Scalar) -> bool:
         return isinstance(scalar, Apply) and (scalar.fn in EXPENSIVE or any(costs(a) for a in scalar.args))
 
@@ -55,6 +57,7 @@ def work_name(buffers: Mapping[str, Buffer], name: str) -> str:
 
 
 def contiguous(buffer: str, value: Value) -> Placement:
+    """A value row-major at the start of a buffer."""
     return Placement(buffer, 0, ix.row_major(value.type.shape))
 
 
@@ -121,6 +124,7 @@ class _Chooser:
             self.uses[result.name] = self.uses.get(result.name, 0) + 1
 
     def buffer(self, name: str, value: Value, kind: str) -> Placement:
+        """A new buffer that holds a value."""
         self.storage.buffers[name] = Buffer(name, value.type.dtype, value.type.size, kind)
         return contiguous(name, value)
 
@@ -176,6 +180,7 @@ class _Chooser:
         return True
 
     def result(self, value: Value) -> None:
+        """Give a result of the function its buffer, written by what computes the value where that can be."""
         mode = "fold" if value.name in self.folds else "write"
         placement = self.buffer(value.name, value, "result")
         if self._put(value, placement, mode):

@@ -1,5 +1,6 @@
 """Planning: addresses for every tensor, rows for every rank."""
 
-from mlc.plan.plan import Plan, plan
+from mlc.plan.placed import Plan
+from mlc.plan.plan import plan
 
 __all__ = ["Plan", "plan"]

@@ -45,7 +45,7 @@
  *
  * METRICS (--log): one JSON object a line: step (from 0), loss, grad_norm, rate, tokens (so far), step_ms, tokens_per_s, mfu
  * (null: the peak of this machine is unknown), then the model's own metrics. An evaluation writes step, evaluate_loss,
- * evaluate_tokens.
+ * evaluate_tokens. A resumed run keeps the lines of the steps before it and writes the others again.
  *
  * EXIT CODES, also the statuses of the library: enum mlc_status.
  */

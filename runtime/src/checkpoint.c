@@ -367,29 +367,36 @@ int mlc_checkpoint_resolve(const char *given, char path[MLC_PATH_BYTES], mlc_err
 
 /* ---- verifying ---- */
 
+/* Whether a state.json ends in the checksum of what stands before it. */
+static bool state_is_whole(const mlc_mapping *text)
+{
+    static const char HEAD[] = "  \"checksum\": \"", TAIL[] = "\"\n}\n";
+    char hex[65];
+    uint8_t digest[32];
+    size_t tail = sizeof HEAD - 1 + 64 + sizeof TAIL - 1;
+    if (text->bytes < tail)
+        return false;
+    const char *end = (const char *)text->base + text->bytes - tail;
+    mlc_sha256 hash;
+    mlc_sha256_begin(&hash);
+    mlc_sha256_add(&hash, text->base, text->bytes - tail);
+    mlc_sha256_end(&hash, digest);
+    mlc_sha256_hex(digest, hex);
+    return !memcmp(end, HEAD, sizeof HEAD - 1) && !memcmp(end + sizeof HEAD - 1, hex, 64) && !memcmp(end + sizeof HEAD - 1 + 64, TAIL, sizeof TAIL - 1);
+}
+
 /* state.json, checked against its own checksum. */
 static int open_state(mlc_json *json, const char *directory, mlc_error *error)
 {
-    static const char HEAD[] = "  \"checksum\": \"", TAIL[] = "\"\n}\n";
-    char path[MLC_PATH_BYTES], hex[65];
-    uint8_t digest[32];
+    char path[MLC_PATH_BYTES];
     mlc_mapping text;
     *json = (mlc_json){0};
     if (mlc_path_join(path, directory, "state.json", error) || mlc_mapping_open(&text, path, error))
         return error->status;
-    size_t tail = sizeof HEAD - 1 + 64 + sizeof TAIL - 1;
-    mlc_sha256 hash;
-    mlc_sha256_begin(&hash);
-    mlc_sha256_add(&hash, text.base, text.bytes < tail ? 0 : text.bytes - tail);
-    mlc_sha256_end(&hash, digest);
-    mlc_sha256_hex(digest, hex);
-    const char *end = (const char *)text.base + text.bytes - tail;
-    bool whole = text.bytes >= tail && !memcmp(end, HEAD, sizeof HEAD - 1) && !memcmp(end + sizeof HEAD - 1, hex, 64) &&
-                 !memcmp(end + sizeof HEAD - 1 + 64, TAIL, sizeof TAIL - 1);
-    if (!whole)
-        mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: its checksum does not match", path);
-    else
+    if (state_is_whole(&text))
         mlc_json_parse(json, (const char *)text.base, text.bytes, path, error);
+    else
+        mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: its checksum does not match", path);
     mlc_mapping_close(&text);
     return error->status;
 }

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define PROGRESS_NANOSECONDS 100000000 /* at most ten progress lines a second */
@@ -33,7 +34,41 @@ static void number_single(char text[32], float value)
     }
 }
 
-int mlc_metrics_open(mlc_metrics *metrics, const char *log, bool append, mlc_error *error)
+/* ---- the log of a resumed run ---- */
+
+/* The bytes of an earlier log that stay: up to the first line of `step` or a later one, or one that was never finished. */
+static uint64_t kept_bytes(const mlc_mapping *text, int64_t step)
+{
+    static const char HEAD[] = "{\"step\": ";
+    const size_t head = sizeof HEAD - 1;
+    for (uint64_t at = 0; at < text->bytes;) {
+        const char *line = (const char *)text->base + at;
+        const char *end = memchr(line, '\n', text->bytes - at);
+        bool ours = text->bytes - at > head && !memcmp(line, HEAD, head);
+        if (ours && (!end || strtoll(line + head, NULL, 10) >= step))
+            return at;
+        if (!end)
+            break;
+        at += (uint64_t)(end - line) + 1;
+    }
+    return text->bytes;
+}
+
+/* Cuts from a log what the run that goes on at `step` writes again. */
+static int cut_log(const char *log, int64_t step, mlc_error *error)
+{
+    mlc_mapping text;
+    mlc_error ignored = {0};
+    if (mlc_mapping_open(&text, log, &ignored))
+        return MLC_OK; /* none yet, or no file */
+    uint64_t kept = kept_bytes(&text, step), bytes = text.bytes;
+    mlc_mapping_close(&text);
+    if (kept < bytes && truncate(log, (off_t)kept))
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s", log);
+    return MLC_OK;
+}
+
+int mlc_metrics_open(mlc_metrics *metrics, const char *log, int64_t step, mlc_error *error)
 {
     metrics->error = (mlc_error){0};
     metrics->terminal = isatty(STDERR_FILENO);
@@ -41,7 +76,9 @@ int mlc_metrics_open(mlc_metrics *metrics, const char *log, bool append, mlc_err
     metrics->shown_at = 0;
     metrics->step_seconds = 0;
     metrics->log.fd = -1;
-    if (log && mlc_writer_open(&metrics->log, log, append, &metrics->error))
+    if (log && step && cut_log(log, step, error))
+        return error->status;
+    if (log && mlc_writer_open(&metrics->log, log, step > 0, &metrics->error))
         return mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
     return MLC_OK;
 }

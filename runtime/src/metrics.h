@@ -14,8 +14,9 @@ typedef struct mlc_metrics {
     double step_seconds; /* smoothed */
 } mlc_metrics;
 
-/* `log` NULL: no file. `append`: the run is resumed. Returns a status. */
-int mlc_metrics_open(mlc_metrics *metrics, const char *log, bool append, mlc_error *error);
+/* `log` NULL: no file. A run that is resumed at `step` keeps the lines of the steps before it and appends; at 0 the log starts anew.
+ * Returns a status. */
+int mlc_metrics_open(mlc_metrics *metrics, const char *log, int64_t step, mlc_error *error);
 
 /* A step was done: session->result is its result, session->step counts it. Returns a status. */
 int mlc_metrics_step(mlc_metrics *metrics, const mlc_session *session, int64_t nanoseconds, mlc_error *error);

@@ -41,12 +41,12 @@ static void take_signal(int signal)
     stop_signal = signal;
 }
 
-static void watch_signals(void)
+/* What SIGTERM and SIGUSR1 do: take_signal while there is something to save, SIG_DFL otherwise. */
+static void set_signals(void (*handler)(int))
 {
-    struct sigaction action = {.sa_handler = take_signal, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
-    stop_signal = 0;
 }
 
 /* ---- before step 0 ---- */
@@ -159,7 +159,7 @@ static int load_state(program *run)
 static int open_reports(program *run)
 {
     const mlc_options *options = &run->options;
-    if (mlc_metrics_open(&run->metrics, options->log, run->session->step > 0, &run->error))
+    if (mlc_metrics_open(&run->metrics, options->log, run->session->step, &run->error))
         return run->error.status;
     if (options->sample >= 0 && mlc_sampler_open(&run->sampler, run->model, options->prompt, &run->error))
         return run->error.status;
@@ -258,6 +258,7 @@ static int train_and_report(program *run)
     const mlc_options *options = &run->options;
     if (options->data.count && train(run))
         return run->error.status;
+    set_signals(SIG_DFL);
     if (stop_signal) {
         fprintf(stderr, "%s: stopped by signal %d after %lld steps%s\n", run->model->name, (int)stop_signal, (long long)run->session->step,
                 options->checkpoint ? "" : "; nothing is saved without --checkpoint");
@@ -321,7 +322,8 @@ static int run_program(program *run)
     }
     if (run->options.print_plan)
         return print_plan(&run->error);
-    watch_signals();
+    stop_signal = 0;
+    set_signals(run->options.data.count ? take_signal : SIG_DFL);
     if (check_purpose(run) || open_session(run) || open_data(run) || load_state(run) || open_reports(run))
         return run->error.status;
     return run_opened(run);
@@ -346,8 +348,8 @@ int mlc_main(const mlc_model *model, int argc, char **argv)
     if (!mlc_options_parse(&run.options, model, argc, argv, &run.error))
         run_program(&run);
     close_program(&run);
-    if (fflush(stdout) && !run.error.status)
-        mlc_error_system(&run.error, MLC_FAILED, "standard output");
+    if ((fflush(stdout) || ferror(stdout)) && !run.error.status)
+        mlc_error_set(&run.error, MLC_FAILED, "standard output: cannot be written");
     if (run.error.status)
         fprintf(stderr, "%s: error: %s\n", model->name, run.error.text);
     return run.error.status;

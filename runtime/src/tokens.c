@@ -42,8 +42,8 @@ static bool looks_like_shard(const mlc_token_file *file)
 static int open_shard(mlc_token_file *file, mlc_error *error)
 {
     if (file->mapping.bytes < SHARD_HEADER_BYTES)
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated: an llm.c shard has a header of %d bytes, the file holds %llu", file->path,
-                             SHARD_HEADER_BYTES, (unsigned long long)file->mapping.bytes);
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated: an llm.c shard has a header of %d bytes, the file holds %llu",
+                             file->path, SHARD_HEADER_BYTES, (unsigned long long)file->mapping.bytes);
     int32_t magic = word_at(file, 0), version = word_at(file, 1), tokens = word_at(file, 2);
     if (magic != 20240520 && magic != 20240801)
         return mlc_error_set(error, MLC_BAD_INPUT,

@@ -251,6 +251,10 @@ static void check_signals(void)
         free(check_read(line, NULL));
         expect(0, "digest: ", "--resume s%d --hash --dry-run --steps 100000000", i);
     }
+    pid_t sampling = start("--resume s0 --steps 100000000 --sample 1000000000 --prompt Hello");
+    wait_for_steps("out");
+    kill(sampling, SIGTERM);
+    CHECK(finish(sampling) == 128 + SIGTERM); /* nothing to save: it ends at once */
 }
 
 static void check_not_finite(void)
@@ -269,6 +273,34 @@ static void check_timeout(void)
 }
 
 /* ---- what it writes ---- */
+
+/* Reads every "step" of a log into steps[]; returns how many lines it has. */
+static int read_steps(const char *path, int64_t steps[32])
+{
+    char *text = check_read(path, NULL);
+    int count = 0;
+    for (char *line = text; *line; line = strchr(line, '\n') + 1) {
+        CHECK(strchr(line, '\n') && !strncmp(line, "{\"step\": ", 9));
+        steps[count++] = strtoll(line + 9, NULL, 10);
+    }
+    free(text);
+    return count;
+}
+
+/* A resumed run writes no step twice, and mends the line that a kill cut. */
+static void check_log_of_resumed(void)
+{
+    int64_t steps[32];
+    size_t bytes;
+    expect(0, "trained 12 steps", "--data text --steps 12 --log again --checkpoint a --every 5");
+    CHECK(read_steps("again", steps) == 12);
+    free(check_read("again", &bytes));
+    CHECK(!truncate("again", (off_t)bytes - 7));
+    expect(0, "trained 7 steps", "--data text --steps 12 --log again --resume a/step-00000005");
+    CHECK(read_steps("again", steps) == 12);
+    for (int i = 0; i < 12; i++)
+        CHECK(steps[i] == i);
+}
 
 static void check_log(void)
 {
@@ -380,6 +412,9 @@ static void check_full_disk(void)
     CHECK_HOLDS(err, "cannot be written: File too large");
     CHECK(!setrlimit(RLIMIT_FSIZE, &before));
     expect(0, straight, "--data text --steps 12 --resume auto --checkpoint f --hash");
+    CHECK(!unlink("out") && !symlink("/dev/full", "out"));
+    expect(3, "standard output: cannot be written", "--data text --steps 3");
+    CHECK(!unlink("out"));
 }
 
 int main(void)
@@ -399,6 +434,7 @@ int main(void)
     check_not_finite();
     check_timeout();
     check_log();
+    check_log_of_resumed();
     check_prompts();
     check_samples();
     check_evaluation();

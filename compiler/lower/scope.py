@@ -6,83 +6,17 @@ what lies in memory is read. The same element asked for twice is the same local.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from mlc.diagnostics import InternalError
-from mlc.ir.function import Function, Instruction
-from mlc.ir.op import Apply, Arg, Const, Generate, Move, Op, Pointwise, Scalar, resolve
+from mlc.ir.function import Instruction
+from mlc.ir.op import Apply, Arg, Const, Generate, Move, Pointwise, Scalar, resolve
 from mlc.ir.types import Value
 from mlc.lower import index as ix
-from mlc.lower.index import Datum, Index
-from mlc.lower.loops import Expression, Let, Number, Operation, Position, Random, Read, Ref, Within
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a value lies: element (i, j, ...) at offset + sum of stride * index of the buffer, in elements."""
-
-    buffer: str
-    offset: int
-    strides: tuple[int, ...]
-
-    def index(self, coordinates: Sequence[Index]) -> Index:
-        return ix.linear(coordinates, self.strides, self.offset)
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A function with the producer of every value."""
-
-    function: Function
-    ops: Mapping[str, Op]
-    producers: Mapping[str, tuple[Instruction, int]]
-
-    def producer(self, value: Value) -> tuple[Instruction, int] | None:
-        return self.producers.get(value.name)
-
-    def lowering(self, instruction: Instruction):
-        return self.ops[instruction.op].lowering
-
-
-def graph_of(function: Function, ops: Mapping[str, Op]) -> Graph:
-    producers = {r.name: (i, n) for i in function.instructions for n, r in enumerate(i.results)}
-    return Graph(function, ops, producers)
-
-
-def scalar_dtype(dtype: str) -> str:
-    """The type a stored element has in a register."""
-    return dtype if dtype in ("i32", "bool") else "f32"
-
-
-def move_coordinates(instruction: Instruction, result: int, at: Sequence[Index]) -> tuple[Index, ...]:
-    """Where element `at` of a result of a one-to-one move lies in its operand."""
-    (operand, *_) = instruction.operands
-    match instruction.op:
-        case "reshape":
-            shape = instruction.results[0].type.shape
-            return ix.unflatten(ix.linear(at, ix.row_major(shape)), operand.type.shape)
-        case "transpose":
-            permutation = instruction.attribute("permutation")
-            source = dict(zip(permutation, at, strict=True))
-            return tuple(source[d] for d in range(len(permutation)))
-        case "slice":
-            starts, steps = instruction.attribute("starts"), instruction.attribute("steps")
-            return tuple(ix.add(ix.number(a), ix.scale(i, s)) for i, a, s in zip(at, starts, steps, strict=True))
-        case "broadcast":
-            axes = instruction.attribute("axes")
-            return tuple(ix.ZERO if d.size == 1 else at[a] for d, a in zip(operand.type.dims, axes, strict=True))
-        case "split":
-            axis = instruction.attribute("axis")
-            start = sum(d.size for d in instruction.attribute("sizes")[:result])
-            return tuple(ix.add(i, ix.number(start)) if d == axis else i for d, i in enumerate(at))
-        case "copy" | "stop_gradient":
-            return tuple(at)
-    raise InternalError(f"lower: {instruction.op} is not a one-to-one move")
-
-
-#: Moves that rename places: their result is a view of their operand.
-VIEWS = ("reshape", "transpose", "slice", "broadcast", "split")
+from mlc.lower.expression import Datum, Expression, Index, Number, Operation, Position, Random, Read, Ref, Within, data_of
+from mlc.lower.graph import Graph, Placement, move_coordinates, scalar_dtype
+from mlc.lower.loops import Let
+from mlc.lower.names import identifier, unique_name
 
 
 class Scope:
@@ -96,9 +30,14 @@ class Scope:
     """
 
     def __init__(
-        self, graph: Graph, memory: Mapping[str, Placement], leaves: Mapping[str, Ref], needs: Mapping[str, frozenset[int]],
-        taken: set[str], parent: Scope | None = None,
-    ):  # fmt: skip
+        self,
+        graph: Graph,
+        memory: Mapping[str, Placement],
+        leaves: Mapping[str, Ref],
+        needs: Mapping[str, frozenset[int]],
+        taken: set[str],
+        parent: Scope | None = None,
+    ):
         self.graph = graph
         self.memory = memory
         self.leaves = leaves
@@ -155,13 +94,7 @@ class Scope:
 
     def fresh(self, name: str) -> str:
         """A name for a local that no other has."""
-        base = "".join(c if c.isalnum() else "_" for c in name)
-        name, count = base, 1
-        while name in self.taken:
-            count += 1
-            name = f"{base}_{count}"
-        self.taken.add(name)
-        return name
+        return unique_name(identifier(name), self.taken)
 
     def needs(self, node: Expression) -> frozenset[int]:
         """The loop counters an expression depends on."""
@@ -178,6 +111,7 @@ class Scope:
                 return self.index_needs(index) | self.needs(inside) | self.needs(outside)
 
     def index_needs(self, index: Index) -> frozenset[int]:
+        """The loop counters an index depends on, through what it is read from too."""
         found = frozenset(ix.counters(index))
         for atom in data_of(index):
             found |= self.needs(atom.key)
@@ -219,8 +153,7 @@ class Scope:
         match scalar:
             case Arg(index):
                 return args[index]
-            case Const(value):
-                assert value is not None
+            case Const(bool() | int() | float() as value):
                 dtype = "bool" if isinstance(value, bool) else scalar_dtype(instruction.results[0].type.dtype)
                 return Number(value, dtype)
             case Apply(fn, inner):
@@ -249,7 +182,7 @@ class Scope:
                 return self._gather(instruction, at)
         return self.value(instruction.operands[0], move_coordinates(instruction, result, at))
 
-    def _within(self, index: Index, low: int, high: int, inside, outside) -> Expression:
+    def _within(self, index: Index, low: int, high: int, inside: Callable[[], Expression], outside: Callable[[], Expression]) -> Expression:
         """A choice that is decided now where the index allows it. `inside` and `outside` make their expressions."""
         least, greatest = ix.bounds(index)
         if least >= low and greatest < high:
@@ -309,75 +242,3 @@ class Scope:
             before, after = at[:axis], at[axis + rank :]
         datum = Datum(self.value(indices, tuple(place)), source.type.shape[axis])
         return self.value(source, (*before, Index(((datum, 1),)), *after))
-
-
-def data_of(index: Index) -> list[Datum]:
-    """The numbers read from memory that an index contains."""
-    found: list[Datum] = []
-    for atom, _ in index.terms:
-        if isinstance(atom, Datum):
-            found.append(atom)
-        elif not isinstance(atom, ix.Counter):
-            found.extend(data_of(atom.index))
-    return found
-
-
-def indices_of(node: Expression) -> list[Index]:
-    """Every index in an expression."""
-    match node:
-        case Read(_, index) | Position(index) | Random(_, _, _, index):
-            return [index, *(i for d in data_of(index) for i in indices_of(d.key))]
-        case Operation(_, args):
-            return [i for a in args for i in indices_of(a)]
-        case Within(index, _, _, inside, outside):
-            return [index, *indices_of(inside), *indices_of(outside)]
-    return []
-
-
-def reads_of(node: Expression) -> set[str]:
-    """The buffers an expression reads."""
-    match node:
-        case Read(buffer, index):
-            return {buffer}.union(*(reads_of(d.key) for d in data_of(index)))
-        case Position(index) | Random(_, _, _, index):
-            return set().union(*(reads_of(d.key) for d in data_of(index)))
-        case Operation(_, args):
-            return set().union(*(reads_of(a) for a in args))
-        case Within(index, _, _, inside, outside):
-            return reads_of(inside) | reads_of(outside) | set().union(*(reads_of(d.key) for d in data_of(index)))
-    return set()
-
-
-def read_indices(node: Expression, buffer: str) -> set[Index]:
-    """The indices at which an expression reads a buffer."""
-    match node:
-        case Read(name, index):
-            inner = [read_indices(d.key, buffer) for d in data_of(index)]
-            return set().union({index} if name == buffer else set(), *inner)
-        case Position(index) | Random(_, _, _, index):
-            return set().union(*(read_indices(d.key, buffer) for d in data_of(index)))
-        case Operation(_, args):
-            return set().union(*(read_indices(a, buffer) for a in args))
-        case Within(index, _, _, inside, outside):
-            data = [read_indices(d.key, buffer) for d in data_of(index)]
-            return set().union(read_indices(inside, buffer), read_indices(outside, buffer), *data)
-    return set()
-
-
-def index_locals(index: Index) -> set[str]:
-    """The locals an index reads."""
-    return set().union(*(locals_of(d.key) for d in data_of(index)))
-
-
-def locals_of(node: Expression) -> set[str]:
-    """The locals an expression reads."""
-    match node:
-        case Ref(name):
-            return {name}
-        case Read(_, index) | Position(index) | Random(_, _, _, index):
-            return index_locals(index)
-        case Operation(_, args):
-            return set().union(*(locals_of(a) for a in args))
-        case Within(index, _, _, inside, outside):
-            return index_locals(index) | locals_of(inside) | locals_of(outside)
-    return set()

@@ -1,0 +1,195 @@
+"""What the loop IR computes with: indices, which say where an element lies, and scalar expressions, which say what it is.
+
+An index is a constant plus a sum of coefficient * atom. Atoms are loop counters, floor divisions and remainders of
+indices, and numbers read from memory (gather). An expression is an f32, an i32 or a bool; it reads buffers at indices.
+Each holds the other, so both are here; `index` has the arithmetic of indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Indices.
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A loop counter in [0, extent)."""
+
+    number: int
+    extent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """floor(index / divisor)."""
+
+    index: Index
+    divisor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """index mod divisor, never negative."""
+
+    index: Index
+    divisor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Datum:
+    """A number read from memory, known to be in [0, extent): the value of the expression `key`."""
+
+    key: Expression
+    extent: int
+
+
+Atom = Counter | Quotient | Remainder | Datum
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """constant + sum of coefficient * atom; no atom twice, no coefficient 0."""
+
+    terms: tuple[tuple[Atom, int], ...] = ()
+    constant: int = 0
+
+
+# Expressions.
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A local: a Let, an Accumulator, or "acc", the block element of a contraction."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A constant; `dtype` is f32, i32 or bool."""
+
+    value: float | int | bool
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """buffer[index], converted to f32 when it is stored as bf16 or f16."""
+
+    buffer: str
+    index: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """An index as an i32."""
+
+    index: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Random number number `index` of the draw; kind random_uniform or random_normal."""
+
+    kind: str
+    ordinal: int
+    stream: str
+    index: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A scalar function of mlc.ir.op.SCALAR_FUNCTIONS."""
+
+    fn: str
+    args: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """`inside` where low <= index < high, else `outside`; only the taken one is evaluated."""
+
+    index: Index
+    low: int
+    high: int
+    inside: Expression
+    outside: Expression
+
+
+Expression = Ref | Number | Read | Position | Random | Operation | Within
+
+# Questions about both.
+
+
+def data_of(index: Index) -> list[Datum]:
+    """The numbers read from memory that an index contains."""
+    found: list[Datum] = []
+    for atom, _ in index.terms:
+        if isinstance(atom, Datum):
+            found.append(atom)
+        elif not isinstance(atom, Counter):
+            found.extend(data_of(atom.index))
+    return found
+
+
+def nodes_of(node: Expression) -> Iterator[Expression]:
+    """An expression and everything in it, down to what its indices are computed from."""
+    yield node
+    match node:
+        case Read(_, index) | Position(index) | Random(_, _, _, index):
+            yield from index_nodes(index)
+        case Operation(_, args):
+            for argument in args:
+                yield from nodes_of(argument)
+        case Within(index, _, _, inside, outside):
+            yield from index_nodes(index)
+            yield from nodes_of(inside)
+            yield from nodes_of(outside)
+        case Ref() | Number():
+            pass
+
+
+def index_nodes(index: Index) -> Iterator[Expression]:
+    """Everything in the expressions an index is computed from."""
+    for datum in data_of(index):
+        yield from nodes_of(datum.key)
+
+
+def indices_of(node: Expression) -> list[Index]:
+    """Every index in an expression."""
+    match node:
+        case Read(_, index) | Position(index) | Random(_, _, _, index):
+            return [index, *(i for d in data_of(index) for i in indices_of(d.key))]
+        case Operation(_, args):
+            return [i for a in args for i in indices_of(a)]
+        case Within(index, _, _, inside, outside):
+            return [index, *indices_of(inside), *indices_of(outside)]
+        case Ref() | Number():
+            return []
+
+
+def reads_of(node: Expression) -> set[str]:
+    """The buffers an expression reads."""
+    return {n.buffer for n in nodes_of(node) if isinstance(n, Read)}
+
+
+def index_reads(index: Index) -> set[str]:
+    """The buffers an index is read from."""
+    return {n.buffer for n in index_nodes(index) if isinstance(n, Read)}
+
+
+def read_indices(node: Expression, buffer: str) -> set[Index]:
+    """The indices at which an expression reads a buffer."""
+    return {n.index for n in nodes_of(node) if isinstance(n, Read) and n.buffer == buffer}
+
+
+def locals_of(node: Expression) -> set[str]:
+    """The locals an expression reads."""
+    return {n.name for n in nodes_of(node) if isinstance(n, Ref)}
+
+
+def index_locals(index: Index) -> set[str]:
+    """The locals an index reads."""
+    return {n.name for n in index_nodes(index) if isinstance(n, Ref)}

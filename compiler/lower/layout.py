@@ -1,0 +1,43 @@
+"""Addresses for buffers that live at known times, those alive together side by side."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping
+
+#: Bytes to which every address is aligned: a cache line.
+ALIGNMENT = 64
+
+
+def aligned(size: int) -> int:
+    """The least multiple of ALIGNMENT that is not below `size` bytes."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> tuple[dict[str, int], int]:
+    """Offsets for buffers alive over closed intervals, and the bytes of the whole: largest first, each at the lowest free place.
+
+    sizes: bytes of each buffer. Offsets are multiples of 64 bytes. Buffers of one life lie side by side.
+    """
+    bundles: dict[tuple[int, int], list[str]] = {}
+    for name in sizes:
+        bundles.setdefault(lives[name], []).append(name)
+    bytes_of = {life: sum(aligned(sizes[n]) for n in names) for life, names in bundles.items()}
+    placed: list[tuple[int, int, int, int]] = []  # start, end, first, last
+    offsets: dict[str, int] = {}
+    total = 0
+    for life in sorted(bundles, key=lambda k: (-bytes_of[k], k)):
+        first, last = life
+        size = bytes_of[life]
+        start = 0
+        for low, high, a, b in placed:  # by ascending place
+            if start + size <= low:
+                break
+            if a <= last and first <= b and start < high:
+                start = high
+        insort(placed, (start, start + size, first, last))
+        total = max(total, start + size)
+        for name in bundles[life]:
+            offsets[name] = start
+            start += aligned(sizes[name])
+    return offsets, total

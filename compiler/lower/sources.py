@@ -1,0 +1,70 @@
+"""What the builders of kernels share: the function and its storage, scopes over both, notes for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from mlc.diagnostics import InternalError, Span
+from mlc.ir.function import Instruction
+from mlc.ir.types import Value
+from mlc.lower.expression import Index
+from mlc.lower.form import Draft, Root
+from mlc.lower.graph import Graph, Placement
+from mlc.lower.loops import Operand, Store
+from mlc.lower.scope import Scope
+from mlc.lower.storage import Storage, view_of
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """A function and where its values lie."""
+
+    graph: Graph
+    storage: Storage
+
+    def scope(self, taken: set[str] | None = None, parent: Scope | None = None) -> Scope:
+        """A scope without locals of its own; `taken` are names it must not give."""
+        return Scope(self.graph, self.storage.memory, {}, {}, set() if taken is None else taken, parent)
+
+    def stores(self, value: Value) -> list[tuple[Placement, str]]:
+        """Where a value must be written, and how."""
+        return self.storage.stores.get(value.name, [])
+
+    def operand(self, value: Value) -> Operand:
+        """The strided place of a value that is kept."""
+        place = view_of(self.graph, self.storage.memory, value)
+        if place is None:
+            raise InternalError(f"lower: {value} has no strided place")
+        return Operand(place.buffer, place.offset, place.strides)
+
+
+def root_store(scope: Scope, root: Root, at: Sequence[Index]) -> Store:
+    """The store of one element of a root."""
+    if root.placement is None:
+        raise InternalError(f"lower: {root.value} is stored nowhere")
+    value = scope.value(root.value, tuple(at)) if root.copy else scope.define(root.value, tuple(at))
+    return Store(root.placement.buffer, root.placement.index(at), value, root.mode)
+
+
+def draft_note(graph: Graph, draft: Draft) -> str:
+    """The place in the model and the values of a kernel that is made of several instructions."""
+    values = [r.value for r in draft.roots]
+    if draft.instruction is not None:
+        values = [*draft.instruction.results, *values]
+    names = ", ".join(dict.fromkeys(f"{v.name} {v.type}" for v in values))
+    spans = [graph.producers[v.name][0].span for v in values if v.name in graph.producers]
+    return f"{_in_model(spans[0])}  {names}" if spans else names
+
+
+def instruction_note(instruction: Instruction) -> str:
+    """The place in the model and the results of a kernel that is one instruction."""
+    return f"{_in_model(instruction.span)}  {', '.join(f'{r.name} {r.type}' for r in instruction.results)}"
+
+
+def _in_model(span: Span) -> str:
+    """The innermost place outside the standard library; of a file only its name, wherever it lies."""
+    while span.caller is not None and span.file.startswith("<"):
+        span = span.caller
+    return f"{PurePath(span.file).name}:{span.line}:{span.column}"
