@@ -12,6 +12,8 @@ from routines import Library, from_stored, to_stored
 from mlc.ir.function import Function
 from mlc.ir.interpret import interpret
 from mlc.ir.op import Keys, Op, Sample
+from mlc.ir.text import parse_function
+from mlc.lower.names import RESERVED
 from mlc.ops import OPS
 
 KEYS = Keys(seed=3, step=5, microbatch=2, path=77)
@@ -66,3 +68,26 @@ def test_folded_results_are_added(tmp_path: Path):
     (once,) = library.run(0, arguments)
     (twice,) = library.run(0, arguments, fold=[once])
     np.testing.assert_array_equal(twice, once + once)
+
+
+def test_an_index_out_of_range_gives_nan(tmp_path: Path):
+    """It neither reads beyond the tensor nor passes for another row."""
+    text = """func @f(%x: f32[3, 2], %i: i32[4]) -> (%g, %s) {
+      %g = gather %x, %i {axis=0} : f32[4, 2]  @<t>:1:1-1:2 via test
+      %s = scatter_add %g, %i {dim=<3>} : f32[3, 2]  @<t>:1:1-1:2 via test
+    }"""
+    library = Library([parse_function(text)], tmp_path)
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    gathered, scattered = library.run(0, [x, np.array([2, -1, 3, 0], np.int32)])
+    np.testing.assert_array_equal(gathered, np.array([[4, 5], [np.nan, np.nan], [np.nan, np.nan], [0, 1]], np.float32))
+    assert np.isnan(scattered[[0, 2]]).all() and not scattered[1].any()
+
+
+def test_values_may_have_any_name(tmp_path: Path):
+    """Words of C, and the names emitted code uses, are fine names for the values of a model."""
+    names = sorted(RESERVED)
+    lines = [f"%{n} = add %{p}, %{p} : f32[3, 20]  @<t>:1:1-1:2 via test" for p, n in zip(["x", *names], names, strict=False)]
+    text = f"func @f(%x: f32[3, 20]) -> (%{names[-1]}) {{\n" + "\n".join(lines) + "\n}"
+    library = Library([parse_function(text)], tmp_path)
+    (got,) = library.run(0, [np.full((3, 20), 2.0**-40, np.float32)])
+    assert (got == 2.0 ** (len(names) - 40)).all()

@@ -46,7 +46,7 @@ _INFIX = {
 
 #: Scalar functions that mlc_kernel.h has as mlc_<name>.
 _CALLS = (
-    *("floordiv", "mod", "pow", "floor", "sqrt", "exp", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos"),
+    *("clamp", "floordiv", "mod", "pow", "floor", "sqrt", "exp", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos"),
     *("round_bf16", "round_f16"),
 )
 

@@ -101,7 +101,7 @@ class Random:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A scalar function of mlc.ir.op.SCALAR_FUNCTIONS."""
+    """A scalar function of mlc.ir.op.SCALAR_FUNCTIONS, or clamp(i, n): the integer nearest to i in [0, n)."""
 
     fn: str
     args: tuple[Expression, ...]

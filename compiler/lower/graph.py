@@ -100,3 +100,10 @@ def move_coordinates(instruction: Instruction, result: int, at: Sequence[Index])
 
 #: Moves that rename places: their result is a view of their operand.
 VIEWS = ("reshape", "transpose", "slice", "broadcast", "split")
+
+
+def base_of(graph: Graph, value: Value) -> Value:
+    """What a value is a view of."""
+    while (produced := graph.producer(value)) and produced[0].op in VIEWS:
+        value = produced[0].operands[0]
+    return value

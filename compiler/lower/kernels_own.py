@@ -7,7 +7,7 @@ import math
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
-from mlc.lower.expression import Counter, Datum, Index, Number, Ref
+from mlc.lower.expression import Counter, Index, Number, Ref
 from mlc.lower.graph import scalar_dtype
 from mlc.lower.loops import Accumulator, Attention, Fold, Loop, Nest, Select, Store
 from mlc.lower.sources import Sources, instruction_note
@@ -47,12 +47,11 @@ def scatter_add_kernel(sources: Sources, instruction: Instruction) -> Nest:
 
     scope = sources.scope()
     token_at = ix.unflatten(ix.counter(token), indices.type.shape)
-    place = scope.value(indices, token_at)
+    place, found = scope.lookup(indices, token_at, result.type.shape[0])
     row_lets = list(scope.lets)
-    value = scope.value(rows, (*token_at, *rest_at(column)))
+    value = scope.found(scope.value(rows, (*token_at, *rest_at(column))), found, rows)
     zeros = _clearing(sources, result, (ix.counter(clear), *rest_at(clear_column)))
-    datum = Index(((Datum(place, result.type.shape[0]), 1),))
-    adds = tuple(Store(p.buffer, p.index((datum, *rest_at(column))), value, "add") for p, _ in sources.stores(result))
+    adds = tuple(Store(p.buffer, p.index((place, *rest_at(column))), value, "add") for p, _ in sources.stores(result))
     body = (
         Loop(clear, (Loop(clear_column, zeros, True),), False),
         Loop(token, (*row_lets, Loop(column, (*scope.lets[len(row_lets) :], *adds), True)), False),
@@ -85,11 +84,10 @@ def put_along_kernel(sources: Sources, instruction: Instruction) -> Nest:
         return (*kept[:axis], place, *kept[axis:])
 
     scope = sources.scope()
-    place = scope.value(indices, at(ix.counter(along)))
-    value = scope.value(rows, at(ix.counter(along)))
-    datum = Index(((Datum(place, result.type.shape[axis]), 1),))
+    place, found = scope.lookup(indices, at(ix.counter(along)), result.type.shape[axis])
+    value = scope.found(scope.value(rows, at(ix.counter(along))), found, rows)
     zeros = _clearing(sources, result, at(ix.counter(clear)))
-    adds = tuple(Store(p.buffer, p.index(at(datum)), value, "add") for p, _ in sources.stores(result))
+    adds = tuple(Store(p.buffer, p.index(at(place)), value, "add") for p, _ in sources.stores(result))
     body = (Loop(clear, zeros, False), Loop(along, (*scope.lets, *adds), False))
     return Nest(instruction_note(instruction), (), item, body, False)
 

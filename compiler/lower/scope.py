@@ -6,6 +6,7 @@ what lies in memory is read. The same element asked for twice is the same local.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from mlc.diagnostics import InternalError
@@ -14,9 +15,9 @@ from mlc.ir.op import Apply, Arg, Const, Generate, Move, Pointwise, Scalar, reso
 from mlc.ir.types import Value
 from mlc.lower import index as ix
 from mlc.lower.expression import Datum, Expression, Index, Number, Operation, Position, Random, Read, Ref, Within, data_of
-from mlc.lower.graph import Graph, Placement, move_coordinates, scalar_dtype
+from mlc.lower.graph import Graph, Placement, base_of, move_coordinates, scalar_dtype
 from mlc.lower.loops import Let
-from mlc.lower.names import identifier, unique_name
+from mlc.lower.names import local_name, unique_name
 
 
 class Scope:
@@ -94,7 +95,7 @@ class Scope:
 
     def fresh(self, name: str) -> str:
         """A name for a local that no other has."""
-        return unique_name(identifier(name), self.taken)
+        return unique_name(local_name(name), self.taken)
 
     def needs(self, node: Expression) -> frozenset[int]:
         """The loop counters an expression depends on."""
@@ -240,5 +241,26 @@ class Scope:
             rank = len(indices.type.dims)
             place = at[axis : axis + rank]
             before, after = at[:axis], at[axis + rank :]
-        datum = Datum(self.value(indices, tuple(place)), source.type.shape[axis])
-        return self.value(source, (*before, Index(((datum, 1),)), *after))
+        row, found = self.lookup(indices, tuple(place), source.type.shape[axis])
+        element = self.value(source, (*before, row, *after))
+        return self.found(element, found, source)
+
+    def lookup(self, indices: Value, at: tuple[Index, ...], extent: int) -> tuple[Index, Expression | None]:
+        """An index read from memory, held in [0, extent), and whether it was there before (None: it always is)."""
+        node = self.value(indices, at)
+        produced = self.graph.producers.get(base_of(self.graph, indices).name)
+        if produced is not None and produced[0].op in ("iota", "top_k", "argmax"):
+            return Index(((Datum(node, extent), 1),)), None
+        held: Expression = Operation("clamp", (node, Number(extent, "i32")))
+        if not self._guarded:
+            name = self.fresh(f"{indices.name}.held")
+            self.lets.append(Let(name, "i32", held, self.needs(held)))
+            self._needs[name] = self.lets[-1].needs
+            held = Ref(name)
+        return Index(((Datum(held, extent), 1),)), Operation("equal", (node, held))
+
+    def found(self, element: Expression, found: Expression | None, value: Value) -> Expression:
+        """The element, or NaN where its index was out of range: such a run ends with a message, not with other numbers."""
+        if found is None or scalar_dtype(value.type.dtype) != "f32":
+            return element
+        return Operation("select", (found, element, Number(math.nan, "f32")))

@@ -15,7 +15,7 @@ from mlc.ir.op import Apply, Contraction, Generate, LibraryKernel, Lowering, Poi
 from mlc.ir.types import Value
 from mlc.lower import index as ix
 from mlc.lower.expression import Counter
-from mlc.lower.graph import VIEWS, Graph, Placement, move_coordinates
+from mlc.lower.graph import VIEWS, Graph, Placement, base_of, move_coordinates
 from mlc.lower.loops import Buffer
 
 #: Scalar functions that cost tens of operations: a value made with one is kept rather than computed twice.
@@ -102,13 +102,6 @@ def view_of(graph: Graph, memory: Mapping[str, Placement], value: Value) -> Plac
         at = move_coordinates(*produced, at)
         value = produced[0].operands[0]
     return affine(memory[value.name].buffer, memory[value.name].index(at), fresh)
-
-
-def base_of(graph: Graph, value: Value) -> Value:
-    """What a value is a view of."""
-    while (produced := graph.producer(value)) and produced[0].op in VIEWS:
-        value = produced[0].operands[0]
-    return value
 
 
 class _Chooser:

@@ -130,6 +130,12 @@ MLC_INLINE int32_t mlc_floordiv(int32_t a, int32_t b)
     return b == 0 ? 0 : b == -1 ? (int32_t)(0u - (uint32_t)a) : q;
 }
 
+/* The integer nearest to i in [0, n), n > 0. */
+MLC_INLINE int32_t mlc_clamp(int32_t i, int32_t n)
+{
+    return i < 0 ? 0 : i < n ? i : n - 1;
+}
+
 MLC_INLINE int32_t mlc_mod(int32_t a, int32_t b)
 {
     const int32_t d = b == 0 || b == -1 ? 1 : b;
