@@ -34,7 +34,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SMALL = {"depth": "2", "levels": "2", "dense_depth": "1"}
 
 WORDS = re.compile(r"\w+|\s+|[^\w\s]")
-ODD = ("None", "True", "x", "0", "-1", "1", "2.5", '"a"', "[]", "()", "inf", "training", "real", "f32", "zeros()", "x.shape", "100000000000")
+ODD = ("None", "True", "x", "0", "-1", "1", "2.5", '"a"', "[]", "()", "inf", "training", "real", "f32", "zeros()", "x.shape", "10" * 6)
 
 
 def mutate_words(text: str, pool: list[str], rng: random.Random) -> str:
@@ -109,7 +109,8 @@ def main() -> None:
             path = arguments.out / f"broken-{arguments.seed}-{broken}.dsl"
             path.write_bytes(mutant if isinstance(mutant, bytes) else mutant.encode())
             print(f"{path}\n{traceback.format_exc(limit=-4)}")
-    print(f"{sum(found.values()) + broken} texts: {', '.join(f'{n} {what}' for what, n in sorted(found.items()))}, {broken} broke the compiler")
+    total = sum(found.values()) + broken
+    print(f"{total} texts: {', '.join(f'{n} {what}' for what, n in sorted(found.items()))}, {broken} broke the compiler")
     sys.exit(1 if broken else 0)
 
 
