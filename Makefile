@@ -5,7 +5,7 @@ VENV    = .venv
 BIN     = $(VENV)/bin
 
 DATA   ?= build/demo/topics.txt
-STEPS  ?= 300
+STEPS  ?= 400
 SAMPLE ?= 400
 PROMPT ?= "The "
 TESTS  ?= tests
