@@ -8,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mlc.driver import Build, Options, compile_file
+
+# A busy machine is no reason for a test to fail.
+settings.register_profile("mlc", deadline=None)
+settings.load_profile("mlc")
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
