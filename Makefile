@@ -12,6 +12,7 @@ TESTS  ?= tests
 WORKERS ?= auto
 SHARED ?= ../shared
 BASE   ?= HEAD
+SECONDS ?= 60
 
 .DEFAULT_GOAL = help
 
@@ -46,6 +47,10 @@ acceptance: $(VENV)/installed ## Measure what the README states (some minutes; w
 bench: $(VENV)/installed ## Time training steps beside PyTorch and JAX (PEERS=python of an environment that has them)
 	$(BIN)/python benchmarks/against_peers.py --peers $(SHARED)/bench/peers.py --python $(or $(PEERS),python3)
 
+fuzz: $(VENV)/installed ## Damage models and data files for SECONDS each; nothing may break
+	$(BIN)/python benchmarks/fuzz.py --seconds $(SECONDS)
+	$(MAKE) -C runtime fuzz SECONDS=$(SECONDS)
+
 replay: $(VENV)/installed ## Show how the emitted code of every example differs from BASE's (a refactoring: not at all)
 	$(BIN)/python benchmarks/replay.py --base $(BASE)
 
@@ -61,4 +66,4 @@ docs: $(VENV)/installed ## Write the generated pages of spec/
 clean: ## Remove what was built, the environment apart
 	rm -rf build *.egg-info
 
-.PHONY: help demo test acceptance bench replay lint docs clean
+.PHONY: help demo test acceptance bench fuzz replay lint docs clean
