@@ -41,7 +41,6 @@ _INFIX = {
     "not_equal": ("!=", EQUALITY),
     "and": ("&", BIT_AND),
     "or": ("|", BIT_OR),
-    "xor": ("!=", EQUALITY),
 }
 
 #: Scalar functions that mlc_kernel.h has as mlc_<name>.
@@ -53,7 +52,7 @@ _CALLS = (
 #: Those it has for f32 only.
 _F32_CALLS = ("abs", "sign", "minimum", "maximum")
 #: Scalar functions that make a bool.
-_BOOLEAN = ("less", "less_equal", "equal", "not_equal", "and", "or", "xor", "not", "to_bool")
+_BOOLEAN = ("less", "less_equal", "equal", "not_equal", "and", "or", "not", "to_bool")
 
 C_TYPES = {"f32": "float", "bf16": "uint16_t", "f16": "uint16_t", "i32": "int32_t", "bool": "uint8_t"}
 LOCAL_TYPES = {"f32": "float", "i32": "int32_t", "bool": "int"}
