@@ -1,0 +1,262 @@
+"""What each call of the train chain costs: seconds of its three parts, and the bytes a rank must hold for it.
+
+    Lowered  ->  one CallCost per call
+
+Bytes are kept by how they add up, for a stage is a range of calls and a rank holds several stages: parameters count once a
+rank whoever uses them, gradient accumulators once a use, optimizer states once in the pipeline (at the call that uses the
+parameter first), values that live from forward to backward once a stage for each microbatch in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlc.ir.program import Call, Parameter, Program, Unit, Variant
+from mlc.ir.types import TensorType
+from mlc.lower.program import Lowered
+from mlc.lower.routine import Routine
+from mlc.parallel.roofline import CORE, Machine, routine_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterUse:
+    """A parameter as one call needs it.
+
+    value_bytes:        the f32 master, and the copy in the dtype of the forward pass where that is narrower
+    state_bytes:        optimizer state and what the update writes beside it; at the call of the first use only, else 0
+    accumulator_bytes:  of this use, over all levels of the tree of groups; 0 where no gradient arrives
+    """
+
+    name: str
+    value_bytes: int
+    state_bytes: int
+    accumulator_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A state or an input that the backward of a call reads, for one microbatch.
+
+    to_weight: until the weight gradient of some call, else until the input gradient
+    """
+
+    name: str
+    bytes: int
+    to_weight: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """One call of the chain, in numbers. Seconds and bytes are of one microbatch, on one core.
+
+    unit, path:        the layer function and the call path, "block" and "h.3"
+    saved_bytes:       values from forward to input gradient
+    saved_w_bytes:     values from forward to weight gradient
+    pending_bytes:     values from input gradient to weight gradient
+    kept:              states and inputs that the backward reads
+    work_bytes:        the largest work memory of its routines
+    fused_bytes:       pending values that take room of their own when the weight gradient follows at once
+    crossing_bytes:    states that a cut behind this call sends, skip connections included
+    """
+
+    unit: str
+    path: str
+    forward_seconds: float
+    input_gradient_seconds: float
+    weight_gradient_seconds: float
+    parameters: tuple[ParameterUse, ...]
+    saved_bytes: int
+    saved_w_bytes: int
+    pending_bytes: int
+    kept: tuple[Kept, ...]
+    work_bytes: int
+    fused_bytes: int
+    crossing_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Forward, input gradient and weight gradient of one microbatch."""
+        return self.forward_seconds + self.input_gradient_seconds + self.weight_gradient_seconds
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.path or self.unit
+
+
+def call_costs(lowered: Lowered, levels: int = 1, replicas: int = 1, machine: Machine = CORE) -> tuple[CallCost, ...]:
+    """The cost of every call of the train chain, in order.
+
+    levels:    accumulators a use: the group being folded and the group sums held beside it
+    replicas:  dp: elementwise optimizer states are shared out among them
+    """
+    program = lowered.step.program
+    parameters = _ParameterSizes(lowered, levels, replicas)
+    states = _state_types(program)
+    to_weight = _kept_to_weight(lowered)
+    crossing = _crossing_bytes(program, states)
+    units = {number: _UnitCost(lowered, number, machine) for number in sorted({call.unit for call in program.train.calls})}
+    return tuple(
+        CallCost(
+            unit=program.units[call.unit].name,
+            path=call.path,
+            forward_seconds=units[call.unit].seconds[0],
+            input_gradient_seconds=units[call.unit].seconds[1],
+            weight_gradient_seconds=units[call.unit].seconds[2],
+            parameters=parameters.of_call(number),
+            saved_bytes=units[call.unit].saved_bytes,
+            saved_w_bytes=units[call.unit].saved_w_bytes,
+            pending_bytes=units[call.unit].pending_bytes,
+            kept=tuple(Kept(name, kind.bytes, name in to_weight) for name, kind in _kept(lowered, call)),
+            work_bytes=units[call.unit].work_bytes,
+            fused_bytes=units[call.unit].fused_bytes,
+            crossing_bytes=crossing[number],
+        )
+        for number, call in enumerate(program.train.calls)
+    )
+
+
+class _UnitCost:
+    """What all calls of one unit have in common."""
+
+    def __init__(self, lowered: Lowered, number: int, machine: Machine):
+        variant = lowered.step.variants[number]
+        routines = (lowered.forward[number], lowered.input_gradient[number], lowered.weight_gradient[number])
+        self.seconds = tuple(_seconds(routine, machine) for routine in routines)
+        self.work_bytes = max(routine.work_bytes for routine in routines if routine is not None)
+        saved = {r.name: r.type.bytes for r in variant.forward.results} if variant else {}
+        self.saved_bytes = sum(saved[name] for name in variant.saved if name not in variant.saved_w) if variant else 0
+        self.saved_w_bytes = sum(saved[name] for name in variant.saved_w) if variant else 0
+        self.pending_bytes = _pending_bytes(variant) if variant else 0
+        self.fused_bytes = _fused_bytes(lowered, number, variant) if variant else 0
+
+
+def _seconds(routine: Routine | None, machine: Machine) -> float:
+    return 0.0 if routine is None else routine_seconds(routine, machine)
+
+
+def _pending_bytes(variant: Variant) -> int:
+    """Pending values, and the cotangents that the weight gradient reads itself."""
+    made = {r.name: r.type.bytes for r in variant.input_gradient.results}
+    cotangents = {name for name in variant.d_results if name is not None}
+    read = sum(p.type.bytes for p in variant.weight_gradient.parameters if p.name in cotangents)
+    return sum(made[name] for name in variant.pending) + read
+
+
+def _fused_bytes(lowered: Lowered, number: int, variant: Variant) -> int:
+    """Pending values that neither stay where a cotangent lies nor take the place of a saved value read for the last time."""
+    routine, later = lowered.input_gradient[number], _read_names(variant, "weight_gradient")
+    in_place = dict(routine.in_place) if routine else {}
+    free = {name for name, over in in_place.items() if over in variant.saved and over not in later}
+    made = {r.name: r.type.bytes for r in variant.input_gradient.results}
+    return sum(made[name] for name in variant.pending if name not in free and name not in lowered.kept[number])
+
+
+def _kept(lowered: Lowered, call: Call) -> Iterator[tuple[str, TensorType]]:
+    """States and inputs, each once, that the backward of a call reads."""
+    unit, variant = lowered.step.program.units[call.unit], lowered.step.variants[call.unit]
+    if variant is None:
+        return
+    read = _read_names(variant, "input_gradient") | _read_names(variant, "weight_gradient")
+    seen: set[str] = set()
+    for inside, name, kind in _bound_values(unit, call):
+        if inside in read and name not in seen:
+            seen.add(name)
+            yield name, kind
+
+
+def _bound_values(unit: Unit, call: Call) -> Iterator[tuple[str, str, TensorType]]:
+    """(name inside the unit, name in the chain, type) of the states and inputs a call reads and the states it makes."""
+    for role, value, name in zip(unit.roles, unit.function.parameters, call.arguments, strict=True):
+        if role in ("state", "input"):
+            yield value.name, name, value.type
+    for value, name in zip(unit.function.results[: unit.outputs], call.results, strict=True):
+        yield value.name, name, value.type
+
+
+def _read_names(variant: Variant, which: str) -> set[str]:
+    function = variant.input_gradient if which == "input_gradient" else variant.weight_gradient
+    return {p.name for p in function.parameters}
+
+
+def _kept_to_weight(lowered: Lowered) -> set[str]:
+    """States and inputs that some weight gradient reads."""
+    program, found = lowered.step.program, set[str]()
+    for call in program.train.calls:
+        variant = lowered.step.variants[call.unit]
+        read = _read_names(variant, "weight_gradient") if variant else set()
+        found |= {name for inside, name, _ in _bound_values(program.units[call.unit], call) if inside in read}
+    return found
+
+
+def _state_types(program: Program) -> dict[str, TensorType]:
+    """The states of the train chain."""
+    return {
+        name: value.type
+        for call in program.train.calls
+        for value, name in zip(program.units[call.unit].function.results, call.results, strict=False)
+    }
+
+
+def _crossing_bytes(program: Program, states: dict[str, TensorType]) -> list[int]:
+    """For each call, the bytes of the states made by it or before it and read after it."""
+    made: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for number, call in enumerate(program.train.calls):
+        made.update(dict.fromkeys(call.results, number))
+        roles = program.units[call.unit].roles
+        last.update((name, number) for role, name in zip(roles, call.arguments, strict=True) if role == "state")
+    crossing = [0] * len(program.train.calls)
+    for name, end in last.items():
+        for number in range(made[name], end):
+            crossing[number] += states[name].bytes
+    return crossing
+
+
+class _ParameterSizes:
+    """Bytes of the parameters of each call. The first use of a parameter is that of its owner."""
+
+    def __init__(self, lowered: Lowered, levels: int, replicas: int):
+        self.lowered = lowered
+        self.levels = levels
+        self.replicas = replicas
+        self.parameters = {p.name: p for p in lowered.step.program.parameters}
+        self.uses = [self._uses(call) for call in lowered.step.program.train.calls]
+        self.first: dict[str, int] = {}
+        for number, uses in enumerate(self.uses):
+            for name in uses:
+                self.first.setdefault(name, number)
+        self.trained = {name for uses in self.uses for name, count in uses.items() if count}
+
+    def of_call(self, number: int) -> tuple[ParameterUse, ...]:
+        return tuple(self._use(self.parameters[name], count, number) for name, count in self.uses[number].items())
+
+    def _uses(self, call: Call) -> dict[str, int]:
+        """The parameters of a call -> how many of its gradients or effects reach each."""
+        unit, variant = self.lowered.step.program.units[call.unit], self.lowered.step.variants[call.unit]
+        bound = dict(zip((p.name for p in unit.function.parameters), call.arguments, strict=True))
+        uses = {name: 0 for role, name in zip(unit.roles, call.arguments, strict=True) if role == "param"}
+        for inside, _, _ in variant.d_params if variant else ():
+            uses[bound[inside]] += 1
+        for effect, name in zip(unit.effects, call.effects, strict=True):
+            if effect.kind == "accumulate":
+                uses[name] = uses.get(name, 0) + 1
+        return uses
+
+    def _use(self, parameter: Parameter, count: int, number: int) -> ParameterUse:
+        size, kind = parameter.type.size, parameter.type
+        value_bytes = 4 * size + (kind.bytes if kind.dtype != "f32" else 0)
+        owned = self.first[parameter.name] == number and parameter.name in self.trained
+        state_bytes = self._state_bytes(parameter) if owned else 0
+        return ParameterUse(parameter.name, value_bytes, state_bytes, 4 * size * self.levels * count)
+
+    def _state_bytes(self, parameter: Parameter) -> int:
+        """Optimizer state on the fullest replica; an update that does not run in place has room for its results."""
+        if parameter.update is None:
+            return 0
+        rule, routine = self.lowered.step.program.updates[parameter.update], self.lowered.updates[parameter.update]
+        sizes = [parameter.type.size if rule.elementwise else kind.size for _, kind in rule.states]
+        if routine.name in self.lowered.flat:
+            return -(-4 * sum(sizes) // self.replicas)
+        return 4 * (parameter.type.size + 2 * sum(sizes)) + routine.work_bytes

@@ -1,0 +1,56 @@
+"""How much each rank may hold, and bounds that no order of actions can beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mlc.parallel.actions import Schedule
+from mlc.parallel.placement import stages_of
+from mlc.parallel.simulate import Costs, Residuals, peak
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The most that each rank may hold of residuals, in their unit: bytes, or their number."""
+
+    limit: tuple[int, ...]  # per rank
+    residuals: Residuals
+
+    def fits(self, schedule: Schedule) -> bool:
+        return all(held <= limit for held, limit in zip(peak(schedule, self.residuals), self.limit))
+
+    def least(self, placement: tuple[int, ...], rank: int) -> int:
+        """What a rank must at least be allowed to hold: one microbatch on each of its chunks."""
+        return sum(self.size(stage) for stage in stages_of(placement, rank))
+
+    def size(self, stage: int) -> int:
+        """The most that one residual of a stage ever takes."""
+        return max(self.residuals.saved[stage], self.residuals.pending[stage])
+
+
+def counted(limit: int, ranks: int, chunks: int) -> Memory:
+    """At most `limit` residuals of a microbatch on a chunk on every rank, whole until their weight gradient has ended."""
+    ones = (1,) * (ranks * chunks)
+    return Memory((limit,) * ranks, Residuals(ones, ones))
+
+
+def least_makespan(placement: tuple[int, ...], ranks: int, microbatches: int, costs: Costs) -> float:
+    """No order of F, I and W on this placement ends sooner, whatever memory it may use.
+
+    A rank cannot start before a first input reaches one of its stages, and then has all its work to do; its last input gradient
+    has a way to stage 0 before it, where a weight gradient follows.
+    """
+    hops = [costs.transfer * (before != behind) for before, behind in pairwise(placement)]
+    head = [0.0]
+    tail = [costs.weight_gradient[0]]
+    for stage, hop in enumerate(hops):
+        head.append(head[-1] + costs.forward[stage] + hop)
+        tail.append(tail[-1] + costs.input_gradient[stage] + hop)
+    return max(_rank_least(stages_of(placement, rank), microbatches, costs, head, tail) for rank in range(ranks))
+
+
+def _rank_least(stages: tuple[int, ...], microbatches: int, costs: Costs, head: list[float], tail: list[float]) -> float:
+    critical = microbatches * sum(costs.forward[s] + costs.input_gradient[s] for s in stages)
+    deferred = microbatches * sum(costs.weight_gradient[s] for s in stages)
+    return min(head[s] for s in stages) + critical + max(deferred, min(tail[s] for s in stages))

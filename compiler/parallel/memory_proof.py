@@ -1,0 +1,114 @@
+"""That no two buffers of a place which are in use at once share a byte, and that all lie in its arena, those of peers in its inbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlc.parallel.planned import Area, Channel, Place, Planned
+from mlc.parallel.symbolic import Fault
+
+HEADER_BYTES = 256
+FLOAT_BYTES = 4
+
+
+def memory_faults(planned: Planned) -> Iterator[Fault]:
+    """What is wrong with the addresses of a plan."""
+    for place in planned.places:
+        yield from _region_faults(planned, place)
+        yield from _accumulator_faults(planned, place)
+        yield from _inbox_faults(planned, place)
+        for replica in range(len(place.shards)):
+            yield from _overlaps(place, [*_areas(planned, place), *_states(planned, place, replica)])
+
+
+def _region_faults(planned: Planned, place: Place) -> Iterator[Fault]:
+    """Slots that hold what is put there; inboxes and outboxes that are the channels' own."""
+    for region in place.regions.values():
+        if region.slots > 1 and region.stride < region.bytes:
+            yield Fault("E1206", f"rank {place.number}: {region.name} puts {region.bytes} bytes into slots of {region.stride}")
+        side, _, name = region.name.partition(":")
+        channel = planned.channels.get(name)
+        if side not in ("in", "out") or not name:
+            continue
+        if channel is None:
+            yield Fault("E1206", f"rank {place.number}: {region.name} belongs to no channel")
+            continue
+        wanted = (channel.inbox, channel.slots) if side == "in" else (channel.outbox, channel.outbox_slots)
+        if (region.base, region.slots) != wanted or region.stride != channel.slot_bytes:
+            yield Fault("E1206", f"rank {place.number}: {region.name} is not the {side}box of its channel")
+        if region.bytes > channel.slot_bytes:
+            yield Fault("E1206", f"rank {place.number}: {region.name} puts {region.bytes} bytes into messages of {channel.slot_bytes}")
+
+
+def _accumulator_faults(planned: Planned, place: Place) -> Iterator[Fault]:
+    for use in place.uses:
+        if len(use.levels) != place.levels:
+            name = planned.parameters[use.parameter].name
+            yield Fault("E1206", f"rank {place.number}: {name} has {len(use.levels)} accumulators for a tree of {place.levels} levels")
+
+
+def _inbox_faults(planned: Planned, place: Place) -> Iterator[Fault]:
+    """What peers write lies in the inbox, which they share; all else lies behind it."""
+    end = place.inbox_bytes
+    for channel in planned.channels.values():
+        areas = list(_channel_areas(planned, place, channel))
+        shared = areas if channel.kind == "tree" else areas[:2] if channel.target == place.number else []
+        for area in areas:
+            if area in shared and area.end > end:
+                yield Fault("E1206", f"rank {place.number}: {area.name} ends at byte {area.end} of an inbox of {end}")
+            if area not in shared and area.at < end:
+                yield Fault("E1206", f"rank {place.number}: {area.name} begins at byte {area.at}, in the inbox of {end}")
+    for area in (*place.fixed, *_rings(place)):
+        if area.bytes and area.at < end:
+            yield Fault("E1206", f"rank {place.number}: {area.name} begins at byte {area.at}, in the inbox of {end}")
+
+
+def _rings(place: Place) -> Iterator[Area]:
+    """The private regions of a place, whole."""
+    for region in place.regions.values():
+        if region.name != "arena" and region.name.partition(":")[0] not in ("in", "out"):
+            yield Area(region.name, region.base, region.stride * (region.slots - 1) + region.bytes, region.chain)
+
+
+def _areas(planned: Planned, place: Place) -> Iterator[Area]:
+    """Everything of a place that does not depend on the replica."""
+    yield from place.fixed
+    yield from _rings(place)
+    for channel in planned.channels.values():
+        yield from _channel_areas(planned, place, channel)
+
+
+def _channel_areas(planned: Planned, place: Place, channel: Channel) -> Iterator[Area]:
+    """Headers and inboxes are always in use; an outbox while its chain runs."""
+    peers = 3 if channel.kind == "tree" else planned.dp - 1 if channel.source == channel.target else 1
+    everywhere = channel.kind == "tree"
+    if everywhere or channel.target == place.number:
+        yield Area(f"headers of {channel.name}", channel.headers, peers * HEADER_BYTES, None)
+        yield Area(f"inbox of {channel.name}", channel.inbox, peers * channel.slots * channel.slot_bytes, None)
+    if everywhere or channel.source == place.number:
+        size = peers * channel.outbox_slots * channel.slot_bytes
+        yield Area(f"outbox of {channel.name}", channel.outbox, size, channel.chain)
+
+
+def _states(planned: Planned, place: Place, replica: int) -> Iterator[Area]:
+    """The optimizer state of a replica's shard."""
+    for piece in place.shards[replica]:
+        parameter = planned.parameters[piece.parameter]
+        for number, at in enumerate(piece.states):
+            size = piece.end - piece.begin if parameter.elementwise else parameter.states[number]
+            yield Area(f"state {number} of {parameter.name}", at, FLOAT_BYTES * size, None)
+
+
+def _overlaps(place: Place, areas: list[Area]) -> Iterator[Fault]:
+    """A sweep over the arena; areas of two different chains are never in use at once."""
+    areas = sorted((a for a in areas if a.bytes), key=lambda a: (a.at, a.end, a.name))
+    active: list[Area] = []
+    for area in areas:
+        if area.at < 0 or area.end > place.arena_bytes:
+            yield Fault("E1206", f"rank {place.number}: {area.name} ends at byte {area.end} of an arena of {place.arena_bytes}")
+        active = [a for a in active if a.end > area.at]
+        for other in active:
+            if other.chain is None or area.chain is None or other.chain == area.chain:
+                text = f"{area.name} at {area.at} overlaps {other.name}, which ends at {other.end}"
+                yield Fault("E1206", f"rank {place.number}: {text}")
+        active.append(area)

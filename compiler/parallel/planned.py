@@ -1,0 +1,272 @@
+"""plan.json as data: what the verifier and the emitter of action tables read, and nothing they would have to guess."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+
+VERSION = 2
+CHAINS = ("train", "evaluate", "sample")
+COMPUTE = ("F", "I", "W", "B")
+TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
+ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD")
+CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "tree")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of a list: `of` is a chunk of the place, or the name of a channel."""
+
+    kind: str
+    of: int | str
+    microbatch: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.of} {self.microbatch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Bytes [at, at + bytes) of a place's arena; of one chain, or None: in use in all."""
+
+    name: str
+    at: int
+    bytes: int
+    chain: str | None
+
+    @property
+    def end(self) -> int:
+        return self.at + self.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A ring of slots, one a live microbatch; a slot holds `bytes` of its `stride`."""
+
+    name: str
+    base: int
+    stride: int
+    slots: int
+    bytes: int
+    chain: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A directed edge between two places; `source` and `target` are -1 for the tree of all ranks."""
+
+    name: str
+    kind: str
+    chain: str | None
+    source: int
+    target: int
+    slot_bytes: int
+    slots: int
+    outbox_slots: int
+    inbox: int
+    headers: int
+    outbox: int
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """The regions that a phase of a chunk reads and writes."""
+
+    reads: frozenset[str]
+    writes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Elements [begin, end) of a parameter that one replica updates."""
+
+    parameter: int
+    begin: int
+    end: int
+    states: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """The gradient of one use of a parameter by a chunk of the place; `levels` are addresses of accumulators."""
+
+    parameter: int
+    index: int
+    chunk: int
+    phase: str
+    levels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """All that the ranks of one pipeline coordinate have in common. The first inbox_bytes of its arena are what peers write into."""
+
+    number: int
+    arena_bytes: int
+    inbox_bytes: int
+    levels: int
+    fixed: tuple[Area, ...]
+    regions: Mapping[str, Region]
+    phases: Mapping[str, Mapping[str, Touch]]
+    lists: Mapping[str, tuple[Entry, ...]]
+    stages: tuple[int, ...]
+    shards: tuple[tuple[Piece, ...], ...]
+    uses: tuple[Use, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedParameter:
+    """`states` are the sizes of its optimizer states in elements; `uses` are (stage, phase)."""
+
+    name: str
+    elements: int
+    fed: str
+    owner: int
+    uses: tuple[tuple[int, str], ...]
+    states: tuple[int, ...]
+    elementwise: bool
+    updated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A whole plan. `rounds` are the microbatches of a list of each chain, for one replica."""
+
+    model: str
+    pp: int
+    dp: int
+    microbatches: int
+    groups: int
+    stages: tuple[int, ...]
+    calls: tuple[tuple[str, ...], ...]
+    parameters: tuple[PlannedParameter, ...]
+    channels: Mapping[str, Channel]
+    places: tuple[Place, ...]
+    rounds: Mapping[str, int]
+
+
+def load_plan(path: Path) -> dict[str, Any]:
+    """The content of a plan.json. raises: E1201"""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise refusal("E1201", f"cannot read {path}: {problem.strerror}") from problem
+    except ValueError as problem:
+        raise refusal("E1201", f"{path} is not JSON: {problem}") from problem
+    if not isinstance(content, dict):
+        raise refusal("E1201", f"{path} holds no plan")
+    return content
+
+
+def refusal(code: str, message: str) -> MlcError:
+    """One diagnostic that points at no source."""
+    return MlcError([Diagnostic(code, message, NO_SPAN)])
+
+
+def read_plan(content: Mapping[str, Any]) -> Planned:
+    """The plan in a parsed plan.json. raises: E1201 where something is missing or not of its kind"""
+    if content.get("version") != VERSION:
+        raise refusal("E1201", f"plan.json has version {content.get('version')!r}, this mlc reads version {VERSION}")
+    try:
+        return _read(content)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        raise refusal("E1201", f"plan.json is damaged: {type(problem).__name__} {problem}") from problem
+
+
+def _read(content: Mapping[str, Any]) -> Planned:
+    planned = Planned(
+        model=str(content["model"]),
+        pp=_count(content["pp"]),
+        dp=_count(content["dp"]),
+        microbatches=_count(content["microbatches"]),
+        groups=_count(content["groups"]),
+        stages=tuple(_whole(s["place"]) for s in content["stages"]),
+        calls=tuple(tuple(map(str, s["calls"])) for s in content["stages"]),
+        parameters=tuple(map(_parameter, content["parameters"])),
+        channels={c["name"]: _channel(c) for c in content["channels"]},
+        places=tuple(map(_place, content["places"])),
+        rounds={chain: _count(content["rounds"][chain]) for chain in CHAINS if chain in content["rounds"]},
+    )
+    if len(planned.channels) != len(content["channels"]):
+        raise ValueError("two channels have one name")
+    if len(planned.places) != planned.pp:
+        raise ValueError(f"{len(planned.places)} places for pp = {planned.pp}")
+    return planned
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _count(value: Any) -> int:
+    if _whole(value) < 1:
+        raise ValueError(f"{value} is not at least 1")
+    return value
+
+
+def _parameter(p: Mapping[str, Any]) -> PlannedParameter:
+    sizes = []
+    for state in p["states"]:
+        size = 1
+        for extent in state["shape"]:
+            size *= _count(extent)
+        sizes.append(size)
+    uses = tuple((_whole(u["stage"]), str(u["phase"])) for u in p["uses"])
+    flags = bool(p["elementwise"]), bool(p["updated"])
+    return PlannedParameter(str(p["name"]), _count(p["elements"]), str(p["fed"]), _whole(p["owner"]), uses, tuple(sizes), *flags)
+
+
+def _channel(c: Mapping[str, Any]) -> Channel:
+    if c["kind"] not in CHANNEL_KINDS:
+        raise ValueError(f"{c['kind']!r} is no kind of channel")
+    numbers = [_whole(c[key]) for key in ("from", "to", "slot_bytes", "slots", "outbox_slots", "inbox", "headers", "outbox")]
+    return Channel(str(c["name"]), str(c["kind"]), c["chain"], *numbers)
+
+
+def _region(r: Mapping[str, Any]) -> Region:
+    return Region(str(r["name"]), _whole(r["base"]), _whole(r["stride"]), _count(r["slots"]), _whole(r["bytes"]), r.get("chain"))
+
+
+def _place(p: Mapping[str, Any]) -> Place:
+    regions = {r["name"]: _region(r) for r in p["regions"]}
+    if len(regions) != len(p["regions"]):
+        raise ValueError("two regions of a place have one name")
+    return Place(
+        number=_whole(p["place"]),
+        arena_bytes=_count(p["arena_bytes"]),
+        inbox_bytes=_whole(p["inbox_bytes"]),
+        levels=_whole(p["levels"]),
+        fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), f.get("chain")) for f in p["fixed"]),
+        regions=regions,
+        phases={chain: {name: _touch(t) for name, t in of.items()} for chain, of in p["phases"].items()},
+        lists={chain: tuple(map(_entry, rows)) for chain, rows in p["lists"].items()},
+        stages=tuple(map(_whole, p["stages"])),
+        shards=tuple(tuple(map(_piece, shard)) for shard in p["shards"]),
+        uses=tuple(map(_use, p["uses"])),
+    )
+
+
+def _touch(t: Mapping[str, Any]) -> Touch:
+    return Touch(frozenset(t["reads"]), frozenset(t["writes"]))
+
+
+def _entry(row: Any) -> Entry:
+    kind, of, microbatch = row
+    if kind not in (*COMPUTE, *TRANSFERS, *ENDINGS):
+        raise ValueError(f"{kind!r} is no kind of action")
+    return Entry(kind, str(of) if kind in TRANSFERS else _whole(of), _whole(microbatch))
+
+
+def _piece(p: Mapping[str, Any]) -> Piece:
+    return Piece(_whole(p["parameter"]), _whole(p["begin"]), _whole(p["end"]), tuple(map(_whole, p["states"])))
+
+
+def _use(u: Mapping[str, Any]) -> Use:
+    return Use(_whole(u["parameter"]), _whole(u["index"]), _whole(u["chunk"]), str(u["phase"]), tuple(map(_whole, u["levels"])))

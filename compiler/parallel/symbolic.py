@@ -1,0 +1,359 @@
+"""One symbolic run of a plan's lists: who waits for whom, what each slot holds, what is never freed.
+
+A place is a stream of actions; each of its outgoing channels is another, which moves posted messages in order as soon as the
+receiver has freed a slot. Channels are FIFO with one sender and one receiver, nothing polls: a Kahn network with bounded channels, so
+one run in any order decides for every order (Kahn 1974; Parks 1995 for bounded buffers). Replicas have equal lists and equal channels
+of their own: one stands for all. STATISTICS, NORM, REDUCE, SHARE and SPREAD are meetings that every rank reaches in one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from mlc.parallel.planned import COMPUTE, TRANSFERS, Channel, Entry, Place, Planned, Region, Touch
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a plan is refused: an error code and a sentence that names rank, action and peer."""
+
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What a slot holds: a microbatch, and the actions that will still touch it."""
+
+    microbatch: int
+    waiting: set[tuple[str, int, int]]
+
+
+@dataclass(slots=True)
+class _Flow:
+    """Counts of a channel's messages: each is the number of the next one."""
+
+    channel: Channel
+    posted: int = 0
+    moved: int = 0
+    waited: int = 0  # SENT
+    received: int = 0
+    freed: int = 0
+
+    def move(self) -> bool:
+        """Move every message that may move."""
+        before = self.moved
+        self.moved = max(self.moved, min(self.posted, self.freed + self.channel.slots))
+        return self.moved > before
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A place with its position in its list. `ring` holds the content of its regions by (region, slot)."""
+
+    place: Place
+    entries: Sequence[Entry]
+    touches: Mapping[str, Touch]
+    touched: Mapping[str, frozenset[str]]
+    actions: Mapping[int, Sequence[Entry]]  # compute, by microbatch
+    at: int = 0
+    done: set[tuple[str, int, int]] = field(default_factory=set)
+    ring: dict[tuple[str, int], _Slot] = field(default_factory=dict)
+    live: dict[str, int] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def current(self) -> Entry | None:
+        return self.entries[self.at] if self.at < len(self.entries) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run found. `peaks`: for each place, the most slots of each region in use at once; `messages`: by channel."""
+
+    faults: tuple[Fault, ...]
+    peaks: tuple[Mapping[str, int], ...]
+    messages: Mapping[str, int]
+
+
+def run_symbolic(planned: Planned, chain: str, count: int) -> Outcome:
+    """Run the lists of a chain on the first `count` microbatches of a round. Stops at the first fault."""
+    return _Run(planned, chain, count).run()
+
+
+class _Stop(Exception):
+    def __init__(self, fault: Fault):
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+class _Run:
+    def __init__(self, planned: Planned, chain: str, count: int):
+        self.planned = planned
+        self.chain = chain
+        self.flows = {name: _Flow(c) for name, c in planned.channels.items() if c.chain == chain}
+        self.streams = [self._stream(place, chain, count) for place in planned.places]
+
+    def _stream(self, place: Place, chain: str, count: int) -> _Stream:
+        rows = [e for e in place.lists[chain] if e.kind not in (*COMPUTE, *TRANSFERS) or e.microbatch < count]
+        touches = place.phases.get(chain, {})
+        regions = {name for t in touches.values() for name in (*t.reads, *t.writes)}
+        touched = {r: frozenset(p for p, t in touches.items() if r in t.reads or r in t.writes) for r in regions}
+        actions: dict[int, list[Entry]] = {}
+        for entry in rows:
+            if entry.kind in COMPUTE:
+                actions.setdefault(entry.microbatch, []).append(entry)
+        return _Stream(place, rows, touches, touched, actions)
+
+    def run(self) -> Outcome:
+        faults: list[Fault] = []
+        try:
+            while self._round():
+                pass
+            self._finish()
+        except _Stop as stop:
+            faults.append(stop.fault)
+        messages = {name: flow.moved for name, flow in self.flows.items()}
+        return Outcome(tuple(faults), tuple(s.peak for s in self.streams), messages)
+
+    def _round(self) -> bool:
+        """Let every stream and channel go as far as it can; False when nothing moved."""
+        moved = False
+        for stream in self.streams:
+            while (entry := stream.current) is not None and self._step(stream, entry):
+                stream.at += 1
+                moved = True
+        for flow in self.flows.values():
+            moved |= flow.move()
+        return self._meet() or moved
+
+    def _meet(self) -> bool:
+        """All streams have reached the same meeting: they pass it."""
+        entries = [s.current for s in self.streams]
+        kinds = {e.kind if e is not None else None for e in entries}
+        if len(kinds) != 1 or not kinds <= {"STATISTICS", "SHARE", "NORM", "SPREAD"}:
+            return False
+        for stream in self.streams:
+            stream.at += 1
+        return True
+
+    def _step(self, stream: _Stream, entry: Entry) -> bool:
+        """Do one action; False when it must wait."""
+        match entry.kind:
+            case "STATISTICS" | "SHARE" | "NORM" | "SPREAD":
+                return False
+            case "REDUCE" | "UPDATE":
+                return True
+            case "RECEIVE" | "FREE" | "SEND" | "SENT":
+                return self._transfer(stream, entry)
+        self._compute(stream, entry)
+        return True
+
+    # ------------------------------------------------------------------------------------------------------ transfers
+
+    def _transfer(self, stream: _Stream, entry: Entry) -> bool:
+        flow = self._flow(stream, entry)
+        match entry.kind:
+            case "SEND":
+                return self._send(stream, entry, flow)
+            case "SENT":
+                return self._sent(stream, entry, flow)
+            case "RECEIVE":
+                return self._receive(stream, entry, flow)
+        return self._free(stream, entry, flow)
+
+    def _flow(self, stream: _Stream, entry: Entry) -> _Flow:
+        flow = self.flows.get(str(entry.of))
+        own = stream.place.number
+        if flow is None:
+            self._refuse(stream, entry, "E1203", f"there is no channel {entry.of} of the {self.chain} chain")
+        end, role = (flow.channel.source, "sender") if entry.kind in ("SEND", "SENT") else (flow.channel.target, "receiver")
+        if end != own:
+            self._refuse(stream, entry, "E1203", f"the {role} of {entry.of} is rank {end}, not rank {own}")
+        return flow
+
+    def _send(self, stream: _Stream, entry: Entry, flow: _Flow) -> bool:
+        self._in_order(stream, entry, flow.posted, "sent", flow.channel.target)
+        self._expect(stream, entry, f"out:{entry.of}")
+        flow.posted += 1
+        return True
+
+    def _sent(self, stream: _Stream, entry: Entry, flow: _Flow) -> bool:
+        self._in_order(stream, entry, flow.waited, "waited for", flow.channel.target)
+        if entry.microbatch >= flow.posted:
+            self._refuse(stream, entry, "E1203", f"message {entry.microbatch} to rank {flow.channel.target} was not sent before")
+        if flow.moved <= entry.microbatch:
+            return False
+        flow.waited += 1
+        self._retire(stream, f"out:{entry.of}")
+        return True
+
+    def _receive(self, stream: _Stream, entry: Entry, flow: _Flow) -> bool:
+        self._in_order(stream, entry, flow.received, "received", flow.channel.source)
+        if flow.moved <= entry.microbatch:
+            return False
+        flow.received += 1
+        self._fill(stream, entry, stream.place.regions[f"in:{entry.of}"], entry.microbatch, ())
+        return True
+
+    def _free(self, stream: _Stream, entry: Entry, flow: _Flow) -> bool:
+        name = f"in:{entry.of}"
+        self._in_order(stream, entry, flow.freed, "freed", flow.channel.source)
+        if entry.microbatch >= flow.received:
+            text = f"message {entry.microbatch} from rank {flow.channel.source} was not received before"
+            self._refuse(stream, entry, "E1205", text)
+        slot = self._expect(stream, entry, name)
+        if slot.waiting:
+            later = min(slot.waiting, key=self._position)
+            text = f"message {entry.microbatch} from rank {flow.channel.source} is freed before {_said(later)} reads it"
+            self._refuse(stream, entry, "E1205", text)
+        flow.freed += 1
+        self._retire(stream, name)
+        return True
+
+    def _in_order(self, stream: _Stream, entry: Entry, expected: int, what: str, peer: int) -> None:
+        if entry.microbatch != expected:
+            text = f"message {entry.microbatch} is {what} where message {expected} is next in the order of rank {peer}"
+            self._refuse(stream, entry, "E1203", text)
+
+    # -------------------------------------------------------------------------------------------------------- compute
+
+    def _compute(self, stream: _Stream, entry: Entry) -> None:
+        phase = f"{entry.kind}{entry.of}"
+        touch = stream.touches.get(phase)
+        if touch is None:
+            self._refuse(stream, entry, "E1204", f"this place has no rows for {phase}")
+        own = (entry.kind, int(entry.of), entry.microbatch)
+        for name in sorted(touch.reads):
+            self._expect(stream, entry, name)
+        for name in sorted(touch.writes):
+            self._write(stream, entry, name, own)
+        stream.done.add(own)
+        for name in sorted(touch.reads | touch.writes):
+            self._slot(stream, name, entry.microbatch).waiting.discard(own)
+            self._retire(stream, name)
+
+    def _write(self, stream: _Stream, entry: Entry, name: str, own: tuple[str, int, int]) -> None:
+        region = self._region(stream, entry, name)
+        held = stream.ring.get((name, entry.microbatch % region.slots))
+        if held is not None and held.microbatch == entry.microbatch:
+            return
+        if name.startswith("in:"):
+            self._refuse(stream, entry, "E1205", f"writes the slot of message {entry.microbatch} of {name[3:]}, which is not received")
+        self._fill(stream, entry, region, entry.microbatch, own)
+
+    def _fill(self, stream: _Stream, entry: Entry, region: Region, microbatch: int, own: tuple[str, int, int] | tuple[()]) -> None:
+        """Put microbatch into its slot, which nothing may need any more."""
+        key = (region.name, microbatch % region.slots)
+        held = stream.ring.get(key)
+        if held is not None and held.waiting:
+            later = min(held.waiting, key=self._position)
+            text = f"overwrites microbatch {held.microbatch} in {region.name} ({region.slots} slots), which {_said(later)} still reads"
+            self._refuse(stream, entry, "E1205", text)
+        if held is not None and region.name.startswith("out:") and held.microbatch >= self.flows[region.name[4:]].waited:
+            peer = self.flows[region.name[4:]].channel.target
+            text = f"overwrites message {held.microbatch} of {region.name[4:]} ({region.slots} slots): it may not have left for rank {peer}"
+            self._refuse(stream, entry, "E1205", text)
+        readers = self._readers(stream, region.name, microbatch) - stream.done - {own}
+        stream.ring[key] = _Slot(microbatch, set(readers))
+        stream.live[region.name] = sum(1 for (name, _), s in stream.ring.items() if name == region.name)
+        stream.peak[region.name] = max(stream.peak.get(region.name, 0), stream.live[region.name])
+
+    def _readers(self, stream: _Stream, name: str, microbatch: int) -> set[tuple[str, int, int]]:
+        """The actions of the list that touch a region for a microbatch."""
+        phases = stream.touched.get(name, frozenset())
+        return {(e.kind, int(e.of), microbatch) for e in stream.actions.get(microbatch, ()) if f"{e.kind}{e.of}" in phases}
+
+    def _retire(self, stream: _Stream, name: str) -> None:
+        """Forget slots that nothing will touch: messages when they are freed or gone, others when the last reader is done."""
+        for key in [k for k in stream.ring if k[0] == name]:
+            slot = stream.ring[key]
+            over = not slot.waiting
+            if name.startswith("in:"):
+                over = over and slot.microbatch < self.flows[name[3:]].freed
+            if name.startswith("out:"):
+                over = over and slot.microbatch < self.flows[name[4:]].waited
+            if over:
+                del stream.ring[key]
+
+    def _expect(self, stream: _Stream, entry: Entry, name: str) -> _Slot:
+        """The slot of the action's microbatch, which must hold it."""
+        region = self._region(stream, entry, name)
+        slot = stream.ring.get((name, entry.microbatch % region.slots))
+        if slot is None or slot.microbatch != entry.microbatch:
+            held = "nothing" if slot is None else f"microbatch {slot.microbatch}"
+            peer = self._peer(name)
+            self._refuse(stream, entry, "E1205", f"reads microbatch {entry.microbatch} in {name}{peer}, which holds {held}")
+        return slot
+
+    def _slot(self, stream: _Stream, name: str, microbatch: int) -> _Slot:
+        return stream.ring[name, microbatch % stream.place.regions[name].slots]
+
+    def _region(self, stream: _Stream, entry: Entry, name: str) -> Region:
+        region = stream.place.regions.get(name)
+        if region is None:
+            self._refuse(stream, entry, "E1205", f"there is no region {name}")
+        return region
+
+    def _peer(self, name: str) -> str:
+        flow = self.flows.get(name.partition(":")[2])
+        if flow is None:
+            return ""
+        end = flow.channel.source if name.startswith("in:") else flow.channel.target
+        return f" (rank {end})"
+
+    def _position(self, action: tuple[str, int, int]) -> tuple[int, str, int]:
+        return (action[2], action[0], action[1])
+
+    # -------------------------------------------------------------------------------------------------------- the end
+
+    def _finish(self) -> None:
+        """All lists are done, or nobody moves."""
+        stuck = [s for s in self.streams if s.current is not None]
+        if stuck:
+            waits = "; ".join(self._waits(s) for s in stuck)
+            code = "E1203" if any(self._hopeless(s) for s in stuck) else "E1202"
+            raise _Stop(Fault(code, f"{self.chain}: nobody can go on: {waits}"))
+        for name, flow in self.flows.items():
+            c = flow.channel
+            if flow.received < flow.posted:
+                text = f"message {flow.received} of {name} from rank {c.source} is never received by rank {c.target}"
+                raise _Stop(Fault("E1203", f"{self.chain}: {text}"))
+            if flow.freed < flow.posted:
+                text = f"rank {c.target} never frees message {flow.freed} of {name} from rank {c.source}"
+                raise _Stop(Fault("E1205", f"{self.chain}: {text}"))
+            if flow.waited < flow.posted:
+                text = f"rank {c.source} ends without waiting until message {flow.waited} of {name} has left for rank {c.target}"
+                raise _Stop(Fault("E1205", f"{self.chain}: {text}"))
+
+    def _hopeless(self, stream: _Stream) -> bool:
+        """Waits for a message that its list's end shows will never be sent."""
+        entry = stream.current
+        if entry is None or entry.kind != "RECEIVE":
+            return False
+        sender = self.streams[self.flows[str(entry.of)].channel.source]
+        left = sender.entries[sender.at :]
+        return not any(e.kind == "SEND" and e.of == entry.of and e.microbatch == entry.microbatch for e in left)
+
+    def _waits(self, stream: _Stream) -> str:
+        entry, rank = stream.current, stream.place.number
+        if entry is None:
+            return f"rank {rank} is done"
+        where = f"rank {rank} at action {stream.at} ({entry})"
+        if entry.kind not in ("RECEIVE", "SENT"):
+            return f"{where} waits for the other ranks"
+        channel = self.flows[str(entry.of)].channel
+        if entry.kind == "RECEIVE":
+            return f"{where} waits for rank {channel.source} to send it"
+        return f"{where} waits for rank {channel.target} to free a slot"
+
+    def _refuse(self, stream: _Stream, entry: Entry, code: str, message: str) -> NoReturn:
+        place = f"{self.chain}: rank {stream.place.number}, action {stream.at} ({entry})"
+        raise _Stop(Fault(code, f"{place}: {message}"))
+
+
+def _said(action: tuple[str, int, int]) -> str:
+    kind, chunk, microbatch = action
+    return f"{kind} {chunk} {microbatch}"

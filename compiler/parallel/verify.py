@@ -1,0 +1,271 @@
+"""The proof of a plan: nothing is emitted that does not pass it, and `mlc verify plan.json` runs it alone.
+
+    coverage    each microbatch of each stage is forwarded and differentiated once, in ascending order; each element of each parameter
+                is updated by one replica, with optimizer state of its own; every use of a parameter is summed once
+    transfers   each message is sent by one end, received and freed by the other, in one order
+    deadlock    the lists run to their end with the slots that the channels have
+    lifetimes   a slot is written before it is read and not overwritten while something will read it
+    memory      no two buffers in use at once share a byte; everything lies in the arena
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.parallel.memory_proof import memory_faults
+from mlc.parallel.planned import COMPUTE, ENDINGS, TRANSFERS, Entry, Piece, Place, Planned, PlannedParameter, read_plan
+from mlc.parallel.symbolic import Fault, run_symbolic
+
+#: Elements of which every shard edge is a multiple.
+BLOCK = 1024
+
+#: How the list of a chain ends, REDUCE of each chunk apart.
+_TAILS = {"train": ("STATISTICS", "SHARE", "NORM", "UPDATE", "SPREAD"), "evaluate": ("STATISTICS",), "sample": ()}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a plan was found to do.
+
+    actions:     compute actions of a step, over all places of one replica
+    messages:    of each channel in one list, by name
+    live_bytes:  of each place, bytes of regions of the train chain in use at the worst moment of each
+    """
+
+    actions: int
+    messages: Mapping[str, int]
+    live_bytes: tuple[int, ...]
+
+
+def verify(content: Mapping[str, Any]) -> Proof:
+    """Prove a parsed plan.json. raises: MlcError E1201 where it is not a plan, and as `prove` does"""
+    return prove(read_plan(content))
+
+
+def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
+    """Prove a plan.
+
+    calls:   names of the calls of the train chain in order, where the program is at hand
+    raises:  MlcError E1202 (deadlock), E1203 (transfers), E1204 (coverage), E1205 (lifetimes), E1206 (memory)
+    """
+    faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *memory_faults(planned)]
+    if faults:
+        raise _refused(faults)
+    messages: dict[str, int] = {}
+    live: tuple[int, ...] = ()
+    for chain, whole in planned.rounds.items():
+        counts = (whole,) if chain == "train" else tuple(range(1, whole + 1))
+        for count in counts:
+            outcome = run_symbolic(planned, chain, count)
+            if outcome.faults:
+                raise _refused(list(outcome.faults))
+            messages.update(outcome.messages)
+            if chain == "train":
+                pairs = zip(planned.places, outcome.peaks, strict=True)
+                live = tuple(sum(place.regions[name].stride * slots for name, slots in peaks.items()) for place, peaks in pairs)
+    actions = sum(e.kind in COMPUTE for place in planned.places for e in place.lists["train"])
+    return Proof(actions, messages, live)
+
+
+def explain_proof(proof: Proof) -> str:
+    """What was proved, in words."""
+    total = sum(proof.messages.values())
+    live = ", ".join(f"rank {place}: {size:,}" for place, size in enumerate(proof.live_bytes))
+    return (
+        f"verified: {proof.actions} actions a step of a replica, {total} messages over {len(proof.messages)} channels\n"
+        f"live bytes of the rings at their peak: {live}"
+    )
+
+
+def _refused(faults: list[Fault]) -> MlcError:
+    return MlcError([Diagnostic(f.code, f.message, NO_SPAN) for f in list(dict.fromkeys(faults))[:20]])
+
+
+# ---------------------------------------------------------------------------------------------------------------- coverage
+
+
+def _coverage(planned: Planned, calls: tuple[str, ...] | None) -> Iterator[Fault]:
+    yield from _stage_faults(planned)
+    planned_calls = tuple(name for stage in planned.calls for name in stage)
+    if calls is not None and planned_calls != calls:
+        at = next((i for i, (a, b) in enumerate(zip(planned_calls, calls, strict=False)) if a != b), min(len(planned_calls), len(calls)))
+        yield Fault("E1204", f"the stages do not hold the calls of the model in order: they differ at call {at}")
+    if planned.microbatches % planned.dp or planned.rounds.get("train") != planned.microbatches // planned.dp:
+        text = f"{planned.microbatches} microbatches over {planned.dp} replicas are not lists of {planned.rounds.get('train')}"
+        yield Fault("E1204", text)
+    if planned.microbatches % planned.groups or planned.groups % planned.dp:
+        yield Fault("E1204", f"{planned.microbatches} microbatches in {planned.groups} groups do not divide over {planned.dp} replicas")
+    for place in planned.places:
+        for chain, whole in planned.rounds.items():
+            if chain not in place.lists:
+                yield Fault("E1204", f"{chain}: rank {place.number} has no list")
+                continue
+            yield from _list_faults(place, chain, whole)
+
+
+def _stage_faults(planned: Planned) -> Iterator[Fault]:
+    numbers = tuple(p.number for p in planned.places)
+    if numbers != tuple(range(planned.pp)):
+        yield Fault("E1204", f"the places are {list(numbers)}, not 0 to {planned.pp - 1}")
+        return
+    for place in planned.places:
+        own = tuple(s for s, p in enumerate(planned.stages) if p == place.number)
+        if place.stages != own:
+            yield Fault("E1204", f"rank {place.number} holds stages {list(place.stages)}, the plan gives it {list(own)}")
+    if any(not 0 <= p < planned.pp for p in planned.stages):
+        yield Fault("E1204", f"a stage lies on a place outside 0 to {planned.pp - 1}")
+
+
+def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
+    """Each microbatch once in each phase, ascending; nothing after the list's end."""
+    entries = place.lists[chain]
+    yield from _tail_faults(place, chain)
+    seen: dict[tuple[str, int], list[int]] = {}
+    for at, entry in enumerate(entries):
+        if entry.kind in COMPUTE:
+            yield from _entry_faults(place, chain, at, entry, seen, whole)
+    where = f"{chain}: rank {place.number}"
+    for chunk in range(len(place.stages)):
+        counts = {kind: sorted(seen.get((kind, chunk), [])) for kind in COMPUTE}
+        wanted = list(range(whole))
+        if counts["F"] != wanted:
+            yield Fault("E1204", f"{where}, chunk {chunk}: forward of microbatch {_odd(counts['F'], wanted)}")
+        if chain != "train":
+            continue
+        for kind, name in (("I", "input gradient"), ("W", "weight gradient")):
+            found = sorted([*counts[kind], *counts["B"]])
+            if found != wanted:
+                yield Fault("E1204", f"{where}, chunk {chunk}: {name} of microbatch {_odd(found, wanted)}")
+
+
+def _odd(found: list[int], wanted: list[int]) -> str:
+    """The first microbatch that is not there once, and how often it is."""
+    first = next(m for m in sorted({*found, *wanted}) if found.count(m) != wanted.count(m))
+    return f"{first} is done {found.count(first)} times, not {wanted.count(first)}"
+
+
+def _entry_faults(
+    place: Place, chain: str, at: int, entry: Entry, seen: dict[tuple[str, int], list[int]], whole: int
+) -> Iterator[Fault]:
+    chunk, j = int(entry.of), entry.microbatch
+    where = f"{chain}: rank {place.number}, action {at} ({entry})"
+    if not 0 <= chunk < len(place.stages) or not 0 <= j < whole:
+        yield Fault("E1204", f"{where}: this rank has chunks 0 to {len(place.stages) - 1} and microbatches 0 to {whole - 1}")
+        return
+    if chain != "train" and entry.kind != "F":
+        yield Fault("E1204", f"{where}: only forward passes are made here")
+    halves = ("I", "W") if entry.kind == "B" else (entry.kind,)
+    for half in halves:
+        before = [*seen.get((half, chunk), []), *(seen.get(("B", chunk), []) if half in "IW" else [])]
+        if before and max(before) > j:
+            yield Fault("E1204", f"{where}: microbatch {j} comes after {max(before)}; each phase of a chunk runs in ascending order")
+    needs = {"I": ("F",), "B": ("F",), "W": ("I",)}.get(entry.kind, ())
+    for need in needs:
+        if j not in seen.get((need, chunk), []):
+            yield Fault("E1204", f"{where}: {need} {chunk} {j} has not been done before")
+    seen.setdefault((entry.kind, chunk), []).append(j)
+
+
+def _tail_faults(place: Place, chain: str) -> Iterator[Fault]:
+    entries = place.lists[chain]
+    ends = [(at, e) for at, e in enumerate(entries) if e.kind in ENDINGS]
+    where = f"{chain}: rank {place.number}"
+    last = max((at for at, e in enumerate(entries) if e.kind in (*COMPUTE, *TRANSFERS)), default=-1)
+    if ends and ends[0][0] < last:
+        yield Fault("E1204", f"{where}, action {ends[0][0]} ({ends[0][1]}): comes before action {last} ({entries[last]})")
+    reduced = [int(e.of) for _, e in ends if e.kind == "REDUCE"]
+    wanted = list(range(len(place.stages))) if chain == "train" else []
+    if reduced != wanted:
+        yield Fault("E1204", f"{where}: gradients are reduced of chunks {reduced}, not of {wanted}")
+    rest = tuple(e.kind for _, e in ends if e.kind != "REDUCE")
+    if rest != _TAILS[chain]:
+        yield Fault("E1204", f"{where}: the list ends with {' '.join(rest) or 'nothing'}, not with {' '.join(_TAILS[chain]) or 'nothing'}")
+    kinds = [e.kind for _, e in ends]
+    if "REDUCE" in kinds and (kinds.index("REDUCE") == 0 or "REDUCE" in kinds[2 + len(wanted) - 1 :]):
+        yield Fault("E1204", f"{where}: gradients are reduced between STATISTICS and SHARE, not here: {' '.join(kinds)}")
+
+
+# --------------------------------------------------------------------------------------------------------------- ownership
+
+
+def _ownership(planned: Planned) -> Iterator[Fault]:
+    """Each use summed once, each element updated once, by the place of the first use."""
+    uses: defaultdict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    pieces: defaultdict[int, list[tuple[int, Piece]]] = defaultdict(list)
+    for place in planned.places:
+        if len(place.shards) != planned.dp:
+            yield Fault("E1204", f"rank {place.number} has {len(place.shards)} shards for {planned.dp} replicas")
+        for use in place.uses:
+            stage = place.stages[use.chunk] if 0 <= use.chunk < len(place.stages) else -1
+            uses[use.parameter].append((use.index, stage, use.phase))
+        for piece in (piece for shard in place.shards for piece in shard):
+            pieces[piece.parameter].append((place.number, piece))
+    for number, parameter in enumerate(planned.parameters):
+        found = sorted(uses[number])
+        wanted = [(index, stage, phase) for index, (stage, phase) in enumerate(parameter.uses)]
+        if found != wanted:
+            yield Fault("E1204", f"parameter {parameter.name}: uses (number, stage, phase) {found} are summed, the model has {wanted}")
+        if not 0 <= parameter.owner < planned.pp:
+            yield Fault("E1204", f"parameter {parameter.name}: its owner is place {parameter.owner} of {planned.pp}")
+            continue
+        first = planned.stages[parameter.uses[0][0]] if parameter.uses else parameter.owner
+        if first != parameter.owner:
+            yield Fault("E1204", f"parameter {parameter.name}: its owner is place {parameter.owner}, its first use is on place {first}")
+        yield from _piece_faults(parameter, pieces[number])
+
+
+def _piece_faults(parameter: PlannedParameter, pieces: list[tuple[int, Piece]]) -> Iterator[Fault]:
+    """pieces: of the parameter, each with its place"""
+    for place in sorted({place for place, _ in pieces} - {parameter.owner}):
+        yield Fault("E1204", f"parameter {parameter.name}: place {place} updates it, its owner is place {parameter.owner}")
+    end = 0
+    for piece in sorted((piece for _, piece in pieces), key=lambda p: (p.begin, p.end)):
+        if piece.begin != end or piece.end <= piece.begin or (piece.end % BLOCK and piece.end != parameter.elements):
+            text = f"elements {piece.begin} to {piece.end} are updated where {end} comes next (edges are multiples of {BLOCK})"
+            yield Fault("E1204", f"parameter {parameter.name}: {text}")
+        if not parameter.elementwise and piece.end - piece.begin != parameter.elements:
+            yield Fault("E1204", f"parameter {parameter.name}: its rule wants the whole tensor, a piece has {piece.begin} to {piece.end}")
+        if parameter.updated and len(piece.states) != len(parameter.states):
+            yield Fault("E1204", f"parameter {parameter.name}: {len(piece.states)} optimizer states, its rule has {len(parameter.states)}")
+        end = max(end, piece.end)
+    if end != parameter.elements:
+        yield Fault("E1204", f"parameter {parameter.name}: elements {end} to {parameter.elements} are updated by nobody")
+
+
+# ---------------------------------------------------------------------------------------------------------------- channels
+
+
+def _channels(planned: Planned) -> Iterator[Fault]:
+    """Ends that exist, and channels for whatever replicas and shared parameters must exchange."""
+    ends = {(c.kind, c.source, c.target) for c in planned.channels.values()}
+    for c in planned.channels.values():
+        low = -1 if c.kind == "tree" else 0
+        if not low <= c.source < planned.pp or not low <= c.target < planned.pp:
+            yield Fault("E1203", f"channel {c.name}: goes from place {c.source} to place {c.target} of {planned.pp}")
+        if c.kind in ("activation", "gradient") and (c.chain not in planned.rounds or c.source == c.target):
+            yield Fault("E1203", f"channel {c.name}: joins place {c.source} to place {c.target} in the chain {c.chain}")
+        if c.slots < 1 or c.outbox_slots < 1 or c.slot_bytes < 1:
+            yield Fault("E1206", f"channel {c.name}: {c.slots} slots, {c.outbox_slots} outbox slots of {c.slot_bytes} bytes")
+    if planned.pp * planned.dp > 1 and ("tree", -1, -1) not in ends:
+        yield Fault("E1203", "there is no tree channel: the ranks cannot agree on loss and norm")
+    for kind, source, target, why in _wanted_channels(planned):
+        if (kind, source, target) not in ends:
+            yield Fault("E1203", f"there is no {kind} channel from place {source} to place {target}: {why}")
+
+
+def _wanted_channels(planned: Planned) -> Iterator[tuple[str, int, int, str]]:
+    for parameter in planned.parameters:
+        homes = [planned.stages[stage] for stage, _ in parameter.uses]
+        if planned.dp > 1:
+            for home in homes:
+                yield "reduction", home, home, f"replicas sum gradients of {parameter.name}"
+            if parameter.updated:
+                yield "parameter", parameter.owner, parameter.owner, f"replicas exchange new values of {parameter.name}"
+        for home in homes:
+            if home != parameter.owner:
+                yield "reduction", home, parameter.owner, f"{parameter.name} is used on both"
+                yield "parameter", parameter.owner, home, f"{parameter.name} is used on both"
