@@ -41,8 +41,8 @@ demo: $(VENV)/installed $(DATA) ## Compile a GPT, train it on text (DATA=book.tx
 test: $(VENV)/installed-test ## Run the tests (TESTS=tests/test_tiny.py, WORKERS=2)
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
-acceptance: $(VENV)/installed ## Measure what the README states (some minutes; wants an idle machine)
-	$(BIN)/python benchmarks/acceptance.py
+acceptance: $(VENV)/installed ## Measure what the README states (half an hour; wants an idle machine; PEERS as for bench)
+	$(BIN)/python benchmarks/acceptance.py $(if $(PEERS),--peers $(SHARED)/bench/pipeline_peers.py --python $(PEERS)) $(FIGURES)
 
 bench: $(VENV)/installed ## Time training steps beside PyTorch and JAX (PEERS=python of an environment that has them)
 	$(BIN)/python benchmarks/against_peers.py --peers $(SHARED)/bench/peers.py --python $(or $(PEERS),python3)

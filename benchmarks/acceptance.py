@@ -46,11 +46,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where things are built, on which text, and whether a short sample is enough."""
+    """Where things are built, on which text, and whether a short sample is enough. `peers` is the script that measures them with
+    `python`, None to leave them out."""
 
     folder: Path
     text: Path
     short: bool
+    peers: Path | None
+    python: Path | None
 
     @property
     def train(self) -> Path:
@@ -210,7 +213,7 @@ def memory(bench: Bench) -> Iterable[Figure]:
     """The bytes in plan.json are the bytes mapped."""
     plan = json.loads((bench.small / "plan.json").read_text(encoding="utf-8"))
     for n in (1, 2):
-        planned = plan["arena_bytes"] + n * plan["scratch_bytes_per_thread"]
+        planned = plan["places"][0]["arena_bytes"] + n * plan["scratch_bytes_per_thread"]
         mapped = counted(bench, 2, n)[1]
         yield Figure(f"bytes mapped with {n} threads", str(mapped), f"{planned} planned", mapped == planned)
 
@@ -251,6 +254,43 @@ def emission(bench: Bench) -> Iterable[Figure]:
     yield Figure("files that differ under two hash seeds", ", ".join(different) or "none", "none", not different)
 
 
+def script(name: str, limit: str, *arguments: object) -> Iterable[Figure]:
+    """A benchmark with figures of its own: shows what it prints; its exit code says whether they keep their limits."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line.rstrip())
+        print(f"      {lines[-1]}", flush=True)
+    yield Figure(name, lines[-1] if lines else "nothing printed", limit, process.wait() == 0)
+
+
+def layouts(bench: Bench) -> Iterable[Figure]:
+    """The same bits on every layout, stopped and resumed under another too."""
+    return script("layouts", "all digests equal", *(("--sample", 5, "--resumes", 2) if bench.short else ()))
+
+
+def mutations(bench: Bench) -> Iterable[Figure]:
+    """Edited plans are refused for the right reason, or harmless."""
+    return script("mutations", "none wrong", *(("--count", 60, "--layouts", 1) if bench.short else ()))
+
+
+def kills(bench: Bench) -> Iterable[Figure]:
+    """Ranks killed at random moments."""
+    return script("kills", "digests equal", "--count", 5 if bench.short else 100)
+
+
+def mpi(bench: Bench) -> Iterable[Figure]:
+    """Open MPI: many ranks, network namespaces, a bad network, a cut cable."""
+    return script("mpi", "all as they must be")
+
+
+def pipeline(bench: Bench) -> Iterable[Figure]:
+    """Two stages beside the peers, where an environment with them is given, and beside the simulated makespan."""
+    peers = ("--peers", bench.peers, "--python", bench.python) if bench.peers and bench.python else ()
+    return script("pipeline", "times the peers' speed, and efficiency", *peers)
+
+
 FIGURES: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "nanogpt": nanogpt,
     "threads": threads,
@@ -260,6 +300,11 @@ FIGURES: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "memory": memory,
     "compile": compile_times,
     "emission": emission,
+    "layouts": layouts,
+    "mutations": mutations,
+    "kills": kills,
+    "mpi": mpi,
+    "pipeline": pipeline,
 }
 
 
@@ -279,6 +324,8 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=ROOT.parent / "shared" / "data" / "shakespeare.txt", help="the corpus")
     parser.add_argument("--folder", type=Path, help="where to build; kept")
     parser.add_argument("--short", action="store_true", help="fewer steps and runs")
+    parser.add_argument("--peers", type=Path, help="the script that measures the peers of a pipeline")
+    parser.add_argument("--python", type=Path, help="of an environment that has them")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.figures if name not in FIGURES]
     if unknown:
@@ -286,7 +333,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(folder.resolve(), arguments.text.resolve(), arguments.short)
+        bench = Bench(folder.resolve(), arguments.text.resolve(), arguments.short, arguments.peers, arguments.python)
         sys.exit(0 if measure(arguments.figures or list(FIGURES), bench) else 1)
 
 

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from mlc.diagnostics import MlcError
 from mlc.elaborate import elaborate, file_library
-from mlc.emit import emit
+from mlc.emit import describe, emit
 from mlc.lower import lower
 from mlc.ops import OPS
 from mlc.passes import differentiate
-from mlc.plan import plan
+from mlc.plan import plan, single_layout
 from mlc.syntax.formatter import format_text
 from mlc.syntax.parser import parse
 
@@ -81,7 +81,8 @@ def compile_text(text: str | bytes, library) -> str:
         program = elaborate(module, defines, library)
     except MlcError:
         return "error in the model"
-    emit(plan(lower(differentiate(program, OPS), OPS)), "fuzz", "fuzz.dsl", "0")
+    made = plan(lower(differentiate(program, OPS), OPS), single_layout(program))
+    emit(made, describe(made), "fuzz", "fuzz.dsl", "0")
     return "compiled"
 
 

@@ -1,6 +1,6 @@
-"""A compiled model in this process: its shared library through cffi, its tensors as NumPy views of the arena.
+"""A compiled model in this process: its shared library through cffi, its tensors as NumPy views of the arenas.
 
-Several models live side by side: each has its own library handle, arena and worker threads.
+All pp * dp ranks are threads of this process. Several models live side by side: each has its own library handle, arenas and threads.
 """
 
 from __future__ import annotations
@@ -82,8 +82,22 @@ class _Session:
         return tuple(view.shape[i] for i in range(view.rank))
 
     def array(self, view: Any) -> np.ndarray:
-        """A NumPy view of a tensor in the arena."""
-        return np.asarray(_Memory(self, int(self.ffi.cast("uintptr_t", view.data)), self.shape(view), _DTYPES[view.dtype][1]))
+        """A NumPy view of a tensor in an arena; of a copy that is overwritten later, an array of its own that cannot be written."""
+        array = np.asarray(_Memory(self, int(self.ffi.cast("uintptr_t", view.data)), self.shape(view), _DTYPES[view.dtype][1]))
+        if not view.copy:
+            return array
+        array = array.copy()
+        array.flags.writeable = False
+        return array
+
+    def master(self, parameter: int) -> np.ndarray:
+        return self.array(self.lib.mlc_parameter_master(self.pointer, parameter))
+
+    def state(self, parameter: int, state: int) -> np.ndarray:
+        view = self.lib.mlc_parameter_state(self.pointer, parameter, state)
+        if view.data == self.ffi.NULL:
+            raise _error("E0703", "out of memory")
+        return self.array(view)
 
 
 class _Memory:
@@ -121,7 +135,7 @@ class InputType:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Tensors of the arena by name, each a view without a copy: what is written there is what the model computes with."""
+    """Tensors by name, each a view of the arena without a copy: what is written there is what the model computes with."""
 
     def __init__(self, views: dict[str, Callable[[], np.ndarray]]):
         self._views = views
@@ -153,7 +167,8 @@ class Model:
         self.batch: int = model.batch
         self.tokens: int = model.tokens
         self.flops: float = model.flops
-        self.arena_bytes: int = model.arena_bytes
+        self.ranks: int = model.pp * model.dp
+        self.arena_bytes: int = model.dp * sum(model.roles[place].arena_bytes for place in range(model.pp))
 
     @property
     def _session(self) -> _Session:
@@ -181,20 +196,18 @@ class Model:
     def parameters(self) -> Tensors:
         """Masters by name, f32."""
         session = self._session
-        views = {}
-        for i in range(session.lib.mlc_parameter_count(session.pointer)):
-            view = session.lib.mlc_parameter_master(session.pointer, i)
-            views[session.text(view.name)] = functools.partial(session.array, view)
-        return Tensors(views)
+        names = [session.text(session.model.parameters[i].name) for i in range(session.model.parameter_count)]
+        return Tensors({name: functools.partial(session.master, i) for i, name in enumerate(names)})
 
     @property
     def optimizer_state(self) -> Tensors:
-        """Optimizer states, f32, by `<parameter>/<state>`."""
-        session, lib, views = self._session, self._lib, {}
-        for i, name in enumerate(self.parameters):
-            for k in range(lib.mlc_parameter_state_count(session.pointer, i)):
-                view = lib.mlc_parameter_state(session.pointer, i, k)
-                views[f"{name}/{session.text(view.name)}"] = functools.partial(session.array, view)
+        """Optimizer states, f32, by `<parameter>/<state>`. One that is spread over replicas is a copy that cannot be written."""
+        session, views = self._session, {}
+        for i in range(session.model.parameter_count):
+            parameter = session.model.parameters[i]
+            for k in range(parameter.state_count):
+                name = f"{session.text(parameter.name)}/{session.text(parameter.states[k].name)}"
+                views[name] = functools.partial(session.state, i, k)
         return Tensors(views)
 
     def step(self, **inputs: Any) -> float:

@@ -116,7 +116,8 @@ def _native_flags(macros: frozenset[str]) -> tuple[str, ...]:
 
 
 def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
-    """Write text files under `folder`. A file that already has its text is not touched, so that make does nothing for it.
+    """Write text files under `folder`, scripts as executable. A file that already has its text is not touched, so that make does
+    nothing for it.
 
     raises: E0804 a file cannot be written
     """
@@ -125,6 +126,8 @@ def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
         data = text.encode()
         if not (path.is_file() and path.read_bytes() == data):
             write_file(path, data)
+        if data.startswith(b"#!"):
+            path.chmod(path.stat().st_mode | 0o111)
 
 
 def write_file(path: Path, data: bytes) -> None:

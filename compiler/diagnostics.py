@@ -107,7 +107,7 @@ class CodeText(NamedTuple):
 
 #: Every error code. E01 syntax, E02 shapes, dtypes and ops, E03 names, imports and scopes, E04 types, annotations and
 #: compile-time values, E05 parameters, effects, recipe and model, E06 options, E07 data and the running program,
-#: E08 files and toolchains.
+#: E08 files and toolchains, E10 cuts into stages, E11 schedules.
 #: Sorted; a code is never reused. To add an error: one row here, raise it, one file in tests/errors/.
 CODES: dict[str, CodeText] = {
     "E0101": CodeText(
@@ -599,7 +599,8 @@ CODES: dict[str, CodeText] = {
     "E0808": CodeText(
         "an option that cannot be honoured",
         """
-        What this version cannot do is refused, never ignored: it compiles for the C target, and for one rank.
+        What this version cannot do is refused, never ignored: it compiles for the C target. Options that contradict each other are
+        refused too.
         """,
     ),
     "E0809": CodeText(
@@ -626,6 +627,132 @@ CODES: dict[str, CodeText] = {
         """
         The plan places every tensor of a step in one mapping, and this model's is larger than any process can map. Make the
         batch, the context or the widths smaller; `mlc compile --emit plan` and then `mlc explain plan.json` show where memory goes.
+        """,
+    ),
+    "E0813": CodeText(
+        "replicas do not divide the microbatches",
+        """
+        Each replica takes an equal share of the microbatches of a step, whole groups of them: dp must divide both the number of
+        microbatches and the number of groups. A layout never changes either, for both decide the bits of the result.
+        """,
+    ),
+    "E0814": CodeText(
+        "a plan of another model",
+        """
+        `--plan` takes mesh, cut and lists from a plan.json of the same model: the same calls in the same order. Other widths are fine.
+        """,
+    ),
+    "E1001": CodeText(
+        "a call that no rank can hold",
+        """
+        A stage holds whole calls of layer functions. This one needs more memory than a rank has, all by itself: its parameters with
+        gradients and optimizer state, and what it keeps from forward to backward of each microbatch in flight. A smaller batch or
+        context helps, or a schedule that has fewer microbatches in flight.
+        """,
+    ),
+    "E1002": CodeText(
+        "no cut fits the memory",
+        """
+        The chain of calls does not fit on so many ranks of this memory under this schedule. The message names the fullest rank of the
+        cut that comes nearest. More ranks, a smaller batch or fewer microbatches in flight help.
+        """,
+    ),
+    "E1003": CodeText(
+        "not a split",
+        """
+        `--split "embed block*5 | block*7 head"` lists the calls of the chain in order, stages divided by `|`. A word is the name of a
+        layer function or part of a call path; `name*5` stands for five calls in a row, `name*` for all that follow. There are as many
+        parts as stages; a part may be empty.
+        """,
+    ),
+    "E1004": CodeText(
+        "a split that does not follow the chain",
+        """
+        The words of `--split` name every call of the chain once, in order. The message says which call stands at the marked word.
+        `mlc explain plan.json` lists the calls of a plan.
+        """,
+    ),
+    "E1101": CodeText(
+        "no such schedule",
+        """
+        The schedules are gpipe, 1f1b, interleaved, bfs, zb-h1, zb-h2, zb-v, dualpipe-v and auto. `mlc schedule --compare` shows what
+        each costs.
+        """,
+    ),
+    "E1102": CodeText(
+        "chunks that a schedule does not take",
+        """
+        gpipe, 1f1b, zb-h1 and zb-h2 have one stage a rank, zb-v and dualpipe-v two; interleaved, bfs and auto take any number.
+        """,
+    ),
+    "E1103": CodeText(
+        "no ranks or no microbatches",
+        "\n        A pipeline has at least one rank, and a step at least one microbatch for each replica.\n        ",
+    ),
+    "E1104": CodeText(
+        "lists that are not those of a step",
+        """
+        Every stage is on one rank and runs every microbatch once: its forward F, then its input gradient I, then its weight gradient
+        W, or B, which is I and W. Where gradients are summed, each kind takes the microbatches of a stage in ascending order.
+        """,
+    ),
+    "E1105": CodeText(
+        "a schedule that cannot run to its end",
+        """
+        Ranks execute their lists in order. The message says which action each waiting rank has reached, and what that action needs
+        from another rank: somewhere in this circle an action must come earlier.
+        """,
+    ),
+    "E1106": CodeText(
+        "not a schedule's CSV",
+        """
+        One line a rank, one cell an action: `0F0,0F1,,0I0,0W0`; an empty cell is idle time. Kinds are F, I, W and B; cells such as
+        `(0F8;7B0)OVERLAP_F_B` hold several. It is the compute_only form of torch.distributed.pipelining.
+        """,
+    ),
+    "E1107": CodeText(
+        "too little memory for any order",
+        """
+        Every rank must hold at least what one microbatch leaves on each of its chunks at once.
+        """,
+    ),
+    "E1201": CodeText(
+        "not a plan",
+        """
+        `mlc verify` and `mlc explain` read the plan.json that this version of mlc wrote beside a program. Compile the model again.
+        """,
+    ),
+    "E1202": CodeText(
+        "the lists deadlock",
+        """
+        Every rank waits for another: no order of events lets them go on. The message names each rank, the action it stands at and
+        whom it waits for. The slots of a channel count: a sender waits until the receiver has freed one.
+        """,
+    ),
+    "E1203": CodeText(
+        "messages do not match",
+        """
+        Each message of a channel is sent once by its sender and received once by its receiver, both in ascending order.
+        """,
+    ),
+    "E1204": CodeText(
+        "something is done twice, or not at all",
+        """
+        Each microbatch of each stage is forwarded once and differentiated once (I and W, or B), in ascending order in each phase; each
+        use of a parameter is summed once; each element of each parameter is updated by one replica of its owner.
+        """,
+    ),
+    "E1205": CodeText(
+        "a buffer is read too early or overwritten too soon",
+        """
+        A slot holds one live microbatch: it is written before it is read, and nothing else is put there until its last reader is done
+        and, if it is a message, until it has left.
+        """,
+    ),
+    "E1206": CodeText(
+        "buffers overlap",
+        """
+        Buffers that are in use at once share no byte, lie in the arena of their rank, and have room for what is put there.
         """,
     ),
 }

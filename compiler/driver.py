@@ -11,19 +11,24 @@ from typing import Any, ParamSpec, TypeVar
 
 from mlc.bind import Model
 from mlc.build import find_toolchain, make, target_flags, write_files
-from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
-from mlc.emit import emit
+from mlc.emit import describe, emit
 from mlc.emit.project import add_project
 from mlc.ir.function import Function
 from mlc.ir.program import Program, Step
 from mlc.ir.text import print_program
 from mlc.ir.verify import verify
 from mlc.lower import lower
+from mlc.lower.program import Lowered
 from mlc.ops import OPS
+from mlc.parallel.planned import Planned, load_plan
+from mlc.parallel.quantities import size_texts
+from mlc.parallel.verify import Proof, prove
 from mlc.passes import differentiate
 from mlc.plan import Plan, plan
+from mlc.plan.choose import Request, choose_layout
 from mlc.resources import VERSION, runtime_folder
 from mlc.syntax.parser import parse
 from mlc.syntax.tree import Module
@@ -45,14 +50,26 @@ MAPPED_BYTES = 1 << 47
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a compilation can be asked besides its file and defines; every field is an option of `mlc compile`."""
+    """What a compilation can be asked besides its file and defines; every field is an option of `mlc compile`.
+
+    schedule, chunks:      of the pipeline; None: `auto` with its default, 1f1b on one stage
+    microbatches, groups:  None: the recipe's
+    split:                 the calls of each stage; None: balanced
+    memory:                bytes that a rank has for its arena; None: no limit
+    plan:                  a plan.json whose mesh, cut and lists are taken
+    """
 
     target: str = "c"
     march: str = "native"
     pp: int = 1
     dp: int = 1
+    schedule: str | None = None
+    chunks: int | None = None
     microbatches: int | None = None
     groups: int | None = None
+    split: str | None = None
+    memory: int | None = None
+    plan: Path | None = None
     emit: str = "bin"
 
 
@@ -153,8 +170,13 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     if options.emit == "ir":
         write_files(folder, ((f"{name}.ir", print_program(step)),))
         return build
-    planned = timed(observe, "plan", plan, timed(observe, "lower", lower, step, OPS))
-    tree = timed(observe, "emit", emit, planned, name, sources[0].name, VERSION)
+    lowered = timed(observe, "lower", lower, step, OPS)
+    layout = timed(observe, "choose", choose_layout, lowered, layout_request(options))
+    planned = timed(observe, "plan", plan, lowered, layout)
+    check_limit(planned, options.memory)
+    described = timed(observe, "describe", describe, planned)
+    timed(observe, "prove", prove_plan, described[1], lowered)
+    tree = timed(observe, "emit", emit, planned, described, name, sources[0].name, VERSION)
     if options.emit == "plan":
         write_files(folder, (("plan.json", tree.text("plan.json")),))
         return build
@@ -200,15 +222,59 @@ def check_options(options: Options) -> None:
     """raises: E0808 for an option that cannot be honoured"""
     if options.target not in TARGETS:
         raise error("E0808", f"--target {options.target}: this version compiles for {', '.join(TARGETS)} only")
-    for flag, value in (("pp", options.pp), ("dp", options.dp)):
-        if value != 1:
-            help = f"leave --{flag} out: the threads of one rank share the work"
-            raise error("E0808", f"--{flag} {value}: this version makes programs of one rank", help)
+    counts = (("pp", options.pp), ("dp", options.dp), ("chunks", options.chunks), ("memory", options.memory))
+    for flag, value in counts:
+        if value is not None and value < 1:
+            raise error("E0808", f"--{flag} {value}: at least 1")
+    if options.plan is not None:
+        check_plan_options(options)
     if options.emit not in EMITS:
         raise error("E0808", f"--emit {options.emit}: one of {', '.join(EMITS)}")
     for flag, count in (("microbatches", options.microbatches), ("groups", options.groups)):
         if count is not None and count < 1:
             raise error("E0809", f"--{flag} {count}: at least 1")
+
+
+def check_plan_options(options: Options) -> None:
+    """What --plan fixes cannot be asked again. raises: E0808"""
+    asked = {"pp": options.pp != 1, "dp": options.dp != 1}
+    asked |= {flag: getattr(options, flag) is not None for flag in ("schedule", "chunks", "microbatches", "groups", "split", "memory")}
+    for flag in (flag for flag, given in asked.items() if given):
+        raise error("E0808", f"--plan and --{flag}: the plan fixes it", f"leave --{flag} out, or --plan")
+
+
+def layout_request(options: Options) -> Request:
+    """The part of the options that a layout answers. raises: E1201 for --plan with what is no plan"""
+    return Request(
+        pp=options.pp,
+        dp=options.dp,
+        schedule=options.schedule,
+        chunks=options.chunks,
+        microbatches=options.microbatches,
+        groups=options.groups,
+        split=options.split,
+        memory_bytes=options.memory,
+        plan=None if options.plan is None else load_plan(options.plan),
+    )
+
+
+def prove_plan(planned: Planned, lowered: Lowered) -> Proof:
+    """The proof of a plan against the chain it is of. raises: InternalError, for what was planned here must hold"""
+    program = lowered.step.program
+    calls = tuple(call.path or program.units[call.unit].name for call in program.train.calls)
+    try:
+        return prove(planned, calls)
+    except MlcError as problem:
+        raise InternalError(f"plan: what was planned does not hold:\n{problem}") from problem
+
+
+def check_limit(planned: Plan, limit_bytes: int | None) -> None:
+    """raises: E1002 when a rank wants more than --memory: cuts are chosen by what calls hold, the plan has messages and sums beside it"""
+    fullest = max(planned.places, key=lambda place: place.arena_bytes)
+    if limit_bytes is not None and fullest.arena_bytes > limit_bytes:
+        wants, has = size_texts(fullest.arena_bytes, limit_bytes)
+        message = f"rank {fullest.place} wants {wants} with its messages and sums of groups, and a rank has {has}"
+        raise error("E1002", message, "more ranks, a smaller batch, or a schedule with fewer microbatches in flight")
 
 
 def check_memory(planned: Plan) -> None:

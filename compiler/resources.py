@@ -20,5 +20,5 @@ def stdlib_folder() -> Path:
 
 
 def runtime_folder() -> Path:
-    """The folder with include/, kernels/ and src/ of the runtime."""
+    """The folder with include/, kernels/, src/ and transports/ of the runtime."""
     return _folder("runtime")

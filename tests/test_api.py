@@ -51,9 +51,9 @@ def test_options_are_those_of_the_command(tiny: Path, tmp_path: Path) -> None:
     build = mlc.compile(str(tiny), tmp_path, emit="plan", microbatches=2)
     assert '"microbatches": 2' in build.plan.read_text()
     with pytest.raises(mlc.MlcError):
-        mlc.compile(tiny, tmp_path, pp=2)
+        mlc.compile(tiny, tmp_path, emit="plan", plan=build.plan, pp=2)
     with pytest.raises(TypeError):
-        mlc.compile(tiny, tmp_path, schedule="zb-h1")
+        mlc.compile(tiny, tmp_path, emit="plan", tp=2)
 
 
 @pytest.mark.parametrize(

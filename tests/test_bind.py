@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layout_models import MODELS, Layout, Programs
 
 from mlc.bind import Model
 from mlc.diagnostics import MlcError
@@ -174,3 +175,116 @@ def test_not_a_library_of_mlc(tmp_path: Path) -> None:
     with pytest.raises(MlcError) as problem:
         Model(path)
     assert code(problem) == "E0704"
+
+
+# ---------------------------------------------------------------------------------------------------------------- several ranks
+
+LAYOUTS = (Layout(2, 2, "zb-h1"), Layout(2, 1, "zb-v"), Layout(1, 2))
+WORDS = np.random.default_rng(2).integers(0, 256, (8 * 2, 13)).astype(np.int32)
+WINDOWS = {"tokens": WORDS[:, :-1], "targets": WORDS[:, 1:]}
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    return Programs(tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(params=["gpt2", "gpt2-bf16"])
+def pairs(request: pytest.FixtureRequest, libraries: Programs) -> tuple[Build, list[Build]]:
+    """The library of one rank and those of several, of a model at f32 and at bf16."""
+    one, *several = (libraries.library(MODELS[request.param], layout.options(8)) for layout in (Layout(), *LAYOUTS))
+    return one, several
+
+
+def test_several_ranks_compute_what_one_does(pairs: tuple[Build, list[Build]]) -> None:
+    """Losses, gradients, norms, evaluation and parameters, to the bit."""
+    for build in pairs[1]:
+        with pairs[0].open(threads=1, seed=3) as one, build.open(threads=2, seed=3) as model:
+            assert model.ranks > 1 and model.arena_bytes > 0
+            for _ in range(2):
+                want, got = one.gradient(**WINDOWS), model.gradient(**WINDOWS)
+                assert got[0] == want[0]
+                assert list(got[1]) == list(want[1])
+                assert all(got[1][name].tobytes() == want[1][name].tobytes() for name in want[1])
+                assert model.step(**WINDOWS) == one.step(**WINDOWS)
+                assert model.gradient_norm == one.gradient_norm
+            few = {name: rows[:6] for name, rows in WINDOWS.items()}
+            assert model.evaluate(**few) == one.evaluate(**few)
+            assert model.evaluate(**WINDOWS) == one.evaluate(**WINDOWS)
+            for tensors, others in ((model.parameters, one.parameters), (model.optimizer_state, one.optimizer_state)):
+                assert list(tensors) == list(others)
+                assert all(tensors[name].tobytes() == others[name].tobytes() for name in others)
+            assert model.digest() == one.digest()
+
+
+def test_written_parameters_reach_every_rank(pairs: tuple[Build, list[Build]]) -> None:
+    """A shared parameter, and some that replicas share out: before the first step, and between steps."""
+    for build in pairs[1]:
+        with pairs[0].open(threads=1) as one, build.open(threads=1) as model:
+            for number in range(2):
+                for each in (one, model):
+                    for name in ("wte.weight", "h.1.mlp.c_fc.weight", "ln_f.bias"):
+                        values = each.parameters[name]
+                        values[...] = 0.02 * np.random.default_rng(number).standard_normal(values.shape)
+                    each.parameters["h.0.ln_1.weight"][number] += 0.5
+                assert model.evaluate(**WINDOWS) == one.evaluate(**WINDOWS)
+                assert model.step(**WINDOWS) == one.step(**WINDOWS)
+                assert model.digest() == one.digest()
+
+
+def test_several_ranks_save_and_load(pairs: tuple[Build, list[Build]], tmp_path: Path) -> None:
+    for number, build in enumerate(pairs[1]):
+        folder = tmp_path / str(number)
+        with pairs[0].open(threads=1) as one, build.open(threads=1, seed=9) as model:
+            one.step(**WINDOWS)
+            one.save(folder / "one")
+            model.load(folder / "one")
+            assert model.digest() == one.digest()
+            assert model.steps_done == 1
+            assert model.step(**WINDOWS) == one.step(**WINDOWS)
+            model.save(folder / "several")
+            one.step(**WINDOWS)
+            one.load(folder / "several")
+            assert model.digest() == one.digest()
+            assert model.step(**WINDOWS) == one.step(**WINDOWS)
+            with pytest.raises(MlcError) as problem:
+                model.load(folder / "none")
+            assert code(problem) == "E0703"
+            assert model.step(**WINDOWS) == one.step(**WINDOWS)
+
+
+def test_states_that_replicas_share_are_copies(pairs: tuple[Build, list[Build]]) -> None:
+    """Whatever can be written is what the model computes with; what is a copy cannot be written."""
+    for build in pairs[1]:
+        with pairs[0].open(threads=1) as one, build.open(threads=1) as model:
+            for each in (one, model):
+                each.step(**WINDOWS)
+            for name, values in model.optimizer_state.items():
+                if values.flags.writeable:
+                    values *= 0.5
+                    one.optimizer_state[name][...] *= 0.5
+            assert model.digest() == one.digest()
+            assert model.step(**WINDOWS) == one.step(**WINDOWS)
+            assert model.digest() == one.digest()
+
+
+def test_views_of_several_ranks_outlive_the_model(pairs: tuple[Build, list[Build]]) -> None:
+    model = pairs[1][0].open(threads=1)
+    model.step(**WINDOWS)
+    views = list(model.parameters.values())
+    model.close()
+    gc.collect()
+    assert all(np.isfinite(view).all() for view in views)
+    views[0][...] = 1.0
+
+
+def test_a_loss_that_is_not_finite_is_named(pairs: tuple[Build, list[Build]]) -> None:
+    """Stage and microbatch are those of one rank's report or of the stage that saw it; the model goes on after."""
+    with pairs[1][0].open(threads=1) as model:
+        kept = model.parameters["wte.weight"].copy()
+        model.parameters["wte.weight"][...] = np.nan
+        with pytest.raises(MlcError) as problem:
+            model.step(**WINDOWS)
+        assert "is not finite" in str(problem.value) and "microbatch 0" in str(problem.value)
+        model.parameters["wte.weight"][...] = kept
+        assert np.isfinite(model.evaluate(**WINDOWS))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+from mlc.emit.actions import actions_text
 from mlc.emit.body import Body
+from mlc.emit.launch import launch_files
+from mlc.emit.plan_json import plan_json
 from mlc.emit.project import SourceTree
 from mlc.emit.routines import write_flat_routine, write_routine
-from mlc.emit.tables import Tables, plan_json
+from mlc.emit.tables import Tables, plan_rows
 from mlc.emit.writer import Writer
 from mlc.ir.function import Function
 from mlc.ir.program import path_hash
@@ -17,6 +21,7 @@ from mlc.lower.names import identifier
 from mlc.lower.routine import Routine
 from mlc.lower.scope import Scope
 from mlc.ops import OPS
+from mlc.parallel.planned import Planned, read_plan
 from mlc.plan.placed import Plan
 
 _MAIN = """\
@@ -54,12 +59,7 @@ extern const mlc_model mlc_emitted_model;
 
 def _used(plan: Plan) -> list[Routine]:
     """The routines some row calls, in the order they were lowered."""
-    rows = [*plan.train.rows, *plan.backward, *plan.evaluate.rows]
-    for chain in (plan.train, plan.evaluate, plan.sample):
-        if chain is not None:
-            rows += [*chain.rows, *([chain.weight] if chain.weight else [])]
-    rows += [r for p in plan.parameters for r in (p.init, p.update) if r is not None]
-    names = {r.routine.name for r in rows}
+    names = {row.routine.name for row in plan_rows(plan)}
     return [r for r in plan.lowered.routines if r.name in names]
 
 
@@ -133,19 +133,30 @@ def _tables_text(plan: Plan) -> str:
     return writer.text()
 
 
-def emit(plan: Plan, name: str, source: str, version: str) -> SourceTree:
-    """The files of a model: src/model.c, src/tables.h, src/main.c, <name>.h and plan.json.
+def describe(plan: Plan) -> tuple[str, Planned]:
+    """plan.json: its text, and what it says when it is read back."""
+    text = plan_json(plan)
+    return text, read_plan(json.loads(text))
 
-    name:     stem of the program
-    source:   the .dsl file as the header of model.c names it
+
+def emit(plan: Plan, described: tuple[str, Planned], name: str, source: str, version: str) -> SourceTree:
+    """The files of a model: src/model.c, src/tables.h, src/actions.c, src/main.c, <name>.h and plan.json;
+    of several ranks, what starts them.
+
+    described: what `describe` makes of the plan
+    name:      stem of the program
+    source:    the .dsl file as the header of model.c names it
     """
     guard = identifier(name).upper()
+    decided, planned = described
     return SourceTree(
         (
             ("src/model.c", _model_text(plan, source, version)),
             ("src/tables.h", _tables_text(plan)),
+            ("src/actions.c", actions_text(planned)),
             ("src/main.c", _MAIN),
             (f"{name}.h", _HEADER.format(name=name, guard=guard)),
-            ("plan.json", plan_json(plan)),
+            ("plan.json", decided),
+            *launch_files(name, plan.layout.pp, plan.layout.dp),
         )
     )

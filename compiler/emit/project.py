@@ -1,8 +1,10 @@
 """The emitted directory around the model's sources: a copy of the runtime and a Makefile that needs neither Python nor mlc.
 
 <name>  lib<name>.so  <name>.h  plan.json        made by make, or written beside src/
+<name>.mpirun.sh  <name>.sbatch                  of several ranks: start them under Open MPI, under Slurm
 src/Makefile  src/*.c  src/*.h                   the model
-src/runtime/{include,kernels,src}/               the runtime, from which libmlcrt.a is built
+src/runtime/{include,kernels,src,transports}/    the runtime, from which libmlcrt.a is built
+libmlc_mpi.so                                    the transport `mpi`, made where mpicc is found
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-_RUNTIME_PARTS = ("include", "kernels", "src")
+_RUNTIME_PARTS = ("include", "kernels", "src", "transports")
+
+#: The transport that is a shared object of its own.
+_MPI = "runtime/transports/mpi.c"
 
 _MAKEFILE = """\
-# Builds ../{name} and ../lib{name}.so.
+# Builds ../{name} and ../lib{name}.so; ../libmlc_mpi.so, with which it runs under mpirun, where mpicc is found.
 #
 #   make                                  the program and the shared library
 #   make CC=clang                         with another compiler
+#   make MPICC=                           without the transport mpi
 #   make OPTIMIZE=-O1 EXTRA=-fsanitize=address,undefined
 
 CC = {compiler}
@@ -24,9 +30,11 @@ TARGET = {target}
 OPTIMIZE = -O3
 WARNINGS = -Wall -Wextra
 EXTRA =
+MPICC := $(shell command -v mpicc 2>/dev/null)
 
 FLAGS = -std=c11 -D_GNU_SOURCE $(TARGET) $(OPTIMIZE) $(WARNINGS) -g0 -fPIC -pthread -fopenmp-simd \\
-        -ffp-contract=off -fno-math-errno -fno-trapping-math -Iruntime/include -Iruntime/kernels -MMD -MP $(EXTRA)
+        -ffp-contract=off -fno-math-errno -fno-trapping-math -Iruntime/include -Iruntime/kernels -Iruntime/src -Iruntime/transports \
+        $(EXTRA)
 
 MODEL = {model}
 RUNTIME = {runtime}
@@ -34,7 +42,7 @@ RUNTIME = {runtime}
 MODEL_OBJECTS = $(MODEL:%.c=objects/%.o)
 RUNTIME_OBJECTS = $(RUNTIME:%.c=objects/%.o)
 
-all: ../{name} ../lib{name}.so
+all: ../{name} ../lib{name}.so $(if $(MPICC),../libmlc_mpi.so)
 
 ../{name}: $(MODEL_OBJECTS) libmlcrt.a
 	$(CC) $(FLAGS) -o $@ $^ -lm
@@ -42,16 +50,19 @@ all: ../{name} ../lib{name}.so
 ../lib{name}.so: $(MODEL_OBJECTS) libmlcrt.a
 	$(CC) $(FLAGS) -shared -Wl,-Bsymbolic -o $@ $(MODEL_OBJECTS) -Wl,--whole-archive libmlcrt.a -Wl,--no-whole-archive -lm
 
+../libmlc_mpi.so: {mpi} runtime/src/error.c Makefile
+	OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(MPICC) $(FLAGS) -fvisibility=hidden -shared -o $@ {mpi} runtime/src/error.c
+
 libmlcrt.a: $(RUNTIME_OBJECTS)
 	rm -f $@
 	$(AR) rcs $@ $^
 
 objects/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -c -o $@ $<
+	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
 
 clean:
-	rm -rf objects libmlcrt.a ../{name} ../lib{name}.so
+	rm -rf objects libmlcrt.a ../{name} ../lib{name}.so ../libmlc_mpi.so
 
 .PHONY: all clean
 
@@ -74,7 +85,7 @@ def add_project(model: SourceTree, name: str, runtime: Path, compiler: str, targ
     """The model's files with the runtime's sources and the Makefile.
 
     model:     files, of which src/*.c are compiled
-    runtime:   the folder with include/, kernels/ and src/
+    runtime:   the folder with include/, kernels/, src/ and transports/
     compiler:  as the Makefile names it
     target:    the options that name the machine
     """
@@ -83,9 +94,10 @@ def add_project(model: SourceTree, name: str, runtime: Path, compiler: str, targ
         for part in _RUNTIME_PARTS
         for path in sorted((runtime / part).glob("*.[ch]"))
     )
-    sources = [path.removeprefix("src/") for path, _ in (*model.files, *copied) if path.endswith(".c")]
+    sources = [path.removeprefix("src/") for path, _ in (*model.files, *copied) if path.endswith(".c") and path != f"src/{_MPI}"]
     makefile = _MAKEFILE.format(
         name=name,
+        mpi=_MPI,
         compiler=compiler,
         target=" ".join(target),
         model=_listed([s for s in sources if not s.startswith("runtime/")]),

@@ -1,150 +1,207 @@
-"""A plan as C tables: rows, parameters, chains, and the model that names them all."""
+"""A plan as C tables: parameters, the rows of every place, and the model that names them all."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mlc.emit.expressions import float_literal
+from mlc.emit.literals import c_string, compound, initializer, packed, write_array
 from mlc.emit.writer import Writer
 from mlc.ir.program import Following, Input, path_hash
 from mlc.ir.types import TensorType
-from mlc.plan.placed import PlacedChain, PlacedParameter, PlacedRow, Plan
+from mlc.plan.placed import REGION_SHIFT, Chunk, Columns, Held, Piece, Place, PlacedRow, PlacedUse, Plan
 
+_CHAINS = ("train", "evaluate", "sample")
 
-def c_string(text: str) -> str:
-    """A C string literal of UTF-8 text."""
-    plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    if plain.isascii() and plain.isprintable():
-        return f'"{plain}"'
-    return '"' + "".join(chr(b) if 32 <= b < 127 else f"\\{b:03o}" for b in plain.encode()) + '"'
+_PHASES = {"F": "MLC_FORWARD", "I": "MLC_INPUT_GRADIENT", "W": "MLC_WEIGHT_GRADIENT"}
+
+#: Phases of a chunk with the field of mlc_chunk that holds their rows.
+_ROWS = {"F": "forward", "I": "input_gradient", "W": "weight_gradient", "B": "backward"}
+
+_NO_TENSOR = '{"", MLC_F32, 0, NULL, MLC_NONE}'
 
 
 class Tables:
-    """Writes the tables of one plan."""
+    """Writes the tables of one plan.
+
+    paths: the hash of each call path as a literal
+    """
 
     def __init__(self, writer: Writer, plan: Plan):
         self.writer = writer
         self.plan = plan
+        self.paths: dict[str, str] = {}
 
     def write(self) -> None:
         """All tables; the model, which names them, comes last."""
         plan = self.plan
-        self._array("mlc_parameter", "parameters", [self._parameter(p) for p in plan.parameters])
-        self._inputs()
+        self._array("mlc_parameter", "parameters", [self._parameter(n) for n in range(len(plan.parameters))])
+        names = [i.name for i in plan.program.inputs]
+        self._array("mlc_input", "inputs", [self._input(value, names) for value in plan.program.inputs])
         self._scalars()
-        for name, chain in (("train", plan.train), ("evaluate", plan.evaluate), ("sample", plan.sample)):
-            if chain is not None:
-                self._chain(name, chain)
-        self._rows("backward", plan.backward)
-        self._actions()
-        self._model()
+        columns = {kind: self._columns(kind, of) for kind, of in plan.columns.items()}
+        self._array("mlc_role", "roles", [self._role(place) for place in plan.places])
+        self._model(columns)
 
     def _array(self, kind: str, name: str, rows: Sequence[str]) -> str:
         """Define an array; returns its name, NULL when it is empty."""
-        if not rows:
-            return "NULL"
-        with self.writer.block(f"static const {kind} {name}[] =", "};"):
-            for row in rows:
-                self.writer.line(f"{row},")
-        self.writer.line()
-        return name
+        return write_array(self.writer, kind, name, rows)
 
-    def _rows(self, name: str, rows: Sequence[PlacedRow]) -> str:
-        """Define the rows of a list; returns an mlc_rows initialiser."""
-        addresses: list[str] = []
-        entries = []
-        for row in rows:
-            start = len(addresses)
-            addresses.extend(map(str, row.at))
-            place = f"{name}_at + {start}" if row.at else "NULL"
-            entries.append(
-                f"{{{row.routine.name}, {place}, {path_hash(row.path):#018x}u, {c_string(row.name)}, {float(row.routine.flops)!r}}}"
-            )
-        self._array("uint64_t", f"{name}_at", list(_lines(addresses)))
-        return f"{{{self._array('mlc_row', f'{name}_rows', entries)}, {len(rows)}}}"
+    def _path(self, path: str) -> str:
+        """The hash that keys random numbers."""
+        if path not in self.paths:
+            self.paths[path] = f"{path_hash(path):#018x}u"
+        return self.paths[path]
 
-    def _tensor(self, name: str, kind: TensorType, at: int | str, dtype: str | None = None) -> str:
-        """An mlc_tensor; `dtype` where it lies in another than its type's."""
-        shape = _compound("int64_t", [str(extent) for extent in kind.shape])
-        return f"{{{c_string(name)}, MLC_{(dtype or kind.dtype).upper()}, {len(kind.dims)}, {shape}, {at}}}"
+    def _tensor(self, name: str, kind: TensorType, at: int | str) -> str:
+        """An mlc_tensor."""
+        shape = compound("int64_t", [str(extent) for extent in kind.shape])
+        return initializer((c_string(name), f"MLC_{kind.dtype.upper()}", len(kind.dims), shape, at))
 
-    def _parameter(self, p: PlacedParameter) -> str:
+    # ---- what holds for all places ----
+
+    def _parameter(self, number: int) -> str:
         """An mlc_parameter; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
-        flat = self.plan.lowered.flat
-        accumulators = [str(at) for use in p.accumulators for at in use]
-        states = [self._tensor(name, kind, at) for name, kind, at in p.states]
-        fields = [
-            self._tensor(p.parameter.name, p.parameter.type, p.master, "f32"),
-            "MLC_NONE" if p.copy is None else str(p.copy),
-            accumulators[0] if accumulators else "MLC_NONE",
-            str({"loss": 0, "accumulate": 1, "none": 2}[p.parameter.gradient] if p.accumulators else 2),
-            str(len(p.accumulators)),
-            _compound("uint64_t", accumulators),
-            _compound("mlc_tensor", states),
-            str(len(states)),
-            *_function(p.init, flat),
-            *_function(p.update, flat),
-            f"{path_hash(p.parameter.name):#018x}u",
-        ]
-        return "{" + ", ".join(fields) + "}"
+        parameter, planned = self.plan.program.parameters[number], self.plan.parameters[number]
+        states = [self._tensor(name, kind, "MLC_NONE") for name, kind in planned.states]
+        return initializer(
+            (
+                c_string(parameter.name),
+                len(parameter.type.dims),
+                compound("int64_t", [str(extent) for extent in parameter.type.shape]),
+                {"loss": 0, "accumulate": 1, "none": 2}[planned.fed],
+                len(planned.uses),
+                planned.owner,
+                compound("mlc_tensor", states),
+                len(states),
+                self._path(parameter.name),
+            )
+        )
 
-    def _inputs(self) -> None:
-        names = [i.name for i in self.plan.program.inputs]
-        rows = []
-        for value, at in zip(self.plan.program.inputs, self.plan.inputs, strict=True):
-            rows.append(self._input(value, at, names))
-        self._array("mlc_input", "inputs", rows)
-
-    def _input(self, value: Input, at: int, names: list[str]) -> str:
+    def _input(self, value: Input, names: list[str]) -> str:
         limit = -1 if value.limit is None else value.limit
         match value.default:
             case Following(of, shift):
                 source, other, by = "MLC_SOURCE_FOLLOWING", names.index(of), shift
             case _:
                 source, other, by = "MLC_SOURCE_DATA", 0, 0
-        return f"{{{self._tensor(value.name, value.type, at)}, {source}, {other}, {by}, {limit}}}"
+        return initializer((self._tensor(value.name, value.type, "MLC_NONE"), source, other, by, limit))
 
     def _scalars(self) -> None:
         rows = ['{"step", 0.0f, 0}', '{"steps", 0.0f, 0}']
         for scalar in self.plan.program.scalars:
             value = 0.0 if scalar.value is None else scalar.value
-            rows.append(f"{{{c_string(scalar.name)}, {float_literal(value)}, {int(scalar.option)}}}")
+            rows.append(initializer((c_string(scalar.name), float_literal(value), int(scalar.option))))
         self._array("mlc_scalar", "scalars", rows)
 
-    def _metrics(self, name: str, metrics: Iterable[tuple[str, int]]) -> str:
-        return self._array("mlc_metric", name, [f"{{{c_string(n)}, {at}}}" for n, at in metrics])
+    def _columns(self, kind: str, columns: Columns) -> str:
+        """Define the columns of a chain; returns its mlc_chain."""
+        rows = [initializer((c_string(name), stage)) for name, stage in columns.columns]
+        return initializer((self._array("mlc_column", f"{kind}_columns", rows), len(rows), columns.losses, columns.logits_stage))
 
-    def _chain(self, name: str, chain: PlacedChain) -> None:
-        forward = self._rows(f"{name}_forward", chain.rows)
-        losses = self._metrics(f"{name}_losses", chain.losses)
-        metrics = self._metrics(f"{name}_metrics", chain.metrics)
-        weight = self._rows(f"{name}_weight", [chain.weight]) if chain.weight else "{NULL, 0}"
-        logits = self._tensor("logits", *chain.logits) if chain.logits else '{"", MLC_F32, 0, NULL, MLC_NONE}'
-        with self.writer.block(f"static const mlc_chain {name} =", "};"):
-            self.writer.line(f".forward = {forward},")
-            self.writer.line(f".loss = {'MLC_NONE' if chain.loss is None else chain.loss},")
-            self.writer.line(f".losses = {losses}, .loss_count = {len(chain.losses)},")
-            self.writer.line(f".metrics = {metrics}, .metric_count = {len(chain.metrics)},")
-            self.writer.line(f".weight = {weight}, .weight_at = {chain.weight_at},")
-            self.writer.line(f".logits = {logits},")
-        self.writer.line()
+    # ---- places ----
 
-    def _actions(self) -> None:
-        rows = [f"{{{kind}, 0, {m}}}" for m in range(self.plan.microbatches) for kind in ("MLC_FORWARD", "MLC_BACKWARD")]
-        self._array("mlc_action", "actions", rows)
+    def _role(self, place: Place) -> str:
+        """Define the tables of a place; returns its mlc_role."""
+        prefix = f"place{place.place}"
+        chunks = [self._chunks(prefix, kind, place) for kind in _CHAINS]
+        held = self._array("mlc_held", f"{prefix}_held", [self._held(of) for of in place.held])
+        shards = [self._shard(f"{prefix}_shard{replica}", pieces) for replica, pieces in enumerate(place.shards)]
+        return initializer(
+            (
+                place.arena_bytes,
+                place.inbox_bytes,
+                place.record,
+                place.seed,
+                self.plan.levels,
+                initializer(chunks),
+                len(place.stages),
+                held,
+                len(place.held),
+                self._array("mlc_shard", f"{prefix}_shards", shards),
+            )
+        )
 
-    def _model(self) -> None:
-        fields = {
+    def _chunks(self, prefix: str, kind: str, place: Place) -> str:
+        """Define the chunks of a chain on a place; a chain that does not exist has none."""
+        rows = [self._chunk(f"{prefix}_{kind}{n}", place, chunk) for n, chunk in enumerate(place.chunks.get(kind, ()))]
+        return self._array("mlc_chunk", f"{prefix}_{kind}", rows)
+
+    def _chunk(self, name: str, place: Place, chunk: Chunk) -> str:
+        """Define the tables of a chunk; returns its mlc_chunk."""
+        rows = {phase: self._rows(f"{name}_{field}", chunk.rows.get(phase, ())) for phase, field in _ROWS.items()}
+        inputs = [initializer((number, _operand(at))) for number, at in chunk.inputs]
+        values = [initializer((column, _operand(at))) for column, at in chunk.values]
+        weight = self._rows(f"{name}_weight", [chunk.weight] if chunk.weight else [])
+        uses = self._array("mlc_use", f"{name}_uses", [_use(use) for use in chunk.uses])
+        logits = self._tensor("logits", chunk.logits[0], _operand(chunk.logits[1])) if chunk.logits else _NO_TENSOR
+        return initializer(
+            (
+                chunk.stage,
+                *rows.values(),
+                compound("mlc_binding", inputs),
+                len(inputs),
+                weight,
+                place.weight_at,
+                compound("mlc_value", values),
+                len(values),
+                uses,
+                len(chunk.uses),
+                logits,
+            )
+        )
+
+    def _rows(self, name: str, rows: Sequence[PlacedRow]) -> str:
+        """Define the rows of a phase; returns an mlc_rows initialiser."""
+        operands: list[str] = []
+        entries: list[str] = []
+        for row in rows:
+            place = f"{name}_at + {len(operands)}" if row.at else "NULL"
+            count = len(row.at) if any(at >> REGION_SHIFT for at in row.at) else 0
+            operands += map(_operand, row.at)
+            flops = repr(float(row.routine.flops))
+            entries.append(initializer((row.routine.name, place, count, self._path(row.path), c_string(row.name), flops)))
+        self._array("uint64_t", f"{name}_at", packed(operands))
+        return initializer((self._array("mlc_row", f"{name}_rows", entries), len(rows)))
+
+    def _held(self, held: Held) -> str:
+        copy = "MLC_NONE" if held.copy is None else held.copy
+        return initializer((held.parameter, held.master, copy, *self._function(held.init)))
+
+    def _shard(self, name: str, pieces: Sequence[Piece]) -> str:
+        """Define the pieces of a replica; returns its mlc_shard."""
+        return initializer((self._array("mlc_piece", name, [self._piece(piece) for piece in pieces]), len(pieces)))
+
+    def _piece(self, piece: Piece) -> str:
+        states = compound("uint64_t", [str(at) for at in piece.states])
+        return initializer((piece.parameter, piece.begin, piece.end, states, *self._function(piece.update)))
+
+    def _function(self, row: PlacedRow | None) -> tuple[str, str, str]:
+        """The function of a row over a range, or over the whole, and its addresses."""
+        if row is None:
+            return "NULL", "NULL", "NULL"
+        name, at = row.routine.name, compound("uint64_t", [str(a) for a in row.at])
+        return (name, "NULL", at) if name in self.plan.lowered.flat else ("NULL", name, at)
+
+    # ---- the model ----
+
+    def _model(self, columns: dict[str, str]) -> None:
+        chains = [columns.get(kind, "{NULL, 0, 0, -1}") for kind in _CHAINS]
+        fields: dict[str, object] = {
             "abi_version": "MLC_ABI_VERSION",
             "name": c_string(self.plan.program.name),
             **self._identity(),
-            **self._addresses(),
+            **self._mesh(),
             **self._tables(),
-            **self._schedule(),
+            "chains": initializer(chains),
+            "samples": int("sample" in columns),
+            "microbatches": self.plan.microbatches,
+            "groups": self.plan.groups,
             **self._work(),
         }
+        self.writer.line("extern const mlc_schedule mlc_emitted_schedule;")
+        self.writer.line()
         with self.writer.block("const mlc_model mlc_emitted_model =", "};"):
             for field, value in fields.items():
                 self.writer.line(f".{field} = {value},")
@@ -153,18 +210,15 @@ class Tables:
         items = model_items(self.plan)
         return {"hash": c_string(hashlib.sha256(items.encode()).hexdigest()), "description": c_string(items)}
 
-    def _addresses(self) -> dict[str, object]:
-        plan = self.plan
-        return {
-            "arena_bytes": plan.arena_bytes,
-            "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
-            "record": plan.record,
-            "seed_at": plan.seed,
-        }
+    def _mesh(self) -> dict[str, object]:
+        layout = self.plan.layout
+        return {"pp": layout.pp, "dp": layout.dp, "stages": layout.stages, "roles": "roles", "schedule": "&mlc_emitted_schedule"}
 
     def _tables(self) -> dict[str, object]:
         plan, program = self.plan, self.plan.program
         return {
+            "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
+            "operands": max((len(row.at) for row in plan_rows(plan)), default=0),
             "parameters": "parameters" if plan.parameters else "NULL",
             "parameter_count": len(plan.parameters),
             "inputs": "inputs" if program.inputs else "NULL",
@@ -173,20 +227,6 @@ class Tables:
             "scalar_count": len(plan.scalar_names),
             "set_scalars": "set_scalars",
             "rate": rate_index(plan),
-            "train": "&train",
-            "evaluate": "&evaluate",
-            "sample": "&sample" if plan.sample else "NULL",
-            "backward": f"{{{'backward_rows' if plan.backward else 'NULL'}, {len(plan.backward)}}}",
-        }
-
-    def _schedule(self) -> dict[str, object]:
-        plan = self.plan
-        return {
-            "actions": "actions",
-            "action_count": 2 * plan.microbatches,
-            "microbatches": plan.microbatches,
-            "groups": plan.groups,
-            "levels": plan.levels,
         }
 
     def _work(self) -> dict[str, object]:
@@ -202,30 +242,37 @@ class Tables:
         }
 
 
-def _compound(kind: str, items: Sequence[str]) -> str:
-    """A compound literal of an array; NULL when it is empty."""
-    return f"(const {kind}[]){{{', '.join(items)}}}" if items else "NULL"
+def _operand(at: int) -> str:
+    """An operand of a row: in a region, in hex, the region's number before twelve digits of the offset."""
+    return f"{at:#x}" if at >> REGION_SHIFT else str(at)
 
 
-def _function(row: PlacedRow | None, flat: frozenset[str]) -> tuple[str, str, str]:
-    """The function of a row over a range, or over the whole, and its addresses."""
-    if row is None:
-        return "NULL", "NULL", "NULL"
-    name, at = row.routine.name, _compound("uint64_t", [str(a) for a in row.at])
-    return (name, "NULL", at) if name in flat else ("NULL", name, at)
+def _use(use: PlacedUse) -> str:
+    levels = compound("uint64_t", [str(at) for at in use.levels])
+    return initializer((use.parameter, use.index, _PHASES[use.phase], levels))
 
 
-def _lines(words: Sequence[str], width: int = 12) -> Iterable[str]:
-    for n in range(0, len(words), width):
-        yield ", ".join(words[n : n + width])
+def plan_rows(plan: Plan) -> list[PlacedRow]:
+    """Every row of a plan, of all places."""
+    rows: list[PlacedRow] = []
+    for place in plan.places:
+        for chunks in place.chunks.values():
+            for chunk in chunks:
+                rows += [row for of in chunk.rows.values() for row in of]
+                rows += [chunk.weight] if chunk.weight else []
+        rows += [held.init for held in place.held]
+        rows += [piece.update for shard in place.shards for piece in shard if piece.update is not None]
+    return rows
 
 
 def model_items(plan: Plan) -> str:
-    """What a checkpoint must match, one item a line."""
+    """What a checkpoint must match, one item a line; nothing in it depends on the layout."""
     program = plan.program
     lines = [f"parameter.{p.name}={'x'.join(map(str, p.type.shape))}" for p in program.parameters]
     lines += [f"precision={program.recipe.precision}", f"clip={program.recipe.clip}"]
-    lines += [f"update.{p.parameter.name}={p.update.routine.function.name if p.update else None}" for p in plan.parameters]
+    for parameter, planned in zip(program.parameters, plan.parameters, strict=True):
+        rule = None if planned.update is None else plan.lowered.updates[planned.update].function.name
+        lines.append(f"update.{parameter.name}={rule}")
     lines += [f"input.{i.name}={i.type.dtype}[{'x'.join(map(str, i.type.shape))}]" for i in program.inputs]
     lines += [f"microbatches={plan.microbatches}", f"groups={plan.groups}"]
     return "\n".join(lines) + "\n"
@@ -240,32 +287,3 @@ def rate_index(plan: Plan) -> int:
             if name in curves:
                 return plan.scalar_names.index(name)
     return plan.scalar_names.index("rate") if "rate" in plan.scalar_names else -1
-
-
-def plan_json(plan: Plan) -> str:
-    """plan.json: the memory of a rank and what lies where."""
-    tensors = []
-    for p in plan.parameters:
-        tensors.append({"name": p.parameter.name, "dtype": "f32", "shape": list(p.parameter.type.shape), "offset": p.master})
-        tensors += [{"name": f"{p.parameter.name}/{n}", "dtype": "f32", "shape": list(k.shape), "offset": at} for n, k, at in p.states]
-    fields = {
-        "version": 1,
-        "model": plan.program.name,
-        "arena_bytes": plan.arena_bytes,
-        "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
-        "microbatches": plan.microbatches,
-        "groups": plan.groups,
-        "parameters": sum(p.parameter.type.size for p in plan.parameters),
-        "flops_per_microbatch": plan.flops,
-    }
-    lists = {
-        "tensors": tensors,
-        "actions": [["F" if half == 0 else "B", 0, m] for m in range(plan.microbatches) for half in (0, 1)],
-        "forward": [r.name for r in plan.train.rows],
-        "backward": [r.name for r in plan.backward],
-    }
-    lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in fields.items()]
-    for key, rows in lists.items():
-        inner = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-        lines.append(f" {json.dumps(key)}: [\n{inner}\n ]")
-    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -7,7 +7,7 @@ agree when their sizes agree. The empty product is the literal 1, the only dim t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 #: Element types of tensors, with the bytes of one stored element.
@@ -64,19 +64,17 @@ def agree(a: Dim, b: Dim) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """An element type and dims, row-major; no dims is a scalar."""
+    """An element type and dims, row-major; no dims is a scalar. `size` is the number of elements."""
 
     dtype: str
     dims: tuple[Dim, ...] = ()
+    shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    size: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(d.size for d in self.dims)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+    def __post_init__(self) -> None:
+        shape = tuple(d.size for d in self.dims)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "size", math.prod(shape))
 
     @property
     def bytes(self) -> int:

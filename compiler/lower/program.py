@@ -30,6 +30,7 @@ class Lowered:
     updates:          per Program.updates
     adds:             (dtype, size) of a state -> routine (a, b) -> a + b, for states that several calls read
     zeros:            (dtype, size) -> routine () -> 0
+    copies:           (dtype, size) of a state -> routine (a) -> a, for states that pass through a stage, and their gradients
     flat:             names of the routines that run over a range of flat elements
     """
 
@@ -43,6 +44,7 @@ class Lowered:
     updates: tuple[Routine, ...]
     adds: Mapping[tuple[str, int], Routine]
     zeros: Mapping[tuple[str, int], Routine]
+    copies: Mapping[tuple[str, int], Routine]
     flat: frozenset[str]
 
 
@@ -93,6 +95,7 @@ class _Lowerer:
         inits = self._inits()
         updates = tuple(self._update(u) for u in self.program.updates)
         adds, zeros = self._sums()
+        copies = self._copies()
         flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
         return Lowered(
             step=self.step,
@@ -105,6 +108,7 @@ class _Lowerer:
             updates=updates,
             adds=adds,
             zeros=zeros,
+            copies=copies,
             flat=flat,
         )
 
@@ -149,6 +153,22 @@ class _Lowerer:
                 if cotangent is not None and key not in zeros:
                     zeros[key] = self._zero(result.type)
         return adds, zeros
+
+    def _copies(self) -> dict[tuple[str, int], Routine]:
+        """The routines that pass states on, by dtype and size."""
+        copies: dict[tuple[str, int], Routine] = {}
+        for unit in self.program.units:
+            for result in unit.function.results[: unit.outputs]:
+                kind = result.type
+                if (kind.dtype, kind.size) not in copies:
+                    copies[kind.dtype, kind.size] = self._copy(kind)
+        return copies
+
+    def _copy(self, kind: TensorType) -> Routine:
+        a = Value("a", kind)
+        builder = Builder(self.ops, "lower", NO_SPAN, ("a",))
+        same = builder.one("copy", a, hint="same")
+        return self.lower(Function("copy", (a,), tuple(builder.instructions), (same,)), f"copy_{kind.dtype}_{kind.size}")
 
     def _add(self, kind: TensorType) -> Routine:
         a, b = Value("a", kind), Value("b", kind)

@@ -1,109 +1,128 @@
-"""The backward rows of the train chain: input gradient, then weight gradient of each call, from the last to the first."""
+"""The backward rows of a stage: input gradient, then weight gradient of each call, from the last to the first.
+
+The gradient of a state is the sum of what its readers give, from the last call to the first: total = total + part. Over a cut
+travels the total so far, so the order of additions does not depend on cuts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlc.ir.program import Call, Unit, Variant
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
-from mlc.plan.forward import ChainRows
-from mlc.plan.memory import Memory
-from mlc.plan.timeline import Place, Timeline
+from mlc.plan.forward import Accumulators, Values
+from mlc.plan.rows import StageRows
+from mlc.plan.stages import StagedChain
+
+#: The buffer that holds the cotangent of the loss: the weight of the microbatch.
+SEED = "seed"
 
 
 @dataclass(frozen=True, slots=True)
 class _Gradient:
-    """One call of the chain with its derivative; `places` of its values, by name, grows."""
+    """One call of the chain with its derivative; `values`, the buffers of its values by name, grows."""
 
     number: int
     call: Call
     unit: Unit
     variant: Variant
-    places: dict[str, Place]
+    values: dict[str, str]
 
     @property
     def label(self) -> str:
         return self.call.path or self.unit.name
 
     @property
-    def arguments(self) -> dict[str, tuple[str, TensorType]]:
+    def arguments(self) -> Mapping[str, tuple[str, TensorType]]:
         """What each parameter of the unit is bound to, and its type."""
         names = zip(self.unit.function.parameters, self.call.arguments, strict=True)
         return {p.name: (name, p.type) for p, name in names}
 
 
-def add_backward_rows(lowered: Lowered, memory: Memory, rows: ChainRows) -> None:
-    """Append the backward half to the rows of the train chain."""
-    planner = _Planner(lowered, memory, rows)
-    gradients = [g for n in range(len(rows.chain.calls)) if (g := planner.gradient(n)) is not None]
-    for gradient in reversed(gradients):
-        planner.add(gradient)
+def add_backward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, values: Values, rows: StageRows) -> None:
+    """Append the backward half to the rows of a stage of the train chain."""
+    planner = _Planner(lowered, staged, uses, rows)
+    planner.pass_on()
+    for number in reversed(staged.calls[rows.stage]):
+        gradient = planner.gradient(number, values[number])
+        if gradient is not None:
+            planner.add(gradient)
 
 
 class _Planner:
-    """written: states whose gradient has a value already."""
+    """totals: the buffer that holds the gradient so far of each state that has one."""
 
-    def __init__(self, lowered: Lowered, memory: Memory, rows: ChainRows):
+    def __init__(self, lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: StageRows):
         self.lowered = lowered
-        self.memory = memory
+        self.staged = staged
+        self.uses = uses
         self.rows = rows
-        self.written: set[str] = set()
+        received = staged.gradients_received(rows.stage)
+        self.totals = {state: rows.buffer(f"gradient received.{state}", staged.types[state]) for state in received}
 
-    @property
-    def timeline(self) -> Timeline:
-        return self.rows.timeline
+    def pass_on(self) -> None:
+        """Copy the gradients that arrive and leave with nothing added."""
+        added = {state for n in self.staged.calls[self.rows.stage] for state in self._states(n)}
+        for state in self.staged.gradients_sent(self.rows.stage):
+            if state in self.totals and state not in added:
+                kind = self.staged.types[state]
+                buffers = [self.totals[state], self.rows.buffer(f"gradient.{state}", kind)]
+                self.rows.add("I", self.lowered.copies[kind.dtype, kind.size], buffers, "", f"gradient of {state} passes")
 
-    def gradient(self, number: int) -> _Gradient | None:
-        """A call with an accumulator for each parameter gradient it makes; None where it makes no gradient."""
-        call, step = self.rows.chain.calls[number], self.lowered.step
+    def _states(self, number: int) -> list[str]:
+        """The states whose gradients a call adds to."""
+        gradient = self.gradient(number, {})
+        return [gradient.arguments[parameter][0] for parameter, _ in gradient.variant.d_states] if gradient else []
+
+    def gradient(self, number: int, values: dict[str, str]) -> _Gradient | None:
+        """A call with its derivative; None where it makes no gradient."""
+        call, step = self.staged.chain.calls[number], self.lowered.step
         unit, variant = step.program.units[call.unit], step.variants[call.unit]
-        if variant is None:
-            return None
-        gradient = _Gradient(number, call, unit, variant, self.rows.places[number])
-        for parameter, result, _ in variant.d_params:
-            gradient.places[result] = self.memory.use(gradient.arguments[parameter][0])
-        return gradient
+        return _Gradient(number, call, unit, variant, values) if variant else None
 
     def add(self, g: _Gradient) -> None:
         """Append the rows of one call."""
+        for _, result, _ in g.variant.d_params:
+            g.values[result] = self.uses[g.number, result]
         for n, cotangent in enumerate(g.variant.d_results):
             if cotangent is not None:
-                g.places[cotangent] = self._cotangent(g, n)
+                g.values[cotangent] = self._cotangent(g, n)
         sums = self._state_gradients(g)
         self._place_pending(g)
         input_gradient, weight_gradient = self.lowered.input_gradient[g.call.unit], self.lowered.weight_gradient[g.call.unit]
         if input_gradient is not None:
-            self.timeline.add(input_gradient, [g.places[b] for b in input_gradient.binds], g.call.path, f"{g.label} input gradient")
-        for total, part, kind in sums:
-            routine = self.lowered.adds[kind.dtype, kind.size]
-            self.timeline.add(routine, [total, part, total], g.call.path, f"{g.label} sum of gradients")
+            self.rows.add("I", input_gradient, [g.values[b] for b in input_gradient.binds], g.call.path, f"{g.label} input gradient")
+        for parts, kind in sums:
+            self.rows.add("I", self.lowered.adds[kind.dtype, kind.size], parts, g.call.path, f"{g.label} sum of gradients")
         if weight_gradient is not None:
-            self.timeline.add(weight_gradient, [g.places[b] for b in weight_gradient.binds], g.call.path, f"{g.label} weight gradient")
+            self.rows.add("W", weight_gradient, [g.values[b] for b in weight_gradient.binds], g.call.path, f"{g.label} weight gradient")
 
-    def _cotangent(self, g: _Gradient, n: int) -> Place:
+    def _cotangent(self, g: _Gradient, n: int) -> str:
         """Where the cotangent of a result lies; that of a state nothing reads is set to 0 first."""
-        if n >= g.unit.outputs or g.call.results[n] == self.rows.chain.loss:
-            return self.memory.seed
+        if n >= g.unit.outputs or g.call.results[n] == self.staged.chain.loss:
+            return SEED
         state, kind = g.call.results[n], g.unit.function.results[n].type
-        slot = self.timeline.slot(f"gradient.{state}", kind)
-        if state not in self.written:
-            self.timeline.add(self.lowered.zeros[kind.dtype, kind.size], [slot], g.call.path, f"{g.label} zero")
-        return slot
+        if state in self.totals:
+            return self.totals[state]
+        zero = self.rows.buffer(f"gradient.{state}", kind)
+        self.rows.add("I", self.lowered.zeros[kind.dtype, kind.size], [zero], g.call.path, f"{g.label} zero")
+        return zero
 
-    def _state_gradients(self, g: _Gradient) -> list[tuple[Place, Place, TensorType]]:
-        """Place the gradients of the states a call reads; returns what must be added afterwards as (total, part, type)."""
-        sums: list[tuple[Place, Place, TensorType]] = []
+    def _state_gradients(self, g: _Gradient) -> list[tuple[list[str], TensorType]]:
+        """Place the gradients of the states a call reads; returns what is to be added afterwards: total, part, new total."""
+        sums: list[tuple[list[str], TensorType]] = []
         for parameter, result in g.variant.d_states:
             state, kind = g.arguments[parameter]
-            total = self.timeline.slot(f"gradient.{state}", kind)
-            if state not in self.written:
-                self.written.add(state)
-                g.places[result] = total
-                continue
-            part = self.timeline.slot(f"{g.number}.part.{result}", kind)
-            g.places[result] = part
-            sums.append((total, part, kind))
+            total = self.rows.buffer(f"gradient.{state}", kind)
+            if state in self.totals:
+                part = self.rows.buffer(f"{g.number}.part.{result}", kind)
+                g.values[result] = part
+                sums.append(([self.totals[state], part, total], kind))
+            else:
+                g.values[result] = total
+            self.totals[state] = total
         return sums
 
     def _place_pending(self, g: _Gradient) -> None:
@@ -112,7 +131,7 @@ class _Planner:
         kept = self.lowered.kept[g.call.unit]
         for name in g.variant.pending:
             same = kept.get(name) or self._overwritten(g, name)
-            g.places[name] = g.places[same] if same else self.timeline.slot(f"{g.number}.pending.{name}", kinds[name])
+            g.values[name] = g.values[same] if same else self.rows.buffer(f"{g.number}.pending.{name}", kinds[name])
 
     def _overwritten(self, g: _Gradient, pending: str) -> str | None:
         """The saved value a pending one may be written over: it is read for the last time as this one is made."""

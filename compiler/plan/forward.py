@@ -1,91 +1,95 @@
-"""The forward rows of a chain, and the row of a microbatch's weight."""
+"""The forward rows of a stage, and the row of a microbatch's weight."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from mlc.ir.program import Call, Chain
+from mlc.ir.program import Call, Unit
 from mlc.lower.program import Lowered
-from mlc.plan.memory import Memory
-from mlc.plan.placed import PlacedRow
-from mlc.plan.timeline import Place, Timeline
+from mlc.plan.rows import Row, StageRows
+from mlc.plan.stages import StagedChain
+
+#: (call, result of its unit) -> the accumulator of a use.
+Accumulators = Mapping[tuple[int, str], str]
+
+#: Where the values of each call lie: call -> value -> buffer.
+Values = dict[int, dict[str, str]]
 
 
-@dataclass(slots=True)
-class ChainRows:
-    """The rows of a chain in order, before its buffers have addresses.
+def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: StageRows) -> Values:
+    """Append the forward rows of a stage; returns where the values of its calls lie.
 
-    losses, metrics:  (name, address) of the effects
-    places:           of each call's values, by name
-    forward_rows:     rows of the timeline before the backward half
+    uses: of the train chain, where accumulate effects add to gradients; elsewhere nothing reads them
     """
-
-    chain: Chain
-    timeline: Timeline = field(default_factory=Timeline)
-    losses: list[tuple[str, int]] = field(default_factory=list)
-    metrics: list[tuple[str, int]] = field(default_factory=list)
-    places: list[dict[str, Place]] = field(default_factory=list)
-    forward_rows: int = 0
-
-
-def forward_rows(lowered: Lowered, memory: Memory, chain: Chain, train: bool) -> ChainRows:
-    """The forward rows of a chain; what leaves it lives to its end.
-
-    train: accumulate effects are uses of their parameters; else nothing reads them
-    """
-    rows = ChainRows(chain)
-    timeline = rows.timeline
-    for number, call in enumerate(chain.calls):
-        effects = _effects(lowered, memory, rows, number, train)
-        rows.places.append(_forward(lowered, memory, timeline, number, call, effects))
-    rows.forward_rows = len(timeline.rows)
-    for name in (chain.loss, chain.logits, *(state for _, state in chain.metrics)):
-        if name is not None:
-            first, _ = timeline.lives[f"state.{name}"]
-            timeline.lives[f"state.{name}"] = (first, rows.forward_rows)
-    return rows
+    values: Values = {}
+    received = staged.received(rows.stage)
+    for number in staged.calls[rows.stage]:
+        values[number] = _add_call(lowered, staged, uses, rows, number)
+    for state in staged.sent(rows.stage):
+        if state in received:
+            kind = staged.types[state]
+            buffers = [rows.buffer(f"received.{state}", kind), rows.buffer(f"state.{state}", kind)]
+            rows.add("F", lowered.copies[kind.dtype, kind.size], buffers, "", f"{state} passes")
+    if _makes_loss(staged, rows):
+        rows.weight = _weight_row(lowered, staged, rows)
+    return values
 
 
-def _effects(lowered: Lowered, memory: Memory, rows: ChainRows, number: int, train: bool) -> list[Place]:
-    """The places of a call's effects."""
-    call = rows.chain.calls[number]
-    unit = lowered.step.program.units[call.unit]
-    places: list[Place] = []
-    for n, (effect, name) in enumerate(zip(unit.effects, call.effects, strict=True)):
-        if effect.kind == "accumulate":
-            kind = unit.function.results[unit.outputs + n].type
-            places.append(memory.use(name) if train else rows.timeline.slot(f"{number}.effect.{n}", kind))
-            continue
-        at = memory.take(4)
-        places.append(at)
-        found = rows.losses if effect.kind == "add_loss" else rows.metrics
-        found.append((name, at))
-    return places
-
-
-def _forward(lowered: Lowered, memory: Memory, timeline: Timeline, number: int, call: Call, effects: list[Place]) -> dict[str, Place]:
+def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: StageRows, number: int) -> dict[str, str]:
     """Append the forward row of a call; returns where its values lie, by name."""
-    step = lowered.step
+    call, step = staged.chain.calls[number], lowered.step
     unit, routine, variant = step.program.units[call.unit], lowered.forward[call.unit], step.variants[call.unit]
-    places = {p.name: memory.argument(timeline, unit, call, n) for n, p in enumerate(unit.function.parameters)}
+    values = {p.name: _argument(staged, rows, unit, call, n) for n, p in enumerate(unit.function.parameters)}
     results = variant.forward.results if variant else unit.function.results
     for n, result in enumerate(results):
         if n < unit.outputs:
-            places[result.name] = timeline.slot(f"state.{call.results[n]}", result.type)
-        elif n < unit.outputs + len(effects):
-            places[result.name] = effects[n - unit.outputs]
+            values[result.name] = rows.buffer(f"state.{call.results[n]}", result.type)
+        elif (number, result.name) in uses:
+            values[result.name] = uses[number, result.name]
         else:
-            places[result.name] = timeline.slot(f"{number}.{result.name}", result.type)
-    timeline.add(routine, [places[b] for b in routine.binds], call.path, f"{call.path or unit.name} forward")
-    return places
+            values[result.name] = rows.buffer(f"{number}.{result.name}", result.type)
+    for effect, name, result in zip(unit.effects, call.effects, results[unit.outputs :], strict=False):
+        if effect.kind != "accumulate":
+            (rows.losses if effect.kind == "add_loss" else rows.metrics).append((name, values[result.name]))
+    rows.add("F", routine, [values[b] for b in routine.binds], call.path, f"{call.path or unit.name} forward")
+    return values
 
 
-def weight_row(lowered: Lowered, memory: Memory, chain: Chain) -> tuple[PlacedRow | None, int]:
-    """The row that makes the weight of a microbatch, None where it is 1; the address of the weight."""
-    at = memory.take(4)
-    if chain.weight is None:
-        return None, at
-    number, arguments = chain.weight
+def _argument(staged: StagedChain, rows: StageRows, unit: Unit, call: Call, n: int) -> str:
+    """The buffer of an argument of a call."""
+    role, name, kind = unit.roles[n], call.arguments[n], unit.function.parameters[n].type
+    match role:
+        case "state":
+            made = "received" if name in staged.received(rows.stage) else "state"
+            return rows.buffer(f"{made}.{name}", kind)
+        case "input":
+            return _input(rows, name)
+        case "param":
+            return f"parameter {name}"
+    return f"scalar {name}"
+
+
+def _input(rows: StageRows, name: str) -> str:
+    rows.inputs[name] = None
+    return f"input.{name}"
+
+
+def _makes_loss(staged: StagedChain, rows: StageRows) -> bool:
+    """Whether a column of the stage is weighted."""
+    calls = (staged.chain.calls[n] for n in staged.calls[rows.stage])
+    return bool(rows.losses) or any(staged.chain.loss in call.results for call in calls)
+
+
+def _weight_row(lowered: Lowered, staged: StagedChain, rows: StageRows) -> Row | None:
+    """The row that makes the weight of a microbatch from inputs."""
+    if staged.chain.weight is None:
+        return None
+    number, arguments = staged.chain.weight
     unit, routine = lowered.step.program.units[number], lowered.forward[number]
-    bound = [memory.bound(role, name) for role, name in zip(unit.roles, arguments, strict=True)]
-    return PlacedRow(routine, (*bound, at, *memory.work(routine.work_bytes)), "", "weight"), at
+    bound = [_input(rows, name) if role == "input" else f"scalar {name}" for role, name in zip(unit.roles, arguments, strict=True)]
+    if routine.work_bytes:
+        rows.sizes["work.weight"] = routine.work_bytes
+        bound = [*bound, "weight", "work.weight"]
+    else:
+        bound = [*bound, "weight"]
+    return Row("F", routine, tuple(bound), "", "weight")

@@ -1,49 +1,97 @@
-"""Parameters with the rows that set and update them."""
+"""Parameters in the whole plan: who owns and who holds each."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 from mlc.ir.program import Parameter
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
-from mlc.plan.memory import Memory
-from mlc.plan.placed import PlacedParameter, PlacedRow
-
-#: States of a parameter's optimizer: (name, type, address).
-States = tuple[tuple[str, TensorType, int], ...]
-
-
-def place_parameters(lowered: Lowered, memory: Memory) -> tuple[PlacedParameter, ...]:
-    """The parameters of the program, once the rows of all chains have taken their accumulators."""
-    return tuple(_placed(lowered, memory, n, p) for n, p in enumerate(lowered.step.program.parameters))
+from mlc.plan.layout import Layout
+from mlc.plan.placed import PlannedParameter
+from mlc.plan.shards import Share, shares
+from mlc.plan.stages import StagedChain, parameters_of
+from mlc.plan.uses import Use
 
 
-def _placed(lowered: Lowered, memory: Memory, number: int, parameter: Parameter) -> PlacedParameter:
-    name, master = parameter.name, memory.masters[parameter.name]
-    routine = lowered.inits[number]
-    init = PlacedRow(routine, (master, *memory.work(routine.work_bytes)), name, f"{name} init")
-    states: States = ()
-    update = None
-    if parameter.update is not None and memory.uses[name]:
-        states = _states(lowered, memory, parameter, parameter.update)
-        update = _update(lowered, memory, parameter, parameter.update, states)
-    return PlacedParameter(parameter, master, memory.copies.get(name), tuple(memory.uses[name]), states, init, update)
+def plan_parameters(lowered: Lowered, layout: Layout, chains: Sequence[StagedChain], uses: Sequence[Use]) -> tuple[PlannedParameter, ...]:
+    """Every parameter of the program: its owner is the place of its first use."""
+    stage_of = {n: stage for stage, numbers in enumerate(chains[0].calls) for n in numbers}
+    found: dict[str, list[tuple[int, str]]] = {p.name: [] for p in lowered.step.program.parameters}
+    for use in uses:
+        found[use.parameter].append((stage_of[use.call], use.phase))
+    first = _first_stages(lowered, chains)
+    return tuple(_planned(lowered, layout, p, found[p.name], first) for p in lowered.step.program.parameters)
 
 
-def _states(lowered: Lowered, memory: Memory, parameter: Parameter, number: int) -> States:
-    rule = lowered.step.program.updates[number]
+def _planned(
+    lowered: Lowered, layout: Layout, parameter: Parameter, uses: list[tuple[int, str]], first: Mapping[str, int]
+) -> PlannedParameter:
+    stage = uses[0][0] if uses else first.get(parameter.name, 0)
+    update = parameter.update if uses else None
+    elementwise = update is None or lowered.updates[update].name in lowered.flat
+    return PlannedParameter(
+        fed=parameter.gradient if uses else "none",
+        owner=layout.schedule.placement[stage],
+        uses=tuple(uses),
+        states=() if update is None else _states(lowered, parameter, update),
+        elementwise=elementwise,
+        update=update,
+    )
+
+
+def _states(lowered: Lowered, parameter: Parameter, update: int) -> tuple[tuple[str, TensorType], ...]:
+    rule = lowered.step.program.updates[update]
     kinds = [(name, parameter.type if rule.elementwise else kind) for name, kind in rule.states]
-    return tuple((name, TensorType("f32", kind.dims), memory.take(4 * kind.size)) for name, kind in kinds)
+    return tuple((name, TensorType("f32", kind.dims)) for name, kind in kinds)
 
 
-def _update(lowered: Lowered, memory: Memory, parameter: Parameter, number: int, states: States) -> PlacedRow:
-    """The row of an optimizer's rule; one that is not elementwise writes beside what it reads."""
-    rule, routine = lowered.step.program.updates[number], lowered.updates[number]
-    master, gradient = memory.masters[parameter.name], memory.uses[parameter.name][0][0]
-    places = [at for _, _, at in states]
-    if routine.name in lowered.flat:
-        results = [master, *places]
-    else:
-        results = [memory.take(4 * parameter.type.size), *(memory.take(4 * kind.size) for _, kind, _ in states)]
-    scalars = [memory.scalars[name] for name in rule.scalars]
-    at = (master, gradient, *places, *results, *scalars, *memory.work(routine.work_bytes))
-    return PlacedRow(routine, at, parameter.name, f"{parameter.name} update")
+def _first_stages(lowered: Lowered, chains: Sequence[StagedChain]) -> dict[str, int]:
+    """The stage of the first call that is given a parameter: of the train chain, else of the others."""
+    first: dict[str, int] = {}
+    for staged in chains:
+        for stage, numbers in enumerate(staged.calls):
+            for number in numbers:
+                for name in parameters_of(lowered.step.program, staged.chain.calls[number]):
+                    first.setdefault(name, stage)
+    return first
+
+
+def held_parameters(
+    lowered: Lowered, layout: Layout, chains: Sequence[StagedChain], parameters: Sequence[PlannedParameter]
+) -> list[list[int]]:
+    """Per place, the parameters that one of its stages uses in any chain, and those it owns; ascending."""
+    program = lowered.step.program
+    number_of = {p.name: n for n, p in enumerate(program.parameters)}
+    held: list[set[int]] = [{n for n, p in enumerate(parameters) if p.owner == place} for place in range(layout.pp)]
+    for staged in chains:
+        for stage, numbers in enumerate(staged.calls):
+            place = held[layout.schedule.placement[stage]]
+            for number in numbers:
+                place.update(number_of[name] for name in parameters_of(program, staged.chain.calls[number]))
+    return [sorted(place) for place in held]
+
+
+def place_shares(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParameter]) -> list[tuple[tuple[Share, ...], ...]]:
+    """Per place and replica, the parts of the place's own parameters: trained ones by slices or whole, then what is never updated."""
+    sizes = [p.type.size for p in lowered.step.program.parameters]
+    found: list[tuple[tuple[Share, ...], ...]] = []
+    for place in range(layout.pp):
+        own = [Share(n, 0, sizes[n]) for n, p in enumerate(parameters) if p.owner == place]
+        trained = [share for share in own if parameters[share.parameter].update is not None]
+        sliced = [share for share in trained if parameters[share.parameter].elementwise]
+        whole = [share for share in trained if not parameters[share.parameter].elementwise]
+        still = shares([share for share in own if parameters[share.parameter].update is None], (), layout.dp)
+        moved = shares(sliced, whole, layout.dp)
+        found.append(tuple(tuple(sorted((*a, *b), key=lambda s: s.parameter)) for a, b in zip(moved, still, strict=True)))
+    return found
+
+
+def piece_sizes(parameters: Sequence[PlannedParameter], shares: Sequence[tuple[tuple[Share, ...], ...]]) -> list[list[int]]:
+    """Per parameter, the elements that each replica of its owner updates."""
+    sizes = [[0] * len(shares[parameter.owner]) for parameter in parameters]
+    for place in shares:
+        for replica, shard in enumerate(place):
+            for share in shard:
+                sizes[share.parameter][replica] += share.size
+    return sizes

@@ -1,18 +1,24 @@
-"""A plan as data: rows, parameters and chains with addresses in the arena."""
+"""A plan as data: rows, parameters, regions, channels and lists with addresses. Addresses are bytes from the start of a rank's arena."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlc.ir.program import Parameter, Program
+from mlc.ir.program import Program
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
+from mlc.plan.layout import Layout
+from mlc.plan.lists import Entry
+
+#: An operand of a row: the number of a region above this bit, the offset in its slot below. Region 0 is the arena.
+REGION_SHIFT = 48
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedRow:
-    """A call of a routine: the addresses it is given in order, what keys its random numbers, its name for people."""
+    """A call of a routine: the operands it is given in order, what keys its random numbers, its name for people."""
 
     routine: Routine
     at: tuple[int, ...]
@@ -21,81 +27,199 @@ class PlacedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedParameter:
-    """A parameter with its addresses.
+class Area:
+    """A buffer of fixed address; of one chain, or None: in use in all."""
 
-    copy:          in the dtype of the forward pass; None where that reads the f32 master
-    accumulators:  [use][level]; none where no gradient arrives
-    states:        (name, type, address)
-    update:        None where it is not trained
+    name: str
+    at: int
+    bytes: int
+    chain: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A ring of slots, one a live microbatch: `bytes` in use of each `stride`."""
+
+    name: str
+    base: int
+    stride: int
+    slots: int
+    bytes: int
+    chain: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A directed edge between two places, -1 for the tree of all ranks.
+
+    peers:   how many senders a receiver has, and receivers a sender
+    inbox, headers, outbox:  addresses; inbox and headers in the receiver's arena, outbox in the sender's
     """
 
-    parameter: Parameter
-    master: int
-    copy: int | None
-    accumulators: tuple[tuple[int, ...], ...]
-    states: tuple[tuple[str, TensorType, int], ...]
-    init: PlacedRow
+    name: str
+    kind: str
+    chain: str | None
+    source: int
+    target: int
+    slot_bytes: int
+    slots: int
+    outbox_slots: int
+    peers: int
+    inbox: int
+    headers: int
+    outbox: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedUse:
+    """The gradient of one use of a parameter; `levels`: the accumulators that take microbatches and hold sums of groups."""
+
+    parameter: int
+    index: int
+    phase: str
+    levels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one replica updates of a parameter: elements [begin, end).
+
+    gradient, states:  addresses of element `begin`; of states of a rule that is not elementwise, of the whole. gradient: None where
+                       none arrives
+    update:            None where it is not trained
+    """
+
+    parameter: int
+    begin: int
+    end: int
+    gradient: int | None
+    states: tuple[int, ...]
     update: PlacedRow | None
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedChain:
-    """A chain with addresses.
+class Held:
+    """A parameter on a place that uses it. `copy`: in the dtype of the forward pass; None where that reads the f32 master."""
 
-    losses:   add_loss effects, (name, address)
-    metrics:  reports and metrics, (name, address)
-    weight:   the row that makes the weight of a microbatch at `weight_at`; None where it is 1
-    logits:   (type, address), of sample only
+    parameter: int
+    master: int
+    copy: int | None
+    init: PlacedRow
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stage of a chain on its place.
+
+    rows:     by phase: F, and I, W, B as far as its list has them
+    inputs:   (model input, operand)
+    weight:   the row that makes the weight of a microbatch; None where none is needed or it is 1
+    values:   (column, operand) of what the forward rows leave
+    logits:   (type, operand), of sample only
     """
 
-    rows: tuple[PlacedRow, ...]
-    loss: int | None
-    losses: tuple[tuple[str, int], ...]
-    metrics: tuple[tuple[str, int], ...]
+    stage: int
+    rows: Mapping[str, tuple[PlacedRow, ...]]
+    inputs: tuple[tuple[int, int], ...]
     weight: PlacedRow | None
-    weight_at: int
+    values: tuple[tuple[int, int], ...]
+    uses: tuple[PlacedUse, ...]
     logits: tuple[TensorType, int] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that is decided before a program runs. Addresses are bytes from the start of the rank's arena.
+class Place:
+    """All that the ranks of one place do and hold.
 
-    record, seed:          the step record; an f32 that is the cotangent of every loss: the weight of the microbatch
-    parameters, inputs:    in the order of the program's
-    train:                 the forward half of a microbatch; `backward` is the other half
-    microbatches, groups:  M and G; a group is folded before groups are combined over `levels` levels of accumulators
+    inbox_bytes:  the inbox is the first so many bytes of the arena
+    weight_at:    f32, the weight of a microbatch; seed: f32, the cotangent of every loss
+    phases:       per chain and phase of a chunk ("F0"), the names of the regions it reads from before and writes into
+    chunks:       per chain, in the order of its stages
+    shards:       per replica
+    """
+
+    place: int
+    arena_bytes: int
+    inbox_bytes: int
+    record: int
+    seed: int
+    weight_at: int
+    stages: tuple[int, ...]
+    fixed: tuple[Area, ...]
+    regions: tuple[Region, ...]
+    phases: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]
+    lists: Mapping[str, tuple[Entry, ...]]
+    chunks: Mapping[str, tuple[Chunk, ...]]
+    held: tuple[Held, ...]
+    shards: tuple[tuple[Piece, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The numbers that a microbatch leaves: (name, stage). The first `losses` add up to its loss. logits_stage: of sample, else -1."""
+
+    columns: tuple[tuple[str, int], ...]
+    losses: int
+    logits_stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedParameter:
+    """A parameter in the whole plan. uses: (stage, phase); states: of its optimizer; `fed`: loss, accumulate or none."""
+
+    fed: str
+    owner: int
+    uses: tuple[tuple[int, str], ...]
+    states: tuple[tuple[str, TensorType], ...]
+    elementwise: bool
+    update: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is decided before a program runs.
+
+    parameters:  in the order of the program's
+    columns:     per chain
+    channels:    all, each once
+    levels:      accumulators a use
+    rounds:      per chain, the microbatches of a list, for one replica
+    flops:       of a microbatch, forward and backward
     """
 
     lowered: Lowered
-    arena_bytes: int
+    layout: Layout
     scratch_bytes_per_thread: int
-    record: int
-    seed: int
-    parameters: tuple[PlacedParameter, ...]
-    inputs: tuple[int, ...]
-    train: PlacedChain
-    backward: tuple[PlacedRow, ...]
-    evaluate: PlacedChain
-    sample: PlacedChain | None
-    microbatches: int
-    groups: int
+    calls: tuple[tuple[str, ...], ...]
+    parameters: tuple[PlannedParameter, ...]
+    columns: Mapping[str, Columns]
+    channels: tuple[Channel, ...]
+    places: tuple[Place, ...]
     levels: int
+    rounds: Mapping[str, int]
+    flops: int
 
     @property
     def program(self) -> Program:
         return self.lowered.step.program
 
     @property
+    def microbatches(self) -> int:
+        return self.layout.microbatches
+
+    @property
+    def groups(self) -> int:
+        return self.layout.groups
+
+    @property
+    def arena_bytes(self) -> int:
+        """The largest of any rank."""
+        return max(place.arena_bytes for place in self.places)
+
+    @property
     def scalar_names(self) -> tuple[str, ...]:
         """The scalars of the record in order."""
         return scalar_names(self.program)
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of a microbatch, forward and backward."""
-        return sum(r.routine.flops for r in (*self.train.rows, *self.backward))
 
 
 def scalar_names(program: Program) -> tuple[str, ...]:

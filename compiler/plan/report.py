@@ -2,62 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from math import prod
 from typing import Any
 
-#: Tensors listed by size; the others are summed up.
+from mlc.parallel.cut_report import explain_stages
+from mlc.parallel.quantities import size_text
+
+#: Tensors listed by size, and actions of a list that are spelled out; the others are summed up.
 _LISTED = 12
+_ACTIONS = 24
+
+_COMPUTE = ("F", "I", "W", "B")
+
+Json = Mapping[str, Any]
 
 
-def explain_plan(plan: Mapping[str, Any]) -> str:
-    """Memory, work and order of a plan that `mlc compile` wrote."""
+def explain_plan(plan: Json) -> str:
+    """Ranks, memory, stages, order and messages of a plan that `mlc compile` wrote."""
+    elements = sum(p["elements"] for p in plan["parameters"])
+    arena = max(place["arena_bytes"] for place in plan["places"])
     lines = [
-        f"{plan['model']}: {plan['parameters']:,} parameters",
-        f"memory    {_size(plan['arena_bytes'])} arena, and {_size(plan['scratch_bytes_per_thread'])} scratch a thread",
+        f"{plan['model']}: {elements:,} parameters on {_ranks(plan)}",
+        f"memory    {size_text(arena)} arena a rank, and {size_text(plan['scratch_bytes_per_thread'])} scratch a thread",
         f"work      {plan['flops_per_microbatch'] / 1e9:,.3f} GFLOP a microbatch, {plan['microbatches']} a step in {plan['groups']} groups",
+        f"schedule  {plan['schedule']}, {plan['rounds']['train']} microbatches a replica",
         "",
-        *_chain("forward", plan["forward"]),
-        *_chain("backward", plan["backward"]),
-        "",
-        *_tensors(plan["tensors"]),
+        *_stages(plan),
     ]
-    return "\n".join(lines) + "\n"
+    for place in plan["places"]:
+        lines += ["", *_place(plan, place)]
+    return "\n".join([*lines, *_channels(plan), "", *_tensors(plan)]) + "\n"
 
 
-def _chain(title: str, rows: list[str]) -> list[str]:
-    """The rows in order, layers of one kind that follow each other in one line: h.0 ... h.11: forward."""
-    layers = [(path, ", ".join(what for _, what in run)) for path, run in groupby(map(_parts, rows), key=lambda row: row[0])]
-    runs = [list(run) for _, run in groupby(layers, key=lambda layer: (_kind(layer[0]), layer[1]))]
-    shown = [(run[0][0] if len(run) == 1 else f"{run[0][0]} ... {run[-1][0]}", run[0][1]) for run in runs]
-    return [f"{title if i == 0 else '':10}{path}: {what}" for i, (path, what) in enumerate(shown)]
+def _ranks(plan: Json) -> str:
+    pp, dp = plan["pp"], plan["dp"]
+    return "one rank" if pp * dp == 1 else f"{pp * dp} ranks: {pp} place{'s' * (pp > 1)} of the pipeline, {dp} replica{'s' * (dp > 1)}"
 
 
-def _parts(row: str) -> tuple[str, str]:
-    """ "h.3 input gradient" -> the call path, and what is computed there."""
-    path, _, what = row.partition(" ")
-    return path, what
+def _stages(plan: Json) -> list[str]:
+    """What each stage holds and costs, where the partition said so; else its calls."""
+    if all(stage["cost"] for stage in plan["stages"]):
+        return explain_stages(plan["stages"])
+    return [f"stage {stage['stage']} on place {stage['place']}: {', '.join(stage['calls']) or 'no calls'}" for stage in plan["stages"]]
 
 
-def _kind(path: str) -> str:
-    """A call path without its numbers."""
-    return ".".join("#" if part.isdigit() else part for part in path.split("."))
+# ---- places ----
 
 
-def _tensors(tensors: list[dict[str, Any]]) -> list[str]:
-    sizes = sorted(((4 * prod(t["shape"]), t["name"], t["shape"]) for t in tensors), key=lambda row: (-row[0], row[1]))
-    width = max((len(name) for _, name, _ in sizes[:_LISTED]), default=0)
-    lines = [f"{name:{width}}  {_size(size):>10}  {shape}" for size, name, shape in sizes[:_LISTED]]
+def _place(plan: Json, place: Json) -> list[str]:
+    """Memory by what it is for, then the lists."""
+    sizes = [(name, size) for name, size in _memory(plan, place).items() if size]
+    width = max(len(size_text(size)) for _, size in sizes)
+    lines = [f"place {place['place']}   {size_text(place['arena_bytes'])} arena, stages {', '.join(map(str, place['stages']))}"]
+    lines += [f"    {name:13} {size_text(size):>{width}}" for name, size in sizes]
+    return lines + [f"    {chain:13} {_order(entries)}" for chain, entries in place["lists"].items()]
+
+
+def _memory(plan: Json, place: Json) -> dict[str, int]:
+    """Bytes of a place: what lasts, and what the train chain uses. The other chains share the memory of the train chain."""
+    fixed = {area["name"]: area["bytes"] for area in place["fixed"] if area.get("chain", "train") == "train"}
+    regions = [region for region in place["regions"] if region.get("chain") == "train"]
+
+    def named(*prefixes: str) -> int:
+        return sum(size for name, size in fixed.items() if name.startswith(prefixes))
+
+    def rings(held: bool) -> int:
+        own = [region for region in regions if not region["name"].startswith(("in:", "out:"))]
+        return sum(region["slots"] * region["stride"] for region in own if region["name"].endswith(".inputs") != held)
+
+    known = {
+        "parameters": named("parameter ", "copy of "),
+        "states": max(sum(_states(plan, piece) for piece in shard) for shard in place["shards"]),
+        "gradients": named("gradient of "),
+        "residuals": rings(True),
+        "inputs": rings(False),
+        "transient": named("transient."),
+        "inbox": place["inbox_bytes"],
+        "outbox": sum(_outbox(plan, place["place"], channel) for channel in plan["channels"]),
+    }
+    return {**known, "others": sum(fixed.values()) - known["parameters"] - known["gradients"] - known["transient"]}
+
+
+def _states(plan: Json, piece: Json) -> int:
+    """Bytes of optimizer state of a piece."""
+    parameter = plan["parameters"][piece["parameter"]]
+    if parameter["elementwise"]:
+        return 4 * (piece["end"] - piece["begin"]) * len(piece["states"])
+    return sum(4 * prod(state["shape"]) for state in parameter["states"])
+
+
+def _outbox(plan: Json, place: int, channel: Json) -> int:
+    """Bytes of a channel's outbox in the private memory of a place; that of the tree lies in its inbox."""
+    if channel["from"] != place or channel["chain"] not in ("train", None):
+        return 0
+    peers = plan["dp"] - 1 if channel["from"] == channel["to"] else 1
+    return peers * channel["outbox_slots"] * channel["slot_bytes"]
+
+
+def _order(entries: Sequence[Sequence[Any]]) -> str:
+    """The first compute actions of a list, and how many of each kind there are."""
+    actions = [(kind, of, number) for kind, of, number in entries if kind in _COMPUTE]
+    several = len({of for _, of, _ in actions}) > 1
+    names = [f"{kind}{of}.{number}" if several else f"{kind}{number}" for kind, of, number in actions]
+    if len(names) <= _ACTIONS:
+        return " ".join(names)
+    counts = ", ".join(f"{sum(kind == k for k, _, _ in actions)} {kind}" for kind in _COMPUTE if any(kind == k for k, _, _ in actions))
+    return f"{' '.join(names[:_ACTIONS])} ... ({counts})"
+
+
+# ---- channels and tensors ----
+
+
+def _channels(plan: Json) -> Iterator[str]:
+    """One line a channel."""
+    width = max((len(channel["name"]) for channel in plan["channels"]), default=0)
+    for n, channel in enumerate(plan["channels"]):
+        if n == 0:
+            yield ""
+        slots = f"{channel['slots']} slots, {channel['outbox_slots']} at the sender"
+        yield f"channel {channel['name']:{width}}  {_ends(channel):22}  {size_text(channel['slot_bytes'])} a message, {slots}"
+
+
+def _ends(channel: Json) -> str:
+    if channel["from"] < 0:
+        return "all ranks"
+    if channel["from"] == channel["to"]:
+        return f"replicas of place {channel['from']}"
+    return f"place {channel['from']} to place {channel['to']}"
+
+
+def _tensors(plan: Json) -> list[str]:
+    """The largest parameters; layers of one kind in one line."""
+    kinds = [(_kind(p["name"]), p["name"], 4 * p["elements"], p["shape"]) for p in plan["parameters"]]
+    grouped = [list(rows) for _, rows in groupby(sorted(kinds, key=lambda row: row[0]), key=lambda row: (row[0], row[3]))]
+    sizes = sorted(((sum(row[2] for row in rows), rows) for rows in grouped), key=lambda row: (-row[0], row[1][0][1]))
+    names = [rows[0][1] if len(rows) == 1 else f"{rows[0][0]} ({len(rows)})" for _, rows in sizes]
+    width = max((len(name) for name in names[:_LISTED]), default=0)
+    lines = [f"{name:{width}}  {size_text(size):>10}  {rows[0][3]}" for name, (size, rows) in zip(names[:_LISTED], sizes, strict=False)]
     rest = sizes[_LISTED:]
     if rest:
-        lines.append(f"and {len(rest)} others  {_size(sum(size for size, _, _ in rest))}")
+        lines.append(f"and {sum(len(rows) for _, rows in rest)} others  {size_text(sum(size for size, _ in rest))}")
     return lines
 
 
-def _size(count: int) -> str:
-    """Bytes in the unit that leaves one to four digits before the point."""
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= scale:
-            return f"{count / scale:,.1f} {unit}"
-    return f"{count} B"
+def _kind(name: str) -> str:
+    """A name without its numbers."""
+    return ".".join("#" if part.isdigit() else part for part in name.split("."))

@@ -13,7 +13,7 @@
 static double seconds(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -156,6 +156,27 @@ static void bench_product(const product *p)
 }
 
 static const product products[] = {
+    {"x w^T", 1, 256, 1152, 384, 0, 1, MLC_F32},
+    {"x w^T", 1, 256, 384, 384, 0, 1, MLC_F32},
+    {"x w^T", 1, 256, 1536, 384, 0, 1, MLC_F32},
+    {"x w^T", 1, 256, 384, 1536, 0, 1, MLC_F32},
+    {"x w^T", 1, 256, 8192, 384, 0, 1, MLC_F32},
+    {"dy w", 1, 256, 384, 1152, 0, 0, MLC_F32},
+    {"dy w", 1, 256, 384, 384, 0, 0, MLC_F32},
+    {"dy w", 1, 256, 384, 1536, 0, 0, MLC_F32},
+    {"dy w", 1, 256, 1536, 384, 0, 0, MLC_F32},
+    {"dy w", 1, 256, 384, 8192, 0, 0, MLC_F32},
+    {"dy^T x", 1, 1152, 384, 256, 1, 0, MLC_F32},
+    {"dy^T x", 1, 384, 384, 256, 1, 0, MLC_F32},
+    {"dy^T x", 1, 1536, 384, 256, 1, 0, MLC_F32},
+    {"dy^T x", 1, 384, 1536, 256, 1, 0, MLC_F32},
+    {"dy^T x", 1, 8192, 384, 256, 1, 0, MLC_F32},
+    {"x w^T", 1, 64, 192, 64, 0, 1, MLC_F32},
+    {"x w^T", 1, 64, 64, 64, 0, 1, MLC_F32},
+    {"x w^T", 1, 64, 64, 256, 0, 1, MLC_F32},
+    {"dy w", 1, 64, 64, 256, 0, 0, MLC_F32},
+    {"dy^T x", 1, 64, 256, 64, 1, 0, MLC_F32},
+    {"dy^T x", 1, 64, 64, 64, 1, 0, MLC_F32},
     {"x w", 1, 1024, 1152, 384, 0, 0, MLC_F32},
     {"x w^T", 1, 1024, 1152, 384, 0, 1, MLC_F32},
     {"x w", 1, 1024, 384, 1536, 0, 0, MLC_F32},
@@ -243,6 +264,8 @@ int main(int argc, char **argv)
     measure_peak();
     for (unsigned i = 0; i < sizeof products / sizeof *products; i++)
         bench_product(products + i);
+    bench_attention(1, 256, 6, 64, MLC_F32);
+    bench_attention(1, 64, 4, 16, MLC_F32);
     bench_attention(12, 64, 4, 32, MLC_F32);
     bench_attention(4, 256, 6, 64, MLC_F32);
     bench_attention(1, 1024, 12, 64, MLC_F32);

@@ -5,17 +5,45 @@
  *   program          int main(int argc, char **argv) { return mlc_main(&mlc_emitted_model, argc, argv); }
  *   library          mlc_open ... mlc_session_step ... mlc_close: the same in a process that owns its data (Python, C)
  *
- * A session owns one mapping of exactly arena_bytes + threads * scratch_bytes_per_thread bytes, and threads - 1 worker threads;
- * its caller is thread 0. Sessions know nothing of each other; one session serves one caller at a time (a second one that calls
- * while it works gets MLC_USAGE). Library functions neither print nor exit: they return a status, and mlc_session_message()
- * says what happened. No function that steps or evaluates allocates memory.
+ * A model has pp * dp ranks. Each maps exactly arena_bytes (of its place) + threads * scratch_bytes_per_thread bytes and has
+ * `threads` threads. In a program ranks are processes or threads; in a session they are threads of this process, each led by a
+ * thread of its own, rank 0 by the caller. Sessions know nothing of each other; one session serves one caller at a time (a second
+ * one that calls while it works gets MLC_USAGE). Library functions neither print nor exit: they return a status, and
+ * mlc_session_message() says what happened. No function that steps or evaluates allocates memory.
+ *
+ * RANKS of a program. All run the same program on their part of the model; rank 0 alone prints, logs and writes what is not
+ * written in parallel.
+ *   without a launcher        --transport local (default): the program forks its ranks and supervises them: shared memory without
+ *                             names, gone with the last process however it ends. --transport threads: ranks in one process.
+ *   mpirun, mpiexec, srun     rank and size from OMPI_COMM_WORLD_RANK/SIZE, PMI_RANK/SIZE or SLURM_PROCID and
+ *                             SLURM_STEP_NUM_TASKS (SLURM_NTASKS); --transport mpi (default) wants libmlc_mpi.so beside the
+ *                             program; --transport local where all ranks are on one machine.
+ *   torchrun                  RANK, WORLD_SIZE, LOCAL_WORLD_SIZE; local on one machine, mpi on several.
+ * The size must be pp * dp; a launcher that started one process counts as none. --threads is per rank; without it the CPUs that
+ * the process may use are shared out among the ranks of the machine.
+ *
+ * FAULTS. A rank that dies ends the run with exit code 3 within seconds, and a line that names it, its step and its action. With
+ * --timeout, a run in which no rank moves for so long ends with exit code 4 and one report: what every rank does or waits for, and
+ * which one is late. (Over mpi a rank sees only itself: each one writes its own line, and the time to load or save counts.)
+ * SIGTERM and SIGUSR1 while training: all ranks agree, save at the end of the step and exit with 0. The ranks of a supervisor end
+ * with it, however it ends.
  *
  * THE STEP. M microbatches run in ascending order. Gradients fold in groups of M/G microbatches, group sums combine by the
  * bottom-up pairwise tree, uses of a shared parameter add up in chain order; the total is multiplied once by f32(1 / sum of
  * weights). The loss is sum(weight * loss) / sum(weight) in f64, where the loss of a microbatch is the f32 loss plus its add_loss
  * effects in chain order, added in f64. Metrics and reports are reduced like the loss. Gradients fed by `accumulate` are the plain
  * mean over microbatches and take no part in the norm. If the norm exceeds the recipe's clip, loss gradients are multiplied by
- * f32(clip / norm). The same bits come out for every number of threads.
+ * f32(clip / norm). The same bits come out for every pp, dp, schedule, transport and number of threads.
+ *
+ * EVALUATION is a pass over microbatches 0, 1, ... of the data in rounds of R * dp microbatches (R: what one list of the evaluation
+ * chain takes of a replica). Each round is dealt out in contiguous shares, in order of replica: n / dp microbatches each (rounded
+ * down), the first n mod dp replicas one more; the last round may be shorter. Random numbers, if any, are keyed by the number of the
+ * microbatch in the pass. Loss and weights are folded in f64 one microbatch after the other, in ascending order over the whole pass,
+ * so neither replicas nor rounds show in the result.
+ *
+ * NOT FINITE. A loss or a gradient that is not finite ends the run with exit code 5 before anything is updated. The step is run once
+ * more to name the lowest stage, and in it the lowest microbatch and parameter, at which such a value shows: in a part of the loss,
+ * in states that the stage sends (looked through as f32), in the gradient of one microbatch.
  *
  * DATA of a program: --data [INPUT=]PATTERN, a glob; several files are taken in order of their names.
  *   *.npy      a NumPy array (format 1 to 3, C order, little-endian). Its first dim counts examples, the others are the input's.
@@ -64,7 +92,7 @@ enum mlc_status {
     MLC_OK = 0,
     MLC_BAD_INPUT = 1,  /* model, data or checkpoint is wrong */
     MLC_USAGE = 2,      /* options or arguments are wrong */
-    MLC_FAILED = 3,     /* the machine failed: memory, threads, disk */
+    MLC_FAILED = 3,     /* the machine failed (memory, threads, disk), or a rank was lost */
     MLC_HANG = 4,       /* no progress within --timeout */
     MLC_NOT_FINITE = 5, /* loss or gradient is not finite */
 };
@@ -79,13 +107,13 @@ int mlc_main(const mlc_model *model, int argc, char **argv);
 typedef struct mlc_session mlc_session;
 
 typedef struct mlc_open_options {
-    int threads;    /* 0: as many as this process may use CPUs */
+    int threads;    /* of each rank; 0: the CPUs that this process may use, shared out among its ranks, at least 1 */
     uint64_t seed;  /* of parameters, random numbers and the order of examples */
     int64_t steps;  /* length of the rate schedule; 0: 1000 */
 } mlc_open_options;
 
-/* Maps memory, starts threads, initialises parameters. `options` NULL: all zero. On failure returns NULL and writes a message of
- * at most `size` bytes to `message`, and the status to `status` when it is not NULL. */
+/* Opens all ranks: maps memory, starts threads, initialises parameters. `options` NULL: all zero. On failure returns NULL and writes
+ * a message of at most `size` bytes to `message`, and the status to `status` when it is not NULL. */
 mlc_session *mlc_open(const mlc_model *model, const mlc_open_options *options, int *status, char *message, size_t size);
 void mlc_close(mlc_session *session); /* NULL is allowed */
 
@@ -96,22 +124,24 @@ const char *mlc_session_message(const mlc_session *session);
 const mlc_model *mlc_session_model(const mlc_session *session);
 
 /* ---- parameters ----
- * Tensors live in the arena and keep their addresses until mlc_close. The caller may read and write them between calls; bf16
- * copies follow at the next call. Index out of range: NULL. Shapes and names belong to the model. */
+ * Masters and gradients live whole in the arena of the first replica of their owner and keep their addresses until mlc_close. The
+ * caller may read and write masters between calls; all that hold them too, and bf16 copies, follow at the next call. Index out of
+ * range: NULL. Shapes and names belong to the model. Not while a call works. */
 
 typedef struct mlc_view {
     const char *name;
     int32_t dtype; /* enum mlc_dtype; masters, gradients and states are MLC_F32 */
     int32_t rank;
     const int64_t *shape;
-    void *data; /* row-major; NULL when there is none (the gradient of a frozen parameter) */
+    void *data;   /* row-major; NULL when there is none (the gradient of a frozen parameter) */
+    int32_t copy; /* 1: a copy of now, of what several replicas hold in parts; writing to it changes nothing */
 } mlc_view;
 
 int mlc_parameter_count(const mlc_session *session);
-mlc_view mlc_parameter_master(const mlc_session *session, int parameter);
-mlc_view mlc_parameter_gradient(const mlc_session *session, int parameter); /* of the last step or gradient call */
+mlc_view mlc_parameter_master(mlc_session *session, int parameter);
+mlc_view mlc_parameter_gradient(mlc_session *session, int parameter); /* of the last step or gradient call; ask again after the next */
 int mlc_parameter_state_count(const mlc_session *session, int parameter);
-mlc_view mlc_parameter_state(const mlc_session *session, int parameter, int state);
+mlc_view mlc_parameter_state(mlc_session *session, int parameter, int state);
 
 /* ---- inputs and scalars ---- */
 

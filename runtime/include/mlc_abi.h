@@ -2,13 +2,21 @@
  *
  * An emitted model is tables and straight-line functions. The runtime owns memory, threads, files and the walk over the tables.
  * Every buffer is named by its offset in the rank's arena, a multiple of 64 bytes. Nothing here allocates.
+ *
+ * Ranks form a mesh: rank = replica * pp + place, place in [0, pp) along the pipeline, replica in [0, dp). A stage is a range of
+ * the chain of layer calls; stage s lies on one place, a place holds one or more stages (its chunks, in ascending order). All
+ * that a rank does and holds is its role's, and the roles are the places; only the shard of optimizer state, the microbatches and
+ * the peers depend on the replica.
+ *
+ *   tables.h    rows, parameters, shards: where every tensor lies          mlc_emitted_model
+ *   actions.c   regions, channels and the action lists of every place      mlc_emitted_schedule
  */
 #ifndef MLC_ABI_H
 #define MLC_ABI_H
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 1
+#define MLC_ABI_VERSION 2
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL }; /* bool: one byte, 0 or 1 */
@@ -44,10 +52,26 @@ typedef void (*mlc_function)(const mlc_env *env, const uint64_t *at);
 /* Elementwise over flat elements [begin, end); begin is a multiple of 1024. Called by one thread; no barrier inside. */
 typedef void (*mlc_flat_function)(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);
 
+/* A place in the arena that a microbatch has for itself. The low 48 bits of an operand of a row count from the start of its
+ * region's slot, the high 16 bits number the region; region 0 is the arena itself, with one slot at 0.
+ *
+ *   address = base + (n % slots) * stride + offset,   n: microbatches that this rank has begun on the chain before this one
+ */
+#define MLC_REGION_SHIFT 48
+#define MLC_OFFSET_MASK ((UINT64_C(1) << MLC_REGION_SHIFT) - 1)
+
+typedef struct mlc_region {
+    const char *name;
+    uint64_t base;
+    uint64_t stride;
+    int32_t slots;
+} mlc_region;
+
 /* One function call on given buffers. */
 typedef struct mlc_row {
     mlc_function run;
     const uint64_t *at;
+    int32_t count; /* operands at `at` that may name a region; 0: all are offsets in the arena */
     uint64_t path;
     const char *name; /* "h.3 forward": for traces, profiles and messages */
     double flops;     /* of the model's meaning; recomputation is counted apart */
@@ -66,24 +90,54 @@ typedef struct mlc_tensor {
     uint64_t at;
 } mlc_tensor;
 
-/* A parameter with its optimizer state. Its master is f32. Checkpoint names: a '*' in the name counts the leading dim out. */
+/* A parameter. Its master is f32. Checkpoint names: a '*' in the name counts the leading dim out. */
 typedef struct mlc_parameter {
-    mlc_tensor master;
-    uint64_t copy;             /* bf16 copy that the forward pass reads, rounded from the master; MLC_NONE when it reads the master */
-    uint64_t gradient;         /* f32: the whole gradient after reduction; equals accumulators[0] of the first use */
+    const char *name;
+    int32_t rank;
+    const int64_t *shape;
     int32_t fed;               /* 0 loss gradient, 1 accumulate effect, 2 none */
-    int32_t uses;              /* layer calls that use it, in chain order */
-    const uint64_t *accumulators; /* [uses][levels]: level 0 takes the microbatches of a group; the others hold group sums of the tree */
-    const mlc_tensor *states;  /* optimizer state, f32 */
+    int32_t uses;              /* layer calls that use it */
+    int32_t owner;             /* place of the first use: holds the optimizer state */
+    const mlc_tensor *states;  /* optimizer state, f32, whole shapes; `at` is MLC_NONE */
     int32_t state_count;
+    uint64_t path;             /* hash of the name, keys the random numbers of init */
+} mlc_parameter;
+
+/* A parameter as a place holds it: wherever one of its stages uses it. */
+typedef struct mlc_held {
+    int32_t parameter;
+    uint64_t master;             /* whole */
+    uint64_t copy;               /* bf16 copy that the forward pass reads, rounded from the master; MLC_NONE when it reads the master */
     mlc_flat_function init_flat; /* at[0]: master; or */
     mlc_function init;           /* at[0]: master; then work buffers */
     const uint64_t *init_at;
-    mlc_flat_function update_flat; /* at: master, gradient, states...; results in place; or */
+} mlc_held;
+
+/* The gradient of one use of a parameter. */
+typedef struct mlc_use {
+    int32_t parameter;
+    int32_t index;          /* among the parameter's uses, in chain order */
+    int32_t phase;          /* MLC_FORWARD, MLC_INPUT_GRADIENT or MLC_WEIGHT_GRADIENT: the half of an action that adds to it */
+    const uint64_t *levels; /* level 0 takes the microbatches of a group; the others hold group sums of the tree; mlc_role.levels */
+} mlc_use;
+
+/* What one replica of the owner updates: elements [begin, end) of a parameter, both multiples of 1024 or the end of the tensor.
+ * Its gradient is that of use 0. A rule that is not elementwise has one piece, the whole. */
+typedef struct mlc_piece {
+    int32_t parameter;
+    int64_t begin;
+    int64_t end;
+    const uint64_t *states;        /* of element `begin` of each state; of a rule that is not elementwise, of the whole state */
+    mlc_flat_function update_flat; /* at: master, gradient, states... from element `begin` on; results in place; or */
     mlc_function update;           /* at: master, gradient, states..., new master, new states... (work buffers), then others */
-    const uint64_t *update_at;     /* both NULL: frozen */
-    uint64_t path;                 /* hash of the name, keys the random numbers of init */
-} mlc_parameter;
+    const uint64_t *update_at;     /* both NULL: frozen, or fed by nothing */
+} mlc_piece;
+
+/* The pieces of one replica, in order of parameter. */
+typedef struct mlc_shard {
+    const mlc_piece *pieces;
+    int32_t count;
+} mlc_shard;
 
 enum mlc_source { MLC_SOURCE_DATA, MLC_SOURCE_FOLLOWING };
 
@@ -102,59 +156,161 @@ typedef struct mlc_scalar {
     int32_t option; /* 1: --name sets it */
 } mlc_scalar;
 
-typedef struct mlc_metric {
+/* A number that each microbatch leaves: the loss, its add_loss parts in chain order, then reports and metrics. */
+typedef struct mlc_column {
     const char *name;
-    uint64_t at; /* f32 scalar of one microbatch */
-} mlc_metric;
+    int32_t stage; /* that makes it */
+} mlc_column;
+
+typedef struct mlc_value {
+    int32_t column;
+    uint64_t at; /* f32 scalar, as a row's operand, right after the forward rows of the microbatch */
+} mlc_value;
+
+typedef struct mlc_binding {
+    int32_t input;
+    uint64_t at; /* as a row's operand */
+} mlc_binding;
+
+/* A stage of a chain on its place. */
+typedef struct mlc_chunk {
+    int32_t stage;
+    mlc_rows forward;
+    mlc_rows input_gradient;     /* of the train chain; NULL, 0 elsewhere */
+    mlc_rows weight_gradient;
+    mlc_rows backward;           /* both halves, layer by layer */
+    const mlc_binding *inputs;   /* filled before forward; live as long as a row reads them */
+    int32_t input_count;
+    mlc_rows weight;             /* none or one row, from inputs to `weight_at`, run before forward; of stages that make a loss */
+    uint64_t weight_at;          /* f32 scalar */
+    const mlc_value *values;     /* what this stage leaves for the columns of the chain */
+    int32_t value_count;
+    const mlc_use *uses;         /* of the train chain */
+    int32_t use_count;
+    mlc_tensor logits;           /* sample, of the last stage: [..., context, vocabulary]; `at` as a row's operand, else MLC_NONE */
+} mlc_chunk;
 
 /* A forward chain: train, evaluate or sample. */
 typedef struct mlc_chain {
-    mlc_rows forward;
-    uint64_t loss;               /* f32 scalar; MLC_NONE in sample */
-    const mlc_metric *losses;    /* add_loss effects, in chain order: added to the loss of the microbatch */
-    int32_t loss_count;
-    const mlc_metric *metrics;   /* reports and metrics */
-    int32_t metric_count;
-    mlc_rows weight;             /* none or one row, from inputs to `weight_at`; run before forward */
-    uint64_t weight_at;          /* f32 scalar */
-    mlc_tensor logits;           /* sample: [..., context, vocabulary] of the first input; at = MLC_NONE elsewhere */
+    const mlc_column *columns;
+    int32_t column_count;
+    int32_t losses;              /* the first so many columns add up to the loss of a microbatch; 0 in sample */
+    int32_t logits_stage;        /* sample; -1 elsewhere */
 } mlc_chain;
 
-enum mlc_action_kind { MLC_FORWARD, MLC_BACKWARD, MLC_INPUT_GRADIENT, MLC_WEIGHT_GRADIENT };
+enum mlc_chain_kind { MLC_TRAIN, MLC_EVALUATE, MLC_SAMPLE, MLC_CHAINS };
 
-/* One row of a rank's program. */
+/* ---- what a rank does ---- */
+
+enum mlc_action_kind {
+    MLC_FORWARD,         /* rows of a chunk on a microbatch */
+    MLC_BACKWARD,
+    MLC_INPUT_GRADIENT,
+    MLC_WEIGHT_GRADIENT,
+    MLC_RECEIVE,         /* wait until a message has arrived in its slot */
+    MLC_FREE,            /* the slot of a message may be written again */
+    MLC_SEND,            /* a message is complete in its outbox slot: it may go */
+    MLC_SENT,            /* wait until it has gone: its outbox slot may be written again */
+    MLC_STATISTICS,      /* all ranks exchange the columns of all microbatches */
+    MLC_REDUCE,          /* gradients of a chunk: each replica gets the sum over replicas of what its shard owns */
+    MLC_SHARE,           /* gradients of uses on other places go to the owner, which adds them in chain order */
+    MLC_NORM,            /* gradients are scaled; all ranks exchange the sums of squares */
+    MLC_UPDATE,          /* each shard is updated */
+    MLC_SPREAD,          /* new values go to the places that share a parameter, then to the other replicas */
+};
+
+/* One row of a rank's program. Compute: `of` is a chunk of the place (not a stage), `microbatch` counts from 0 within the replica's
+ * share. Transfer: `of` is a channel, `microbatch` the message of that number. The others: 0, and MLC_REDUCE a chunk. */
 typedef struct mlc_action {
     int16_t kind;
-    int16_t chunk;
+    int16_t of;
     int32_t microbatch;
 } mlc_action;
+
+typedef struct mlc_actions {
+    const mlc_action *actions;
+    int32_t count;
+} mlc_actions;
+
+enum mlc_channel_kind {
+    MLC_ACTIVATION, /* states that cross a cut: place `from` to place `to` of the same replica */
+    MLC_GRADIENT,   /* their cotangents, the other way */
+    MLC_REDUCTION,  /* from == to: gradients, from each replica to each other one; else of a shared parameter, same replica */
+    MLC_PARAMETER,  /* from == to: new values, from each replica to each other one; else of a shared parameter, same replica */
+    MLC_TREE,       /* statistics: between a rank and its neighbours in the binary tree of ranks (parent (r - 1) / 2); from, to -1 */
+};
+
+/* A directed edge between two ranks, or as many as there are pairs of replicas. Messages have slot_bytes bytes and arrive in the
+ * order in which they were sent. Message n of a pair lies in slot n % slots of the receiver's inbox and in slot n % outbox_slots
+ * of the sender's outbox. A receiver has one block of slots (slots * slot_bytes bytes) and one header for each sender: for pairs
+ * of replicas in order of replica without its own; for MLC_TREE parent, left child, right child. The same for outboxes. */
+typedef struct mlc_channel {
+    const char *name;
+    int32_t kind;
+    int32_t chain;          /* MLC_ACTIVATION, MLC_GRADIENT: enum mlc_chain_kind; else -1 */
+    int32_t from, to;       /* places */
+    uint64_t slot_bytes;    /* a multiple of 64 */
+    int32_t slots;
+    int32_t outbox_slots;
+    uint64_t inbox;         /* offset in the receiver's arena */
+    uint64_t headers;       /* offset in the receiver's arena, MLC_HEADER_BYTES a sender */
+    uint64_t outbox;        /* offset in the sender's arena */
+} mlc_channel;
+
+#define MLC_HEADER_BYTES 256
+
+/* The program of a place. */
+typedef struct mlc_program {
+    const mlc_region *regions; /* [0] is the arena */
+    int32_t region_count;
+    mlc_actions lists[MLC_CHAINS]; /* train: one step. evaluate, sample: one round of forward passes */
+} mlc_program;
+
+typedef struct mlc_schedule {
+    const mlc_program *places; /* [pp] */
+    const mlc_channel *channels;
+    int32_t channel_count;
+    int32_t rounds[MLC_CHAINS]; /* microbatches of a list, of one replica */
+} mlc_schedule;
+
+/* What the ranks of one place have in common. */
+typedef struct mlc_role {
+    uint64_t arena_bytes;        /* the inbox, then the private part */
+    uint64_t inbox_bytes;        /* a multiple of 4096: the inbox lies at 0, and so where senders of any place expect it */
+    uint64_t record;             /* offset of the mlc_record */
+    uint64_t seed_at;            /* f32 scalar: the cotangent of the loss, the weight of the microbatch; set before each backward action */
+    int32_t levels;              /* accumulators a use: how many group sums are held at once */
+    const mlc_chunk *chunks[MLC_CHAINS];
+    int32_t chunk_count;         /* of every chain alike */
+    const mlc_held *held;        /* in order of parameter */
+    int32_t held_count;
+    const mlc_shard *shards;     /* [dp] */
+} mlc_role;
 
 typedef struct mlc_model {
     int32_t abi_version;
     const char *name;
     const char *hash;            /* hex: names, shapes, dtypes, recipe, batch, M, G; what a checkpoint must match */
     const char *description;     /* the items behind `hash`, one a line, "item=value": names what differs */
-    uint64_t arena_bytes;
+    int32_t pp;
+    int32_t dp;
+    int32_t stages;
+    const mlc_role *roles;       /* [pp] */
+    const mlc_schedule *schedule;
     uint64_t scratch_bytes_per_thread;
-    uint64_t record;             /* offset of the mlc_record */
-    uint64_t seed_at;            /* f32 scalar: the cotangent of the loss, the weight of the microbatch */
+    int32_t operands;            /* the most that a row has */
     const mlc_parameter *parameters;
     int32_t parameter_count;
-    const mlc_input *inputs;
+    const mlc_input *inputs;     /* tensor.at is MLC_NONE */
     int32_t input_count;
     const mlc_scalar *scalars;   /* [0] step, [1] steps */
     int32_t scalar_count;
     void (*set_scalars)(float *scalars); /* computes the curves from step, steps and the options */
     int32_t rate;                /* index of the scalar that metrics print as the rate, -1 when there is none */
-    const mlc_chain *train;
-    const mlc_chain *evaluate;
-    const mlc_chain *sample;     /* NULL when the model cannot */
-    mlc_rows backward;           /* of the train chain: I then W, layer by layer, last layer first */
-    const mlc_action *actions;   /* one step */
-    int32_t action_count;
-    int32_t microbatches;        /* M */
-    int32_t groups;              /* G */
-    int32_t levels;              /* accumulators a use: how many group sums are held at once */
+    mlc_chain chains[MLC_CHAINS];
+    int32_t samples;             /* 0: the model cannot sample, its third chain is empty */
+    int32_t microbatches;        /* M, over all replicas */
+    int32_t groups;              /* G, over all replicas */
     float clip;                  /* largest global gradient norm; 0: none */
     double flops;                /* of one microbatch, forward and backward, recomputation apart */
     int64_t batch;               /* rows of a microbatch */

@@ -69,7 +69,7 @@ static int64_t shift_from(const mlc_data *data, int input, int base)
         if (input == base)
             return shift;
         const mlc_input *follower = &data->model->inputs[input];
-        const mlc_binding *binding = &data->bindings[input];
+        const mlc_bound *binding = &data->bindings[input];
         bool own = binding->kind == MLC_BOUND_ARRAY || (binding->kind == MLC_BOUND_TOKENS && binding->source == input);
         if (follower->source != MLC_SOURCE_FOLLOWING || own)
             return -1;
@@ -99,7 +99,7 @@ static int bind_stream(mlc_data *data, int input, char *const *paths, int count,
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: input %s is not i32 of two dims, so it takes no tokens: give it a .npy array",
                              paths[0],
                              fed->tensor.name);
-    data->bindings[input] = (mlc_binding){MLC_BOUND_TOKENS, input, 0};
+    data->bindings[input] = (mlc_bound){MLC_BOUND_TOKENS, input, 0};
     return mlc_tokens_open(&data->streams[input], paths, count, mlc_input_row_elements(fed), extent_of(data, input), error);
 }
 
@@ -124,7 +124,7 @@ static int check_array(const mlc_data *data, int input, const char *path, mlc_er
 
 static int bind_array(mlc_data *data, int input, const char *path, mlc_error *error)
 {
-    data->bindings[input] = (mlc_binding){MLC_BOUND_ARRAY, input, 0};
+    data->bindings[input] = (mlc_bound){MLC_BOUND_ARRAY, input, 0};
     data->array_paths[input] = strdup(path);
     if (!data->array_paths[input])
         return mlc_error_set(error, MLC_FAILED, "%s: out of memory", path);
@@ -183,7 +183,7 @@ static int bind_followers(mlc_data *data, const char *option, mlc_error *error)
     for (int i = 0; i < model->input_count; i++) {
         for (int base = 0; base < model->input_count && data->bindings[i].kind == MLC_UNBOUND; base++)
             if (data->bindings[base].kind == MLC_BOUND_TOKENS && data->bindings[base].source == base && shift_from(data, i, base) >= 0)
-                data->bindings[i] = (mlc_binding){MLC_BOUND_TOKENS, base, shift_from(data, i, base)};
+                data->bindings[i] = (mlc_bound){MLC_BOUND_TOKENS, base, shift_from(data, i, base)};
         if (data->bindings[i].kind == MLC_UNBOUND)
             return mlc_error_set(error, MLC_USAGE, "input %s has no data: give %s %s=FILE", model->inputs[i].tensor.name, option,
                                  model->inputs[i].tensor.name);
@@ -195,7 +195,7 @@ static int bind_followers(mlc_data *data, const char *option, mlc_error *error)
 
 static int64_t examples_of(const mlc_data *data, int input)
 {
-    const mlc_binding *binding = &data->bindings[input];
+    const mlc_bound *binding = &data->bindings[input];
     return binding->kind == MLC_BOUND_ARRAY ? data->arrays[input].shape[0] : data->streams[binding->source].windows;
 }
 
@@ -282,27 +282,25 @@ void mlc_data_close(mlc_data *data)
 
 /* ---- feeds ---- */
 
-static int fill_row(const mlc_data *data, const mlc_session *session, int i, int64_t row, int64_t window, mlc_error *error)
+static int fill_row(const mlc_data *data, int i, int64_t window, void *to, mlc_error *error)
 {
     const mlc_input *input = &data->model->inputs[i];
-    const mlc_binding *binding = &data->bindings[i];
-    void *to = mlc_input_row(session, input, row);
+    const mlc_bound *binding = &data->bindings[i];
     int64_t elements = mlc_input_row_elements(input);
     if (binding->kind == MLC_BOUND_TOKENS)
         return mlc_tokens_read(&data->streams[binding->source], window, binding->shift, elements, input->limit, to, error);
     return mlc_convert_row(&data->arrays[i], window * elements, elements, input, to, data->array_paths[i], error);
 }
 
-static int fill_from_data(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end,
+static int fill_from_data(const mlc_feed *feed, const mlc_rank *rank, int input, int64_t microbatch, int64_t begin, int64_t end, void *to,
                           mlc_error *error)
 {
     const mlc_data_feed *from = (const mlc_data_feed *)feed;
+    int64_t bytes = mlc_input_row_bytes(&from->data->model->inputs[input]);
     for (int64_t row = begin; row < end; row++) {
-        int64_t n = from->first + (microbatch * session->model->batch + row) / from->repeat;
-        int64_t window = mlc_order_window(&from->order, n);
-        for (int i = 0; i < from->data->model->input_count; i++)
-            if (fill_row(from->data, session, i, row, window, error))
-                return error->status;
+        int64_t n = from->first + (microbatch * rank->model->batch + row) / from->repeat;
+        if (fill_row(from->data, input, mlc_order_window(&from->order, n), (char *)to + row * bytes, error))
+            return error->status;
     }
     return MLC_OK;
 }

@@ -4,19 +4,19 @@
 
 #include "npy.h"
 #include "order.h"
-#include "session.h"
+#include "rank.h"
 #include "tokens.h"
 
 /* Where the rows of one model input come from. */
-typedef struct mlc_binding {
+typedef struct mlc_bound {
     enum { MLC_UNBOUND, MLC_BOUND_TOKENS, MLC_BOUND_ARRAY } kind;
     int source;    /* MLC_BOUND_TOKENS: the input whose stream it reads */
     int64_t shift; /* MLC_BOUND_TOKENS: how many tokens later */
-} mlc_binding;
+} mlc_bound;
 
 typedef struct mlc_data {
     const mlc_model *model;
-    mlc_binding *bindings; /* by input */
+    mlc_bound *bindings; /* by input */
     mlc_tokens *streams;   /* by input; empty where there is none */
     mlc_npy *arrays;       /* by input */
     char **array_paths;    /* by input, for messages */

@@ -2,9 +2,10 @@
 #ifndef MLC_DIGEST_H
 #define MLC_DIGEST_H
 
-#include "session.h"
+#include "rank.h"
 
-/* Writes 64 hex digits and a 0 byte. All threads of the session share the hashing; nothing is allocated. */
-void mlc_digest(mlc_session *session, char hex[65]);
+/* Writes 64 hex digits and a 0 byte, the same on every rank. All ranks call it; each hashes what it owns, with all its threads.
+ * Allocates nothing. Returns a status. */
+int mlc_digest(mlc_rank *rank, char hex[65], mlc_error *error);
 
 #endif

@@ -11,7 +11,8 @@ typedef struct mlc_evaluation {
 } mlc_evaluation;
 
 /* Every window counts once. What does not fill a microbatch is evaluated in smaller sets, each window of a set repeated so that
- * the set fills the batch, and weighted by its share: for a loss that is a mean over rows this is exact. Returns a status. */
-int mlc_evaluate(mlc_session *session, const mlc_data *data, mlc_evaluation *evaluation);
+ * the set fills the batch, and weighted by its share: for a loss that is a mean over rows this is exact. All ranks call it and get
+ * the same. Returns a status, its sentence in rank->error. */
+int mlc_evaluate(mlc_rank *rank, const mlc_data *data, mlc_evaluation *evaluation);
 
 #endif

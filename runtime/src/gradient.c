@@ -1,6 +1,8 @@
 /* gradient.c: see gradient.h. */
 #include "gradient.h"
 
+#include "tables.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -18,79 +20,128 @@ static int64_t larger(int64_t a, int64_t b)
 
 /* ---- sharing out slices ---- */
 
-typedef bool (*selector)(const mlc_parameter *parameter);
+/* Something of `elements` elements, from element `begin` of a parameter on; begin is a multiple of 1024. */
+typedef struct item {
+    int parameter;
+    int64_t begin;
+    int64_t elements; /* 0: left out */
+    const void *of;   /* mlc_piece, mlc_held or mlc_use */
+} item;
 
-/* Works on elements [begin, end) of a parameter; begin is a multiple of 1024. */
-typedef void (*visitor)(const mlc_session *session, mlc_env *env, int parameter, int64_t begin, int64_t end, const void *context);
+/* A list of items: item i of `from`, -1 elements after the last. */
+typedef item (*lister)(const mlc_rank *rank, const void *from, int i);
 
-static int64_t blocks_of(const mlc_parameter *parameter)
+/* Works on elements [begin, end) of the item's parameter. */
+typedef void (*visitor)(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context);
+
+static int64_t blocks_of(const item *item)
 {
-    return (mlc_tensor_elements(&parameter->master) + MLC_BLOCK - 1) / MLC_BLOCK;
+    return (item->elements + MLC_BLOCK - 1) / MLC_BLOCK;
 }
 
-/* Gives each thread an equal, contiguous share of the 1024-blocks of all selected parameters. */
-static void visit_share(const mlc_session *session, const mlc_env *env, selector selected, visitor visit, const void *context)
+/* Gives each thread an equal, contiguous share of the 1024-blocks of all items. */
+static void visit_share(const mlc_rank *rank, const mlc_env *env, lister list, const void *from, visitor visit, const void *context)
 {
-    const mlc_model *model = session->model;
     int64_t total = 0, first = 0;
-    for (int p = 0; p < model->parameter_count; p++)
-        total += selected(&model->parameters[p]) ? blocks_of(&model->parameters[p]) : 0;
-    int64_t begin = total * env->thread / env->threads, end = total * (env->thread + 1) / env->threads;
-    for (int p = 0; p < model->parameter_count && first < end; p++) {
-        if (!selected(&model->parameters[p]))
-            continue;
-        int64_t blocks = blocks_of(&model->parameters[p]), elements = mlc_tensor_elements(&model->parameters[p].master);
-        int64_t low = larger(begin - first, 0) * MLC_BLOCK, high = smaller((end - first) * MLC_BLOCK, elements);
-        if (low < high)
-            visit(session, &mlc_worker_of(env)->env, p, low, high, context);
-        first += blocks;
+    item it;
+    for (int i = 0; it = list(rank, from, i), it.elements >= 0; i++)
+        total += blocks_of(&it);
+    int64_t low = total * env->thread / env->threads, high = total * (env->thread + 1) / env->threads;
+    for (int i = 0; first < high; i++) {
+        it = list(rank, from, i);
+        int64_t begin = larger(low - first, 0) * MLC_BLOCK, end = smaller((high - first) * MLC_BLOCK, it.elements);
+        if (begin < end)
+            visit(rank, &mlc_worker_of(env)->env, &it, it.begin + begin, it.begin + end, context);
+        first += blocks_of(&it);
     }
 }
 
-static bool is_fed(const mlc_parameter *parameter)
+static const item LAST = {.elements = -1};
+
+/* The pieces of the rank's shard. */
+static item piece_item(const mlc_rank *rank, int i)
 {
-    return parameter->fed != 2 && parameter->uses > 0;
+    if (i >= rank->shard->count)
+        return LAST;
+    const mlc_piece *piece = &rank->shard->pieces[i];
+    return (item){piece->parameter, piece->begin, piece->end - piece->begin, piece};
 }
 
-static bool is_flat(const mlc_parameter *parameter)
+static item fed_piece(const mlc_rank *rank, const void *from, int i)
 {
-    return parameter->update_flat != NULL;
+    (void)from;
+    item it = piece_item(rank, i);
+    if (it.elements > 0 && !mlc_is_fed(rank, it.parameter))
+        it.elements = 0;
+    return it;
 }
 
-static bool is_whole(const mlc_parameter *parameter)
+static item flat_piece(const mlc_rank *rank, const void *from, int i)
 {
-    return !parameter->update_flat && parameter->update;
+    (void)from;
+    item it = piece_item(rank, i);
+    if (it.elements > 0 && !((const mlc_piece *)it.of)->update_flat)
+        it.elements = 0;
+    return it;
 }
 
-static bool has_copy(const mlc_parameter *parameter)
+/* What the place holds. */
+static item held_item(const mlc_rank *rank, int i)
 {
-    return parameter->copy != MLC_NONE;
+    if (i >= rank->role->held_count)
+        return LAST;
+    const mlc_held *held = &rank->role->held[i];
+    return (item){held->parameter, 0, mlc_parameter_elements(&rank->model->parameters[held->parameter]), held};
 }
 
-static bool is_initialized_flat(const mlc_parameter *parameter)
+static item copied_held(const mlc_rank *rank, const void *from, int i)
 {
-    return parameter->init_flat != NULL;
+    (void)from;
+    item it = held_item(rank, i);
+    if (it.elements > 0 && ((const mlc_held *)it.of)->copy == MLC_NONE)
+        it.elements = 0;
+    return it;
 }
 
-static float *floats_at(const mlc_session *session, uint64_t at)
+static item flat_held(const mlc_rank *rank, const void *from, int i)
 {
-    return (float *)mlc_session_at(session, at);
+    (void)from;
+    item it = held_item(rank, i);
+    if (it.elements > 0 && !((const mlc_held *)it.of)->init_flat)
+        it.elements = 0;
+    return it;
 }
 
-/* ---- the group tree ----
- *
- * Finished group sums wait on a stack, accumulators 1, 2, ... of a use; accumulator 0 takes the microbatches. The stack before
- * group g holds one sum for each one-bit of g, the largest subtree lowest. Group g merges with as many as g has trailing ones:
- *
- *   g = 0   stack: -            0 goes to 1             stack: (0)
- *   g = 1   stack: (0)          (0)+1 goes to 1         stack: (01)
- *   g = 2   stack: (01)         2 goes to 2             stack: (01) (2)
- *   g = 3   stack: (01) (2)     (01)+((2)+3) goes to 1  stack: (0123)
- *
- * After the last group everything left merges, top first: an odd subtree moves up.
- */
+/* Uses of a chunk in some phases. */
+typedef struct use_range {
+    const mlc_chunk *chunk;
+    unsigned phases;
+} use_range;
 
-static void add_into(float *restrict sum, const float *restrict x, int64_t count)
+static item use_item(const mlc_rank *rank, const void *from, int i)
+{
+    const use_range *range = from;
+    if (i >= range->chunk->use_count)
+        return LAST;
+    const mlc_use *use = &range->chunk->uses[i];
+    const mlc_parameter *parameter = &rank->model->parameters[use->parameter];
+    bool taken = (range->phases >> use->phase & 1) && parameter->fed != 2;
+    return (item){use->parameter, 0, taken ? mlc_parameter_elements(parameter) : 0, use};
+}
+
+unsigned mlc_gradient_phases(int action_kind)
+{
+    return action_kind == MLC_BACKWARD ? 1U << MLC_INPUT_GRADIENT | 1U << MLC_WEIGHT_GRADIENT : 1U << action_kind;
+}
+
+/* ---- sums ---- */
+
+static float *floats_at(const mlc_rank *rank, uint64_t at)
+{
+    return (float *)mlc_rank_at(rank, at);
+}
+
+void mlc_gradient_add(float *restrict sum, const float *restrict x, int64_t count)
 {
     for (int64_t i = 0; i < count; i++)
         sum[i] += x[i];
@@ -102,50 +153,50 @@ static void scale_by(float *restrict x, float factor, int64_t count)
         x[i] *= factor;
 }
 
-int mlc_gradient_levels(int groups)
-{
-    int most = 0;
-    for (int g = 0; g < groups; g++) {
-        int held = __builtin_popcount((unsigned)g);
-        most = held > most ? held : most;
-    }
-    return 1 + most;
-}
 
-static float *accumulator(const mlc_session *session, const mlc_parameter *parameter, int use, int level)
+/* Adds `merges` sums from the top of `depth` waiting ones to accumulator 0. */
+static void tree_merge(const mlc_rank *rank, const uint64_t *levels, int depth, int merges, int64_t begin, int64_t count)
 {
-    return floats_at(session, parameter->accumulators[use * session->model->levels + level]);
-}
-
-/* Merges `merges` sums from the top of a stack of `depth` into accumulator 0. */
-static void tree_merge(const mlc_session *session, const mlc_parameter *parameter, int use, int depth, int merges, int64_t begin,
-                       int64_t count)
-{
-    float *sum = accumulator(session, parameter, use, 0) + begin;
+    float *sum = floats_at(rank, levels[0]) + begin;
     for (int k = 0; k < merges; k++)
-        add_into(sum, accumulator(session, parameter, use, depth - k) + begin, count);
+        mlc_gradient_add(sum, floats_at(rank, levels[depth - k]) + begin, count);
 }
 
-static void fold_slice(const mlc_session *session, mlc_env *env, int p, int64_t begin, int64_t end, const void *context)
+/* What a group's sum does when it is complete. */
+typedef struct joining {
+    int depth; /* sums that wait */
+    int merges;
+} joining;
+
+static void fold_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
 {
     (void)env;
-    const mlc_parameter *parameter = &session->model->parameters[p];
-    unsigned group = *(const unsigned *)context;
-    int depth = __builtin_popcount(group), merges = __builtin_ctz(~group);
-    for (int use = 0; use < parameter->uses; use++)
-        for (int64_t at = begin; at < end; at += CHUNK) {
-            int64_t count = smaller(CHUNK, end - at);
-            tree_merge(session, parameter, use, depth, merges, at, count);
-            float *held = accumulator(session, parameter, use, depth - merges + 1) + at;
-            memcpy(held, accumulator(session, parameter, use, 0) + at, (size_t)count * sizeof(float));
-        }
+    const uint64_t *levels = ((const mlc_use *)item->of)->levels;
+    const joining *group = context;
+    for (int64_t at = begin; at < end; at += CHUNK) {
+        int64_t count = smaller(CHUNK, end - at);
+        tree_merge(rank, levels, group->depth, group->merges, at, count);
+        float *waiting = floats_at(rank, levels[group->depth - group->merges + 1]) + at;
+        memcpy(waiting, floats_at(rank, levels[0]) + at, (size_t)count * sizeof(float));
+    }
 }
 
-void mlc_gradient_fold(const mlc_session *session, const mlc_env *env, int group)
+void mlc_gradient_fold(const mlc_rank *rank, const mlc_env *env, int chunk, unsigned phases, int group)
 {
-    unsigned index = (unsigned)group;
-    visit_share(session, env, is_fed, fold_slice, &index);
+    const mlc_model *model = rank->model;
+    int first = mlc_tree_share(model->groups, model->dp, rank->replica);
+    mlc_tree tree = mlc_tree_begin(model->groups, first);
+    for (int g = 0; g < group; g++)
+        mlc_tree_push(&tree, first + g + 1);
+    joining joining = {.depth = tree.depth};
+    joining.merges = mlc_tree_push(&tree, first + group + 1);
+    visit_share(rank, env, use_item, &(use_range){&rank->role->chunks[MLC_TRAIN][chunk], phases}, fold_slice, &joining);
     mlc_barrier(env);
+}
+
+void mlc_gradient_settle(const mlc_rank *rank, const uint64_t *levels, int64_t begin, int64_t count)
+{
+    tree_merge(rank, levels, rank->tables->before_last.depth, rank->tables->merges, begin, count);
 }
 
 /* ---- whole gradients and their norm ---- */
@@ -166,76 +217,89 @@ static void square_slice(mlc_worker *worker, int p, const float *x, int64_t coun
     }
 }
 
-static void finish_slice(const mlc_session *session, mlc_env *env, int p, int64_t begin, int64_t end, const void *context)
+/* With several replicas the exchange has made the sum over them; with uses elsewhere, over uses too. */
+static void join_uses(const mlc_rank *rank, int p, float *whole, int64_t begin, int64_t count)
 {
-    const mlc_parameter *parameter = &session->model->parameters[p];
-    float scale = parameter->fed == 0 ? *(const float *)context : (float)(1.0 / session->model->microbatches);
-    int depth = __builtin_popcount((unsigned)session->model->groups - 1);
-    float *whole = accumulator(session, parameter, 0, 0);
-    for (int64_t at = begin; at < end; at += CHUNK) {
-        int64_t count = smaller(CHUNK, end - at);
-        for (int use = 0; use < parameter->uses; use++) {
-            tree_merge(session, parameter, use, depth, depth, at, count);
-            if (use)
-                add_into(whole + at, accumulator(session, parameter, use, 0) + at, count);
-        }
-        if (scale != 1)
-            scale_by(whole + at, scale, count);
-        square_slice(mlc_worker_of(env), p, whole + at, count, parameter->fed == 0);
+    for (int u = 0; u < mlc_use_count(rank, p); u++) {
+        const uint64_t *levels = mlc_use_at(rank, p, u)->use->levels;
+        if (rank->model->dp == 1)
+            mlc_gradient_settle(rank, levels, begin, count);
+        if (u)
+            mlc_gradient_add(whole + begin, floats_at(rank, levels[0]) + begin, count);
     }
 }
 
-void mlc_gradient_finish(const mlc_session *session, const mlc_env *env, float scale)
+static void finish_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
+{
+    int p = item->parameter, fed = rank->model->parameters[p].fed;
+    float scale = fed == 0 ? *(const float *)context : (float)(1.0 / rank->model->microbatches);
+    float *whole = mlc_gradient_of(rank, p);
+    for (int64_t at = begin; at < end; at += CHUNK) {
+        int64_t count = smaller(CHUNK, end - at);
+        if (!rank->tables->shared[p])
+            join_uses(rank, p, whole, at, count);
+        if (scale != 1)
+            scale_by(whole + at, scale, count);
+        square_slice(mlc_worker_of(env), p, whole + at, count, fed == 0);
+    }
+}
+
+void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env, float scale)
 {
     mlc_worker *worker = mlc_worker_of(env);
     worker->squares = (mlc_exact){{0}};
     worker->bad_parameter = -1;
-    visit_share(session, env, is_fed, finish_slice, &scale);
+    visit_share(rank, env, fed_piece, NULL, finish_slice, &scale);
     mlc_barrier(env);
 }
 
-double mlc_gradient_norm(const mlc_session *session)
+mlc_exact mlc_gradient_squares(const mlc_rank *rank)
 {
     mlc_exact sum = {{0}};
-    for (int i = 0; i < session->team->threads; i++)
-        mlc_exact_merge(&sum, &session->team->workers[i].squares);
-    return sqrt(mlc_exact_value(&sum));
+    for (int i = 0; i < rank->team->threads; i++)
+        mlc_exact_merge(&sum, &rank->team->workers[i].squares);
+    return sum;
 }
 
-int64_t mlc_gradient_bad(const mlc_session *session)
+int64_t mlc_gradient_bad(const mlc_rank *rank)
 {
     int64_t lowest = -1;
-    for (int i = 0; i < session->team->threads; i++) {
-        int64_t bad = session->team->workers[i].bad_parameter;
+    for (int i = 0; i < rank->team->threads; i++) {
+        int64_t bad = rank->team->workers[i].bad_parameter;
         if (bad >= 0 && (lowest < 0 || bad < lowest))
             lowest = bad;
     }
     return lowest;
 }
 
-static void search_slice(const mlc_session *session, mlc_env *env, int p, int64_t begin, int64_t end, const void *context)
+static void search_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
 {
     (void)context;
-    const mlc_parameter *parameter = &session->model->parameters[p];
-    for (int use = 0; use < parameter->uses; use++)
-        for (int64_t at = begin; at < end; at += CHUNK)
-            square_slice(mlc_worker_of(env), p, accumulator(session, parameter, use, 0) + at, smaller(CHUNK, end - at), false);
+    const float *sum = floats_at(rank, ((const mlc_use *)item->of)->levels[0]);
+    for (int64_t at = begin; at < end; at += CHUNK)
+        square_slice(mlc_worker_of(env), item->parameter, sum + at, smaller(CHUNK, end - at), false);
 }
 
-void mlc_gradient_search(const mlc_session *session, const mlc_env *env)
+void mlc_gradient_search(const mlc_rank *rank, const mlc_env *env, int chunk, unsigned phases)
 {
     mlc_worker_of(env)->bad_parameter = -1;
-    visit_share(session, env, is_fed, search_slice, NULL);
+    visit_share(rank, env, use_item, &(use_range){&rank->role->chunks[MLC_TRAIN][chunk], phases}, search_slice, NULL);
     mlc_barrier(env);
+}
+
+float *mlc_gradient_of(const mlc_rank *rank, int parameter)
+{
+    bool here = rank->model->parameters[parameter].owner == rank->place && mlc_is_fed(rank, parameter);
+    return here ? floats_at(rank, mlc_use_at(rank, parameter, 0)->use->levels[0]) : NULL;
 }
 
 /* ---- update ---- */
 
 /* f32 to bf16, to nearest, ties to even; a NaN stays a NaN. */
-static void round_copy(const mlc_session *session, const mlc_parameter *parameter, int64_t begin, int64_t end)
+static void round_copy(const mlc_rank *rank, const mlc_held *held, int64_t begin, int64_t end)
 {
-    const uint32_t *restrict from = mlc_session_at(session, parameter->master.at);
-    uint16_t *restrict to = mlc_session_at(session, parameter->copy);
+    const uint32_t *restrict from = mlc_rank_at(rank, held->master);
+    uint16_t *restrict to = mlc_rank_at(rank, held->copy);
     for (int64_t i = begin; i < end; i++) {
         uint32_t bits = from[i];
         uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -243,100 +307,108 @@ static void round_copy(const mlc_session *session, const mlc_parameter *paramete
     }
 }
 
-static void refresh_slice(const mlc_session *session, mlc_env *env, int p, int64_t begin, int64_t end, const void *context)
+static void refresh_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
 {
     (void)env, (void)context;
-    round_copy(session, &session->model->parameters[p], begin, end);
+    round_copy(rank, item->of, begin, end);
 }
 
-void mlc_gradient_refresh(const mlc_session *session, const mlc_env *env)
+void mlc_gradient_refresh(const mlc_rank *rank, const mlc_env *env)
 {
-    visit_share(session, env, has_copy, refresh_slice, NULL);
+    visit_share(rank, env, copied_held, NULL, refresh_slice, NULL);
     mlc_barrier(env);
 }
 
-static void clip_slice(const mlc_session *session, const mlc_parameter *parameter, int64_t begin, int64_t end, float factor)
+static void clip_slice(const mlc_rank *rank, int parameter, int64_t begin, int64_t end, float factor)
 {
-    if (factor != 1 && parameter->fed == 0)
-        scale_by(floats_at(session, parameter->gradient) + begin, factor, end - begin);
+    if (factor != 1 && rank->model->parameters[parameter].fed == 0 && mlc_is_fed(rank, parameter))
+        scale_by(mlc_gradient_of(rank, parameter) + begin, factor, end - begin);
 }
 
-static void update_slice(const mlc_session *session, mlc_env *env, int p, int64_t begin, int64_t end, const void *context)
+static void copy_slice(const mlc_rank *rank, int parameter, int64_t begin, int64_t end)
 {
-    const mlc_parameter *parameter = &session->model->parameters[p];
-    env->path = parameter->path;
+    const mlc_held *held = mlc_rank_held(rank, parameter);
+    if (held->copy != MLC_NONE)
+        round_copy(rank, held, begin, end);
+}
+
+static void update_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
+{
+    const mlc_piece *piece = item->of;
+    env->path = rank->model->parameters[item->parameter].path;
     for (int64_t at = begin; at < end; at += CHUNK) {
         int64_t to = smaller(at + CHUNK, end);
-        clip_slice(session, parameter, at, to, *(const float *)context);
-        parameter->update_flat(env, parameter->update_at, at, to);
-        if (has_copy(parameter))
-            round_copy(session, parameter, at, to);
+        clip_slice(rank, item->parameter, at, to, *(const float *)context);
+        piece->update_flat(env, piece->update_at, at - piece->begin, to - piece->begin);
+        copy_slice(rank, item->parameter, at, to);
     }
 }
 
 /* This thread's share of copying one buffer of n floats. */
-static void copy_share(const mlc_session *session, const mlc_env *env, uint64_t from, uint64_t to, int64_t n)
+static void copy_share(const mlc_rank *rank, const mlc_env *env, uint64_t from, uint64_t to, int64_t n)
 {
     int64_t begin = n * env->thread / env->threads, end = n * (env->thread + 1) / env->threads;
-    memcpy(floats_at(session, to) + begin, floats_at(session, from) + begin, (size_t)(end - begin) * sizeof(float));
+    memcpy(floats_at(rank, to) + begin, floats_at(rank, from) + begin, (size_t)(end - begin) * sizeof(float));
 }
 
 /* Puts the results of a whole-tensor update in place. at: master, gradient, states, new master, new states. */
-static void update_settle(const mlc_session *session, const mlc_env *env, const mlc_parameter *parameter)
+static void update_settle(const mlc_rank *rank, const mlc_env *env, const mlc_parameter *parameter, const uint64_t *at)
 {
-    const uint64_t *at = parameter->update_at, *results = at + 2 + parameter->state_count;
-    copy_share(session, env, results[0], at[0], mlc_tensor_elements(&parameter->master));
+    const uint64_t *results = at + 2 + parameter->state_count;
+    copy_share(rank, env, results[0], at[0], mlc_parameter_elements(parameter));
     for (int s = 0; s < parameter->state_count; s++)
-        copy_share(session, env, results[1 + s], at[2 + s], mlc_tensor_elements(&parameter->states[s]));
+        copy_share(rank, env, results[1 + s], at[2 + s], mlc_tensor_elements(&parameter->states[s]));
 }
 
-static void update_whole(const mlc_session *session, const mlc_env *env, const mlc_parameter *parameter, float factor)
+static void update_whole(const mlc_rank *rank, const mlc_env *env, const mlc_piece *piece, float factor)
 {
+    const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
     mlc_env *own = &mlc_worker_of(env)->env;
-    int64_t n = mlc_tensor_elements(&parameter->master);
+    int64_t n = mlc_parameter_elements(parameter);
     int64_t begin = n * env->thread / env->threads, end = n * (env->thread + 1) / env->threads;
-    clip_slice(session, parameter, begin, end, factor);
+    clip_slice(rank, piece->parameter, begin, end, factor);
     mlc_barrier(env);
     own->path = parameter->path;
-    parameter->update(own, parameter->update_at);
+    piece->update(own, piece->update_at);
     mlc_barrier(env);
-    update_settle(session, env, parameter);
+    update_settle(rank, env, parameter, piece->update_at);
     mlc_barrier(env);
-    if (has_copy(parameter))
-        round_copy(session, parameter, begin, end);
+    copy_slice(rank, piece->parameter, begin, end);
 }
 
-void mlc_gradient_update(const mlc_session *session, const mlc_env *env, float factor)
+void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, float factor)
 {
-    visit_share(session, env, is_flat, update_slice, &factor);
-    for (int p = 0; p < session->model->parameter_count; p++)
-        if (is_whole(&session->model->parameters[p]))
-            update_whole(session, env, &session->model->parameters[p], factor);
+    visit_share(rank, env, flat_piece, NULL, update_slice, &factor);
+    for (int i = 0; i < rank->shard->count; i++) {
+        const mlc_piece *piece = &rank->shard->pieces[i];
+        if (!piece->update_flat && piece->update)
+            update_whole(rank, env, piece, factor);
+    }
     mlc_barrier(env);
 }
 
 /* ---- initial values ---- */
 
-static void initialize_slice(const mlc_session *session, mlc_env *env, int p, int64_t begin, int64_t end, const void *context)
+static void initialize_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
 {
     (void)context;
-    const mlc_parameter *parameter = &session->model->parameters[p];
-    env->path = parameter->path;
-    parameter->init_flat(env, parameter->init_at, begin, end);
+    const mlc_held *held = item->of;
+    env->path = rank->model->parameters[item->parameter].path;
+    held->init_flat(env, held->init_at, begin, end);
 }
 
-void mlc_gradient_initialize(const mlc_session *session, const mlc_env *env)
+void mlc_gradient_initialize(const mlc_rank *rank, const mlc_env *env)
 {
     mlc_env *own = &mlc_worker_of(env)->env;
-    visit_share(session, env, is_initialized_flat, initialize_slice, NULL);
+    visit_share(rank, env, flat_held, NULL, initialize_slice, NULL);
     mlc_barrier(env);
-    for (int p = 0; p < session->model->parameter_count; p++) {
-        const mlc_parameter *parameter = &session->model->parameters[p];
-        if (parameter->init_flat || !parameter->init)
+    for (int i = 0; i < rank->role->held_count; i++) {
+        const mlc_held *held = &rank->role->held[i];
+        if (held->init_flat || !held->init)
             continue;
-        own->path = parameter->path;
-        parameter->init(own, parameter->init_at);
+        own->path = rank->model->parameters[held->parameter].path;
+        held->init(own, held->init_at);
         mlc_barrier(env);
     }
-    mlc_gradient_refresh(session, env);
+    mlc_gradient_refresh(rank, env);
 }

@@ -68,17 +68,20 @@ static int cut_log(const char *log, int64_t step, mlc_error *error)
     return MLC_OK;
 }
 
-int mlc_metrics_open(mlc_metrics *metrics, const char *log, int64_t step, mlc_error *error)
+int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log, mlc_error *error)
 {
+    int64_t step = rank->step;
     metrics->error = (mlc_error){0};
-    metrics->terminal = isatty(STDERR_FILENO);
+    metrics->terminal = !rank->rank && isatty(STDERR_FILENO);
     metrics->shown = false;
     metrics->shown_at = 0;
     metrics->step_seconds = 0;
     metrics->log.fd = -1;
-    if (log && step && cut_log(log, step, error))
+    if (!log || rank->rank)
+        return MLC_OK;
+    if (step && cut_log(log, step, error))
         return error->status;
-    if (log && mlc_writer_open(&metrics->log, log, step > 0, &metrics->error))
+    if (mlc_writer_open(&metrics->log, log, step > 0, &metrics->error))
         return mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
     return MLC_OK;
 }
@@ -95,11 +98,11 @@ static void put_number(mlc_writer *log, const char *name, double value)
     mlc_writer_print(log, ", \"%s\": %s", name, text);
 }
 
-static void put_rate(mlc_writer *log, const mlc_session *session)
+static void put_rate(mlc_writer *log, const mlc_rank *rank)
 {
     char text[32] = "null";
-    if (session->model->rate >= 0)
-        number_single(text, session->record->scalars[session->model->rate]);
+    if (rank->model->rate >= 0)
+        number_single(text, rank->record->scalars[rank->model->rate]);
     mlc_writer_print(log, ", \"rate\": %s", text);
 }
 
@@ -110,57 +113,58 @@ static int log_flush(mlc_metrics *metrics, mlc_error *error)
     return error->status;
 }
 
-static void log_step(mlc_metrics *metrics, const mlc_session *session, double seconds)
+static void log_step(mlc_metrics *metrics, const mlc_rank *rank, double seconds)
 {
     mlc_writer *log = &metrics->log;
-    double tokens = (double)tokens_in_step(session->model);
-    mlc_writer_print(log, "{\"step\": %lld", (long long)session->step - 1);
-    put_number(log, "loss", session->result.loss);
-    put_number(log, "grad_norm", session->result.grad_norm);
-    put_rate(log, session);
-    mlc_writer_print(log, ", \"tokens\": %lld", (long long)(session->step * tokens_in_step(session->model)));
+    double tokens = (double)tokens_in_step(rank->model);
+    mlc_writer_print(log, "{\"step\": %lld", (long long)rank->step - 1);
+    put_number(log, "loss", rank->result.loss);
+    put_number(log, "grad_norm", rank->result.grad_norm);
+    put_rate(log, rank);
+    mlc_writer_print(log, ", \"tokens\": %lld", (long long)(rank->step * tokens_in_step(rank->model)));
     mlc_writer_print(log, ", \"step_ms\": %.3f, \"tokens_per_s\": %.1f, \"mfu\": null", seconds * 1e3, seconds > 0 ? tokens / seconds : 0);
-    for (int i = 0; i < session->model->train->metric_count; i++) {
+    const mlc_chain *chain = &rank->model->chains[MLC_TRAIN];
+    for (int i = chain->losses; i < chain->column_count; i++) {
         char text[32];
-        mlc_metrics_number(text, session->metrics[i]);
+        mlc_metrics_number(text, rank->metrics[i - chain->losses]);
         mlc_writer_print(log, ", ");
-        mlc_writer_quote(log, session->model->train->metrics[i].name);
+        mlc_writer_quote(log, chain->columns[i].name);
         mlc_writer_print(log, ": %s", text);
     }
     mlc_writer_print(log, "}\n");
 }
 
-static void show_progress(mlc_metrics *metrics, const mlc_session *session)
+static void show_progress(mlc_metrics *metrics, const mlc_rank *rank)
 {
-    int64_t now = mlc_clock(), left = session->steps - session->step;
+    int64_t now = mlc_clock(), left = rank->steps - rank->step;
     if (left && metrics->shown && now - metrics->shown_at < PROGRESS_NANOSECONDS)
         return;
     double seconds = metrics->step_seconds;
     long long wait = (long long)ceil((double)left * seconds);
-    fprintf(stderr, "\r%lld/%lld steps  loss %.4f  %.0f tokens/s  %lld:%02lld:%02lld left\033[K", (long long)session->step,
-            (long long)session->steps, session->result.loss, seconds > 0 ? (double)tokens_in_step(session->model) / seconds : 0,
+    fprintf(stderr, "\r%lld/%lld steps  loss %.4f  %.0f tokens/s  %lld:%02lld:%02lld left\033[K", (long long)rank->step,
+            (long long)rank->steps, rank->result.loss, seconds > 0 ? (double)tokens_in_step(rank->model) / seconds : 0,
             wait / 3600, wait / 60 % 60, wait % 60);
     metrics->shown = true;
     metrics->shown_at = now;
 }
 
-int mlc_metrics_step(mlc_metrics *metrics, const mlc_session *session, int64_t nanoseconds, mlc_error *error)
+int mlc_metrics_step(mlc_metrics *metrics, const mlc_rank *rank, int64_t nanoseconds, mlc_error *error)
 {
     double seconds = (double)nanoseconds / 1e9;
     metrics->step_seconds = metrics->step_seconds > 0 ? 0.95 * metrics->step_seconds + 0.05 * seconds : seconds;
     if (metrics->terminal)
-        show_progress(metrics, session);
+        show_progress(metrics, rank);
     if (metrics->log.fd < 0)
         return MLC_OK;
-    log_step(metrics, session, seconds);
+    log_step(metrics, rank, seconds);
     return log_flush(metrics, error);
 }
 
-int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_session *session, double loss, int64_t tokens, mlc_error *error)
+int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_rank *rank, double loss, int64_t tokens, mlc_error *error)
 {
     if (metrics->log.fd < 0)
         return MLC_OK;
-    mlc_writer_print(&metrics->log, "{\"step\": %lld", (long long)session->step - 1);
+    mlc_writer_print(&metrics->log, "{\"step\": %lld", (long long)rank->step - 1);
     put_number(&metrics->log, "evaluate_loss", loss);
     mlc_writer_print(&metrics->log, ", \"evaluate_tokens\": %lld}\n", (long long)tokens);
     return log_flush(metrics, error);

@@ -1,9 +1,10 @@
-/* metrics.h: what a run says while it trains: JSON lines in a file, a progress line on a terminal. Allocates nothing. */
+/* metrics.h: what a run says while it trains: JSON lines in a file, a progress line on a terminal. Rank 0 says it, the others are
+ * silent. Allocates nothing. */
 #ifndef MLC_METRICS_H
 #define MLC_METRICS_H
 
 #include "file.h"
-#include "session.h"
+#include "rank.h"
 
 typedef struct mlc_metrics {
     mlc_writer log;     /* fd -1: none */
@@ -14,15 +15,15 @@ typedef struct mlc_metrics {
     double step_seconds; /* smoothed */
 } mlc_metrics;
 
-/* `log` NULL: no file. A run that is resumed at `step` keeps the lines of the steps before it and appends; at 0 the log starts anew.
+/* `log` NULL: no file. A run that is resumed keeps the lines of the steps before rank->step and appends; at 0 the log starts anew.
  * Returns a status. */
-int mlc_metrics_open(mlc_metrics *metrics, const char *log, int64_t step, mlc_error *error);
+int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log, mlc_error *error);
 
-/* A step was done: session->result is its result, session->step counts it. Returns a status. */
-int mlc_metrics_step(mlc_metrics *metrics, const mlc_session *session, int64_t nanoseconds, mlc_error *error);
+/* A step was done: rank->result is its result, rank->step counts it. Returns a status. */
+int mlc_metrics_step(mlc_metrics *metrics, const mlc_rank *rank, int64_t nanoseconds, mlc_error *error);
 
 /* An evaluation was done. Returns a status. */
-int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_session *session, double loss, int64_t tokens, mlc_error *error);
+int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_rank *rank, double loss, int64_t tokens, mlc_error *error);
 
 /* Ends the progress line, so that other text may follow. */
 void mlc_metrics_settle(mlc_metrics *metrics);

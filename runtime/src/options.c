@@ -27,7 +27,7 @@ static const option OPTIONS[] = {
     {"steps", "N", COUNT, FIELD(steps), "steps in total, resumed ones included (1000)"},
     {"seed", "S", WHOLE, FIELD(seed), "of parameters, random numbers and the order of examples (0)"},
     {"order", "ORDER", TEXT, FIELD(order), "of examples: shuffled, or sequential (shuffled)"},
-    {"threads", "T", COUNT, FIELD(threads), "worker threads (as many as there are CPUs)"},
+    {"threads", "T", COUNT, FIELD(threads), "worker threads of each rank (the CPUs of the machine, shared out)"},
     {"log", "FILE", TEXT, FIELD(log), "write one JSON object a step"},
     {"checkpoint", "DIR", TEXT, FIELD(checkpoint), "write checkpoints: every --every steps and at the end"},
     {"every", "K", COUNT, FIELD(every), "write a checkpoint, and evaluate, every K steps (at the end only)"},
@@ -40,9 +40,9 @@ static const option OPTIONS[] = {
     {"temperature", "X", REAL, FIELD(temperature), "of sampling; 0 takes the likeliest token (1)"},
     {"hash", NULL, FLAG, FIELD(hash), "end the output with the digest of parameters and optimizer state"},
     {"profile", NULL, FLAG, FIELD(profile), "write the time of each row of the step"},
-    {"trace", "FILE", TEXT, FIELD(trace), "write the rows of each step as Chrome trace events"},
-    {"timeout", "SECONDS", REAL, FIELD(timeout), "end with a report when nothing moves for so long (never)"},
-    {"transport", "X", TEXT, FIELD(transport), "threads: the only one of this build, which has one rank"},
+    {"trace", "FILE", TEXT, FIELD(trace), "write the actions and rows of each step as Chrome trace events"},
+    {"timeout", "SECONDS", REAL, FIELD(timeout), "end with a report when no rank moves for so long (never)"},
+    {"transport", "X", TEXT, FIELD(transport), "how ranks meet: local (processes), threads, mpi (local; mpi under mpirun and srun)"},
     {"print-plan", NULL, FLAG, FIELD(print_plan), "write plan.json and end"},
     {"dry-run", NULL, FLAG, FIELD(dry_run), "open everything, take no step"},
     {"help", NULL, FLAG, FIELD(help), "write this and end"},
@@ -195,13 +195,17 @@ static int read_word(mlc_options *options, const mlc_model *model, int left, cha
     return status ? 0 : flag || equals ? 1 : 2;
 }
 
+static bool is_transport(const char *name)
+{
+    return !strcmp(name, "threads") || !strcmp(name, "local") || !strcmp(name, "mpi");
+}
+
 static int check(const mlc_options *options, mlc_error *error)
 {
     if (strcmp(options->order, "shuffled") && strcmp(options->order, "sequential"))
         return mlc_error_set(error, MLC_USAGE, "--order %s: wants shuffled or sequential", options->order);
-    if (strcmp(options->transport, "threads"))
-        return mlc_error_set(error, MLC_USAGE, "--transport %s: this program has one rank, which needs no transport but threads",
-                             options->transport);
+    if (options->transport && !is_transport(options->transport))
+        return mlc_error_set(error, MLC_USAGE, "--transport %s: wants threads, local or mpi", options->transport);
     if (options->threads > MLC_MAX_THREADS)
         return mlc_error_set(error, MLC_USAGE, "--threads %lld: at most %d", (long long)options->threads, MLC_MAX_THREADS);
     if (options->resume && options->weights)
@@ -229,7 +233,7 @@ static int allocate(mlc_options *options, const mlc_model *model, int argc, mlc_
 
 int mlc_options_parse(mlc_options *options, const mlc_model *model, int argc, char **argv, mlc_error *error)
 {
-    *options = (mlc_options){.seed = -1, .sample = -1, .temperature = 1, .order = "shuffled", .prompt = "", .transport = "threads"};
+    *options = (mlc_options){.seed = -1, .sample = -1, .temperature = 1, .order = "shuffled", .prompt = ""};
     if (allocate(options, model, argc > 0 ? argc : 1, error))
         return error->status;
     for (int i = 1; i < argc && !error->status;)
@@ -265,6 +269,6 @@ void mlc_options_print_help(const mlc_model *model, FILE *out)
         fprintf(out, "  %-28s (%g)\n", left, (double)model->scalars[i].value);
     }
     fprintf(out,
-            "\nexit codes: 0 success, 1 wrong input, 2 usage, 3 failure of the machine, 4 no progress within --timeout,\n"
+            "\nexit codes: 0 success, 1 wrong input, 2 usage, 3 a rank failed or was lost, 4 no progress within --timeout,\n"
             "            5 loss or gradient not finite\n");
 }

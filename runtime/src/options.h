@@ -32,7 +32,7 @@ typedef struct mlc_options {
     const char *resume;
     const char *weights;
     const char *prompt;
-    const char *transport;
+    const char *transport; /* NULL: not given */
     bool hash;
     bool profile;
     bool print_plan;

@@ -1,8 +1,14 @@
-/* program.c: mlc_main: a model as a program. */
+/* program.c: mlc_main: a model as a program.
+ *
+ * Every rank runs the same rank program (run_rank): open, data, load, train, evaluate, sample, digest. What one rank alone can fail
+ * at ends in mlc_agree, so all end with one status and rank 0 says why; where others cannot be asked any more (a full disk between
+ * two steps, no memory before the ranks have met) the rank says it itself and abandons the run.
+ */
 #include "checkpoint.h"
 #include "digest.h"
 #include "evaluate.h"
 #include "executor.h"
+#include "launcher.h"
 #include "metrics.h"
 #include "options.h"
 #include "sample.h"
@@ -14,31 +20,39 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-/* The only global: what a signal handler can reach. */
-static volatile sig_atomic_t stop_signal;
+#define FIRST_WORD 500000000 /* nanoseconds */
 
+/* The only global: what a signal handler can reach. Bit 0: stop at the end of the step; the others: which signals came. */
+static volatile uint64_t stop_signals;
+
+/* The program of one rank. */
 typedef struct program {
     const mlc_model *model;
-    mlc_options options;
-    mlc_error error;
-    mlc_session *session;
+    const mlc_options *options;
+    mlc_launch *launch;
+    int number;      /* of the rank */
+    mlc_error early; /* until there is a rank, which has its own */
+    mlc_error *error;
+    bool alone;      /* what fails now, only this rank knows of */
+    mlc_rank *rank;
     mlc_data data;
     mlc_data evaluation;
     mlc_metrics metrics;
     mlc_trace *trace;
     mlc_sampler sampler;
     mlc_watchdog watchdog;
-    double seconds; /* spent in steps */
-    int64_t saved;  /* step of the last checkpoint, -1 before */
+    double seconds;  /* spent in steps */
+    int64_t saved;   /* step of the last checkpoint, -1 before */
 } program;
 
 /* ---- signals ---- */
 
 static void take_signal(int signal)
 {
-    stop_signal = signal;
+    stop_signals |= 1 | UINT64_C(1) << signal;
 }
 
 /* What SIGTERM and SIGUSR1 do: take_signal while there is something to save, SIG_DFL otherwise. */
@@ -51,17 +65,376 @@ static void set_signals(void (*handler)(int))
 
 /* ---- before step 0 ---- */
 
-/* A launcher that started several ranks of a program that has one. */
-static int check_launcher(mlc_error *error)
+/* All ranks fail when one did. */
+static int agree(program *run)
 {
-    static const char *const SIZES[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE"};
-    for (size_t i = 0; i < sizeof SIZES / sizeof *SIZES; i++) {
-        const char *size = getenv(SIZES[i]);
-        if (size && atoi(size) > 1)
-            return mlc_error_set(error, MLC_USAGE, "%s=%s: a launcher started several ranks, this program has one", SIZES[i], size);
-    }
+    return mlc_agree(&run->rank->world, run->error);
+}
+
+/* The CPUs of the machine, shared out among the ranks that it has. */
+static int thread_count(const program *run)
+{
+    int share = mlc_cpu_count() / run->launch->neighbours;
+    return run->options->threads ? (int)run->options->threads : share > 1 ? share : 1;
+}
+
+static int open_rank(program *run)
+{
+    const mlc_options *options = run->options;
+    mlc_open_options chosen = {.threads = thread_count(run), .seed = options->seed < 0 ? 0 : (uint64_t)options->seed,
+                               .steps = options->steps};
+    run->rank = mlc_rank_open(run->model, run->number, &chosen, mlc_launch_inbox(run->launch, run->number), run->error);
+    if (!run->rank)
+        return run->error->status;
+    mlc_rank *rank = run->rank;
+    run->error = &rank->error;
+    memcpy(rank->scalars, options->scalars, (size_t)run->model->scalar_count * sizeof(float));
+    rank->sequential = !strcmp(options->order, "sequential");
+    rank->signals = &stop_signals;
+    rank->world.timeout = run->launch->kind == MLC_LAUNCH_MPI ? options->timeout : 0; /* else a watchdog sees all */
+    return mlc_launch_connect(run->launch, &rank->world, run->error);
+}
+
+static int start_rank(program *run)
+{
+    bool supervised = run->launch->kind == MLC_LAUNCH_MPI || run->launch->kind == MLC_LAUNCH_FORKED;
+    mlc_watchdog_duty duty = {.seconds = run->options->timeout, .supervised = supervised,
+                              .spoken = run->launch->spoken, .signals = run->launch->signals};
+    mlc_watchdog_open(&run->watchdog, run->rank, duty, run->error);
+    if (agree(run))
+        return run->error->status;
+    mlc_rank_initialize(run->rank);
     return MLC_OK;
 }
+
+static int open_data(program *run)
+{
+    const mlc_options *options = run->options;
+    if (options->data.count)
+        mlc_data_open(&run->data, run->model, options->data.items, options->data.count, "--data", run->error);
+    run->rank->examples = run->data.examples;
+    if (options->evaluate.count && !run->error->status)
+        mlc_data_open(&run->evaluation, run->model, options->evaluate.items, options->evaluate.count, "--evaluate", run->error);
+    return agree(run);
+}
+
+static void note_skipped(const mlc_error *why)
+{
+    fprintf(stderr, "note: checkpoint passed over: %s\n", why->text);
+}
+
+static int resume_from(program *run, const char *path)
+{
+    mlc_rank *rank = run->rank;
+    uint64_t seed = rank->seed;
+    mlc_allowed allowed = {run->options->allow.items, run->options->allow.count};
+    bool seed_given = run->options->seed >= 0;
+    if (mlc_checkpoint_load(rank, path, allowed, run->error))
+        return run->error->status;
+    bool seed_allowed = false;
+    for (int i = 0; i < allowed.count; i++)
+        seed_allowed |= !strcmp(allowed.items[i], "seed");
+    if (seed_given && seed != rank->seed && !seed_allowed)
+        return mlc_error_set(run->error, MLC_BAD_INPUT, "%s: seed: the checkpoint has %llu, this run %llu (--allow seed lets it pass)",
+                             path, (unsigned long long)rank->seed, (unsigned long long)seed);
+    if (seed_given)
+        rank->seed = seed;
+    if (rank->step > rank->steps)
+        return mlc_error_set(run->error, MLC_BAD_INPUT, "%s: %lld steps are done, more than --steps %lld", path, (long long)rank->step,
+                             (long long)rank->steps);
+    return MLC_OK;
+}
+
+static int resume(program *run)
+{
+    const mlc_options *options = run->options;
+    char newest[MLC_PATH_BYTES];
+    if (strcmp(options->resume, "auto"))
+        return resume_from(run, options->resume);
+    if (mlc_checkpoint_newest(run->rank, options->checkpoint, newest, note_skipped, run->error))
+        return run->error->status;
+    return *newest ? resume_from(run, newest) : MLC_OK;
+}
+
+static int load_state(program *run)
+{
+    const mlc_options *options = run->options;
+    mlc_allowed allowed = {options->allow.items, options->allow.count};
+    if (options->checkpoint && mlc_checkpoint_prepare(run->rank, options->checkpoint, run->error))
+        return run->error->status;
+    if (options->resume && resume(run))
+        return run->error->status;
+    if (options->weights && mlc_weights_load(run->rank, options->weights, allowed, run->error))
+        return run->error->status;
+    mlc_executor_refresh(run->rank);
+    return MLC_OK;
+}
+
+static int open_reports(program *run)
+{
+    const mlc_options *options = run->options;
+    mlc_metrics_open(&run->metrics, run->rank, options->log, run->error);
+    if (options->sample >= 0 && !run->error->status)
+        mlc_sampler_open(&run->sampler, run->model, options->prompt, run->error);
+    if (agree(run))
+        return run->error->status;
+    run->trace = mlc_trace_open(run->rank, options->trace, options->profile, run->error);
+    return run->error->status;
+}
+
+/* ---- training ---- */
+
+static bool is_first(const program *run)
+{
+    return run->number == 0;
+}
+
+static int save(program *run)
+{
+    run->saved = run->rank->step;
+    return mlc_checkpoint_save(run->rank, run->options->checkpoint, run->error);
+}
+
+/* What happened between two steps is known to this rank only. */
+static int settle(program *run, int status)
+{
+    run->alone = status != MLC_OK;
+    return status;
+}
+
+static int report_evaluation(program *run)
+{
+    mlc_evaluation evaluation;
+    if (mlc_evaluate(run->rank, &run->evaluation, &evaluation))
+        return run->error->status;
+    if (!is_first(run))
+        return MLC_OK;
+    char loss[32];
+    mlc_metrics_number(loss, evaluation.loss);
+    mlc_metrics_settle(&run->metrics);
+    printf("evaluation after %lld steps: loss %s over %lld windows, %lld tokens\n", (long long)run->rank->step, loss,
+           (long long)evaluation.examples, (long long)evaluation.tokens);
+    fflush(stdout);
+    return settle(run, mlc_metrics_evaluation(&run->metrics, run->rank, evaluation.loss, evaluation.tokens, run->error));
+}
+
+static int train_step(program *run)
+{
+    mlc_rank *rank = run->rank;
+    mlc_order order = {rank->seed, run->data.examples, rank->sequential};
+    mlc_data_feed feed = mlc_data_feed_make(&run->data, order, rank->cursor, 1);
+    int64_t started = mlc_clock();
+    rank->trace = run->trace;
+    int status = mlc_executor_step(rank, &feed.feed, true);
+    rank->trace = NULL;
+    if (status)
+        return status;
+    rank->step++;
+    rank->cursor += run->model->microbatches * run->model->batch;
+    int64_t spent = mlc_clock() - started;
+    run->seconds += (double)spent / 1e9;
+    if (run->trace && mlc_trace_flush(run->trace, run->error))
+        return settle(run, run->error->status);
+    return settle(run, mlc_metrics_step(&run->metrics, rank, spent, run->error));
+}
+
+/* What happens every --every steps but the last. */
+static int pause_training(program *run)
+{
+    if (run->options->checkpoint && save(run))
+        return run->error->status;
+    return run->options->evaluate.count ? report_evaluation(run) : MLC_OK;
+}
+
+static void print_summary(const program *run, int64_t steps)
+{
+    char loss[32];
+    mlc_metrics_number(loss, run->rank->result.loss);
+    double tokens = (double)(steps * run->model->microbatches * run->model->tokens);
+    printf("trained %lld steps: loss %s, %.0f tokens/s, mfu unknown\n", (long long)steps, loss,
+           run->seconds > 0 ? tokens / run->seconds : 0);
+}
+
+static int train(program *run)
+{
+    mlc_rank *rank = run->rank;
+    int64_t first = rank->step, every = run->options->every;
+    run->saved = -1;
+    while (rank->step < rank->steps && !rank->result.signals) {
+        if (train_step(run))
+            return run->error->status;
+        bool pause = every && rank->step % every == 0 && rank->step < rank->steps;
+        if (pause && pause_training(run))
+            return run->error->status;
+    }
+    mlc_metrics_settle(&run->metrics);
+    if (rank->step > first && is_first(run))
+        print_summary(run, rank->step - first);
+    if (run->options->checkpoint && rank->step > first && run->saved != rank->step)
+        save(run);
+    return run->error->status;
+}
+
+/* From here on there is nothing to save: signals end the program at once. Those that came before are common to all ranks. */
+static int end_training(program *run, uint64_t *signals)
+{
+    set_signals(SIG_DFL);
+    *signals = stop_signals;
+    return mlc_exchange(&run->rank->world, signals, sizeof *signals, 1, mlc_combine_or);
+}
+
+static void print_stopped(const program *run, uint64_t signals)
+{
+    fprintf(stderr, "%s: stopped by signal %d after %lld steps%s\n", run->model->name, signals >> SIGTERM & 1 ? SIGTERM : SIGUSR1,
+            (long long)run->rank->step, run->options->checkpoint ? "" : "; nothing is saved without --checkpoint");
+}
+
+static int train_and_report(program *run)
+{
+    const mlc_options *options = run->options;
+    uint64_t signals;
+    if ((options->data.count && train(run)) || end_training(run, &signals))
+        return run->error->status;
+    if (signals && is_first(run))
+        print_stopped(run, signals);
+    if (signals)
+        return MLC_OK;
+    if (options->evaluate.count && report_evaluation(run))
+        return run->error->status;
+    if (options->sample < 0)
+        return MLC_OK;
+    return mlc_sample(run->rank, &run->sampler, options->prompt, options->sample, options->temperature, stdout);
+}
+
+static void print_memory(const program *run, int rank, int64_t threads)
+{
+    const mlc_model *model = run->model;
+    uint64_t arena = model->roles[rank % model->pp].arena_bytes, scratch = model->scratch_bytes_per_thread;
+    printf("memory");
+    if (run->launch->ranks > 1)
+        printf(" of rank %d (place %d, replica %d)", rank, rank % model->pp, rank / model->pp);
+    printf(": %llu bytes mapped: arena %llu, scratch %lld x %llu\n", (unsigned long long)(arena + (uint64_t)threads * scratch),
+           (unsigned long long)arena, (long long)threads, (unsigned long long)scratch);
+}
+
+static int print_dry_run(program *run)
+{
+    const mlc_rank *rank = run->rank;
+    int ranks = run->launch->ranks;
+    int64_t *threads = calloc((size_t)ranks, sizeof *threads);
+    if (!threads)
+        mlc_error_set(run->error, MLC_FAILED, "--dry-run: out of memory");
+    if (!agree(run)) {
+        threads[run->number] = rank->team->threads;
+        mlc_exchange(&run->rank->world, threads, (size_t)ranks * sizeof *threads, 1, mlc_combine_or);
+    }
+    if (!run->error->status && is_first(run)) {
+        printf("%s: %lld steps of %d microbatches of %lld, %lld done\n", run->model->name, (long long)rank->steps, run->model->microbatches,
+               (long long)run->model->batch, (long long)rank->step);
+        for (int r = 0; r < ranks; r++)
+            print_memory(run, r, threads[r]);
+        if (run->data.examples)
+            printf("data: %lld examples\n", (long long)run->data.examples);
+    }
+    free(threads);
+    return run->error->status;
+}
+
+static int run_opened(program *run)
+{
+    const mlc_options *options = run->options;
+    char hex[65];
+    if (options->dry_run ? print_dry_run(run) : train_and_report(run))
+        return run->error->status;
+    if (options->profile && is_first(run))
+        mlc_trace_print_profile(run->trace, stdout);
+    if (options->trace && mlc_trace_finish(run->trace, run->rank, run->error))
+        return run->error->status;
+    if (options->hash && mlc_digest(run->rank, hex, run->error))
+        return run->error->status;
+    if (options->hash && is_first(run))
+        printf("digest: %s\n", hex);
+    return MLC_OK;
+}
+
+/* ---- the end of a rank ---- */
+
+/* Closes what can still fail. */
+static void close_reports(program *run)
+{
+    mlc_watchdog_close(&run->watchdog);
+    bool clean = !run->error->status;
+    mlc_metrics_close(&run->metrics, run->error);
+    if (is_first(run) && (fflush(stdout) || ferror(stdout)))
+        mlc_error_set(run->error, MLC_FAILED, "standard output: cannot be written");
+    run->alone |= clean && run->error->status;
+}
+
+/* What one rank among several knows is said with its name and place; sentences about waiting begin with the name. */
+static void print_error(const program *run, bool own, bool waited)
+{
+    const mlc_model *model = run->model;
+    const char *text = run->error->text;
+    char place[160] = "before it began";
+    if (run->rank)
+        mlc_watch_print_place(place, model, run->number, run->rank->world.status);
+    if (!own || run->launch->ranks == 1)
+        fprintf(stderr, "%s: error: %s\n", model->name, text);
+    else if (waited)
+        fprintf(stderr, "%s: error: %s, %s\n", model->name, text, place);
+    else
+        fprintf(stderr, "%s: error: rank %d (place %d, replica %d) %s: %s\n", model->name, run->number, run->number % model->pp,
+                run->number / model->pp, place, text);
+}
+
+/* A launcher may end the others as soon as one has: so nobody leaves before rank 0 has spoken. */
+static void let_speak(mlc_world *world)
+{
+    char nothing[64] = {0};
+    mlc_exchange(world, nothing, sizeof nothing, 1, mlc_combine_or);
+}
+
+/* Who says why the run ended: rank 0 what all know; a rank what it alone knows; who lost another one, if nobody supervises them. */
+static void end_rank(program *run)
+{
+    mlc_world *world = run->rank ? &run->rank->world : NULL;
+    int status = run->error->status;
+    bool victim = status && world && mlc_launch_is_victim(world);
+    bool own = run->alone || victim || status == MLC_HANG;
+    bool speaks = victim ? !run->launch->spoken : own || is_first(run);
+    if (status && speaks && mlc_launch_may_speak(run->launch))
+        print_error(run, own, !run->alone);
+    if (status && !own)
+        let_speak(world);
+    mlc_launch_leave(run->launch, world, run->number, status, !own);
+}
+
+static void close_rank(program *run)
+{
+    mlc_trace_close(run->trace);
+    mlc_sampler_close(&run->sampler);
+    mlc_data_close(&run->data);
+    mlc_data_close(&run->evaluation);
+    mlc_rank_close(run->rank);
+}
+
+static int run_rank(mlc_launch *launch, int rank, void *context)
+{
+    program run = {.model = launch->model, .options = context, .launch = launch, .number = rank, .alone = true, .metrics.log.fd = -1};
+    run.error = &run.early;
+    if (!open_rank(&run)) {
+        run.alone = false;
+        if (!start_rank(&run) && !open_data(&run) && !load_state(&run) && !open_reports(&run))
+            run_opened(&run);
+    }
+    close_reports(&run);
+    end_rank(&run);
+    int status = run.error->status;
+    close_rank(&run);
+    return status;
+}
+
+/* ---- the whole ---- */
 
 static int print_plan(mlc_error *error)
 {
@@ -80,277 +453,64 @@ static int print_plan(mlc_error *error)
     return MLC_OK;
 }
 
-static int open_session(program *run)
+static int check_purpose(const mlc_options *options, mlc_error *error)
 {
-    const mlc_options *options = &run->options;
-    mlc_open_options chosen = {.threads = (int)options->threads, .seed = options->seed < 0 ? 0 : (uint64_t)options->seed,
-                               .steps = options->steps};
-    run->session = mlc_session_open(run->model, &chosen, &run->error);
-    if (!run->session)
-        return run->error.status;
-    memcpy(run->session->scalars, options->scalars, (size_t)run->model->scalar_count * sizeof(float));
-    run->session->sequential = !strcmp(options->order, "sequential");
-    return MLC_OK;
-}
-
-static int open_data(program *run)
-{
-    const mlc_options *options = &run->options;
-    if (options->data.count && mlc_data_open(&run->data, run->model, options->data.items, options->data.count, "--data", &run->error))
-        return run->error.status;
-    run->session->examples = run->data.examples;
-    if (options->evaluate.count)
-        mlc_data_open(&run->evaluation, run->model, options->evaluate.items, options->evaluate.count, "--evaluate", &run->error);
-    return run->error.status;
-}
-
-static void note_skipped(const mlc_error *why)
-{
-    fprintf(stderr, "note: checkpoint passed over: %s\n", why->text);
-}
-
-static int resume_from(program *run, const char *path)
-{
-    mlc_session *session = run->session;
-    uint64_t seed = session->seed;
-    mlc_allowed allowed = {run->options.allow.items, run->options.allow.count};
-    bool seed_given = run->options.seed >= 0;
-    if (mlc_checkpoint_load(session, path, allowed, &run->error))
-        return run->error.status;
-    bool seed_allowed = false;
-    for (int i = 0; i < allowed.count; i++)
-        seed_allowed |= !strcmp(allowed.items[i], "seed");
-    if (seed_given && seed != session->seed && !seed_allowed)
-        return mlc_error_set(&run->error, MLC_BAD_INPUT, "%s: seed: the checkpoint has %llu, this run %llu (--allow seed lets it pass)",
-                             path,
-                             (unsigned long long)session->seed, (unsigned long long)seed);
-    if (seed_given)
-        session->seed = seed;
-    if (session->step > session->steps)
-        return mlc_error_set(&run->error, MLC_BAD_INPUT, "%s: %lld steps are done, more than --steps %lld", path, (long long)session->step,
-                             (long long)session->steps);
-    return MLC_OK;
-}
-
-static int resume(program *run)
-{
-    const mlc_options *options = &run->options;
-    char newest[MLC_PATH_BYTES];
-    if (strcmp(options->resume, "auto"))
-        return resume_from(run, options->resume);
-    if (mlc_checkpoint_newest(options->checkpoint, newest, note_skipped, &run->error))
-        return run->error.status;
-    return *newest ? resume_from(run, newest) : MLC_OK;
-}
-
-static int load_state(program *run)
-{
-    mlc_allowed allowed = {run->options.allow.items, run->options.allow.count};
-    if (run->options.checkpoint && mlc_checkpoint_prepare(run->options.checkpoint, &run->error))
-        return run->error.status;
-    if (run->options.resume && resume(run))
-        return run->error.status;
-    if (run->options.weights && mlc_weights_load(run->session, run->options.weights, allowed, &run->error))
-        return run->error.status;
-    mlc_executor_refresh(run->session);
-    return MLC_OK;
-}
-
-static int open_reports(program *run)
-{
-    const mlc_options *options = &run->options;
-    if (mlc_metrics_open(&run->metrics, options->log, run->session->step, &run->error))
-        return run->error.status;
-    if (options->sample >= 0 && mlc_sampler_open(&run->sampler, run->model, options->prompt, &run->error))
-        return run->error.status;
-    if (options->trace || options->profile)
-        run->trace = mlc_trace_open(run->session, options->trace, options->profile, &run->error);
-    return run->error.status ? run->error.status : mlc_watchdog_open(&run->watchdog, run->session, options->timeout, &run->error);
-}
-
-/* ---- training ---- */
-
-static int save(program *run)
-{
-    run->saved = run->session->step;
-    return mlc_checkpoint_save(run->session, run->options.checkpoint, &run->error);
-}
-
-static int fail_session(program *run)
-{
-    return mlc_error_set(&run->error, run->session->error.status, "%s", run->session->error.text);
-}
-
-static int report_evaluation(program *run)
-{
-    mlc_evaluation evaluation;
-    if (mlc_evaluate(run->session, &run->evaluation, &evaluation))
-        return fail_session(run);
-    char loss[32];
-    mlc_metrics_number(loss, evaluation.loss);
-    mlc_metrics_settle(&run->metrics);
-    printf("evaluation after %lld steps: loss %s over %lld windows, %lld tokens\n", (long long)run->session->step, loss,
-           (long long)evaluation.examples, (long long)evaluation.tokens);
-    fflush(stdout);
-    return mlc_metrics_evaluation(&run->metrics, run->session, evaluation.loss, evaluation.tokens, &run->error);
-}
-
-static int train_step(program *run)
-{
-    mlc_session *session = run->session;
-    mlc_order order = {session->seed, run->data.examples, session->sequential};
-    mlc_data_feed feed = mlc_data_feed_make(&run->data, order, session->cursor, 1);
-    int64_t started = mlc_clock();
-    session->trace = run->trace;
-    int status = mlc_executor_step(session, &feed.feed, true);
-    session->trace = NULL;
-    if (status)
-        return fail_session(run);
-    session->step++;
-    session->cursor += run->model->microbatches * run->model->batch;
-    int64_t spent = mlc_clock() - started;
-    run->seconds += (double)spent / 1e9;
-    if (run->trace && mlc_trace_flush(run->trace, &run->error))
-        return run->error.status;
-    return mlc_metrics_step(&run->metrics, session, spent, &run->error);
-}
-
-/* What happens every --every steps but the last. */
-static int pause_training(program *run)
-{
-    if (run->options.checkpoint && save(run))
-        return run->error.status;
-    return run->options.evaluate.count ? report_evaluation(run) : MLC_OK;
-}
-
-static int print_summary(const program *run, int64_t steps)
-{
-    char loss[32];
-    mlc_metrics_number(loss, run->session->result.loss);
-    double tokens = (double)(steps * run->model->microbatches * run->model->tokens);
-    printf("trained %lld steps: loss %s, %.0f tokens/s, mfu unknown\n", (long long)steps, loss,
-           run->seconds > 0 ? tokens / run->seconds : 0);
-    return MLC_OK;
-}
-
-static int train(program *run)
-{
-    mlc_session *session = run->session;
-    int64_t first = session->step, every = run->options.every;
-    run->saved = -1;
-    while (session->step < session->steps && !stop_signal) {
-        if (train_step(run))
-            return run->error.status;
-        bool pause = every && session->step % every == 0 && session->step < session->steps;
-        if (pause && pause_training(run))
-            return run->error.status;
-    }
-    mlc_metrics_settle(&run->metrics);
-    if (session->step > first)
-        print_summary(run, session->step - first);
-    if (run->options.checkpoint && session->step > first && run->saved != session->step)
-        save(run);
-    return run->error.status;
-}
-
-static int train_and_report(program *run)
-{
-    const mlc_options *options = &run->options;
-    if (options->data.count && train(run))
-        return run->error.status;
-    set_signals(SIG_DFL);
-    if (stop_signal) {
-        fprintf(stderr, "%s: stopped by signal %d after %lld steps%s\n", run->model->name, (int)stop_signal, (long long)run->session->step,
-                options->checkpoint ? "" : "; nothing is saved without --checkpoint");
-        return MLC_OK;
-    }
-    if (options->evaluate.count && report_evaluation(run))
-        return run->error.status;
-    if (options->sample < 0)
-        return MLC_OK;
-    if (mlc_sample(run->session, &run->sampler, options->prompt, options->sample, options->temperature, stdout))
-        return fail_session(run);
-    return MLC_OK;
-}
-
-static void print_dry_run(const program *run)
-{
-    const mlc_session *session = run->session;
-    printf("%s: %lld steps of %d microbatches of %lld, %lld done\n", run->model->name, (long long)session->steps, run->model->microbatches,
-           (long long)run->model->batch, (long long)session->step);
-    printf("memory: %llu bytes mapped: arena %llu, scratch %d x %llu\n", (unsigned long long)session->arena.bytes,
-           (unsigned long long)session->arena.arena_bytes, session->team->threads,
-           (unsigned long long)session->arena.scratch_bytes_per_thread);
-    if (run->data.examples)
-        printf("data: %lld examples\n", (long long)run->data.examples);
-}
-
-static int run_opened(program *run)
-{
-    if (run->options.dry_run)
-        print_dry_run(run);
-    else if (train_and_report(run))
-        return run->error.status;
-    if (run->options.profile)
-        mlc_trace_print_profile(run->trace, stdout);
-    if (run->options.hash) {
-        char hex[65];
-        mlc_digest(run->session, hex);
-        printf("digest: %s\n", hex);
-    }
-    return MLC_OK;
-}
-
-/* ---- the whole ---- */
-
-static int check_purpose(program *run)
-{
-    const mlc_options *options = &run->options;
     bool purpose = options->data.count || options->evaluate.count || options->sample >= 0 || options->hash || options->dry_run;
     if (!purpose)
-        return mlc_error_set(&run->error, MLC_USAGE, "nothing to do: give --data FILE to train; see --help");
+        return mlc_error_set(error, MLC_USAGE, "nothing to do: give --data FILE to train; see --help");
     if (options->checkpoint && !options->data.count)
-        return mlc_error_set(&run->error, MLC_USAGE, "--checkpoint wants --data: only training writes checkpoints");
-    return check_launcher(&run->error);
+        return mlc_error_set(error, MLC_USAGE, "--checkpoint wants --data: only training writes checkpoints");
+    return MLC_OK;
 }
 
-static int run_program(program *run)
+/* What needs no ranks. Of the processes that a launcher started, the first one does it. */
+static int print_only(const mlc_model *model, const mlc_options *options, bool first, mlc_error *error)
 {
-    if (run->options.help) {
-        mlc_options_print_help(run->model, stdout);
+    if (!first)
         return MLC_OK;
-    }
-    if (run->options.print_plan)
-        return print_plan(&run->error);
-    stop_signal = 0;
-    set_signals(run->options.data.count ? take_signal : SIG_DFL);
-    if (check_purpose(run) || open_session(run) || open_data(run) || load_state(run) || open_reports(run))
-        return run->error.status;
-    return run_opened(run);
+    if (options->print_plan && !options->help)
+        return print_plan(error);
+    mlc_options_print_help(model, stdout);
+    return MLC_OK;
 }
 
-static void close_program(program *run)
+static int run_program(mlc_launch *launch, const mlc_error *undecided, mlc_options *options, mlc_error *error)
 {
-    mlc_watchdog_close(&run->watchdog);
-    mlc_metrics_close(&run->metrics, &run->error);
-    mlc_trace_close(run->trace, &run->error);
-    mlc_sampler_close(&run->sampler);
-    mlc_data_close(&run->data);
-    mlc_data_close(&run->evaluation);
-    mlc_close(run->session);
-    mlc_options_free(&run->options);
+    if (options->help || options->print_plan)
+        return print_only(launch->model, options, launch->rank <= 0, error);
+    if (check_purpose(options, error))
+        return error->status;
+    if (undecided->status)
+        return mlc_error_set(error, undecided->status, "%s", undecided->text);
+    stop_signals = 0;
+    launch->signals = launch->hasty ? &stop_signals : NULL;
+    set_signals(options->data.count ? take_signal : SIG_DFL);
+    int status = mlc_launch_run(launch, run_rank, options, error);
+    set_signals(SIG_DFL);
+    return status;
+}
+
+/* An error before the ranks meet is common to all, and the first one says it. The others end later: launchers end all when one ends. */
+static void report_early(const mlc_launch *launch, const mlc_error *error)
+{
+    if (launch->rank <= 0 || launch->begun)
+        fprintf(stderr, "%s: error: %s\n", launch->model->name, error->text);
+    else
+        nanosleep(&(struct timespec){.tv_nsec = FIRST_WORD}, NULL);
 }
 
 int mlc_main(const mlc_model *model, int argc, char **argv)
 {
-    program run = {.model = model, .metrics.log.fd = -1};
+    mlc_options options;
+    mlc_launch launch;
+    mlc_error error = {0}, undecided = {0};
     setvbuf(stdout, NULL, _IONBF, 0); /* a buffered stream would allocate when it is first used */
-    if (!mlc_options_parse(&run.options, model, argc, argv, &run.error))
-        run_program(&run);
-    close_program(&run);
-    if ((fflush(stdout) || ferror(stdout)) && !run.error.status)
-        mlc_error_set(&run.error, MLC_FAILED, "standard output: cannot be written");
-    if (run.error.status)
-        fprintf(stderr, "%s: error: %s\n", model->name, run.error.text);
-    return run.error.status;
+    int status = mlc_options_parse(&options, model, argc, argv, &error);
+    mlc_launch_decide(&launch, model, options.transport, options.timeout, &undecided);
+    if (!status)
+        status = run_program(&launch, &undecided, &options, &error);
+    mlc_options_free(&options);
+    if (error.status)
+        report_early(&launch, &error);
+    return status;
 }

@@ -1,14 +1,20 @@
 /* safetensors.c: see safetensors.h. */
 #include "safetensors.h"
 
+#include "accord.h"
 #include "json.h"
 #include "mlc.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#define HEADER_BYTES (100 << 20) /* longer headers are refused, as the reference implementation does */
+#define HEADER_BYTES (100 << 20)  /* longer headers are refused, as the reference implementation does */
+#define WRITE_BYTES (1 << 24)     /* at a time */
+#define SYNC_BYTES (1 << 28)
 
 /* ---- reading ---- */
 
@@ -167,24 +173,111 @@ static uint64_t header_bytes(const mlc_entries *entries, int64_t first, int64_t 
     return counter.bytes;
 }
 
-static void put_file(mlc_writer *writer, const mlc_entries *entries, int64_t first, int64_t last, const char *arena, uint64_t header)
+static uint64_t padded(uint64_t header)
 {
-    uint64_t padded = (header + 7) / 8 * 8;
-    mlc_writer_put(writer, &padded, sizeof padded);
-    put_header(writer, entries, first, last);
-    mlc_writer_put(writer, "        ", padded - header);
-    for (int64_t i = first; i < last; i++)
-        mlc_writer_put(writer, arena + entries->items[i].at, (size_t)entries->items[i].elements * sizeof(float));
+    return (header + 7) / 8 * 8;
 }
 
-int mlc_safetensors_write(const char *path, const mlc_entries *entries, int64_t first, int64_t last, const char *arena, char hex[65],
-                          mlc_error *error)
+static uint64_t data_bytes(const mlc_entries *entries, int64_t first, int64_t last)
 {
-    uint64_t header = header_bytes(entries, first, last, error);
+    uint64_t bytes = 0;
+    for (int64_t i = first; i < last; i++)
+        bytes += (uint64_t)entries->items[i].elements * sizeof(float);
+    return bytes;
+}
+
+int mlc_safetensors_create(const char *path, const mlc_entries *entries, int64_t first, int64_t last, mlc_error *error)
+{
+    uint64_t header = header_bytes(entries, first, last, error), length = padded(header);
     mlc_writer writer;
     if (mlc_writer_open(&writer, path, false, error))
         return error->status;
-    put_file(&writer, entries, first, last, arena, header);
-    mlc_writer_hex(&writer, hex);
-    return mlc_writer_close(&writer, true);
+    mlc_writer_put(&writer, &length, sizeof length);
+    put_header(&writer, entries, first, last);
+    mlc_writer_put(&writer, "        ", length - header);
+    if (mlc_writer_close(&writer, false))
+        return error->status;
+    if (truncate(path, (off_t)(8 + length + data_bytes(entries, first, last))))
+        return mlc_error_system(error, MLC_FAILED, "%s: cannot be written", path);
+    return MLC_OK;
+}
+
+/* A file that this rank puts its elements into. */
+typedef struct filling {
+    const char *path;
+    int fd;           /* -1: nothing of it is here so far */
+    int64_t unsynced; /* bytes written since the last sync */
+    mlc_rank *rank;
+    mlc_error *error;
+} filling;
+
+static int open_filling(filling *file)
+{
+    if (file->fd < 0)
+        file->fd = open(file->path, O_WRONLY | O_CLOEXEC);
+    return file->fd < 0 ? mlc_error_system(file->error, MLC_FAILED, "%s: cannot be written", file->path) : MLC_OK;
+}
+
+/* To the disk. Called now and then, so that no call of it takes long: nobody who waits for this rank takes it for stuck. */
+static int sync_filling(filling *file)
+{
+    file->unsynced = 0;
+    return fsync(file->fd) ? mlc_error_system(file->error, MLC_FAILED, "%s: cannot be synced", file->path) : MLC_OK;
+}
+
+static int put_bytes(filling *file, const char *data, uint64_t bytes, uint64_t at)
+{
+    while (bytes) {
+        ssize_t done = pwrite(file->fd, data, bytes < WRITE_BYTES ? bytes : WRITE_BYTES, (off_t)at);
+        if (done < 0 && errno != EINTR)
+            return mlc_error_system(file->error, MLC_FAILED, "%s: cannot be written", file->path);
+        if (done > 0) {
+            data += done;
+            bytes -= (uint64_t)done;
+            at += (uint64_t)done;
+            file->unsynced += done;
+        }
+        if (file->unsynced >= SYNC_BYTES && sync_filling(file))
+            return file->error->status;
+        mlc_accord_work(file->rank);
+    }
+    return MLC_OK;
+}
+
+/* Puts what this rank owns of an entry whose data starts at byte `at` of the file. */
+static int put_entry(filling *file, const mlc_entry *entry, uint64_t at)
+{
+    mlc_owned owned;
+    for (int64_t i = 0; i < entry->elements; i = owned.end) {
+        owned = mlc_entry_owned(file->rank->model, entry, i);
+        if (owned.rank != file->rank->rank)
+            continue;
+        uint64_t bytes = (uint64_t)(owned.end - i) * sizeof(float);
+        if (open_filling(file) || put_bytes(file, mlc_rank_at(file->rank, owned.at), bytes, at + (uint64_t)i * sizeof(float)))
+            return file->error->status;
+    }
+    return MLC_OK;
+}
+
+static int put_entries(filling *file, const mlc_entries *entries, int64_t first, int64_t last)
+{
+    uint64_t at = 8 + padded(header_bytes(entries, first, last, file->error));
+    for (int64_t i = first; i < last; i++) {
+        if (put_entry(file, &entries->items[i], at))
+            return file->error->status;
+        at += (uint64_t)entries->items[i].elements * sizeof(float);
+    }
+    return MLC_OK;
+}
+
+int mlc_safetensors_fill(const char *path, const mlc_entries *entries, int64_t first, int64_t last, mlc_rank *rank, mlc_error *error)
+{
+    filling file = {.path = path, .fd = -1, .rank = rank, .error = error};
+    if (rank->rank == 0) /* syncs the header that it wrote */
+        open_filling(&file);
+    if (!error->status && !put_entries(&file, entries, first, last) && file.fd >= 0)
+        sync_filling(&file);
+    if (file.fd >= 0 && close(file.fd))
+        mlc_error_system(error, MLC_FAILED, "%s: cannot be closed", path);
+    return error->status;
 }

@@ -8,8 +8,8 @@
 #ifndef MLC_SAFETENSORS_H
 #define MLC_SAFETENSORS_H
 
-#include "catalog.h"
 #include "file.h"
+#include "rank.h"
 
 #define MLC_SAFETENSORS_RANK 16
 
@@ -41,9 +41,9 @@ void mlc_safetensors_close(mlc_safetensors *file);
 /* The tensor of a name, NULL when there is none. */
 mlc_stored *mlc_safetensors_find(const mlc_safetensors *file, const char *name);
 
-/* Writes f32 tensors [first, last) of `entries`, whose data lies at `arena` + at. Allocates nothing, syncs the file; hex gets the
- * SHA-256 of it. Returns a status. */
-int mlc_safetensors_write(const char *path, const mlc_entries *entries, int64_t first, int64_t last, const char *arena, char hex[65],
-                          mlc_error *error);
+/* Writing, by all ranks that hold f32 tensors [first, last) of `entries`: one creates the file with its header, the data a hole of
+ * the right size; then each puts the elements it owns in place, and syncs. Allocate nothing. Return a status. */
+int mlc_safetensors_create(const char *path, const mlc_entries *entries, int64_t first, int64_t last, mlc_error *error);
+int mlc_safetensors_fill(const char *path, const mlc_entries *entries, int64_t first, int64_t last, mlc_rank *rank, mlc_error *error);
 
 #endif

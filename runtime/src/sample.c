@@ -1,6 +1,7 @@
 /* sample.c: see sample.h. */
 #include "sample.h"
 
+#include "accord.h"
 #include "convert.h"
 #include "executor.h"
 #include "order.h"
@@ -10,19 +11,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int fill_from_window(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end,
+/* The text in every row of the first input, zeros in the others. */
+static int fill_from_window(const mlc_feed *feed, const mlc_rank *rank, int input, int64_t microbatch, int64_t begin, int64_t end, void *to,
                             mlc_error *error)
 {
     (void)microbatch, (void)error;
     const mlc_sampler *text = (const mlc_sampler *)feed;
-    for (int i = 0; i < session->model->input_count; i++) {
-        const mlc_input *input = &session->model->inputs[i];
-        size_t bytes = (size_t)mlc_input_row_bytes(input);
-        for (int64_t row = begin; row < end; row++)
-            if (i == 0)
-                memcpy(mlc_input_row(session, input, row), text->tokens, bytes);
-            else
-                memset(mlc_input_row(session, input, row), 0, bytes);
+    size_t bytes = (size_t)mlc_input_row_bytes(&rank->model->inputs[input]);
+    for (int64_t row = begin; row < end; row++) {
+        char *at = (char *)to + (size_t)row * bytes;
+        if (input == 0)
+            memcpy(at, text->tokens, bytes);
+        else
+            memset(at, 0, bytes);
     }
     return MLC_OK;
 }
@@ -37,12 +38,16 @@ static void push(mlc_sampler *text, int32_t token)
     text->tokens[text->length++] = token;
 }
 
+/* `out` may be NULL. */
 static void put(const mlc_sampler *text, int32_t token, FILE *out)
 {
+    if (!out)
+        return;
     if (text->vocabulary <= 256)
         fputc(token, out);
     else
         fprintf(out, "%d ", token);
+    fflush(out);
 }
 
 /* ---- the prompt ---- */
@@ -52,8 +57,7 @@ static int take_token(mlc_sampler *text, long long token, FILE *out, mlc_error *
     if (token < 0 || token >= text->vocabulary)
         return mlc_error_set(error, MLC_BAD_INPUT, "--prompt: token %lld is not in 0 to %lld", token, (long long)text->vocabulary - 1);
     push(text, (int32_t)token);
-    if (out)
-        put(text, (int32_t)token, out);
+    put(text, (int32_t)token, out);
     return MLC_OK;
 }
 
@@ -132,33 +136,59 @@ static int32_t draw(const mlc_sampler *text, double sum, double u)
     return (int32_t)last;
 }
 
-static int next_token(mlc_session *session, mlc_sampler *text, double temperature, int64_t ordinal, int32_t *token)
+/* The token that follows the text, by the rank that has the logits. */
+static int choose(mlc_rank *rank, mlc_sampler *text, double temperature, int64_t ordinal, int32_t *token)
 {
-    double ignored = 0, sum;
-    const mlc_tensor *logits = &session->model->sample->logits;
-    if (mlc_executor_forward(session, session->model->sample, &text->feed, 1, 1, &ignored, &ignored))
-        return session->error.status;
+    double sum;
+    const mlc_tensor *logits = text->logits;
+    uint64_t at = mlc_rank_resolve(rank, logits->at, rank->begun[MLC_SAMPLE] - 1);
     int64_t first = (text->length - 1) * text->vocabulary * mlc_dtype_bytes(logits->dtype);
-    *token = weigh(text, (char *)mlc_session_at(session, logits->at) + first, logits->dtype, temperature, &sum);
+    *token = weigh(text, (char *)mlc_rank_at(rank, at) + first, logits->dtype, temperature, &sum);
     if (temperature == 0)
         return MLC_OK;
     if (!isfinite(sum))
-        return mlc_error_set(&session->error, MLC_NOT_FINITE, "sampling: the logits are not finite");
-    uint64_t bits = mlc_order_mix(mlc_order_mix(session->seed ^ 0x73616d706c65) + (uint64_t)ordinal);
+        return mlc_error_set(&rank->error, MLC_NOT_FINITE, "sampling: the logits are not finite");
+    uint64_t bits = mlc_order_mix(mlc_order_mix(rank->seed ^ 0x73616d706c65) + (uint64_t)ordinal);
     *token = draw(text, sum, (double)(bits >> 11) * 0x1p-53);
     return MLC_OK;
 }
 
+/* The same on every rank. */
+static int next_token(mlc_rank *rank, mlc_sampler *text, double temperature, int64_t ordinal, int32_t *token)
+{
+    double ignored = 0;
+    *token = 0;
+    if (mlc_executor_forward(rank, MLC_SAMPLE, &text->feed, 0, 1, 1, &ignored, &ignored))
+        return rank->error.status;
+    if (rank->rank == text->drawer)
+        choose(rank, text, temperature, ordinal, token);
+    return mlc_accord(rank, &rank->error) ? rank->error.status : mlc_accord_block(rank, token, sizeof *token, &rank->error);
+}
+
 /* ---- the whole ---- */
+
+/* The logits of the sample chain and the place that makes them. */
+static void find_logits(mlc_sampler *text, const mlc_model *model)
+{
+    for (int place = 0; place < model->pp; place++) {
+        const mlc_role *role = &model->roles[place];
+        for (int c = 0; c < role->chunk_count; c++)
+            if (role->chunks[MLC_SAMPLE][c].stage == model->chains[MLC_SAMPLE].logits_stage) {
+                text->drawer = place;
+                text->logits = &role->chunks[MLC_SAMPLE][c].logits;
+            }
+    }
+}
 
 int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, const char *prompt, mlc_error *error)
 {
     *text = (mlc_sampler){.feed = {fill_from_window}};
-    if (!model->sample)
+    if (model->samples)
+        find_logits(text, model);
+    if (!text->logits)
         return mlc_error_set(error, MLC_USAGE, "model %s cannot be sampled: it returns no logits, or has no token input", model->name);
-    const mlc_tensor *logits = &model->sample->logits;
     text->context = mlc_input_row_elements(&model->inputs[0]);
-    text->vocabulary = logits->shape[logits->rank - 1];
+    text->vocabulary = text->logits->shape[text->logits->rank - 1];
     text->tokens = calloc((size_t)text->context + 1, sizeof *text->tokens);
     text->weights = calloc((size_t)text->vocabulary, sizeof *text->weights);
     if (!text->tokens || !text->weights)
@@ -173,18 +203,19 @@ void mlc_sampler_close(mlc_sampler *text)
     *text = (mlc_sampler){0};
 }
 
-int mlc_sample(mlc_session *session, mlc_sampler *text, const char *prompt, int64_t count, double temperature, FILE *out)
+int mlc_sample(mlc_rank *rank, mlc_sampler *text, const char *prompt, int64_t count, double temperature, FILE *out)
 {
-    if (take_prompt(text, prompt, out, &session->error))
-        return session->error.status;
+    out = rank->rank == 0 ? out : NULL;
+    if (take_prompt(text, prompt, out, &rank->error))
+        return rank->error.status; /* the same on every rank */
     for (int64_t i = 0; i < count; i++) {
-        int32_t token = 0;
-        if (next_token(session, text, temperature, i, &token))
-            return session->error.status;
+        int32_t token;
+        if (next_token(rank, text, temperature, i, &token))
+            return rank->error.status;
         push(text, token);
         put(text, token, out);
-        fflush(out);
     }
-    fputc('\n', out);
+    if (out)
+        fputc('\n', out);
     return MLC_OK;
 }

@@ -2,27 +2,30 @@
 #ifndef MLC_SAMPLE_H
 #define MLC_SAMPLE_H
 
-#include "session.h"
+#include "rank.h"
 
 #include <stdio.h>
 
 /* The text so far, as the model sees it, and room for one draw. */
 typedef struct mlc_sampler {
     mlc_feed feed;
-    int32_t *tokens; /* [context] */
-    int64_t length;  /* tokens in use */
+    int32_t *tokens;       /* [context] */
+    int64_t length;        /* tokens in use */
     int64_t context;
     int64_t vocabulary;
-    double *weights; /* [vocabulary] */
+    int drawer;            /* the rank that has the logits, of replica 0 */
+    const mlc_tensor *logits;
+    double *weights;       /* [vocabulary] */
 } mlc_sampler;
 
-/* Makes all that sampling needs, and checks the prompt. Returns a status: MLC_USAGE for a model that cannot be sampled. */
+/* Makes all that sampling needs, and checks the prompt; on every rank. Returns a status: MLC_USAGE for a model that cannot be sampled. */
 int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, const char *prompt, mlc_error *error);
 void mlc_sampler_close(mlc_sampler *text);
 
 /* Writes prompt and `count` tokens that follow it to `out`. The prompt is bytes; token numbers separated by spaces or commas when
  * the vocabulary exceeds 256, and so is the output. A text longer than the context is cut to its last tokens. temperature 0 takes
- * the likeliest token, the lowest on ties. The same seed gives the same text. Allocates nothing. Returns a status. */
-int mlc_sample(mlc_session *session, mlc_sampler *text, const char *prompt, int64_t count, double temperature, FILE *out);
+ * the likeliest token, the lowest on ties. The same seed gives the same text, whatever the layout. All ranks call it, rank 0
+ * writes; `out` is not used elsewhere. Allocates nothing. Returns a status, its sentence in rank->error. */
+int mlc_sample(mlc_rank *rank, mlc_sampler *text, const char *prompt, int64_t count, double temperature, FILE *out);
 
 #endif

@@ -1,76 +1,162 @@
-/* session.c: the life of a session, and the library functions of mlc.h that need no file. */
+/* session.c: the life of a session, and the library functions of mlc.h.
+ *
+ * A call runs one function on all ranks, rank 0 by the caller. Tensors that the caller sees lie with the first replica of a
+ * parameter's owner; before a call they go to all that hold them too, after it what others have computed comes there.
+ */
 #include "session.h"
 
 #include "checkpoint.h"
 #include "digest.h"
 #include "executor.h"
+#include "gradient.h"
 #include "weights.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_STEPS 1000
+/* ---- calls on all ranks ---- */
 
-/* ---- opening and closing ---- */
-
-static int larger(int a, int b)
+static void *lead_main(void *argument)
 {
-    return a > b ? a : b;
+    const mlc_lead *lead = argument;
+    mlc_session *session = lead->session;
+    unsigned seen = 0;
+    for (;;) {
+        pthread_mutex_lock(&session->mutex);
+        while (session->calls == seen)
+            pthread_cond_wait(&session->called, &session->mutex);
+        seen++;
+        mlc_call call = session->call;
+        void *context = session->context;
+        pthread_mutex_unlock(&session->mutex);
+        if (!call)
+            return NULL;
+        call(lead->rank, context);
+        pthread_mutex_lock(&session->mutex);
+        if (--session->working == 0)
+            pthread_cond_signal(&session->done);
+        pthread_mutex_unlock(&session->mutex);
+    }
 }
 
-static int metric_capacity(const mlc_model *model)
+static void post_call(mlc_session *session, mlc_call call, void *context)
 {
-    int count = model->train->metric_count;
-    count = larger(count, model->evaluate ? model->evaluate->metric_count : 0);
-    return larger(count, model->sample ? model->sample->metric_count : 0);
+    pthread_mutex_lock(&session->mutex);
+    session->call = call;
+    session->context = context;
+    session->working = session->led;
+    session->calls++;
+    pthread_cond_broadcast(&session->called);
+    pthread_mutex_unlock(&session->mutex);
 }
 
-static int allocate_tables(mlc_session *session, mlc_error *error)
+/* Runs a call on every rank; the error of the lowest that failed becomes the session's. Returns its status. */
+static int run_call(mlc_session *session, mlc_call call, void *context)
 {
-    const mlc_model *model = session->model;
-    size_t metrics = (size_t)metric_capacity(model) + 1;
-    session->scalars = calloc((size_t)model->scalar_count + 1, sizeof *session->scalars);
-    session->metrics = calloc(metrics, sizeof *session->metrics);
-    session->metric_sums = calloc(metrics, sizeof *session->metric_sums);
-    if (!session->scalars || !session->metrics || !session->metric_sums)
-        return mlc_error_set(error, MLC_FAILED, "session: out of memory");
-    for (int i = 0; i < model->scalar_count; i++)
-        session->scalars[i] = model->scalars[i].value;
+    for (int r = 0; r < session->ranks; r++)
+        session->members[r]->error = (mlc_error){0};
+    post_call(session, call, context);
+    call(session->members[0], context);
+    pthread_mutex_lock(&session->mutex);
+    while (session->working)
+        pthread_cond_wait(&session->done, &session->mutex);
+    pthread_mutex_unlock(&session->mutex);
+    for (int r = 0; r < session->ranks; r++) {
+        const mlc_error *error = &session->members[r]->error;
+        if (error->status)
+            return mlc_error_set(&session->error, error->status, "%s", error->text);
+    }
     return MLC_OK;
 }
 
-static int open_parts(mlc_session *session, int threads, mlc_error *error)
+/* ---- opening and closing ---- */
+
+static int state_count(const mlc_model *model)
 {
-    const mlc_model *model = session->model;
-    if (mlc_executor_check(model, error) || allocate_tables(session, error) || mlc_catalog_open(&session->catalog, model, error) ||
-        mlc_arena_open(&session->arena, model->arena_bytes, model->scratch_bytes_per_thread, threads, error))
+    int count = 0;
+    for (int p = 0; p < model->parameter_count; p++)
+        count += model->parameters[p].state_count;
+    return count;
+}
+
+static mlc_session *session_allocate(const mlc_model *model, mlc_error *error)
+{
+    mlc_session *session = calloc(1, sizeof *session);
+    if (session) {
+        session->model = model;
+        session->ranks = model->pp * model->dp;
+        session->members = calloc((size_t)session->ranks, sizeof *session->members);
+        session->leads = calloc((size_t)session->ranks, sizeof *session->leads);
+        session->copies = calloc((size_t)state_count(model) + 1, sizeof *session->copies);
+        pthread_mutex_init(&session->mutex, NULL);
+        pthread_cond_init(&session->called, NULL);
+        pthread_cond_init(&session->done, NULL);
+        atomic_flag_clear(&session->busy);
+    }
+    if (session && session->members && session->leads && session->copies)
+        return session;
+    mlc_error_set(error, MLC_FAILED, "session: out of memory");
+    mlc_close(session);
+    return NULL;
+}
+
+/* The threads that lead ranks must not take the signals of the process. */
+static int start_leads(mlc_session *session, mlc_error *error)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int r = 1, code = 0; r < session->ranks && !code; r++) {
+        session->leads[r] = (mlc_lead){.session = session, .rank = session->members[r]};
+        code = pthread_create(&session->leads[r].handle, NULL, lead_main, &session->leads[r]);
+        session->led += !code;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    bool whole = session->led == session->ranks - 1;
+    return whole ? MLC_OK : mlc_error_set(error, MLC_FAILED, "session: cannot start a thread for each rank");
+}
+
+static int open_members(mlc_session *session, const mlc_open_options *options, mlc_error *error)
+{
+    mlc_open_options chosen = options ? *options : (mlc_open_options){0};
+    int share = mlc_cpu_count() / session->ranks;
+    if (!chosen.threads)
+        chosen.threads = share > 1 ? share : 1;
+    for (int r = 0; r < session->ranks; r++) {
+        session->members[r] = mlc_rank_open(session->model, r, &chosen, -1, error);
+        if (!session->members[r])
+            return error->status;
+    }
+    if (session->ranks == 1)
+        return MLC_OK;
+    if (mlc_hub_open(&session->hub, session->ranks, error))
         return error->status;
-    session->record = mlc_session_at(session, model->record);
-    return mlc_team_open(&session->team, threads, &session->arena, session->record, error);
+    for (int r = 0; r < session->ranks; r++)
+        mlc_hub_attach(session->hub, &session->members[r]->world);
+    return start_leads(session, error);
+}
+
+static void start_member(mlc_rank *rank, void *context)
+{
+    (void)context;
+    const mlc_transport *transport = rank->world.transport;
+    if (!transport || !transport->open(&rank->world, &rank->error))
+        mlc_rank_initialize(rank);
 }
 
 mlc_session *mlc_session_open(const mlc_model *model, const mlc_open_options *options, mlc_error *error)
 {
-    mlc_open_options chosen = options ? *options : (mlc_open_options){0};
-    if (chosen.threads < 0 || chosen.threads > MLC_MAX_THREADS || chosen.steps < 0) {
-        mlc_error_set(error, MLC_USAGE, "threads must be 1 to %d, steps at least 1", MLC_MAX_THREADS);
+    if (mlc_executor_check(model, error))
         return NULL;
-    }
-    mlc_session *session = calloc(1, sizeof *session);
-    if (!session) {
-        mlc_error_set(error, MLC_FAILED, "session: out of memory");
+    mlc_session *session = session_allocate(model, error);
+    if (!session)
         return NULL;
-    }
-    session->model = model;
-    session->seed = chosen.seed;
-    session->steps = chosen.steps ? chosen.steps : DEFAULT_STEPS;
-    atomic_flag_clear(&session->busy);
-    if (open_parts(session, chosen.threads ? chosen.threads : mlc_cpu_count(), error)) {
+    if (open_members(session, options, error) || run_call(session, start_member, NULL)) {
+        mlc_error_set(error, session->error.status, "%s", session->error.text);
         mlc_close(session);
         return NULL;
     }
-    mlc_session_initialize(session);
     return session;
 }
 
@@ -85,28 +171,95 @@ mlc_session *mlc_open(const mlc_model *model, const mlc_open_options *options, i
     return session;
 }
 
+/* Arenas go after all transports: ranks write into each other's. */
+static void close_members(mlc_session *session)
+{
+    for (int r = 0; r < session->ranks; r++)
+        if (session->members[r] && session->members[r]->world.transport)
+            session->members[r]->world.transport->close(&session->members[r]->world);
+    for (int r = 0; r < session->ranks; r++)
+        mlc_rank_close(session->members[r]);
+}
+
 void mlc_close(mlc_session *session)
 {
     if (!session)
         return;
-    mlc_team_close(session->team);
-    mlc_arena_close(&session->arena);
-    mlc_catalog_close(&session->catalog);
-    free(session->scalars);
-    free(session->metrics);
-    free(session->metric_sums);
+    post_call(session, NULL, NULL);
+    for (int r = 1; r <= session->led; r++)
+        pthread_join(session->leads[r].handle, NULL);
+    if (session->members)
+        close_members(session);
+    mlc_hub_close(session->hub);
+    for (int i = 0; session->copies && i < state_count(session->model); i++)
+        free(session->copies[i]);
+    pthread_mutex_destroy(&session->mutex);
+    pthread_cond_destroy(&session->called);
+    pthread_cond_destroy(&session->done);
+    free(session->copies);
+    free(session->leads);
+    free(session->members);
     free(session);
 }
 
-void mlc_session_initialize(mlc_session *session)
+/* ---- where tensors lie ---- */
+
+/* The rank of a replica that owns a parameter. */
+static mlc_rank *owner_of(const mlc_session *session, int parameter, int replica)
 {
-    const mlc_model *model = session->model;
-    for (int p = 0; p < model->parameter_count; p++)
-        for (int s = 0; s < model->parameters[p].state_count; s++) {
-            const mlc_tensor *state = &model->parameters[p].states[s];
-            memset(mlc_session_at(session, state->at), 0, (size_t)mlc_tensor_elements(state) * sizeof(float));
-        }
-    mlc_executor_initialize(session);
+    return session->members[replica * session->model->pp + session->model->parameters[parameter].owner];
+}
+
+static float *master_of(const mlc_rank *rank, int parameter)
+{
+    return mlc_rank_at(rank, mlc_rank_held(rank, parameter)->master);
+}
+
+/* A rank's own piece of a parameter from index `from` of its shard on; NULL: no more. */
+static const mlc_piece *next_piece(const mlc_rank *rank, int parameter, int *from)
+{
+    while (*from < rank->shard->count) {
+        const mlc_piece *piece = &rank->shard->pieces[(*from)++];
+        if (piece->parameter == parameter)
+            return piece;
+    }
+    return NULL;
+}
+
+/* Elements of other replicas' pieces to the first one: `tensor` gives the whole tensor as a rank holds it. */
+static void gather(const mlc_session *session, int parameter, float *(*tensor)(const mlc_rank *rank, int parameter))
+{
+    float *to = tensor(owner_of(session, parameter, 0), parameter);
+    for (int replica = 1; replica < session->model->dp && to; replica++) {
+        const mlc_rank *rank = owner_of(session, parameter, replica);
+        const float *from = tensor(rank, parameter);
+        int at = 0;
+        for (const mlc_piece *piece; (piece = next_piece(rank, parameter, &at));)
+            memcpy(to + piece->begin, from + piece->begin, (size_t)(piece->end - piece->begin) * sizeof *to);
+    }
+}
+
+/* Masters with a bf16 copy are current in the pieces of their replicas only. */
+static void gather_masters(const mlc_session *session)
+{
+    for (int p = 0; p < session->model->parameter_count && session->model->dp > 1; p++)
+        if (mlc_rank_held(owner_of(session, p, 0), p)->copy != MLC_NONE)
+            gather(session, p, master_of);
+}
+
+/* What the caller may have written goes to this rank. No rank writes to masters before it has heard from all. */
+static void take_masters(mlc_rank *rank, const mlc_session *session)
+{
+    if (!session->exposed)
+        return;
+    for (int i = 0; i < rank->role->held_count; i++) {
+        int parameter = rank->role->held[i].parameter;
+        const mlc_rank *owner = owner_of(session, parameter, 0);
+        size_t bytes = (size_t)mlc_parameter_elements(&session->model->parameters[parameter]) * sizeof(float);
+        if (owner != rank)
+            memcpy(master_of(rank, parameter), master_of(owner, parameter), bytes);
+    }
+    mlc_executor_refresh(rank);
 }
 
 /* ---- looking at a session ---- */
@@ -121,12 +274,6 @@ const mlc_model *mlc_session_model(const mlc_session *session)
     return session->model;
 }
 
-static mlc_view view_of(const mlc_session *session, const mlc_tensor *tensor, int32_t dtype, uint64_t at)
-{
-    void *data = at == MLC_NONE ? NULL : mlc_session_at(session, at);
-    return (mlc_view){tensor->name, dtype, tensor->rank, tensor->shape, data};
-}
-
 int mlc_parameter_count(const mlc_session *session)
 {
     return session->model->parameter_count;
@@ -138,16 +285,24 @@ static const mlc_parameter *parameter_at(const mlc_session *session, int paramet
     return known ? &session->model->parameters[parameter] : NULL;
 }
 
-mlc_view mlc_parameter_master(const mlc_session *session, int parameter)
+mlc_view mlc_parameter_master(mlc_session *session, int parameter)
 {
     const mlc_parameter *p = parameter_at(session, parameter);
-    return p ? view_of(session, &p->master, MLC_F32, p->master.at) : (mlc_view){0};
+    if (!p)
+        return (mlc_view){0};
+    if (!session->exposed)
+        gather_masters(session);
+    session->exposed = true;
+    return (mlc_view){p->name, MLC_F32, p->rank, p->shape, master_of(owner_of(session, parameter, 0), parameter), 0};
 }
 
-mlc_view mlc_parameter_gradient(const mlc_session *session, int parameter)
+mlc_view mlc_parameter_gradient(mlc_session *session, int parameter)
 {
     const mlc_parameter *p = parameter_at(session, parameter);
-    return p ? view_of(session, &p->master, MLC_F32, p->fed == 2 ? MLC_NONE : p->gradient) : (mlc_view){0};
+    if (!p)
+        return (mlc_view){0};
+    gather(session, parameter, mlc_gradient_of);
+    return (mlc_view){p->name, MLC_F32, p->rank, p->shape, mlc_gradient_of(owner_of(session, parameter, 0), parameter), 0};
 }
 
 int mlc_parameter_state_count(const mlc_session *session, int parameter)
@@ -156,11 +311,47 @@ int mlc_parameter_state_count(const mlc_session *session, int parameter)
     return p ? p->state_count : 0;
 }
 
-mlc_view mlc_parameter_state(const mlc_session *session, int parameter, int state)
+/* The state where one replica holds it whole; NULL: it is spread over several. */
+static float *whole_state(const mlc_session *session, int parameter, int state)
+{
+    int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
+    for (int replica = 0; replica < session->model->dp; replica++) {
+        const mlc_rank *rank = owner_of(session, parameter, replica);
+        int at = 0;
+        const mlc_piece *piece = next_piece(rank, parameter, &at);
+        if (piece && piece->end - piece->begin == elements)
+            return mlc_rank_at(rank, piece->states[state]);
+    }
+    return NULL;
+}
+
+/* The copy of a state, NULL without memory. */
+static float *copy_state(const mlc_session *session, int parameter, int state)
+{
+    int index = state;
+    for (int p = 0; p < parameter; p++)
+        index += session->model->parameters[p].state_count;
+    int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
+    if (!session->copies[index])
+        session->copies[index] = calloc((size_t)elements, sizeof(float));
+    float *to = session->copies[index];
+    for (int replica = 0; replica < session->model->dp && to; replica++) {
+        const mlc_rank *rank = owner_of(session, parameter, replica);
+        int at = 0;
+        for (const mlc_piece *piece; (piece = next_piece(rank, parameter, &at));)
+            memcpy(to + piece->begin, mlc_rank_at(rank, piece->states[state]), (size_t)(piece->end - piece->begin) * sizeof *to);
+    }
+    return to;
+}
+
+mlc_view mlc_parameter_state(mlc_session *session, int parameter, int state)
 {
     const mlc_parameter *p = parameter_at(session, parameter);
-    bool known = p && state >= 0 && state < p->state_count;
-    return known ? view_of(session, &p->states[state], MLC_F32, p->states[state].at) : (mlc_view){0};
+    if (!p || state < 0 || state >= p->state_count)
+        return (mlc_view){0};
+    float *whole = whole_state(session, parameter, state);
+    const mlc_tensor *tensor = &p->states[state];
+    return (mlc_view){tensor->name, MLC_F32, tensor->rank, tensor->shape, whole ? whole : copy_state(session, parameter, state), !whole};
 }
 
 int mlc_input_count(const mlc_session *session)
@@ -173,34 +364,36 @@ mlc_view mlc_input_view(const mlc_session *session, int input)
     if (input < 0 || input >= session->model->input_count)
         return (mlc_view){0};
     const mlc_tensor *tensor = &session->model->inputs[input].tensor;
-    return view_of(session, tensor, tensor->dtype, MLC_NONE);
+    return (mlc_view){tensor->name, tensor->dtype, tensor->rank, tensor->shape, NULL, 0};
 }
 
 int64_t mlc_session_steps_done(const mlc_session *session)
 {
-    return session->step;
+    return session->members[0]->step;
 }
 
 double mlc_session_grad_norm(const mlc_session *session)
 {
-    return session->result.grad_norm;
+    return session->members[0]->result.grad_norm;
 }
 
 int mlc_session_metric_count(const mlc_session *session)
 {
-    return session->model->train->metric_count;
+    const mlc_chain *chain = &session->model->chains[MLC_TRAIN];
+    return chain->column_count - chain->losses;
 }
 
 const char *mlc_session_metric_name(const mlc_session *session, int metric)
 {
-    bool known = metric >= 0 && metric < session->model->train->metric_count;
-    return known ? session->model->train->metrics[metric].name : NULL;
+    const mlc_chain *chain = &session->model->chains[MLC_TRAIN];
+    bool known = metric >= 0 && metric < mlc_session_metric_count(session);
+    return known ? chain->columns[chain->losses + metric].name : NULL;
 }
 
 double mlc_session_metric(const mlc_session *session, int metric)
 {
-    bool known = metric >= 0 && metric < session->model->train->metric_count;
-    return known ? session->metrics[metric] : 0;
+    bool known = metric >= 0 && metric < mlc_session_metric_count(session);
+    return known ? session->members[0]->metrics[metric] : 0;
 }
 
 /* ---- the caller's data ---- */
@@ -222,22 +415,18 @@ static int copy_indices(const mlc_input *input, int32_t *to, const int32_t *from
     return MLC_OK;
 }
 
-static int fill_from_arrays(const mlc_feed *feed, const mlc_session *session, int64_t microbatch, int64_t begin, int64_t end,
+static int fill_from_arrays(const mlc_feed *feed, const mlc_rank *rank, int input, int64_t microbatch, int64_t begin, int64_t end, void *to,
                             mlc_error *error)
 {
     const array_feed *arrays = (const array_feed *)feed;
-    const mlc_model *model = session->model;
-    int64_t first = microbatch * model->batch + begin, rows = end - begin;
-    for (int i = 0; i < model->input_count; i++) {
-        const mlc_input *input = &model->inputs[i];
-        const char *from = (const char *)arrays->inputs[i] + first * mlc_input_row_bytes(input);
-        void *to = mlc_input_row(session, input, begin);
-        int64_t elements = mlc_input_row_elements(input);
-        if (input->tensor.dtype != MLC_I32)
-            memcpy(to, from, (size_t)(rows * mlc_input_row_bytes(input)));
-        else if (copy_indices(input, to, (const int32_t *)from, rows * elements, first * elements, error))
-            return error->status;
-    }
+    const mlc_input *kind = &rank->model->inputs[input];
+    int64_t first = microbatch * rank->model->batch + begin, rows = end - begin, row_bytes = mlc_input_row_bytes(kind);
+    int64_t elements = mlc_input_row_elements(kind);
+    const char *from = (const char *)arrays->inputs[input] + first * row_bytes;
+    char *at = (char *)to + begin * row_bytes;
+    if (kind->tensor.dtype == MLC_I32)
+        return copy_indices(kind, (int32_t *)at, (const int32_t *)from, rows * elements, first * elements, error);
+    memcpy(at, from, (size_t)(rows * row_bytes));
     return MLC_OK;
 }
 
@@ -275,17 +464,35 @@ static int check_inputs(mlc_session *session, const void *const *inputs, int64_t
     return MLC_OK;
 }
 
+/* What the ranks are called with. */
+typedef struct pass {
+    const mlc_session *session;
+    array_feed feed;
+    int64_t rows;
+    bool update;
+    double loss; /* of rank 0 */
+} pass;
+
+static void train_member(mlc_rank *rank, void *context)
+{
+    pass *run = context;
+    take_masters(rank, run->session);
+    if (mlc_executor_step(rank, &run->feed.feed, run->update))
+        return;
+    rank->step += run->update;
+    rank->cursor += run->update ? run->rows : 0;
+    if (!rank->rank)
+        run->loss = rank->result.loss;
+}
+
 static void train(mlc_session *session, const void *const *inputs, int64_t rows, bool update, double *loss)
 {
-    array_feed feed = {{fill_from_arrays}, inputs};
-    if (check_inputs(session, inputs, rows, true))
+    pass run = {.session = session, .feed = {{fill_from_arrays}, inputs}, .rows = rows, .update = update};
+    if (check_inputs(session, inputs, rows, true) || run_call(session, train_member, &run))
         return;
-    mlc_executor_refresh(session);
-    if (mlc_executor_step(session, &feed.feed, update))
-        return;
-    *loss = session->result.loss;
-    session->step += update;
-    session->cursor += update ? rows : 0;
+    *loss = run.loss;
+    if (session->exposed && update)
+        gather_masters(session);
 }
 
 int mlc_session_step(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)
@@ -304,16 +511,21 @@ int mlc_session_gradient(mlc_session *session, const void *const *inputs, int64_
     return session_leave(session);
 }
 
+static void evaluate_member(mlc_rank *rank, void *context)
+{
+    pass *run = context;
+    double loss = 0, weight = 0;
+    take_masters(rank, run->session);
+    int status = mlc_executor_forward(rank, MLC_EVALUATE, &run->feed.feed, 0, run->rows / rank->model->batch, 1, &loss, &weight);
+    if (!status && !rank->rank)
+        run->loss = loss / weight;
+}
+
 static void evaluate(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)
 {
-    array_feed feed = {{fill_from_arrays}, inputs};
-    if (check_inputs(session, inputs, rows, false))
-        return;
-    double loss_sum = 0, weight_sum = 0;
-    mlc_executor_refresh(session);
-    const mlc_model *model = session->model;
-    if (!mlc_executor_forward(session, model->evaluate, &feed.feed, rows / model->batch, 1, &loss_sum, &weight_sum))
-        *loss = loss_sum / weight_sum;
+    pass run = {.session = session, .feed = {{fill_from_arrays}, inputs}, .rows = rows};
+    if (!check_inputs(session, inputs, rows, false) && !run_call(session, evaluate_member, &run))
+        *loss = run.loss;
 }
 
 int mlc_session_evaluate(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)
@@ -327,12 +539,16 @@ int mlc_session_evaluate(mlc_session *session, const void *const *inputs, int64_
 static void set_scalar(mlc_session *session, const char *name, float value)
 {
     const mlc_model *model = session->model;
-    for (int i = 0; i < model->scalar_count; i++)
-        if (model->scalars[i].option && !strcmp(model->scalars[i].name, name)) {
-            session->scalars[i] = value;
-            return;
-        }
-    mlc_error_set(&session->error, MLC_USAGE, "model %s has no run-time constant %s", model->name, name);
+    bool known = false;
+    for (int i = 0; i < model->scalar_count; i++) {
+        if (!model->scalars[i].option || strcmp(model->scalars[i].name, name))
+            continue;
+        known = true;
+        for (int r = 0; r < session->ranks; r++)
+            session->members[r]->scalars[i] = value;
+    }
+    if (!known)
+        mlc_error_set(&session->error, MLC_USAGE, "model %s has no run-time constant %s", model->name, name);
 }
 
 int mlc_session_set_scalar(mlc_session *session, const char *name, float value)
@@ -349,39 +565,74 @@ int mlc_session_set_steps(mlc_session *session, int64_t steps)
         return MLC_USAGE;
     if (steps < 1)
         mlc_error_set(&session->error, MLC_USAGE, "steps: %lld is not at least 1", (long long)steps);
-    else
-        session->steps = steps;
+    for (int r = 0; r < session->ranks && steps >= 1; r++)
+        session->members[r]->steps = steps;
+    return session_leave(session);
+}
+
+/* ---- files ---- */
+
+typedef struct transfer {
+    const mlc_session *session;
+    const char *path;
+    char *hex; /* of rank 0 */
+} transfer;
+
+static void save_member(mlc_rank *rank, void *context)
+{
+    const transfer *run = context;
+    take_masters(rank, run->session);
+    mlc_checkpoint_save(rank, run->path, &rank->error);
+}
+
+static void load_member(mlc_rank *rank, void *context)
+{
+    const transfer *run = context;
+    if (!mlc_checkpoint_load(rank, run->path, (mlc_allowed){0}, &rank->error))
+        mlc_executor_refresh(rank);
+}
+
+static void load_weights_member(mlc_rank *rank, void *context)
+{
+    const transfer *run = context;
+    if (!mlc_weights_load(rank, run->path, (mlc_allowed){0}, &rank->error))
+        mlc_executor_refresh(rank);
+}
+
+static void digest_member(mlc_rank *rank, void *context)
+{
+    const transfer *run = context;
+    char hex[65];
+    take_masters(rank, run->session);
+    if (!mlc_digest(rank, hex, &rank->error) && !rank->rank)
+        memcpy(run->hex, hex, sizeof hex);
+}
+
+static int run_transfer(mlc_session *session, mlc_call call, const char *path, char *hex)
+{
+    transfer run = {session, path, hex};
+    if (session_enter(session))
+        return MLC_USAGE;
+    run_call(session, call, &run);
     return session_leave(session);
 }
 
 int mlc_session_save(mlc_session *session, const char *directory)
 {
-    if (session_enter(session))
-        return MLC_USAGE;
-    mlc_checkpoint_save(session, directory, &session->error);
-    return session_leave(session);
+    return run_transfer(session, save_member, directory, NULL);
 }
 
 int mlc_session_load(mlc_session *session, const char *path)
 {
-    if (session_enter(session))
-        return MLC_USAGE;
-    mlc_checkpoint_load(session, path, (mlc_allowed){0}, &session->error);
-    return session_leave(session);
+    return run_transfer(session, load_member, path, NULL);
 }
 
 int mlc_session_load_weights(mlc_session *session, const char *path)
 {
-    if (session_enter(session))
-        return MLC_USAGE;
-    mlc_weights_load(session, path, (mlc_allowed){0}, &session->error);
-    return session_leave(session);
+    return run_transfer(session, load_weights_member, path, NULL);
 }
 
 int mlc_session_digest(mlc_session *session, char hex[65])
 {
-    if (session_enter(session))
-        return MLC_USAGE;
-    mlc_digest(session, hex);
-    return session_leave(session);
+    return run_transfer(session, digest_member, NULL, hex);
 }

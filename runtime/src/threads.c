@@ -31,7 +31,8 @@ static void phase_sleep(mlc_team *team, unsigned phase)
 
 static void phase_wait(mlc_team *team, unsigned phase)
 {
-    for (int i = 0; i < team->spins; i++) {
+    int spins = atomic_load_explicit(&team->spins, memory_order_relaxed);
+    for (int i = 0; i < spins; i++) {
         if (atomic_load_explicit(&team->phase, memory_order_acquire) != phase)
             return;
         relax();
@@ -64,6 +65,13 @@ void mlc_barrier(const mlc_env *env)
         phase_wait(team, phase);
 }
 
+void mlc_team_stop(const mlc_env *env)
+{
+    unsigned long long passed = atomic_load_explicit(&mlc_worker_of(env)->barriers, memory_order_relaxed);
+    unsigned long long go_on = UINT64_MAX;
+    atomic_compare_exchange_strong(&env->team->stop, &go_on, passed);
+}
+
 static void *worker_main(void *argument)
 {
     mlc_worker *worker = argument;
@@ -85,6 +93,7 @@ void mlc_team_run(mlc_team *team, mlc_job job, void *context)
     fesetenv(FE_DFL_ENV);
     team->job = job;
     team->context = context;
+    atomic_store(&team->stop, UINT64_MAX);
     atomic_store(&team->running, true);
     mlc_barrier(&team->workers[0].env);
     job(&team->workers[0].env, context);
@@ -120,7 +129,7 @@ static mlc_team *team_allocate(int threads)
     mlc_team *team = aligned_alloc(64, sizeof *team);
     if (!team)
         return NULL;
-    *team = (mlc_team){.threads = threads, .spins = threads <= mlc_cpu_count() ? SPINS : 0};
+    *team = (mlc_team){.threads = threads, .spins = threads <= mlc_cpu_count() ? SPINS : 0, .stop = UINT64_MAX};
     size_t bytes = (size_t)threads * sizeof *team->workers;
     team->workers = aligned_alloc(64, bytes);
     if (!team->workers) {

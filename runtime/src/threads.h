@@ -25,6 +25,8 @@ typedef struct mlc_worker {
     mlc_exact squares;      /* of the gradient blocks of this thread */
     int64_t bad_parameter;  /* lowest parameter in which this thread saw a value that is not finite, or -1 */
     mlc_error error;        /* of filling the inputs */
+    uint64_t *bases;        /* where the slot of each region lies for the current microbatch */
+    uint64_t *operands;     /* of the current row, resolved */
     pthread_t handle;
     _Alignas(64) _Atomic(const char *) row; /* what it runs, for the report of a hang */
     atomic_ullong barriers;                 /* reached so far */
@@ -35,7 +37,7 @@ typedef void (*mlc_job)(mlc_env *env, void *context);
 typedef struct mlc_team {
     atomic_int threads; /* that a barrier waits for; constant but while a team that could not start is taken down */
     int started; /* threads that exist, thread 0 included */
-    int spins;
+    atomic_int spins; /* looks at a barrier before it sleeps */
     mlc_worker *workers;
     mlc_job job; /* NULL: the threads end */
     void *context;
@@ -43,6 +45,7 @@ typedef struct mlc_team {
     _Alignas(64) atomic_uint phase; /* counts barriers; the word that threads sleep on */
     atomic_int sleepers;
     atomic_bool running; /* inside mlc_team_run */
+    atomic_ullong stop;  /* of mlc_team_stop; UINT64_MAX: go on */
 } mlc_team;
 
 /* Makes a team of `threads` whose environments point into the arena. Returns a status; *team is NULL on failure. */
@@ -60,6 +63,22 @@ static inline mlc_worker *mlc_worker_of(const mlc_env *env)
 
 /* See mlc_kernel.h: every thread of the team waits here for the others. */
 void mlc_barrier(const mlc_env *env);
+
+/* The lead thread cannot go on (a peer is lost): all threads stop at the next barrier that asks. */
+void mlc_team_stop(const mlc_env *env);
+
+/* After a barrier: must the job end here? The same answer on every thread, however late it asks. */
+static inline bool mlc_stopped(const mlc_env *env)
+{
+    uint64_t passed = atomic_load_explicit(&mlc_worker_of(env)->barriers, memory_order_relaxed);
+    return passed > atomic_load_explicit(&env->team->stop, memory_order_relaxed);
+}
+
+/* By the lead thread: has it called mlc_team_stop in this job? */
+static inline bool mlc_team_stopping(const mlc_env *env)
+{
+    return atomic_load_explicit(&env->team->stop, memory_order_relaxed) != UINT64_MAX;
+}
 
 /* How many CPUs this process may use. */
 int mlc_cpu_count(void);

@@ -1,14 +1,22 @@
 /* trace.c: see trace.h. */
 #include "trace.h"
 
+#include "action.h"
 #include "file.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#define LINE_BYTES 4096    /* the most that one event takes in the file */
+#define ROUNDS 6           /* of exchanges that place the clocks */
+#define PARTS_OF_ACTION 4  /* what the runtime itself notes in an action: inputs, folding */
+#define PARTS_OF_STEP 16
+
 typedef struct event {
-    const char *name;
+    const char *name;  /* NULL: the action */
+    mlc_action action;
     double flops;
     int64_t started, done, passed;
 } event;
@@ -27,15 +35,17 @@ typedef struct total {
 } total;
 
 struct mlc_trace {
+    const mlc_model *model;
+    int rank;
+    int place;
     int threads;
     int64_t capacity; /* events of a thread in one step */
     lane *lanes;
     mlc_writer *writer; /* NULL: no file */
     mlc_error error;    /* of the file */
-    bool begun;
-    int64_t origin;
-    total *totals; /* open addressing by the name's address; NULL: no profile */
-    int64_t slots; /* a power of two */
+    int64_t origin;     /* what is 0 in the file, on this rank's clock */
+    total *totals;      /* open addressing by the name's address; NULL: no profile */
+    int64_t slots;      /* a power of two */
 };
 
 int64_t mlc_clock(void)
@@ -45,11 +55,41 @@ int64_t mlc_clock(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* Rows of a step, and the runtime's own parts: inputs of each microbatch, gradients, update. */
-static int64_t events_in_step(const mlc_model *model)
+/* ---- buffers ---- */
+
+static int64_t rows_of(const mlc_chunk *chunk, int kind)
 {
-    int64_t rows = model->train->weight.count + model->train->forward.count + model->backward.count + 1;
-    return model->microbatches * rows + 2;
+    switch (kind) {
+    case MLC_FORWARD:
+        return chunk->weight.count + chunk->forward.count;
+    case MLC_INPUT_GRADIENT:
+        return chunk->input_gradient.count;
+    case MLC_WEIGHT_GRADIENT:
+        return chunk->weight_gradient.count;
+    case MLC_BACKWARD:
+        return chunk->backward.count;
+    default:
+        return 0;
+    }
+}
+
+static bool is_compute(const mlc_action *action)
+{
+    return action->kind <= MLC_WEIGHT_GRADIENT;
+}
+
+/* Actions and rows of a step, and the runtime's own parts. */
+static int64_t events_in_step(const mlc_rank *rank)
+{
+    mlc_actions list = rank->program->lists[MLC_TRAIN];
+    int64_t count = PARTS_OF_STEP;
+    for (int i = 0; i < list.count; i++) {
+        const mlc_action *action = &list.actions[i];
+        count += 1 + PARTS_OF_ACTION;
+        if (is_compute(action))
+            count += rows_of(&rank->role->chunks[MLC_TRAIN][action->of], action->kind);
+    }
+    return count;
 }
 
 static bool allocate_lanes(mlc_trace *trace)
@@ -74,8 +114,34 @@ static bool allocate_totals(mlc_trace *trace)
     return trace->totals != NULL;
 }
 
-static void trace_free(mlc_trace *trace)
+static mlc_trace *trace_allocate(const mlc_rank *rank, bool file, bool profile, mlc_error *error)
 {
+    mlc_trace *trace = calloc(1, sizeof *trace);
+    bool whole = trace;
+    if (trace) {
+        trace->model = rank->model;
+        trace->rank = rank->rank;
+        trace->place = rank->place;
+        trace->threads = rank->team->threads;
+        trace->capacity = events_in_step(rank);
+        trace->writer = file ? malloc(sizeof *trace->writer) : NULL;
+        if (trace->writer) {
+            trace->writer->fd = -1;
+            trace->writer->error = &trace->error;
+        }
+        whole = (trace->writer || !file) && allocate_lanes(trace) && (!profile || allocate_totals(trace));
+    }
+    if (!whole)
+        mlc_error_set(error, MLC_FAILED, "trace: out of memory");
+    return trace;
+}
+
+void mlc_trace_close(mlc_trace *trace)
+{
+    if (!trace)
+        return;
+    if (trace->writer)
+        mlc_writer_close(trace->writer, false);
     for (int i = 0; trace->lanes && i < trace->threads; i++)
         free(trace->lanes[i].events);
     free(trace->lanes);
@@ -84,52 +150,151 @@ static void trace_free(mlc_trace *trace)
     free(trace);
 }
 
-static int open_file(mlc_trace *trace, const char *path, mlc_error *error)
+/* ---- the file ---- */
+
+/* A line that names the rank. That of rank 0 is the first event, so that all others start with a comma. */
+static void put_process(mlc_trace *trace, const mlc_rank *rank)
 {
-    trace->writer = malloc(sizeof *trace->writer);
-    if (!trace->writer)
-        return mlc_error_set(error, MLC_FAILED, "trace: out of memory");
-    if (mlc_writer_open(trace->writer, path, false, &trace->error))
-        return mlc_error_set(error, trace->error.status, "%s", trace->error.text);
-    mlc_writer_print(trace->writer, "[");
+    mlc_writer_print(trace->writer,
+                     "%s\n{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":%d,\"tid\":0,"
+                     "\"args\":{\"name\":\"rank %d: place %d, replica %d\"}},\n"
+                     "{\"name\":\"process_sort_index\",\"ph\":\"M\",\"pid\":%d,\"tid\":0,\"args\":{\"sort_index\":%d}}",
+                     rank->rank ? "," : "[", rank->rank, rank->rank, rank->place, rank->replica, rank->rank, rank->rank);
+}
+
+/* Appends what the buffer holds, alone: the lock is for file systems of several machines, where appending is not enough. */
+static int put_batch(mlc_trace *trace)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET}, unlock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+    bool locked = !fcntl(trace->writer->fd, F_SETLKW, &lock);
+    mlc_writer_flush(trace->writer);
+    if (locked)
+        fcntl(trace->writer->fd, F_SETLK, &unlock);
+    return trace->error.status;
+}
+
+/* Rank 0 makes the file anew. */
+static int create_file(mlc_trace *trace, const char *path, mlc_error *error)
+{
+    mlc_writer_open(trace->writer, path, false, &trace->error);
+    mlc_writer_close(trace->writer, false);
+    return trace->error.status ? mlc_error_set(error, trace->error.status, "%s", trace->error.text) : MLC_OK;
+}
+
+static int append_to_file(mlc_trace *trace, const mlc_rank *rank, const char *path, mlc_error *error)
+{
+    if (!mlc_path_is_file(path) && rank->rank)
+        return mlc_error_set(error, MLC_BAD_INPUT, "--trace %s: wants a file that all ranks see", path);
+    if (!mlc_writer_open(trace->writer, path, true, &trace->error)) {
+        put_process(trace, rank);
+        if (!rank->rank)
+            put_batch(trace);
+    }
+    return trace->error.status ? mlc_error_set(error, trace->error.status, "%s", trace->error.text) : MLC_OK;
+}
+
+/* ---- one clock ----
+ * In each exchange, rank 0 enters, then this rank leaves; and this rank enters, then rank 0 leaves. So, with o what this clock is
+ * ahead of that of rank 0:   entered - left0 <= o <= left - entered0.   Where 0 is possible, the clock is taken to be the same. */
+
+typedef struct moments {
+    int64_t origin;
+    int64_t entered[ROUNDS];
+    int64_t left[ROUNDS];
+} moments;
+
+static int meet(mlc_rank *rank, moments *own)
+{
+    own->origin = mlc_clock();
+    for (int i = 0; i < ROUNDS; i++) {
+        char nothing[64] = {0};
+        own->entered[i] = mlc_clock();
+        int status = mlc_exchange(&rank->world, nothing, sizeof nothing, 1, mlc_combine_or);
+        if (status)
+            return status;
+        own->left[i] = mlc_clock();
+    }
     return MLC_OK;
 }
 
-mlc_trace *mlc_trace_open(const mlc_session *session, const char *path, bool profile, mlc_error *error)
+static int align_clock(mlc_trace *trace, mlc_rank *rank)
 {
-    mlc_trace *trace = calloc(1, sizeof *trace);
-    if (trace) {
-        trace->threads = session->team->threads;
-        trace->capacity = events_in_step(session->model);
-        trace->origin = mlc_clock();
+    moments own, first = {0};
+    if (meet(rank, &own))
+        return rank->error.status;
+    if (!rank->rank)
+        first = own;
+    if (mlc_exchange(&rank->world, &first, sizeof first, 1, mlc_combine_or))
+        return rank->error.status;
+    int64_t low = INT64_MIN, high = INT64_MAX;
+    for (int i = 0; i < ROUNDS; i++) {
+        int64_t least = own.entered[i] - first.left[i], most = own.left[i] - first.entered[i];
+        low = least > low ? least : low;
+        high = most < high ? most : high;
     }
-    if (!trace || !allocate_lanes(trace) || (profile && !allocate_totals(trace)))
-        mlc_error_set(error, MLC_FAILED, "trace: out of memory");
-    else if (!path || !open_file(trace, path, error))
+    trace->origin = first.origin + (low <= 0 && high >= 0 ? 0 : low + (high - low) / 2);
+    return MLC_OK;
+}
+
+/* Rank 0 makes the file and its first line before the others know that there is one. */
+static int open_file(mlc_trace *trace, mlc_rank *rank, const char *path, mlc_error *error)
+{
+    if (!rank->rank && !create_file(trace, path, error))
+        append_to_file(trace, rank, path, error);
+    if (mlc_agree(&rank->world, error))
+        return error->status;
+    if (rank->rank)
+        append_to_file(trace, rank, path, error);
+    return mlc_agree(&rank->world, error) ? error->status : align_clock(trace, rank);
+}
+
+mlc_trace *mlc_trace_open(mlc_rank *rank, const char *path, bool profile, mlc_error *error)
+{
+    bool totals = profile && !rank->rank;
+    mlc_trace *trace = path || totals ? trace_allocate(rank, path != NULL, totals, error) : NULL;
+    if (!mlc_agree(&rank->world, error) && path)
+        open_file(trace, rank, path, error);
+    if (!error->status)
         return trace;
-    if (trace)
-        trace_free(trace);
+    mlc_trace_close(trace);
     return NULL;
+}
+
+/* ---- events ---- */
+
+static void note(mlc_trace *trace, const mlc_env *env, event e)
+{
+    lane *lane = &trace->lanes[env->thread];
+    if (lane->count < trace->capacity)
+        lane->events[lane->count++] = e;
 }
 
 void mlc_trace_row(mlc_trace *trace, const mlc_env *env, const char *name, double flops, int64_t started, int64_t done, int64_t passed)
 {
-    lane *lane = &trace->lanes[env->thread];
-    if (lane->count < trace->capacity)
-        lane->events[lane->count++] = (event){name, flops, started, done, passed};
+    note(trace, env, (event){.name = name, .flops = flops, .started = started, .done = done, .passed = passed});
+}
+
+void mlc_trace_action(mlc_trace *trace, const mlc_env *env, const mlc_action *action, int64_t started, int64_t done)
+{
+    note(trace, env, (event){.action = *action, .started = started, .done = done, .passed = done});
 }
 
 /* A complete event; `wait` is the time at the barrier behind the row. Times are microseconds. */
-static void write_event(mlc_trace *trace, int thread, const event *e)
+static void put_event(mlc_trace *trace, int thread, const event *e)
 {
-    mlc_writer_print(trace->writer, "%s\n{\"name\":", trace->begun ? "," : "");
-    mlc_writer_quote(trace->writer, e->name);
-    mlc_writer_print(trace->writer,
-                     ",\"cat\":\"row\",\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,"
-                     "\"args\":{\"wait\":%.3f,\"flops\":%.17g}}",
-                     thread, (double)(e->started - trace->origin) / 1e3, (double)(e->done - e->started) / 1e3,
-                     (double)(e->passed - e->done) / 1e3, e->flops);
-    trace->begun = true;
+    mlc_writer *writer = trace->writer;
+    char action[MLC_ACTION_NAME_BYTES];
+    if (!e->name)
+        mlc_action_name(action, trace->model, trace->place, &e->action);
+    if (writer->used + LINE_BYTES > sizeof writer->buffer)
+        put_batch(trace);
+    mlc_writer_print(writer, ",\n{\"name\":");
+    mlc_writer_quote(writer, e->name ? e->name : action);
+    mlc_writer_print(writer, ",\"cat\":\"%s\",\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f", e->name ? "row" : "action",
+                     trace->rank, thread, (double)(e->started - trace->origin) / 1e3, (double)(e->done - e->started) / 1e3);
+    if (e->name)
+        mlc_writer_print(writer, ",\"args\":{\"wait\":%.3f,\"flops\":%.17g}", (double)(e->passed - e->done) / 1e3, e->flops);
+    mlc_writer_print(writer, "}");
 }
 
 static void add_total(mlc_trace *trace, const event *e)
@@ -148,29 +313,26 @@ int mlc_trace_flush(mlc_trace *trace, mlc_error *error)
 {
     for (int i = 0; i < trace->threads; i++) {
         for (int64_t k = 0; k < trace->lanes[i].count; k++) {
+            const event *e = &trace->lanes[i].events[k];
             if (trace->writer)
-                write_event(trace, i, &trace->lanes[i].events[k]);
-            if (trace->totals && i == 0)
-                add_total(trace, &trace->lanes[i].events[k]);
+                put_event(trace, i, e);
+            if (trace->totals && i == 0 && e->name)
+                add_total(trace, e);
         }
         trace->lanes[i].count = 0;
     }
     return trace->error.status ? mlc_error_set(error, trace->error.status, "%s", trace->error.text) : MLC_OK;
 }
 
-int mlc_trace_close(mlc_trace *trace, mlc_error *error)
+int mlc_trace_finish(mlc_trace *trace, mlc_rank *rank, mlc_error *error)
 {
-    if (!trace)
-        return MLC_OK;
-    mlc_trace_flush(trace, error);
-    if (trace->writer) {
-        mlc_writer_print(trace->writer, "\n]\n");
-        mlc_writer_close(trace->writer, false);
-        if (trace->error.status)
-            mlc_error_set(error, trace->error.status, "%s", trace->error.text);
-    }
-    trace_free(trace);
-    return error->status;
+    if (trace && !mlc_trace_flush(trace, error) && trace->writer && put_batch(trace))
+        mlc_error_set(error, trace->error.status, "%s", trace->error.text);
+    if (mlc_agree(&rank->world, error) || rank->rank || !trace || !trace->writer)
+        return error->status;
+    mlc_writer_print(trace->writer, "\n]\n");
+    mlc_writer_close(trace->writer, false);
+    return trace->error.status ? mlc_error_set(error, trace->error.status, "%s", trace->error.text) : MLC_OK;
 }
 
 /* ---- profile ---- */

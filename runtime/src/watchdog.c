@@ -1,52 +1,187 @@
 /* watchdog.c: see watchdog.h. */
 #include "watchdog.h"
 
+#include "action.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-static unsigned long long barriers_of(const mlc_session *session, int thread)
+#define LAST_WORD 0.5 /* seconds; mpirun kills a second after it told to stop */
+
+/* ---- boards ---- */
+
+static int state_of(const mlc_status_board *board)
 {
-    return atomic_load_explicit(&session->team->workers[thread].barriers, memory_order_relaxed);
+    return atomic_load_explicit(&board->state, memory_order_relaxed);
 }
 
-static unsigned long long progress(const mlc_session *session)
+bool mlc_watch_look(mlc_watch *watch, double seconds)
 {
-    unsigned long long sum = 0;
-    for (int i = 0; i < session->team->threads; i++)
-        sum += barriers_of(session, i);
-    return sum;
+    unsigned long long progress = 0;
+    for (int r = 0; r < watch->ranks; r++)
+        if (watch->boards[r])
+            progress += atomic_load_explicit(&watch->boards[r]->progress, memory_order_relaxed);
+    watch->still = progress == watch->seen ? watch->still + seconds : 0;
+    watch->seen = progress;
+    return watch->limit > 0 && watch->still >= watch->limit;
 }
 
-void mlc_watchdog_report(const mlc_session *session, double seconds, int fd)
+/* The third word of /proc/PID/stat, after a name in brackets that may hold anything. */
+bool mlc_watch_is_stopped(const mlc_status_board *board)
 {
-    unsigned long long most = 0;
-    for (int i = 0; i < session->team->threads; i++)
-        most = barriers_of(session, i) > most ? barriers_of(session, i) : most;
-    dprintf(fd, "%s: error: no progress for %g s after step %lld\n", session->model->name, seconds, (long long)session->step);
-    for (int i = 0; i < session->team->threads; i++) {
-        const char *row = atomic_load_explicit(&session->team->workers[i].row, memory_order_relaxed);
-        bool waits = barriers_of(session, i) == most && session->team->threads > 1;
-        dprintf(fd, "  thread %d %s %s\n", i, waits ? "waits for the others at a barrier of" : "has not finished", row);
+    char path[64], text[512];
+    int pid = atomic_load_explicit(&board->pid, memory_order_relaxed);
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int fd = pid > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    ssize_t bytes = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (bytes < 0)
+        return false;
+    text[bytes] = 0;
+    const char *name = strrchr(text, ')');
+    return name && (!strncmp(name, ") T", 3) || !strncmp(name, ") t", 3));
+}
+
+/* The rank that a rank waits for; -1 when it waits for none, or is not seen. */
+static int waits_for(const mlc_watch *watch, int rank)
+{
+    const mlc_status_board *board = watch->boards[rank];
+    if (!board || state_of(board) != MLC_RANK_WAITS || mlc_watch_is_stopped(board))
+        return -1;
+    int peer = atomic_load_explicit(&board->waits_for, memory_order_relaxed);
+    return peer >= 0 && peer < watch->ranks ? peer : -1;
+}
+
+/* Where the waiting of a rank ends; -1: in a circle. */
+static int end_of(const mlc_watch *watch, int rank)
+{
+    for (int hops = 0; hops <= watch->ranks; hops++) {
+        int next = waits_for(watch, rank);
+        if (next < 0)
+            return rank;
+        rank = next;
+    }
+    return -1;
+}
+
+/* How late a rank is: the ranks that wait for it, then whether it is seen at all; 0: not late. */
+static int lateness(const mlc_watch *watch, int rank)
+{
+    if (waits_for(watch, rank) >= 0)
+        return 0;
+    int count = watch->boards[rank] != NULL;
+    for (int r = 0; r < watch->ranks; r++)
+        count += r != rank && end_of(watch, r) == rank ? 2 : 0;
+    return count;
+}
+
+int mlc_watch_late(const mlc_watch *watch)
+{
+    int late = -1, most = 0;
+    for (int r = 0; r < watch->ranks; r++) {
+        int count = lateness(watch, r);
+        if (count <= most)
+            continue;
+        late = r;
+        most = count;
+    }
+    return late;
+}
+
+/* ---- the report ---- */
+
+void mlc_watch_print_place(char text[160], const mlc_model *model, int rank, const mlc_status_board *board)
+{
+    static const char *const OF[] = {"", " of evaluation", " of sampling"};
+    long long step = atomic_load_explicit(&board->step, memory_order_relaxed);
+    long long at = atomic_load_explicit(&board->action, memory_order_relaxed);
+    int chain = atomic_load_explicit(&board->chain, memory_order_relaxed), place = rank % model->pp;
+    bool listed = chain >= 0 && chain < MLC_CHAINS && at >= 0 && at < model->schedule->places[place].lists[chain].count;
+    if (state_of(board) == MLC_RANK_STARTING)
+        snprintf(text, 160, "while it started");
+    else if (!listed)
+        snprintf(text, 160, "after step %lld", step);
+    if (state_of(board) == MLC_RANK_STARTING || !listed)
+        return;
+    char name[MLC_ACTION_NAME_BYTES];
+    mlc_action_name(name, model, place, &model->schedule->places[place].lists[chain].actions[at]);
+    snprintf(text, 160, "at step %lld, action %s%s", step, name, OF[chain]);
+}
+
+static void report_waiting(const mlc_watch *watch, int rank)
+{
+    const mlc_status_board *board = watch->boards[rank];
+    int channel = atomic_load_explicit(&board->channel, memory_order_relaxed);
+    bool known = channel >= 0 && channel < watch->model->schedule->channel_count;
+    fprintf(stderr, "waits for rank %d (message %lld of %s)", waits_for(watch, rank),
+            (long long)atomic_load_explicit(&board->message, memory_order_relaxed),
+            known ? watch->model->schedule->channels[channel].name : "no channel");
+}
+
+static void report_rank(const mlc_watch *watch, int rank)
+{
+    static const char *const DOES[] = {"starts", "computes", "waits", "is done", "has failed"};
+    const mlc_status_board *board = watch->boards[rank];
+    int pp = watch->model->pp;
+    char place[160];
+    fprintf(stderr, "rank %d (place %d, replica %d) ", rank, rank % pp, rank / pp);
+    mlc_watch_print_place(place, watch->model, rank, board);
+    if (mlc_watch_is_stopped(board))
+        fprintf(stderr, "was stopped by a signal");
+    else if (waits_for(watch, rank) >= 0)
+        report_waiting(watch, rank);
+    else
+        fprintf(stderr, "%s", DOES[state_of(board)]);
+    fprintf(stderr, " %s\n", place);
+}
+
+void mlc_watch_report(const mlc_watch *watch)
+{
+    int late = mlc_watch_late(watch);
+    const char *name = watch->model->name;
+    if (watch->ranks == 1) {
+        char place[160];
+        mlc_watch_print_place(place, watch->model, 0, watch->boards[0]);
+        fprintf(stderr, "%s: error: no progress for %g s %s\n", name, watch->limit, place);
+        return;
+    }
+    if (late < 0)
+        fprintf(stderr, "%s: error: no progress for %g s: ranks wait for each other\n", name, watch->limit);
+    else
+        fprintf(stderr, "%s: error: no progress for %g s: rank %d is late\n", name, watch->limit, late);
+    for (int r = 0; r < watch->ranks; r++) {
+        if (!watch->boards[r])
+            continue;
+        fprintf(stderr, "  ");
+        report_rank(watch, r);
     }
 }
 
-/* Sleeps up to a tenth of the limit; true when the program is done. */
-static bool rest(mlc_watchdog *watchdog)
+static unsigned long long barriers_of(const mlc_rank *rank, int thread)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    int64_t wait = (int64_t)(watchdog->seconds * 1e8) + 1000000;
-    until.tv_sec += (until.tv_nsec + wait) / 1000000000;
-    until.tv_nsec = (until.tv_nsec + wait) % 1000000000;
-    pthread_mutex_lock(&watchdog->mutex);
-    while (!watchdog->done && pthread_cond_timedwait(&watchdog->ended, &watchdog->mutex, &until) != ETIMEDOUT)
-        ;
-    bool done = watchdog->done;
-    pthread_mutex_unlock(&watchdog->mutex);
-    return done;
+    return atomic_load_explicit(&rank->team->workers[thread].barriers, memory_order_relaxed);
 }
+
+/* The threads of the late rank: those that have not reached the last barrier are waited for. */
+static void report_threads(const mlc_rank *rank)
+{
+    unsigned long long most = 0;
+    for (int i = 0; i < rank->team->threads; i++)
+        most = barriers_of(rank, i) > most ? barriers_of(rank, i) : most;
+    for (int i = 0; i < rank->team->threads; i++) {
+        const char *row = atomic_load_explicit(&rank->team->workers[i].row, memory_order_relaxed);
+        bool waits = barriers_of(rank, i) == most && rank->team->threads > 1;
+        fprintf(stderr, "  thread %d %s %s\n", i, waits ? "waits for the others at a barrier of" : "has not finished", row);
+    }
+}
+
+/* ---- the thread ---- */
 
 static double now(void)
 {
@@ -55,45 +190,143 @@ static double now(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
+/* How often to look: ten times within the limit, at least ten times a second. */
+static double period(const mlc_watchdog *watchdog)
+{
+    double tenth = watchdog->watch.limit / 10 + 1e-3;
+    return watchdog->watch.limit > 0 && tenth < 0.1 ? tenth : 0.1;
+}
+
+/* Sleeps for a period; true when the program is done. */
+static bool rest(mlc_watchdog *watchdog)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    int64_t nanoseconds = until.tv_nsec + (int64_t)(period(watchdog) * 1e9);
+    until.tv_sec += nanoseconds / 1000000000;
+    until.tv_nsec = nanoseconds % 1000000000;
+    pthread_mutex_lock(&watchdog->mutex);
+    while (!watchdog->done && pthread_cond_timedwait(&watchdog->ended, &watchdog->mutex, &until) != ETIMEDOUT)
+        ;
+    bool done = watchdog->done;
+    pthread_mutex_unlock(&watchdog->mutex);
+    return done;
+}
+
+/* Counts on for the rank: barriers passed inside a row; and, outside of the lists, that it is alive. */
+static void count_progress(mlc_watchdog *watchdog)
+{
+    const mlc_rank *rank = watchdog->rank;
+    unsigned long long barriers = 0;
+    for (int i = 0; i < rank->team->threads; i++)
+        barriers += barriers_of(rank, i);
+    bool outside = !atomic_load(&rank->team->running) && state_of(rank->world.status) != MLC_RANK_WAITS;
+    if (outside || barriers != watchdog->barriers)
+        atomic_fetch_add(&rank->world.status->progress, 1);
+    watchdog->barriers = barriers;
+}
+
+/* The rank whose watchdog writes the report; -1: none. */
+static int reporter(const mlc_watchdog *watchdog)
+{
+    const mlc_watch *watch = &watchdog->watch;
+    int late = mlc_watch_late(watch);
+    if (late >= 0 && watch->boards[late] && !mlc_watch_is_stopped(watch->boards[late]))
+        return late;
+    for (int r = 0; r < watch->ranks && !watchdog->duty.supervised; r++)
+        if (watch->boards[r] && !mlc_watch_is_stopped(watch->boards[r]))
+            return r;
+    return -1;
+}
+
+static void report(const mlc_watchdog *watchdog)
+{
+    atomic_int *spoken = watchdog->duty.spoken;
+    if (spoken && atomic_exchange(spoken, 1))
+        return;
+    mlc_watch_report(&watchdog->watch);
+    if (state_of(watchdog->rank->world.status) != MLC_RANK_WAITS)
+        report_threads(watchdog->rank);
+}
+
+/* Nothing moves. */
+static void end_program(const mlc_watchdog *watchdog)
+{
+    if (reporter(watchdog) == watchdog->rank->rank) {
+        report(watchdog);
+        _exit(MLC_HANG);
+    }
+    if (watchdog->duty.supervised)
+        return;
+    nanosleep(&(struct timespec){.tv_sec = 1}, NULL); /* the reporter speaks first */
+    _exit(MLC_HANG);
+}
+
+/* A launcher that lost a rank tells the others to stop, and kills them soon: a rank that is stuck in a wait says so, and ends. */
+static void heed_launcher(const mlc_watchdog *watchdog)
+{
+    bool told = watchdog->duty.signals && *watchdog->duty.signals >> SIGTERM & 1;
+    if (!told || watchdog->watch.still < LAST_WORD || state_of(watchdog->rank->world.status) != MLC_RANK_WAITS)
+        return;
+    fprintf(stderr, "%s: told to stop: ", watchdog->watch.model->name);
+    report_rank(&watchdog->watch, watchdog->rank->rank);
+    _exit(MLC_FAILED);
+}
+
 static void *watch(void *argument)
 {
     mlc_watchdog *watchdog = argument;
-    unsigned long long seen = 0;
-    double moved = now();
+    double looked = now();
     while (!rest(watchdog)) {
-        unsigned long long reached = progress(watchdog->session);
-        if (reached != seen || !atomic_load(&watchdog->session->team->running))
-            moved = now();
-        seen = reached;
-        if (now() - moved < watchdog->seconds)
-            continue;
-        mlc_watchdog_report(watchdog->session, watchdog->seconds, STDERR_FILENO);
-        _exit(MLC_HANG);
+        double elapsed = now() - looked, most = 2 * period(watchdog);
+        looked += elapsed;
+        count_progress(watchdog);
+        if (mlc_watch_look(&watchdog->watch, elapsed < most ? elapsed : most))
+            end_program(watchdog);
+        heed_launcher(watchdog);
     }
     return NULL;
 }
 
-int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_session *session, double seconds, mlc_error *error)
+static void see_boards(mlc_watchdog *watchdog)
 {
-    *watchdog = (mlc_watchdog){.session = session, .seconds = seconds};
-    if (seconds == 0)
+    const mlc_world *world = &watchdog->rank->world;
+    for (int r = 0; r < world->ranks; r++)
+        watchdog->boards[r] = world->transport ? world->transport->board(world, r) : NULL;
+    watchdog->boards[world->rank] = world->status;
+}
+
+int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_rank *rank, mlc_watchdog_duty duty, mlc_error *error)
+{
+    int ranks = rank->world.ranks;
+    *watchdog = (mlc_watchdog){.rank = rank, .duty = duty};
+    if (duty.seconds == 0 && !duty.signals)
         return MLC_OK;
+    watchdog->boards = calloc((size_t)ranks, sizeof *watchdog->boards);
+    if (!watchdog->boards)
+        return mlc_error_set(error, MLC_FAILED, "watchdog: out of memory");
+    see_boards(watchdog);
+    watchdog->watch = (mlc_watch){.model = rank->model, .boards = watchdog->boards, .ranks = ranks, .limit = duty.seconds};
     pthread_mutex_init(&watchdog->mutex, NULL);
     pthread_cond_init(&watchdog->ended, NULL);
-    if (pthread_create(&watchdog->handle, NULL, watch, watchdog))
-        return mlc_error_set(error, MLC_FAILED, "--timeout: cannot start a thread");
-    watchdog->running = true;
-    return MLC_OK;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    watchdog->running = !pthread_create(&watchdog->handle, NULL, watch, watchdog);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return watchdog->running ? MLC_OK : mlc_error_set(error, MLC_FAILED, "watchdog: cannot start a thread");
 }
 
 void mlc_watchdog_close(mlc_watchdog *watchdog)
 {
-    if (!watchdog->running)
-        return;
-    pthread_mutex_lock(&watchdog->mutex);
-    watchdog->done = true;
-    pthread_cond_signal(&watchdog->ended);
-    pthread_mutex_unlock(&watchdog->mutex);
-    pthread_join(watchdog->handle, NULL);
+    if (watchdog->running) {
+        pthread_mutex_lock(&watchdog->mutex);
+        watchdog->done = true;
+        pthread_cond_signal(&watchdog->ended);
+        pthread_mutex_unlock(&watchdog->mutex);
+        pthread_join(watchdog->handle, NULL);
+    }
     watchdog->running = false;
+    free(watchdog->boards);
+    watchdog->boards = NULL;
 }

@@ -1,8 +1,48 @@
-/* watchdog.h: --timeout: a thread that ends the program when the team reaches no barrier for too long. */
+/* watchdog.h: --timeout: what no progress is, who is late, and a thread in each rank that looks.
+ *
+ * The board of a rank counts its actions and rows. Its watchdog counts on for it while it is outside of them and waits for no rank
+ * (reading data, writing checkpoints), so a board that stands still belongs to a rank that waits, is stuck, or was stopped. When no
+ * board moves for the limit, one report is written: by the rank that is late, which knows its threads; or, when that one cannot
+ * speak, by whoever supervises the ranks, else by the first rank that can.
+ */
 #ifndef MLC_WATCHDOG_H
 #define MLC_WATCHDOG_H
 
-#include "session.h"
+#include "rank.h"
+
+/* The boards of ranks, and since when they stand still. */
+typedef struct mlc_watch {
+    const mlc_model *model;
+    const mlc_status_board *const *boards; /* [ranks]; NULL where one cannot be seen */
+    int ranks;
+    double limit;            /* seconds */
+    double still;            /* seconds without progress, as far as looked: what was not looked at does not count */
+    unsigned long long seen; /* progress of all */
+} mlc_watch;
+
+/* Looks again, `seconds` after the last time. True: nothing has moved for the limit. */
+bool mlc_watch_look(mlc_watch *watch, double seconds);
+
+/* The rank that others wait for, directly or through others, and that waits for none itself; -1: there is none, they wait for each
+ * other. A process that was stopped waits for none. */
+int mlc_watch_late(const mlc_watch *watch);
+
+/* Is the process of a rank of this machine stopped (SIGSTOP)? */
+bool mlc_watch_is_stopped(const mlc_status_board *board);
+
+/* Writes to stderr what every rank that can be seen does or waits for, and which one is late. */
+void mlc_watch_report(const mlc_watch *watch);
+
+/* Writes where a rank is: "at step 12, action F 5"; outside of an action "after step 12", or "while it started". */
+void mlc_watch_print_place(char text[160], const mlc_model *model, int rank, const mlc_status_board *board);
+
+typedef struct mlc_watchdog_duty {
+    double seconds;                   /* without progress, after which the run ends; 0: never */
+    bool supervised;                  /* somebody else reports when this rank is not late */
+    atomic_int *spoken;               /* whether a report was written, where ranks share that; else NULL */
+    const volatile uint64_t *signals; /* if not NULL, bits of the signals that came: when SIGTERM did and the rank is stuck in a
+                                       * wait, it says so and ends */
+} mlc_watchdog_duty;
 
 typedef struct mlc_watchdog {
     pthread_t handle;
@@ -10,15 +50,15 @@ typedef struct mlc_watchdog {
     pthread_cond_t ended;
     bool done;
     bool running;
-    double seconds;
-    const mlc_session *session;
+    mlc_watchdog_duty duty;
+    const mlc_rank *rank;
+    const mlc_status_board **boards;
+    mlc_watch watch;
+    unsigned long long barriers; /* seen of the rank's team */
 } mlc_watchdog;
 
-/* Starts to watch; `seconds` 0: never ends anything, no thread is made. Returns a status. */
-int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_session *session, double seconds, mlc_error *error);
+/* Starts to watch for a rank whose world is open. With nothing to do no thread is made. Returns a status. */
+int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_rank *rank, mlc_watchdog_duty duty, mlc_error *error);
 void mlc_watchdog_close(mlc_watchdog *watchdog);
-
-/* Writes who waits for whom, at which row. Only threads that have not reached the last barrier are waited for. */
-void mlc_watchdog_report(const mlc_session *session, double seconds, int fd);
 
 #endif

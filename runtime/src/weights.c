@@ -1,6 +1,7 @@
 /* weights.c: see weights.h. */
 #include "weights.h"
 
+#include "accord.h"
 #include "bundle.h"
 #include "convert.h"
 
@@ -12,7 +13,7 @@
 
 /* Weights being loaded. */
 typedef struct loading {
-    mlc_session *session;
+    mlc_rank *rank;
     const char *path;
     mlc_allowed allowed;
     mlc_bundle bundle;
@@ -49,7 +50,7 @@ static bool is_buffer(const mlc_stored *stored)
 /* Does a tensor that is used hold the same bytes (a tied weight that is stored twice)? */
 static bool is_copy(const loading *load, const mlc_safetensors *file, const mlc_stored *stored)
 {
-    const mlc_entries *entries = &load->session->catalog.parameters;
+    const mlc_entries *entries = &load->rank->catalog.parameters;
     for (int64_t i = 0; i < entries->count; i++) {
         const mlc_safetensors *other;
         const mlc_stored *used = find(load, entries->items[i].name, &other);
@@ -103,7 +104,7 @@ static int check_unused(const loading *load, const mlc_safetensors *file, const 
 
 static int check(const loading *load)
 {
-    const mlc_entries *entries = &load->session->catalog.parameters;
+    const mlc_entries *entries = &load->rank->catalog.parameters;
     for (int64_t i = 0; i < entries->count; i++)
         if (check_entry(load, &entries->items[i]))
             return load->error->status;
@@ -128,39 +129,44 @@ static float value_at(const char *dtype, const uint8_t *data, int64_t i)
     return dtype[0] == 'B' ? mlc_convert_from_bf16(half) : mlc_convert_from_f16(half);
 }
 
-static void copy_entry(const loading *load, const mlc_entry *entry)
+/* Takes a parameter, if this rank holds it. */
+static void take_entry(const loading *load, const mlc_entry *entry)
 {
     const mlc_safetensors *file;
     const mlc_stored *stored = find(load, entry->name, &file);
-    float *to = mlc_session_at(load->session, entry->at);
-    if (!stored)
+    const mlc_held *held = mlc_rank_held(load->rank, entry->parameter);
+    if (!stored || !held)
         return;
+    float *to = (float *)mlc_rank_at(load->rank, held->master) + entry->first;
     const uint8_t *data = file->data + stored->begin;
     if (!strcmp(stored->dtype, "F32"))
         memcpy(to, data, (size_t)entry->elements * sizeof(float));
     else
         for (int64_t i = 0; i < entry->elements; i++)
             to[i] = value_at(stored->dtype, data, i);
+    mlc_accord_work(load->rank);
 }
 
 /* ---- the interface ---- */
 
 static int open_bundle(loading *load, const char *path)
 {
-    char latest[MLC_PATH_BYTES];
-    if (!mlc_path_is_directory(path))
-        return mlc_bundle_open_file(&load->bundle, path, load->error);
-    if (mlc_checkpoint_resolve(path, latest, load->error))
-        return load->error->status;
-    return mlc_bundle_open_directory(&load->bundle, latest, "model", load->error);
+    if (mlc_path_is_directory(path))
+        return mlc_bundle_open_directory(&load->bundle, path, "model", load->error);
+    return mlc_bundle_open_file(&load->bundle, path, load->error);
 }
 
-int mlc_weights_load(mlc_session *session, const char *path, mlc_allowed allowed, mlc_error *error)
+int mlc_weights_load(mlc_rank *rank, const char *path, mlc_allowed allowed, mlc_error *error)
 {
-    loading load = {.session = session, .path = path, .allowed = allowed, .error = error};
-    if (!open_bundle(&load, path) && !check(&load))
-        for (int64_t i = 0; i < session->catalog.parameters.count; i++)
-            copy_entry(&load, &session->catalog.parameters.items[i]);
+    char found[MLC_PATH_BYTES];
+    loading load = {.rank = rank, .path = path, .allowed = allowed, .error = error};
+    if (mlc_checkpoint_resolve(rank, path, found, error))
+        return error->status;
+    if (!open_bundle(&load, found))
+        check(&load);
+    if (!mlc_accord(rank, error))
+        for (int64_t i = 0; i < rank->catalog.parameters.count; i++)
+            take_entry(&load, &rank->catalog.parameters.items[i]);
     mlc_bundle_close(&load.bundle);
     return error->status;
 }

@@ -1,10 +1,8 @@
 /* fuzz_loaders.c: mutated files for everything that reads files: SECONDS [SEED]. A loader may refuse, not crash. */
-#include "bigram.h"
-#include "check.h"
 #include "checkpoint.h"
 #include "data.h"
 #include "json.h"
-#include "order.h"
+#include "stored.h"
 #include "weights.h"
 
 #include <time.h>
@@ -24,7 +22,8 @@ typedef struct text {
     size_t size;
 } text;
 
-static const char *const WORDS[] = {"{", "}", "[", "]", "\"", ":", ",", "-1", "18446744073709551615", "9223372036854775807", "1e999", "\\u0000", "null", "(", ")", "'", "\\"};
+static const char *const WORDS[] = {"{", "}", "[", "]", "\"", ":", ",", "-1", "18446744073709551615", "9223372036854775807",
+                                    "1e999", "\\u0000", "null", "(", ")", "'", "\\"};
 
 static void splice(text *file, size_t at, size_t removed, const char *inserted, size_t size)
 {
@@ -68,7 +67,7 @@ static void mutate(text *file)
 
 /* ---- targets: each writes what it needs, and reads a mutated file ---- */
 
-static mlc_session *session;
+static mlc_rank *rank;
 
 static void write_mutated(const char *seed, const char *path)
 {
@@ -94,26 +93,32 @@ static void try_data(const mlc_model *model, const char *path)
     char *argument = (char *)(uintptr_t)path;
     if (!mlc_data_open(&data, model, &argument, 1, "--data", &error)) {
         mlc_data_feed feed = mlc_data_feed_make(&data, (mlc_order){.seed = state, .examples = data.examples}, 0, 1);
-        session->model = model;
+        mlc_rank reader = {.model = model};
+        int32_t rows[64];
         for (int64_t j = 0; j < 3 && !error.status; j++)
-            feed.feed.fill(&feed.feed, session, j, 0, model->batch, &error);
-        session->model = &BIGRAM;
+            for (int input = 0; input < model->input_count && !error.status; input++)
+                feed.feed.fill(&feed.feed, &reader, input, j, 0, model->batch, rows, &error);
     }
     mlc_data_close(&data);
     check_status(&error);
 }
 
-static const int64_t SHAPE[] = {2, 3};
-static const mlc_input INPUTS[] = {{{"x", MLC_BF16, 2, SHAPE, 320}, MLC_SOURCE_DATA, 0, 0, -1}};
-static const mlc_input LABELS[] = {{{"x", MLC_I32, 2, SHAPE, 320}, MLC_SOURCE_DATA, 0, 0, 10}};
-static mlc_model floats, labels;
+static const int64_t SHAPE[] = {2, 3}, TOKENS_SHAPE[] = {4, 16}, TABLE_SHAPE[] = {64, 64};
+static const stored_kind TABLE = {"table", 2, TABLE_SHAPE, {{"momentum", MLC_F32, 2, TABLE_SHAPE, MLC_NONE}}, 1, false};
+static const mlc_input TOKENS[] = {{{"tokens", MLC_I32, 2, TOKENS_SHAPE, MLC_NONE}, MLC_SOURCE_DATA, 0, 0, 256},
+                                   {{"targets", MLC_I32, 2, TOKENS_SHAPE, MLC_NONE}, MLC_SOURCE_FOLLOWING, 0, 1, 256}};
+static const mlc_input FLOATS[] = {{{"x", MLC_BF16, 2, SHAPE, MLC_NONE}, MLC_SOURCE_DATA, 0, 0, -1}};
+static const mlc_input LABELS[] = {{{"x", MLC_I32, 2, SHAPE, MLC_NONE}, MLC_SOURCE_DATA, 0, 0, 10}};
+static const mlc_model tokens = {.name = "tokens", .inputs = TOKENS, .input_count = 2, .batch = 4},
+                       floats = {.name = "floats", .inputs = FLOATS, .input_count = 1, .batch = 2},
+                       labels = {.name = "labels", .inputs = LABELS, .input_count = 1, .batch = 2};
 
 static void try_tokens(void)
 {
     static const char *const SEEDS[] = {"shard.bin", "nano.bin", "stream.npy"};
     const char *seed = SEEDS[draw(3)], *path = strstr(seed, ".npy") ? "mutated.npy" : "mutated.bin";
     write_mutated(seed, path);
-    try_data(&BIGRAM, path);
+    try_data(&tokens, path);
 }
 
 static void try_arrays(void)
@@ -127,7 +132,7 @@ static void try_weights(void)
 {
     mlc_error error = {0};
     write_mutated("ckpt/step-00000000/model-00001-of-00001.safetensors", "mutated.safetensors");
-    mlc_weights_load(session, "mutated.safetensors", (mlc_allowed){0}, &error);
+    mlc_weights_load(rank, "mutated.safetensors", (mlc_allowed){0}, &error);
     check_status(&error);
 }
 
@@ -161,10 +166,10 @@ static void try_checkpoint(void)
     write_mutated(seed, path);
     if (file == 0 && draw(4))
         seal(path);
-    mlc_checkpoint_load(session, "broken", (mlc_allowed){0}, &error);
+    mlc_checkpoint_load(rank, "broken", (mlc_allowed){0}, &error);
     check_status(&error);
     error = (mlc_error){0};
-    mlc_weights_load(session, "broken", (mlc_allowed){0}, &error);
+    mlc_weights_load(rank, "broken", (mlc_allowed){0}, &error);
     check_status(&error);
     size_t size;
     char *text = check_read(seed, &size);
@@ -205,30 +210,23 @@ static void write_seeds(void)
     write_npy("stream.npy", "{'descr': '<i8', 'fortran_order': False, 'shape': (40,), }\n", 320);
     write_npy("floats.npy", "{'descr': '<f8', 'fortran_order': False, 'shape': (5, 3), }\n", 120);
     write_npy("labels.npy", "{'descr': '<i4', 'fortran_order': False, 'shape': (5, 3), }\n", 60);
-    CHECK(!mlc_checkpoint_save(session, "ckpt", &error));
+    CHECK(!mlc_checkpoint_save(rank, "ckpt", &error));
     CHECK(!system("cp -r ckpt/step-00000000 broken"));
-    floats = labels = BIGRAM;
-    floats.inputs = INPUTS;
-    labels.inputs = LABELS;
-    floats.input_count = labels.input_count = 1;
-    floats.batch = labels.batch = 2;
 }
 
 int main(int argc, char **argv)
 {
     static void (*const TARGETS[])(void) = {try_tokens, try_arrays, try_weights, try_checkpoint, try_json};
     double seconds = argc > 1 ? atof(argv[1]) : 1;
-    mlc_error error = {0};
     state = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     check_enter_directory();
-    session = mlc_session_open(&BIGRAM, &(mlc_open_options){.threads = 1}, &error);
-    CHECK(session);
+    rank = stored_alone(&TABLE, 1, 1);
     write_seeds();
     long tries = 0;
     time_t end = time(NULL) + (time_t)(seconds + 0.5);
     for (; time(NULL) < end; tries++)
         TARGETS[draw(5)]();
-    mlc_close(session);
+    stored_close(rank);
     check_leave_directory();
     printf("fuzz_loaders: ok, %ld files\n", tries);
     return 0;

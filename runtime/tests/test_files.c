@@ -1,10 +1,9 @@
 /* test_files.c: hashes, JSON, safetensors, weights of others, checkpoints and what is refused of them, the digest. */
-#include "bigram.h"
 #include "bundle.h"
-#include "check.h"
 #include "checkpoint.h"
-#include "executor.h"
+#include "digest.h"
 #include "json.h"
+#include "stored.h"
 #include "weights.h"
 
 #include <signal.h>
@@ -73,78 +72,96 @@ static void check_json(void)
     CHECK(!reads(deep));
 }
 
-/* ---- sessions ---- */
+/* ---- one rank that stores a table ---- */
 
-static mlc_session *open_session(int threads)
+enum { SIZE = 256, TABLE = SIZE * SIZE };
+
+static const int64_t TABLE_SHAPE[] = {SIZE, SIZE};
+static const stored_kind KIND = {"table", 2, TABLE_SHAPE, {{"momentum", MLC_F32, 2, TABLE_SHAPE, MLC_NONE}}, 1, false};
+
+static stored *make_model(void)
+{
+    stored *all = stored_make(&KIND, 1, 1, 1, false);
+    all->model.description = "parameter table=f32[256, 256]\nbatch=4\nmicrobatches=4\ngroups=2\n";
+    return all;
+}
+
+/* As after so many steps. */
+static void set_step(mlc_rank *rank, int64_t step)
+{
+    stored_set(rank, (uint64_t)step);
+    rank->step = step;
+    rank->cursor = 16 * step;
+}
+
+static mlc_rank *open_rank(int threads, int64_t step)
+{
+    mlc_rank *rank = stored_open(make_model(), 0, threads);
+    set_step(rank, step);
+    return rank;
+}
+
+static int save(mlc_rank *rank)
 {
     mlc_error error = {0};
-    mlc_session *session = mlc_session_open(&BIGRAM, &(mlc_open_options){.threads = threads, .seed = 3, .steps = 100}, &error);
-    CHECK(session);
-    return session;
+    return mlc_checkpoint_save(rank, "run/of/ours", &error);
 }
 
-/* Steps on numbers that depend on the step. */
-static void take_steps(mlc_session *session, int steps)
+static int load(mlc_rank *rank, const char *path)
 {
-    int32_t tokens[4 * POSITIONS], targets[4 * POSITIONS];
-    for (int s = 0; s < steps; s++) {
-        double loss;
-        for (int i = 0; i < 4 * POSITIONS; i++) {
-            tokens[i] = (int32_t)((mlc_session_steps_done(session) * 31 + i * 7) % 256);
-            targets[i] = tokens[i] * 5 % 256;
-        }
-        CHECK(!mlc_session_step(session, (const void *[]){tokens, targets}, 4 * BATCH, &loss));
-    }
+    mlc_error error = {0};
+    return mlc_checkpoint_load(rank, path, (mlc_allowed){0}, &error);
 }
 
-static void expect_digest(mlc_session *session, const char *expected)
+static void take_digest(mlc_rank *rank, char hex[65])
+{
+    mlc_error error = {0};
+    CHECK(!mlc_digest(rank, hex, &error));
+}
+
+static void expect_digest(mlc_rank *rank, const char *expected)
 {
     char hex[65];
-    CHECK(!mlc_session_digest(session, hex) && !strcmp(hex, expected));
+    take_digest(rank, hex);
+    CHECK(!strcmp(hex, expected));
 }
 
 static void check_round_trip(void)
 {
     char at_2[65], at_4[65];
-    mlc_session *session = open_session(2), *other = open_session(3);
-    take_steps(session, 2);
-    CHECK(!mlc_session_save(session, "run/of/ours"));
-    CHECK(!mlc_session_digest(session, at_2));
-    take_steps(session, 2);
-    CHECK(!mlc_session_digest(session, at_4) && strcmp(at_2, at_4));
-    CHECK(!mlc_session_load(other, "run/of/ours"));
+    mlc_rank *rank = open_rank(2, 2), *other = open_rank(3, 0);
+    CHECK(!save(rank));
+    take_digest(rank, at_2);
+    set_step(rank, 4);
+    take_digest(rank, at_4);
+    CHECK(strcmp(at_2, at_4) && !load(other, "run/of/ours") && other->step == 2 && other->cursor == 32);
     expect_digest(other, at_2);
-    CHECK(mlc_session_steps_done(other) == 2);
-    take_steps(other, 2);
-    expect_digest(other, at_4);
-    CHECK(!mlc_session_save(other, "run/of/ours"));
-    CHECK(!mlc_session_load(session, "run/of/ours/step-00000002"));
-    expect_digest(session, at_2);
-    CHECK(!mlc_session_load(session, "run/of/ours"));
-    expect_digest(session, at_4);
-    CHECK(!mlc_session_save(session, "run/of/ours")); /* the same step again */
-    CHECK(!mlc_session_load(session, "run/of/ours"));
-    mlc_close(session);
-    mlc_close(other);
+    CHECK(!save(rank) && !load(rank, "run/of/ours/step-00000002"));
+    expect_digest(rank, at_2);
+    CHECK(!load(rank, "run/of/ours"));
+    expect_digest(rank, at_4);
+    CHECK(!save(rank) && !load(rank, "run/of/ours")); /* the same step again */
+    expect_digest(rank, at_4);
+    stored_close(rank);
+    stored_close(other);
 }
 
 /* The digest as its definition reads, computed here. */
 static void check_digest(void)
 {
-    mlc_session *session = open_session(1);
-    take_steps(session, 1);
+    mlc_rank *rank = open_rank(1, 1);
     mlc_sha256 hash, part;
     uint8_t digest[32];
     char hex[65], names[2][16] = {"table", "table/momentum"};
+    uint64_t at[] = {rank->role->held[0].master, rank->shard->pieces[0].states[0]};
     mlc_sha256_begin(&hash);
     for (int t = 0; t < 2; t++) {
-        uint64_t sizes[] = {2, VOCABULARY, VOCABULARY};
-        mlc_view view = t ? mlc_parameter_state(session, 0, 0) : mlc_parameter_master(session, 0);
+        uint64_t sizes[] = {2, SIZE, SIZE};
         mlc_sha256_add(&hash, names[t], strlen(names[t]) + 1);
         mlc_sha256_add(&hash, "F32", 4);
         mlc_sha256_add(&hash, sizes, sizeof sizes);
         mlc_sha256_begin(&part);
-        mlc_sha256_add(&part, view.data, TABLE * 4); /* less than one block of 1 MiB */
+        mlc_sha256_add(&part, mlc_rank_at(rank, at[t]), TABLE * 4); /* less than one block of 1 MiB */
         mlc_sha256_end(&part, digest);
         mlc_sha256_add(&hash, digest, 32);
     }
@@ -152,23 +169,24 @@ static void check_digest(void)
     mlc_sha256_add(&hash, end, sizeof end);
     mlc_sha256_end(&hash, digest);
     mlc_sha256_hex(digest, hex);
-    expect_digest(session, hex);
-    mlc_close(session);
+    expect_digest(rank, hex);
+    stored_close(rank);
 }
 
 /* ---- damaged checkpoints ---- */
 
-static void expect_load(mlc_session *session, const char *part)
+static void expect_load(mlc_rank *rank, const char *path, const char *part)
 {
     char before[65];
-    CHECK(!mlc_session_digest(session, before));
-    CHECK(mlc_session_load(session, "run/of/ours/step-00000002") == MLC_BAD_INPUT);
-    CHECK_HOLDS(mlc_session_message(session), part);
-    expect_digest(session, before);
+    mlc_error error = {0};
+    take_digest(rank, before);
+    CHECK(mlc_checkpoint_load(rank, path, (mlc_allowed){0}, &error) == MLC_BAD_INPUT);
+    CHECK_HOLDS(error.text, part);
+    expect_digest(rank, before);
 }
 
 /* Changes a file, expects a refusal, puts it back. `flip` -1: cut to half. */
-static void expect_damage(mlc_session *session, const char *name, long flip, const char *part)
+static void expect_damage(mlc_rank *rank, const char *name, long flip, const char *part)
 {
     char path[256];
     size_t size;
@@ -178,7 +196,7 @@ static void expect_damage(mlc_session *session, const char *name, long flip, con
     if (flip >= 0)
         changed[(size_t)flip % size] ^= 16;
     check_write(path, changed, flip >= 0 ? size : size / 2);
-    expect_load(session, part);
+    expect_load(rank, "run/of/ours/step-00000002", part);
     check_write(path, text, size);
     free(text);
     free(changed);
@@ -188,26 +206,25 @@ static void check_damage(void)
 {
     static const char *const FILES[] = {"state.json", "model-00001-of-00001.safetensors", "optimizer-00001-of-00001.safetensors",
                                         "model.safetensors.index.json", "optimizer.safetensors.index.json"};
-    mlc_session *session = open_session(1);
+    mlc_rank *rank = open_rank(1, 0);
     for (size_t f = 0; f < sizeof FILES / sizeof *FILES; f++) {
         char part[128];
         snprintf(part, sizeof part, "%s: damaged: its checksum does not match", FILES[f]);
-        expect_damage(session, FILES[f], -1, part);
+        expect_damage(rank, FILES[f], -1, part);
         for (long at = 0; at < 400; at += 37)
-            expect_damage(session, FILES[f], at, part);
-        expect_damage(session, FILES[f], 200000, part);
+            expect_damage(rank, FILES[f], at, part);
+        expect_damage(rank, FILES[f], 200000, part);
         char from[256], to[256];
         snprintf(from, sizeof from, "run/of/ours/step-00000002/%s", FILES[f]);
         snprintf(to, sizeof to, "run/of/ours/aside");
         CHECK(!rename(from, to));
-        expect_load(session, "No such file or directory");
+        expect_load(rank, "run/of/ours/step-00000002", "No such file or directory");
         CHECK(!rename(to, from));
     }
-    CHECK(!mlc_session_load(session, "run/of/ours/step-00000002"));
-    CHECK(mlc_session_load(session, "run/of") == MLC_BAD_INPUT);
-    CHECK(mlc_session_load(session, "run/none") == MLC_BAD_INPUT);
-    CHECK_HOLDS(mlc_session_message(session), "run/none: no such directory");
-    mlc_close(session);
+    CHECK(!load(rank, "run/of/ours/step-00000002"));
+    expect_load(rank, "run/of", "run/of/state.json: No such file or directory");
+    expect_load(rank, "run/none", "run/none: no such directory");
+    stored_close(rank);
 }
 
 static int skipped_count;
@@ -221,64 +238,75 @@ static void check_newest(void)
 {
     char path[MLC_PATH_BYTES];
     mlc_error error = {0};
-    CHECK(!mlc_checkpoint_newest("run/of/ours", path, note_skipped, &error) && strstr(path, "step-00000004") && !skipped_count);
+    mlc_rank *rank = open_rank(1, 0);
+    CHECK(!mlc_checkpoint_newest(rank, "run/of/ours", path, note_skipped, &error) && strstr(path, "step-00000004") && !skipped_count);
     size_t size;
     char *text = check_read("run/of/ours/step-00000004/state.json", &size);
     check_write("run/of/ours/step-00000004/state.json", text, size - 1);
     CHECK(!mkdir("run/of/ours/step-00000007", 0777) && !mkdir("run/of/ours/.step-00000009.tmp", 0777));
     check_write("run/of/ours/.step-00000009.tmp/state.json", text, 10);
-    CHECK(!mlc_checkpoint_newest("run/of/ours", path, note_skipped, &error) && strstr(path, "step-00000002") && skipped_count == 2);
-    CHECK(!mlc_checkpoint_newest("run/none", path, note_skipped, &error) && !*path);
+    CHECK(!mlc_checkpoint_newest(rank, "run/of/ours", path, note_skipped, &error) && strstr(path, "step-00000002") && skipped_count == 2);
+    CHECK(!mlc_checkpoint_newest(rank, "run/none", path, note_skipped, &error) && !*path);
     check_write("run/of/ours/step-00000004/state.json", text, size);
     free(text);
-    CHECK(!mlc_checkpoint_prepare("run/of/ours", &error));
+    CHECK(!mlc_checkpoint_prepare(rank, "run/of/ours", &error));
     CHECK(access("run/of/ours/.step-00000009.tmp", F_OK) && !access("run/of/ours/step-00000004", F_OK));
+    stored_close(rank);
 }
 
 /* ---- another model ---- */
 
-static void expect_mismatch(const mlc_model *model, const char *item, const char *part)
+/* A model with another description; with another hash, unless it is the same. */
+static void expect_mismatch(const char *description, const char *item, const char *part)
 {
     mlc_error error = {0};
     char *items[] = {(char *)(uintptr_t)item};
-    mlc_session *session = mlc_session_open(model, &(mlc_open_options){.threads = 1}, &error);
-    CHECK(session && mlc_checkpoint_load(session, "run/of/ours", (mlc_allowed){0}, &error) == MLC_BAD_INPUT);
+    stored *all = make_model();
+    all->model.hash = "0000";
+    all->model.description = description;
+    mlc_rank *rank = stored_open(all, 0, 1);
+    CHECK(mlc_checkpoint_load(rank, "run/of/ours", (mlc_allowed){0}, &error) == MLC_BAD_INPUT);
     CHECK_HOLDS(error.text, part);
     error = (mlc_error){0};
     if (item)
-        CHECK(!mlc_checkpoint_load(session, "run/of/ours", (mlc_allowed){items, 1}, &error));
-    mlc_close(session);
+        CHECK(!mlc_checkpoint_load(rank, "run/of/ours", (mlc_allowed){items, 1}, &error));
+    stored_close(rank);
+}
+
+/* The same hash, but other tensors. */
+static void expect_other_tensors(stored_kind kind, const char *part)
+{
+    mlc_error error = {0};
+    mlc_rank *rank = stored_alone(&kind, 1, 1);
+    CHECK(mlc_checkpoint_load(rank, "run/of/ours", (mlc_allowed){0}, &error) == MLC_BAD_INPUT);
+    CHECK_HOLDS(error.text, part);
+    stored_close(rank);
 }
 
 static void check_mismatch(void)
 {
     static const int64_t SHAPE[] = {128, 512};
-    mlc_model model = BIGRAM;
-    model.hash = "0000";
-    model.description = "parameter table=f32[256, 256]\nbatch=8\nmicrobatches=4\ngroups=2\n";
-    expect_mismatch(&model, "batch", "batch: the checkpoint has 4, this program 8 (--allow batch lets it pass)");
-    model.description = "parameter table=f32[256, 256]\nbatch=4\nclip=1.0\nmicrobatches=4\ngroups=2\n";
-    expect_mismatch(&model, "clip", "clip: the checkpoint has (nothing), this program 1.0");
-    model.description = "parameter table=f32[256, 256]\nbatch=4\nmicrobatches=4\n";
-    expect_mismatch(&model, "groups", "groups: the checkpoint has 2, this program (nothing)");
-    model.description = "parameter.table=128x512\nbatch=4\nmicrobatches=4\ngroups=2\n";
-    expect_mismatch(&model, NULL, "parameter.table: the checkpoint has (nothing), this program 128x512");
-    model.description = NULL;
-    expect_mismatch(&model, "hash", "hash: the checkpoint has b16a, this program 0000");
-    mlc_parameter parameter = BIGRAM_PARAMETERS[0];
-    parameter.master.shape = SHAPE;
-    model = BIGRAM;
-    model.parameters = &parameter;
-    expect_mismatch(&model, NULL, "tensor table: the checkpoint has F32[256, 256], this program F32[128, 512]");
-    parameter = BIGRAM_PARAMETERS[0];
-    parameter.master.name = "other";
-    expect_mismatch(&model, NULL, "tensor other is missing");
+    expect_mismatch("parameter table=f32[256, 256]\nbatch=8\nmicrobatches=4\ngroups=2\n", "batch",
+                    "batch: the checkpoint has 4, this program 8 (--allow batch lets it pass)");
+    expect_mismatch("parameter table=f32[256, 256]\nbatch=4\nclip=1.0\nmicrobatches=4\ngroups=2\n", "clip",
+                    "clip: the checkpoint has (nothing), this program 1.0");
+    expect_mismatch("parameter table=f32[256, 256]\nbatch=4\nmicrobatches=4\n", "groups",
+                    "groups: the checkpoint has 2, this program (nothing)");
+    expect_mismatch("parameter.table=128x512\nbatch=4\nmicrobatches=4\ngroups=2\n", NULL,
+                    "parameter.table: the checkpoint has (nothing), this program 128x512");
+    expect_mismatch(NULL, "hash", "hash: the checkpoint has 57, this program 0000");
+    stored_kind kind = KIND;
+    kind.shape = SHAPE;
+    expect_other_tensors(kind, "tensor table: the checkpoint has F32[256, 256], this program F32[128, 512]");
+    kind = KIND;
+    kind.name = "other";
+    expect_other_tensors(kind, "tensor other is missing");
 }
 
 /* ---- full disks and kills ---- */
 
 /* Saves in a child that may write at most `limit` bytes to a file. Returns its exit code. */
-static int save_limited(mlc_session *session, size_t limit)
+static int save_limited(mlc_rank *rank, size_t limit)
 {
     pid_t child = fork();
     if (!child) {
@@ -286,7 +314,7 @@ static int save_limited(mlc_session *session, size_t limit)
         mlc_error error = {0};
         signal(SIGXFSZ, SIG_IGN);
         setrlimit(RLIMIT_FSIZE, &size);
-        _exit(mlc_checkpoint_save(session, "run/of/ours", &error) && strstr(error.text, "cannot be written") ? error.status : 77);
+        _exit(mlc_checkpoint_save(rank, "run/of/ours", &error) && strstr(error.text, "cannot be written") ? error.status : 77);
     }
     int status;
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
@@ -297,14 +325,13 @@ static void check_full_disk(void)
 {
     char path[MLC_PATH_BYTES];
     mlc_error error = {0};
-    mlc_session *session = open_session(1);
-    take_steps(session, 6);
+    mlc_rank *rank = open_rank(1, 6);
     for (size_t limit = 0; limit < TABLE * 4; limit = 3 * limit + 50)
-        CHECK(save_limited(session, limit) == MLC_FAILED);
-    CHECK(!mlc_checkpoint_newest("run/of/ours", path, NULL, &error) && strstr(path, "step-00000004"));
+        CHECK(save_limited(rank, limit) == MLC_FAILED);
+    CHECK(!mlc_checkpoint_newest(rank, "run/of/ours", path, NULL, &error) && strstr(path, "step-00000004"));
     CHECK(access("run/of/ours/.step-00000006.tmp", F_OK) && access("run/of/ours/step-00000006", F_OK));
-    CHECK(!mlc_session_load(session, "run/of/ours") && mlc_session_steps_done(session) == 4);
-    mlc_close(session);
+    CHECK(!load(rank, "run/of/ours") && rank->step == 4);
+    stored_close(rank);
 }
 
 /* Kills a child that saves again and again at any moment: what is there is whole, and newer than what was. */
@@ -316,12 +343,12 @@ static void check_kills(void)
         pid_t child = fork();
         if (!child) {
             mlc_error error = {0};
-            mlc_session *session = mlc_session_open(&BIGRAM, &(mlc_open_options){.threads = 1}, &error);
-            for (session->step = 10;; session->step += 1 + (session->step % 3 == 0)) {
-                if (mlc_checkpoint_save(session, "kill", &error) || write(pipes[1], "", 1) != 1)
+            mlc_rank *rank = open_rank(1, 10);
+            for (;; rank->step += 1 + (rank->step % 3 == 0)) {
+                if (mlc_checkpoint_save(rank, "kill", &error) || write(pipes[1], "", 1) != 1)
                     _exit(1);
-                if (session->step > 40)
-                    session->step = 10;
+                if (rank->step > 40)
+                    rank->step = 10;
             }
         }
         char byte;
@@ -334,10 +361,11 @@ static void check_kills(void)
         char path[MLC_PATH_BYTES];
         mlc_error error = {0};
         skipped_count = 0;
-        CHECK(!mlc_checkpoint_newest("kill", path, note_skipped, &error) && *path && !skipped_count);
-        mlc_session *session = open_session(1);
-        CHECK(!mlc_session_load(session, "kill"));
-        mlc_close(session);
+        mlc_rank *rank = open_rank(1, 0);
+        CHECK(!mlc_checkpoint_newest(rank, "kill", path, note_skipped, &error) && *path && !skipped_count);
+        CHECK(!load(rank, "kill"));
+        stored_expect(rank, 10);
+        stored_close(rank);
     }
 }
 
@@ -358,14 +386,14 @@ static void write_tensors(const char *path, const char *header, size_t data_byte
 static void expect_weights(const char *path, char *allow, const char *part, float first)
 {
     mlc_error error = {0};
-    mlc_session *session = open_session(1);
-    mlc_weights_load(session, path, (mlc_allowed){&allow, allow != NULL}, &error);
+    mlc_rank *rank = open_rank(1, 0);
+    mlc_weights_load(rank, path, (mlc_allowed){&allow, allow != NULL}, &error);
     CHECK(!error.status == !part);
     if (part)
         CHECK_HOLDS(error.text, part);
     else
-        CHECK(*(const float *)mlc_parameter_master(session, 0).data == first);
-    mlc_close(session);
+        CHECK(*stored_floats(rank, rank->role->held[0].master) == first);
+    stored_close(rank);
 }
 
 #define TENSOR(name, dtype, from, to) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":[256,256],\"data_offsets\":[" #from "," #to "]}"
@@ -410,9 +438,8 @@ static void check_weights(void)
     expect_weights("none.safetensors", NULL, "No such file or directory", 0);
     CHECK(!mkdir("hf", 0777) && !rename("f32.safetensors", "hf/model.safetensors"));
     expect_weights("hf", NULL, NULL, 1.5F);
-    mlc_session *session = open_session(1);
-    CHECK(!mlc_session_load_weights(session, "run/of/ours") && !mlc_session_load_weights(session, "run/of/ours/step-00000004"));
-    mlc_close(session);
+    expect_weights("run/of/ours", NULL, NULL, stored_value(0, -1, 0, 4));
+    expect_weights("run/of/ours/step-00000002", NULL, NULL, stored_value(0, -1, 0, 2));
 }
 
 /* ---- names with a star ---- */
@@ -420,17 +447,30 @@ static void check_weights(void)
 static void check_stars(void)
 {
     static const int64_t SHAPE[] = {4, 8};
-    mlc_tensor states[] = {{"m", MLC_F32, 2, SHAPE, 256}, {"scale", MLC_F32, 0, NULL, 384}};
-    mlc_parameter parameter = {.master = {"experts.*.up", MLC_F32, 2, SHAPE, 128}, .states = states, .state_count = 2};
-    mlc_model model = {.parameters = &parameter, .parameter_count = 1};
-    mlc_catalog catalog;
+    const mlc_tensor m = {"m", MLC_F32, 2, SHAPE, MLC_NONE}, scale = {"scale", MLC_F32, 0, NULL, MLC_NONE};
+    const stored_kind kind = {"experts.*.up", 2, SHAPE, {m, scale}, 2, true};
+    mlc_rank *rank = stored_alone(&kind, 1, 1);
+    const mlc_catalog *catalog = &rank->catalog;
+    CHECK(catalog->parameters.count == 4 && catalog->states.count == 5 && catalog->whole.count == 3);
+    const mlc_entry *last = &catalog->parameters.items[3];
+    CHECK(!strcmp(last->name, "experts.3.up") && last->first == 3 * 8 && last->rank == 1 && last->elements == 8);
+    mlc_owned owned = mlc_entry_owned(rank->model, last, 2);
+    CHECK(owned.begin == 2 && owned.end == 8 && owned.rank == 0 && owned.at == rank->role->held[0].master + (3 * 8 + 2) * sizeof(float));
+    CHECK(!strcmp(catalog->states.items[1].name, "experts.1.up/m") && !strcmp(catalog->states.items[4].name, "experts.*.up/scale"));
+    stored_close(rank);
+}
+
+/* Every element of every parameter lies in some shard. */
+static void check_gap(void)
+{
     mlc_error error = {0};
-    CHECK(!mlc_catalog_open(&catalog, &model, &error));
-    CHECK(catalog.parameters.count == 4 && catalog.states.count == 5 && catalog.whole.count == 3);
-    CHECK(!strcmp(catalog.parameters.items[3].name, "experts.3.up") && catalog.parameters.items[3].at == 128 + 3 * 32);
-    CHECK(catalog.parameters.items[3].rank == 1 && catalog.parameters.items[3].elements == 8);
-    CHECK(!strcmp(catalog.states.items[1].name, "experts.1.up/m") && !strcmp(catalog.states.items[4].name, "experts.*.up/scale"));
+    mlc_catalog catalog;
+    stored *all = make_model();
+    all->pieces[0][0][0].end -= 1024;
+    CHECK(mlc_catalog_open(&catalog, &all->model, &error) == MLC_BAD_INPUT);
+    CHECK_HOLDS(error.text, "model stored: element 64512 of table is in no shard");
     mlc_catalog_close(&catalog);
+    free(all);
 }
 
 int main(void)
@@ -447,6 +487,7 @@ int main(void)
     check_kills();
     check_weights();
     check_stars();
+    check_gap();
     check_leave_directory();
     printf("test_files: ok\n");
     return 0;

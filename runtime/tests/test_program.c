@@ -1,14 +1,20 @@
-/* test_program.c: the program as its users see it: exit codes, messages, files; the same bits for every number of threads and
- * through kills; no allocation from step 0 on. The program runs in a child of the test. */
+/* test_program.c: the program as its users see it: exit codes, messages, files; the same bits for every number of threads, every
+ * layout and transport, and through kills; how ranks that die, stop or hang end a run; no process is left; no allocation from step 0
+ * on. The program runs in a child of the test. */
 #include "bigram.h"
 #include "check.h"
 #include "json.h"
 #include "sample.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 
 /* ---- counting allocations ---- */
@@ -21,29 +27,35 @@
 #endif
 #endif
 
-static volatile bool stepping; /* a row has run, and mlc_main has not returned */
-static volatile int allocations;
+static atomic_bool stepping;    /* a row has run in this process */
+static atomic_int *allocations; /* in memory that all processes share */
 
 #ifndef SANITIZED
 void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t count, size_t bytes);
 void *__libc_realloc(void *old, size_t bytes);
 
+static void count(void)
+{
+    if (stepping)
+        atomic_fetch_add(allocations, 1);
+}
+
 void *malloc(size_t bytes)
 {
-    allocations += stepping;
+    count();
     return __libc_malloc(bytes);
 }
 
-void *calloc(size_t count, size_t bytes)
+void *calloc(size_t number, size_t bytes)
 {
-    allocations += stepping;
-    return __libc_calloc(count, bytes);
+    count();
+    return __libc_calloc(number, bytes);
 }
 
 void *realloc(void *old, size_t bytes)
 {
-    allocations += stepping;
+    count();
     return __libc_realloc(old, bytes);
 }
 #endif
@@ -55,49 +67,69 @@ static void look_up_counted(const mlc_env *env, const uint64_t *at)
     bigram_look_up(env, at);
 }
 
-static mlc_row rows[2];
-static mlc_chain train_chain;
-static mlc_model counted;
-
-static void make_counted(void)
+static void loss_counted(const mlc_env *env, const uint64_t *at)
 {
-    memcpy(rows, BIGRAM_FORWARD, sizeof rows);
-    rows[0].run = look_up_counted;
-    train_chain = BIGRAM_TRAIN;
-    train_chain.forward.rows = rows;
-    counted = BIGRAM;
-    counted.train = &train_chain;
+    if (env->thread == 0)
+        stepping = true;
+    bigram_loss(env, at);
+}
+
+/* The model on pp places and dp replicas, counting from its first rows on. */
+static layout *make_counted(int pp, int dp)
+{
+    layout *all = bigram_make(pp, dp);
+    for (int s = 0; s < pp; s++) {
+        mlc_row *row = all->stage[MLC_TRAIN][s].forward.rows;
+        for (int i = 0; i < all->stage[MLC_TRAIN][s].forward.count; i++)
+            row[i].run = row[i].run == bigram_look_up ? look_up_counted : row[i].run == bigram_loss ? loss_counted : row[i].run;
+    }
+    return all;
+}
+
+static layout *layouts[2][2];
+static const mlc_model *model; /* that start() runs */
+
+static void use_layout(int pp, int dp)
+{
+    model = &layouts[pp - 1][dp - 1]->model;
 }
 
 /* ---- running ---- */
 
 static char *out, *err;
 
-static void redirect(const char *path, int descriptor)
+static void redirect(const char *path, int flags, int descriptor)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | flags, 0666);
     CHECK(fd >= 0 && dup2(fd, descriptor) == descriptor);
     close(fd);
 }
 
-/* Starts the program with words of one line, split at spaces. */
-static pid_t start(const char *line)
+/* The program with words of one line, split at spaces. Does not return. */
+static void run_line(const char *line)
 {
-    pid_t child = fork();
-    if (child)
-        return child;
     char text[1024], *argv[64] = {"bigram"};
     int argc = 1;
     snprintf(text, sizeof text, "%s", line);
     for (char *word = strtok(text, " "); word; word = strtok(NULL, " "))
         argv[argc++] = word;
-    redirect("out", STDOUT_FILENO);
-    redirect("err", STDERR_FILENO);
-    int code = mlc_main(&counted, argc, argv);
+    int code = mlc_main(model, argc, argv);
     stepping = false;
-    if (allocations)
-        fprintf(stderr, "%d allocations from step 0 on\n", allocations);
-    _exit(allocations ? 99 : code);
+    int allocated = atomic_load(allocations);
+    if (allocated)
+        fprintf(stderr, "%d allocations from step 0 on\n", allocated);
+    _exit(allocated ? 99 : code);
+}
+
+static pid_t start(const char *line)
+{
+    pid_t child = fork();
+    if (child)
+        return child;
+    redirect("out", O_TRUNC, STDOUT_FILENO);
+    redirect("err", O_TRUNC, STDERR_FILENO);
+    run_line(line);
+    return 0;
 }
 
 static int finish(pid_t child)
@@ -108,6 +140,8 @@ static int finish(pid_t child)
     free(err);
     out = check_read("out", NULL);
     err = check_read("err", NULL);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+        CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD); /* this process is the parent of every orphan */
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
@@ -153,7 +187,8 @@ static void check_usage(void)
     expect(2, "--steps wants a value", "--data text --steps");
     expect(2, "--hash takes no value", "--hash=1");
     expect(2, "--order random: wants shuffled or sequential", "--data text --order random");
-    expect(2, "--transport mpi: this program has one rank", "--data text --transport mpi");
+    expect(2, "--transport mpi: no launcher in the environment; start it with: mpirun -n 1 ./bigram", "--data text --transport mpi");
+    expect(2, "--transport tcp: wants threads, local or mpi", "--data text --transport tcp");
     expect(2, "--threads 5000: at most 1024", "--data text --threads 5000");
     expect(2, "exclude each other", "--data text --resume auto --checkpoint c --weights w");
     expect(2, "--resume auto wants --checkpoint", "--data text --resume auto");
@@ -259,14 +294,14 @@ static void check_signals(void)
 
 static void check_not_finite(void)
 {
-    expect(5, "step 3, microbatch 1: the loss is not finite", "--data text --steps 12 --poison 3");
-    expect(5, "step 0, microbatch 1: the loss is not finite", "--data text --steps 12 --poison 0 --threads 1");
-    expect(5, "step 3, microbatch 2: the gradient of table is not finite", "--data text --steps 12 --poison 1003");
+    expect(5, "step 3, stage 0, microbatch 1: the loss is not finite", "--data text --steps 12 --poison 3");
+    expect(5, "step 0, stage 0, microbatch 1: the loss is not finite", "--data text --steps 12 --poison 0 --threads 1");
+    expect(5, "step 3, stage 0, microbatch 2: the gradient of table is not finite", "--data text --steps 12 --poison 1003");
 }
 
 static void check_timeout(void)
 {
-    expect(4, "no progress for 0.3 s after step 0", "--data text --steps 12 --pause 30 --timeout 0.3 --threads 2");
+    expect(4, "no progress for 0.3 s at step 0, action F 0", "--data text --steps 12 --pause 30 --timeout 0.3 --threads 2");
     CHECK_HOLDS(err, "thread 0 waits for the others at a barrier of loss forward");
     CHECK_HOLDS(err, "thread 1 has not finished loss forward");
     expect(0, straight, "--data text --steps 12 --timeout 100 --hash");
@@ -305,8 +340,9 @@ static void check_log_of_resumed(void)
 static void check_log(void)
 {
     static const char *const KEYS[] = {"loss", "grad_norm", "rate", "tokens", "step_ms", "tokens_per_s", "mfu", "accuracy"};
-    expect(0, straight, "--data text --steps 12 --log log --trace trace.json --profile --evaluate half --every 5 --checkpoint w --sample 30 "
-                        "--prompt The --timeout 60 --hash");
+    expect(0, straight,
+           "--data text --steps 12 --log log --trace trace.json --profile --evaluate half --every 5 --checkpoint w --sample 30 "
+           "--prompt The --timeout 60 --hash");
     CHECK_HOLDS(out, "table backward");
     CHECK_HOLDS(out, "evaluation after 10 steps: loss ");
     CHECK_HOLDS(out, "evaluation after 12 steps: loss ");
@@ -332,16 +368,17 @@ static void check_log(void)
     size_t bytes;
     text = check_read("trace.json", &bytes);
     CHECK(!mlc_json_parse(&json, text, bytes, "trace", &error));
-    CHECK(json.nodes[0].count % (12 * (4 * 4 + 2)) == 0);
+    CHECK_HOLDS(text, "\"rank 0: place 0, replica 0\"");
+    CHECK_HOLDS(text, "\"F 3\"");
     mlc_json_free(&json);
     free(text);
 }
 
-static void expect_prompt(const mlc_model *model, const char *prompt, const char *part)
+static void expect_prompt(const mlc_model *one, const char *prompt, const char *part)
 {
     mlc_sampler sampler;
     mlc_error error = {0};
-    CHECK(mlc_sampler_open(&sampler, model, prompt, &error));
+    CHECK(mlc_sampler_open(&sampler, one, prompt, &error));
     CHECK_HOLDS(error.text, part);
     mlc_sampler_close(&sampler);
 }
@@ -350,16 +387,16 @@ static void expect_prompt(const mlc_model *model, const char *prompt, const char
 static void check_prompts(void)
 {
     static const int64_t FEW[] = {BATCH, CONTEXT, 100}, MANY[] = {BATCH, CONTEXT, 300};
-    mlc_chain sample = BIGRAM_SAMPLE;
-    mlc_model model = BIGRAM;
-    model.sample = &sample;
-    sample.logits.shape = FEW;
-    expect_prompt(&model, "Hello", "--prompt: token 101 is not in 0 to 99");
-    sample.logits.shape = MANY;
-    expect_prompt(&model, "1, 2, 300", "--prompt: token 300 is not in 0 to 299");
-    expect_prompt(&model, "Hello", "--prompt: wants token numbers");
-    model.sample = NULL;
-    expect_prompt(&model, "Hello", "model bigram cannot be sampled");
+    layout *all = bigram_make(1, 1);
+    mlc_tensor *logits = &all->chunk[0][MLC_SAMPLE][0].logits;
+    logits->shape = FEW;
+    expect_prompt(&all->model, "Hello", "--prompt: token 101 is not in 0 to 99");
+    logits->shape = MANY;
+    expect_prompt(&all->model, "1, 2, 300", "--prompt: token 300 is not in 0 to 299");
+    expect_prompt(&all->model, "Hello", "--prompt: wants token numbers");
+    all->model.samples = 0;
+    expect_prompt(&all->model, "Hello", "model bigram cannot be sampled");
+    free(all);
 }
 
 static void check_samples(void)
@@ -417,9 +454,259 @@ static void check_full_disk(void)
     CHECK(!unlink("out"));
 }
 
+/* ---- several ranks ---- */
+
+static const char *const TRANSPORTS[] = {"local", "threads"};
+
+static void check_layout(int pp, int dp, const char *transport)
+{
+    use_layout(pp, dp);
+    expect(0, straight, "--data text --steps 12 --threads 1 --hash --transport %s", transport);
+    CHECK(!*err);
+    expect(0, "trained 12 steps", "--data text --steps 12 --checkpoint m --every 5 --transport %s --timeout 60", transport);
+    expect(0, straight, "--data text --steps 12 --resume m/step-00000005 --hash --transport %s --threads 2", transport);
+    expect(0, straight, "--data text --steps 12 --resume auto --checkpoint m --hash --transport %s", transport);
+    expect(0, "memory of rank 1 (place ", "--data text --dry-run --transport %s", transport);
+    expect(0, "evaluation after 0 steps", "--evaluate half --transport %s", transport);
+    expect(0, "\nHello", "--weights x --sample 3 --prompt Hello --evaluate half --transport %s", transport);
+    use_layout(1, 1);
+    expect(0, straight, "--data text --steps 12 --resume m/step-00000005 --hash");
+    CHECK(!system("rm -r m"));
+}
+
+static void check_layouts(void)
+{
+    for (int t = 0; t < 2; t++) {
+        check_layout(2, 1, TRANSPORTS[t]);
+        check_layout(1, 2, TRANSPORTS[t]);
+        check_layout(2, 2, TRANSPORTS[t]);
+    }
+}
+
+/* Each failure is one sentence, with one exit code. */
+static void check_one_sentence(int code, const char *sentence, const char *line)
+{
+    for (int t = 0; t < 2; t++)
+        for (int again = 0; again < 5; again++) {
+            expect(code, sentence, "%s --transport %s", line, TRANSPORTS[t]);
+            CHECK(strchr(err, '\n') == err + strlen(err) - 1);
+        }
+}
+
+static void check_sentences(void)
+{
+    use_layout(2, 2);
+    check_one_sentence(1, "bigram: error: --data none: no such file", "--data none");
+    check_one_sentence(1, "bigram: error: none: no such directory", "--data text --resume none");
+    check_one_sentence(1, "bigram: error: /none/log: No such file or directory", "--data text --steps 2 --log /none/log");
+    check_one_sentence(1, "bigram: error: /none/trace: No such file or directory", "--data text --steps 2 --trace /none/trace");
+    check_one_sentence(1, "bigram: error: text: not a directory", "--data text --steps 2 --checkpoint text");
+    check_one_sentence(5, "bigram: error: step 3, stage 1, microbatch 1: the loss is not finite", "--data text --steps 12 --poison 3");
+    check_one_sentence(5, "step 3, stage 0, microbatch 2: the gradient of table is not finite", "--data text --steps 12 --poison 1003");
+    expect(2, "start it with: mpirun -n 4 ./bigram", "--data text --transport mpi");
+}
+
+static int parent_of(int pid)
+{
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *file = fopen(path, "r");
+    size_t bytes = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    if (file)
+        fclose(file);
+    text[bytes] = 0;
+    const char *name = strrchr(text, ')');
+    return name ? (int)strtol(name + 4, NULL, 10) : -1;
+}
+
+/* The processes that a supervisor has started, in that order, once all have. */
+static void read_children(pid_t parent, pid_t children[4])
+{
+    for (int found = 0; found < 4;) {
+        DIR *processes = opendir("/proc");
+        CHECK(processes);
+        found = 0;
+        for (struct dirent *entry; found < 4 && (entry = readdir(processes));)
+            if (parent_of(atoi(entry->d_name)) == parent)
+                children[found++] = atoi(entry->d_name);
+        closedir(processes);
+    }
+}
+
+/* A run of four ranks that is in its steps; its ranks' processes in ascending order. */
+static pid_t start_ranks(const char *more, pid_t children[4])
+{
+    char line[256];
+    unlink("ranks");
+    use_layout(2, 2);
+    snprintf(line, sizeof line, "--data text --steps 100000000 --threads 1 --log ranks %s", more);
+    pid_t parent = start(line);
+    read_children(parent, children);
+    wait_for_steps("ranks");
+    return parent;
+}
+
+static void check_lost(void)
+{
+    static const int SIGNALS[] = {SIGKILL, SIGABRT, SIGUSR2, SIGKILL};
+    for (int r = 0; r < 4; r++) {
+        char sentence[128];
+        pid_t children[4], parent = start_ranks("", children);
+        kill(children[r], SIGNALS[r]);
+        CHECK(finish(parent) == MLC_FAILED);
+        snprintf(sentence, sizeof sentence, "error: rank %d (place %d, replica %d) was killed by signal %d ", r, r % 2, r / 2, SIGNALS[r]);
+        CHECK_HOLDS(err, sentence);
+        CHECK(strchr(err, '\n') == err + strlen(err) - 1);
+    }
+}
+
+static void check_stopped(void)
+{
+    for (int r = 0; r < 4; r++) {
+        char late[128], stopped[128];
+        pid_t children[4], parent = start_ranks("--timeout 0.5", children);
+        kill(children[r], SIGSTOP);
+        CHECK(finish(parent) == MLC_HANG);
+        snprintf(late, sizeof late, "error: no progress for 0.5 s: rank %d is late\n", r);
+        snprintf(stopped, sizeof stopped, "rank %d (place %d, replica %d) was stopped by a signal ", r, r % 2, r / 2);
+        CHECK_HOLDS(err, late);
+        CHECK_HOLDS(err, stopped);
+        CHECK_HOLDS(err, " waits for rank ");
+    }
+}
+
+/* The late rank knows which of its threads is; nobody else reports. */
+static void check_stuck(void)
+{
+    use_layout(2, 1);
+    for (int t = 0; t < 2; t++) {
+        expect(4, "error: no progress for 0.3 s: rank 1 is late",
+               "--data text --steps 12 --pause 30 --timeout 0.3 --threads 2 --transport %s", TRANSPORTS[t]);
+        CHECK_HOLDS(err, "rank 0 (place 0, replica 0) waits for rank 1 (message ");
+        CHECK_HOLDS(err, "rank 1 (place 1, replica 0) computes at step 0, action F 0");
+        CHECK_HOLDS(err, "thread 1 has not finished loss forward");
+        CHECK(strstr(err, "is late") == strstr(strstr(err, "no progress"), "is late") && !strstr(strstr(err, "is late") + 1, "is late"));
+    }
+}
+
+/* Signals to the supervisor reach the ranks, which agree on the step. */
+static void check_stops(void)
+{
+    pid_t children[4], parent = start_ranks("--checkpoint r --timeout 30", children);
+    kill(parent, SIGTERM);
+    CHECK(finish(parent) == 0);
+    CHECK_HOLDS(err, "stopped by signal 15 after ");
+    parent = start_ranks("--resume auto --checkpoint r", children);
+    kill(children[2], SIGUSR1); /* one rank is enough */
+    CHECK(finish(parent) == 0);
+    CHECK_HOLDS(err, "stopped by signal 10 after ");
+    parent = start_ranks("--transport local", children);
+    kill(parent, SIGINT);
+    CHECK(finish(parent) == 128 + SIGINT && !*err);
+    parent = start_ranks("", children);
+    kill(parent, SIGKILL);
+    CHECK(finish(parent) == 128 + SIGKILL);
+    for (int r = 0; r < 4; r++) {
+        int status;
+        CHECK(waitpid(children[r], &status, 0) == children[r]); /* they end with their supervisor */
+        CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    }
+    use_layout(2, 2);
+    pid_t sampling = start("--resume r --steps 100000000 --sample 1000000000 --prompt Hello");
+    wait_for_steps("out");
+    kill(sampling, SIGTERM);
+    CHECK(finish(sampling) == 128 + SIGTERM); /* nothing to save: it ends at once */
+}
+
+/* Kills one rank of a run at many moments, and resumes it until it is done. */
+static void check_rank_kills(void)
+{
+    int code = -1, kills = 0;
+    use_layout(2, 2);
+    for (int round = 0; code; round++) {
+        CHECK(round < 500);
+        pid_t children[4], parent = start("--data text --steps 12 --threads 1 --checkpoint q --every 1 --resume auto --hash");
+        read_children(parent, children);
+        usleep((useconds_t)(1000 + round * 2711 % 15000 + round * 500));
+        kill(children[round % 4], SIGKILL);
+        code = finish(parent);
+        CHECK(code == MLC_FAILED || code == 0);
+        kills += code == MLC_FAILED;
+    }
+    CHECK_HOLDS(out, straight);
+    CHECK(kills);
+}
+
+/* Ranks that a launcher has started meet by the environment. */
+static int run_joined(const char *line, const char *sizes)
+{
+    pid_t ranks[4];
+    char number[16], port[16];
+    int worst = 0;
+    unlink("out"), unlink("err");
+    for (int r = 0; r < 4; r++) {
+        ranks[r] = fork();
+        if (ranks[r])
+            continue;
+        snprintf(number, sizeof number, "%d", r);
+        snprintf(port, sizeof port, "%d", (int)getppid());
+        CHECK(!setenv("RANK", number, 1) && !setenv("WORLD_SIZE", sizes, 1) && !setenv("LOCAL_WORLD_SIZE", sizes, 1));
+        CHECK(!setenv("MASTER_PORT", port, 1));
+        redirect("out", 0, STDOUT_FILENO);
+        redirect("err", 0, STDERR_FILENO);
+        run_line(line);
+    }
+    for (int r = 0; r < 4; r++) {
+        int status;
+        CHECK(waitpid(ranks[r], &status, 0) == ranks[r] && WIFEXITED(status));
+        worst = WEXITSTATUS(status) > worst ? WEXITSTATUS(status) : worst;
+    }
+    free(out);
+    free(err);
+    out = check_read("out", NULL);
+    err = check_read("err", NULL);
+    return worst;
+}
+
+static void check_joined(void)
+{
+    use_layout(2, 2);
+    CHECK(run_joined("--data text --steps 12 --hash --threads 1 --timeout 30", "4") == 0);
+    CHECK(strstr(out, straight) && !strstr(strstr(out, straight) + 1, straight) && !*err);
+    CHECK(run_joined("--data none --threads 1", "4") == MLC_BAD_INPUT);
+    CHECK(!strcmp(err, "bigram: error: --data none: no such file, and no file matches\n"));
+    CHECK(run_joined("--data text --steps 12 --threads 1", "3") == MLC_USAGE);
+    CHECK_HOLDS(err, "WORLD_SIZE=3: torchrun started 3 ranks, this program has 4 (pp 2 x dp 2)");
+    CHECK(run_joined("--data text --transport threads", "4") == MLC_USAGE);
+    CHECK_HOLDS(err, "--transport threads: torchrun started 4 processes");
+}
+
+/* One file of all ranks: its actions in the plan's names, its clock that of all. */
+static void check_trace(void)
+{
+    static const char *const HOLDS[] = {"\"rank 3: place 1, replica 1\"", "\"pid\":3,\"tid\":1", "\"F 1\"", "\"STATISTICS\"", "SEND "};
+    use_layout(2, 2);
+    for (int t = 0; t < 2; t++) {
+        expect(0, straight, "--data text --steps 12 --threads 2 --trace ranks.json --hash --transport %s", TRANSPORTS[t]);
+        size_t bytes;
+        char *text = check_read("ranks.json", &bytes);
+        mlc_error error = {0};
+        mlc_json json;
+        CHECK(!mlc_json_parse(&json, text, bytes, "trace", &error));
+        mlc_json_free(&json);
+        for (size_t i = 0; i < sizeof HOLDS / sizeof *HOLDS; i++)
+            CHECK_HOLDS(text, HOLDS[i]);
+        free(text);
+    }
+}
+
 int main(void)
 {
-    make_counted();
+    allocations = mmap(NULL, sizeof *allocations, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(allocations != MAP_FAILED && !prctl(PR_SET_CHILD_SUBREAPER, 1));
+    for (int i = 0; i < 4; i++)
+        layouts[i / 2][i % 2] = make_counted(i / 2 + 1, i % 2 + 1);
+    use_layout(1, 1);
     check_enter_directory();
     char text[5000];
     for (int i = 0; i < 5000; i++)
@@ -439,6 +726,17 @@ int main(void)
     check_samples();
     check_evaluation();
     check_full_disk();
+    check_layouts();
+    check_sentences();
+    check_lost();
+    check_stopped();
+    check_stuck();
+    check_stops();
+    check_rank_kills();
+    check_joined();
+    check_trace();
+    for (int i = 0; i < 4; i++)
+        free(layouts[i / 2][i % 2]);
     free(straight);
     free(out);
     free(err);

@@ -1,167 +1,9 @@
-/* test_step.c: the exact meaning of a step, against plain sums written down from its definition.
- *
- * A model of three parameters whose gradients are numbers made from (parameter, use, microbatch, element):
- *   shared   f32[5003], two uses, updated by slices, read as bf16
- *   counts   f32[7], fed by accumulate, plain mean, updated by slices
- *   matrix   f32[3, 700], updated as a whole
- * The loss and the weight of a microbatch are numbers too, and one add_loss joins the loss.
- */
-#include "check.h"
-#include "exact.h"
+/* test_step.c: the exact meaning of a step, against plain sums written down from its definition, for every way to lay it out; and a
+ * model that learns the same in all. */
+#include "bigram.h"
 #include "executor.h"
 #include "gradient.h"
-
-#include <math.h>
-
-enum { SHARED = 5003, COUNTS = 7, MATRIX = 2100, LEVELS = 5, MOST = 5056 };
-enum { RECORD = 0, SEED = 256, LOSS = 320, EXTRA = 384, WEIGHT = 448, METRIC = 512, INPUT = 576, BUFFERS = 640 };
-
-/* Buffers of MOST floats each, by number. */
-enum { B_SHARED, B_COPY, B_COUNTS, B_MATRIX, B_NEW, B_STATE, B_NEW_STATE, B_FIRST };
-#define BUFFER(n) (BUFFERS + (uint64_t)(n) * MOST * 4)
-#define ACCUMULATOR(set, level) BUFFER(B_FIRST + (set) * LEVELS + (level)) /* sets: shared 0, shared 1, counts, matrix */
-#define ARENA BUFFER(B_FIRST + 4 * LEVELS)
-
-static float number(int set, int64_t microbatch, int64_t element)
-{
-    uint64_t x = ((uint64_t)set * 1000 + (uint64_t)microbatch) * 100003 + (uint64_t)element;
-    x = (x ^ x >> 15) * 0x9E3779B97F4A7C15;
-    x ^= x >> 31;
-    return ldexpf((float)(int32_t)x, -31 + (int)(x >> 32 & 15) - 8);
-}
-
-static float weight_of(int64_t microbatch)
-{
-    return 1 + 0.37F * (float)(microbatch % 5);
-}
-
-static float *floats(const mlc_env *env, uint64_t at)
-{
-    return (float *)(env->arena + at);
-}
-
-/* at: accumulator, set number, elements. Adds seed-free numbers, each thread its own elements. */
-static void put_gradient(const mlc_env *env, const uint64_t *at)
-{
-    for (int64_t i = env->thread; i < (int64_t)at[2]; i += env->threads) {
-        float value = number((int)at[1], env->record->microbatch, i), *to = floats(env, at[0]) + i;
-        *to = env->fold ? *to + value : value;
-    }
-}
-
-static void put_weight(const mlc_env *env, const uint64_t *at)
-{
-    if (env->thread == 0)
-        *floats(env, at[0]) = weight_of(env->record->microbatch);
-}
-
-static void put_loss(const mlc_env *env, const uint64_t *at)
-{
-    if (env->thread)
-        return;
-    *floats(env, at[0]) = number(90, env->record->microbatch, 0);
-    *floats(env, at[1]) = number(91, env->record->microbatch, 0);
-    *floats(env, at[2]) = number(92, env->record->microbatch, 0);
-}
-
-/* The seed of the derivative is the weight, in f32. */
-static void see_seed(const mlc_env *env, const uint64_t *at)
-{
-    CHECK(*floats(env, at[0]) == weight_of(env->record->microbatch));
-}
-
-static void start_flat(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
-{
-    CHECK(begin % 1024 == 0);
-    for (int64_t i = begin; i < end; i++)
-        floats(env, at[0])[i] = number((int)env->path, 0, i);
-}
-
-static void start_whole(const mlc_env *env, const uint64_t *at)
-{
-    for (int64_t i = env->thread; i < MATRIX; i += env->threads)
-        floats(env, at[0])[i] = number((int)env->path, 0, i);
-}
-
-static void subtract(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
-{
-    CHECK(begin % 1024 == 0);
-    for (int64_t i = begin; i < end; i++)
-        floats(env, at[0])[i] -= floats(env, at[1])[i];
-}
-
-/* at: master, gradient, state, new master, new state. Reads all of the old while it writes the new. */
-static void subtract_whole(const mlc_env *env, const uint64_t *at)
-{
-    for (int64_t i = env->thread; i < MATRIX; i += env->threads) {
-        float last = floats(env, at[0])[MATRIX - 1 - i];
-        floats(env, at[4])[i] = floats(env, at[2])[i] + 1;
-        floats(env, at[3])[i] = last - floats(env, at[1])[i];
-    }
-}
-
-static const int64_t SHARED_SHAPE[] = {SHARED}, COUNTS_SHAPE[] = {COUNTS}, MATRIX_SHAPE[] = {3, 700}, INPUT_SHAPE[] = {2};
-static uint64_t rows_at[4][3], weight_at[] = {WEIGHT}, loss_at[] = {LOSS, EXTRA, METRIC}, seed_at[] = {SEED};
-static uint64_t accumulators[4 * LEVELS], update_at[3][5], init_at[3][1];
-static mlc_row forward_rows[2], backward_rows[4], weight_rows[1];
-static const mlc_metric EXTRAS[] = {{"extra", EXTRA}}, METRICS[] = {{"metric", METRIC}};
-static const mlc_tensor STATES[] = {{"count", MLC_F32, 2, MATRIX_SHAPE, BUFFER(B_STATE)}};
-static mlc_parameter parameters[3];
-static mlc_action actions[128];
-static mlc_chain chain;
-static const mlc_input INPUTS[] = {{{"x", MLC_F32, 1, INPUT_SHAPE, INPUT}, MLC_SOURCE_DATA, 0, 0, -1}};
-static const mlc_scalar SCALARS[] = {{"step", 0, 0}, {"steps", 0, 0}};
-
-static void make_rows(int groups)
-{
-    static const uint64_t SIZES[] = {SHARED, SHARED, COUNTS, MATRIX};
-    int levels = mlc_gradient_levels(groups);
-    for (int set = 0; set < 4; set++) {
-        memcpy(rows_at[set], (uint64_t[]){ACCUMULATOR(set, 0), (uint64_t)set, SIZES[set]}, sizeof rows_at[set]);
-        for (int level = 0; level < levels; level++)
-            accumulators[set * levels + level] = ACCUMULATOR(set, level);
-    }
-    forward_rows[0] = (mlc_row){put_loss, loss_at, 0, "loss", 0};
-    forward_rows[1] = (mlc_row){put_gradient, rows_at[2], 0, "counts", 0};
-    weight_rows[0] = (mlc_row){put_weight, weight_at, 0, "weight", 0};
-    for (int i = 0; i < 3; i++)
-        backward_rows[i] = (mlc_row){put_gradient, rows_at[i == 2 ? 3 : i], 0, "gradient", 0};
-    backward_rows[3] = (mlc_row){see_seed, seed_at, 0, "seed", 0};
-}
-
-static void make_parameters(int groups)
-{
-    int levels = mlc_gradient_levels(groups);
-    uint64_t at[3][5] = {{BUFFER(B_SHARED), ACCUMULATOR(0, 0)},
-                         {BUFFER(B_COUNTS), ACCUMULATOR(2, 0)},
-                         {BUFFER(B_MATRIX), ACCUMULATOR(3, 0), BUFFER(B_STATE), BUFFER(B_NEW), BUFFER(B_NEW_STATE)}};
-    memcpy(update_at, at, sizeof at);
-    for (int p = 0; p < 3; p++)
-        init_at[p][0] = at[p][0];
-    parameters[0] = (mlc_parameter){{"shared", MLC_F32, 1, SHARED_SHAPE, at[0][0]}, BUFFER(B_COPY), at[0][1], 0, 2, accumulators, NULL, 0,
-                                    start_flat, NULL, init_at[0], subtract, NULL, update_at[0], 80};
-    parameters[1] = (mlc_parameter){{"counts", MLC_F32, 1, COUNTS_SHAPE, at[1][0]}, MLC_NONE, at[1][1], 1, 1, accumulators + 2 * levels,
-                                    NULL,
-                                    0, start_flat, NULL, init_at[1], subtract, NULL, update_at[1], 81};
-    parameters[2] = (mlc_parameter){{"matrix", MLC_F32, 2, MATRIX_SHAPE, at[2][0]}, MLC_NONE, at[2][1], 0, 1, accumulators + 3 * levels,
-                                    STATES,
-                                    1, NULL, start_whole, init_at[2], NULL, subtract_whole, update_at[2], 82};
-}
-
-static mlc_model make_model(int microbatches, int groups, float clip, bool weighted)
-{
-    make_rows(groups);
-    make_parameters(groups);
-    for (int i = 0; i < 2 * microbatches; i++)
-        actions[i] = (mlc_action){i % 2 ? MLC_BACKWARD : MLC_FORWARD, 0, i / 2};
-    chain = (mlc_chain){{forward_rows, 2}, LOSS, EXTRAS, 1, METRICS, 1, {weight_rows, weighted}, WEIGHT, {.at = MLC_NONE}};
-    return (mlc_model){.abi_version = MLC_ABI_VERSION, .name = "sums", .hash = "0", .arena_bytes = (ARENA + 63) / 64 * 64,
-                       .scratch_bytes_per_thread = 64, .record = RECORD, .seed_at = SEED, .parameters = parameters, .parameter_count = 3,
-                       .inputs = INPUTS, .input_count = 1, .scalars = SCALARS, .scalar_count = 2, .rate = -1, .train = &chain,
-                       .evaluate = &chain, .backward = {backward_rows, weighted ? 4 : 3}, .actions = actions,
-                       .action_count = 2 * microbatches, .microbatches = microbatches, .groups = groups,
-                       .levels = mlc_gradient_levels(groups), .clip = clip, .batch = 2, .tokens = 2};
-}
+#include "sums.h"
 
 /* ---- the definition, written down ---- */
 
@@ -208,157 +50,231 @@ static uint16_t rounded(float value)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-static void check_loss(const mlc_session *session, int microbatches, bool weighted, double loss)
+/* Gradients, norm, loss and metric of a step of M microbatches in G groups. */
+static struct {
+    float shared[SHARED], counts[COUNTS], matrix[MATRIX], frozen[FROZEN];
+    double norm, loss, metric;
+} expected;
+
+static double loss_of(int64_t j)
 {
-    double sum = 0, weights = 0, metric = 0;
-    for (int j = 0; j < microbatches; j++) {
-        double w = weighted ? weight_of(j) : 1;
-        sum += w * ((double)number(90, j, 0) + (double)number(91, j, 0));
-        metric += w * number(92, j, 0);
-        weights += w;
-    }
-    CHECK(loss == sum / weights);
-    CHECK(mlc_session_metric(session, 0) == metric / weights);
+    return (double)number(S_LOSS, j, 0) + (double)number(S_LOSS + C_EXTRA, j, 0);
 }
 
-/* One step with given threads, checked to the bit. */
-static void check_step(int microbatches, int groups, float clip, bool weighted, int threads)
+static void expect(int microbatches, int groups)
 {
-    static float shared[SHARED], counts[COUNTS], matrix[MATRIX];
-    mlc_model model = make_model(microbatches, groups, clip, weighted);
-    mlc_open_options options = {.threads = threads, .steps = 3};
-    char message[200];
-    int status, members = microbatches / groups;
-    mlc_session *session = mlc_open(&model, &options, &status, message, sizeof message);
-    CHECK(session && !status);
-    double weights = 0, loss;
-    for (int j = 0; j < microbatches; j++)
-        weights += weighted ? weight_of(j) : 1;
+    int members = microbatches / groups;
+    double weights = 0, loss = 0, metric = 0;
+    for (int j = 0; j < microbatches; j++) {
+        loss += (double)weight_of(j) * loss_of(j);
+        metric += (double)weight_of(j) * number(S_LOSS + C_METRIC, j, 0);
+        weights += weight_of(j);
+    }
     float scale = (float)(1 / weights);
     for (int i = 0; i < SHARED; i++)
-        shared[i] = (tree_sum(0, groups, members, i) + tree_sum(1, groups, members, i)) * scale;
+        expected.shared[i] = (tree_sum(0, groups, members, i) + tree_sum(1, groups, members, i) + tree_sum(2, groups, members, i)) * scale;
     for (int i = 0; i < COUNTS; i++)
-        counts[i] = tree_sum(2, groups, members, i) * (float)(1.0 / microbatches);
+        expected.counts[i] = tree_sum(S_COUNTS, groups, members, i) * (float)(1.0 / microbatches);
     for (int i = 0; i < MATRIX; i++)
-        matrix[i] = tree_sum(3, groups, members, i) * scale;
-    double norm = norm_of(shared, matrix);
-
-    float *data = calloc((size_t)microbatches * 2, sizeof *data);
-    const void *inputs[] = {data};
-    CHECK(!mlc_session_gradient(session, inputs, 2 * microbatches, &loss));
-    check_loss(session, microbatches, weighted, loss);
-    CHECK(!memcmp(mlc_parameter_gradient(session, 0).data, shared, sizeof shared));
-    CHECK(!memcmp(mlc_parameter_gradient(session, 1).data, counts, sizeof counts));
-    CHECK(!memcmp(mlc_parameter_gradient(session, 2).data, matrix, sizeof matrix));
-    CHECK(fabs(mlc_session_grad_norm(session) - norm) <= 1e-15 * norm);
-    CHECK(mlc_session_steps_done(session) == 0);
-
-    CHECK(!mlc_session_step(session, inputs, 2 * microbatches, &loss));
-    float factor = clip > 0 && norm > clip ? (float)(clip / mlc_session_grad_norm(session)) : 1;
-    const float *master = mlc_parameter_master(session, 0).data, *whole = mlc_parameter_master(session, 2).data;
-    const float *state = mlc_parameter_state(session, 2, 0).data;
-    const uint16_t *copy = (const uint16_t *)(session->arena.base + BUFFER(B_COPY));
-    for (int i = 0; i < SHARED; i++)
-        CHECK(master[i] == number(80, 0, i) - shared[i] * factor && copy[i] == rounded(master[i]));
-    for (int i = 0; i < COUNTS; i++)
-        CHECK(((const float *)mlc_parameter_master(session, 1).data)[i] == number(81, 0, i) - counts[i]);
-    for (int i = 0; i < MATRIX; i++)
-        CHECK(whole[i] == number(82, 0, MATRIX - 1 - i) - matrix[i] * factor && state[i] == 1);
-    CHECK(mlc_session_steps_done(session) == 1);
-    free(data);
-    mlc_close(session);
+        expected.matrix[i] = tree_sum(S_MATRIX, groups, members, i) * scale;
+    expected.norm = norm_of(expected.shared, expected.matrix);
+    expected.loss = loss / weights;
+    expected.metric = metric / weights;
 }
 
-static void check_refusals(void)
+static const float *expected_gradient(int parameter)
 {
-    char message[200];
-    int status;
-    mlc_model model = make_model(6, 2, 0, false);
-    model.abi_version++;
-    CHECK(!mlc_open(&model, NULL, &status, message, sizeof message) && status == MLC_BAD_INPUT);
-    model = make_model(6, 4, 0, false);
-    CHECK(!mlc_open(&model, NULL, &status, message, sizeof message) && status == MLC_BAD_INPUT);
-    model = make_model(6, 2, 0, false);
-    model.levels = 1;
-    CHECK(!mlc_open(&model, NULL, &status, message, sizeof message) && status == MLC_BAD_INPUT);
-    model = make_model(6, 2, 0, false);
-    actions[2].microbatch = 2;
-    CHECK(!mlc_open(&model, NULL, &status, message, sizeof message) && status == MLC_BAD_INPUT);
-    model = make_model(6, 2, 0, false);
-    mlc_session *session = mlc_open(&model, &(mlc_open_options){.threads = 2}, &status, message, sizeof message);
-    float data[12] = {0};
-    double loss;
-    CHECK(mlc_session_step(session, (const void *[]){data}, 10, &loss) == MLC_USAGE);
-    CHECK_HOLDS(mlc_session_message(session), "inputs have 10 rows; a step takes 12 (6 microbatches of 2)");
-    CHECK(mlc_session_step(session, (const void *[]){NULL}, 12, &loss) == MLC_USAGE);
-    CHECK_HOLDS(mlc_session_message(session), "input x is missing");
-    CHECK(mlc_session_set_scalar(session, "rate", 1) == MLC_USAGE);
-    CHECK(!mlc_session_evaluate(session, (const void *[]){data}, 12, &loss) && isfinite(loss));
-    mlc_close(session);
+    const float *gradients[] = {expected.shared, expected.counts, expected.matrix, expected.frozen};
+    return gradients[parameter];
 }
 
-/* ---- the exact sum ---- */
-
-static void check_exact(void)
+/* The value of an element after so many steps. */
+static float expected_value(int parameter, int64_t i, int steps, float factor)
 {
-    mlc_exact a = {{0}}, b = {{0}};
-    CHECK(mlc_exact_value(&a) == 0);
-    mlc_exact_add(&a, 0x1p-298);
-    CHECK(mlc_exact_value(&a) == 0x1p-298);
-    mlc_exact_add(&a, 0x1p265);
-    CHECK(mlc_exact_value(&a) == 0x1p265);
-    for (int i = 0; i < 2000; i++) { /* 2000 additions of half a unit and a bit, lost in f64 */
-        mlc_exact_add(&b, 1 + 0x1p-52);
-        mlc_exact_add(&b, 0x1p-60);
+    int64_t at = parameter == P_MATRIX && steps % 2 ? MATRIX - 1 - i : i;
+    float value = number(80 + parameter, 0, at);
+    for (int s = 0; s < steps; s++) {
+        int64_t from = parameter == P_MATRIX && (steps - 1 - s) % 2 ? MATRIX - 1 - i : i;
+        value -= parameter == P_COUNTS ? expected.counts[i] : expected_gradient(parameter)[from] * factor;
     }
-    CHECK(mlc_exact_value(&b) == 2000 + 2000 * 0x1p-52);
-    mlc_exact ties = {{0}};
-    mlc_exact_add(&ties, 0x1p53);
-    mlc_exact_add(&ties, 1);
-    CHECK(mlc_exact_value(&ties) == 0x1p53);
-    mlc_exact_add(&ties, 0x1p-298);
-    CHECK(mlc_exact_value(&ties) == 0x1p53 + 2);
-    float large[1024];
-    for (int i = 0; i < 1024; i++)
-        large[i] = 0x1.fffffep127F;
-    mlc_exact top = {{0}};
-    for (int i = 0; i < 100; i++)
-        mlc_exact_add(&top, mlc_exact_squares_part(large, 1024));
-    CHECK(mlc_exact_value(&top) == 100 * mlc_exact_squares_part(large, 1024));
+    return parameter == P_FROZEN ? number(83, 0, i) : value;
 }
 
-static void check_order_free(void)
+/* ---- what each rank must hold ---- */
+
+static void check_gradients(const mlc_rank *rank)
 {
-    mlc_exact forward = {{0}}, backward = {{0}}, halves[2] = {{{0}}, {{0}}};
-    for (int i = 0; i < 999; i++) {
-        double x = ldexp(fabs(number(1, 0, i)) + 1, i % 200 - 100), y = ldexp(fabs(number(1, 0, 998 - i)) + 1, (998 - i) % 200 - 100);
-        mlc_exact_add(&forward, x);
-        mlc_exact_add(&backward, y);
-        mlc_exact_add(&halves[i % 2], x);
+    for (int i = 0; i < rank->shard->count; i++) {
+        const mlc_piece *piece = &rank->shard->pieces[i];
+        const float *gradient = mlc_gradient_of(rank, piece->parameter);
+        size_t bytes = (size_t)(piece->end - piece->begin) * 4;
+        if (piece->parameter == P_FROZEN)
+            CHECK(!gradient);
+        else
+            CHECK(!memcmp(gradient + piece->begin, expected_gradient(piece->parameter) + piece->begin, bytes));
     }
-    mlc_exact_merge(&halves[0], &halves[1]);
-    CHECK(!memcmp(&forward, &backward, sizeof forward) && !memcmp(&forward, &halves[0], sizeof forward));
-    float x[8 * 1024];
-    double together[8];
-    for (int i = 0; i < 8 * 1024; i++)
-        x[i] = number(2, 0, i);
-    mlc_exact_squares(x, 8, together);
-    for (int b = 0; b < 8; b++)
-        CHECK(together[b] == mlc_exact_squares_part(x + 1024 * b, 1024));
+    CHECK(rank->result.loss == expected.loss && rank->metrics[0] == expected.metric);
+    CHECK(fabs(rank->result.grad_norm - expected.norm) <= 1e-15 * expected.norm);
+}
+
+/* What the forward pass reads is whole at every holder; masters and states are, in the owner's pieces. */
+static void check_values(const mlc_rank *rank, int steps)
+{
+    double clip = rank->model->clip;
+    float factor = clip > 0 && expected.norm > clip ? (float)(clip / rank->result.grad_norm) : 1;
+    for (int h = 0; h < rank->role->held_count; h++) {
+        const mlc_held *held = &rank->role->held[h];
+        const float *master = mlc_rank_at(rank, held->master);
+        const uint16_t *copy = mlc_rank_at(rank, held->copy == MLC_NONE ? 0 : held->copy);
+        int64_t elements = mlc_parameter_elements(&rank->model->parameters[held->parameter]);
+        for (int64_t i = 0; i < elements; i++) {
+            float value = expected_value(held->parameter, i, steps, factor);
+            CHECK(held->copy == MLC_NONE ? master[i] == value : copy[i] == rounded(value));
+        }
+    }
+    for (int i = 0; i < rank->shard->count; i++) {
+        const mlc_piece *piece = &rank->shard->pieces[i];
+        const float *master = mlc_rank_at(rank, mlc_rank_held(rank, piece->parameter)->master);
+        for (int64_t e = piece->begin; e < piece->end; e++)
+            CHECK(master[e] == expected_value(piece->parameter, e, steps, factor));
+        for (int e = 0; piece->parameter == P_MATRIX && e < MATRIX; e++)
+            CHECK(((const float *)mlc_rank_at(rank, piece->states[0]))[e] == (float)steps);
+    }
+}
+
+static void check_evaluation(mlc_rank *rank, int64_t first, int64_t count)
+{
+    double loss = 0, weight = 0, sum = 0, weights = 0;
+    for (int64_t j = first; j < first + count; j++) {
+        sum += (double)weight_of(j) * 0.25 * loss_of(j);
+        weights += (double)weight_of(j) * 0.25;
+    }
+    CHECK(!mlc_executor_forward(rank, MLC_EVALUATE, &FEED, first, count, 0.25, &loss, &weight));
+    CHECK(loss == sum && weight == weights);
+}
+
+static void step_job(mlc_rank *rank, void *context)
+{
+    (void)context;
+    check_values(rank, 0);
+    CHECK(!mlc_executor_step(rank, &FEED, false));
+    check_gradients(rank);
+    check_values(rank, 0);
+    for (int steps = 1; steps <= 2; steps++) {
+        check_evaluation(rank, 3, 1 + 6 * steps);
+        CHECK(!mlc_executor_step(rank, &FEED, true));
+        CHECK(rank->result.loss == expected.loss);
+        check_values(rank, steps);
+        rank->step++;
+    }
+    check_evaluation(rank, 0, 2);
+}
+
+static void check_step(layout_shape shape, float clip, bool weigh, int threads)
+{
+    weighted = weigh;
+    expect(shape.microbatches, shape.groups);
+    layout *all = sums_make(shape, clip, shape.groups % 2);
+    layout_run(&all->model, (mlc_open_options){.threads = threads, .steps = 3}, 60, step_job, NULL);
+    free(all);
+}
+
+/* One rank: all of the tree. */
+static void check_alone(void)
+{
+    static const int CASES[][2] = {{1, 1}, {2, 2}, {3, 1}, {6, 3}, {4, 4}, {5, 5}, {12, 6}, {7, 7}, {8, 8}, {11, 11}, {26, 13}};
+    static const int THREADS[] = {1, 2, 3, 5};
+    for (size_t c = 0; c < sizeof CASES / sizeof *CASES; c++)
+        for (size_t t = 0; t < 4; t++)
+            check_step((layout_shape){1, 1, 1, CASES[c][0], CASES[c][1], .window = 1, .outbox = 1, .rounds = 1 + (int)t}, c % 2 ? 0.5F : 0,
+                       c % 3 != 0, THREADS[t]);
+}
+
+/* Places, replicas, chunks, microbatches, groups, window, split, slots. */
+static void check_layouts(void)
+{
+    static const layout_shape SHAPES[] = {
+        {1, 1, 2, 4, 2, 0, false, 1, 3, 0, 0, 64, 1},     {2, 1, 1, 4, 2, 0, false, 1, 1, 0, 0, 4096, 1},
+        {2, 1, 1, 6, 3, 2, true, 1, 3, 0, 0, 64, 1},      {1, 2, 1, 4, 2, 0, false, 1, 1, 0, 0, 4096, 1},
+        {1, 2, 1, 6, 6, 2, true, 2, 2, 0, 0, 2048, 2},    {2, 2, 1, 8, 4, 2, false, 2, 2, 0, 0, 1024, 1},
+        {2, 2, 2, 12, 6, 3, true, 1, 1, 0, 0, 8192, 2},   {3, 2, 1, 10, 10, 2, true, 2, 4, 0, 0, 640, 3},
+        {1, 3, 1, 9, 9, 3, false, 1, 2, 0, 0, 65536, 1},  {4, 1, 2, 5, 5, 5, true, 1, 5, 0, 0, 4096, 1},
+        {2, 4, 1, 12, 12, 3, false, 3, 1, 0, 0, 4096, 2}, {1, 6, 1, 18, 18, 1, true, 1, 1, 0, 0, 1024, 1},
+        {2, 3, 2, 24, 24, 4, true, 2, 3, 0, 0, 3072, 2},  {3, 1, 1, 2, 1, 0, false, 1, 1, 0, 0, 128, 1},
+    };
+    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++)
+        for (int threads = 1; threads <= 2; threads++)
+            check_step(SHAPES[i], i % 2 ? 0.5F : 0, i % 3 != 0, threads);
+}
+
+/* ---- a model that learns ---- */
+
+static const char TEXT[] = "the quick brown fox jumps over the lazy dog and then it rests for the night under the old tree, ";
+
+static int fill_tokens(const mlc_feed *feed, const mlc_rank *rank, int input, int64_t microbatch, int64_t begin, int64_t end, void *to,
+                       mlc_error *error)
+{
+    (void)feed, (void)error;
+    for (int64_t row = begin; row < end; row++)
+        for (int t = 0; t < CONTEXT; t++) {
+            int64_t at = rank->step * 31 + (microbatch * BATCH + row) * 7 + t + input;
+            ((int32_t *)to)[row * CONTEXT + t] = TEXT[at % (int64_t)(sizeof TEXT - 1)];
+        }
+    return MLC_OK;
+}
+
+/* The first layout writes, the others compare. */
+typedef struct learned {
+    bool known;
+    float table[TABLE], logits[POSITIONS * VOCABULARY];
+    double losses[6], evaluation;
+} learned;
+
+static void look_at(bool known, void *noted, const void *now, size_t bytes)
+{
+    if (known)
+        CHECK(!memcmp(noted, now, bytes));
+    else
+        memcpy(noted, now, bytes);
+}
+
+static void learn_job(mlc_rank *rank, void *context)
+{
+    learned *learned = context;
+    const mlc_feed feed = {fill_tokens};
+    const mlc_chunk *sample = &rank->role->chunks[MLC_SAMPLE][0];
+    double evaluation = 0, weight = 0, none = 0;
+    for (rank->step = 0; rank->step < 6; rank->step++) {
+        CHECK(!mlc_executor_step(rank, &feed, true));
+        look_at(learned->known, &learned->losses[rank->step], &rank->result.loss, sizeof(double));
+    }
+    CHECK(!mlc_executor_forward(rank, MLC_EVALUATE, &feed, 0, 7, 1, &evaluation, &weight) && weight == 7);
+    CHECK(!mlc_executor_forward(rank, MLC_SAMPLE, &feed, 0, 1, 1, &none, &none) && none == 0);
+    look_at(learned->known, &learned->evaluation, &evaluation, sizeof evaluation);
+    if (rank->place == 0)
+        look_at(learned->known, learned->table, mlc_rank_at(rank, mlc_rank_held(rank, 0)->master), sizeof learned->table);
+    if (rank->replica == 0 && sample->logits.at != MLC_NONE)
+        look_at(learned->known, learned->logits, mlc_rank_at(rank, mlc_rank_resolve(rank, sample->logits.at, rank->begun[MLC_SAMPLE] - 1)),
+                sizeof learned->logits);
+}
+
+static void check_learning(void)
+{
+    static learned learned;
+    for (int layouts = 0; layouts < 4; layouts++)
+        for (int threads = 1; threads <= 2; threads++) {
+            mlc_open_options options = {.threads = threads, .steps = 6, .seed = 4};
+            layout_run(bigram_of(1 + layouts % 2, 1 + layouts / 2), options, 60, learn_job, &learned);
+            learned.known = true;
+        }
+    CHECK(learned.losses[5] < learned.losses[0]);
 }
 
 int main(void)
 {
-    static const struct {
-        int microbatches, groups;
-    } CASES[] = {{1, 1}, {2, 2}, {3, 1}, {6, 3}, {4, 4}, {5, 5}, {12, 6}, {7, 7}, {8, 8}, {11, 11}, {26, 13}};
-    static const int THREADS[] = {1, 2, 3, 5};
-    check_exact();
-    check_order_free();
-    for (size_t c = 0; c < sizeof CASES / sizeof *CASES; c++)
-        for (size_t t = 0; t < 4; t++)
-            check_step(CASES[c].microbatches, CASES[c].groups, c % 2 ? 0.5F : 0, c % 3 != 0, THREADS[t]);
-    check_refusals();
+    check_alone();
+    check_layouts();
+    check_learning();
     printf("test_step: ok\n");
     return 0;
 }

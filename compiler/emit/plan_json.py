@@ -1,0 +1,152 @@
+"""plan.json: what a plan decides, for people, `mlc verify` and the tables of actions (spec/plan.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mlc.plan.placed import Channel, Piece, Place, Plan, Region
+
+#: Of the format.
+VERSION = 2
+
+#: Indents of the lists of a place, and of the lists in those.
+_INNER = "   "
+_DEEP = "    "
+
+
+def plan_json(plan: Plan) -> str:
+    """The text of plan.json: one line for each stage, parameter, channel, buffer, region, phase, action and piece."""
+    layout = plan.layout
+    fields: dict[str, Any] = {
+        "version": VERSION,
+        "model": plan.program.name,
+        "pp": layout.pp,
+        "dp": layout.dp,
+        "chunks": layout.chunks,
+        "schedule": layout.schedule.name,
+        "microbatches": plan.microbatches,
+        "groups": plan.groups,
+        "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
+        "flops_per_microbatch": plan.flops,
+        "rounds": json.dumps(dict(plan.rounds)),
+        "stages": _list(_stages(plan), " "),
+        "parameters": _list([_parameter(plan, n) for n in range(len(plan.parameters))], " "),
+        "channels": _list([_channel(c) for c in plan.channels], " "),
+        "places": _nested([_place(plan, place) for place in plan.places], " "),
+    }
+    ready = {"rounds", "stages", "parameters", "channels", "places"}
+    return _object({key: value if key in ready else json.dumps(value) for key, value in fields.items()}, "") + "\n"
+
+
+def _object(fields: Mapping[str, str], indent: str) -> str:
+    """A JSON object of values that are text already, one a line."""
+    rows = (f"{indent} {json.dumps(key)}: {value}" for key, value in fields.items())
+    return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
+
+
+def _list(items: Iterable[Any], indent: str) -> str:
+    """A JSON list, one item a line."""
+    return _nested([json.dumps(item) for item in items], indent)
+
+
+def _nested(items: Sequence[str], indent: str) -> str:
+    """A JSON list of items that are text already."""
+    return "[\n" + ",\n".join(f"{indent} {item}" for item in items) + f"\n{indent}]" if items else "[]"
+
+
+def _stages(plan: Plan) -> list[dict[str, Any]]:
+    layout = plan.layout
+    rows: list[dict[str, Any]] = []
+    for stage, place in enumerate(layout.schedule.placement):
+        note = layout.notes[stage] if layout.notes else None
+        cost = dict(note.cost) if note else {}
+        rows.append({"stage": stage, "place": place, "calls": list(plan.calls[stage]), "cost": cost, "why": note.why if note else ""})
+    return rows
+
+
+def _parameter(plan: Plan, number: int) -> dict[str, Any]:
+    parameter, planned = plan.program.parameters[number], plan.parameters[number]
+    return {
+        "name": parameter.name,
+        "dtype": parameter.type.dtype,
+        "shape": list(parameter.type.shape),
+        "elements": parameter.type.size,
+        "fed": planned.fed,
+        "owner": planned.owner,
+        "uses": [{"stage": stage, "phase": phase} for stage, phase in planned.uses],
+        "states": [{"name": name, "shape": list(kind.shape)} for name, kind in planned.states],
+        "elementwise": planned.elementwise,
+        "updated": planned.update is not None,
+    }
+
+
+def _channel(channel: Channel) -> dict[str, Any]:
+    return {
+        "name": channel.name,
+        "kind": channel.kind,
+        "chain": channel.chain,
+        "from": channel.source,
+        "to": channel.target,
+        "slot_bytes": channel.slot_bytes,
+        "slots": channel.slots,
+        "outbox_slots": channel.outbox_slots,
+        "inbox": channel.inbox,
+        "headers": channel.headers,
+        "outbox": channel.outbox,
+    }
+
+
+def _place(plan: Plan, place: Place) -> str:
+    phases = {chain: {name: {"reads": r, "writes": w} for name, (r, w) in of.items()} for chain, of in place.phases.items()}
+    plain = {
+        "place": place.place,
+        "arena_bytes": place.arena_bytes,
+        "inbox_bytes": place.inbox_bytes,
+        "record": place.record,
+        "levels": plan.levels,
+        "stages": place.stages,
+    }
+    rows = {
+        "fixed": _list((_of_chain({"name": a.name, "at": a.at, "bytes": a.bytes}, a.chain) for a in place.fixed), _INNER),
+        "regions": _list((_region(region) for region in place.regions), _INNER),
+        "phases": _by_chain({chain: _object({k: json.dumps(v) for k, v in of.items()}, _DEEP) for chain, of in phases.items()}),
+        "lists": _by_chain({chain: _list(entries, _DEEP) for chain, entries in place.lists.items()}),
+        "shards": _nested([_list(map(_piece, shard), _DEEP) for shard in place.shards], _INNER),
+        "uses": _list(_uses(place), _INNER),
+    }
+    return _object({**{key: json.dumps(value) for key, value in plain.items()}, **rows}, "  ")
+
+
+def _by_chain(rows: Mapping[str, str]) -> str:
+    return _object(rows, _INNER)
+
+
+def _region(region: Region) -> dict[str, Any]:
+    fields = {"name": region.name, "base": region.base, "stride": region.stride, "slots": region.slots, "bytes": region.bytes}
+    return _of_chain(fields, region.chain)
+
+
+def _piece(piece: Piece) -> dict[str, Any]:
+    return {
+        "parameter": piece.parameter,
+        "begin": piece.begin,
+        "end": piece.end,
+        "states": list(piece.states),
+        "gradient": piece.gradient,
+    }
+
+
+def _uses(place: Place) -> list[dict[str, Any]]:
+    return [
+        {"parameter": use.parameter, "index": use.index, "chunk": chunk, "phase": use.phase, "levels": list(use.levels)}
+        for chunk, of in enumerate(place.chunks["train"])
+        for use in of.uses
+    ]
+
+
+def _of_chain(fields: dict[str, Any], chain: str | None) -> dict[str, Any]:
+    return fields if chain is None else {**fields, "chain": chain}
+
+

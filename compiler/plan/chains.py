@@ -1,0 +1,112 @@
+"""A chain planned on all its stages, before anything has an address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlc.lower.program import Lowered
+from mlc.parallel.actions import Schedule
+from mlc.plan.backward import add_backward_rows
+from mlc.plan.channels import Edge, chain_edges, chain_lists, edge_channel
+from mlc.plan.forward import add_forward_rows
+from mlc.plan.layout import Layout
+from mlc.plan.lists import STEP_END, Entry, Timetable, forward_schedule, timetable
+from mlc.plan.placed import Channel, Columns
+from mlc.plan.regions import StageMemory, stage_memory
+from mlc.plan.rows import StageRows
+from mlc.plan.stages import StagedChain
+from mlc.plan.uses import Use
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedChain:
+    """A chain with what each stage does and needs.
+
+    rows, memories:  per stage
+    channels:        those of its edges that join two places, without addresses
+    lists:           per place
+    values:          per stage, (column, buffer)
+    """
+
+    staged: StagedChain
+    table: Timetable
+    rows: tuple[StageRows, ...]
+    memories: tuple[StageMemory, ...]
+    edges: tuple[Edge, ...]
+    channels: tuple[Channel, ...]
+    lists: tuple[tuple[Entry, ...], ...]
+    columns: Columns
+    values: tuple[tuple[tuple[int, str], ...], ...]
+
+
+def plan_chain(lowered: Lowered, layout: Layout, staged: StagedChain, uses: Sequence[Use]) -> PlannedChain:
+    """Plan one chain."""
+    train = staged.kind == "train"
+    table = timetable(_schedule(layout, staged.kind))
+    accumulators = {(use.call, use.result): use.buffer() for use in uses} if train else {}
+    inputs = {i.name: i.type for i in lowered.step.program.inputs}
+    rows = tuple(StageRows(stage) for stage in range(layout.stages))
+    for of in rows:
+        values = add_forward_rows(lowered, staged, accumulators, of)
+        if train:
+            add_backward_rows(lowered, staged, accumulators, values, of)
+        for name in of.inputs:
+            of.buffer(f"input.{name}", inputs[name])
+    columns, found = _columns(staged, rows)
+    memories = tuple(
+        stage_memory(staged, of, table.kinds(of.stage), [buffer for _, buffer in lasting], _logits(staged, of))
+        for of, lasting in zip(rows, found, strict=True)
+    )
+    edges = tuple(chain_edges(staged, memories))
+    placement = layout.schedule.placement
+    channels = tuple(edge_channel(edge, table) for edge in edges if placement[edge.source] != placement[edge.target])
+    lists = chain_lists(table, edges, {channel.name: channel for channel in channels})
+    end = _end(layout, staged.kind)
+    whole = tuple((*entries, *end) for entries in lists)
+    return PlannedChain(staged, table, rows, memories, edges, channels, whole, columns, found)
+
+
+def _schedule(layout: Layout, kind: str) -> Schedule:
+    """train: the layout's. evaluate: as many microbatches a round as there are places. sample: one."""
+    if kind == "train":
+        return layout.schedule
+    return forward_schedule(layout, layout.pp if kind == "evaluate" else 1)
+
+
+def _end(layout: Layout, kind: str) -> list[Entry]:
+    match kind:
+        case "train":
+            chunks = {"REDUCE": range(layout.chunks)}
+            return [(what, chunk, 0) for what in STEP_END for chunk in chunks.get(what, range(1))]
+        case "evaluate":
+            return [("STATISTICS", 0, 0)]
+    return []
+
+
+def _columns(staged: StagedChain, rows: Sequence[StageRows]) -> tuple[Columns, tuple[tuple[tuple[int, str], ...], ...]]:
+    """The columns of a chain, the loss first, then what adds to it; and per stage, (column, buffer)."""
+    if staged.kind == "sample":
+        return Columns((), 0, _stage_of(staged, staged.chain.logits)), tuple(() for _ in rows)
+    loss = staged.chain.loss
+    columns = [] if loss is None else [("loss", _stage_of(staged, loss), f"state.{loss}")]
+    columns += [(name, of.stage, buffer) for of in rows for name, buffer in of.losses]
+    losses = len(columns)
+    columns += [(name, of.stage, buffer) for of in rows for name, buffer in of.metrics]
+    columns += [(name, _stage_of(staged, state), f"state.{state}") for name, state in staged.chain.metrics]
+    values = tuple(tuple((n, buffer) for n, (_, stage, buffer) in enumerate(columns) if stage == of.stage) for of in rows)
+    return Columns(tuple((name, stage) for name, stage, _ in columns), losses, -1), values
+
+
+def _stage_of(staged: StagedChain, state: str | None) -> int:
+    """The stage that makes a state, -1 for none."""
+    for stage, numbers in enumerate(staged.calls):
+        if any(state in staged.chain.calls[n].results for n in numbers):
+            return stage
+    return -1
+
+
+def _logits(staged: StagedChain, rows: StageRows) -> str | None:
+    """The buffer of the logits, on the stage that makes them."""
+    logits = staged.chain.logits
+    return None if logits is None or _stage_of(staged, logits) != rows.stage else f"state.{logits}"

@@ -1,0 +1,164 @@
+"""Choose a layout: how many ranks, which schedule, where the chain is cut.
+
+    Lowered, what was asked for  ->  Layout
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlc.lower.program import Lowered
+from mlc.parallel.actions import Action, Schedule, refusal
+from mlc.parallel.costs import CallCost, call_costs
+from mlc.parallel.cut_report import stage_rows
+from mlc.parallel.footprint import schedule_windows
+from mlc.parallel.partition import partition
+from mlc.parallel.planned import COMPUTE, Planned, read_plan
+from mlc.parallel.planned import Place as PlannedPlace
+from mlc.parallel.schedules import chunks_of, schedule
+from mlc.parallel.simulate import Costs, simulate, uniform
+from mlc.parallel.split import split_calls
+from mlc.parallel.validate import validate
+from mlc.plan.layout import Layout, StageNote
+from mlc.plan.shards import tree_levels
+
+#: A message between two processes of one machine: seconds to begin, bytes a second.
+TRANSFER_SECONDS = 5e-6
+TRANSFER_BYTES = 8e9
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asks of a layout; None: what the recipe says, or the best that is found.
+
+    memory_bytes: of a rank
+    plan:         a parsed plan.json, whose mesh, cut and lists are taken
+    """
+
+    pp: int = 1
+    dp: int = 1
+    schedule: str | None = None
+    chunks: int | None = None
+    microbatches: int | None = None
+    groups: int | None = None
+    split: str | None = None
+    memory_bytes: int | None = None
+    plan: Mapping[str, Any] | None = None
+
+
+def choose_layout(lowered: Lowered, request: Request) -> Layout:
+    """The layout of a program.
+
+    raises: E0813 for microbatches or groups that replicas do not divide, E0814 for a plan of another model, E10 and E11 for a cut or
+            a schedule that cannot be made
+    """
+    recipe = lowered.step.program.recipe
+    if request.plan is not None:
+        return _planned_layout(lowered, request.plan)
+    microbatches = request.microbatches or recipe.microbatches
+    groups = request.groups or recipe.groups or math.gcd(microbatches, 8)
+    _check_division(microbatches, groups, request.dp)
+    costs = call_costs(lowered, tree_levels(groups, request.dp), request.dp)
+    name = request.schedule or ("auto" if request.pp * (request.chunks or 1) > 1 else "1f1b")
+    chunks = chunks_of(name, request.chunks)
+    own = microbatches // request.dp
+    first = schedule(name, request.pp, own, chunks)
+    cuts = _cuts(lowered, costs, first, request)
+    made = schedule(name, request.pp, own, chunks, _stage_costs(costs, cuts)) if name == "auto" else first
+    return Layout(request.pp, request.dp, chunks, made, cuts, microbatches, groups, _notes(costs, cuts, made, request.memory_bytes))
+
+
+def _check_division(microbatches: int, groups: int, dp: int) -> None:
+    """raises: E0813"""
+    if microbatches % dp:
+        near = _nearest(microbatches, [dp * (microbatches // dp), dp * (microbatches // dp + 1)])
+        grouped = math.gcd(near, 8) if groups == math.gcd(microbatches, 8) else groups
+        fits = near % grouped == 0 and grouped % dp == 0
+        options = f"--microbatches {near}" + ("" if fits else f" --groups {_nearest_groups(grouped, near, dp)}")
+        text = f"{microbatches} microbatches do not divide over {dp} replicas"
+        raise refusal("E0813", text, f"the nearest number that does: {options} (it changes the batch of a step, and so the results)")
+    if groups % dp:
+        near = _nearest_groups(groups, microbatches, dp)
+        text = f"the {groups} groups in which {microbatches} microbatches are summed do not divide over {dp} replicas"
+        raise refusal("E0813", text, f"the nearest number that does: --groups {near} (it changes the order of sums, and so the last bits)")
+
+
+def _nearest_groups(wanted: int, microbatches: int, dp: int) -> int:
+    return _nearest(wanted, [g for g in range(dp, microbatches + 1, dp) if microbatches % g == 0])
+
+
+def _nearest(wanted: int, valid: Sequence[int]) -> int:
+    return min((v for v in valid if v > 0), key=lambda v: (abs(v - wanted), v))
+
+
+def _cuts(lowered: Lowered, costs: Sequence[CallCost], made: Schedule, request: Request) -> tuple[range, ...]:
+    """The calls of each stage: as --split says, or balanced."""
+    if request.split is None:
+        return partition(costs, made.placement, schedule_windows(made), made.microbatches, request.memory_bytes)
+    units = lowered.step.program.units
+    return split_calls(request.split, [(units[c.unit].name, c.path) for c in lowered.step.program.train.calls], made.stages)
+
+
+def _stage_costs(costs: Sequence[CallCost], cuts: Sequence[range]) -> Costs:
+    """Modelled seconds of each stage; an empty one takes no time."""
+
+    def total(field: str) -> tuple[float, ...]:
+        return tuple(sum(getattr(costs[n], field) for n in calls) for calls in cuts)
+
+    crossing = [costs[calls.stop - 1].crossing_bytes for calls in cuts[:-1] if calls.stop > 0]
+    transfer = TRANSFER_SECONDS + max(crossing, default=0) / TRANSFER_BYTES
+    return Costs(total("forward_seconds"), total("input_gradient_seconds"), total("weight_gradient_seconds"), transfer)
+
+
+def _notes(costs: Sequence[CallCost], cuts: Sequence[range], made: Schedule, memory_bytes: int | None) -> tuple[StageNote, ...]:
+    rows = stage_rows(costs, cuts, made.placement, schedule_windows(made), made.microbatches, memory_bytes)
+    return tuple(StageNote(row["cost"], row["why"]) for row in rows)
+
+
+def _planned_layout(lowered: Lowered, content: Mapping[str, Any]) -> Layout:
+    """The layout that another compilation of the same model chose, or that someone edited. raises: E1201, E0814, E1104, E1105"""
+    planned = read_plan(content)
+    program = lowered.step.program
+    labels = [cost.label for cost in call_costs(lowered)]
+    found = [name for stage in planned.calls for name in stage]
+    if found != labels:
+        at = next((n for n, (a, b) in enumerate(zip(found, labels, strict=False)) if a != b), min(len(found), len(labels)))
+        theirs, ours = (names[at] if at < len(names) else "nothing" for names in (found, labels))
+        raise refusal("E0814", f"the plan is of another model: call {at} of {planned.model} is {theirs}, of {program.name} {ours}")
+    ends = [0]
+    for calls in planned.calls:
+        ends.append(ends[-1] + len(calls))
+    cuts = tuple(range(a, b) for a, b in itertools.pairwise(ends))
+    made = _planned_schedule(planned, str(content.get("schedule", "")))
+    costs = call_costs(lowered, tree_levels(planned.groups, planned.dp), planned.dp)
+    notes = _notes(costs, cuts, made, None)
+    return Layout(planned.pp, planned.dp, made.chunks, made, cuts, planned.microbatches, planned.groups, notes)
+
+
+def _planned_schedule(planned: Planned, name: str) -> Schedule:
+    """The compute actions of a plan, which may have been edited: they are those of a step, and run to their end.
+
+    raises: E1201 for numbers that do not divide, E1104, E1105
+    """
+    if planned.microbatches % planned.groups or planned.groups % planned.dp:
+        text = f"{planned.microbatches} microbatches in {planned.groups} groups do not divide over {planned.dp} replicas"
+        raise refusal("E1201", f"plan.json is damaged: {text}")
+    chunks = len(planned.stages) // planned.pp
+    lists = tuple(_compute_list(place) for place in planned.places)
+    made = Schedule(name, planned.pp, chunks, planned.microbatches // planned.dp, planned.stages, lists)
+    validate(made)
+    simulate(made, uniform(made.stages, 1.0, 1.0, 1.0))
+    return made
+
+
+def _compute_list(place: PlannedPlace) -> tuple[Action, ...]:
+    """The compute actions of a place, with stages for its chunks. raises: E1201 for a chunk that it has not"""
+    entries = [e for e in place.lists.get("train", ()) if e.kind in COMPUTE]
+    for entry in entries:
+        if not 0 <= int(entry.of) < len(place.stages):
+            raise refusal("E1201", f"plan.json is damaged: rank {place.number} has {len(place.stages)} chunks, and an action {entry}")
+    return tuple(Action(e.kind, place.stages[int(e.of)], e.microbatch) for e in entries)

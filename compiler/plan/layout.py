@@ -1,0 +1,57 @@
+"""How a program is spread over ranks: what is decided before memory is planned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlc.ir.program import Program
+from mlc.parallel.actions import Action, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class StageNote:
+    """What the partition has to say of a stage: its cost by name, in seconds and bytes, and why it begins and ends where it does."""
+
+    cost: Mapping[str, float]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A mesh, a cut and a schedule.
+
+    cuts:          per stage, its calls of the train chain; consecutive, some may be empty
+    microbatches:  M, of a step over all replicas; the schedule is of one replica, with M / dp
+    groups:        G
+    notes:         per stage, or none
+    """
+
+    pp: int
+    dp: int
+    chunks: int
+    schedule: Schedule
+    cuts: tuple[range, ...]
+    microbatches: int
+    groups: int
+    notes: tuple[StageNote, ...] = ()
+
+    @property
+    def stages(self) -> int:
+        return len(self.cuts)
+
+
+def single_layout(program: Program) -> Layout:
+    """All of the chain on one rank, each microbatch backward right after forward; M and G are the recipe's."""
+    microbatches = program.recipe.microbatches
+    actions = tuple(Action(kind, 0, j) for j in range(microbatches) for kind in ("F", "B"))
+    return Layout(
+        pp=1,
+        dp=1,
+        chunks=1,
+        schedule=Schedule("1f1b", 1, 1, microbatches, (0,), (actions,)),
+        cuts=(range(len(program.train.calls)),),
+        microbatches=microbatches,
+        groups=program.recipe.groups or math.gcd(microbatches, 8),
+    )

@@ -1,0 +1,344 @@
+"""The arena of a place: every buffer an address, every row its operands.
+
+    inbox      at 0: the tree's headers, slots and outbox, which lie alike on every place; headers, then slots of other channels
+    lasting    the step record, seed and weight, parameters, accumulators, outboxes towards replicas and holders, optimizer state
+    chains     train, evaluate and sample lay out the rest each for itself: transient values, rings, outboxes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mlc.lower.layout import aligned
+from mlc.lower.program import Lowered
+from mlc.plan.chains import PlannedChain
+from mlc.plan.channels import Edge, ring_slots
+from mlc.plan.layout import Layout
+from mlc.plan.lists import window
+from mlc.plan.placed import (
+    REGION_SHIFT,
+    Area,
+    Channel,
+    Chunk,
+    Held,
+    Piece,
+    Place,
+    PlacedRow,
+    PlacedUse,
+    PlannedParameter,
+    Region,
+    scalar_names,
+)
+from mlc.plan.regions import BOXES, TRANSIENT
+from mlc.plan.rows import Row
+from mlc.plan.shards import Share
+from mlc.plan.uses import Use
+
+#: Bytes of mlc_record before its scalars, of the header of a channel, and of a page.
+RECORD_HEAD_BYTES = 64
+HEADER_BYTES = 256
+PAGE_BYTES = 4096
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """A plan before addresses.
+
+    held:    per place, numbers of parameters
+    shares:  per place and replica
+    pieces:  per parameter, the elements that each replica of its owner updates
+    """
+
+    lowered: Lowered
+    layout: Layout
+    chains: tuple[PlannedChain, ...]
+    uses: tuple[Use, ...]
+    parameters: tuple[PlannedParameter, ...]
+    held: Sequence[Sequence[int]]
+    shares: Sequence[tuple[tuple[Share, ...], ...]]
+    pieces: Sequence[Sequence[int]]
+    levels: int
+
+
+def place_inboxes(channels: Sequence[Channel], pp: int) -> tuple[list[Channel], list[int]]:
+    """Channels with the addresses of their inboxes, and of the tree's outbox; and per place, the bytes of its inbox."""
+    tree = next((c for c in channels if c.kind == "tree"), None)
+    bytes_of = [0] * pp
+    placed: dict[str, Channel] = {}
+    if tree is not None:
+        slots = aligned(tree.peers * HEADER_BYTES)
+        outbox = slots + tree.peers * tree.slots * tree.slot_bytes
+        placed[tree.name] = replace(tree, headers=0, inbox=slots, outbox=outbox)
+        bytes_of = [outbox + tree.peers * tree.outbox_slots * tree.slot_bytes] * pp
+    others = [c for c in channels if c.kind != "tree"]
+    headers: dict[str, int] = {}
+    for channel in others:
+        headers[channel.name] = bytes_of[channel.target]
+        bytes_of[channel.target] += channel.peers * HEADER_BYTES
+    for channel in others:
+        placed[channel.name] = replace(channel, headers=headers[channel.name], inbox=bytes_of[channel.target])
+        bytes_of[channel.target] += channel.peers * channel.slots * channel.slot_bytes
+    return [placed[c.name] for c in channels], [aligned(size, PAGE_BYTES) for size in bytes_of]
+
+
+class PlacePlanner:
+    """Lays out one place. After `run`, `channels` have the addresses of this place's outboxes.
+
+    fixed:    what lies at one address for all microbatches
+    named:    address of each buffer that rows name and that lasts; masters: of each parameter's f32 value
+    regions:  region 0 is the arena
+    """
+
+    def __init__(self, sketch: Sketch, place: int, channels: Sequence[Channel], inbox_bytes: int):
+        self.sketch = sketch
+        self.place = place
+        self.program = sketch.lowered.step.program
+        self.channels = {c.name: c for c in channels}
+        self.inbox_bytes = inbox_bytes
+        self.bytes = inbox_bytes
+        self.fixed: list[Area] = []
+        self.named: dict[str, int] = {}
+        self.masters: dict[int, int] = {}
+        self.regions = [Region("arena", 0, 0, 1, 0, None)]
+        self.numbers: dict[str, int] = {}
+        self.stages = tuple(s for s, p in enumerate(sketch.layout.schedule.placement) if p == place)
+
+    def run(self) -> Place:
+        """Give everything its address."""
+        scalars = scalar_names(self.program)
+        record = self._take("record", RECORD_HEAD_BYTES + FLOAT_BYTES * len(scalars))
+        self.named.update((f"scalar {name}", record + RECORD_HEAD_BYTES + FLOAT_BYTES * n) for n, name in enumerate(scalars))
+        seed, weight = (self._buffer(name, FLOAT_BYTES) for name in ("seed", "weight"))
+        held = tuple([self._hold(number) for number in self.sketch.held[self.place]])
+        uses = self._accumulators()
+        for channel in list(self.channels.values()):
+            if channel.source == self.place and channel.chain is None:
+                self._outbox(channel)
+        shards = self._shards()
+        base = end = self.bytes
+        chunks: dict[str, tuple[Chunk, ...]] = {}
+        for chain in self.sketch.chains:
+            self.bytes = base
+            chunks[chain.staged.kind] = self._chain(chain, uses)
+            end = max(end, self.bytes)
+        return Place(
+            place=self.place,
+            arena_bytes=end,
+            inbox_bytes=self.inbox_bytes,
+            record=record,
+            seed=seed,
+            weight_at=weight,
+            stages=self.stages,
+            fixed=tuple(self.fixed),
+            regions=tuple(self.regions),
+            phases={chain.staged.kind: self._phases(chain) for chain in self.sketch.chains},
+            lists={chain.staged.kind: chain.lists[self.place] for chain in self.sketch.chains},
+            chunks=chunks,
+            held=held,
+            shards=shards,
+        )
+
+    # ---- memory that lasts ----
+
+    def _take(self, name: str, size: int, chain: str | None = None) -> int:
+        """An address for `size` bytes more."""
+        at = self.bytes
+        self.bytes += aligned(size)
+        self.fixed.append(Area(name, at, size, chain))
+        return at
+
+    def _buffer(self, name: str, size: int) -> int:
+        """The same, for a buffer that rows name."""
+        self.named[name] = at = self._take(name, size)
+        return at
+
+    def _work(self, name: str, size: int) -> tuple[int, ...]:
+        """Work memory as the last operand of a row; none where it needs none."""
+        return (self._take(name, size),) if size else ()
+
+    def _hold(self, number: int) -> Held:
+        """A parameter in the memory of the place: its master, and its copy where rows read a narrower dtype."""
+        parameter, routine = self.program.parameters[number], self.sketch.lowered.inits[number]
+        name = parameter.name
+        master = self._take(f"parameter {name}", FLOAT_BYTES * parameter.type.size)
+        copy = None if parameter.type.dtype == "f32" else self._take(f"copy of {name}", parameter.type.bytes)
+        self.named[f"parameter {name}"] = master if copy is None else copy
+        self.masters[number] = master
+        at = (master, *self._work(f"work of {name} init", routine.work_bytes))
+        return Held(number, master, copy, PlacedRow(routine, at, name, f"{name} init"))
+
+    def _accumulators(self) -> dict[int, list[PlacedUse]]:
+        """The uses of each stage of the place, with memory for all levels."""
+        numbers = {p.name: n for n, p in enumerate(self.program.parameters)}
+        calls = self.sketch.chains[0].staged.calls
+        found: dict[int, list[PlacedUse]] = {stage: [] for stage in self.stages}
+        stage_of = {call: stage for stage in self.stages for call in calls[stage]}
+        for use in self.sketch.uses:
+            if use.call in stage_of:
+                number = numbers[use.parameter]
+                size = FLOAT_BYTES * self.program.parameters[number].type.size
+                levels = tuple([self._buffer(use.buffer(level), size) for level in range(self.sketch.levels)])
+                found[stage_of[use.call]].append(PlacedUse(number, use.index, use.phase, levels))
+        return found
+
+    def _outbox(self, channel: Channel) -> None:
+        size = channel.peers * channel.outbox_slots * channel.slot_bytes
+        self.channels[channel.name] = replace(channel, outbox=self.bytes)
+        self.bytes += aligned(size)
+
+    # ---- optimizer ----
+
+    def _shards(self) -> tuple[tuple[Piece, ...], ...]:
+        """What each replica updates. All lay out their states, then their work memory, from the same address; the largest fits."""
+        shards = self.sketch.shares[self.place]
+        states = self._for_each([lambda shares=shares: [self._states(share) for share in shares] for shares in shards])
+        base = self.bytes
+        works = self._for_each([lambda shares=shares: [self._update_work(share) for share in shares] for shares in shards])
+        if self.bytes > base:
+            self.fixed.append(Area("work of updates", base, self.bytes - base, None))
+        return tuple(
+            tuple(self._piece(*piece) for piece in zip(shares, states[replica], works[replica], strict=True))
+            for replica, shares in enumerate(shards)
+        )
+
+    def _for_each(self, layouts: Sequence[Callable[[], list[tuple[int, ...]]]]) -> list[list[tuple[int, ...]]]:
+        """What each of several layouts takes from the same address on."""
+        base = end = self.bytes
+        found: list[list[tuple[int, ...]]] = []
+        for layout in layouts:
+            self.bytes = base
+            found.append(layout())
+            end = max(end, self.bytes)
+        self.bytes = end
+        return found
+
+    def _states(self, share: Share) -> tuple[int, ...]:
+        """Addresses of the optimizer states of a piece."""
+        parameter = self.sketch.parameters[share.parameter]
+        return self._several([share.size if parameter.elementwise else kind.size for _, kind in parameter.states])
+
+    def _update_work(self, share: Share) -> tuple[int, ...]:
+        """Addresses of the results of a rule that is not elementwise, which lie beside what it reads, and of its work memory."""
+        parameter = self.sketch.parameters[share.parameter]
+        if parameter.update is None:
+            return ()
+        results = () if parameter.elementwise else self._several([share.size, *(kind.size for _, kind in parameter.states)])
+        return (*results, *self._several([-(-self.sketch.lowered.updates[parameter.update].work_bytes // FLOAT_BYTES)]))
+
+    def _several(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Addresses for buffers of so many floats; none for an empty one."""
+        places: list[int] = []
+        for size in sizes:
+            if size:
+                places.append(self.bytes)
+                self.bytes += aligned(FLOAT_BYTES * size)
+        return tuple(places)
+
+    def _piece(self, share: Share, states: tuple[int, ...], works: tuple[int, ...]) -> Piece:
+        """A part of a parameter with the row that updates it: master, gradient, states, results, scalars, work memory."""
+        parameter = self.sketch.parameters[share.parameter]
+        name = self.program.parameters[share.parameter].name
+        first = FLOAT_BYTES * share.begin
+        gradient = self.named[f"gradient of {name} 0 0"] + first if parameter.uses else None
+        if parameter.update is None or gradient is None:
+            return Piece(share.parameter, share.begin, share.end, gradient, states, None)
+        master = self.masters[share.parameter] + first
+        results, work = ((master, *states), works) if parameter.elementwise else (works[: 1 + len(states)], works[1 + len(states) :])
+        scalars = [self.named[f"scalar {scalar}"] for scalar in self.program.updates[parameter.update].scalars]
+        routine = self.sketch.lowered.updates[parameter.update]
+        update = PlacedRow(routine, (master, gradient, *states, *results, *scalars, *work), name, f"{name} update")
+        return Piece(share.parameter, share.begin, share.end, gradient, states, update)
+
+    # ---- chains ----
+
+    def _chain(self, chain: PlannedChain, uses: Mapping[int, list[PlacedUse]]) -> tuple[Chunk, ...]:
+        """The chunks of a chain, and all memory that is only its own."""
+        kind = chain.staged.kind
+        size = max((chain.memories[stage].transient for stage in self.stages), default=0)
+        transient = self._take(f"{TRANSIENT}.{kind}", size, kind) if size else 0
+        for edge in chain.edges:
+            self._edge(chain, edge)
+        for chunk, stage in enumerate(self.stages):
+            memory = chain.memories[stage]
+            for name, ring in memory.rings.items():
+                if name not in BOXES:
+                    times = [chain.table.times[stage, phase].positions for phase in (ring.phases[0], ring.phases[-1])]
+                    self._region(f"{kind}.{chunk}.{name}", ring.bytes, window(*times), kind)
+        return tuple([self._chunk(chain, chunk, transient, uses) for chunk in range(len(self.stages))])
+
+    def _edge(self, chain: PlannedChain, edge: Edge) -> None:
+        """The region of an edge that begins or ends here: the inbox or outbox of its channel, or a ring."""
+        placement = self.sketch.layout.schedule.placement
+        source, target = placement[edge.source], placement[edge.target]
+        if source == target == self.place:
+            self._region(edge.name, edge.bytes, ring_slots(edge, chain.table), edge.chain)
+        elif source == self.place:
+            self._outbox(self.channels[edge.name])
+            channel = self.channels[edge.name]
+            self._add(Region(f"out:{edge.name}", channel.outbox, channel.slot_bytes, channel.outbox_slots, edge.bytes, edge.chain))
+        elif target == self.place:
+            channel = self.channels[edge.name]
+            self._add(Region(f"in:{edge.name}", channel.inbox, channel.slot_bytes, channel.slots, edge.bytes, edge.chain))
+
+    def _region(self, name: str, size: int, slots: int, chain: str) -> None:
+        """A ring in the memory of a chain."""
+        self._add(Region(name, self.bytes, size, slots, size, chain))
+        self.bytes += size * slots
+
+    def _add(self, region: Region) -> None:
+        self.numbers[region.name] = len(self.regions)
+        self.regions.append(region)
+
+    def _ring_regions(self, chain: PlannedChain, chunk: int) -> dict[str, str]:
+        """The region of each ring of a chunk; boxes are those of the edges of its stage."""
+        stage, kind = self.stages[chunk], chain.staged.kind
+        names = {ring: f"{kind}.{chunk}.{ring}" for ring in chain.memories[stage].rings if ring not in BOXES}
+        received, sent, gradients_received, gradients_sent = BOXES
+        for edge in chain.edges:
+            state = edge.kind == "activation"
+            if edge.source == stage:
+                names[sent if state else gradients_sent] = self._side("out", edge)
+            if edge.target == stage:
+                names[received if state else gradients_received] = self._side("in", edge)
+        return names
+
+    def _side(self, side: str, edge: Edge) -> str:
+        return edge.name if edge.name in self.numbers else f"{side}:{edge.name}"
+
+    def _chunk(self, chain: PlannedChain, chunk: int, transient: int, uses: Mapping[int, list[PlacedUse]]) -> Chunk:
+        stage, staged = self.stages[chunk], chain.staged
+        regions = self._ring_regions(chain, chunk)
+        bases = {ring: self.numbers[name] << REGION_SHIFT for ring, name in regions.items()}
+        bases[TRANSIENT] = transient
+        spots = {name: bases[ring] + offset for name, (ring, offset) in chain.memories[stage].spots.items()}
+
+        def placed(row: Row) -> PlacedRow:
+            at = tuple([spots[name] if name in spots else self.named[name] for name in row.buffers])
+            return PlacedRow(row.routine, at, row.path, row.name)
+
+        once = {id(row): placed(row) for row in chain.rows[stage].rows}
+        inputs = {i.name: n for n, i in enumerate(self.program.inputs)}
+        rows, logits = chain.rows[stage], staged.chain.logits
+        return Chunk(
+            stage=stage,
+            rows={phase: tuple([once[id(row)] for row in of]) for phase, of in chain.memories[stage].rows.items()},
+            inputs=tuple((inputs[name], spots[f"input.{name}"]) for name in rows.inputs),
+            weight=None if rows.weight is None else placed(rows.weight),
+            values=tuple((column, spots[buffer]) for column, buffer in chain.values[stage]),
+            uses=tuple(uses[stage]) if staged.kind == "train" else (),
+            logits=None if logits is None or chain.columns.logits_stage != stage else (staged.types[logits], spots[f"state.{logits}"]),
+        )
+
+    def _phases(self, chain: PlannedChain) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Which regions each phase of each chunk reads and writes."""
+        found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        for chunk, stage in enumerate(self.stages):
+            regions, memory = self._ring_regions(chain, chunk), chain.memories[stage]
+            for phase in memory.rows:
+                reads = tuple(regions[ring] for ring in memory.reads[phase])
+                found[f"{phase}{chunk}"] = reads, tuple(regions[ring] for ring in memory.writes[phase])
+        return found
+
+

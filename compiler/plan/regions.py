@@ -1,0 +1,189 @@
+"""Which buffers of a stage lie where: in the messages of its cuts, in rings of slots, or in memory of one action.
+
+A value that one phase makes and uses up is transient: it has a fixed address, which other actions use for theirs. One that several
+phases touch has a slot for each microbatch between the first and the last of them, and shares it with all values of equal phases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mlc.lower.layout import aligned, lay_out
+from mlc.plan.rows import Row, StageRows
+from mlc.plan.stages import StagedChain
+
+#: What lies in the messages of a stage: states that arrive and leave, gradients that arrive and leave.
+BOXES = ("received", "sent", "gradients received", "gradients sent")
+INPUTS = "inputs"
+LOGITS = "logits"
+TRANSIENT = "transient"
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Buffers that a microbatch has for itself from the first to the last of the phases that touch them.
+
+    bytes:   of a slot
+    phases:  in order
+    """
+
+    bytes: int
+    phases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Where the buffers of a stage lie.
+
+    rows:      of each phase, in order: F; I and W, or B, or all three
+    spots:     of each buffer, its ring (or box, or TRANSIENT) and its offset there
+    rings:     by name; the boxes that are not empty among them
+    transient: bytes of all values that live within one action
+    reads:     per phase, the rings from which it reads what an earlier phase, or another stage, wrote
+    writes:    per phase, the rings into which it writes
+    """
+
+    rows: Mapping[str, tuple[Row, ...]]
+    spots: Mapping[str, tuple[str, int]]
+    rings: Mapping[str, Ring]
+    transient: int
+    reads: Mapping[str, tuple[str, ...]]
+    writes: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class _Touch:
+    """What a phase does to a buffer: the numbers of the first and the last row that touch it, and whether the first one reads it."""
+
+    first: int
+    last: int
+    reads: bool
+    writes: bool
+
+
+def message(staged: StagedChain, states: Sequence[str]) -> tuple[dict[str, int], int]:
+    """Offsets of states, or of their gradients, in a message, and its bytes."""
+    offsets: dict[str, int] = {}
+    size = 0
+    for state in states:
+        offsets[state] = size
+        size += aligned(staged.types[state].bytes)
+    return offsets, size
+
+
+def stage_memory(staged: StagedChain, rows: StageRows, kinds: Iterable[str], lasting: Iterable[str], logits: str | None) -> StageMemory:
+    """Place the buffers of a stage.
+
+    kinds:    of the actions the stage has in its list: F, and I and W, or B, or both
+    lasting:  buffers that are read when the forward rows are done
+    logits:   a buffer that is read when the list has ended
+    """
+    phases = _phases(rows, frozenset(kinds))
+    touched = {phase: _touches(of, rows.sizes) for phase, of in phases.items()}
+    for name in lasting:
+        touched["F"][name].last = len(phases["F"])
+    if rows.inputs:
+        _fill(touched, rows)
+    separate = [phase for phase in phases if phase != "B" or "I" not in phases]
+    spots, sizes = _messages(staged, rows.stage)
+    of_buffer: dict[str, tuple[str, ...]] = {}
+    for phase in separate:
+        for name in touched[phase]:
+            of_buffer[name] = (*of_buffer.get(name, ()), phase)
+    sizes |= _place_rings(rows, of_buffer, spots, logits)
+    transient = max((_place_transient(rows, touched[phase], of_buffer, phase, spots) for phase in separate), default=0)
+    rings = {name: Ring(size, _ring_phases(separate, of_buffer, spots, name)) for name, size in sizes.items()}
+    reads = {phase: _rings_of((n for n, t in of.items() if t.reads), spots) for phase, of in touched.items()}
+    writes = {phase: _rings_of((n for n, t in of.items() if t.writes), spots) for phase, of in touched.items()}
+    return StageMemory(phases, spots, rings, transient, reads, writes)
+
+
+def _phases(rows: StageRows, kinds: frozenset[str]) -> dict[str, tuple[Row, ...]]:
+    """The rows of each phase. Where both halves also run apart, together they are the one after the other."""
+    phases = {"F": tuple(rows.of("F"))}
+    if kinds & {"I", "W"}:
+        phases["I"], phases["W"] = tuple(rows.of("I")), tuple(rows.of("W"))
+    if "B" in kinds:
+        phases["B"] = (*phases["I"], *phases["W"]) if "I" in phases else tuple(rows.of("I", "W"))
+    return phases
+
+
+def _touches(rows: Sequence[Row], sizes: Mapping[str, int]) -> dict[str, _Touch]:
+    """What a phase does to each buffer of a microbatch."""
+    found: dict[str, _Touch] = {}
+    for number, row in enumerate(rows):
+        parameters = len(row.routine.function.parameters)
+        for n, name in enumerate(row.buffers):
+            if name not in sizes:
+                continue
+            touch = found.get(name)
+            if touch is None:
+                found[name] = touch = _Touch(number, number, n < parameters, False)
+            touch.last = number
+            touch.writes |= n >= parameters
+    return found
+
+
+def _fill(touched: dict[str, dict[str, _Touch]], rows: StageRows) -> None:
+    """Inputs are written before the first forward row, whoever reads them."""
+    weight = rows.weight.buffers if rows.weight else ()
+    for name in (*(f"input.{n}" for n in rows.inputs), *(b for b in weight if b in rows.sizes)):
+        touched["F"][name] = _Touch(0, 0, False, True)
+
+
+def _messages(staged: StagedChain, stage: int) -> tuple[dict[str, tuple[str, int]], dict[str, int]]:
+    """The buffers of a stage that lie in messages, and the bytes of those that hold any."""
+    names = (staged.received(stage), staged.sent(stage), staged.gradients_received(stage), staged.gradients_sent(stage))
+    prefixes = ("received", "state", "gradient received", "gradient")
+    spots: dict[str, tuple[str, int]] = {}
+    sizes: dict[str, int] = {}
+    for box, prefix, states in zip(BOXES, prefixes, names, strict=True):
+        offsets, size = message(staged, states)
+        spots.update((f"{prefix}.{state}", (box, offset)) for state, offset in offsets.items())
+        if states:
+            sizes[box] = size
+    return spots, sizes
+
+
+def _place_rings(
+    rows: StageRows, of_buffer: Mapping[str, tuple[str, ...]], spots: dict[str, tuple[str, int]], logits: str | None
+) -> dict[str, int]:
+    """Places inputs, logits and what several phases touch; returns the bytes of each ring."""
+    sizes: dict[str, int] = {}
+    for name, phases in of_buffer.items():
+        if name in spots:
+            continue
+        if name.startswith("input."):
+            ring = INPUTS
+        elif name == logits:
+            ring = LOGITS
+        elif len(phases) > 1:
+            ring = f"{phases[0]}-{phases[-1]}"
+        else:
+            continue
+        spots[name] = (ring, sizes.get(ring, 0))
+        sizes[ring] = sizes.get(ring, 0) + aligned(rows.sizes[name])
+    return sizes
+
+
+def _place_transient(
+    rows: StageRows, touched: Mapping[str, _Touch], of_buffer: Mapping[str, tuple[str, ...]], phase: str, spots: dict[str, tuple[str, int]]
+) -> int:
+    """Places what one phase alone touches; returns its bytes."""
+    lives = {name: (t.first, t.last) for name, t in touched.items() if of_buffer[name] == (phase,) and name not in spots}
+    offsets, size = lay_out({name: rows.sizes[name] for name in lives}, lives)
+    spots.update((name, (TRANSIENT, offset)) for name, offset in offsets.items())
+    return size
+
+
+def _ring_phases(
+    phases: Sequence[str], of_buffer: Mapping[str, tuple[str, ...]], spots: Mapping[str, tuple[str, int]], ring: str
+) -> tuple[str, ...]:
+    touching = {phase for name, of in of_buffer.items() if spots[name][0] == ring for phase in of}
+    return tuple(phase for phase in phases if phase in touching)
+
+
+def _rings_of(names: Iterable[str], spots: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
+    """The rings that some buffers lie in, each once."""
+    return tuple(dict.fromkeys(spots[name][0] for name in names if spots[name][0] != TRANSIENT))

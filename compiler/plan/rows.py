@@ -1,0 +1,61 @@
+"""The rows of a stage in the order they run, on buffers that have names and sizes but no addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mlc.ir.types import TensorType
+from mlc.lower.routine import Routine
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One call of a routine: the buffers it is given in order, its work memory last. `name` is for people; `path` keys random numbers."""
+
+    phase: str  # F, I or W
+    routine: Routine
+    buffers: tuple[str, ...]
+    path: str
+    name: str
+
+
+@dataclass(slots=True)
+class StageRows:
+    """What a stage of a chain does for one microbatch.
+
+    rows:     forward, then backward: from the last call to the first, input gradient before weight gradient
+    sizes:    bytes of every buffer that a microbatch has for itself. Other names are of memory that all share
+    inputs:   the model inputs that some row reads, in the order they are met
+    losses:   (name, buffer) of add_loss effects; metrics: of reports
+    weight:   the row that makes the weight of the microbatch, run before the others; None where none is needed or it is 1
+    """
+
+    stage: int
+    rows: list[Row] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, None] = field(default_factory=dict)
+    losses: list[tuple[str, str]] = field(default_factory=list)
+    metrics: list[tuple[str, str]] = field(default_factory=list)
+    weight: Row | None = None
+
+    def buffer(self, name: str, kind: TensorType) -> str:
+        """A buffer of a microbatch for a value of this type; the same name is the same buffer."""
+        self.sizes.setdefault(name, kind.bytes)
+        return name
+
+    def add(self, phase: str, routine: Routine, buffers: Sequence[str], path: str, name: str) -> None:
+        """Append a row."""
+        self.rows.append(Row(phase, routine, (*buffers, *self.work(routine)), path, name))
+
+    def work(self, routine: Routine) -> tuple[str, ...]:
+        """Work memory for a row that comes next; none where it needs none."""
+        if not routine.work_bytes:
+            return ()
+        name = f"work.{len(self.rows)}"
+        self.sizes[name] = routine.work_bytes
+        return (name,)
+
+    def of(self, *phases: str) -> list[Row]:
+        """The rows of some phases, in order."""
+        return [row for row in self.rows if row.phase in phases]

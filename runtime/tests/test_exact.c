@@ -1,0 +1,122 @@
+/* test_exact.c: the exact sum of squares, and the order in which groups add up. */
+#include "check.h"
+#include "exact.h"
+#include "tree.h"
+
+#include <math.h>
+#include <stdbool.h>
+
+static float number(int i)
+{
+    uint64_t x = ((uint64_t)i + 1) * 0x9E3779B97F4A7C15;
+    x ^= x >> 31;
+    return ldexpf((float)(int32_t)x, -31 + (int)(x >> 32 & 15) - 8);
+}
+
+/* ---- the exact sum ---- */
+
+static void check_exact(void)
+{
+    mlc_exact a = {{0}}, b = {{0}};
+    CHECK(mlc_exact_value(&a) == 0);
+    mlc_exact_add(&a, 0x1p-298);
+    CHECK(mlc_exact_value(&a) == 0x1p-298);
+    mlc_exact_add(&a, 0x1p265);
+    CHECK(mlc_exact_value(&a) == 0x1p265);
+    for (int i = 0; i < 2000; i++) { /* 2000 additions of half a unit and a bit, lost in f64 */
+        mlc_exact_add(&b, 1 + 0x1p-52);
+        mlc_exact_add(&b, 0x1p-60);
+    }
+    CHECK(mlc_exact_value(&b) == 2000 + 2000 * 0x1p-52);
+    mlc_exact ties = {{0}};
+    mlc_exact_add(&ties, 0x1p53);
+    mlc_exact_add(&ties, 1);
+    CHECK(mlc_exact_value(&ties) == 0x1p53);
+    mlc_exact_add(&ties, 0x1p-298);
+    CHECK(mlc_exact_value(&ties) == 0x1p53 + 2);
+    float large[1024];
+    for (int i = 0; i < 1024; i++)
+        large[i] = 0x1.fffffep127F;
+    mlc_exact top = {{0}};
+    for (int i = 0; i < 100; i++)
+        mlc_exact_add(&top, mlc_exact_squares_part(large, 1024));
+    CHECK(mlc_exact_value(&top) == 100 * mlc_exact_squares_part(large, 1024));
+}
+
+static void check_order_free(void)
+{
+    mlc_exact forward = {{0}}, backward = {{0}}, halves[2] = {{{0}}, {{0}}};
+    for (int i = 0; i < 999; i++) {
+        double x = ldexp(fabs(number(i)) + 1, i % 200 - 100), y = ldexp(fabs(number(998 - i)) + 1, (998 - i) % 200 - 100);
+        mlc_exact_add(&forward, x);
+        mlc_exact_add(&backward, y);
+        mlc_exact_add(&halves[i % 2], x);
+    }
+    mlc_exact_merge(&halves[0], &halves[1]);
+    CHECK(!memcmp(&forward, &backward, sizeof forward) && !memcmp(&forward, &halves[0], sizeof forward));
+    float x[8 * 1024];
+    double together[8];
+    for (int i = 0; i < 8 * 1024; i++)
+        x[i] = number(i);
+    mlc_exact_squares(x, 8, together);
+    for (int b = 0; b < 8; b++)
+        CHECK(together[b] == mlc_exact_squares_part(x + 1024 * b, 1024));
+}
+
+/* ---- the tree ---- */
+
+/* Brute force: the levels of the tree as lists of ranges; does one hold [begin, end)? */
+static bool is_node(int groups, int begin, int end)
+{
+    for (int size = 1;; size *= 2) {
+        for (int i = 0; i < groups; i += size)
+            if (i == begin && (i + size < groups ? i + size : groups) == end)
+                return true;
+        if (size >= groups)
+            return false;
+    }
+}
+
+/* The roots of a share are its maximal nodes; all roots in order join to the whole, through nodes only. */
+static void check_shares(int groups, int replicas)
+{
+    mlc_tree whole = mlc_tree_begin(groups, 0);
+    for (int d = 0; d < replicas; d++) {
+        mlc_tree own = mlc_tree_roots(groups, replicas, d), waiting = mlc_tree_before_last(groups, replicas, d);
+        int first = groups / replicas * d, last = first + groups / replicas;
+        CHECK(own.starts[0] == first && own.end == last && waiting.end == last - 1);
+        int before = waiting.depth, merges = mlc_tree_push(&waiting, last);
+        CHECK(own.depth == before - merges + 1 && own.depth == waiting.depth && own.depth <= mlc_tree_most_roots(groups, replicas));
+        CHECK(before < mlc_tree_levels(groups, replicas));
+        for (int i = 0; i < own.depth; i++) {
+            int begin = own.starts[i], end = i + 1 < own.depth ? own.starts[i + 1] : last;
+            CHECK(is_node(groups, begin, end));
+            for (int a = first; a <= begin; a++)
+                for (int b = end; b <= last; b++)
+                    CHECK((a == begin && b == end) || !is_node(groups, a, b));
+            mlc_tree_push(&whole, end);
+            for (int k = 0; k < whole.depth; k++)
+                CHECK(is_node(groups, whole.starts[k], k + 1 < whole.depth ? whole.starts[k + 1] : end));
+        }
+    }
+    CHECK(whole.depth == 1 && whole.starts[0] == 0 && whole.end == groups);
+}
+
+static void check_tree(void)
+{
+    for (int groups = 1; groups <= 24; groups++)
+        for (int replicas = 1; replicas <= groups; replicas++)
+            if (groups % replicas == 0)
+                check_shares(groups, replicas);
+    CHECK(mlc_tree_levels(1, 1) == 1 && mlc_tree_levels(2, 1) == 2 && mlc_tree_levels(8, 1) == 4 && mlc_tree_levels(8, 8) == 1);
+    CHECK(mlc_tree_most_roots(6, 2) == 2 && mlc_tree_most_roots(8, 2) == 1);
+}
+
+int main(void)
+{
+    check_exact();
+    check_order_free();
+    check_tree();
+    printf("test_exact: ok\n");
+    return 0;
+}

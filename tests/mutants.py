@@ -1,0 +1,165 @@
+"""Random edits of a plan's action lists and buffers, each with the reasons for which it may be refused."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Plan = dict[str, Any]
+
+TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
+COMPUTE = ("F", "I", "W", "B")
+
+#: Codes of the verifier: deadlock, transfers, coverage, lifetimes, memory.
+DEADLOCK, MESSAGES, COVERAGE, LIFETIMES, MEMORY = "E1202", "E1203", "E1204", "E1205", "E1206"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """An edited plan. `reasons`: the codes that fit the edit; another code is a wrong reason."""
+
+    plan: Plan
+    edit: str
+    reasons: frozenset[str]
+
+
+def mutate(plan: Plan, rng: random.Random) -> Mutant:
+    """One random edit of a copy of the plan."""
+    edit = rng.choice(EDITS)
+    copied = copy.deepcopy(plan)
+    text, reasons = edit(copied, rng)
+    return Mutant(copied, text, frozenset(reasons))
+
+
+def _list(plan: Plan, rng: random.Random) -> tuple[int, list[list[Any]]]:
+    place = rng.randrange(plan["pp"])
+    return place, plan["places"][place]["lists"]["train"]
+
+
+def _reasons(*rows: list[Any]) -> set[str]:
+    """What may be wrong when these rows are missing, doubled or elsewhere."""
+    found: set[str] = set()
+    for kind, _, _ in rows:
+        if kind in COMPUTE:
+            found |= {COVERAGE, LIFETIMES, DEADLOCK, MESSAGES}
+        elif kind in TRANSFERS:
+            found |= {MESSAGES, LIFETIMES, DEADLOCK, COVERAGE}
+        else:
+            found |= {COVERAGE}
+    return found
+
+
+def drop(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """One action is missing."""
+    place, rows = _list(plan, rng)
+    row = rows.pop(rng.randrange(len(rows)))
+    reasons = {COVERAGE} if row[0] not in TRANSFERS else {MESSAGES, LIFETIMES, DEADLOCK}
+    return f"rank {place} drops {row}", reasons
+
+
+def duplicate(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """One action is done again at once or later."""
+    place, rows = _list(plan, rng)
+    at = rng.randrange(len(rows))
+    to = rng.choice([at + 1, rng.randrange(at + 1, len(rows) + 1)])
+    rows.insert(to, list(rows[at]))
+    reasons = {COVERAGE} if rows[at][0] not in TRANSFERS else {MESSAGES, LIFETIMES, COVERAGE}
+    return f"rank {place} repeats {rows[at]} at {to}", reasons
+
+
+def swap(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """Two actions change places, neighbours or any."""
+    place, rows = _list(plan, rng)
+    at = rng.randrange(len(rows) - 1)
+    to = rng.choice([at + 1, rng.randrange(len(rows))])
+    rows[at], rows[to] = rows[to], rows[at]
+    return f"rank {place} swaps {rows[to]} and {rows[at]}", _reasons(rows[at], rows[to])
+
+
+def reorder(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """One action moves."""
+    place, rows = _list(plan, rng)
+    row = rows.pop(rng.randrange(len(rows)))
+    to = rng.randrange(len(rows) + 1)
+    rows.insert(to, row)
+    return f"rank {place} moves {row} to {to}", _reasons(row)
+
+
+def repeer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """A transfer names another channel, or a channel another end."""
+    channels = [c for c in plan["channels"] if c["chain"] == "train"]
+    if channels and rng.random() < 0.3:
+        channel, end = rng.choice(channels), rng.choice(["from", "to"])
+        channel[end] = (channel[end] + 1) % plan["pp"]
+        return f"{channel['name']} goes {end} {channel[end]}", {MESSAGES, LIFETIMES, MEMORY, DEADLOCK}
+    place, rows = _list(plan, rng)
+    transfers = [r for r in rows if r[0] in TRANSFERS]
+    if not transfers or len(channels) < 2:
+        return drop(plan, rng)
+    row = rng.choice(transfers)
+    before = row[1]
+    row[1] = rng.choice([c["name"] for c in channels if c["name"] != before])
+    return f"rank {place}: {row[0]} {before} {row[2]} names {row[1]}", {MESSAGES, LIFETIMES, DEADLOCK}
+
+
+def renumber(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """An action names another microbatch, another chunk or another kind."""
+    place, rows = _list(plan, rng)
+    row = rng.choice([r for r in rows if r[0] in (*COMPUTE, *TRANSFERS)])
+    before = list(row)
+    if row[0] in COMPUTE and rng.random() < 0.4:
+        row[0] = rng.choice([k for k in COMPUTE if k != row[0]])
+    elif row[0] in TRANSFERS and rng.random() < 0.3:
+        row[0] = rng.choice([k for k in TRANSFERS if k != row[0]])
+    else:
+        row[2] = max(0, row[2] + rng.choice([-1, 1]))
+    return f"rank {place}: {before} becomes {row}", _reasons(before, row)
+
+
+def shrink(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """A buffer loses a slot or bytes."""
+    place = rng.choice(plan["places"])
+    shrinkable: list[Callable[[], str]] = []
+    for region in place["regions"]:
+        name = region["name"]
+        if region.get("chain") == "train" and not name.startswith(("in:", "out:")):
+            if region["slots"] > 1:
+                shrinkable.append(lambda r=region: _less(r, "slots", 1))
+            if region["stride"] >= 64:
+                shrinkable.append(lambda r=region: _less(r, "stride", 64))
+    for channel in plan["channels"]:
+        if channel["chain"] == "train":
+            for key, side in (("slots", "in"), ("outbox_slots", "out")):
+                if channel[key] > 1:
+                    shrinkable.append(lambda c=channel, k=key, s=side: _shrink_channel(plan, c, k, s))
+            shrinkable.append(lambda c=channel: _less(c, "slot_bytes", 64))
+    shrinkable.append(lambda: _less(place, "arena_bytes", 4096))
+    shrinkable.append(lambda: _less(place, "inbox_bytes", 4096))
+    shrinkable.append(lambda: _move_fixed(place, rng))
+    return rng.choice(shrinkable)(), {LIFETIMES, MEMORY, DEADLOCK}
+
+
+def _less(row: dict[str, Any], key: str, by: int) -> str:
+    row[key] -= by
+    return f"{row.get('name', 'place')}: {key} becomes {row[key]}"
+
+
+def _shrink_channel(plan: Plan, channel: dict[str, Any], key: str, side: str) -> str:
+    """A channel and the region of its end lose a slot alike."""
+    for place in plan["places"]:
+        for region in place["regions"]:
+            if region["name"] == f"{side}:{channel['name']}":
+                region["slots"] -= 1
+    return _less(channel, key, 1)
+
+
+def _move_fixed(place: dict[str, Any], rng: random.Random) -> str:
+    """A buffer lies 64 bytes lower than it did."""
+    region = rng.choice([r for r in place["regions"] if r["name"] != "arena" and not r["name"].startswith(("in:", "out:"))] or [None])
+    return _less(region, "base", 64) if region else _less(place, "arena_bytes", 4096)
+
+
+EDITS = (drop, duplicate, swap, reorder, repeer, renumber, shrink)

@@ -1,0 +1,213 @@
+"""Runs a plan on symbols: every buffer holds a hash of how its content was made, so two plans that compute the same agree on every hash.
+
+Memory is checked as it is used: what a row reads must be what was last written there, whole. Messages move as soon as they may, or as
+late as they must.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mlc.ir.types import DTYPE_BYTES
+from mlc.lower.routine import Routine
+from mlc.plan import Plan
+from mlc.plan.lists import Entry
+from mlc.plan.placed import REGION_SHIFT, Channel, Chunk, Place, PlacedRow
+
+
+@dataclass
+class Memory:
+    """What lies where in an arena: spans that do not overlap, by ascending address."""
+
+    starts: list[int] = field(default_factory=list)
+    spans: dict[int, tuple[int, int]] = field(default_factory=dict)  # start -> end, symbol
+
+    def write(self, at: int, size: int, symbol: int) -> None:
+        first = bisect_left(self.starts, at)
+        if first and self.spans[self.starts[first - 1]][0] > at:
+            first -= 1
+        last = bisect_left(self.starts, at + size)
+        for start in self.starts[first:last]:
+            del self.spans[start]
+        self.starts[first:last] = [at]
+        self.spans[at] = (at + size, symbol)
+
+    def read(self, at: int, size: int, what: str) -> int:
+        end, symbol = self.spans.get(at, (0, 0))
+        assert end == at + size, f"{what} reads {size} bytes at {at}, where nothing of that size was written"
+        return symbol
+
+    def copy_from(self, other: Memory, source: int, target: int, size: int) -> None:
+        for start in other.starts[bisect_left(other.starts, source) : bisect_left(other.starts, source + size)]:
+            end, symbol = other.spans[start]
+            self.write(target + start - source, end - start, symbol)
+
+
+@dataclass
+class Flow:
+    """A channel in motion."""
+
+    channel: Channel
+    posted: int = 0
+    moved: int = 0
+    released: int = 0
+
+
+class Run:
+    """One replica of a plan.
+
+    results: what each microbatch left: ("gradient", parameter, use, microbatch), ("value", chain, column, microbatch), ("logits",)
+    """
+
+    def __init__(self, plan: Plan, replica: int, eager: bool):
+        self.plan = plan
+        self.eager = eager
+        self.memories = [Memory() for _ in plan.places]
+        self.flows = {c.name: Flow(c) for c in plan.channels}
+        self.first = replica * plan.microbatches // plan.layout.dp
+        self.results: dict[tuple[object, ...], int] = {}
+        self.begun = 0
+        for place in plan.places:
+            self._start(place)
+
+    def _start(self, place: Place) -> None:
+        memory, program = self.memories[place.place], self.plan.program
+        for n, name in enumerate(self.plan.scalar_names):
+            memory.write(place.record + 64 + 4 * n, 4, hash(("scalar", name)))
+        for held in place.held:
+            parameter = program.parameters[held.parameter]
+            memory.write(held.master, 4 * parameter.type.size, hash(parameter.name))
+            if held.copy is not None:
+                memory.write(held.copy, parameter.type.bytes, hash(parameter.name))
+        for use in (use for chunk in place.chunks["train"] for use in chunk.uses):
+            memory.write(use.levels[0], 4 * program.parameters[use.parameter].type.size, 0)
+
+    def walk(self, chain: str, begun: int) -> None:
+        """Walk the lists of a chain to their ends. begun: microbatches of the chain before."""
+        self.begun = begun
+        for flow in self.flows.values():
+            if flow.channel.chain == chain:
+                flow.posted = flow.moved = flow.released = begun
+        at = [0] * len(self.plan.places)
+        moved = True
+        while moved:
+            moved = False
+            for place in self.plan.places:
+                entries = place.lists[chain]
+                while at[place.place] < len(entries) and self._act(place, chain, entries[at[place.place]]):
+                    at[place.place] += 1
+                    moved = True
+        for place in self.plan.places:
+            left = place.lists[chain][at[place.place] :]
+            assert not left, f"place {place.place} waits at {left[0]}"
+        for flow in self.flows.values():
+            if flow.channel.chain == chain:
+                assert flow.posted == flow.moved == flow.released == begun + self.plan.rounds[chain], flow
+
+    def _act(self, place: Place, chain: str, entry: Entry) -> bool:
+        """One entry of a list; False when it must wait."""
+        kind, of, number = entry
+        number += self.begun
+        if isinstance(of, str):
+            return self._transfer(kind, self.flows[of], number)
+        if kind in ("F", "I", "W", "B"):
+            self._compute(place, chain, place.chunks[chain][of], kind, number)
+        return True
+
+    def _transfer(self, kind: str, flow: Flow, number: int) -> bool:
+        match kind:
+            case "SEND":
+                assert flow.posted == number, f"{flow.channel.name} sends {number} after {flow.posted} messages"
+                flow.posted += 1
+                while self.eager and self._move(flow):
+                    pass
+            case "FREE":
+                assert flow.released == number < flow.moved
+                flow.released += 1
+                while self.eager and self._move(flow):
+                    pass
+            case _:
+                while flow.moved <= number and self._move(flow):
+                    pass
+                return flow.moved > number
+        return True
+
+    def _move(self, flow: Flow) -> bool:
+        channel, n = flow.channel, flow.moved
+        if n >= flow.posted or n >= flow.released + channel.slots:
+            return False
+        source = channel.outbox + n % channel.outbox_slots * channel.slot_bytes
+        target = channel.inbox + n % channel.slots * channel.slot_bytes
+        self.memories[channel.target].copy_from(self.memories[channel.source], source, target, channel.slot_bytes)
+        flow.moved += 1
+        return True
+
+    def _compute(self, place: Place, chain: str, chunk: Chunk, kind: str, number: int) -> None:
+        memory, microbatch = self.memories[place.place], self.first + number - self.begun
+        memory.write(place.seed, 4, hash(("seed", microbatch)))
+        if kind == "F":
+            for of, operand in chunk.inputs:
+                value = self.plan.program.inputs[of]
+                memory.write(self._address(place, operand, number), value.type.bytes, hash(("input", value.name, microbatch)))
+        for row in (*((chunk.weight,) if kind == "F" and chunk.weight else ()), *chunk.rows[kind]):
+            self._row(place, chunk, row, number, microbatch)
+        if kind == "F":
+            for column, operand in chunk.values:
+                name, stage = self.plan.columns[chain].columns[column]
+                assert stage == chunk.stage
+                self.results["value", chain, name, column, microbatch] = memory.read(self._address(place, operand, number), 4, name)
+        if kind == "F" and chunk.logits:
+            kindof, operand = chunk.logits
+            self.results["logits", microbatch] = memory.read(self._address(place, operand, number), kindof.bytes, "logits")
+
+    def _address(self, place: Place, operand: int, number: int) -> int:
+        region = place.regions[operand >> REGION_SHIFT]
+        offset = operand & ((1 << REGION_SHIFT) - 1)
+        assert operand < 1 << REGION_SHIFT or offset < region.bytes
+        return region.base + number % region.slots * region.stride + offset
+
+    def _row(self, place: Place, chunk: Chunk, row: PlacedRow, number: int, microbatch: int) -> None:
+        memory, routine = self.memories[place.place], row.routine
+        at = [self._address(place, operand, number) for operand in row.at]
+        sizes = buffer_sizes(routine)
+        parameters = len(routine.function.parameters)
+        what = f"{row.name} of microbatch {microbatch}"
+        for address, size in zip(at, sizes, strict=True):
+            assert place.inbox_bytes <= address + size <= place.arena_bytes or address < place.inbox_bytes, what
+        reads = [memory.read(a, s, what) for a, s in zip(at[:parameters], sizes, strict=False)]
+        uses = {use.levels[0]: use for use in chunk.uses}
+        for address, size in zip(at[len(routine.binds) :], sizes[len(routine.binds) :], strict=True):
+            memory.write(address, size, 0)  # work memory
+        for n, name in enumerate(routine.binds[parameters:], parameters):
+            made = reads[0] if routine.function.name == "copy" else hash((routine.name, row.path, microbatch, n, *reads))
+            if name in routine.folds and at[n] in uses:
+                use = uses[at[n]]
+                self.results["gradient", use.parameter, use.index, microbatch] = made
+            else:
+                memory.write(at[n], sizes[n], made)
+
+
+def buffer_sizes(routine: Routine) -> list[int]:
+    """Bytes of the operands of a row in order."""
+    buffers = [routine.buffers[name] for name in routine.binds]
+    work = [routine.work_bytes] if routine.work_bytes else []
+    return [b.elements * DTYPE_BYTES[b.dtype] for b in buffers] + work
+
+
+Results = dict[tuple[object, ...], int]
+
+
+def run_plan(plan: Plan, eager: bool, rounds: Sequence[str] = ("train", "train", "evaluate", "sample", "train")) -> Results:
+    """What all replicas of a plan leave after some passes over the chains it has."""
+    results: Results = {}
+    for replica in range(plan.layout.dp):
+        run = Run(plan, replica, eager)
+        begun = dict.fromkeys(plan.rounds, 0)
+        for chain in rounds:
+            if chain in begun:
+                run.walk(chain, begun[chain])
+                begun[chain] += plan.rounds[chain]
+        results |= {k: v for k, v in run.results.items() if k[0] == "gradient" or replica == 0 or k[1] == "train"}
+    return results

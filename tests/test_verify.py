@@ -1,0 +1,332 @@
+"""The proof of a plan refuses what is wrong with the right code, naming rank, action and peer; one edit by hand for each kind of fault."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from mlc.diagnostics import Diagnostic, MlcError
+from mlc.driver import Options, compile_file
+from mlc.parallel.verify import explain_proof, verify
+
+Plan = dict[str, Any]
+Edit = Callable[[Plan], None]
+
+MODEL = ROOT / "benchmarks" / "models" / "skips.dsl"
+DEFINES = {"depth": 4, "context": 8, "width": 16}
+
+
+@cache
+def planned(folder: Path) -> Plan:
+    """Two places, two replicas, 1f1b, four microbatches a replica."""
+    options = Options(pp=2, dp=2, schedule="1f1b", microbatches=8, split="begin block*2 join block | join block*1 end", emit="plan")
+    compile_file(MODEL, folder, DEFINES, options)
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return copy.deepcopy(planned(tmp_path_factory.getbasetemp() / "verified"))
+
+
+def faults(plan: Plan) -> list[Diagnostic]:
+    with pytest.raises(MlcError) as problem:
+        verify(plan)
+    return list(problem.value.diagnostics)
+
+
+def rows(plan: Plan, place: int, chain: str = "train") -> list[list[Any]]:
+    return plan["places"][place]["lists"][chain]
+
+
+def at(plan: Plan, place: int, row: list[Any]) -> int:
+    return rows(plan, place).index(row)
+
+
+def channel(plan: Plan, name: str) -> dict[str, Any]:
+    return next(c for c in plan["channels"] if c["name"] == name)
+
+
+def region(plan: Plan, place: int, name: str) -> dict[str, Any]:
+    return next(r for r in plan["places"][place]["regions"] if r["name"] == name)
+
+
+def test_what_was_planned_holds(plan: Plan) -> None:
+    proof = verify(plan)
+    assert proof.actions == 2 * 4 * 2
+    assert proof.messages["act.train.0"] == proof.messages["grad.train.0"] == 4
+    assert "verified: 16 actions a step of a replica" in explain_proof(proof)
+
+
+# ------------------------------------------------------------------------------------------------------------------ not a plan
+
+
+def no_version(plan: Plan) -> None:
+    del plan["version"]
+
+
+def no_lists(plan: Plan) -> None:
+    del plan["places"][1]["lists"]
+
+
+def unknown_kind(plan: Plan) -> None:
+    rows(plan, 0)[0][0] = "G"
+
+
+def names_twice(plan: Plan) -> None:
+    plan["channels"].append(dict(plan["channels"][0]))
+
+
+def half_a_slot(plan: Plan) -> None:
+    channel(plan, "act.train.0")["slots"] = 1.5
+
+
+# -------------------------------------------------------------------------------------------------------------------- deadlock
+
+
+def gradient_before_activation(plan: Plan) -> None:
+    """The first place wants the gradient of 0 before it sends the activation of 0."""
+    receive = rows(plan, 0).pop(at(plan, 0, ["RECEIVE", "grad.train.0", 0]))
+    rows(plan, 0).insert(at(plan, 0, ["SEND", "act.train.0", 0]), receive)
+
+
+def waits_before_sending(plan: Plan) -> None:
+    """The second place wants the activation of 2 before it sends the gradient of 0, without which the first does not make it."""
+    for microbatch in (1, 2):
+        receive = rows(plan, 1).pop(at(plan, 1, ["RECEIVE", "act.train.0", microbatch]))
+        rows(plan, 1).insert(at(plan, 1, ["SEND", "grad.train.0", 0]), receive)
+
+
+# ------------------------------------------------------------------------------------------------------------------- transfers
+
+
+def send_dropped(plan: Plan) -> None:
+    rows(plan, 0).remove(["SEND", "act.train.0", 3])
+    rows(plan, 0).remove(["SENT", "act.train.0", 3])
+
+
+def receive_twice(plan: Plan) -> None:
+    row = ["RECEIVE", "act.train.0", 1]
+    rows(plan, 1).insert(at(plan, 1, row), list(row))
+
+
+def sent_out_of_order(plan: Plan) -> None:
+    list_0 = rows(plan, 0)
+    a, b = at(plan, 0, ["SENT", "act.train.0", 0]), at(plan, 0, ["SENT", "act.train.0", 1])
+    list_0[a], list_0[b] = list_0[b], list_0[a]
+
+
+def another_channel(plan: Plan) -> None:
+    rows(plan, 1)[at(plan, 1, ["SEND", "grad.train.0", 0])][1] = "act.train.0"
+
+
+def no_such_channel(plan: Plan) -> None:
+    rows(plan, 1)[at(plan, 1, ["RECEIVE", "act.train.0", 0])][1] = "act.train.7"
+
+
+def no_tree(plan: Plan) -> None:
+    plan["channels"] = [c for c in plan["channels"] if c["kind"] != "tree"]
+
+
+def no_reduction(plan: Plan) -> None:
+    plan["channels"] = [c for c in plan["channels"] if (c["kind"], c["from"]) != ("reduction", 1)]
+
+
+# -------------------------------------------------------------------------------------------------------------------- coverage
+
+
+def forward_dropped(plan: Plan) -> None:
+    rows(plan, 1).remove(["F", 0, 2])
+
+
+def backward_twice(plan: Plan) -> None:
+    row = ["B", 0, 2]
+    rows(plan, 0).insert(at(plan, 0, row), list(row))
+
+
+def descending(plan: Plan) -> None:
+    list_0 = rows(plan, 0)
+    a, b = at(plan, 0, ["F", 0, 0]), at(plan, 0, ["F", 0, 1])
+    list_0[a], list_0[b] = list_0[b], list_0[a]
+
+
+def weight_gradient_dropped(plan: Plan) -> None:
+    rows(plan, 1)[at(plan, 1, ["B", 0, 3])][0] = "I"
+
+
+def update_dropped(plan: Plan) -> None:
+    rows(plan, 0).remove(["UPDATE", 0, 0])
+
+
+def reduced_twice(plan: Plan) -> None:
+    rows(plan, 0).insert(at(plan, 0, ["REDUCE", 0, 0]), ["REDUCE", 0, 0])
+
+
+def slot_owned_twice(plan: Plan) -> None:
+    shards = plan["places"][0]["shards"]
+    shards[1].append(dict(shards[0][0]))
+
+
+def nobody_updates(plan: Plan) -> None:
+    shards = plan["places"][1]["shards"]
+    shards[0 if shards[0] else 1].pop()
+
+
+def use_forgotten(plan: Plan) -> None:
+    plan["places"][1]["uses"].pop()
+
+
+def shard_edge(plan: Plan) -> None:
+    piece = next(p for p in plan["places"][0]["shards"][0] if p["end"] - p["begin"] > 1024)
+    piece["end"] -= 512
+
+
+# ------------------------------------------------------------------------------------------------------------------- lifetimes
+
+
+def ring_too_small(plan: Plan) -> None:
+    ring = region(plan, 0, "train.0.F-B")
+    ring["slots"] -= 1
+
+
+def freed_too_soon(plan: Plan) -> None:
+    list_1 = rows(plan, 1)
+    free = list_1.pop(at(plan, 1, ["FREE", "act.train.0", 1]))
+    list_1.insert(at(plan, 1, ["F", 0, 1]), free)
+
+
+def never_freed(plan: Plan) -> None:
+    rows(plan, 1).remove(["FREE", "act.train.0", 3])
+
+
+def sent_before_made(plan: Plan) -> None:
+    list_0 = rows(plan, 0)
+    send = list_0.pop(at(plan, 0, ["SEND", "act.train.0", 1]))
+    list_0.insert(at(plan, 0, ["F", 0, 1]), send)
+
+
+def read_before_received(plan: Plan) -> None:
+    list_1 = rows(plan, 1)
+    receive = list_1.pop(at(plan, 1, ["RECEIVE", "act.train.0", 0]))
+    list_1.insert(at(plan, 1, ["F", 0, 0]) + 1, receive)
+
+
+def outbox_overwritten(plan: Plan) -> None:
+    """The sender fills a slot without waiting until the message that was there has left."""
+    list_0 = rows(plan, 0)
+    sent = list_0.pop(at(plan, 0, ["SENT", "act.train.0", 0]))
+    list_0.insert(at(plan, 0, ["F", 0, 2]) + 1, sent)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- memory
+
+
+def arena_too_small(plan: Plan) -> None:
+    plan["places"][1]["arena_bytes"] -= 4096
+
+
+def rings_overlap(plan: Plan) -> None:
+    region(plan, 0, "train.0.F-B")["base"] -= 64
+
+
+def slot_too_small(plan: Plan) -> None:
+    ring = region(plan, 0, "train.0.F-B")
+    ring["stride"] = ring["bytes"] - 64
+
+
+def message_too_small(plan: Plan) -> None:
+    row = channel(plan, "act.train.0")
+    row["slot_bytes"] -= 64
+    for place, side in ((0, "out"), (1, "in")):
+        region(plan, place, f"{side}:act.train.0")["stride"] -= 64
+
+
+def inbox_elsewhere(plan: Plan) -> None:
+    region(plan, 1, "in:act.train.0")["base"] += 64
+
+
+def inbox_not_shared(plan: Plan) -> None:
+    plan["places"][1]["inbox_bytes"] -= 4096
+
+
+def inbox_too_large(plan: Plan) -> None:
+    plan["places"][0]["inbox_bytes"] += 4096
+
+
+def states_overlap(plan: Plan) -> None:
+    pieces = [piece for piece in plan["places"][0]["shards"][0] if piece["states"]]
+    pieces[0]["states"][0] = pieces[1]["states"][0]
+
+
+EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
+    "E1201": ((no_version, "version"), (no_lists, "lists"), (unknown_kind, "'G'"), (names_twice, "one name"), (half_a_slot, "1.5")),
+    "E1202": (
+        (gradient_before_activation, "rank 0 at action 1 (RECEIVE grad.train.0 0)"),
+        (waits_before_sending, "rank 1 at action"),
+    ),
+    "E1203": (
+        (send_dropped, "rank 1 at action"),
+        (receive_twice, "rank 1, action"),
+        (sent_out_of_order, "rank 0, action"),
+        (another_channel, "the sender of act.train.0 is rank 0, not rank 1"),
+        (no_such_channel, "there is no channel act.train.7"),
+        (no_tree, "no tree channel"),
+        (no_reduction, "no reduction channel from place 1"),
+    ),
+    "E1204": (
+        (forward_dropped, "rank 1, chunk 0: forward of microbatch 2 is done 0 times"),
+        (backward_twice, "rank 0, chunk 0: input gradient of microbatch 2 is done 2 times"),
+        (descending, "rank 0, action"),
+        (weight_gradient_dropped, "rank 1, chunk 0: weight gradient of microbatch 3 is done 0 times"),
+        (update_dropped, "rank 0: the list ends with"),
+        (reduced_twice, "rank 0: gradients are reduced of chunks [0, 0]"),
+        (slot_owned_twice, "elements 0 to"),
+        (nobody_updates, "are updated"),
+        (use_forgotten, "are summed, the model has"),
+        (shard_edge, "edges are multiples of 1024"),
+    ),
+    "E1205": (
+        (ring_too_small, "rank 0, action"),
+        (freed_too_soon, "message 1 from rank 0 is freed before"),
+        (never_freed, "rank 1 never frees message 3 of act.train.0 from rank 0"),
+        (sent_before_made, "rank 0, action"),
+        (read_before_received, "(rank 0), which holds nothing"),
+        (outbox_overwritten, "it may not have left for rank 1"),
+    ),
+    "E1206": (
+        (arena_too_small, "rank 1: "),
+        (rings_overlap, "rank 0: train.0.F-B"),
+        (slot_too_small, "rank 0: train.0.F-B puts"),
+        (message_too_small, "into messages of"),
+        (inbox_elsewhere, "rank 1: in:act.train.0 is not the inbox of its channel"),
+        (inbox_not_shared, "of an inbox of"),
+        (inbox_too_large, "rank 0: record begins at byte"),
+        (states_overlap, "rank 0: state 0 of"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "edit", "words"), [(c, e, w) for c, edits in EDITS.items() for e, w in edits])
+def test_each_fault_is_named(code: str, edit: Edit, words: str, plan: Plan) -> None:
+    edit(plan)
+    found = faults(plan)
+    assert found[0].code == code, found
+    assert any(words in f.message for f in found), found
+
+
+def test_every_chain_is_proved(plan: Plan) -> None:
+    """A fault of evaluation or of sampling is one too."""
+    for chain in ("evaluate", "sample"):
+        broken = copy.deepcopy(plan)
+        kept = [row for row in rows(broken, 1, chain) if row[0] != "FREE"]
+        broken["places"][1]["lists"][chain] = kept
+        found = faults(broken)
+        assert [f.code for f in found] == ["E1205"]
+        assert found[0].message.startswith(chain)
