@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from layout_models import Programs
 
 from mlc.driver import Build, Options, compile_file
 
@@ -62,6 +63,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
         return builds[key]
 
     return compile_once
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """Programs and libraries of models on layouts, each built once for all tests of a worker."""
+    return Programs(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="session")

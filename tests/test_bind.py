@@ -184,15 +184,10 @@ WORDS = np.random.default_rng(2).integers(0, 256, (8 * 2, 13)).astype(np.int32)
 WINDOWS = {"tokens": WORDS[:, :-1], "targets": WORDS[:, 1:]}
 
 
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    return Programs(tmp_path_factory.mktemp("ranks"))
-
-
 @pytest.fixture(params=["gpt2", "gpt2-bf16"])
-def pairs(request: pytest.FixtureRequest, libraries: Programs) -> tuple[Build, list[Build]]:
+def pairs(request: pytest.FixtureRequest, programs: Programs) -> tuple[Build, list[Build]]:
     """The library of one rank and those of several, of a model at f32 and at bf16."""
-    one, *several = (libraries.library(MODELS[request.param], layout.options(8)) for layout in (Layout(), *LAYOUTS))
+    one, *several = (programs.library(MODELS[request.param], layout.options(8)) for layout in (Layout(), *LAYOUTS))
     return one, several
 
 

@@ -22,8 +22,8 @@ DEEP = Model("examples/gpt2.dsl", TEXT | {"depth": 30, "width": 16})
 class Runs:
     """Digests of programs after three steps; each program is built once."""
 
-    def __init__(self, folder: Path):
-        self.programs = Programs(folder)
+    def __init__(self, programs: Programs):
+        self.programs = programs
 
     def digest(self, model: Model, options: Options) -> str:
         program = self.programs.build(model, options)
@@ -38,8 +38,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("edges"))
+def runs(programs: Programs) -> Runs:
+    return Runs(programs)
 
 
 def plan_of(model: Model, folder: Path, options: Options) -> dict[str, Any]:

@@ -46,8 +46,8 @@ SAMPLE = (
 class Runs:
     """Programs, and what their runs said."""
 
-    def __init__(self, folder: Path):
-        self.programs = Programs(folder)
+    def __init__(self, programs: Programs):
+        self.programs = programs
         self.one = cache(self._one)
 
     def program(self, model: str, layout: Layout) -> Path:
@@ -65,8 +65,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("layouts"))
+def runs(programs: Programs) -> Runs:
+    return Runs(programs)
 
 
 def check(runs: Runs, model: str, layout: Layout, transport: str, threads: int) -> None:

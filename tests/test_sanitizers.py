@@ -1,5 +1,5 @@
 """Every example, built without a warning with clang and with the address, undefined-behaviour and thread sanitizers, trains,
-evaluates, saves and goes on cleanly."""
+evaluates, saves and goes on cleanly; so do several ranks, as threads and as processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layout_models import MODELS, Layout, Programs, data_options, execute
 
 from mlc.driver import Options, compile_file
 
@@ -69,4 +70,37 @@ def test_runs_clean(case: Case, way: str, built: Built, tmp_path: Path) -> None:
         environment = {**os.environ, **ENVIRONMENT}
         done = subprocess.run([*common, *extra], capture_output=True, text=True, check=False, env=environment, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr
+
+
+#: Several ranks: what makes them different is tied embeddings, skips, copies at bf16, rules for whole tensors.
+RANKS = (
+    ("gpt2-bf16", Layout(2, 2, "zb-h1")),
+    ("unet", Layout(3, 1, "1f1b")),
+    ("muon", Layout(2, 2, "dualpipe-v", 2)),
+    ("state", Layout(1, 3, groups=6)),
+)
+
+
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Programs]:
+    warnings = "WARNINGS=-Wall -Wextra -Werror"
+    return {way: Programs(tmp_path_factory.mktemp("ranks") / way, (warnings, *variables)) for way, variables in BUILDS.items()}
+
+
+@pytest.mark.parametrize(
+    ("way", "transport"), [("address", "threads"), ("address", "local"), ("thread", "threads"), ("clang", "local")], ids=str
+)
+@pytest.mark.parametrize(("name", "layout"), RANKS, ids=str)
+def test_several_ranks_run_clean(
+    name: str, layout: Layout, way: str, transport: str, ways: dict[str, Programs], tmp_path: Path
+) -> None:
+    model = MODELS[name]
+    program = ways[way].build(model, layout.options(12 if layout.dp == 3 else 8))
+    common = [str(program), *data_options(model, tmp_path), "--transport", transport, "--threads", "2", "--hash"]
+    common += ["--checkpoint", str(tmp_path / "saved"), "--log", str(tmp_path / "log.jsonl")]
+    if not model.arrays:
+        common += ["--sample", "3", "--prompt", "The "]
+    for extra in (["--steps", "3", "--trace", str(tmp_path / "trace.json")], ["--steps", "5", "--resume", "auto"]):
+        done = execute([*common, *extra], **ENVIRONMENT)
         assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import random
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from conftest import ROOT
 from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
 from mlc.parallel.verify import explain_proof, verify
+from mlc.plan.report import explain_plan
 
 Plan = dict[str, Any]
 Edit = Callable[[Plan], None]
@@ -102,6 +105,13 @@ def waits_before_sending(plan: Plan) -> None:
     for microbatch in (1, 2):
         receive = rows(plan, 1).pop(at(plan, 1, ["RECEIVE", "act.train.0", microbatch]))
         rows(plan, 1).insert(at(plan, 1, ["SEND", "grad.train.0", 0]), receive)
+
+
+def no_slot_left(plan: Plan) -> None:
+    """The second place keeps two messages until it has the third, for which its two slots have no room."""
+    for microbatch in (1, 0):
+        free = rows(plan, 1).pop(at(plan, 1, ["FREE", "act.train.0", microbatch]))
+        rows(plan, 1).insert(at(plan, 1, ["RECEIVE", "act.train.0", 2]) + 1, free)
 
 
 # ------------------------------------------------------------------------------------------------------------------- transfers
@@ -270,6 +280,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1202": (
         (gradient_before_activation, "rank 0 at action 1 (RECEIVE grad.train.0 0)"),
         (waits_before_sending, "rank 1 at action"),
+        (no_slot_left, "waits for one of its own 2 slots, to which rank 0 can send it"),
     ),
     "E1203": (
         (send_dropped, "rank 1 at action"),
@@ -330,3 +341,28 @@ def test_every_chain_is_proved(plan: Plan) -> None:
         found = faults(broken)
         assert [f.code for f in found] == ["E1205"]
         assert found[0].message.startswith(chain)
+
+
+def leaves(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of everything in a JSON document."""
+    rows = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return [p for key, value in rows for p in ((*path, key), *leaves(value, (*path, key)))]
+
+
+def test_damaged_plans_are_refused_or_harmless(plan: Plan) -> None:
+    """Something missing, of another kind or far too large anywhere in the file is a diagnostic, never a crash."""
+    rng = random.Random(1)
+    paths = leaves(plan)
+    for _ in range(120):
+        damaged = copy.deepcopy(plan)
+        *path, key = rng.choice([p for p in rng.sample(paths, 40) if len(p) < rng.randint(2, 8)] or [("pp",)])
+        within = damaged
+        for step in path:
+            within = within[step]
+        if rng.random() < 0.3:
+            del within[key]
+        else:
+            within[key] = rng.choice([None, -1, 0, 3, "x", [], {}, 1.5, True, 1 << 70, [[]], [1, 2]])
+        for judge in (verify, explain_plan):
+            with contextlib.suppress(MlcError):
+                judge(damaged)

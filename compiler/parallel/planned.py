@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ CHAINS = ("train", "evaluate", "sample")
 COMPUTE = ("F", "I", "W", "B")
 TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
 ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD")
+#: More microbatches of one replica than any step has.
+MOST_ROUNDS = 1 << 20
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "tree")
 
 
@@ -172,8 +175,17 @@ def read_plan(content: Mapping[str, Any]) -> Planned:
     """The plan in a parsed plan.json. raises: E1201 where something is missing or not of its kind"""
     if content.get("version") != VERSION:
         raise refusal("E1201", f"plan.json has version {content.get('version')!r}, this mlc reads version {VERSION}")
+    with reading():
+        planned = _read(content)
+        _check_references(planned)
+    return planned
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Whatever goes wrong inside is the fault of the plan.json that is read. raises: E1201"""
     try:
-        return _read(content)
+        yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
         raise refusal("E1201", f"plan.json is damaged: {type(problem).__name__} {problem}") from problem
 
@@ -199,10 +211,44 @@ def _read(content: Mapping[str, Any]) -> Planned:
     return planned
 
 
+def _check_references(planned: Planned) -> None:
+    """Numbers of parameters, chunks and stages are of some that there are."""
+    for place in planned.places:
+        for piece in (piece for shard in place.shards for piece in shard):
+            states = planned.parameters[_below(piece.parameter, len(planned.parameters), "parameters")].states
+            _below(len(piece.states), len(states) + 1, "states")
+        for use in place.uses:
+            _below(use.parameter, len(planned.parameters), "parameters")
+            _below(use.chunk, len(place.stages), "chunks")
+    for parameter in planned.parameters:
+        for stage, _ in parameter.uses:
+            _below(stage, len(planned.stages), "stages")
+    for chain, rounds in planned.rounds.items():
+        _below(rounds, MOST_ROUNDS + 1, f"microbatches of {chain}")
+
+
+def _below(value: int, count: int, what: str) -> int:
+    if not 0 <= value < count:
+        raise ValueError(f"{value} is outside of {count} {what}")
+    return value
+
+
 def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 62:
         raise TypeError(f"{value!r} is not a whole number")
     return value
+
+
+def _chain(value: Any) -> str | None:
+    if value is not None and value not in CHAINS:
+        raise ValueError(f"{value!r} is no chain")
+    return value
+
+
+def _names(values: Any) -> frozenset[str]:
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r} are not names")
+    return frozenset(values)
 
 
 def _count(value: Any) -> int:
@@ -227,11 +273,11 @@ def _channel(c: Mapping[str, Any]) -> Channel:
     if c["kind"] not in CHANNEL_KINDS:
         raise ValueError(f"{c['kind']!r} is no kind of channel")
     numbers = [_whole(c[key]) for key in ("from", "to", "slot_bytes", "slots", "outbox_slots", "inbox", "headers", "outbox")]
-    return Channel(str(c["name"]), str(c["kind"]), c["chain"], *numbers)
+    return Channel(str(c["name"]), str(c["kind"]), _chain(c["chain"]), *numbers)
 
 
 def _region(r: Mapping[str, Any]) -> Region:
-    return Region(str(r["name"]), _whole(r["base"]), _whole(r["stride"]), _count(r["slots"]), _whole(r["bytes"]), r.get("chain"))
+    return Region(str(r["name"]), _whole(r["base"]), _whole(r["stride"]), _count(r["slots"]), _whole(r["bytes"]), _chain(r.get("chain")))
 
 
 def _place(p: Mapping[str, Any]) -> Place:
@@ -243,7 +289,7 @@ def _place(p: Mapping[str, Any]) -> Place:
         arena_bytes=_count(p["arena_bytes"]),
         inbox_bytes=_whole(p["inbox_bytes"]),
         levels=_whole(p["levels"]),
-        fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), f.get("chain")) for f in p["fixed"]),
+        fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), _chain(f.get("chain"))) for f in p["fixed"]),
         regions=regions,
         phases={chain: {name: _touch(t) for name, t in of.items()} for chain, of in p["phases"].items()},
         lists={chain: tuple(map(_entry, rows)) for chain, rows in p["lists"].items()},
@@ -254,7 +300,7 @@ def _place(p: Mapping[str, Any]) -> Place:
 
 
 def _touch(t: Mapping[str, Any]) -> Touch:
-    return Touch(frozenset(t["reads"]), frozenset(t["writes"]))
+    return Touch(_names(t["reads"]), _names(t["writes"]))
 
 
 def _entry(row: Any) -> Entry:

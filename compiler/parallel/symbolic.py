@@ -333,7 +333,10 @@ class _Run:
         entry = stream.current
         if entry is None or entry.kind != "RECEIVE":
             return False
-        sender = self.streams[self.flows[str(entry.of)].channel.source]
+        flow = self.flows[str(entry.of)]
+        if flow.posted > entry.microbatch:
+            return False
+        sender = self.streams[flow.channel.source]
         left = sender.entries[sender.at :]
         return not any(e.kind == "SEND" and e.of == entry.of and e.microbatch == entry.microbatch for e in left)
 
@@ -344,7 +347,10 @@ class _Run:
         where = f"rank {rank} at action {stream.at} ({entry})"
         if entry.kind not in ("RECEIVE", "SENT"):
             return f"{where} waits for the other ranks"
-        channel = self.flows[str(entry.of)].channel
+        flow = self.flows[str(entry.of)]
+        channel = flow.channel
+        if entry.kind == "RECEIVE" and flow.posted > entry.microbatch:
+            return f"{where} waits for one of its own {channel.slots} slots, to which rank {channel.source} can send it"
         if entry.kind == "RECEIVE":
             return f"{where} waits for rank {channel.source} to send it"
         return f"{where} waits for rank {channel.target} to free a slot"

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from mlc.parallel.cut_report import explain_stages
+from mlc.parallel.planned import reading
 from mlc.parallel.quantities import size_text
 
 #: Tensors listed by size, and actions of a list that are spelled out; the others are summed up.
@@ -20,7 +21,12 @@ Json = Mapping[str, Any]
 
 
 def explain_plan(plan: Json) -> str:
-    """Ranks, memory, stages, order and messages of a plan that `mlc compile` wrote."""
+    """Ranks, memory, stages, order and messages of a plan that `mlc compile` wrote. raises: E1201 where it is damaged"""
+    with reading():
+        return _explained(plan)
+
+
+def _explained(plan: Json) -> str:
     elements = sum(p["elements"] for p in plan["parameters"])
     arena = max(place["arena_bytes"] for place in plan["places"])
     lines = [

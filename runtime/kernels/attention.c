@@ -57,7 +57,7 @@ static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *
     for (int64_t i = 0; i < rows; i += height)
         for (int64_t j = 0; j < columns; j += MLC_TILE_COLUMNS)
             mlc_tile((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, a_pitch, b + j, b_pitch,
-                c + i * c_pitch + j, c_pitch, add);
+                c + i * c_pitch + j, c_pitch, add, NULL);
 }
 
 /* Writes rows of f32 as the dtype of the result, each divided by its divisor if there are divisors. */

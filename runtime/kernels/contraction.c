@@ -15,15 +15,15 @@
 #include "pack.h"
 
 enum {
-    DEPTH = 384,     /* of a k block */
-    SIDE = 1024,     /* rows or columns of a block of c, at most */
-    PIECE = 512,     /* columns of a piece of c, at most */
+    DEPTH = 384,      /* of a k block */
+    SIDE = 1024,      /* rows or columns of a block of c, at most */
+    PIECE = 64,       /* columns of a piece of c, at most: the lines that its epilogue writes fit into a store queue */
     STAYING = 161792, /* floats of the operand that stays: 30 panels of a or 13 of b at full depth */
     PASSING = 24576,  /* floats of a chunk of the other one: 4 panels of a or 2 of b at full depth */
     OFFSETS = 2 * SIDE + DEPTH,
     C_FLOATS = MLC_CONTRACT_SCRATCH_BYTES / 4 - STAYING - PASSING - 2 * OFFSETS,
 };
-_Static_assert(PASSING >= DEPTH * MLC_TILE_COLUMNS && PASSING >= DEPTH * MLC_TILE_ROWS + MLC_STRIP, "a chunk holds a panel");
+_Static_assert(PASSING >= DEPTH * PIECE && PASSING >= DEPTH * MLC_TILE_ROWS + MLC_STRIP, "a chunk holds a piece of b or a panel of a");
 _Static_assert(C_FLOATS >= MLC_TILE_ROWS * MLC_PITCH(PIECE), "c holds a piece");
 
 /* What a thread works on, and its buffers in scratch. */
@@ -35,7 +35,6 @@ typedef struct contraction {
     int64_t batches, rows, columns, depth;
     int64_t k_block;          /* depth of a k block */
     int64_t a_panel, b_panel; /* floats of a panel; a strip may write past the end of a row panel */
-    int64_t piece;            /* columns of a piece of c */
     float *staying, *passing, *c;
     int64_t *m_at, *n_at, *k_at;
 } contraction;
@@ -99,13 +98,6 @@ static int64_t run_of(const mlc_index *index, int rank, int of_b)
     return (of_b ? index[rank - 1].b : index[rank - 1].a) == 1 ? index[rank - 1].extent : 1;
 }
 
-/* A packing reads along the longer of the two runs. */
-static mlc_packing packing_of(const void *x, int dtype, int64_t lane_run, int64_t k_run)
-{
-    const mlc_packing packing = {.x = x, .dtype = dtype, .lane_run = lane_run, .k_run = lane_run < k_run ? k_run : 1};
-    return packing;
-}
-
 static const void *shifted(const void *x, int dtype, int64_t elements)
 {
     return (const char *)x + elements * (dtype == MLC_F32 ? 4 : 2);
@@ -117,45 +109,57 @@ static int64_t panel_row(int64_t rows, int64_t panels, int64_t i)
     return rows * i / panels;
 }
 
-/* Columns first to first + columns - 1 of the block, at b_panels. n_at holds the offsets of the block. */
-static void pack_b(const contraction *s, const void *b, float *b_panels, int64_t first, int64_t columns, int64_t k0, int64_t depth)
+/* How a and b are packed in the k block at k0: along the longer of the two runs. k_at takes the offsets of that block. */
+
+static mlc_packing packing_of_a(const contraction *s, const void *a, int64_t k0, int64_t depth)
+{
+    const int64_t lane_run = run_of(s->m, s->m_rank, 0), k_run = run_of(s->k, s->k_rank, 0);
+    const mlc_packing packing = {.x = a, .dtype = s->a_dtype, .lanes = s->m_at, .ks = s->k_at, .lane_run = lane_run,
+        .k_run = lane_run < k_run ? k_run : 1, .k_begin = k0, .depth = depth, .pitch = MLC_TILE_ROWS};
+    offsets_of(s->k_at, s->k, s->k_rank, k0, depth, 0);
+    return packing;
+}
+
+static mlc_packing packing_of_b(const contraction *s, const void *b, int64_t k0, int64_t depth)
+{
+    const int64_t lane_run = run_of(s->n, s->n_rank, 1), k_run = run_of(s->k, s->k_rank, 1);
+    const mlc_packing packing = {.x = b, .dtype = s->b_dtype, .lanes = s->n_at, .ks = s->k_at, .lane_run = lane_run,
+        .k_run = lane_run < k_run ? k_run : 1, .k_begin = k0, .depth = depth, .pitch = MLC_TILE_COLUMNS};
+    offsets_of(s->k_at, s->k, s->k_rank, k0, depth, 1);
+    return packing;
+}
+
+/* A block of c. */
+typedef struct block {
+    const void *a, *b; /* of its batch index */
+    int64_t batch, m0, n0;
+    int64_t rows, columns, panels; /* how many; row panels */
+} block;
+
+/* Row panels [first, end) of the block. */
+static void pack_a(const contraction *s, const mlc_packing *packing, const block *x, float *a_panels, int64_t first, int64_t end)
+{
+    mlc_strip strips[SIDE / MLC_TILE_ROWS + 1];
+    for (int64_t i = first; i < end; i++) {
+        const int64_t row = panel_row(x->rows, x->panels, i), height = panel_row(x->rows, x->panels, i + 1) - row;
+        const mlc_strip strip = {a_panels + (i - first) * s->a_panel, row, (int)height, (int)height};
+        strips[i - first] = strip;
+    }
+    mlc_pack(packing, strips, (int)(end - first));
+}
+
+/* Columns [first, end) of the block. */
+static void pack_b(const contraction *s, const mlc_packing *packing, float *b_panels, int64_t first, int64_t end)
 {
     enum { STRIP = MLC_TILE_COLUMNS < MLC_STRIP ? MLC_TILE_COLUMNS : MLC_STRIP };
     mlc_strip strips[SIDE / STRIP];
     int count = 0;
-    for (int64_t j = 0; j < columns; j += STRIP) {
+    for (int64_t j = 0; j < end - first; j += STRIP) {
         float *panel = b_panels + j / MLC_TILE_COLUMNS * s->b_panel;
-        const mlc_strip strip = {panel + j % MLC_TILE_COLUMNS, first + j, (int)least(STRIP, columns - j), STRIP};
+        const mlc_strip strip = {panel + j % MLC_TILE_COLUMNS, first + j, (int)least(STRIP, end - first - j), STRIP};
         strips[count++] = strip;
     }
-    offsets_of(s->k_at, s->k, s->k_rank, k0, depth, 1);
-    mlc_packing packing = packing_of(b, s->b_dtype, run_of(s->n, s->n_rank, 1), run_of(s->k, s->k_rank, 1));
-    packing.lanes = s->n_at;
-    packing.ks = s->k_at;
-    packing.k_begin = k0;
-    packing.depth = depth;
-    packing.pitch = MLC_TILE_COLUMNS;
-    mlc_pack(&packing, strips, count);
-}
-
-/* Panels first to first + count - 1 of the `panels` over `rows`, at a_panels. m_at holds the offsets of the block. */
-static void pack_a(const contraction *s, const void *a, float *a_panels, int64_t rows, int64_t panels, int64_t first, int64_t count,
-    int64_t k0, int64_t depth)
-{
-    mlc_strip strips[SIDE / MLC_TILE_ROWS + 1];
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t row = panel_row(rows, panels, first + i), height = panel_row(rows, panels, first + i + 1) - row;
-        const mlc_strip strip = {a_panels + i * s->a_panel, row, (int)height, (int)height};
-        strips[i] = strip;
-    }
-    offsets_of(s->k_at, s->k, s->k_rank, k0, depth, 0);
-    mlc_packing packing = packing_of(a, s->a_dtype, run_of(s->m, s->m_rank, 0), run_of(s->k, s->k_rank, 0));
-    packing.lanes = s->m_at;
-    packing.ks = s->k_at;
-    packing.k_begin = k0;
-    packing.depth = depth;
-    packing.pitch = MLC_TILE_ROWS;
-    mlc_pack(&packing, strips, (int)count);
+    mlc_pack(packing, strips, count);
 }
 
 /* What is done with c. */
@@ -165,32 +169,31 @@ typedef struct finish {
     const void *closure;
 } finish;
 
-/* A block of c. */
-typedef struct block {
-    const void *a, *b; /* of its batch index */
-    int64_t batch;
-    mlc_range m, n;
-    int64_t rows, columns, panels; /* how many; row panels */
-} block;
+/* A part of the block: row panels [first, end) by columns [n0, n1), with their operands, in one block of k. */
+typedef struct product {
+    int64_t first, end, n0, n1;
+    const float *a_panels, *b_panels;
+    int64_t k0, depth;
+    mlc_ahead ahead; /* what the next chunk is packed from */
+} product;
 
-/* c (+)= a b for row panels [first, end) and columns [n0, n1) of the block, then the epilogue if this is the last of k.
- * c has room for the block, or for one piece when k has one block. */
-static void multiply(const contraction *s, const finish *f, const block *x, int64_t first, int64_t end, const float *a_panels, int64_t n0,
-    int64_t n1, const float *b_panels, int64_t k0, int64_t depth)
+/* c (+)= a b, then the epilogue if this is the last block of k. c has room for one piece when k has one block, else for the block. */
+static void multiply(const contraction *s, const finish *f, const block *x, product *p)
 {
     const int single = s->depth <= s->k_block;
-    const int64_t pitch = MLC_PITCH(single ? s->piece : x->columns);
-    for (int64_t i = first; i < end; i++, a_panels += s->a_panel) {
+    const int64_t pitch = MLC_PITCH(single ? PIECE : x->columns);
+    for (int64_t i = p->first; i < p->end; i++) {
         const int64_t row = panel_row(x->rows, x->panels, i), height = panel_row(x->rows, x->panels, i + 1) - row;
-        for (int64_t j = n0; j < n1; j += s->piece) {
-            const int64_t columns = least(s->piece, n1 - j);
-            const float *b = b_panels + (j - n0) / MLC_TILE_COLUMNS * s->b_panel;
+        const float *a = p->a_panels + (i - p->first) * s->a_panel;
+        for (int64_t j = p->n0; j < p->n1; j += PIECE) {
+            const int64_t columns = least(PIECE, p->n1 - j);
+            const float *b = p->b_panels + (j - p->n0) / MLC_TILE_COLUMNS * s->b_panel;
             float *c = single ? s->c : s->c + row * pitch + j;
-            for (int64_t at = 0; at < columns; at += MLC_TILE_COLUMNS, b += s->b_panel)
-                mlc_tile((int)height, columns - at > MLC_LANES ? 2 : 1, depth, a_panels, MLC_TILE_ROWS, b, MLC_TILE_COLUMNS, c + at, pitch,
-                    k0 > 0);
-            if (k0 + depth == s->depth)
-                f->epilogue(f->env, f->closure, c, pitch, x->batch, x->m.begin + row, height, x->n.begin + j, columns);
+            for (int64_t l = 0; l < columns; l += MLC_TILE_COLUMNS, b += s->b_panel)
+                mlc_tile((int)height, columns - l > MLC_LANES ? 2 : 1, p->depth, a, MLC_TILE_ROWS, b, MLC_TILE_COLUMNS, c + l, pitch,
+                    p->k0 > 0, &p->ahead);
+            if (p->k0 + p->depth == s->depth)
+                f->epilogue(f->env, f->closure, c, pitch, x->batch, x->m0 + row, height, x->n0 + j, columns);
         }
     }
 }
@@ -199,13 +202,17 @@ static void multiply(const contraction *s, const finish *f, const block *x, int6
 static void block_with_a(const contraction *s, const finish *f, const block *x, int packed)
 {
     for (int64_t k0 = 0; k0 < s->depth; k0 += s->k_block) {
-        const int64_t depth = least(s->k_block, s->depth - k0);
-        if (!packed)
-            pack_a(s, x->a, s->staying, x->rows, x->panels, 0, x->panels, k0, depth);
-        for (int64_t j = 0; j < x->columns; j += s->piece) {
-            const int64_t end = least(j + s->piece, x->columns);
-            pack_b(s, x->b, s->passing, j, end - j, k0, depth);
-            multiply(s, f, x, 0, x->panels, s->staying, j, end, s->passing, k0, depth);
+        product p = {.end = x->panels, .a_panels = s->staying, .b_panels = s->passing, .k0 = k0, .depth = least(s->k_block, s->depth - k0)};
+        if (!packed) {
+            const mlc_packing a = packing_of_a(s, x->a, k0, p.depth);
+            pack_a(s, &a, x, s->staying, 0, x->panels);
+        }
+        const mlc_packing b = packing_of_b(s, x->b, k0, p.depth);
+        for (; p.n0 < x->columns; p.n0 = p.n1) {
+            p.n1 = least(p.n0 + PIECE, x->columns);
+            pack_b(s, &b, s->passing, p.n0, p.n1);
+            p.ahead = mlc_ahead_of(&b, p.n1, least(PIECE, x->columns - p.n1));
+            multiply(s, f, x, &p);
         }
     }
 }
@@ -215,13 +222,18 @@ static void block_with_b(const contraction *s, const finish *f, const block *x, 
 {
     const int64_t chunk = PASSING / s->a_panel;
     for (int64_t k0 = 0; k0 < s->depth; k0 += s->k_block) {
-        const int64_t depth = least(s->k_block, s->depth - k0);
-        if (!packed)
-            pack_b(s, x->b, s->staying, 0, x->columns, k0, depth);
-        for (int64_t i = 0; i < x->panels; i += chunk) {
-            const int64_t end = least(i + chunk, x->panels);
-            pack_a(s, x->a, s->passing, x->rows, x->panels, i, end - i, k0, depth);
-            multiply(s, f, x, i, end, s->passing, 0, x->columns, s->staying, k0, depth);
+        product p = {.n1 = x->columns, .a_panels = s->passing, .b_panels = s->staying, .k0 = k0, .depth = least(s->k_block, s->depth - k0)};
+        if (!packed) {
+            const mlc_packing b = packing_of_b(s, x->b, k0, p.depth);
+            pack_b(s, &b, s->staying, 0, x->columns);
+        }
+        const mlc_packing a = packing_of_a(s, x->a, k0, p.depth);
+        for (; p.first < x->panels; p.first = p.end) {
+            p.end = least(p.first + chunk, x->panels);
+            const int64_t row = panel_row(x->rows, x->panels, p.end), next = least(p.end + chunk, x->panels);
+            pack_a(s, &a, x, s->passing, p.first, p.end);
+            p.ahead = mlc_ahead_of(&a, row, panel_row(x->rows, x->panels, next) - row);
+            multiply(s, f, x, &p);
         }
     }
 }
@@ -237,7 +249,7 @@ static blocking blocking_with_a(const contraction *s, int64_t rows, int64_t colu
 {
     const int single = s->depth <= s->k_block;
     const int64_t row_blocks = parts_of(rows, least(SIDE, STAYING / s->a_panel * MLC_TILE_ROWS));
-    const int64_t fit = (C_FLOATS / parts_of(rows, row_blocks) - MLC_LANES) / MLC_TILE_COLUMNS * MLC_TILE_COLUMNS;
+    const int64_t fit = (C_FLOATS / parts_of(rows, row_blocks) - 32) / MLC_TILE_COLUMNS * MLC_TILE_COLUMNS; /* MLC_PITCH adds 31 at most */
     const int64_t column_blocks = parts_of(columns, single ? SIDE : least(SIDE, fit));
     const blocking x = {1, row_blocks, column_blocks, (double)(row_blocks * columns) + (double)(single ? 1 : column_blocks) * (double)rows};
     return x;
@@ -256,7 +268,7 @@ static blocking blocking_with_b(const contraction *s, int64_t rows, int64_t colu
 static blocking blocking_of(const contraction *s, int64_t rows, int64_t columns)
 {
     const blocking a = blocking_with_a(s, rows, columns), b = blocking_with_b(s, rows, columns);
-    return a.packed < b.packed ? a : b;
+    return a.packed <= b.packed ? a : b;
 }
 
 /* The rectangle of one thread. */
@@ -320,10 +332,10 @@ static void run_block(const contraction *s, const finish *f, const region *r, co
     x.rows = m.end - m.begin;
     x.columns = n.end - n.begin;
     x.panels = parts_of(x.rows, MLC_TILE_ROWS);
-    x.m.begin = r->rows.begin + m.begin;
-    x.n.begin = r->columns.begin + n.begin;
-    offsets_of(s->m_at, s->m, s->m_rank, x.m.begin, x.rows, 0);
-    offsets_of(s->n_at, s->n, s->n_rank, x.n.begin, x.columns, 1);
+    x.m0 = r->rows.begin + m.begin;
+    x.n0 = r->columns.begin + n.begin;
+    offsets_of(s->m_at, s->m, s->m_rank, x.m0, x.rows, 0);
+    offsets_of(s->n_at, s->n, s->n_rank, x.n0, x.columns, 1);
     if (cut->a_stays)
         block_with_a(s, f, &x, single && column > 0);
     else
@@ -352,7 +364,6 @@ void mlc_contract(const mlc_env *env, const mlc_contraction *contraction_, const
     s.k_block = parts_of(parts_of(s.depth, parts_of(s.depth, DEPTH)), 16) * 16;
     s.a_panel = s.k_block * MLC_TILE_ROWS + MLC_STRIP;
     s.b_panel = s.k_block * MLC_TILE_COLUMNS;
-    s.piece = least(PIECE, PASSING / s.b_panel * MLC_TILE_COLUMNS);
     s.staying = (float *)env->scratch;
     s.passing = s.staying + STAYING;
     s.c = s.passing + PASSING;

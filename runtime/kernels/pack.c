@@ -88,10 +88,11 @@ MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dty
 
 #endif
 
+/* A strip with one break at most is whole when its ends are as far apart as they are in a whole one. */
 static int side_by_side(const mlc_packing *p, const mlc_strip *strip)
 {
-    const int64_t *lanes = p->lanes + strip->first;
-    return strip->count == 1 || (p->lane_run > 1 && lanes[strip->count - 1] - lanes[0] == strip->count - 1);
+    const int64_t *lanes = p->lanes + strip->first, last = strip->count - 1;
+    return last == 0 || (p->lane_run >= last && lanes[last] - lanes[0] == last);
 }
 
 /* Rows of memory in bands of 8, so that neighbouring strips of a row follow each other soon. */
@@ -138,6 +139,22 @@ void mlc_pack(const mlc_packing *p, const mlc_strip *strips, int count)
         (transposed ? pack_transposed(p, strips, count, MLC_F32) : pack_lanes(p, strips, count, MLC_F32));
     else
         (transposed ? pack_transposed(p, strips, count, MLC_BF16) : pack_lanes(p, strips, count, MLC_BF16));
+}
+
+mlc_ahead mlc_ahead_of(const mlc_packing *p, int64_t first, int64_t count)
+{
+    const int transposed = p->k_run > 1;
+    const int64_t size = p->dtype == MLC_F32 ? 4 : 2, *lanes = p->lanes + first;
+    const int64_t *across = transposed ? lanes : p->ks, *along = transposed ? p->ks : lanes;
+    const int64_t runs = transposed ? count : p->depth, length = transposed ? p->depth : count;
+    mlc_ahead ahead = {.size = size};
+    if (count > 0 && along[length - 1] - along[0] == length - 1) {
+        ahead.x = (const char *)p->x + along[0] * size;
+        ahead.offsets = across;
+        ahead.runs = runs;
+        ahead.lines = (length * size + 63) / 64;
+    }
+    return ahead;
 }
 
 MLC_INLINE void pack_matrix_transposed(float *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows,

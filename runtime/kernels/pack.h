@@ -26,6 +26,9 @@ typedef struct mlc_packing {
 
 void mlc_pack(const mlc_packing *packing, const mlc_strip *strips, int count);
 
+/* What packing lanes [first, first + count) reads, if each k (or lane) of it lies side by side; else nothing. */
+mlc_ahead mlc_ahead_of(const mlc_packing *packing, int64_t first, int64_t count);
+
 /* A matrix in memory: element (i, k) is x[i * stride + k], i < rows, k < depth. What follows the rows (or the depth) up to a
  * multiple of MLC_STRIP becomes 0; `pitch` is at least that. */
 

@@ -2,7 +2,7 @@
 #include "tile.h"
 
 #define MLC_TILE_PARAMETERS                                                                                                        \
-    int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add
+    int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add, mlc_ahead *ahead
 
 typedef void (*tile_function)(MLC_TILE_PARAMETERS);
 
@@ -16,6 +16,15 @@ typedef void (*tile_function)(MLC_TILE_PARAMETERS);
         __builtin_prefetch(c + i * c_pitch, 1);                                                                                    \
         __builtin_prefetch(c + i * c_pitch + vectors * MLC_LANES - 1, 1);                                                          \
     }
+
+/* One more k. */
+#define MLC_STEP()                                                                                                                 \
+    do {                                                                                                                           \
+        const mlc_vector b0 = mlc_vector_load(b), b1 = vectors == 2 ? mlc_vector_load(b + MLC_LANES) : zero;                       \
+        MLC_EACH_ROW(MLC_ROW_MULTIPLY)                                                                                             \
+        a += a_pitch;                                                                                                              \
+        b += b_pitch;                                                                                                              \
+    } while (0)
 
 #define MLC_ROW_MULTIPLY(i)                                                                                                        \
     if (i < rows) {                                                                                                                \
@@ -39,17 +48,30 @@ typedef void (*tile_function)(MLC_TILE_PARAMETERS);
             mlc_vector_store(c + i * c_pitch + MLC_LANES, c##i##_1);                                                               \
     }
 
+enum { FETCH = 8 }; /* a line every so many k */
+
+MLC_INLINE void fetch(mlc_ahead *ahead)
+{
+    __builtin_prefetch(ahead->x + *ahead->offsets * ahead->size + ahead->line * 64, 0, 2);
+    const int last = ++ahead->line == ahead->lines;
+    ahead->line = last ? 0 : ahead->line;
+    ahead->offsets += last;
+    ahead->runs -= last;
+}
+
 MLC_INLINE void tile(const int rows, const int vectors, MLC_TILE_PARAMETERS)
 {
     const mlc_vector zero = {0};
     MLC_EACH_ROW(MLC_ROW_DECLARE)
     MLC_EACH_ROW(MLC_ROW_PREFETCH)
-    for (int64_t k = 0; k < depth; k++) {
-        const mlc_vector b0 = mlc_vector_load(b), b1 = vectors == 2 ? mlc_vector_load(b + MLC_LANES) : zero;
-        MLC_EACH_ROW(MLC_ROW_MULTIPLY)
-        a += a_pitch;
-        b += b_pitch;
+    int64_t k = 0;
+    for (; ahead && ahead->runs > 0 && k + FETCH <= depth; k += FETCH) {
+        fetch(ahead);
+        for (int i = 0; i < FETCH; i++)
+            MLC_STEP();
     }
+    for (; k < depth; k++)
+        MLC_STEP();
     if (add) {
         MLC_EACH_ROW(MLC_ROW_ADD)
     }
@@ -59,11 +81,11 @@ MLC_INLINE void tile(const int rows, const int vectors, MLC_TILE_PARAMETERS)
 #define MLC_TILE_FUNCTIONS(rows)                                                                                                   \
     static void tile_##rows##_1(MLC_TILE_PARAMETERS)                                                                               \
     {                                                                                                                              \
-        tile(rows, 1, depth, a, a_pitch, b, b_pitch, c, c_pitch, add);                                                             \
+        tile(rows, 1, depth, a, a_pitch, b, b_pitch, c, c_pitch, add, ahead);                                                             \
     }                                                                                                                              \
     static void tile_##rows##_2(MLC_TILE_PARAMETERS)                                                                               \
     {                                                                                                                              \
-        tile(rows, 2, depth, a, a_pitch, b, b_pitch, c, c_pitch, add);                                                             \
+        tile(rows, 2, depth, a, a_pitch, b, b_pitch, c, c_pitch, add, ahead);                                                             \
     }
 #define MLC_TILE_ENTRY(rows) {tile_##rows##_1, tile_##rows##_2},
 
@@ -83,5 +105,5 @@ static const tile_function tiles[MLC_TILE_ROWS][2] = {MLC_EACH_HEIGHT(MLC_TILE_E
 
 void mlc_tile(int rows, int vectors, MLC_TILE_PARAMETERS)
 {
-    tiles[rows - 1][vectors - 1](depth, a, a_pitch, b, b_pitch, c, c_pitch, add);
+    tiles[rows - 1][vectors - 1](depth, a, a_pitch, b, b_pitch, c, c_pitch, add, ahead);
 }

@@ -77,8 +77,8 @@ MLC_INLINE mlc_vector_int mlc_vector_count(int32_t begin)
 {
     mlc_vector_int v;
     for (int i = 0; i < MLC_LANES; i++)
-        v[i] = begin + i;
-    return v;
+        v[i] = i;
+    return v + begin;
 }
 
 /* mlc_exp for x <= 80; 0 below -87, so that no result is subnormal. NaN of NaN. */
@@ -99,10 +99,20 @@ MLC_INLINE mlc_vector mlc_vector_exp(mlc_vector x)
     return mlc_vector_select(x < -87.0f, mlc_vector_of(0), p * (mlc_vector)power);
 }
 
+/* Memory that is packed soon: runs of cache lines, run i from x + offsets[i] * size on. Tiles fetch it into the second cache line by
+ * line while they multiply; fetched at once it would hold up what they read themselves. */
+typedef struct mlc_ahead {
+    const char *x;
+    const int64_t *offsets; /* of the runs that are left */
+    int64_t runs, lines;    /* runs that are left; lines of each run */
+    int64_t line;           /* the next one, of the first run that is left */
+    int64_t size;           /* bytes of an element */
+} mlc_ahead;
+
 /* c[i * c_pitch + j] = sum of a[k * a_pitch + i] * b[k * b_pitch + j] over 0 <= k < depth, in ascending k from 0;
  * with `add`, that sum is added to c. i < rows, j < vectors * MLC_LANES; 1 <= rows <= MLC_TILE_ROWS, vectors is 1 or 2.
- * No alignment is needed. c overlaps neither a nor b. */
+ * No alignment is needed. c overlaps neither a nor b. `ahead`: what to fetch meanwhile, brought up to date; or NULL. */
 void mlc_tile(int rows, int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c,
-    int64_t c_pitch, int add);
+    int64_t c_pitch, int add, mlc_ahead *ahead);
 
 #endif

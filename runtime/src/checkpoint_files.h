@@ -6,7 +6,7 @@
 #include "rank.h"
 
 #define MLC_CHECKPOINT_FORMAT "mlc checkpoint 1"
-#define MLC_NAME_BYTES 64
+#define MLC_NAME_BYTES 80
 
 /* ---- directories: read with getdents64, because opendir allocates ---- */
 

@@ -184,6 +184,7 @@ static void test_products(void)
         {1, 128, 16, 31}, {1, 521, 47, 67}, {1, 64, 64, 2048}, {1, 1, 1031, 64}, {1, 1031, 1, 64},   {3, 17, 19, 23},  {7, 5, 40, 3},
             {48, 16, 16, 16},
         {1, 251, 337, 400}, {1, 600, 350, 800}, {2, 113, 321, 769}, {1, 3, 5000, 2}, {1, 5000, 3, 2},
+        {1, 1100, 1050, 20}, {1, 440, 500, 385},
     };
     for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int layout = 0; layout < 4; layout++) {
@@ -211,6 +212,18 @@ static void set_strides(mlc_index **indices, int count, int of_b)
         *(of_b ? &indices[i]->b : &indices[i]->a) = stride;
         stride = stride * indices[i]->extent + (draw(4) == 0 ? draw(5) : 0);
     }
+}
+
+/* Rows 0 and 7 are seven elements apart, and rows 2 to 5 are elsewhere. */
+static void test_scattered_rows(void)
+{
+    const mlc_contraction shape = {
+        .m_rank = 3, .n_rank = 1,
+        .m = {{16, 6, 0}, {3, 297, 0}, {2, 1, 0}},
+        .n = {{7, 0, 4}},
+        .a_dtype = MLC_BF16, .b_dtype = MLC_F32,
+    };
+    test_contraction(&shape);
 }
 
 static void test_groups(void)
@@ -429,6 +442,7 @@ static void test_blind_query(void)
 int main(void)
 {
     test_products();
+    test_scattered_rows();
     test_groups();
     test_attentions();
     test_blind_query();

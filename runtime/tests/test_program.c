@@ -506,7 +506,8 @@ static void check_sentences(void)
     expect(2, "start it with: mpirun -n 4 ./bigram", "--data text --transport mpi");
 }
 
-static int parent_of(int pid)
+/* What the kernel says of a process: its state, ' ' when it is gone, and its parent. */
+static char look_at(int pid, int *parent)
 {
     char path[64], text[512];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
@@ -515,22 +516,29 @@ static int parent_of(int pid)
     if (file)
         fclose(file);
     text[bytes] = 0;
-    const char *name = strrchr(text, ')');
-    return name ? (int)strtol(name + 4, NULL, 10) : -1;
+    const char *name = strrchr(text, ')'); /* "7 (name) S 6 ..." */
+    *parent = name ? (int)strtol(name + 4, NULL, 10) : -1;
+    return name ? name[2] : ' ';
 }
 
-/* The processes that a supervisor has started, in that order, once all have. */
-static void read_children(pid_t parent, pid_t children[4])
+/* The processes that a supervisor has started, in that order, once all have. False: it has ended. */
+static bool read_children(pid_t supervisor, pid_t children[4])
 {
+    int parent;
     for (int found = 0; found < 4;) {
         DIR *processes = opendir("/proc");
         CHECK(processes);
         found = 0;
-        for (struct dirent *entry; found < 4 && (entry = readdir(processes));)
-            if (parent_of(atoi(entry->d_name)) == parent)
-                children[found++] = atoi(entry->d_name);
+        for (struct dirent *entry; found < 4 && (entry = readdir(processes));) {
+            int pid = atoi(entry->d_name);
+            if (pid && look_at(pid, &parent) != 'Z' && parent == supervisor)
+                children[found++] = pid;
+        }
         closedir(processes);
+        if (found < 4 && look_at(supervisor, &parent) == 'Z')
+            return false;
     }
+    return true;
 }
 
 /* A run of four ranks that is in its steps; its ranks' processes in ascending order. */
@@ -541,7 +549,7 @@ static pid_t start_ranks(const char *more, pid_t children[4])
     use_layout(2, 2);
     snprintf(line, sizeof line, "--data text --steps 100000000 --threads 1 --log ranks %s", more);
     pid_t parent = start(line);
-    read_children(parent, children);
+    CHECK(read_children(parent, children));
     wait_for_steps("ranks");
     return parent;
 }
@@ -626,9 +634,10 @@ static void check_rank_kills(void)
     for (int round = 0; code; round++) {
         CHECK(round < 500);
         pid_t children[4], parent = start("--data text --steps 12 --threads 1 --checkpoint q --every 1 --resume auto --hash");
-        read_children(parent, children);
-        usleep((useconds_t)(1000 + round * 2711 % 15000 + round * 500));
-        kill(children[round % 4], SIGKILL);
+        if (read_children(parent, children)) {
+            usleep((useconds_t)(1000 + round * 2711 % 15000 + round * 500));
+            kill(children[round % 4], SIGKILL);
+        }
         code = finish(parent);
         CHECK(code == MLC_FAILED || code == 0);
         kills += code == MLC_FAILED;
