@@ -174,13 +174,14 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     layout = timed(observe, "choose", choose_layout, lowered, layout_request(options))
     planned = timed(observe, "plan", plan, lowered, layout)
     check_limit(planned, options.memory)
+    if options.emit != "plan":
+        check_memory(planned)
     described = timed(observe, "describe", describe, planned)
     timed(observe, "prove", prove_plan, described[1], lowered)
     tree = timed(observe, "emit", emit, planned, described, name, sources[0].name, VERSION)
     if options.emit == "plan":
         write_files(folder, (("plan.json", tree.text("plan.json")),))
         return build
-    check_memory(planned)
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
     project = add_project(tree, name, runtime_folder(), toolchain.compiler, flags)
