@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="the script that measures peers; without it mlc alone is measured")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="of an environment with PyTorch and JAX")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--schedule", default="1f1b")
+    parser.add_argument("--schedule", default="auto")
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
