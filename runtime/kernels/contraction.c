@@ -17,13 +17,13 @@
 enum {
     DEPTH = 384,      /* of a k block */
     SIDE = 1024,      /* rows or columns of a block of c, at most */
-    PIECE = 64,       /* columns of a piece of c, at most: the lines that its epilogue writes fit into a store queue */
+    PIECE = 512,      /* columns of a piece of c, at most; 64 at full depth: the lines that its epilogue writes fit into a store queue */
     STAYING = 161792, /* floats of the operand that stays: 30 panels of a or 13 of b at full depth */
     PASSING = 24576,  /* floats of a chunk of the other one: 4 panels of a or 2 of b at full depth */
     OFFSETS = 2 * SIDE + DEPTH,
     C_FLOATS = MLC_CONTRACT_SCRATCH_BYTES / 4 - STAYING - PASSING - 2 * OFFSETS,
 };
-_Static_assert(PASSING >= DEPTH * PIECE && PASSING >= DEPTH * MLC_TILE_ROWS + MLC_STRIP, "a chunk holds a piece of b or a panel of a");
+_Static_assert(PASSING >= DEPTH * MLC_TILE_COLUMNS && PASSING >= DEPTH * MLC_TILE_ROWS + MLC_STRIP, "a chunk holds a panel");
 _Static_assert(C_FLOATS >= MLC_TILE_ROWS * MLC_PITCH(PIECE), "c holds a piece");
 
 /* What a thread works on, and its buffers in scratch. */
@@ -35,6 +35,7 @@ typedef struct contraction {
     int64_t batches, rows, columns, depth;
     int64_t k_block;          /* depth of a k block */
     int64_t a_panel, b_panel; /* floats of a panel; a strip may write past the end of a row panel */
+    int64_t piece;            /* columns of a piece of c */
     float *staying, *passing, *c;
     int64_t *m_at, *n_at, *k_at;
 } contraction;
@@ -181,12 +182,12 @@ typedef struct product {
 static void multiply(const contraction *s, const finish *f, const block *x, product *p)
 {
     const int single = s->depth <= s->k_block;
-    const int64_t pitch = MLC_PITCH(single ? PIECE : x->columns);
+    const int64_t pitch = MLC_PITCH(single ? s->piece : x->columns);
     for (int64_t i = p->first; i < p->end; i++) {
         const int64_t row = panel_row(x->rows, x->panels, i), height = panel_row(x->rows, x->panels, i + 1) - row;
         const float *a = p->a_panels + (i - p->first) * s->a_panel;
-        for (int64_t j = p->n0; j < p->n1; j += PIECE) {
-            const int64_t columns = least(PIECE, p->n1 - j);
+        for (int64_t j = p->n0; j < p->n1; j += s->piece) {
+            const int64_t columns = least(s->piece, p->n1 - j);
             const float *b = p->b_panels + (j - p->n0) / MLC_TILE_COLUMNS * s->b_panel;
             float *c = single ? s->c : s->c + row * pitch + j;
             for (int64_t l = 0; l < columns; l += MLC_TILE_COLUMNS, b += s->b_panel)
@@ -209,9 +210,9 @@ static void block_with_a(const contraction *s, const finish *f, const block *x, 
         }
         const mlc_packing b = packing_of_b(s, x->b, k0, p.depth);
         for (; p.n0 < x->columns; p.n0 = p.n1) {
-            p.n1 = least(p.n0 + PIECE, x->columns);
+            p.n1 = least(p.n0 + s->piece, x->columns);
             pack_b(s, &b, s->passing, p.n0, p.n1);
-            p.ahead = mlc_ahead_of(&b, p.n1, least(PIECE, x->columns - p.n1));
+            p.ahead = mlc_ahead_of(&b, p.n1, least(s->piece, x->columns - p.n1));
             multiply(s, f, x, &p);
         }
     }
@@ -242,32 +243,38 @@ static void block_with_b(const contraction *s, const finish *f, const block *x, 
 typedef struct blocking {
     int a_stays;
     int64_t row_blocks, column_blocks;
-    double packed; /* rows and columns packed, those packed again included */
+    int64_t packed; /* rows and columns packed, those packed again included */
 } blocking;
 
-static blocking blocking_with_a(const contraction *s, int64_t rows, int64_t columns)
+/* The operand that stays has `staying` lanes, at most `limit` in a block; the other one `passing`, as many as there is room for. When k
+ * has several blocks c holds a whole block: then fewer lanes that stay may leave room for all that pass. */
+static blocking blocking_with(const contraction *s, int a_stays, int64_t staying, int64_t limit, int64_t passing)
 {
-    const int single = s->depth <= s->k_block;
-    const int64_t row_blocks = parts_of(rows, least(SIDE, STAYING / s->a_panel * MLC_TILE_ROWS));
-    const int64_t fit = (C_FLOATS / parts_of(rows, row_blocks) - 32) / MLC_TILE_COLUMNS * MLC_TILE_COLUMNS; /* MLC_PITCH adds 31 at most */
-    const int64_t column_blocks = parts_of(columns, single ? SIDE : least(SIDE, fit));
-    const blocking x = {1, row_blocks, column_blocks, (double)(row_blocks * columns) + (double)(single ? 1 : column_blocks) * (double)rows};
-    return x;
-}
-
-static blocking blocking_with_b(const contraction *s, int64_t rows, int64_t columns)
-{
-    const int single = s->depth <= s->k_block;
-    const int64_t column_blocks = parts_of(columns, least(SIDE, STAYING / s->b_panel * MLC_TILE_COLUMNS));
-    const int64_t width = parts_of(parts_of(columns, MLC_TILE_COLUMNS), column_blocks) * MLC_TILE_COLUMNS;
-    const int64_t row_blocks = parts_of(rows, single ? SIDE : least(SIDE, C_FLOATS / MLC_PITCH(width)));
-    const blocking x = {0, row_blocks, column_blocks, (double)(single ? 1 : row_blocks) * (double)columns + (double)(column_blocks * rows)};
-    return x;
+    const int several = s->depth > s->k_block;
+    const int64_t unit = a_stays ? MLC_TILE_ROWS : MLC_TILE_COLUMNS;
+    blocking best = {.a_stays = a_stays, .packed = INT64_MAX};
+    int64_t others = 0;
+    for (int64_t lanes = least(limit, staying); others != 1 && (others == 0 || lanes >= limit / 2); lanes -= unit) {
+        const int64_t blocks = parts_of(staying, lanes), widest = parts_of(parts_of(staying, blocks), unit) * unit;
+        const int64_t room = a_stays ? (C_FLOATS / widest - 32) / MLC_TILE_COLUMNS * MLC_TILE_COLUMNS : C_FLOATS / MLC_PITCH(widest);
+        others = parts_of(passing, several ? least(SIDE, room) : SIDE);
+        const int64_t packed = blocks * passing + (several ? others : 1) * staying;
+        if (packed < best.packed) {
+            best.row_blocks = a_stays ? blocks : others;
+            best.column_blocks = a_stays ? others : blocks;
+            best.packed = packed;
+        }
+        if (!several)
+            break;
+    }
+    return best;
 }
 
 static blocking blocking_of(const contraction *s, int64_t rows, int64_t columns)
 {
-    const blocking a = blocking_with_a(s, rows, columns), b = blocking_with_b(s, rows, columns);
+    const int64_t most_rows = least(SIDE, STAYING / s->a_panel * MLC_TILE_ROWS);
+    const int64_t most_columns = least(SIDE, STAYING / s->b_panel * MLC_TILE_COLUMNS);
+    const blocking a = blocking_with(s, 1, rows, most_rows, columns), b = blocking_with(s, 0, columns, most_columns, rows);
     return a.packed <= b.packed ? a : b;
 }
 
@@ -287,7 +294,7 @@ static mlc_range part(int64_t extent, int64_t unit, int64_t parts, int64_t i)
 static double cost(const contraction *s, int64_t batches, int64_t rows, int64_t columns)
 {
     const double vectors = (double)parts_of(columns, MLC_LANES), tall = rows < 4 ? 4.0 : (double)rows;
-    return (double)batches * (tall * vectors + 0.5 * blocking_of(s, rows, columns).packed);
+    return (double)batches * (tall * vectors + 0.5 * (double)blocking_of(s, rows, columns).packed);
 }
 
 /* Cuts batch x rows x columns among the threads: the cheapest of all grids of that many rectangles. */
@@ -364,6 +371,7 @@ void mlc_contract(const mlc_env *env, const mlc_contraction *contraction_, const
     s.k_block = parts_of(parts_of(s.depth, parts_of(s.depth, DEPTH)), 16) * 16;
     s.a_panel = s.k_block * MLC_TILE_ROWS + MLC_STRIP;
     s.b_panel = s.k_block * MLC_TILE_COLUMNS;
+    s.piece = least(PIECE, PASSING / s.b_panel * MLC_TILE_COLUMNS);
     s.staying = (float *)env->scratch;
     s.passing = s.staying + STAYING;
     s.c = s.passing + PASSING;

@@ -95,25 +95,39 @@ static int side_by_side(const mlc_packing *p, const mlc_strip *strip)
     return last == 0 || (p->lane_run >= last && lanes[last] - lanes[0] == last);
 }
 
+/* k from k0 to end - 1 of a strip that lies side by side; as many rows of memory beyond are fetched. */
+MLC_INLINE void copy_band(const mlc_packing *p, const mlc_strip *strip, int64_t k0, int64_t end, const int dtype)
+{
+    const int64_t size = dtype == MLC_F32 ? 4 : 2, lane = p->lanes[strip->first], pitch = p->pitch, *ks = p->ks + k0;
+    const int64_t count = end - k0, fetched = p->depth - end < count ? p->depth - end : count;
+    const char *x = (const char *)p->x + lane * size;
+    const int lanes = strip->count, width = strip->width;
+    float *to = strip->to + k0 * pitch;
+    for (int64_t k = 0; k < fetched; k++)
+        __builtin_prefetch(x + ks[count + k] * size);
+    for (int64_t k = 0; k < count; k++, to += pitch)
+        copy_lanes(to, x, dtype, ks[k], lanes, width);
+}
+
+MLC_INLINE void gather_band(const mlc_packing *p, const mlc_strip *strip, int64_t k0, int64_t end, const int dtype)
+{
+    const int64_t *lanes = p->lanes + strip->first;
+    for (int64_t k = k0; k < end; k++)
+        for (int i = 0; i < strip->width; i++)
+            strip->to[k * p->pitch + i] = i < strip->count ? element(p->x, dtype, lanes[i] + p->ks[k]) : 0;
+}
+
 /* Rows of memory in bands of 8, so that neighbouring strips of a row follow each other soon. */
 MLC_INLINE void pack_lanes(const mlc_packing *p, const mlc_strip *strips, int count, const int dtype)
 {
     enum { BAND = 8 };
-    for (int64_t k0 = 0; k0 < p->depth; k0 += BAND)
+    for (int64_t k = 0; k < p->depth; k += BAND)
         for (int s = 0; s < count; s++) {
-            const mlc_strip strip = strips[s];
-            const int64_t *lanes = p->lanes + strip.first, end = k0 + BAND < p->depth ? k0 + BAND : p->depth;
-            if (side_by_side(p, strips + s)) {
-                for (int64_t k = k0; k < end; k++) {
-                    if (k + BAND < p->depth)
-                        __builtin_prefetch((const char *)p->x + (lanes[0] + p->ks[k + BAND]) * (dtype == MLC_F32 ? 4 : 2));
-                    copy_lanes(strip.to + k * p->pitch, p->x, dtype, lanes[0] + p->ks[k], strip.count, strip.width);
-                }
-                continue;
-            }
-            for (int64_t k = k0; k < end; k++)
-                for (int i = 0; i < strip.width; i++)
-                    strip.to[k * p->pitch + i] = i < strip.count ? element(p->x, dtype, lanes[i] + p->ks[k]) : 0;
+            const int64_t end = k + BAND < p->depth ? k + BAND : p->depth;
+            if (side_by_side(p, strips + s))
+                copy_band(p, strips + s, k, end, dtype);
+            else
+                gather_band(p, strips + s, k, end, dtype);
         }
 }
 
