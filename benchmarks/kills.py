@@ -10,6 +10,7 @@ the digest of the run that was left alone. Exits 1 otherwise.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -40,7 +41,7 @@ class Tally:
     slowest: float = 0.0
 
 
-def ranks_of(program: Path, supervisor: int) -> list[int]:
+def ranks_of(supervisor: int) -> list[int]:
     """The processes that a supervisor started."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -85,10 +86,11 @@ def kill_once(program: Path, arguments: list[str], rng: random.Random, longest: 
     """One run that is killed after a random time, unless it ends first. Returns its digest when it ended."""
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(rng.uniform(0.02, longest))
-    victims = [*ranks_of(program, process.pid), process.pid]
+    victim = rng.choice([*ranks_of(process.pid), process.pid])
     if process.poll() is None:
-        tally.kills += 1
-        os.kill(rng.choice(victims), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+            os.kill(victim, signal.SIGKILL)
+            tally.kills += 1
     start = time.monotonic()
     code, out, err = finish(process, 30)
     tally.slowest = max(tally.slowest, time.monotonic() - start)

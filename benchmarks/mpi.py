@@ -228,7 +228,7 @@ def waiting(bench: Bench) -> Figure:
     command = bench.command(layout, "--log", bench.log, steps=10**9)
     with start_process([*mpirun(layout[0] * layout[1]), *command]) as process:
         bench.wait_for_steps(2)
-        late, *others = ranks_of(bench.program(*layout), process.pid)
+        late, *others = ranks_of(process.pid)
         os.kill(late, signal.SIGSTOP)
         time.sleep(2)
         before = cpu_seconds(others)
@@ -337,7 +337,7 @@ def kill_run(bench: Bench, of: Callable[[int, list[int]], int]) -> tuple[Ended, 
     base = {f"OMPI_MCA_{name}": str(bench.folder) for name in ("orte_tmpdir_base", "btl_vader_backing_directory")}
     process = start_process([*mpirun(4), *bench.endless("--timeout", bench.timeout)], **base)
     bench.wait_for_steps(2)
-    ranks = ranks_of(bench.program(*bench.small), process.pid)
+    ranks = ranks_of(process.pid)
     os.kill(of(process.pid, ranks), signal.SIGKILL)
     start = time.monotonic()
     output, errors = finish(process, 60)
