@@ -6,10 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlc.parallel.planned import VERSION
 from mlc.plan.placed import Channel, Piece, Place, Plan, Region
-
-#: Of the format.
-VERSION = 2
 
 #: Indents of the lists of a place, and of the lists in those.
 _INNER = "   "
