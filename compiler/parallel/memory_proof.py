@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mlc.parallel.planned import Area, Channel, Place, Planned
+from mlc.parallel.planned import HEADER_BYTES, Area, Channel, Place, Planned
 from mlc.parallel.symbolic import Fault
 
-HEADER_BYTES = 256
 FLOAT_BYTES = 4
 
 

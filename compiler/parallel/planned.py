@@ -15,9 +15,13 @@ VERSION = 2
 CHAINS = ("train", "evaluate", "sample")
 COMPUTE = ("F", "I", "W", "B")
 TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
+#: What ends a step, after all compute and transfers; REDUCE once a chunk.
 ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD")
 #: More microbatches of one replica than any step has.
 MOST_ROUNDS = 1 << 20
+#: Bytes of the header that a channel has for each sender; elements of which every edge of a shard is a multiple, or the end.
+HEADER_BYTES = 256
+BLOCK = 1024
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "tree")
 
 

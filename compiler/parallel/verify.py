@@ -17,14 +17,11 @@ from typing import Any
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.parallel.memory_proof import memory_faults
-from mlc.parallel.planned import COMPUTE, ENDINGS, TRANSFERS, Entry, Piece, Place, Planned, PlannedParameter, read_plan
+from mlc.parallel.planned import BLOCK, COMPUTE, ENDINGS, TRANSFERS, Entry, Piece, Place, Planned, PlannedParameter, read_plan
 from mlc.parallel.symbolic import Fault, run_symbolic
 
-#: Elements of which every shard edge is a multiple.
-BLOCK = 1024
-
 #: How the list of a chain ends, REDUCE of each chunk apart.
-_TAILS = {"train": ("STATISTICS", "SHARE", "NORM", "UPDATE", "SPREAD"), "evaluate": ("STATISTICS",), "sample": ()}
+_TAILS = {"train": tuple(kind for kind in ENDINGS if kind != "REDUCE"), "evaluate": ("STATISTICS",), "sample": ()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class _Flow:
         self.wanted: dict[int, set[str]] = {u: set() for u in units}
         self.arriving: dict[int, set[str]] = {u: set() for u in units}
         self.active: dict[tuple[int, int], set[str]] = {}
+        self.reached: dict[tuple[int, int, int], set[str]] = {}
         while self._walk_forward():
             pass
         while self._walk_backward():
@@ -79,6 +80,12 @@ class _Flow:
         if key not in self.active:
             self.active[key] = active_values(self.units[u].function, frozenset(self.wanted[u]), self.ops)
         return self.active[key]
+
+    def _reached(self, u: int) -> set[str]:
+        key = (u, len(self.wanted[u]), len(self.arriving[u]))
+        if key not in self.reached:
+            self.reached[key] = reached_values(self.units[u].function, self._active(u), self.arriving[u], self.ops)
+        return self.reached[key]
 
     def _walk_forward(self) -> bool:
         """Which arguments depend on learned parameters; returns whether more were found."""
@@ -103,6 +110,6 @@ class _Flow:
             losses = zip(unit.function.results[unit.outputs :], unit.effects, strict=True)
             arriving.update(v.name for v, name in outputs if name in asked)
             arriving.update(v.name for v, effect in losses if effect.kind == "add_loss")
-            reached = reached_values(unit.function, self._active(call.unit), arriving, self.ops)
+            reached = self._reached(call.unit)
             asked.update(name for v, name in zip(unit.function.parameters, call.arguments, strict=True) if v.name in reached)
         return sum(map(len, self.arriving.values())) > before

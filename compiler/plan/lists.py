@@ -12,9 +12,6 @@ from mlc.plan.layout import Layout
 #: One row of a list as plan.json has it: kind, chunk or name of a channel, microbatch or message.
 Entry = tuple[str, int | str, int]
 
-#: What ends a step, after all compute and transfers; REDUCE once a chunk.
-STEP_END = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD")
-
 
 @dataclass(frozen=True, slots=True)
 class Times:

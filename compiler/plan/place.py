@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
+from mlc.parallel.planned import HEADER_BYTES, Area, Region
 from mlc.plan.chains import PlannedChain
 from mlc.plan.channels import Edge, ring_slots
 from mlc.plan.layout import Layout
 from mlc.plan.lists import window
 from mlc.plan.placed import (
     REGION_SHIFT,
-    Area,
     Channel,
     Chunk,
     Held,
@@ -27,7 +27,6 @@ from mlc.plan.placed import (
     PlacedRow,
     PlacedUse,
     PlannedParameter,
-    Region,
     scalar_names,
 )
 from mlc.plan.regions import BOXES, TRANSIENT
@@ -35,9 +34,8 @@ from mlc.plan.rows import Row
 from mlc.plan.shards import Share
 from mlc.plan.uses import Use
 
-#: Bytes of mlc_record before its scalars, of the header of a channel, and of a page.
+#: Bytes of mlc_record before its scalars, and of a page.
 RECORD_HEAD_BYTES = 64
-HEADER_BYTES = 256
 PAGE_BYTES = 4096
 FLOAT_BYTES = 4
 
@@ -340,5 +338,3 @@ class PlacePlanner:
                 reads = tuple(regions[ring] for ring in memory.reads[phase])
                 found[f"{phase}{chunk}"] = reads, tuple(regions[ring] for ring in memory.writes[phase])
         return found
-
-

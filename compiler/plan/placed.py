@@ -9,6 +9,7 @@ from mlc.ir.program import Program
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
+from mlc.parallel.planned import Area, Region
 from mlc.plan.layout import Layout
 from mlc.plan.lists import Entry
 
@@ -24,28 +25,6 @@ class PlacedRow:
     at: tuple[int, ...]
     path: str
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """A buffer of fixed address; of one chain, or None: in use in all."""
-
-    name: str
-    at: int
-    bytes: int
-    chain: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A ring of slots, one a live microbatch: `bytes` in use of each `stride`."""
-
-    name: str
-    base: int
-    stride: int
-    slots: int
-    bytes: int
-    chain: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,5 +154,3 @@ def _value_bytes(sketch: Sketch, number: int) -> int:
     """Bytes of an element as it is sent after an update: of the copy that rows read, else of the master."""
     kind = sketch.lowered.step.program.parameters[number].type
     return kind.bytes // kind.size
-
-

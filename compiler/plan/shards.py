@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-#: Elements of a block: shards begin and end between blocks.
-BLOCK = 1024
+from mlc.parallel.planned import BLOCK
 
 
 @dataclass(frozen=True, slots=True)
