@@ -23,10 +23,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from layouts import build  # noqa: E402
+from layouts import build
 
+ROOT = Path(__file__).resolve().parent.parent
 LAYOUT = (2, 2, "1f1b", 1)
 EXPECTED = (0, 3, -signal.SIGKILL)
 

@@ -27,12 +27,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from kills import left_behind, ranks_of  # noqa: E402
-from layouts import mpirun  # noqa: E402
-from network import MpiResult, Namespaces, Relay, missing  # noqa: E402
+from kills import left_behind, ranks_of
+from layouts import mpirun
+from network import MpiResult, Namespaces, Relay, missing
 
+ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "gpt2.dsl"
 WHOLE = {"vocab": 256, "context": 16, "width": 32, "heads": 2, "depth": 12, "batch": 2}
 SHORT = {"vocab": 256, "context": 8, "width": 16, "heads": 2, "depth": 2, "batch": 1}

@@ -20,15 +20,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from mutants import Mutant, mutate
+
+from mlc.diagnostics import MlcError
+from mlc.emit.actions import actions_text
+from mlc.parallel.planned import read_plan
+from mlc.parallel.verify import verify
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests")]
-from mutants import Mutant, mutate  # noqa: E402
-
-from mlc.diagnostics import MlcError  # noqa: E402
-from mlc.emit.actions import actions_text  # noqa: E402
-from mlc.parallel.planned import read_plan  # noqa: E402
-from mlc.parallel.verify import verify  # noqa: E402
-
 MODEL = ROOT / "benchmarks" / "models" / "skips.dsl"
 DEFINES = {"depth": 4, "context": 8, "width": 16, "vocab": 256}
 MICROBATCHES = 8
