@@ -35,7 +35,7 @@ def reaches(function: Function) -> tuple[int, ...]:
 
 def trained_parameters(chain: Chain, units: list[Unit]) -> set[str]:
     """Parameters that get a gradient of the loss."""
-    table = {call.unit: reaches(units[call.unit].function) for call in chain.calls}
+    table = {number: reaches(units[number].function) for number in {call.unit for call in chain.calls}}
     active = {chain.loss}
     trained: set[str] = set()
     for call in reversed(chain.calls):

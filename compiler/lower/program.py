@@ -120,15 +120,10 @@ class _Lowerer:
         return self.lower(update.function, f"update_{update.function.name}", binds=binds)
 
     def _inits(self) -> tuple[Routine, ...]:
-        """A routine per parameter; parameters with the same initial value share one."""
-        made: dict[object, Routine] = {}
-        out = []
-        for parameter in self.program.parameters:
-            key = _shape_of(parameter.init)
-            if key not in made:
-                made[key] = self.lower(parameter.init, f"init_{parameter.init.name}")
-            out.append(made[key])
-        return tuple(out)
+        """A routine per parameter; parameters with the same initial value have one function, and share its routine."""
+        functions = {id(p.init): p.init for p in self.program.parameters}
+        made = {key: self.lower(init, f"init_{init.name}") for key, init in functions.items()}
+        return tuple(made[id(p.init)] for p in self.program.parameters)
 
     def _is_flat(self, routine: Routine) -> bool:
         """Elementwise over the flat vector of 1024 that stands for any size."""
@@ -195,11 +190,6 @@ def _without(function: Function, names: Mapping[str, str]) -> Function:
     """The function without some of its results and the copies that make them."""
     instructions = tuple(i for i in function.instructions if not (i.op == "copy" and i.result.name in names))
     return Function(function.name, function.parameters, instructions, tuple(r for r in function.results if r.name not in names))
-
-
-def _shape_of(function: Function) -> object:
-    """What two functions without parameters must share to be one routine."""
-    return tuple((i.op, i.operands, i.attributes, i.results) for i in function.instructions), function.results
 
 
 def lower(step: Step, ops: Mapping[str, Op]) -> Lowered:

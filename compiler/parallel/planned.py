@@ -238,7 +238,7 @@ def _below(value: int, count: int, what: str) -> int:
 
 
 def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 62:
+    if type(value) is not int or abs(value) >= 1 << 62:
         raise TypeError(f"{value!r} is not a whole number")
     return value
 

@@ -43,7 +43,7 @@ def _planned(
 def _states(lowered: Lowered, parameter: Parameter, update: int) -> tuple[tuple[str, TensorType], ...]:
     rule = lowered.step.program.updates[update]
     kinds = [(name, parameter.type if rule.elementwise else kind) for name, kind in rule.states]
-    return tuple((name, TensorType("f32", kind.dims)) for name, kind in kinds)
+    return tuple((name, kind if kind.dtype == "f32" else TensorType("f32", kind.dims)) for name, kind in kinds)
 
 
 def _first_stages(lowered: Lowered, chains: Sequence[StagedChain]) -> dict[str, int]:
