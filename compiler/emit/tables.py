@@ -32,6 +32,7 @@ class Tables:
         self.writer = writer
         self.plan = plan
         self.paths: dict[str, str] = {}
+        self.tensors: dict[tuple[str, str, tuple[int, ...], int | str], str] = {}
 
     def write(self) -> None:
         """All tables; the model, which names them, comes last."""
@@ -56,8 +57,10 @@ class Tables:
 
     def _tensor(self, name: str, kind: TensorType, at: int | str) -> str:
         """An mlc_tensor."""
-        shape = compound("int64_t", [str(extent) for extent in kind.shape])
-        return initializer((c_string(name), f"MLC_{kind.dtype.upper()}", len(kind.dims), shape, at))
+        key = (name, kind.dtype, kind.shape, at)
+        if key not in self.tensors:
+            self.tensors[key] = initializer((c_string(name), f"MLC_{kind.dtype.upper()}", len(kind.dims), _shape(kind), at))
+        return self.tensors[key]
 
     # ---- what holds for all places ----
 
@@ -69,7 +72,7 @@ class Tables:
             (
                 c_string(parameter.name),
                 len(parameter.type.dims),
-                compound("int64_t", [str(extent) for extent in parameter.type.shape]),
+                _shape(parameter.type),
                 {"loss": 0, "accumulate": 1, "none": 2}[planned.fed],
                 len(planned.uses),
                 planned.owner,
@@ -240,6 +243,10 @@ class Tables:
             "batch": batch,
             "tokens": first.size if first.dtype == "i32" and len(first.dims) == 2 else batch,
         }
+
+
+def _shape(kind: TensorType) -> str:
+    return compound("int64_t", [str(extent) for extent in kind.shape])
 
 
 def _operand(at: int) -> str:
