@@ -43,6 +43,9 @@ class Figure:
     limit: str
     met: bool
 
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.met else 'MISS'}  {self.name}: {self.value}   (limit: {self.limit})"
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -314,7 +317,7 @@ def measure(names: list[str], bench: Bench) -> bool:
     for name in names:
         for figure in FIGURES[name](bench):
             good &= figure.met
-            print(f"{'ok  ' if figure.met else 'MISS'}  {figure.name}: {figure.value}   (limit: {figure.limit})", flush=True)
+            print(figure, flush=True)
     return good
 
 

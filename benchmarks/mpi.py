@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from acceptance import Figure
 from kills import left_behind, ranks_of
 from layouts import mpirun
 from network import MpiResult, Namespaces, Relay, missing
@@ -49,16 +50,6 @@ LAST_LINE = r"rank {rank} \(.*\) waits (?:for|until) .*rank (?P<peer>\d+).* at s
 
 #: The codes of a run that lost a rank, or that stands still.
 FAILED, HANG = 3, 4
-
-
-@dataclass(frozen=True)
-class Figure:
-    """`met` says whether the value keeps its limit."""
-
-    name: str
-    value: str
-    limit: str
-    met: bool
 
 
 @dataclass(frozen=True)
@@ -440,7 +431,7 @@ def measure(bench: Bench, name: str) -> bool:
         return False
     met = True
     for figure in figures(bench):
-        print(f"{'ok  ' if figure.met else 'MISS'}  {figure.name}: {figure.value} (limit: {figure.limit})", flush=True)
+        print(figure, flush=True)
         met &= figure.met
     return met
 

@@ -28,7 +28,7 @@ from mlc.parallel.quantities import size_texts
 from mlc.parallel.verify import Proof, prove
 from mlc.passes import differentiate
 from mlc.plan import Plan, plan
-from mlc.plan.choose import Request, choose_layout
+from mlc.plan.choose import LayoutOptions, choose_layout
 from mlc.resources import VERSION, runtime_folder
 from mlc.syntax.parser import parse
 from mlc.syntax.tree import Module
@@ -49,26 +49,17 @@ MAPPED_BYTES = 1 << 47
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(LayoutOptions):
     """What a compilation can be asked besides its file and defines; every field is an option of `mlc compile`.
 
-    schedule, chunks:      of the pipeline; None: `auto` with its default, 1f1b on one stage
     microbatches, groups:  None: the recipe's
-    split:                 the calls of each stage; None: balanced
-    memory:                bytes that a rank has for its arena; None: no limit
     plan:                  a plan.json whose mesh, cut and lists are taken
     """
 
     target: str = "c"
     march: str = "native"
-    pp: int = 1
-    dp: int = 1
-    schedule: str | None = None
-    chunks: int | None = None
     microbatches: int | None = None
     groups: int | None = None
-    split: str | None = None
-    memory: int | None = None
     plan: Path | None = None
     emit: str = "bin"
 
@@ -171,7 +162,7 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         write_files(folder, ((f"{name}.ir", print_program(step)),))
         return build
     lowered = timed(observe, "lower", lower, step, OPS)
-    layout = timed(observe, "choose", choose_layout, lowered, layout_request(options))
+    layout = timed(observe, "choose", choose_layout, lowered, options, None if options.plan is None else load_plan(options.plan))
     planned = timed(observe, "plan", plan, lowered, layout)
     check_limit(planned, options.memory)
     if options.emit != "plan":
@@ -242,21 +233,6 @@ def check_plan_options(options: Options) -> None:
     asked |= {flag: getattr(options, flag) is not None for flag in ("schedule", "chunks", "microbatches", "groups", "split", "memory")}
     for flag in (flag for flag, given in asked.items() if given):
         raise error("E0808", f"--plan and --{flag}: the plan fixes it", f"leave --{flag} out, or --plan")
-
-
-def layout_request(options: Options) -> Request:
-    """The part of the options that a layout answers. raises: E1201 for --plan with what is no plan"""
-    return Request(
-        pp=options.pp,
-        dp=options.dp,
-        schedule=options.schedule,
-        chunks=options.chunks,
-        microbatches=options.microbatches,
-        groups=options.groups,
-        split=options.split,
-        memory_bytes=options.memory,
-        plan=None if options.plan is None else load_plan(options.plan),
-    )
 
 
 def prove_plan(planned: Planned, lowered: Lowered) -> Proof:

@@ -1,6 +1,6 @@
 """Choose a layout: how many ranks, which schedule, where the chain is cut.
 
-    Lowered, what was asked for  ->  Layout
+    Lowered, LayoutOptions  ->  Layout
 """
 
 from __future__ import annotations
@@ -32,44 +32,42 @@ TRANSFER_BYTES = 8e9
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What a user asks of a layout; None: what the recipe says, or the best that is found.
+class LayoutOptions:
+    """What can be asked of a layout.
 
-    memory_bytes: of a rank
-    plan:         a parsed plan.json, whose mesh, cut and lists are taken
+    schedule, chunks:  of the pipeline; None: `auto` with its default, 1f1b on one stage
+    split:             the calls of each stage; None: balanced
+    memory:            bytes that a rank has for its arena; None: no limit
     """
 
     pp: int = 1
     dp: int = 1
     schedule: str | None = None
     chunks: int | None = None
-    microbatches: int | None = None
-    groups: int | None = None
     split: str | None = None
-    memory_bytes: int | None = None
-    plan: Mapping[str, Any] | None = None
+    memory: int | None = None
 
 
-def choose_layout(lowered: Lowered, request: Request) -> Layout:
-    """The layout of a program.
+def choose_layout(lowered: Lowered, options: LayoutOptions, plan: Mapping[str, Any] | None = None) -> Layout:
+    """The layout of a program. plan: a parsed plan.json, whose mesh, cut and lists are taken in place of the options.
 
     raises: E0813 for microbatches or groups that replicas do not divide, E0814 for a plan of another model, E10 and E11 for a cut or
             a schedule that cannot be made
     """
     recipe = lowered.step.program.recipe
-    if request.plan is not None:
-        return _planned_layout(lowered, request.plan)
-    microbatches = request.microbatches or recipe.microbatches
-    groups = request.groups or recipe.groups or math.gcd(microbatches, 8)
-    _check_division(microbatches, groups, request.dp)
-    costs = call_costs(lowered, tree_levels(groups, request.dp), request.dp)
-    name = request.schedule or ("auto" if request.pp * (request.chunks or 1) > 1 else "1f1b")
-    chunks = chunks_of(name, request.chunks)
-    own = microbatches // request.dp
-    first = schedule(name, request.pp, own, chunks)
-    cuts = _cuts(lowered, costs, first, request)
-    made = schedule(name, request.pp, own, chunks, _stage_costs(costs, cuts)) if name == "auto" else first
-    return Layout(request.pp, request.dp, chunks, made, cuts, microbatches, groups, _notes(costs, cuts, made, request.memory_bytes))
+    if plan is not None:
+        return _planned_layout(lowered, plan)
+    microbatches = recipe.microbatches
+    groups = recipe.groups or math.gcd(microbatches, 8)
+    _check_division(microbatches, groups, options.dp)
+    costs = call_costs(lowered, tree_levels(groups, options.dp), options.dp)
+    name = options.schedule or ("auto" if options.pp * (options.chunks or 1) > 1 else "1f1b")
+    chunks = chunks_of(name, options.chunks)
+    own = microbatches // options.dp
+    first = schedule(name, options.pp, own, chunks)
+    cuts = _cuts(lowered, costs, first, options)
+    made = schedule(name, options.pp, own, chunks, _stage_costs(costs, cuts)) if name == "auto" else first
+    return Layout(options.pp, options.dp, chunks, made, cuts, microbatches, groups, _notes(costs, cuts, made, options.memory))
 
 
 def _check_division(microbatches: int, groups: int, dp: int) -> None:
@@ -95,12 +93,12 @@ def _nearest(wanted: int, valid: Sequence[int]) -> int:
     return min((v for v in valid if v > 0), key=lambda v: (abs(v - wanted), v))
 
 
-def _cuts(lowered: Lowered, costs: Sequence[CallCost], made: Schedule, request: Request) -> tuple[range, ...]:
+def _cuts(lowered: Lowered, costs: Sequence[CallCost], made: Schedule, options: LayoutOptions) -> tuple[range, ...]:
     """The calls of each stage: as --split says, or balanced."""
-    if request.split is None:
-        return partition(costs, made.placement, schedule_windows(made), made.microbatches, request.memory_bytes)
+    if options.split is None:
+        return partition(costs, made.placement, schedule_windows(made), made.microbatches, options.memory)
     units = lowered.step.program.units
-    return split_calls(request.split, [(units[c.unit].name, c.path) for c in lowered.step.program.train.calls], made.stages)
+    return split_calls(options.split, [(units[c.unit].name, c.path) for c in lowered.step.program.train.calls], made.stages)
 
 
 def _stage_costs(costs: Sequence[CallCost], cuts: Sequence[range]) -> Costs:
