@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlc.parallel.planned import VERSION, Region
-from mlc.plan.placed import Channel, Piece, Place, Plan
+from mlc.parallel.planned import VERSION, Channel, Region
+from mlc.plan.placed import Piece, Place, Plan
 
 #: Indents of the lists of a place, and of the lists in those.
 _INNER = "   "

@@ -79,7 +79,7 @@ def _areas(planned: Planned, place: Place) -> Iterator[Area]:
 
 def _channel_areas(planned: Planned, place: Place, channel: Channel) -> Iterator[Area]:
     """Headers and inboxes are always in use; an outbox while its chain runs."""
-    peers = 3 if channel.kind == "tree" else planned.dp - 1 if channel.source == channel.target else 1
+    peers = channel.peers(planned.dp)
     everywhere = channel.kind == "tree"
     if everywhere or channel.target == place.number:
         yield Area(f"headers of {channel.name}", channel.headers, peers * HEADER_BYTES, None)

@@ -22,6 +22,8 @@ MOST_ROUNDS = 1 << 20
 #: Bytes of the header that a channel has for each sender; elements of which every edge of a shard is a multiple, or the end.
 HEADER_BYTES = 256
 BLOCK = 1024
+#: Of a rank in the binary tree of all: the one above and two below.
+TREE_NEIGHBOURS = 3
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "tree")
 
 
@@ -65,7 +67,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A directed edge between two places; `source` and `target` are -1 for the tree of all ranks."""
+    """A directed edge between two places; `source` and `target` are -1 for the tree of all ranks.
+
+    inbox, headers, outbox:  addresses; inbox and headers in the receiver's arena, outbox in the sender's
+    """
 
     name: str
     kind: str
@@ -78,6 +83,12 @@ class Channel:
     inbox: int
     headers: int
     outbox: int
+
+    def peers(self, replicas: int) -> int:
+        """How many senders a receiver has, and receivers a sender."""
+        if self.kind == "tree":
+            return TREE_NEIGHBOURS
+        return replicas - 1 if self.source == self.target else 1
 
 
 @dataclass(frozen=True, slots=True)

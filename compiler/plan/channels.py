@@ -6,18 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlc.lower.layout import aligned
+from mlc.parallel.planned import Channel
 from mlc.plan.lists import Entry, Timetable, in_flight, window
-from mlc.plan.placed import Channel
 from mlc.plan.regions import StageMemory, message
 from mlc.plan.stages import StagedChain
 
 #: Largest message between replicas; longer data goes in parts.
 SEGMENT_BYTES = 256 << 10
 
-#: Bytes of a message of the tree, its slots, and its neighbours.
+#: Bytes of a message of the tree, and its slots.
 TREE_BYTES = 4096
 TREE_SLOTS = 2
-TREE_NEIGHBOURS = 3
 
 #: Slots of a channel that a chain does not use, at either end: one is filled while the other is read.
 PAIR = 2
@@ -71,7 +70,7 @@ def edge_channel(edge: Edge, table: Timetable) -> Channel:
     waiting = in_flight(written.begins, last.ends) - slots
     outbox = min(messages, max(window(written.positions, kept.positions), waiting, PAIR))
     ends = placement[edge.source], placement[edge.target]
-    return Channel(edge.name, edge.kind, edge.chain, *ends, edge.bytes, slots, outbox, 1, 0, 0, 0)
+    return Channel(edge.name, edge.kind, edge.chain, *ends, edge.bytes, slots, outbox, 0, 0, 0)
 
 
 def ring_slots(edge: Edge, table: Timetable) -> int:
@@ -117,11 +116,11 @@ def chain_lists(table: Timetable, edges: Sequence[Edge], channels: Mapping[str, 
     return lists
 
 
-def segment_channel(name: str, kind: str, source: int, target: int, size: int, peers: int) -> Channel:
+def segment_channel(name: str, kind: str, source: int, target: int, size: int) -> Channel:
     """A channel for `size` bytes at a time, in parts."""
-    return Channel(name, kind, None, source, target, min(aligned(size), SEGMENT_BYTES), PAIR, PAIR, peers, 0, 0, 0)
+    return Channel(name, kind, None, source, target, min(aligned(size), SEGMENT_BYTES), PAIR, PAIR, 0, 0, 0)
 
 
 def tree_channel() -> Channel:
     """The channel of the tree of all ranks."""
-    return Channel("tree", "tree", None, -1, -1, TREE_BYTES, TREE_SLOTS, TREE_SLOTS, TREE_NEIGHBOURS, 0, 0, 0)
+    return Channel("tree", "tree", None, -1, -1, TREE_BYTES, TREE_SLOTS, TREE_SLOTS, 0, 0, 0)

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
-from mlc.parallel.planned import HEADER_BYTES, Area, Region
+from mlc.parallel.planned import HEADER_BYTES, Area, Channel, Region
 from mlc.plan.chains import PlannedChain
 from mlc.plan.channels import Edge, ring_slots
 from mlc.plan.layout import Layout
 from mlc.plan.lists import window
 from mlc.plan.placed import (
     REGION_SHIFT,
-    Channel,
     Chunk,
     Held,
     Piece,
@@ -60,24 +59,24 @@ class Sketch:
     levels: int
 
 
-def place_inboxes(channels: Sequence[Channel], pp: int) -> tuple[list[Channel], list[int]]:
+def place_inboxes(channels: Sequence[Channel], layout: Layout) -> tuple[list[Channel], list[int]]:
     """Channels with the addresses of their inboxes, and of the tree's outbox; and per place, the bytes of its inbox."""
     tree = next((c for c in channels if c.kind == "tree"), None)
-    bytes_of = [0] * pp
+    bytes_of = [0] * layout.pp
     placed: dict[str, Channel] = {}
     if tree is not None:
-        slots = aligned(tree.peers * HEADER_BYTES)
-        outbox = slots + tree.peers * tree.slots * tree.slot_bytes
+        slots = aligned(tree.peers(layout.dp) * HEADER_BYTES)
+        outbox = slots + tree.peers(layout.dp) * tree.slots * tree.slot_bytes
         placed[tree.name] = replace(tree, headers=0, inbox=slots, outbox=outbox)
-        bytes_of = [outbox + tree.peers * tree.outbox_slots * tree.slot_bytes] * pp
+        bytes_of = [outbox + tree.peers(layout.dp) * tree.outbox_slots * tree.slot_bytes] * layout.pp
     others = [c for c in channels if c.kind != "tree"]
     headers: dict[str, int] = {}
     for channel in others:
         headers[channel.name] = bytes_of[channel.target]
-        bytes_of[channel.target] += channel.peers * HEADER_BYTES
+        bytes_of[channel.target] += channel.peers(layout.dp) * HEADER_BYTES
     for channel in others:
         placed[channel.name] = replace(channel, headers=headers[channel.name], inbox=bytes_of[channel.target])
-        bytes_of[channel.target] += channel.peers * channel.slots * channel.slot_bytes
+        bytes_of[channel.target] += channel.peers(layout.dp) * channel.slots * channel.slot_bytes
     return [placed[c.name] for c in channels], [aligned(size, PAGE_BYTES) for size in bytes_of]
 
 
@@ -182,7 +181,7 @@ class PlacePlanner:
         return found
 
     def _outbox(self, channel: Channel) -> None:
-        size = channel.peers * channel.outbox_slots * channel.slot_bytes
+        size = channel.peers(self.sketch.layout.dp) * channel.outbox_slots * channel.slot_bytes
         self.channels[channel.name] = replace(channel, outbox=self.bytes)
         self.bytes += aligned(size)
 

@@ -9,7 +9,7 @@ from mlc.ir.program import Program
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
-from mlc.parallel.planned import Area, Region
+from mlc.parallel.planned import Area, Channel, Region
 from mlc.plan.layout import Layout
 from mlc.plan.lists import Entry
 
@@ -25,28 +25,6 @@ class PlacedRow:
     at: tuple[int, ...]
     path: str
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """A directed edge between two places, -1 for the tree of all ranks.
-
-    peers:   how many senders a receiver has, and receivers a sender
-    inbox, headers, outbox:  addresses; inbox and headers in the receiver's arena, outbox in the sender's
-    """
-
-    name: str
-    kind: str
-    chain: str | None
-    source: int
-    target: int
-    slot_bytes: int
-    slots: int
-    outbox_slots: int
-    peers: int
-    inbox: int
-    headers: int
-    outbox: int
 
 
 @dataclass(frozen=True, slots=True)

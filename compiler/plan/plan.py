@@ -16,12 +16,13 @@ from mlc.diagnostics import InternalError
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.lower.scratch import scratch_bytes
+from mlc.parallel.planned import Channel
 from mlc.plan.chains import plan_chain
 from mlc.plan.channels import segment_channel, tree_channel
 from mlc.plan.layout import Layout
 from mlc.plan.parameters import held_parameters, piece_sizes, place_shares, plan_parameters
 from mlc.plan.place import FLOAT_BYTES, PlacePlanner, Sketch, place_inboxes
-from mlc.plan.placed import Channel, Place, Plan
+from mlc.plan.placed import Place, Plan
 from mlc.plan.shards import roots, tree_levels
 from mlc.plan.stages import staged_chains
 from mlc.plan.uses import parameter_uses
@@ -76,7 +77,7 @@ def _check(lowered: Lowered, layout: Layout) -> None:
 
 def _places(sketch: Sketch) -> tuple[tuple[Place, ...], tuple[Channel, ...]]:
     """Every place, and the channels with all addresses."""
-    channels, inboxes = place_inboxes(_channels(sketch), sketch.layout.pp)
+    channels, inboxes = place_inboxes(_channels(sketch), sketch.layout)
     places: list[Place] = []
     outboxes: dict[str, int] = {}
     for number, inbox_bytes in enumerate(inboxes):
@@ -94,8 +95,7 @@ def _channels(sketch: Sketch) -> list[Channel]:
         for (source, target), size in sorted(sizes.items()):
             if size:
                 ends = f"{name}.{source}" if source == target else f"{name}.{source}.{target}"
-                peers = layout.dp - 1 if source == target else 1
-                channels.append(segment_channel(ends, kind, source, target, size, peers))
+                channels.append(segment_channel(ends, kind, source, target, size))
     return [*channels, tree_channel()] if layout.pp * layout.dp > 1 else channels
 
 
