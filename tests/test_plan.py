@@ -108,11 +108,12 @@ def areas_of(plan: Plan, place: Place, chain: str) -> list[Area]:
     found = [area for area in (*place.fixed, *regions) if area.chain in (None, chain) and area.bytes]
     for channel in plan.channels:
         tree = channel.kind == "tree"
+        peers = 3 if tree else plan.layout.dp - 1 if channel.source == channel.target else 1
         if tree or channel.target == place.place:
-            found.append(Area(f"headers {channel.name}", channel.headers, 256 * channel.peers, None))
-            found.append(Area(f"inbox {channel.name}", channel.inbox, channel.peers * channel.slots * channel.slot_bytes, None))
+            found.append(Area(f"headers {channel.name}", channel.headers, 256 * peers, None))
+            found.append(Area(f"inbox {channel.name}", channel.inbox, peers * channel.slots * channel.slot_bytes, None))
         if tree or (channel.source == place.place and channel.chain is None):
-            found.append(Area(f"outbox {channel.name}", channel.outbox, channel.peers * channel.outbox_slots * channel.slot_bytes, None))
+            found.append(Area(f"outbox {channel.name}", channel.outbox, peers * channel.outbox_slots * channel.slot_bytes, None))
     return found
 
 
