@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,9 +15,12 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from mutants import mutate
 
 from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
+from mlc.parallel.planned import ENDINGS, Planned, read_plan
+from mlc.parallel.symbolic import run_symbolic
 from mlc.parallel.verify import explain_proof, verify
 from mlc.plan.report import explain_plan
 
@@ -66,6 +71,41 @@ def test_what_was_planned_holds(plan: Plan) -> None:
     assert proof.actions == 2 * 4 * 2
     assert proof.messages["act.train.0"] == proof.messages["grad.train.0"] == 4
     assert "verified: 16 actions a step of a replica" in explain_proof(proof)
+
+
+def shortened(planned: Planned, chain: str, count: int) -> Planned:
+    """The plan with the lists of a round of `count` microbatches."""
+    places = []
+    for place in planned.places:
+        kept = tuple(e for e in place.lists[chain] if e.kind in ENDINGS or e.microbatch < count)
+        places.append(dataclasses.replace(place, lists={**place.lists, chain: kept}))
+    return dataclasses.replace(planned, places=tuple(places))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(pp=2, dp=2, schedule="zb-h1", microbatches=8),
+        Options(pp=2, schedule="zb-v", microbatches=5),
+        Options(pp=3, chunks=2, schedule="interleaved", microbatches=6),
+    ],
+    ids=lambda o: o.schedule,
+)
+def test_a_whole_round_decides_for_every_shorter_one(options: Options, tmp_path: Path) -> None:
+    """Of every chain, and of edited lists that pass; the runs of shorter rounds are not part of the proof."""
+    compile_file(MODEL, tmp_path, DEFINES, dataclasses.replace(options, emit="plan"))
+    content = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    rng = random.Random(1)
+    passed: Counter[str] = Counter()
+    for plan in (content, *(mutate(content, rng).plan for _ in range(150))):
+        planned = read_plan(plan)
+        for chain, whole in planned.rounds.items():
+            if not run_symbolic(planned, chain).faults:
+                passed[chain] += 1
+                for count in range(1, whole):
+                    assert run_symbolic(shortened(planned, chain, count), chain).faults == ()
+    assert passed["evaluate"] > 100
+    assert passed["train"] > 20
 
 
 # ------------------------------------------------------------------------------------------------------------------ not a plan

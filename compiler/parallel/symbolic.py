@@ -4,15 +4,17 @@ A place is a stream of actions; each of its outgoing channels is another, which 
 receiver has freed a slot. Channels are FIFO with one sender and one receiver, nothing polls: a Kahn network with bounded channels, so
 one run in any order decides for every order (Kahn 1974; Parks 1995 for bounded buffers). Replicas have equal lists and equal channels
 of their own: one stands for all. STATISTICS, NORM, REDUCE, SHARE and SPREAD are meetings that every rank reaches in one order.
+The run of a whole round decides for every shorter one too (spec/proof.md).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from mlc.parallel.planned import COMPUTE, TRANSFERS, Channel, Entry, Place, Planned, Region, Touch
+from mlc.parallel.planned import COMPUTE, Channel, Entry, Place, Planned, Region, Touch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,25 @@ class Fault:
     message: str
 
 
+#: A compute action: kind, chunk, microbatch.
+_Action = tuple[str, int, int]
+
+
 @dataclass(slots=True)
 class _Slot:
     """What a slot holds: a microbatch, and the actions that will still touch it."""
 
     microbatch: int
-    waiting: set[tuple[str, int, int]]
+    waiting: set[_Action]
+
+
+@dataclass(frozen=True, slots=True)
+class _Touch:
+    """The regions of a phase in the order of their names."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    all: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -51,17 +66,22 @@ class _Flow:
 
 @dataclass(slots=True)
 class _Stream:
-    """A place with its position in its list. `ring` holds the content of its regions by (region, slot)."""
+    """A place with its position in its list.
+
+    touches:   the regions of each phase ("F0"); touched: the phases of each region
+    actions:   by microbatch, (phase, action)
+    rings:     by region, what its slots hold
+    peak:      by region, the most slots in use at once
+    """
 
     place: Place
     entries: Sequence[Entry]
-    touches: Mapping[str, Touch]
+    touches: Mapping[str, _Touch]
     touched: Mapping[str, frozenset[str]]
-    actions: Mapping[int, Sequence[Entry]]  # compute, by microbatch
+    actions: Mapping[int, Sequence[tuple[str, _Action]]]
     at: int = 0
-    done: set[tuple[str, int, int]] = field(default_factory=set)
-    ring: dict[tuple[str, int], _Slot] = field(default_factory=dict)
-    live: dict[str, int] = field(default_factory=dict)
+    done: set[_Action] = field(default_factory=set)
+    rings: defaultdict[str, dict[int, _Slot]] = field(default_factory=lambda: defaultdict(dict))
     peak: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -78,9 +98,9 @@ class Outcome:
     messages: Mapping[str, int]
 
 
-def run_symbolic(planned: Planned, chain: str, count: int) -> Outcome:
-    """Run the lists of a chain on the first `count` microbatches of a round. Stops at the first fault."""
-    return _Run(planned, chain, count).run()
+def run_symbolic(planned: Planned, chain: str) -> Outcome:
+    """Run the lists of a chain. Stops at the first fault."""
+    return _Run(planned, chain).run()
 
 
 class _Stop(Exception):
@@ -90,22 +110,24 @@ class _Stop(Exception):
 
 
 class _Run:
-    def __init__(self, planned: Planned, chain: str, count: int):
+    def __init__(self, planned: Planned, chain: str):
         self.planned = planned
         self.chain = chain
         self.flows = {name: _Flow(c) for name, c in planned.channels.items() if c.chain == chain}
-        self.streams = [self._stream(place, chain, count) for place in planned.places]
+        self.streams = [self._stream(place) for place in planned.places]
 
-    def _stream(self, place: Place, chain: str, count: int) -> _Stream:
-        rows = [e for e in place.lists[chain] if e.kind not in (*COMPUTE, *TRANSFERS) or e.microbatch < count]
-        touches = place.phases.get(chain, {})
-        regions = {name for t in touches.values() for name in (*t.reads, *t.writes)}
-        touched = {r: frozenset(p for p, t in touches.items() if r in t.reads or r in t.writes) for r in regions}
-        actions: dict[int, list[Entry]] = {}
-        for entry in rows:
+    def _stream(self, place: Place) -> _Stream:
+        entries = place.lists[self.chain]
+        touches = {phase: _sorted(touch) for phase, touch in place.phases.get(self.chain, {}).items()}
+        touched: defaultdict[str, set[str]] = defaultdict(set)
+        for phase, touch in touches.items():
+            for name in touch.all:
+                touched[name].add(phase)
+        actions: defaultdict[int, list[tuple[str, _Action]]] = defaultdict(list)
+        for entry in entries:
             if entry.kind in COMPUTE:
-                actions.setdefault(entry.microbatch, []).append(entry)
-        return _Stream(place, rows, touches, touched, actions)
+                actions[entry.microbatch].append((f"{entry.kind}{entry.of}", _action(entry)))
+        return _Stream(place, entries, touches, {name: frozenset(phases) for name, phases in touched.items()}, actions)
 
     def run(self) -> Outcome:
         faults: list[Fault] = []
@@ -187,7 +209,7 @@ class _Run:
         if flow.moved <= entry.microbatch:
             return False
         flow.waited += 1
-        self._retire(stream, f"out:{entry.of}")
+        self._retire(stream, f"out:{entry.of}", entry.microbatch)
         return True
 
     def _receive(self, stream: _Stream, entry: Entry, flow: _Flow) -> bool:
@@ -195,7 +217,7 @@ class _Run:
         if flow.moved <= entry.microbatch:
             return False
         flow.received += 1
-        self._fill(stream, entry, stream.place.regions[f"in:{entry.of}"], entry.microbatch, ())
+        self._fill(stream, entry, stream.place.regions[f"in:{entry.of}"], entry.microbatch, None)
         return True
 
     def _free(self, stream: _Stream, entry: Entry, flow: _Flow) -> bool:
@@ -210,7 +232,7 @@ class _Run:
             text = f"message {entry.microbatch} from rank {flow.channel.source} is freed before {_said(later)} reads it"
             self._refuse(stream, entry, "E1205", text)
         flow.freed += 1
-        self._retire(stream, name)
+        self._retire(stream, name, entry.microbatch)
         return True
 
     def _in_order(self, stream: _Stream, entry: Entry, expected: int, what: str, peer: int) -> None:
@@ -225,29 +247,29 @@ class _Run:
         touch = stream.touches.get(phase)
         if touch is None:
             self._refuse(stream, entry, "E1204", f"this place has no rows for {phase}")
-        own = (entry.kind, int(entry.of), entry.microbatch)
-        for name in sorted(touch.reads):
+        own = _action(entry)
+        for name in touch.reads:
             self._expect(stream, entry, name)
-        for name in sorted(touch.writes):
+        for name in touch.writes:
             self._write(stream, entry, name, own)
         stream.done.add(own)
-        for name in sorted(touch.reads | touch.writes):
-            self._slot(stream, name, entry.microbatch).waiting.discard(own)
-            self._retire(stream, name)
+        for name in touch.all:
+            self._expect(stream, entry, name).waiting.discard(own)
+            self._retire(stream, name, entry.microbatch)
 
-    def _write(self, stream: _Stream, entry: Entry, name: str, own: tuple[str, int, int]) -> None:
+    def _write(self, stream: _Stream, entry: Entry, name: str, own: _Action) -> None:
         region = self._region(stream, entry, name)
-        held = stream.ring.get((name, entry.microbatch % region.slots))
+        held = stream.rings[name].get(entry.microbatch % region.slots)
         if held is not None and held.microbatch == entry.microbatch:
             return
         if name.startswith("in:"):
             self._refuse(stream, entry, "E1205", f"writes the slot of message {entry.microbatch} of {name[3:]}, which is not received")
         self._fill(stream, entry, region, entry.microbatch, own)
 
-    def _fill(self, stream: _Stream, entry: Entry, region: Region, microbatch: int, own: tuple[str, int, int] | tuple[()]) -> None:
+    def _fill(self, stream: _Stream, entry: Entry, region: Region, microbatch: int, own: _Action | None) -> None:
         """Put microbatch into its slot, which nothing may need any more."""
-        key = (region.name, microbatch % region.slots)
-        held = stream.ring.get(key)
+        ring = stream.rings[region.name]
+        held = ring.get(microbatch % region.slots)
         if held is not None and held.waiting:
             later = min(held.waiting, key=self._position)
             text = f"overwrites microbatch {held.microbatch} in {region.name} ({region.slots} slots), which {_said(later)} still reads"
@@ -256,40 +278,32 @@ class _Run:
             peer = self.flows[region.name[4:]].channel.target
             text = f"overwrites message {held.microbatch} of {region.name[4:]} ({region.slots} slots): it may not have left for rank {peer}"
             self._refuse(stream, entry, "E1205", text)
-        readers = self._readers(stream, region.name, microbatch) - stream.done - {own}
-        stream.ring[key] = _Slot(microbatch, set(readers))
-        stream.live[region.name] = sum(1 for (name, _), s in stream.ring.items() if name == region.name)
-        stream.peak[region.name] = max(stream.peak.get(region.name, 0), stream.live[region.name])
+        phases = stream.touched.get(region.name, frozenset())
+        waiting = {a for phase, a in stream.actions.get(microbatch, ()) if phase in phases and a != own and a not in stream.done}
+        ring[microbatch % region.slots] = _Slot(microbatch, waiting)
+        stream.peak[region.name] = max(stream.peak.get(region.name, 0), len(ring))
 
-    def _readers(self, stream: _Stream, name: str, microbatch: int) -> set[tuple[str, int, int]]:
-        """The actions of the list that touch a region for a microbatch."""
-        phases = stream.touched.get(name, frozenset())
-        return {(e.kind, int(e.of), microbatch) for e in stream.actions.get(microbatch, ()) if f"{e.kind}{e.of}" in phases}
-
-    def _retire(self, stream: _Stream, name: str) -> None:
-        """Forget slots that nothing will touch: messages when they are freed or gone, others when the last reader is done."""
-        for key in [k for k in stream.ring if k[0] == name]:
-            slot = stream.ring[key]
-            over = not slot.waiting
-            if name.startswith("in:"):
-                over = over and slot.microbatch < self.flows[name[3:]].freed
-            if name.startswith("out:"):
-                over = over and slot.microbatch < self.flows[name[4:]].waited
-            if over:
-                del stream.ring[key]
+    def _retire(self, stream: _Stream, name: str, microbatch: int) -> None:
+        """Forget what nothing will touch: a message when it is freed or gone, anything else when the last reader is done."""
+        region, ring = stream.place.regions.get(name), stream.rings[name]
+        slot = ring.get(microbatch % region.slots) if region is not None else None
+        if region is None or slot is None or slot.microbatch != microbatch or slot.waiting:
+            return
+        if name.startswith("in:") and microbatch >= self.flows[name[3:]].freed:
+            return
+        if name.startswith("out:") and microbatch >= self.flows[name[4:]].waited:
+            return
+        del ring[microbatch % region.slots]
 
     def _expect(self, stream: _Stream, entry: Entry, name: str) -> _Slot:
         """The slot of the action's microbatch, which must hold it."""
         region = self._region(stream, entry, name)
-        slot = stream.ring.get((name, entry.microbatch % region.slots))
+        slot = stream.rings[name].get(entry.microbatch % region.slots)
         if slot is None or slot.microbatch != entry.microbatch:
             held = "nothing" if slot is None else f"microbatch {slot.microbatch}"
             peer = self._peer(name)
             self._refuse(stream, entry, "E1205", f"reads microbatch {entry.microbatch} in {name}{peer}, which holds {held}")
         return slot
-
-    def _slot(self, stream: _Stream, name: str, microbatch: int) -> _Slot:
-        return stream.ring[name, microbatch % stream.place.regions[name].slots]
 
     def _region(self, stream: _Stream, entry: Entry, name: str) -> Region:
         region = stream.place.regions.get(name)
@@ -304,7 +318,7 @@ class _Run:
         end = flow.channel.source if name.startswith("in:") else flow.channel.target
         return f" (rank {end})"
 
-    def _position(self, action: tuple[str, int, int]) -> tuple[int, str, int]:
+    def _position(self, action: _Action) -> tuple[int, str, int]:
         return (action[2], action[0], action[1])
 
     # -------------------------------------------------------------------------------------------------------- the end
@@ -360,6 +374,14 @@ class _Run:
         raise _Stop(Fault(code, f"{place}: {message}"))
 
 
-def _said(action: tuple[str, int, int]) -> str:
+def _sorted(touch: Touch) -> _Touch:
+    return _Touch(tuple(sorted(touch.reads)), tuple(sorted(touch.writes)), tuple(sorted(touch.reads | touch.writes)))
+
+
+def _action(entry: Entry) -> _Action:
+    return (entry.kind, int(entry.of), entry.microbatch)
+
+
+def _said(action: _Action) -> str:
     kind, chunk, microbatch = action
     return f"{kind} {chunk} {microbatch}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
@@ -54,16 +54,14 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
         raise _refused(faults)
     messages: dict[str, int] = {}
     live: tuple[int, ...] = ()
-    for chain, whole in planned.rounds.items():
-        counts = (whole,) if chain == "train" else tuple(range(1, whole + 1))
-        for count in counts:
-            outcome = run_symbolic(planned, chain, count)
-            if outcome.faults:
-                raise _refused(list(outcome.faults))
-            messages.update(outcome.messages)
-            if chain == "train":
-                pairs = zip(planned.places, outcome.peaks, strict=True)
-                live = tuple(sum(place.regions[name].stride * slots for name, slots in peaks.items()) for place, peaks in pairs)
+    for chain in planned.rounds:
+        outcome = run_symbolic(planned, chain)
+        if outcome.faults:
+            raise _refused(list(outcome.faults))
+        messages.update(outcome.messages)
+        if chain == "train":
+            pairs = zip(planned.places, outcome.peaks, strict=True)
+            live = tuple(sum(place.regions[name].stride * slots for name, slots in peaks.items()) for place, peaks in pairs)
     actions = sum(e.kind in COMPUTE for place in planned.places for e in place.lists["train"])
     return Proof(actions, messages, live)
 
@@ -121,13 +119,13 @@ def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
     """Each microbatch once in each phase, ascending; nothing after the list's end."""
     entries = place.lists[chain]
     yield from _tail_faults(place, chain)
-    seen: dict[tuple[str, int], list[int]] = {}
+    seen = _Seen()
     for at, entry in enumerate(entries):
         if entry.kind in COMPUTE:
             yield from _entry_faults(place, chain, at, entry, seen, whole)
     where = f"{chain}: rank {place.number}"
     for chunk in range(len(place.stages)):
-        counts = {kind: sorted(seen.get((kind, chunk), [])) for kind in COMPUTE}
+        counts = {kind: sorted(seen.microbatches[kind, chunk]) for kind in COMPUTE}
         wanted = list(range(whole))
         if counts["F"] != wanted:
             yield Fault("E1204", f"{where}, chunk {chunk}: forward of microbatch {_odd(counts['F'], wanted)}")
@@ -145,9 +143,16 @@ def _odd(found: list[int], wanted: list[int]) -> str:
     return f"{first} is done {found.count(first)} times, not {wanted.count(first)}"
 
 
-def _entry_faults(
-    place: Place, chain: str, at: int, entry: Entry, seen: dict[tuple[str, int], list[int]], whole: int
-) -> Iterator[Fault]:
+@dataclass(slots=True)
+class _Seen:
+    """The actions of a list so far: `microbatches` by kind and chunk; `latest` by F, I or W and chunk, the highest."""
+
+    microbatches: defaultdict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    latest: dict[tuple[str, int], int] = field(default_factory=dict)
+    done: set[tuple[str, int, int]] = field(default_factory=set)
+
+
+def _entry_faults(place: Place, chain: str, at: int, entry: Entry, seen: _Seen, whole: int) -> Iterator[Fault]:
     chunk, j = int(entry.of), entry.microbatch
     where = f"{chain}: rank {place.number}, action {at} ({entry})"
     if not 0 <= chunk < len(place.stages) or not 0 <= j < whole:
@@ -157,14 +162,15 @@ def _entry_faults(
         yield Fault("E1204", f"{where}: only forward passes are made here")
     halves = ("I", "W") if entry.kind == "B" else (entry.kind,)
     for half in halves:
-        before = [*seen.get((half, chunk), []), *(seen.get(("B", chunk), []) if half in "IW" else [])]
-        if before and max(before) > j:
-            yield Fault("E1204", f"{where}: microbatch {j} comes after {max(before)}; each phase of a chunk runs in ascending order")
-    needs = {"I": ("F",), "B": ("F",), "W": ("I",)}.get(entry.kind, ())
-    for need in needs:
-        if j not in seen.get((need, chunk), []):
-            yield Fault("E1204", f"{where}: {need} {chunk} {j} has not been done before")
-    seen.setdefault((entry.kind, chunk), []).append(j)
+        latest = seen.latest.get((half, chunk), -1)
+        if latest > j:
+            yield Fault("E1204", f"{where}: microbatch {j} comes after {latest}; each phase of a chunk runs in ascending order")
+        seen.latest[half, chunk] = max(latest, j)
+    need = {"I": "F", "B": "F", "W": "I"}.get(entry.kind)
+    if need is not None and (need, chunk, j) not in seen.done:
+        yield Fault("E1204", f"{where}: {need} {chunk} {j} has not been done before")
+    seen.microbatches[entry.kind, chunk].append(j)
+    seen.done.add((entry.kind, chunk, j))
 
 
 def _tail_faults(place: Place, chain: str) -> Iterator[Fault]:
