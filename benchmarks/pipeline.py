@@ -165,6 +165,9 @@ def report(arguments: argparse.Namespace, folder: Path, size: str) -> bool:
     print(f"{size}: {shown}")
     if peers:
         print(f"{size}: times the peers' speed: {', '.join(f'{p} {r:.2f}' for p, r in ratios.items())} (limit {LIMITS[size]})")
+    plan = json.loads((program.path.parent / "plan.json").read_text())
+    rate = plan["flops_per_microbatch"] * MICROBATCHES / (medians["mlc"] / 1e3) / plan["pp"]
+    print(f"{size}: {rate / 1e9:.1f} GFLOP/s a core")
     limit = f" (limit {EFFICIENCY})" if size == "small" else ""
     print(f"{size}: simulated makespan {simulated:.2f} ms, measured step {measured:.2f} ms: efficiency {ratio:.3f}{limit}", flush=True)
     return all(r >= LIMITS[size] for r in ratios.values()) and (size != "small" or ratio >= EFFICIENCY)

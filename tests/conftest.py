@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from layout_models import Programs
+from mpi import no_mpirun
 
 from mlc.driver import Build, Options, compile_file
 
@@ -106,3 +107,9 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == path.read_text(), f"differs from {path}: if that is meant, run pytest --accept"
 
     return check
+
+
+def need_mpi() -> None:
+    """Skips the test where there is no Open MPI; CI has it."""
+    if reason := no_mpirun():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from mlc.ir.types import DTYPE_BYTES
 from mlc.lower.routine import Routine
+from mlc.parallel.planned import Entry
 from mlc.plan import Plan
-from mlc.plan.lists import Entry
 from mlc.plan.placed import REGION_SHIFT, Channel, Chunk, Place, PlacedRow
 
 

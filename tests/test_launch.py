@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import need_mpi
 
 from mlc.driver import Build, Options
 from mlc.emit.launch import launch_files
@@ -52,12 +53,6 @@ def digest_of(output: str) -> str:
     found = re.findall(r"^digest: ([0-9a-f]{64})$", output, re.MULTILINE)
     assert len(found) == 1, output
     return found[0]
-
-
-def need_mpi() -> None:
-    for tool in ("mpirun", "mpicc"):
-        if not shutil.which(tool):
-            pytest.skip(f"not installed: {tool}")
 
 
 def environment_of(rank: int, size: int = RANKS, near: int = RANKS) -> dict[str, str]:

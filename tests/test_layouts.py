@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from conftest import need_mpi
 from layout_models import MODELS, Layout, Programs, Said, digest_of, run_model
 
 MICROBATCHES = 8
@@ -92,8 +93,7 @@ def test_layouts_say_what_one_rank_says(model: str, layout: Layout, runs: Runs) 
 
 
 def test_mpi_says_what_one_rank_says(runs: Runs) -> None:
-    if not shutil.which("mpirun") or not shutil.which("mpicc"):
-        pytest.skip("no Open MPI")
+    need_mpi()
     layout = Layout(2, 2, "dualpipe-v", 2)
     program = runs.program("gpt2", layout)
     runs.programs.make("../libmlc_mpi.so")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mpi
 import pytest
+from conftest import need_mpi
 
 
 @pytest.fixture(scope="module")
@@ -12,6 +13,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> mpi.Bench:
 
 
 def check(name: str, bench: mpi.Bench) -> None:
+    need_mpi()
     figures, obstacle = mpi.CHECKS[name]
     if reason := obstacle():
         pytest.skip(reason)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import need_mpi
 from network import MpiResult, MpiRun, Namespaces, NetworkError, Relay, execute, missing
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -87,8 +87,7 @@ Ring = Callable[..., list[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def _possible() -> None:
-    if shutil.which("mpicc") is None:
-        pytest.skip("not installed: mpicc")
+    need_mpi()
     if reason := missing(relay=True):
         pytest.skip(reason)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 
@@ -27,8 +27,7 @@ TREE_NEIGHBOURS = 3
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "tree")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One row of a list: `of` is a chunk of the place, or the name of a channel."""
 
     kind: str

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from mlc.lower.program import Lowered
 from mlc.parallel.actions import Schedule
-from mlc.parallel.planned import ENDINGS, Channel
+from mlc.parallel.planned import ENDINGS, Channel, Entry
 from mlc.plan.backward import add_backward_rows
 from mlc.plan.channels import Edge, chain_edges, chain_lists, edge_channel
 from mlc.plan.forward import add_forward_rows
 from mlc.plan.layout import Layout
-from mlc.plan.lists import Entry, Timetable, forward_schedule, timetable
+from mlc.plan.lists import Timetable, forward_schedule, timetable
 from mlc.plan.placed import Columns
 from mlc.plan.regions import StageMemory, stage_memory
 from mlc.plan.rows import StageRows
@@ -79,9 +79,9 @@ def _end(layout: Layout, kind: str) -> list[Entry]:
     match kind:
         case "train":
             chunks = {"REDUCE": range(layout.chunks)}
-            return [(what, chunk, 0) for what in ENDINGS for chunk in chunks.get(what, range(1))]
+            return [Entry(what, chunk, 0) for what in ENDINGS for chunk in chunks.get(what, range(1))]
         case "evaluate":
-            return [("STATISTICS", 0, 0)]
+            return [Entry("STATISTICS", 0, 0)]
     return []
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlc.lower.layout import aligned
-from mlc.parallel.planned import Channel
-from mlc.plan.lists import Entry, Timetable, in_flight, window
+from mlc.parallel.planned import Channel, Entry
+from mlc.plan.lists import Timetable, in_flight, window
 from mlc.plan.regions import StageMemory, message
 from mlc.plan.stages import StagedChain
 
@@ -99,18 +99,18 @@ def chain_lists(table: Timetable, edges: Sequence[Edge], channels: Mapping[str, 
         first, last = table.times[edge.target, edge.first].positions, table.times[edge.target, edge.last].positions
         for number in range(messages):
             if number >= slots:
-                before.setdefault((channel.source, written[number]), []).append(("SENT", edge.name, number - slots))
-            after.setdefault((channel.source, written[number]), []).insert(0, ("SEND", edge.name, number))
-            before.setdefault((channel.target, first[number]), []).append(("RECEIVE", edge.name, number))
-            after.setdefault((channel.target, last[number]), []).append(("FREE", edge.name, number))
-        ends[channel.source] += [("SENT", edge.name, number) for number in range(max(0, messages - slots), messages)]
+                before.setdefault((channel.source, written[number]), []).append(Entry("SENT", edge.name, number - slots))
+            after.setdefault((channel.source, written[number]), []).insert(0, Entry("SEND", edge.name, number))
+            before.setdefault((channel.target, first[number]), []).append(Entry("RECEIVE", edge.name, number))
+            after.setdefault((channel.target, last[number]), []).append(Entry("FREE", edge.name, number))
+        ends[channel.source] += [Entry("SENT", edge.name, number) for number in range(max(0, messages - slots), messages)]
     lists: list[list[Entry]] = []
     for place, actions in enumerate(table.schedule.lists):
         chunk_of = {stage: chunk for chunk, stage in enumerate(s for s, p in enumerate(table.schedule.placement) if p == place)}
         entries: list[Entry] = []
         for position, action in enumerate(actions):
             entries += before.get((place, position), [])
-            entries.append((action.kind, chunk_of[action.stage], action.microbatch))
+            entries.append(Entry(action.kind, chunk_of[action.stage], action.microbatch))
             entries += after.get((place, position), [])
         lists.append(entries + ends[place])
     return lists

@@ -9,9 +9,6 @@ from mlc.parallel.actions import Action, Schedule
 from mlc.parallel.simulate import run, uniform
 from mlc.plan.layout import Layout
 
-#: One row of a list as plan.json has it: kind, chunk or name of a channel, microbatch or message.
-Entry = tuple[str, int | str, int]
-
 
 @dataclass(frozen=True, slots=True)
 class Times:

@@ -9,9 +9,8 @@ from mlc.ir.program import Program
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
-from mlc.parallel.planned import Area, Channel, Region
+from mlc.parallel.planned import Area, Channel, Entry, Region
 from mlc.plan.layout import Layout
-from mlc.plan.lists import Entry
 
 #: An operand of a row: the number of a region above this bit, the offset in its slot below. Region 0 is the arena.
 REGION_SHIFT = 48
