@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -218,21 +218,24 @@ def check_options(options: Options) -> None:
     for flag, value in counts:
         if value is not None and value < 1:
             raise error("E0808", f"--{flag} {value}: at least 1")
-    if options.plan is not None:
-        check_plan_options(options)
     if options.emit not in EMITS:
         raise error("E0808", f"--emit {options.emit}: one of {', '.join(EMITS)}")
+    layout = [field.name for field in fields(LayoutOptions)]
+    if options.plan is not None:
+        for flag in given(options, *layout, "microbatches", "groups"):
+            raise error("E0808", f"--plan and --{flag}: the plan fixes it", f"leave --{flag} out, or --plan")
+    if options.emit == "ir":
+        for flag in given(options, *layout, "plan"):
+            raise error("E0808", f"--emit ir and --{flag}: the IR is made before the layout", f"leave --{flag} out, or use --emit plan")
     for flag, count in (("microbatches", options.microbatches), ("groups", options.groups)):
         if count is not None and count < 1:
             raise error("E0809", f"--{flag} {count}: at least 1")
 
 
-def check_plan_options(options: Options) -> None:
-    """What --plan fixes cannot be asked again. raises: E0808"""
-    asked = {"pp": options.pp != 1, "dp": options.dp != 1}
-    asked |= {flag: getattr(options, flag) is not None for flag in ("schedule", "chunks", "microbatches", "groups", "split", "memory")}
-    for flag in (flag for flag, given in asked.items() if given):
-        raise error("E0808", f"--plan and --{flag}: the plan fixes it", f"leave --{flag} out, or --plan")
+def given(options: Options, *names: str) -> list[str]:
+    """Those of the options that are not what they are by default."""
+    defaults = {field.name: field.default for field in fields(options)}
+    return [name for name in names if getattr(options, name) != defaults[name]]
 
 
 def prove_plan(planned: Planned, lowered: Lowered) -> Proof:

@@ -51,6 +51,8 @@ def wrong(tmp_path: Path) -> Path:
         (["compile", "none.dsl", "--target", "sm_103"], 1, "E0808"),
         (["compile", "none.dsl", "--plan", "plan.json", "--pp", "2"], 1, "E0808"),
         (["compile", "none.dsl", "--plan", "plan.json", "--schedule", "1f1b"], 1, "E0808"),
+        (["compile", "none.dsl", "--emit", "ir", "--pp", "2"], 1, "E0808"),
+        (["compile", "none.dsl", "--emit", "ir", "--plan", "plan.json"], 1, "E0808"),
         (["compile", "none.dsl", "--tp", "2"], 2, "--tp"),
         (["compile", "none.dsl", "--pp", "0"], 2, "--pp"),
         (["compile", "none.dsl", "-D", "depth"], 2, "name=value"),
