@@ -13,6 +13,7 @@ WORKERS ?= auto
 SHARED ?= ../shared
 BASE   ?= HEAD
 SECONDS ?= 60
+CASES  ?=
 
 .DEFAULT_GOAL = help
 
@@ -47,6 +48,9 @@ acceptance: $(VENV)/installed ## Measure what the README states (half an hour; w
 bench: $(VENV)/installed ## Time training steps beside PyTorch and JAX (PEERS=python of an environment that has them)
 	$(BIN)/python benchmarks/against_peers.py --peers $(SHARED)/bench/peers.py --python $(or $(PEERS),python3)
 
+attack: $(VENV)/installed ## Play faults on real programs: links, two writers, signals, full disks ... (CASES="checkpoints")
+	$(BIN)/python benchmarks/attack.py $(CASES)
+
 fuzz: $(VENV)/installed ## Damage models and data files for SECONDS each; nothing may break
 	$(BIN)/python benchmarks/fuzz.py --seconds $(SECONDS)
 	$(MAKE) -C runtime fuzz SECONDS=$(SECONDS)
@@ -66,4 +70,4 @@ docs: $(VENV)/installed ## Write the generated pages of spec/
 clean: ## Remove what was built, the environment apart
 	rm -rf build *.egg-info
 
-.PHONY: help demo test acceptance bench fuzz replay lint docs clean
+.PHONY: help demo test attack acceptance bench fuzz replay lint docs clean
