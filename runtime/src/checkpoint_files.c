@@ -99,11 +99,9 @@ static void hash_file(const hashing *work, int64_t number, mlc_error *error)
     mlc_sha256 hash;
     if (work->files->path_of(work->files, number, path, error))
         return;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        mlc_error_system(error, MLC_BAD_INPUT, "%s", path);
+    int fd = mlc_file_open_regular(path, error);
+    if (fd < 0)
         return;
-    }
     mlc_sha256_begin(&hash);
     hash_bytes(&hash, fd, path, work->rank, error);
     close(fd);

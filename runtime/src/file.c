@@ -5,12 +5,75 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define WRITE_SECONDS 10 /* for the reader of a pipe to make room */
+
+/* ---- opening ---- */
+
+static const char *kind_of(mode_t mode)
+{
+    return S_ISDIR(mode) ? "a directory" : S_ISFIFO(mode) ? "a FIFO" : S_ISSOCK(mode) ? "a socket" : S_ISCHR(mode) || S_ISBLK(mode)
+         ? "a device" : "a special file";
+}
+
+static int refuse_special(const char *path, mode_t mode, mlc_error *error)
+{
+    return mlc_error_set(error, MLC_BAD_INPUT, "%s: %s, not a regular file", path, kind_of(mode));
+}
+
+/* Looks before it opens, since to open a FIFO or a device may wait for ever or act; and once more afterwards, since the name may mean
+ * another file by then: therefore the open does not wait. */
+int mlc_file_open_regular(const char *path, mlc_error *error)
+{
+    struct stat status;
+    if (stat(path, &status))
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s", path), -1;
+    if (!S_ISREG(status.st_mode))
+        return refuse_special(path, status.st_mode, error), -1;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0)
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s", path), -1;
+    if (!fstat(fd, &status) && S_ISREG(status.st_mode))
+        return fd;
+    close(fd);
+    return refuse_special(path, status.st_mode, error), -1;
+}
+
+/* Is it a name of a file that is open already, like /dev/stdout? */
+static bool is_own_descriptor(const char *path)
+{
+    static const char *const STARTS[] = {"/dev/std", "/dev/fd/", "/proc/self/fd/"};
+    for (size_t i = 0; i < sizeof STARTS / sizeof *STARTS; i++)
+        if (!strncmp(path, STARTS[i], strlen(STARTS[i])))
+            return true;
+    return false;
+}
+
+static bool takes_output(const char *path, mode_t mode)
+{
+    return S_ISREG(mode) || S_ISCHR(mode) || (S_ISFIFO(mode) && is_own_descriptor(path));
+}
+
+int mlc_file_open_output(const char *path, int flags, mlc_error *error)
+{
+    struct stat status;
+    if (!stat(path, &status) && !takes_output(path, status.st_mode))
+        return refuse_special(path, status.st_mode, error), -1;
+    int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | flags, 0666);
+    if (fd < 0)
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s", path), -1;
+    if (!fstat(fd, &status) && takes_output(path, status.st_mode))
+        return fd;
+    close(fd);
+    return refuse_special(path, status.st_mode, error), -1;
+}
 
 /* ---- reading ---- */
 
@@ -19,8 +82,6 @@ static int map_descriptor(mlc_mapping *mapping, int fd, const char *path, mlc_er
     struct stat status;
     if (fstat(fd, &status))
         return mlc_error_system(error, MLC_BAD_INPUT, "%s", path);
-    if (!S_ISREG(status.st_mode))
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: not a regular file", path);
     *mapping = (mlc_mapping){NULL, (uint64_t)status.st_size};
     if (!status.st_size)
         return MLC_OK;
@@ -34,9 +95,9 @@ static int map_descriptor(mlc_mapping *mapping, int fd, const char *path, mlc_er
 int mlc_mapping_open(mlc_mapping *mapping, const char *path, mlc_error *error)
 {
     *mapping = (mlc_mapping){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = mlc_file_open_regular(path, error);
     if (fd < 0)
-        return mlc_error_system(error, MLC_BAD_INPUT, "%s", path);
+        return error->status;
     int status = map_descriptor(mapping, fd, path, error);
     close(fd);
     return status;
@@ -57,8 +118,8 @@ int mlc_writer_open(mlc_writer *writer, const char *path, bool append, mlc_error
     writer->bytes = writer->used = 0;
     mlc_sha256_begin(&writer->hash);
     snprintf(writer->path, sizeof writer->path, "%s", path);
-    writer->fd = open(path, O_WRONLY | O_CREAT | (append ? O_APPEND : O_TRUNC) | O_CLOEXEC, 0666);
-    return writer->fd < 0 ? mlc_error_system(error, MLC_BAD_INPUT, "%s", path) : MLC_OK;
+    writer->fd = mlc_file_open_output(path, append ? O_APPEND : O_TRUNC, error);
+    return writer->fd < 0 ? error->status : MLC_OK;
 }
 
 void mlc_writer_open_counting(mlc_writer *writer, mlc_error *error)
@@ -78,11 +139,20 @@ void mlc_writer_hex(const mlc_writer *writer, char hex[65])
     mlc_sha256_hex(digest, hex);
 }
 
+/* A pipe or terminal whose reader stands still: has it room again within WRITE_SECONDS? */
+static bool has_room(int fd)
+{
+    struct pollfd room = {.fd = fd, .events = POLLOUT};
+    return poll(&room, 1, WRITE_SECONDS * 1000) != 0;
+}
+
 /* Writes all bytes; a short write is not an error of the disk. */
 static void write_all(mlc_writer *writer, const char *data, size_t bytes)
 {
     while (bytes && writer->fd >= 0 && !writer->error->status) {
         ssize_t done = write(writer->fd, data, bytes);
+        if (done < 0 && errno == EAGAIN && has_room(writer->fd))
+            continue;
         if (done < 0 && errno != EINTR)
             mlc_error_system(writer->error, MLC_FAILED, "%s: cannot be written", writer->path);
         if (done > 0) {

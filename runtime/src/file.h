@@ -11,6 +11,15 @@
 
 #define MLC_PATH_BYTES 4096
 
+/* Opens a regular file for reading. A directory, FIFO, device or socket is refused by its kind before it is opened: nothing waits, and
+ * nothing acts. Returns the descriptor, -1: failed (MLC_BAD_INPUT). */
+int mlc_file_open_regular(const char *path, mlc_error *error);
+
+/* Opens a file for writing, creating it if there is none; `flags`: O_TRUNC, O_APPEND, O_EXCL and the like. Regular files, character
+ * devices (/dev/null, a terminal) and pipes that are open already (/dev/stdout) are taken; what else there is is refused as above.
+ * The descriptor does not block: a write to a pipe that is full gives EAGAIN. Returns it, -1: failed (MLC_BAD_INPUT). */
+int mlc_file_open_output(const char *path, int flags, mlc_error *error);
+
 /* A file mapped for reading. An empty file has bytes 0 and base NULL. */
 typedef struct mlc_mapping {
     const uint8_t *base;

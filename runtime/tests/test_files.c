@@ -6,6 +6,8 @@
 #include "stored.h"
 #include "weights.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -32,6 +34,41 @@ static void check_hashes(void)
     check_hash("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 1,
                "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
     check_hash("a", 1000000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+/* ---- special files ---- */
+
+static void refuse_file(const char *path, const char *kind, bool output)
+{
+    mlc_error error = {0};
+    int fd = output ? mlc_file_open_output(path, O_APPEND, &error) : mlc_file_open_regular(path, &error);
+    CHECK(fd < 0 && error.status == MLC_BAD_INPUT);
+    CHECK_HOLDS(error.text, kind);
+}
+
+/* Nothing here may wait: the FIFO has no other end, until it has one whose reader reads nothing. */
+static void check_special_files(void)
+{
+    mlc_error error = {0};
+    CHECK(!mkfifo("fifo", 0600) && !symlink("fifo", "link"));
+    refuse_file("fifo", "fifo: a FIFO, not a regular file", false);
+    refuse_file("link", "a FIFO", false);
+    refuse_file(".", "a directory", false);
+    refuse_file("/dev/zero", "a device", false);
+    refuse_file("nothing", "No such file", false);
+    refuse_file("fifo", "a FIFO", true);
+    refuse_file(".", "a directory", true);
+    int null = mlc_file_open_output("/dev/null", O_TRUNC, &error);
+    CHECK(null >= 0 && !close(null));
+    int ends[2];
+    char name[64];
+    CHECK(!pipe(ends));
+    snprintf(name, sizeof name, "/dev/fd/%d", ends[1]);
+    int fd = mlc_file_open_output(name, O_APPEND, &error);
+    CHECK(fd >= 0 && write(fd, name, 1) == 1);
+    for (ssize_t done = 1; done > 0;)
+        done = write(fd, "full", 4);
+    CHECK(errno == EAGAIN && !close(fd) && !close(ends[0]) && !close(ends[1]));
 }
 
 /* ---- JSON ---- */
@@ -477,6 +514,7 @@ int main(void)
 {
     check_enter_directory();
     check_hashes();
+    check_special_files();
     check_json();
     check_round_trip();
     check_digest();
