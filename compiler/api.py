@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlc.diagnostics import Diagnostic
 from mlc.driver import Build, Options, compile_file, compile_module, differentiated, load_program
 from mlc.syntax.formatter import format_text
 from mlc.syntax.python import parse_function
@@ -33,9 +34,11 @@ def compile(
     return compile_module(module, source.__name__, file, folder, define or {}, chosen)
 
 
-def check(path: str | Path, define: Mapping[str, Any] | None = None) -> None:
-    """Look for errors in a .dsl file. raises: MlcError with all that were found"""
-    differentiated(load_program(Path(path), define or {}, Options())[0])
+def check(path: str | Path, define: Mapping[str, Any] | None = None) -> tuple[Diagnostic, ...]:
+    """Look for errors in a .dsl file; returns its warnings. raises: MlcError with all errors that were found"""
+    program, _ = load_program(Path(path), define or {}, Options())
+    differentiated(program)
+    return program.warnings
 
 
 def format(text: str, file: str = "<text>") -> str:

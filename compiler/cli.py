@@ -44,6 +44,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
+#: Where --error-format stands in what click keeps for a command.
+FORMAT = "mlc.error_format"
 STAGES = ("forward", "input_gradient", "weight_gradient")
 PRINTED = ("elaborate", "differentiate")
 
@@ -86,22 +88,24 @@ def diagnosed(function: F) -> F:
     )
     @functools.wraps(function)
     def wrapped(error_format: str, **arguments: Any) -> int:
+        click.get_current_context().meta[FORMAT] = error_format
         try:
             return function(**arguments) or 0
         except MlcError as problem:
             split = arguments.get("split")
-            print_diagnostics(problem.diagnostics, error_format, {SPLIT: split} if split else {})
+            print_diagnostics(problem.diagnostics, {SPLIT: split} if split else {})
             return 1
 
     return wrapped  # type: ignore[return-value]
 
 
-def print_diagnostics(diagnostics: tuple[Diagnostic, ...], error_format: str, sources: Sources) -> None:
-    """sources: texts that spans speak of and that are not files."""
+def print_diagnostics(diagnostics: tuple[Diagnostic, ...], sources: Sources) -> None:
+    """Errors, or warnings, as --error-format wants them. sources: texts that spans speak of and that are not files."""
+    as_text = as_json if click.get_current_context().meta.get(FORMAT) == "json" else human
     for diagnostic in diagnostics:
-        click.echo(as_json(diagnostic, sources) if error_format == "json" else human(diagnostic, sources), err=True)
-    if error_format == "human" and len(diagnostics) > 1:
-        click.echo(f"{len(diagnostics)} errors", err=True)
+        click.echo(as_text(diagnostic, sources), err=True)
+    if as_text is human and len(diagnostics) > 1:
+        click.echo(f"{len(diagnostics)} {diagnostics[0].severity}s", err=True)
 
 
 def parse_defines(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -195,10 +199,12 @@ def made(build: Build, emit: str) -> Path:
             return build.program
 
 
-def observer(verbose: bool, print_ir_after: tuple[str, ...] = ()) -> Callable[[str, Any, float], None]:
-    """Shows the stages of a compilation on stderr, IR on stdout."""
+def observer(verbose: bool = False, print_ir_after: tuple[str, ...] = ()) -> Callable[[str, Any, float], None]:
+    """Shows warnings, and on request the stages of a compilation, on stderr; IR on stdout."""
 
     def show(stage: str, value: Any, seconds: float) -> None:
+        if stage == "elaborate":
+            print_diagnostics(value.warnings, {})
         if verbose:
             click.echo(f"{stage:>14} {seconds * 1e3:9.1f} ms", err=True)
         if stage in print_ir_after:
@@ -231,6 +237,7 @@ def run_verb(file: Path, out: Path | None, defines: dict[str, str], verbose: boo
     """Compile FILE and run its program with ARGUMENTS."""
     build = compile_file(file, out, defines, Options(**options), observer(verbose))
     sys.stdout.flush()
+    sys.stderr.flush()
     os.execv(build.program, [str(build.program), *arguments])
 
 
@@ -240,7 +247,7 @@ def run_verb(file: Path, out: Path | None, defines: dict[str, str], verbose: boo
 @diagnosed
 def check_verb(file: Path, defines: dict[str, str]) -> None:
     """Look for errors in FILE without compiling it."""
-    differentiated(load_program(file, defines, Options())[0])
+    differentiated(load_program(file, defines, Options(), observer())[0])
 
 
 @commands.command("fmt")
@@ -279,7 +286,7 @@ def format_file(file: Path, check: bool) -> bool:
 @diagnosed
 def ir_verb(file: Path, defines: dict[str, str], unit: str | None, stage: str | None) -> None:
     """Print the typed tensor IR of FILE."""
-    program, _ = load_program(file, defines, Options())
+    program, _ = load_program(file, defines, Options(), observer())
     names = [u.name for u in program.units]
     if unit is not None and unit not in names:
         near = nearest(unit, names)
@@ -338,7 +345,7 @@ def doctor_verb(march: str) -> int:
         click.echo(f"make      {toolchain.make}")
         click.echo(f"target    {' '.join(target_flags(toolchain, march))}")
     except MlcError as problem:
-        print_diagnostics(problem.diagnostics, "human", {})
+        print_diagnostics(problem.diagnostics, {})
         return 1
     return 0
 
@@ -414,5 +421,5 @@ def schedule_verb(
 @diagnosed
 def bench_verb(file: Path, out: Path | None, defines: dict[str, str], steps: int, threads: int | None, **options: Any) -> None:
     """Compile FILE and time its training step on random inputs; prints one JSON object."""
-    build = compile_file(file, out, defines, Options(**options))
+    build = compile_file(file, out, defines, Options(**options), observer())
     click.echo(json.dumps(measure(build, steps, threads)))

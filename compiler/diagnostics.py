@@ -108,6 +108,7 @@ class CodeText(NamedTuple):
 #: Every error code. E01 syntax, E02 shapes, dtypes and ops, E03 names, imports and scopes, E04 types, annotations and
 #: compile-time values, E05 parameters, effects, recipe and model, E06 options, E07 data and the running program,
 #: E08 files and toolchains, E10 cuts into stages, E11 schedules.
+#: W is a warning: it is printed and stops nothing.
 #: Sorted; a code is never reused. To add an error: one row here, raise it, one file in tests/errors/.
 CODES: dict[str, CodeText] = {
     "E0101": CodeText(
@@ -753,6 +754,17 @@ CODES: dict[str, CodeText] = {
         "buffers overlap",
         """
         Buffers that are in use at once share no byte, lie in the arena of their rank, and have room for what is put there.
+        """,
+    ),
+    "W0501": CodeText(
+        "a parameter that reaches no loss",
+        """
+        Nothing that leaves the model depends on this parameter: no loss, metric or logits of training or evaluation, and no
+        `accumulate` feeds it. It is made, stored in every checkpoint and never trained. Often the result of its layer was forgotten.
+
+            h = linear(x, width, name="dead")       # warning: nothing reads h
+            y = linear(x, width, name="live")
+            return mean(y * y)
         """,
     ),
 }

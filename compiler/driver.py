@@ -66,11 +66,12 @@ class Options(LayoutOptions):
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a compilation left in `folder`; `sources` are the model files it read, the compiled one first."""
+    """What a compilation left in `folder`; `sources` are the model files it read, the compiled one first; `warnings` stopped nothing."""
 
     folder: Path
     name: str
     sources: tuple[Path, ...]
+    warnings: tuple[Diagnostic, ...] = ()
 
     @property
     def program(self) -> Path:
@@ -156,7 +157,7 @@ def differentiated(program: Program, observe: Observer = ignore) -> Step:
 
 def build_program(program: Program, name: str, folder: Path, sources: tuple[Path, ...], options: Options, observe: Observer) -> Build:
     """Program -> files in `folder`, as far as options.emit goes."""
-    build = Build(folder, name, sources)
+    build = Build(folder, name, sources, program.warnings)
     step = differentiated(program, observe)
     if options.emit == "ir":
         write_files(folder, ((f"{name}.ir", print_program(step)),))

@@ -249,3 +249,20 @@ def test_a_fault_of_the_compiler_asks_for_a_report(monkeypatch: pytest.MonkeyPat
     assert run_command(["doctor"]) == 70
     said = capsys.readouterr().err
     assert "internal error" in said and "Traceback" in said and "mlc doctor" in said
+
+
+UNREAD = WRONG.replace('mean(x @ param("w", [7, 3], init=zeros()))', 'mean(x * param("w", [8], init=ones()))').replace(
+    "    return mean(x", '    spare = param("spare", [8], init=zeros())\n    return mean(x'
+)
+
+
+@pytest.mark.parametrize("verb", ["check", "ir", "compile"])
+def test_warnings_are_printed_and_stop_nothing(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "unread.dsl"
+    path.write_text(UNREAD)
+    options = ["--emit", "plan", "-o", str(tmp_path / "out")] if verb == "compile" else []
+    assert run_command([verb, str(path), *options]) == 0
+    assert f'{path}:8:13: warning[W0501]: ' in capsys.readouterr().err
+    assert run_command([verb, str(path), "--error-format", "json", *options]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["level"] == "warning"

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mlc.diagnostics import CODES, MlcError
+from mlc.diagnostics import CODES, Diagnostic, MlcError
 from mlc.elaborate import elaborate, file_library
 from mlc.elaborate.modules import beside
+from mlc.ir.program import Program
 from mlc.render import human
 from mlc.syntax.parser import parse
 
 FOLDER = Path(__file__).parent / "errors"
-FAMILIES = ("E02", "E03", "E04", "E05", "E06")
+FAMILIES = ("E02", "E03", "E04", "E05", "E06", "W05")
 ERRORS = sorted(path for path in FOLDER.glob("*.dsl") if path.name.startswith(FAMILIES))
 
 #: Raised for what a parsed model cannot hold: checked by the op samples' own tests, or unreachable but for the checks before.
@@ -42,15 +43,22 @@ def said(path: Path) -> tuple[str, tuple[str, ...]]:
         shown[f"{name}.dsl"] = part.read_text(encoding="utf-8")
         return parse(shown[f"{name}.dsl"], f"{name}.dsl")
 
-    with pytest.raises(MlcError) as caught:
-        elaborate(parse(text, path.name), defines(text), library)
-    found = caught.value.diagnostics
+    found = diagnosed(lambda: elaborate(parse(text, path.name), defines(text), library))
     return "".join(human(d, shown) + "\n" for d in found), tuple(d.code for d in found)
+
+
+def diagnosed(elaborated: Callable[[], Program]) -> tuple[Diagnostic, ...]:
+    """The errors of a model, or its warnings where there are none."""
+    try:
+        return elaborated().warnings
+    except MlcError as problem:
+        return problem.diagnostics
 
 
 @pytest.mark.parametrize("path", ERRORS, ids=lambda path: path.stem)
 def test_errors(path: Path, golden: Callable[[Path, str], None]) -> None:
     text, codes = said(path)
+    assert text, "neither an error nor a warning"
     golden(path.with_suffix(".txt"), text)
     assert path.name[:5] in codes
 
@@ -64,3 +72,9 @@ def test_names_of_imports_are_relative_to_the_importer() -> None:
     assert beside("", "blocks") == "blocks"
     assert beside("parts.blocks", "norms") == "parts.norms"
     assert beside("parts.blocks", "mlc.nn") == "mlc.nn"
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER.parent.parent / "examples").glob("*.dsl")), ids=lambda path: path.stem)
+def test_examples_draw_no_warning(path: Path) -> None:
+    module = parse(path.read_text(encoding="utf-8"), path.name)
+    assert elaborate(module, {}, file_library(path.parent)).warnings == ()

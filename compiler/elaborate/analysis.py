@@ -50,6 +50,31 @@ def trained_parameters(chain: Chain, units: list[Unit]) -> set[str]:
     return trained
 
 
+def read_parameters(chain: Chain, units: list[Unit]) -> set[str]:
+    """Parameters that anything depends on which leaves the chain: its loss, metrics, logits and effects."""
+    table = {number: _depends(units[number].function) for number in {call.unit for call in chain.calls}}
+    active = {chain.loss, chain.logits, *(state for _, state in chain.metrics)}
+    read: set[str] = set()
+    for call in reversed(chain.calls):
+        unit = units[call.unit]
+        wanted = [name in active for name in call.results] + [True for _ in unit.effects]
+        names = set().union(*(of for of, live in zip(table[call.unit], wanted, strict=True) if live))
+        for parameter, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True):
+            if parameter.name in names:
+                {"state": active, "param": read}.get(role, set()).add(name)
+        read.update(name for effect, name in zip(unit.effects, call.effects, strict=True) if effect.kind == "accumulate")
+    return read
+
+
+def _depends(function: Function) -> list[frozenset[str]]:
+    """Per result: the parameters it is computed from."""
+    sources = {p.name: frozenset([p.name]) for p in function.parameters}
+    for instruction in function.instructions:
+        of = frozenset[str]().union(*(sources[operand.name] for operand in instruction.operands))
+        sources.update((result.name, of) for result in instruction.results)
+    return [sources[result.name] for result in function.results]
+
+
 def accumulated_parameters(chain: Chain, units: list[Unit]) -> list[str]:
     """Parameters fed by accumulate, once for each call that does."""
     return [

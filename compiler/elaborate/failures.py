@@ -26,7 +26,7 @@ class Poisoned(Exception):
     """An operand was already reported: nothing more is said."""
 
 
-def diagnostic(failure: Failure, library: Collection[str]) -> Diagnostic:
+def diagnostic(failure: Failure, library: Collection[str], severity: str = "error") -> Diagnostic:
     """The diagnostic of a failure: reported at the innermost frame outside the files of the library."""
     chain = list(callers(failure.span))
     outside = [i for i, span in enumerate(chain) if span.file not in library]
@@ -35,7 +35,7 @@ def diagnostic(failure: Failure, library: Collection[str]) -> Diagnostic:
     if at > 0:
         notes.append(Note("in the library here", bare(chain[0])))
     notes.extend(Note("called from here", bare(span)) for span in chain[at + 1 :] if span.file not in library)
-    return Diagnostic(failure.code, failure.message, bare(chain[at]), tuple(notes), failure.help)
+    return Diagnostic(failure.code, failure.message, bare(chain[at]), tuple(notes), failure.help, severity)
 
 
 def callers(span: Span | None) -> Iterable[Span]:
@@ -67,11 +67,12 @@ def hint(name: str, candidates: Iterable[str]) -> str | None:
 
 
 class Reports:
-    """Collects diagnostics, each once."""
+    """Collects diagnostics, each once. Warnings stop nothing."""
 
     def __init__(self, library: Collection[str]):
         self.library = library
         self.diagnostics: list[Diagnostic] = []
+        self._warnings: list[Diagnostic] = []
         self._seen: set[tuple[str, Span]] = set()
 
     def add(self, failure: Failure, every: bool = False) -> None:
@@ -84,7 +85,24 @@ class Reports:
         if len(self.diagnostics) >= MOST:
             self.check()
 
+    def place(self, span: Span) -> Span:
+        """Where a diagnostic of this span points: its innermost call site outside the library."""
+        return diagnostic(Failure("", "", span), self.library).span
+
+    def warn(self, failure: Failure) -> None:
+        """Collect what is no mistake for sure; more than MOST help nobody."""
+        made = diagnostic(failure, self.library, "warning")
+        if made not in self._warnings and len(self._warnings) < MOST:
+            self._warnings.append(made)
+
     def check(self) -> None:
         """Raise what was collected."""
         if self.diagnostics:
-            raise MlcError(sorted(self.diagnostics, key=lambda d: (d.span.file, d.span.line, d.span.column, d.code)))
+            raise MlcError(_in_order(self.diagnostics))
+
+    def warnings(self) -> tuple[Diagnostic, ...]:
+        return tuple(_in_order(self._warnings))
+
+
+def _in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    return sorted(diagnostics, key=lambda d: (d.span.file, d.span.line, d.span.column, d.code))

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlc.diagnostics import Span
 from mlc.elaborate import effects, names
-from mlc.elaborate.analysis import accumulated_parameters, input_limits, trained_parameters
+from mlc.elaborate.analysis import accumulated_parameters, input_limits, read_parameters, trained_parameters
 from mlc.elaborate.calls import Frame
 from mlc.elaborate.cut import Cutter, ModelTrace
 from mlc.elaborate.failures import Failure, Poisoned, Reports, hint
@@ -23,6 +23,9 @@ from mlc.elaborate.values import SCALAR, FunctionValue, ModuleScope, Option, Poi
 from mlc.ir.program import Chain, Following, Input, Parameter, Program, Recipe, Scalar
 from mlc.ir.types import FLOAT_DTYPES, Dim, TensorType, Value
 from mlc.syntax import tree
+
+#: So many parameters are named in a warning.
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Elaboration:
         sample = sample if sample is not None and self._reads_tokens_only(sample) else None
         chains = [train, evaluate, *([sample] if sample is not None else [])]
         parameters = self._parameters(train, training.trace.specs)
+        self._warn_of_unread(chains, training.trace.specs)
         self.it.reports.check()
         return Program(
             name=self.model.name,
@@ -106,6 +110,7 @@ class Elaboration:
             scalars=self._scalars(chains),
             updates=tuple(self.recipes.updates),
             recipe=self.recipe,
+            warnings=self.it.reports.warnings(),
         )
 
     # ----------------------------------------------------------------------------------------- inputs
@@ -262,6 +267,18 @@ class Elaboration:
         if rule is None or gradient == "none":
             return Parameter(spec.name, spec.type, self.recipes.init(spec), None, "none", spec.span)
         return Parameter(spec.name, spec.type, self.recipes.init(spec), self.recipes.update(rule, spec), gradient, spec.span)
+
+    def _warn_of_unread(self, chains: list[Chain], specs: dict[str, ParameterSpec]) -> None:
+        """A parameter that nothing reads is made, stored and never trained: most likely its layer's result was forgotten."""
+        read = set().union(*(read_parameters(chain, self.units.units) for chain in chains))
+        unread: dict[Span, list[str]] = {}
+        for spec in specs.values():
+            if spec.name not in read:
+                unread.setdefault(self.it.reports.place(spec.span), []).append(f'"{spec.name}"')
+        for span, found in unread.items():
+            named = ", ".join(found[:MOST_NAMED]) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
+            message = f"parameters that reach no loss, metric or logits, and are not trained: {named}"
+            self.it.reports.warn(Failure("W0501", message, span, "use what is computed from them, or leave them out"))
 
     def _scalars(self, chains: list[Chain]) -> tuple[Scalar, ...]:
         """The options of the file, those of imported files that are read, then curves."""

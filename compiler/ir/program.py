@@ -11,9 +11,9 @@ A unit is a layer function. Its parameters have roles, and a call binds each to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from mlc.diagnostics import Span
+from mlc.diagnostics import Diagnostic, Span
 from mlc.ir.function import Function
 from mlc.ir.types import TensorType
 
@@ -145,7 +145,10 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A model and its recipe. `sample` is None for a model that returns no logits, or that has no token input."""
+    """A model and its recipe. `sample` is None for a model that returns no logits, or that has no token input.
+
+    warnings:  what its author may want to know; no part of what the program is, and not in its text
+    """
 
     name: str
     units: tuple[Unit, ...]
@@ -157,6 +160,7 @@ class Program:
     scalars: tuple[Scalar, ...]  # options first, then curves, each after what it reads
     updates: tuple[Update, ...]
     recipe: Recipe
+    warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
