@@ -767,4 +767,16 @@ CODES: dict[str, CodeText] = {
             return mean(y * y)
         """,
     ),
+    "W0502": CodeText(
+        "a masked loss without a weight",
+        """
+        The step's loss is the mean over microbatches weighted by the record's "weight", which is 1 where the model returns none. A loss
+        that is a mean over the targets that count (`ignore=`, or a sum divided by the number of places that a mask keeps) then depends
+        on how records fall into microbatches: the same data under another batch or number of microbatches trains another model.
+        Return the number of targets that count; then the step's loss is the mean over all of them.
+
+            loss = cross_entropy(logits, targets, ignore=-100)
+            return {"loss": loss, "weight": sum(cast(targets != -100, f32))}
+        """,
+    ),
 }

@@ -78,3 +78,13 @@ def test_names_of_imports_are_relative_to_the_importer() -> None:
 def test_examples_draw_no_warning(path: Path) -> None:
     module = parse(path.read_text(encoding="utf-8"), path.name)
     assert elaborate(module, {}, file_library(path.parent)).warnings == ()
+
+
+@pytest.mark.parametrize("example", sorted(FOLDER.parent.parent.joinpath("examples").glob("*.dsl")), ids=lambda path: path.stem)
+def test_examples_are_warned_of_nothing(example: Path) -> None:
+    assert elaborate(parse(example.read_text(), example.name), {}, file_library(example.parent)).warnings == ()
+
+
+def test_a_weight_ends_the_warning() -> None:
+    path = FOLDER / "W0502_ignore.dsl"
+    assert elaborate(parse(path.read_text(), path.name), {"weighted": "True"}, file_library(FOLDER)).warnings == ()

@@ -13,6 +13,7 @@ from mlc.elaborate.calls import Frame
 from mlc.elaborate.cut import Cutter, ModelTrace
 from mlc.elaborate.failures import Failure, Poisoned, Reports, hint
 from mlc.elaborate.interpreter import Interpreter
+from mlc.elaborate.masked import masked_losses
 from mlc.elaborate.modules import INITS, Library, Loader
 from mlc.elaborate.recipe import Recipes, RecipeTrace, settings
 from mlc.elaborate.scopes import Scope
@@ -98,6 +99,8 @@ class Elaboration:
         chains = [train, evaluate, *([sample] if sample is not None else [])]
         parameters = self._parameters(train, training.trace.specs)
         self._warn_of_unread(chains, training.trace.specs)
+        for warning in masked_losses(train, self.units.units):
+            self.it.reports.warn(warning)
         self.it.reports.check()
         return Program(
             name=self.model.name,

@@ -1,0 +1,81 @@
+"""Losses that are divided by a number of their own microbatch, in a model that returns no weight.
+
+    loss = sum(select(kept, losses, 0.0)) / count        count: how many targets of the microbatch are kept
+
+The mean of such means over microbatches is not the mean over the kept targets of the step: it depends on how records fall into
+microbatches. With "weight": count in the record it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mlc.elaborate.failures import Failure
+from mlc.ir.function import Function, Instruction
+from mlc.ir.program import Call, Chain, Unit
+from mlc.ir.types import Value
+
+MESSAGE = "the loss is a mean over {what}, and the model returns no weight: it depends on how records fall into microbatches"
+COUNTED = 'return the number that it is divided by: {"loss": total / count, "weight": count}'
+
+
+def masked_losses(chain: Chain, units: list[Unit]) -> Iterator[Failure]:
+    """A warning for each division of the loss by a number that differs from microbatch to microbatch."""
+    if chain.weight is not None:
+        return
+    active = {chain.loss}
+    for call in reversed(chain.calls):
+        unit = units[call.unit]
+        wanted = [name in active for name in call.results] + [e.kind == "add_loss" for e in unit.effects]
+        live, instructions = _needed(unit.function, wanted)
+        for parameter, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True):
+            if role == "state" and parameter.name in live:
+                active.add(name)
+        yield from _warnings(unit, call, instructions)
+
+
+def _needed(function: Function, wanted: list[bool]) -> tuple[set[str], list[Instruction]]:
+    """What the wanted results are made of: names of values, and the instructions in their order."""
+    live = {r.name for r, w in zip(function.results, wanted, strict=True) if w}
+    made: list[Instruction] = []
+    for instruction in reversed(function.instructions):
+        if any(r.name in live for r in instruction.results):
+            live.update(v.name for v in instruction.operands)
+            made.append(instruction)
+    return live, made[::-1]
+
+
+def _warnings(unit: Unit, call: Call, instructions: list[Instruction]) -> Iterator[Failure]:
+    inputs = {p.name: name for p, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True) if role == "input"}
+    data = _of_data(unit, instructions)
+    for instruction in instructions:
+        attributes = dict(instruction.attributes)
+        if instruction.op == "cross_entropy" and attributes["ignore"] is not None:
+            message = MESSAGE.format(what=f"the targets that are not {attributes['ignore']}")
+            yield Failure("W0502", message, instruction.span, _fix(inputs, instruction.operands[1], attributes["ignore"]))
+        elif instruction.op == "div" and _is_count(instruction.operands, data):
+            message = MESSAGE.format(what="a number of places that the data decides")
+            yield Failure("W0502", message, instruction.span, COUNTED)
+
+
+def _fix(inputs: Mapping[str, str], targets: Value, ignore: object) -> str:
+    if targets.name in inputs:
+        return f'add to the record: "weight": sum(cast({inputs[targets.name]} != {ignore}, f32))'
+    return f'add to the record how many targets count: "weight": sum(cast(targets != {ignore}, f32))'
+
+
+def _is_count(operands: tuple[Value, ...], data: Mapping[str, bool]) -> bool:
+    """total / count: two scalars, the second made of data alone and the first not."""
+    total, count = operands
+    scalars = not total.type.dims and not count.type.dims
+    return scalars and total.name not in data and data.get(count.name, False)
+
+
+def _of_data(unit: Unit, instructions: list[Instruction]) -> dict[str, bool]:
+    """The values that neither parameters nor states reach: do they depend on data?"""
+    pure = {p.name: role == "input" for p, role in zip(unit.function.parameters, unit.roles, strict=True) if role in ("input", "record")}
+    for instruction in instructions:
+        if all(v.name in pure for v in instruction.operands):
+            drawn = instruction.op.startswith("random_") or any(pure[v.name] for v in instruction.operands)
+            pure.update((r.name, drawn) for r in instruction.results)
+    return pure
