@@ -68,7 +68,7 @@ def find_toolchain() -> Toolchain:
     make = shutil.which("make") or shutil.which("gmake")
     if make is None:
         raise _error("E0802", "make is not installed", "install it (Debian, Ubuntu: apt-get install make)")
-    version = _run([*shlex.split(compiler), "--version"]).stdout.partition("\n")[0]
+    version = run([*shlex.split(compiler), "--version"]).stdout.partition("\n")[0]
     return Toolchain(compiler, version, make)
 
 
@@ -98,7 +98,7 @@ def target_flags(toolchain: Toolchain, march: str) -> tuple[str, ...]:
 
 def _macros(toolchain: Toolchain, march: str) -> frozenset[str]:
     """The macros that the compiler predefines for a machine."""
-    done = _run([*toolchain.command, f"-march={march}", "-dM", "-E", "-x", "c", os.devnull])
+    done = run([*toolchain.command, f"-march={march}", "-dM", "-E", "-x", "c", os.devnull])
     if done.returncode != 0:
         message = f"{toolchain.compiler} does not know the machine `{march}`"
         raise _error("E0803", message, "--march takes `native` or what the compiler's -march= takes", done.stderr)
@@ -136,25 +136,31 @@ def write_file(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as problem:
-        raise _error("E0804", f"cannot write {path}: {problem.strerror}", "name another place") from problem
+        raise unwritable(path, problem) from problem
 
 
-def make(toolchain: Toolchain, folder: Path) -> None:
-    """Run make in `folder`, on all processors. Its output is shown only when it fails.
+def unwritable(path: Path, problem: OSError) -> MlcError:
+    """E0804, of a file."""
+    return _error("E0804", f"cannot write {path}: {problem.strerror}", "name another place")
+
+
+def make(toolchain: Toolchain, folder: Path, *targets: str) -> None:
+    """Run make in `folder` for the targets (default: its first), on all processors. Its output is shown only when it fails.
 
     raises: E0805 the build fails
     """
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    done = _run([toolchain.make, "-C", str(folder), f"-j{jobs}", "--no-print-directory", "--silent"])
+    done = run([toolchain.make, "-C", str(folder), f"-j{jobs}", "--no-print-directory", "--silent", *targets])
     if done.returncode != 0:
         message = f"make -C {folder} failed with {toolchain.version}"
         raise _error("E0805", message, "the sources are kept there: `make` shows the whole output", done.stdout + done.stderr)
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+def run(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a tool on `text`, in no language but English and as no part of a make around mlc."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFILES", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     environment["LC_ALL"] = "C"
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environment)
+    return subprocess.run(command, input=text, capture_output=True, text=True, errors="replace", check=False, env=environment)
 
 
 def _error(code: str, message: str, help: str, output: str = "") -> MlcError:

@@ -22,6 +22,7 @@ import click
 from mlc import corpus
 from mlc.bench import measure
 from mlc.build import find_toolchain, target_flags, write_file
+from mlc.cache import describe_cache, find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
 from mlc.driver import EMITS, TARGETS, Build, Options, compile_file, differentiated, error, load_program, read_source
 from mlc.ir.text import print_function, print_program
@@ -344,6 +345,7 @@ def doctor_verb(march: str) -> int:
         click.echo(f"compiler  {toolchain.compiler}: {toolchain.version}")
         click.echo(f"make      {toolchain.make}")
         click.echo(f"target    {' '.join(target_flags(toolchain, march))}")
+        click.echo(f"cache     {describe_cache(find_cache())}")
     except MlcError as problem:
         print_diagnostics(problem.diagnostics, {})
         return 1

@@ -11,11 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from mlc.bind import Model
 from mlc.build import find_toolchain, make, target_flags, write_files
+from mlc.cache import install_runtime
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
 from mlc.emit import describe, emit
-from mlc.emit.project import add_project
+from mlc.emit.project import SourceTree, add_project
 from mlc.ir.function import Function
 from mlc.ir.program import Program, Step
 from mlc.ir.text import print_program
@@ -179,6 +180,8 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     project = add_project(tree, name, runtime_folder(), toolchain.compiler, flags)
     timed(observe, "write", write_files, folder, project.files)
     if options.emit == "bin":
+        runtime = add_project(SourceTree(()), "none", runtime_folder(), toolchain.compiler, flags)
+        timed(observe, "runtime", install_runtime, toolchain, flags, runtime, folder)
         timed(observe, "build", make, toolchain, folder / "src")
     return build
 

@@ -5,6 +5,7 @@
 src/Makefile  src/*.c  src/*.h                   the model
 src/runtime/{include,kernels,src,transports}/    the runtime, from which libmlcrt.a is built
 libmlc_mpi.so                                    the transport `mpi`, made where mpicc is found
+src/libmlcrt.a  src/settings                     the runtime, built here or taken from the user's cache, and what it was built with
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ _RUNTIME_PARTS = ("include", "kernels", "src", "transports")
 
 #: The transport that is a shared object of its own.
 _MPI = "runtime/transports/mpi.c"
+
+#: What make leaves of the runtime in an emitted directory, and a file with the command that compiles: when that changes, all is stale.
+LIBRARY = "src/libmlcrt.a"
+MPI_LIBRARY = "libmlc_mpi.so"
+SETTINGS = "src/settings"
+RUNTIME_OBJECTS = "src/objects/runtime"
 
 _MAKEFILE = """\
 # Builds ../{name} and ../lib{name}.so; ../libmlc_mpi.so, with which it runs under mpirun, where mpicc is found.
@@ -31,9 +38,10 @@ OPTIMIZE = -O3
 WARNINGS = -Wall -Wextra
 EXTRA =
 MPICC := $(shell command -v mpicc 2>/dev/null)
+MPI_SHOWN = OMPI_CC=cc MPICH_CC=cc $(MPICC) -show
 
 FLAGS = -std=c11 -D_GNU_SOURCE $(TARGET) $(OPTIMIZE) $(WARNINGS) -g0 -fPIC -pthread -fopenmp-simd \\
-        -ffp-contract=off -fno-math-errno -fno-trapping-math -Iruntime/include -Iruntime/kernels -Iruntime/src -Iruntime/transports \
+        -ffp-contract=off -fno-math-errno -fno-trapping-math -Iruntime/include -Iruntime/kernels -Iruntime/src -Iruntime/transports \\
         $(EXTRA)
 
 MODEL = {model}
@@ -41,8 +49,11 @@ RUNTIME = {runtime}
 
 MODEL_OBJECTS = $(MODEL:%.c=objects/%.o)
 RUNTIME_OBJECTS = $(RUNTIME:%.c=objects/%.o)
+MODULE = $(if $(MPICC),../libmlc_mpi.so)
 
-all: ../{name} ../lib{name}.so $(if $(MPICC),../libmlc_mpi.so)
+all: ../{name} ../lib{name}.so $(MODULE)
+
+runtime: libmlcrt.a $(MODULE)
 
 ../{name}: $(MODEL_OBJECTS) libmlcrt.a
 	$(CC) $(FLAGS) -o $@ $^ -lm
@@ -50,23 +61,33 @@ all: ../{name} ../lib{name}.so $(if $(MPICC),../libmlc_mpi.so)
 ../lib{name}.so: $(MODEL_OBJECTS) libmlcrt.a
 	$(CC) $(FLAGS) -shared -Wl,-Bsymbolic -o $@ $(MODEL_OBJECTS) -Wl,--whole-archive libmlcrt.a -Wl,--no-whole-archive -lm
 
-../libmlc_mpi.so: {mpi} runtime/src/error.c Makefile
-	OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(MPICC) $(FLAGS) -fvisibility=hidden -shared -o $@ {mpi} runtime/src/error.c
+../libmlc_mpi.so: {mpi} runtime/src/error.c Makefile settings
+	$(CC) $(FLAGS) -fvisibility=hidden -shared -o $@ {mpi} runtime/src/error.c $$($(MPI_SHOWN) | sed 's/^cc //')
 
 libmlcrt.a: $(RUNTIME_OBJECTS)
 	rm -f $@
 	$(AR) rcs $@ $^
 
-objects/%.o: %.c Makefile
+objects/%.o: %.c Makefile settings
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
 
+# The library stands for its objects while no source is newer: mlc may have put it here without them, and so without their lists of headers.
+.SECONDARY: $(RUNTIME_OBJECTS)
+$(RUNTIME_OBJECTS): $(wildcard runtime/*/*.h)
+
+# Changes when CC or an option does, and with it all that was compiled otherwise.
+SETTING = $(subst ','\\'',$(CC) $(FLAGS))
+settings: always
+	@[ "$$(cat $@ 2>/dev/null)" = '$(SETTING)' ] || printf '%s\\n' '$(SETTING)' > $@
+
 clean:
-	rm -rf objects libmlcrt.a ../{name} ../lib{name}.so ../libmlc_mpi.so
+	rm -rf objects settings libmlcrt.a ../{name} ../lib{name}.so ../libmlc_mpi.so
 
-.PHONY: all clean
+.PHONY: all runtime always clean
+.DELETE_ON_ERROR:
 
--include $(MODEL_OBJECTS:.o=.d) $(RUNTIME_OBJECTS:.o=.d)
+-include $(MODEL_OBJECTS:.o=.d)
 """
 
 
