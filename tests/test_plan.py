@@ -16,7 +16,8 @@ from planned_run import run_plan
 from mlc.driver import Options, load_program
 from mlc.emit import SourceTree, describe, emit
 from mlc.emit.actions import actions_text
-from mlc.emit.tables import model_items, plan_rows
+from mlc.emit.items import model_items
+from mlc.emit.tables import plan_rows
 from mlc.ir.program import Program
 from mlc.lower import lower
 from mlc.lower.program import Lowered

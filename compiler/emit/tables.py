@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from mlc.emit.expressions import float_literal
+from mlc.emit.items import model_items
 from mlc.emit.literals import c_string, compound, initializer, packed, write_array
 from mlc.emit.writer import Writer
 from mlc.ir.program import Following, Input, path_hash
@@ -270,19 +271,6 @@ def plan_rows(plan: Plan) -> list[PlacedRow]:
         rows += [held.init for held in place.held]
         rows += [piece.update for shard in place.shards for piece in shard if piece.update is not None]
     return rows
-
-
-def model_items(plan: Plan) -> str:
-    """What a checkpoint must match, one item a line; nothing in it depends on the layout."""
-    program = plan.program
-    lines = [f"parameter.{p.name}={'x'.join(map(str, p.type.shape))}" for p in program.parameters]
-    lines += [f"precision={program.recipe.precision}", f"clip={program.recipe.clip}"]
-    for parameter, planned in zip(program.parameters, plan.parameters, strict=True):
-        rule = None if planned.update is None else plan.lowered.updates[planned.update].function.name
-        lines.append(f"update.{parameter.name}={rule}")
-    lines += [f"input.{i.name}={i.type.dtype}[{'x'.join(map(str, i.type.shape))}]" for i in program.inputs]
-    lines += [f"microbatches={plan.microbatches}", f"groups={plan.groups}"]
-    return "\n".join(lines) + "\n"
 
 
 def rate_index(plan: Plan) -> int:
