@@ -594,7 +594,7 @@ CODES: dict[str, CodeText] = {
         "a file name that cannot name a program",
         """
         The program is called as the model's file without its suffix, and is named in a Makefile: letters, digits, `_`, `-`, `+`
-        and `.` only.
+        and `.` only. `src`, `plan.json`, `libmlc_mpi.so` and the headers of the runtime (`mlc`, ...) lie beside it and are taken.
         """,
     ),
     "E0808": CodeText(

@@ -45,6 +45,9 @@ EMITS = ("ir", "plan", "c", "bin")
 
 TARGETS = ("c",)
 
+#: What lies beside a program under names of its own.
+TAKEN = ("src", "plan.json", "libmlc_mpi.so")
+
 #: What a process of a 64-bit machine can map: 47 bits of address.
 MAPPED_BYTES = 1 << 47
 
@@ -211,6 +214,9 @@ def program_name(stem: str) -> str:
     """What the program of a file is called: the file's stem. raises: E0807"""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", stem):
         raise error("E0807", f"`{stem}` cannot name a program", "use letters, digits, `_`, `-`, `+` and `.` in the file's name")
+    headers = {path.stem for path in (runtime_folder() / "include").glob("*.h")}
+    if stem in {*TAKEN, *headers}:
+        raise error("E0807", f"`{stem}` cannot name a program: a file or folder beside it is called so", "rename the model's file")
     return stem
 
 

@@ -147,6 +147,13 @@ def test_same_bytes_wherever_the_file_lies_and_however_python_hashes(tiny: Path,
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("stem", ["src", "plan.json", "libmlc_mpi.so", "mlc", "mlc_kernel", "-x", ".x", "a b", "a\nb", "a$b", "\u00e9"])
+def test_stems_that_cannot_name_a_program(stem: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / f"{stem}.dsl").write_text(tiny.read_text())
+    assert run_command(["compile", str(tmp_path / f"{stem}.dsl"), "-o", str(tmp_path / "out")]) == 1
+    assert "E0807" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "out", "code"),
     [("a b.dsl", "out", "E0807"), ("a.dsl", "/proc/none", "E0804"), ("folder.dsl", "out", "E0806"), ("binary.dsl", "out", "E0806")],

@@ -9,21 +9,15 @@ from mlc.emit.kernels_calls import write_attention, write_contract, write_epilog
 from mlc.emit.kernels_loops import write_columns, write_flat_nest, write_nest, write_select
 from mlc.emit.writer import Writer
 from mlc.lower.loops import Attention, Columns, Contract, Kernel, Nest, Select
-from mlc.lower.names import identifier, unique_name
+from mlc.lower.names import memory_name, unique_name
 from mlc.lower.routine import Routine
 from mlc.lower.uses import kernel_uses
-
-
-def _c_name(name: str) -> str:
-    """A C identifier for a name of the IR."""
-    text = identifier(name)
-    return f"_{text}" if text[0].isdigit() else text
 
 
 def _buffer_names(routine: Routine) -> dict[str, tuple[str, str]]:
     """C names and stored dtypes of a routine's buffers."""
     taken: set[str] = set()
-    return {b.name: (unique_name(f"{_c_name(b.name)}_m", taken, joint=""), b.dtype) for b in routine.buffers.values()}
+    return {b.name: (unique_name(memory_name(b.name), taken), b.dtype) for b in routine.buffers.values()}
 
 
 def write_routine(writer: Writer, routine: Routine, name: str) -> None:

@@ -1,27 +1,40 @@
-"""Names of the IR as identifiers of C."""
+"""Names of the IR as identifiers of C.
+
+What a user calls a thing may be a keyword, a macro or a function of any header of any libc: no list of them is whole. So each name
+gets an ending that nothing else has: `x_v` is a value, `x_m` its memory, and a routine ends with its phase, or with `_f`. Headers
+declare no such names, and what emitted code calls by itself (env, at, i, j) has no such ending.
+"""
 
 from __future__ import annotations
 
-_WORDS = """
-auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return
-short signed sizeof static struct switch typedef union unsigned void volatile while asm typeof bool true false
-i j k l n o p q m c r m0 n0 env at arena work range begin end item first columns row rows pitch batch total part closure to acc
-last best last_index best_index later value scalars shape
-"""
+_VALUE = "_v"
+_MEMORY = "_m"
+_ROUTINE = "_f"
 
-#: Words a local of an emitted function cannot be called: keywords of C, and the names emitted code uses itself.
-RESERVED = frozenset(_WORDS.split())
+#: Endings of routines that are endings enough: those of a unit's phases.
+_PHASES = ("_forward", "_input_gradient", "_weight_gradient")
 
 
 def identifier(name: str) -> str:
-    """The name with `_` for what an identifier cannot hold; a first digit is left."""
-    return "".join(c if c.isalnum() else "_" for c in name)
+    """The name with `_` for what an identifier cannot hold. Names that begin with `_` are the C library's: here none does."""
+    text = "".join(c if c.isalnum() else "_" for c in name).lstrip("_")
+    return text if text[:1].isalpha() else f"n{text}"
 
 
 def local_name(name: str) -> str:
-    """The name of a local for a value: the value's own, with `_v` behind a word that is taken."""
+    """The name of a local for a value."""
+    return identifier(name) + _VALUE
+
+
+def memory_name(name: str) -> str:
+    """The name of a pointer to a buffer."""
+    return identifier(name) + _MEMORY
+
+
+def routine_name(name: str) -> str:
+    """The name of a function: `block_forward`, `update_adamw_f`. The runtime has mlc_attention_forward and more of them."""
     base = identifier(name)
-    return f"{base}_v" if base in RESERVED or base.startswith("mlc_") else base
+    return base if base.endswith(_PHASES) and not base.startswith("mlc_") else base + _ROUTINE
 
 
 def unique_name(base: str, taken: set[str], joint: str = "_") -> str:

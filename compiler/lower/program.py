@@ -12,7 +12,7 @@ from mlc.ir.op import Op
 from mlc.ir.program import Step, Unit, Update, Variant
 from mlc.ir.types import TensorType, Value
 from mlc.lower.loops import Nest
-from mlc.lower.names import local_name, unique_name
+from mlc.lower.names import routine_name, unique_name
 from mlc.lower.routine import Routine, lower_function
 from mlc.passes.expand import expand
 from mlc.passes.simplify import simplify
@@ -58,7 +58,7 @@ class _Lowerer:
 
     def lower(self, function: Function, name: str, folds: frozenset[str] = frozenset(), binds: tuple[str, ...] | None = None) -> Routine:
         """Lower one function under a name that no other routine has."""
-        name = unique_name(local_name(name), self.names)
+        name = unique_name(routine_name(name), self.names)
         routine = lower_function(simplify(expand(function, self.ops), self.ops), self.ops, folds, name, binds)
         self.routines.append(routine)
         return routine
