@@ -111,7 +111,7 @@ class Said:
         return found[1]
 
 
-TIMES = ("step_ms", "tokens_per_s", "mfu")
+TIMES = ("step_ms", "tokens_per_s", "records_per_s", "mfu")
 
 
 def digest_of(program: Path, model: Model, folder: Path, *arguments: object) -> str:
@@ -194,4 +194,4 @@ def run_model(program: Path, model: Model, folder: Path, *arguments: object, lau
     done = execute(command)
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     kept = tuple(json.dumps({name: value for name, value in row.items() if name not in TIMES}) for row in rows)
-    return Said(re.sub(r"[\d.]+ tokens/s, mfu \S+", "", done.stdout), kept)
+    return Said(re.sub(r"[\d.]+ (tokens|records)/s, mfu \S+", "", done.stdout), kept)

@@ -22,6 +22,7 @@ from mlc.elaborate.site import Site
 from mlc.elaborate.statements import STATEMENTS
 from mlc.elaborate.trace import LayerBody, ParameterSpec, Trace
 from mlc.elaborate.values import POISON, SCALAR, Builtin, DType, FunctionValue, Partial, Poison, describe, key_of
+from mlc.ir.program import SETTINGS
 from mlc.ir.types import Value
 from mlc.syntax import tree
 
@@ -38,6 +39,7 @@ class Interpreter:
     curves:      values of the recipe's curves so far
     active:      functions that are being elaborated
     reads_name:  whether the recipe has read the name of the parameter it was called for
+    settings:    compile-time numbers that calls in the model were given for parameters of these names, in order of appearance
     """
 
     reports: Reports
@@ -56,6 +58,7 @@ class Interpreter:
     paths: dict[str, int] = field(default_factory=dict)
     active: list[FunctionValue] = field(default_factory=list)
     reads_name: bool = False
+    settings: dict[tuple[str, float], None] = field(default_factory=dict)
 
     def report(self, failure: Failure) -> None:
         """Collect a mistake, with the call of the layer that is being elaborated as its last caller."""
@@ -260,7 +263,14 @@ class Interpreter:
             values[name] = value
         if len(values) < len(parameters):
             self._defaults(function, values, site, skip)
+        if self.trace is not None and self.trace.kind in ("model", "layer"):
+            self._note_settings(function, values)
         return values
+
+    def _note_settings(self, function: FunctionValue, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if name in SETTINGS and isinstance(value, (int, float)):
+                self.settings[f"{function.name}.{name}", float(value)] = None
 
     def _defaults(self, function: FunctionValue, values: dict[str, Any], site: Site, skip: int) -> None:
         outside = Frame(function.module, None, site.span)

@@ -114,7 +114,13 @@ class Elaboration:
             updates=tuple(self.recipes.updates),
             recipe=self.recipe,
             warnings=self.it.reports.warnings(),
+            constants=(*self._constants(), *self.it.settings),
         )
+
+    def _constants(self) -> list[tuple[str, float]]:
+        """Numbers of the file; what has no value as a float is none of a model's."""
+        numbers = [(name, value) for name, value in self.root.names.items() if isinstance(value, (int, float))]
+        return [(name, float(value)) for name, value in numbers if abs(value) < 2**53]
 
     # ----------------------------------------------------------------------------------------- inputs
 

@@ -12,6 +12,7 @@ from mlc.emit.writer import Writer
 from mlc.ir.program import Following, Input, path_hash
 from mlc.ir.types import TensorType
 from mlc.plan.placed import REGION_SHIFT, Chunk, Columns, Held, Piece, Place, PlacedRow, PlacedUse, Plan
+from mlc.resources import VERSION
 
 _CHAINS = ("train", "evaluate", "sample")
 
@@ -192,6 +193,8 @@ class Tables:
 
     def _model(self, columns: dict[str, str]) -> None:
         chains = [columns.get(kind, "{NULL, 0, 0, -1}") for kind in _CHAINS]
+        rows = [initializer((c_string(name), repr(value))) for name, value in self.plan.program.constants]
+        constants = self._array("mlc_constant", "constants", rows)
         fields: dict[str, object] = {
             "abi_version": "MLC_ABI_VERSION",
             "name": c_string(self.plan.program.name),
@@ -203,6 +206,9 @@ class Tables:
             "microbatches": self.plan.microbatches,
             "groups": self.plan.groups,
             **self._work(),
+            "compiler": c_string(VERSION),
+            "constants": constants,
+            "constant_count": len(self.plan.program.constants),
         }
         self.writer.line("extern const mlc_schedule mlc_emitted_schedule;")
         self.writer.line()

@@ -148,6 +148,8 @@ class Program:
     """A model and its recipe. `sample` is None for a model that returns no logits, or that has no token input.
 
     warnings:  what its author may want to know; no part of what the program is, and not in its text
+    constants: what was fixed at compile time and files of weights may state too: numbers of the file by name, then what calls were
+               given that have one of `SETTINGS`, as "layer_norm.eps"; each pair once
     """
 
     name: str
@@ -161,6 +163,11 @@ class Program:
     updates: tuple[Update, ...]
     recipe: Recipe
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    constants: tuple[tuple[str, float], ...] = ()
+
+
+#: Parameters of functions whose compile-time values are constants of a program.
+SETTINGS = ("eps", "exact", "heads", "kv_heads", "theta", "window")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@
  * chain takes of a replica). Each round is dealt out in contiguous shares, in order of replica: n / dp microbatches each (rounded
  * down), the first n mod dp replicas one more; the last round may be shorter. Random numbers, if any, are keyed by the number of the
  * microbatch in the pass. Loss and weights are folded in f64 one microbatch after the other, in ascending order over the whole pass,
- * so neither replicas nor rounds show in the result.
+ * so neither replicas nor rounds show in the result; the model's metrics likewise.
  *
  * NOT FINITE. A loss or a gradient that is not finite ends the run with exit code 5 before anything is updated. The step is run once
  * more to name the lowest stage, and in it the lowest microbatch and parameter, at which such a value shows: in a part of the loss,
@@ -73,7 +73,7 @@
  *
  * METRICS (--log): one JSON object a line: step (from 0), loss, grad_norm, rate, tokens (so far), step_ms, tokens_per_s, mfu
  * (null: the peak of this machine is unknown), then the model's own metrics. An evaluation writes step, evaluate_loss,
- * evaluate_tokens. A resumed run keeps the lines of the steps before it and writes the others again.
+ * evaluate_tokens, evaluate_<metric>. A model without tokens writes records, records_per_s, evaluate_records. A resumed run keeps the lines of the steps before it and writes the others again.
  *
  * EXIT CODES, also the statuses of the library: enum mlc_status.
  */

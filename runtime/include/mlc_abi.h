@@ -16,7 +16,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 2
+#define MLC_ABI_VERSION 3
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL }; /* bool: one byte, 0 or 1 */
@@ -287,6 +287,12 @@ typedef struct mlc_role {
     const mlc_shard *shards;     /* [dp] */
 } mlc_role;
 
+/* A number of the file that was fixed at compile time, and what it was: `heads: int = 12`. bool: 0 or 1. */
+typedef struct mlc_constant {
+    const char *name;
+    double value;
+} mlc_constant;
+
 typedef struct mlc_model {
     int32_t abi_version;
     const char *name;
@@ -315,6 +321,9 @@ typedef struct mlc_model {
     double flops;                /* of one microbatch, forward and backward, recomputation apart */
     int64_t batch;               /* rows of a microbatch */
     int64_t tokens;              /* elements of the first input in a microbatch when it is i32 [batch, context], else batch */
+    const char *compiler;        /* version of mlc; NULL: not known */
+    const mlc_constant *constants; /* of the file, in its order */
+    int32_t constant_count;
 } mlc_model;
 
 #endif

@@ -1,6 +1,7 @@
 /* metrics.c: see metrics.h. */
 #include "metrics.h"
 
+#include "about.h"
 #include "trace.h"
 
 #include <math.h>
@@ -8,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define PROGRESS_NANOSECONDS 100000000 /* at most ten progress lines a second */
 
 void mlc_metrics_number(char text[32], double value)
 {
@@ -72,9 +71,7 @@ int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log
 {
     int64_t step = rank->step;
     metrics->error = (mlc_error){0};
-    metrics->terminal = !rank->rank && isatty(STDERR_FILENO);
-    metrics->shown = false;
-    metrics->shown_at = 0;
+    mlc_progress_open(&metrics->progress, rank->rank != 0, mlc_clock());
     metrics->step_seconds = 0;
     metrics->log.fd = -1;
     if (!log || rank->rank)
@@ -113,68 +110,72 @@ static int log_flush(mlc_metrics *metrics, mlc_error *error)
     return error->status;
 }
 
+/* The model's own metrics of a chain: its columns behind the losses. */
+static void put_metrics(mlc_writer *log, const mlc_chain *chain, const char *prefix, const double *values)
+{
+    for (int i = chain->losses; i < chain->column_count; i++) {
+        char name[256];
+        snprintf(name, sizeof name, "%s%s", prefix, chain->columns[i].name);
+        char text[32];
+        mlc_metrics_number(text, values[i - chain->losses]);
+        mlc_writer_print(log, ", ");
+        mlc_writer_quote(log, name);
+        mlc_writer_print(log, ": %s", text);
+    }
+}
+
 static void log_step(mlc_metrics *metrics, const mlc_rank *rank, double seconds)
 {
     mlc_writer *log = &metrics->log;
+    const char *unit = mlc_unit(rank->model);
     double tokens = (double)tokens_in_step(rank->model);
     mlc_writer_print(log, "{\"step\": %lld", (long long)rank->step - 1);
     put_number(log, "loss", rank->result.loss);
     put_number(log, "grad_norm", rank->result.grad_norm);
     put_rate(log, rank);
-    mlc_writer_print(log, ", \"tokens\": %lld", (long long)(rank->step * tokens_in_step(rank->model)));
-    mlc_writer_print(log, ", \"step_ms\": %.3f, \"tokens_per_s\": %.1f, \"mfu\": null", seconds * 1e3, seconds > 0 ? tokens / seconds : 0);
-    const mlc_chain *chain = &rank->model->chains[MLC_TRAIN];
-    for (int i = chain->losses; i < chain->column_count; i++) {
-        char text[32];
-        mlc_metrics_number(text, rank->metrics[i - chain->losses]);
-        mlc_writer_print(log, ", ");
-        mlc_writer_quote(log, chain->columns[i].name);
-        mlc_writer_print(log, ": %s", text);
-    }
+    mlc_writer_print(log, ", \"%s\": %lld", unit, (long long)(rank->step * tokens_in_step(rank->model)));
+    mlc_writer_print(log, ", \"step_ms\": %.3f, \"%s_per_s\": %.1f, \"mfu\": null", seconds * 1e3, unit, seconds > 0 ? tokens / seconds : 0);
+    put_metrics(log, &rank->model->chains[MLC_TRAIN], "", rank->metrics);
     mlc_writer_print(log, "}\n");
 }
 
 static void show_progress(mlc_metrics *metrics, const mlc_rank *rank)
 {
-    int64_t now = mlc_clock(), left = rank->steps - rank->step;
-    if (left && metrics->shown && now - metrics->shown_at < PROGRESS_NANOSECONDS)
-        return;
     double seconds = metrics->step_seconds;
-    long long wait = (long long)ceil((double)left * seconds);
-    fprintf(stderr, "\r%lld/%lld steps  loss %.4f  %.0f tokens/s  %lld:%02lld:%02lld left\033[K", (long long)rank->step,
-            (long long)rank->steps, rank->result.loss, seconds > 0 ? (double)tokens_in_step(rank->model) / seconds : 0,
-            wait / 3600, wait / 60 % 60, wait % 60);
-    metrics->shown = true;
-    metrics->shown_at = now;
+    mlc_progress_state state = {.step = rank->step, .steps = rank->steps, .loss = rank->result.loss, .unit = mlc_unit(rank->model),
+                                .per_second = seconds > 0 ? (double)tokens_in_step(rank->model) / seconds : 0,
+                                .seconds = (double)(rank->steps - rank->step) * seconds};
+    int64_t now = mlc_clock();
+    if (mlc_progress_is_due(&metrics->progress, &state, now))
+        mlc_progress_show(&metrics->progress, &state, now);
 }
 
 int mlc_metrics_step(mlc_metrics *metrics, const mlc_rank *rank, int64_t nanoseconds, mlc_error *error)
 {
     double seconds = (double)nanoseconds / 1e9;
     metrics->step_seconds = metrics->step_seconds > 0 ? 0.95 * metrics->step_seconds + 0.05 * seconds : seconds;
-    if (metrics->terminal)
-        show_progress(metrics, rank);
+    show_progress(metrics, rank);
     if (metrics->log.fd < 0)
         return MLC_OK;
     log_step(metrics, rank, seconds);
     return log_flush(metrics, error);
 }
 
-int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_rank *rank, double loss, int64_t tokens, mlc_error *error)
+int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_rank *rank, const mlc_evaluation *evaluation, mlc_error *error)
 {
     if (metrics->log.fd < 0)
         return MLC_OK;
     mlc_writer_print(&metrics->log, "{\"step\": %lld", (long long)rank->step - 1);
-    put_number(&metrics->log, "evaluate_loss", loss);
-    mlc_writer_print(&metrics->log, ", \"evaluate_tokens\": %lld}\n", (long long)tokens);
+    put_number(&metrics->log, "evaluate_loss", evaluation->loss);
+    mlc_writer_print(&metrics->log, ", \"evaluate_%s\": %lld", mlc_unit(rank->model), (long long)evaluation->tokens);
+    put_metrics(&metrics->log, &rank->model->chains[MLC_EVALUATE], "evaluate_", evaluation->metrics);
+    mlc_writer_print(&metrics->log, "}\n");
     return log_flush(metrics, error);
 }
 
 void mlc_metrics_settle(mlc_metrics *metrics)
 {
-    if (metrics->shown)
-        fputc('\n', stderr);
-    metrics->shown = false;
+    mlc_progress_settle(&metrics->progress);
 }
 
 int mlc_metrics_close(mlc_metrics *metrics, mlc_error *error)

@@ -3,15 +3,15 @@
 #ifndef MLC_METRICS_H
 #define MLC_METRICS_H
 
+#include "evaluate.h"
 #include "file.h"
+#include "progress.h"
 #include "rank.h"
 
 typedef struct mlc_metrics {
     mlc_writer log;     /* fd -1: none */
     mlc_error error;    /* of the log */
-    bool terminal;      /* stderr is one */
-    bool shown;         /* a progress line stands on it */
-    int64_t shown_at;   /* clock of the last progress line */
+    mlc_progress progress;
     double step_seconds; /* smoothed */
 } mlc_metrics;
 
@@ -23,7 +23,7 @@ int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log
 int mlc_metrics_step(mlc_metrics *metrics, const mlc_rank *rank, int64_t nanoseconds, mlc_error *error);
 
 /* An evaluation was done. Returns a status. */
-int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_rank *rank, double loss, int64_t tokens, mlc_error *error);
+int mlc_metrics_evaluation(mlc_metrics *metrics, const mlc_rank *rank, const mlc_evaluation *evaluation, mlc_error *error);
 
 /* Ends the progress line, so that other text may follow. */
 void mlc_metrics_settle(mlc_metrics *metrics);

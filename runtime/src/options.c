@@ -2,7 +2,6 @@
 #include "options.h"
 
 #include "mlc.h"
-#include "threads.h"
 
 #include <errno.h>
 #include <math.h>
@@ -12,13 +11,7 @@
 
 enum kind { FLAG, TEXT, LIST, COUNT, WHOLE, REAL };
 
-typedef struct option {
-    const char *name;
-    const char *argument; /* NULL: a flag */
-    enum kind kind;       /* COUNT: at least 1; WHOLE: at least 0; REAL: at least 0 */
-    size_t at;            /* in mlc_options */
-    const char *help;
-} option;
+typedef mlc_option option;
 
 #define FIELD(name) offsetof(mlc_options, name)
 
@@ -26,28 +19,34 @@ static const option OPTIONS[] = {
     {"data", "[INPUT=]PATTERN", LIST, FIELD(data), "train on these files: text, tokens (.bin) or arrays (.npy); may repeat"},
     {"steps", "N", COUNT, FIELD(steps), "steps in total, resumed ones included (1000)"},
     {"seed", "S", WHOLE, FIELD(seed), "of parameters, random numbers and the order of examples (0)"},
-    {"order", "ORDER", TEXT, FIELD(order), "of examples: shuffled, or sequential (shuffled)"},
+    {"order", "shuffled|sequential", TEXT, FIELD(order), "of examples (shuffled)"},
     {"threads", "T", COUNT, FIELD(threads), "worker threads of each rank (the CPUs of the machine, shared out)"},
     {"log", "FILE", TEXT, FIELD(log), "write one JSON object a step"},
     {"checkpoint", "DIR", TEXT, FIELD(checkpoint), "write checkpoints: every --every steps and at the end"},
     {"every", "K", COUNT, FIELD(every), "write a checkpoint, and evaluate, every K steps (at the end only)"},
     {"resume", "DIR|auto", TEXT, FIELD(resume), "go on from a checkpoint; auto: the newest whole one of --checkpoint, if any"},
-    {"allow", "ITEM", LIST, FIELD(allow), "let a difference between checkpoint and run, or a missing weight, pass; may repeat"},
+    {"allow", "ITEM", LIST, FIELD(allow), "let a difference of checkpoint or weights from the model pass: a name or pattern; may repeat"},
     {"weights", "FILE|DIR", TEXT, FIELD(weights), "start from parameters in safetensors files, by name"},
-    {"evaluate", "[INPUT=]PATTERN", LIST, FIELD(evaluate), "report the loss over these files; may repeat"},
+    {"evaluate", "[INPUT=]PATTERN", LIST, FIELD(evaluate), "report loss and metrics over these files; may repeat"},
+    {"evaluate-batches", "N", COUNT, FIELD(evaluate_batches), "evaluate N microbatches, evenly spread over the files (all)"},
     {"sample", "N", WHOLE, FIELD(sample), "write N tokens that follow the prompt"},
     {"prompt", "TEXT", TEXT, FIELD(prompt), "what sampling starts from: text, or token numbers when the vocabulary exceeds 256"},
     {"temperature", "X", REAL, FIELD(temperature), "of sampling; 0 takes the likeliest token (1)"},
+    {"top-k", "K", COUNT, FIELD(top_k), "sample from the K likeliest tokens only (all)"},
+    {"top-p", "P", REAL, FIELD(top_p), "sample from the likeliest tokens that together have probability P only (1: all)"},
     {"hash", NULL, FLAG, FIELD(hash), "end the output with the digest of parameters and optimizer state"},
     {"profile", NULL, FLAG, FIELD(profile), "write the time of each row of the step"},
     {"trace", "FILE", TEXT, FIELD(trace), "write the actions and rows of each step as Chrome trace events"},
     {"timeout", "SECONDS", REAL, FIELD(timeout), "end with a report when no rank moves for so long (never)"},
-    {"transport", "X", TEXT, FIELD(transport), "how ranks meet: local (processes), threads, mpi (local; mpi under mpirun and srun)"},
+    {"transport", "local|threads|mpi", TEXT, FIELD(transport), "how ranks meet; local: processes (local; mpi under mpirun and srun)"},
     {"print-plan", NULL, FLAG, FIELD(print_plan), "write plan.json and end"},
     {"dry-run", NULL, FLAG, FIELD(dry_run), "open everything, take no step"},
-    {"help", NULL, FLAG, FIELD(help), "write this and end"},
+    {"version", NULL, FLAG, FIELD(version), "write compiler, model and target, and end"},
+    {"completion", "bash|zsh|fish", TEXT, FIELD(completion), "write a script that completes these options in a shell, and end"},
+    {"help", NULL, FLAG, FIELD(help), "write this and end; so does -h"},
 };
 
+#define LISTS 4 /* options of kind LIST */
 #define OPTION_COUNT ((int)(sizeof OPTIONS / sizeof *OPTIONS))
 
 /* ---- names ---- */
@@ -117,8 +116,10 @@ static int set_integer(const option *option, int64_t *to, const char *text, mlc_
     errno = 0;
     long long value = strtoll(text, &end, 10);
     int64_t low = option->kind == COUNT;
-    if (errno || !*text || *end || value < low)
+    if (end == text || *end || value < low)
         return mlc_error_set(error, MLC_USAGE, "--%s %s: wants a whole number of at least %lld", option->name, text, (long long)low);
+    if (errno)
+        return mlc_error_set(error, MLC_USAGE, "--%s %s: the largest number is %lld", option->name, text, (long long)INT64_MAX);
     *to = value;
     return MLC_OK;
 }
@@ -132,9 +133,25 @@ static int read_real(const char *name, const char *text, double *value, mlc_erro
     return MLC_OK;
 }
 
+/* Counts an option as given. A second value of what has one would be ignored, or hide the first: refused. So is an empty value; an
+ * empty prompt has a meaning. */
+static int note_given(mlc_options *options, const option *option, const char *text, mlc_error *error)
+{
+    uint64_t bit = UINT64_C(1) << (option - OPTIONS);
+    bool again = options->given & bit;
+    options->given |= bit;
+    if (again && option->kind != LIST && option->kind != FLAG)
+        return mlc_error_set(error, MLC_USAGE, "--%s is given twice", option->name);
+    if (text && !*text && option->at != FIELD(prompt))
+        return mlc_error_set(error, MLC_USAGE, "--%s wants a value; the one given is empty", option->name);
+    return MLC_OK;
+}
+
 static int set_option(mlc_options *options, const option *option, char *text, mlc_error *error)
 {
     char *field = (char *)options + option->at;
+    if (note_given(options, option, text, error))
+        return error->status;
     switch (option->kind) {
     case FLAG:
         *(bool *)field = true;
@@ -158,8 +175,11 @@ static int set_option(mlc_options *options, const option *option, char *text, ml
 
 static int set_scalar(mlc_options *options, const mlc_model *model, int scalar, const char *text, mlc_error *error)
 {
+    const char *name = model->scalars[scalar].name;
     double value;
-    if (read_real(model->scalars[scalar].name, text, &value, error))
+    if (options->scalars_given[scalar]++)
+        return mlc_error_set(error, MLC_USAGE, "--%s is given twice", name);
+    if (read_real(name, text, &value, error))
         return error->status;
     options->scalars[scalar] = (float)value;
     return MLC_OK;
@@ -171,6 +191,10 @@ static int set_scalar(mlc_options *options, const mlc_model *model, int scalar, 
 static int read_word(mlc_options *options, const mlc_model *model, int left, char **argv, mlc_error *error)
 {
     char *word = argv[0];
+    if (!strcmp(word, "-h")) {
+        options->help = true;
+        return 1;
+    }
     if (strncmp(word, "--", 2) || !word[2]) {
         mlc_error_set(error, MLC_USAGE, "%s: options start with --; see --help", word);
         return 0;
@@ -190,42 +214,23 @@ static int read_word(mlc_options *options, const mlc_model *model, int left, cha
         mlc_error_set(error, MLC_USAGE, flag ? "--%.*s takes no value" : "--%.*s wants a value", (int)length, word + 2);
         return 0;
     }
+    options->count++;
     char *text = flag ? NULL : equals ? equals + 1 : argv[1];
     int status = option ? set_option(options, option, text, error) : set_scalar(options, model, scalar, text, error);
     return status ? 0 : flag || equals ? 1 : 2;
 }
 
-static bool is_transport(const char *name)
-{
-    return !strcmp(name, "threads") || !strcmp(name, "local") || !strcmp(name, "mpi");
-}
-
-static int check(const mlc_options *options, mlc_error *error)
-{
-    if (strcmp(options->order, "shuffled") && strcmp(options->order, "sequential"))
-        return mlc_error_set(error, MLC_USAGE, "--order %s: wants shuffled or sequential", options->order);
-    if (options->transport && !is_transport(options->transport))
-        return mlc_error_set(error, MLC_USAGE, "--transport %s: wants threads, local or mpi", options->transport);
-    if (options->threads > MLC_MAX_THREADS)
-        return mlc_error_set(error, MLC_USAGE, "--threads %lld: at most %d", (long long)options->threads, MLC_MAX_THREADS);
-    if (options->resume && options->weights)
-        return mlc_error_set(error, MLC_USAGE, "--resume and --weights exclude each other: a checkpoint holds its weights");
-    if (options->resume && !strcmp(options->resume, "auto") && !options->checkpoint)
-        return mlc_error_set(error, MLC_USAGE, "--resume auto wants --checkpoint DIR, where it looks");
-    if (options->every && !options->checkpoint && !options->evaluate.count)
-        return mlc_error_set(error, MLC_USAGE, "--every wants --checkpoint or --evaluate");
-    return MLC_OK;
-}
-
 static int allocate(mlc_options *options, const mlc_model *model, int argc, mlc_error *error)
 {
     options->scalars = calloc((size_t)model->scalar_count + 1, sizeof *options->scalars);
-    options->texts = calloc(3 * (size_t)argc, sizeof *options->texts);
-    if (!options->scalars || !options->texts)
+    options->scalars_given = calloc((size_t)model->scalar_count + 1, sizeof *options->scalars_given);
+    options->texts = calloc(LISTS * (size_t)argc, sizeof *options->texts);
+    if (!options->scalars || !options->scalars_given || !options->texts)
         return mlc_error_set(error, MLC_FAILED, "options: out of memory");
     options->data.items = options->texts;
     options->evaluate.items = options->texts + argc;
     options->allow.items = options->texts + 2 * argc;
+    options->fit.items = options->texts + 3 * argc;
     for (int i = 0; i < model->scalar_count; i++)
         options->scalars[i] = model->scalars[i].value;
     return MLC_OK;
@@ -233,17 +238,30 @@ static int allocate(mlc_options *options, const mlc_model *model, int argc, mlc_
 
 int mlc_options_parse(mlc_options *options, const mlc_model *model, int argc, char **argv, mlc_error *error)
 {
-    *options = (mlc_options){.seed = -1, .sample = -1, .temperature = 1, .order = "shuffled", .prompt = ""};
+    *options = (mlc_options){.seed = -1, .sample = -1, .temperature = 1, .top_p = 1, .order = "shuffled", .prompt = ""};
     if (allocate(options, model, argc > 0 ? argc : 1, error))
         return error->status;
     for (int i = 1; i < argc && !error->status;)
         i += read_word(options, model, argc - i, argv + i, error);
-    return error->status ? error->status : check(options, error);
+    return error->status;
+}
+
+bool mlc_options_given(const mlc_options *options, const char *name)
+{
+    const option *option = option_named(name, strlen(name));
+    return option && options->given >> (option - OPTIONS) & 1;
+}
+
+const mlc_option *mlc_options_table(int *count)
+{
+    *count = OPTION_COUNT;
+    return OPTIONS;
 }
 
 void mlc_options_free(mlc_options *options)
 {
     free(options->scalars);
+    free(options->scalars_given);
     free(options->texts);
     *options = (mlc_options){0};
 }
@@ -255,7 +273,7 @@ void mlc_options_print_help(const mlc_model *model, FILE *out)
         char left[64];
         snprintf(left, sizeof left, "--%s%s%s", OPTIONS[i].name, OPTIONS[i].argument ? " " : "",
                  OPTIONS[i].argument ? OPTIONS[i].argument : "");
-        fprintf(out, "  %-28s %s\n", left, OPTIONS[i].help);
+        fprintf(out, "  %-29s %s\n", left, OPTIONS[i].help);
     }
     bool any = false;
     for (int i = 0; i < model->scalar_count; i++) {
@@ -266,7 +284,7 @@ void mlc_options_print_help(const mlc_model *model, FILE *out)
         any = true;
         char left[64];
         snprintf(left, sizeof left, "--%s X", model->scalars[i].name);
-        fprintf(out, "  %-28s (%g)\n", left, (double)model->scalars[i].value);
+        fprintf(out, "  %-29s (%g)\n", left, (double)model->scalars[i].value);
     }
     fprintf(out,
             "\nexit codes: 0 success, 1 wrong input, 2 usage, 3 a rank failed or was lost, 4 no progress within --timeout,\n"

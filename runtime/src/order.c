@@ -31,6 +31,8 @@ static uint64_t network(uint64_t x, uint64_t key, int half)
 
 int64_t mlc_order_window(const mlc_order *order, int64_t n)
 {
+    if (order->spread)
+        return (int64_t)((__int128)n * order->examples / order->spread);
     int64_t epoch = n / order->examples, i = n % order->examples;
     if (order->sequential)
         return i;

@@ -9,9 +9,11 @@ typedef struct mlc_order {
     uint64_t seed;
     int64_t examples; /* N */
     bool sequential;
+    int64_t spread;   /* sequential, and > 0: only so many windows, at most N, evenly spaced */
 } mlc_order;
 
-/* The window that example n shows: p_e(n mod N), e = n div N; n mod N itself when sequential.
+/* The window that example n shows: p_e(n mod N), e = n div N; n mod N itself when sequential; n * N / spread, rounded down,
+ * where windows are spread.
  *
  * p_e is a Feistel network of six rounds over 2k bits, 4^k >= N the smallest, keyed by seed, epoch and round; a result outside
  * the N windows is mapped again until it is inside (cycle walking, fewer than four times on average). */

@@ -4,13 +4,16 @@
  * at ends in mlc_agree, so all end with one status and rank 0 says why; where others cannot be asked any more (a full disk between
  * two steps, no memory before the ranks have met) the rank says it itself and abandons the run.
  */
+#include "about.h"
 #include "checkpoint.h"
+#include "completion.h"
 #include "digest.h"
 #include "evaluate.h"
 #include "executor.h"
 #include "launcher.h"
 #include "metrics.h"
 #include "options.h"
+#include "purpose.h"
 #include "sample.h"
 #include "trace.h"
 #include "watchdog.h"
@@ -202,26 +205,47 @@ static int settle(program *run, int status)
     return status;
 }
 
+/* "; accuracy 0.5, z 2": the model's own metrics. */
+static void print_metrics(const program *run, const mlc_evaluation *evaluation)
+{
+    const mlc_chain *chain = &run->model->chains[MLC_EVALUATE];
+    for (int i = chain->losses; i < chain->column_count; i++) {
+        char value[32];
+        mlc_metrics_number(value, evaluation->metrics[i - chain->losses]);
+        printf("%s%s %s", i == chain->losses ? "; " : ", ", chain->columns[i].name, value);
+    }
+}
+
+static void print_evaluation(const program *run, const mlc_evaluation *evaluation)
+{
+    bool tokens = mlc_counts_tokens(run->model);
+    char loss[32];
+    mlc_metrics_number(loss, evaluation->loss);
+    printf("evaluation after %lld steps: loss %s over %lld %s", (long long)run->rank->step, loss, (long long)evaluation->examples,
+           tokens ? "windows" : "records");
+    if (tokens)
+        printf(", %lld tokens", (long long)evaluation->tokens);
+    print_metrics(run, evaluation);
+    printf("\n");
+    fflush(stdout);
+}
+
 static int report_evaluation(program *run)
 {
     mlc_evaluation evaluation;
-    if (mlc_evaluate(run->rank, &run->evaluation, &evaluation))
+    if (mlc_evaluate(run->rank, &run->evaluation, run->options->evaluate_batches, &evaluation))
         return run->error->status;
     if (!is_first(run))
         return MLC_OK;
-    char loss[32];
-    mlc_metrics_number(loss, evaluation.loss);
     mlc_metrics_settle(&run->metrics);
-    printf("evaluation after %lld steps: loss %s over %lld windows, %lld tokens\n", (long long)run->rank->step, loss,
-           (long long)evaluation.examples, (long long)evaluation.tokens);
-    fflush(stdout);
-    return settle(run, mlc_metrics_evaluation(&run->metrics, run->rank, evaluation.loss, evaluation.tokens, run->error));
+    print_evaluation(run, &evaluation);
+    return settle(run, mlc_metrics_evaluation(&run->metrics, run->rank, &evaluation, run->error));
 }
 
 static int train_step(program *run)
 {
     mlc_rank *rank = run->rank;
-    mlc_order order = {rank->seed, run->data.examples, rank->sequential};
+    mlc_order order = {.seed = rank->seed, .examples = run->data.examples, .sequential = rank->sequential};
     mlc_data_feed feed = mlc_data_feed_make(&run->data, order, rank->cursor, 1);
     int64_t started = mlc_clock();
     rank->trace = run->trace;
@@ -251,8 +275,8 @@ static void print_summary(const program *run, int64_t steps)
     char loss[32];
     mlc_metrics_number(loss, run->rank->result.loss);
     double tokens = (double)(steps * run->model->microbatches * run->model->tokens);
-    printf("trained %lld steps: loss %s, %.0f tokens/s, mfu unknown\n", (long long)steps, loss,
-           run->seconds > 0 ? tokens / run->seconds : 0);
+    printf("trained %lld steps: loss %s, %.0f %s/s, mfu unknown\n", (long long)steps, loss,
+           run->seconds > 0 ? tokens / run->seconds : 0, mlc_unit(run->model));
 }
 
 static int train(program *run)
@@ -303,7 +327,8 @@ static int train_and_report(program *run)
         return run->error->status;
     if (options->sample < 0)
         return MLC_OK;
-    return mlc_sample(run->rank, &run->sampler, options->prompt, options->sample, options->temperature, stdout);
+    mlc_drawing drawing = {options->temperature, options->top_k, options->top_p};
+    return mlc_sample(run->rank, &run->sampler, options->prompt, options->sample, &drawing, stdout);
 }
 
 static void print_memory(const program *run, int rank, int64_t threads)
@@ -334,7 +359,7 @@ static int print_dry_run(program *run)
         for (int r = 0; r < ranks; r++)
             print_memory(run, r, threads[r]);
         if (run->data.examples)
-            printf("data: %lld examples\n", (long long)run->data.examples);
+            printf("data: %lld %s\n", (long long)run->data.examples, mlc_counts_tokens(run->model) ? "windows" : "records");
     }
     free(threads);
     return run->error->status;
@@ -453,16 +478,6 @@ static int print_plan(mlc_error *error)
     return MLC_OK;
 }
 
-static int check_purpose(const mlc_options *options, mlc_error *error)
-{
-    bool purpose = options->data.count || options->evaluate.count || options->sample >= 0 || options->hash || options->dry_run;
-    if (!purpose)
-        return mlc_error_set(error, MLC_USAGE, "nothing to do: give --data FILE to train; see --help");
-    if (options->checkpoint && !options->data.count)
-        return mlc_error_set(error, MLC_USAGE, "--checkpoint wants --data: only training writes checkpoints");
-    return MLC_OK;
-}
-
 /* What needs no ranks. Of the processes that a launcher started, the first one does it. */
 static int print_only(const mlc_model *model, const mlc_options *options, bool first, mlc_error *error)
 {
@@ -470,16 +485,21 @@ static int print_only(const mlc_model *model, const mlc_options *options, bool f
         return MLC_OK;
     if (options->print_plan && !options->help)
         return print_plan(error);
-    mlc_options_print_help(model, stdout);
+    if (options->help)
+        mlc_options_print_help(model, stdout);
+    else if (options->version)
+        mlc_about_print(model, stdout);
+    else
+        mlc_completion_print(model, options->completion, stdout);
     return MLC_OK;
 }
 
 static int run_program(mlc_launch *launch, const mlc_error *undecided, mlc_options *options, mlc_error *error)
 {
-    if (options->help || options->print_plan)
-        return print_only(launch->model, options, launch->rank <= 0, error);
-    if (check_purpose(options, error))
+    if (mlc_purpose_check(options, error))
         return error->status;
+    if (options->help || options->print_plan || options->version || options->completion)
+        return print_only(launch->model, options, launch->rank <= 0, error);
     if (undecided->status)
         return mlc_error_set(error, undecided->status, "%s", undecided->text);
     stop_signals = 0;

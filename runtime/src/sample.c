@@ -121,6 +121,47 @@ static int32_t weigh(mlc_sampler *text, const void *logits, int32_t dtype, doubl
     return (int32_t)best;
 }
 
+/* Does token a come before token b: likelier, or as likely and lower? */
+static bool is_likelier(const mlc_sampler *text, int32_t a, int32_t b)
+{
+    return text->weights[a] != text->weights[b] ? text->weights[a] > text->weights[b] : a < b;
+}
+
+/* Lets the token at `at` of a heap of `count` sink to where it belongs. */
+static void sink(mlc_sampler *text, int64_t at, int64_t count)
+{
+    int32_t *heap = text->heap;
+    for (int64_t child = 2 * at + 1; child < count; child = 2 * at + 1) {
+        child += child + 1 < count && is_likelier(text, heap[child + 1], heap[child]);
+        if (!is_likelier(text, heap[child], heap[at]))
+            return;
+        int32_t token = heap[at];
+        heap[at] = heap[child];
+        heap[child] = token;
+        at = child;
+    }
+}
+
+/* Leaves weight only to the likeliest tokens: at most top_k, and no more than together have the share top_p of `sum`, at least one.
+ * Returns the sum of what is left. */
+static double keep_likeliest(mlc_sampler *text, const mlc_drawing *drawing, double sum)
+{
+    int64_t left = text->vocabulary, most = drawing->top_k ? drawing->top_k : left;
+    double kept = 0;
+    for (int64_t i = 0; i < left; i++)
+        text->heap[i] = (int32_t)i;
+    for (int64_t i = left / 2 - 1; i >= 0; i--)
+        sink(text, i, left);
+    for (; left && most > 0 && kept < drawing->top_p * sum; most--) {
+        kept += text->weights[text->heap[0]];
+        text->heap[0] = text->heap[--left];
+        sink(text, 0, left);
+    }
+    for (int64_t i = 0; i < left; i++)
+        text->weights[text->heap[i]] = 0;
+    return kept;
+}
+
 /* A token with probability proportional to its weight; u is uniform in [0, 1). */
 static int32_t draw(const mlc_sampler *text, double sum, double u)
 {
@@ -137,31 +178,33 @@ static int32_t draw(const mlc_sampler *text, double sum, double u)
 }
 
 /* The token that follows the text, by the rank that has the logits. */
-static int choose(mlc_rank *rank, mlc_sampler *text, double temperature, int64_t ordinal, int32_t *token)
+static int choose(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing, int64_t ordinal, int32_t *token)
 {
     double sum;
     const mlc_tensor *logits = text->logits;
     uint64_t at = mlc_rank_resolve(rank, logits->at, rank->begun[MLC_SAMPLE] - 1);
     int64_t first = (text->length - 1) * text->vocabulary * mlc_dtype_bytes(logits->dtype);
-    *token = weigh(text, (char *)mlc_rank_at(rank, at) + first, logits->dtype, temperature, &sum);
-    if (temperature == 0)
+    *token = weigh(text, (char *)mlc_rank_at(rank, at) + first, logits->dtype, drawing->temperature, &sum);
+    if (drawing->temperature == 0)
         return MLC_OK;
     if (!isfinite(sum))
         return mlc_error_set(&rank->error, MLC_NOT_FINITE, "sampling: the logits are not finite");
+    if (drawing->top_k || drawing->top_p < 1)
+        sum = keep_likeliest(text, drawing, sum);
     uint64_t bits = mlc_order_mix(mlc_order_mix(rank->seed ^ 0x73616d706c65) + (uint64_t)ordinal);
     *token = draw(text, sum, (double)(bits >> 11) * 0x1p-53);
     return MLC_OK;
 }
 
 /* The same on every rank. */
-static int next_token(mlc_rank *rank, mlc_sampler *text, double temperature, int64_t ordinal, int32_t *token)
+static int next_token(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing, int64_t ordinal, int32_t *token)
 {
     double ignored = 0;
     *token = 0;
     if (mlc_executor_forward(rank, MLC_SAMPLE, &text->feed, 0, 1, 1, &ignored, &ignored))
         return rank->error.status;
     if (rank->rank == text->drawer)
-        choose(rank, text, temperature, ordinal, token);
+        choose(rank, text, drawing, ordinal, token);
     return mlc_accord(rank, &rank->error) ? rank->error.status : mlc_accord_block(rank, token, sizeof *token, &rank->error);
 }
 
@@ -191,7 +234,8 @@ int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, const char *prom
     text->vocabulary = text->logits->shape[text->logits->rank - 1];
     text->tokens = calloc((size_t)text->context + 1, sizeof *text->tokens);
     text->weights = calloc((size_t)text->vocabulary, sizeof *text->weights);
-    if (!text->tokens || !text->weights)
+    text->heap = calloc((size_t)text->vocabulary, sizeof *text->heap);
+    if (!text->tokens || !text->weights || !text->heap)
         return mlc_error_set(error, MLC_FAILED, "sampling: out of memory");
     return take_prompt(text, prompt, NULL, error);
 }
@@ -200,17 +244,18 @@ void mlc_sampler_close(mlc_sampler *text)
 {
     free(text->tokens);
     free(text->weights);
+    free(text->heap);
     *text = (mlc_sampler){0};
 }
 
-int mlc_sample(mlc_rank *rank, mlc_sampler *text, const char *prompt, int64_t count, double temperature, FILE *out)
+int mlc_sample(mlc_rank *rank, mlc_sampler *text, const char *prompt, int64_t count, const mlc_drawing *drawing, FILE *out)
 {
     out = rank->rank == 0 ? out : NULL;
     if (take_prompt(text, prompt, out, &rank->error))
         return rank->error.status; /* the same on every rank */
     for (int64_t i = 0; i < count; i++) {
         int32_t token;
-        if (next_token(rank, text, temperature, i, &token))
+        if (next_token(rank, text, drawing, i, &token))
             return rank->error.status;
         push(text, token);
         put(text, token, out);

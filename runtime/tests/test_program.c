@@ -4,6 +4,7 @@
 #include "bigram.h"
 #include "check.h"
 #include "json.h"
+#include "progress.h"
 #include "sample.h"
 
 #include <dirent.h>
@@ -192,7 +193,7 @@ static void check_usage(void)
     expect(2, "--threads 5000: at most 1024", "--data text --threads 5000");
     expect(2, "exclude each other", "--data text --resume auto --checkpoint c --weights w");
     expect(2, "--resume auto wants --checkpoint", "--data text --resume auto");
-    expect(2, "nothing to do", "--steps 3");
+    expect(2, "nothing to do", "--seed 3");
     expect(2, "--checkpoint wants --data", "--checkpoint c --hash");
     expect(1, "none: no such file", "--data none --steps 3");
     expect(1, "none: no such directory", "--data text --resume none");
@@ -203,6 +204,79 @@ static void check_usage(void)
     CHECK(!unsetenv("OMPI_COMM_WORLD_SIZE"));
     expect(0, "memory: ", "--data text --dry-run");
     expect(1, "plan.json: No such file or directory", "--print-plan");
+}
+
+/* What would be parsed and then ignored is an error that says what is missing. */
+static void check_purposes(void)
+{
+    expect(2, "--prompt wants --sample: nothing is sampled without it", "--data text --prompt The");
+    expect(2, "--temperature wants --sample", "--data text --temperature 0");
+    expect(2, "--top-k wants --sample", "--data text --top-k 3");
+    expect(2, "--steps wants --data, --resume or --dry-run: ", "--evaluate text --steps 3");
+    expect(2, "--order wants --data", "--evaluate text --order sequential");
+    expect(2, "--log wants --data or --evaluate", "--hash --log l");
+    expect(2, "--every wants --checkpoint or --evaluate", "--data text --every 3");
+    expect(2, "--every wants --data", "--evaluate text --every 3");
+    expect(2, "--profile wants --data", "--evaluate text --profile");
+    expect(2, "--trace wants --data", "--evaluate text --trace t");
+    expect(2, "--allow wants --resume or --weights", "--data text --allow seed");
+    expect(2, "--evaluate-batches wants --evaluate", "--data text --evaluate-batches 3");
+    expect(2, "--steps is given twice", "--data text --steps 3 --steps 4");
+    expect(2, "--rate is given twice", "--data text --rate 3 --rate=4");
+    expect(2, "--log wants a value; the one given is empty", "--data text --log=");
+    expect(2, "--data wants a value; the one given is empty", "--data=");
+    expect(2, "--version ends the program before anything else", "--data text --version");
+    expect(2, "--print-plan ends the program before anything else", "--print-plan --rate 3");
+    expect(2, "--completion tcsh: wants bash, zsh or fish", "--completion tcsh");
+    expect(2, "--steps 99999999999999999999: the largest number is 9223372036854775807", "--data text --steps 99999999999999999999");
+    expect(2, "--top-p 1.5: wants a probability", "--data text --sample 3 --top-p 1.5");
+    expect(2, "--temperature 0 takes the likeliest token", "--data text --sample 3 --top-k 5 --temperature 0");
+    expect(0, "digest: ", "--hash --hash");
+}
+
+static void check_about(void)
+{
+    expect(0, "--data [INPUT=]PATTERN", "-h");
+    expect(0, "bigram: a training program made by mlc ", "--version");
+    CHECK_HOLDS(out, "model   b16a");
+    CHECK_HOLDS(out, "target  ");
+    expect(0, "complete -F _mlc_bigram bigram", "--completion bash");
+    expect(0, "#compdef bigram", "--completion=zsh");
+    expect(0, "complete -c bigram -l rate -x", "--completion fish");
+    static const char *const NAMES[] = {"data", "steps", "evaluate-batches", "help", "rate"};
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+        CHECK_HOLDS(out, NAMES[i]);
+}
+
+/* ---- progress ---- */
+
+/* The line is shorter than any terminal is wide, says the step when there is room for it, and more where there is more. */
+static void check_progress(void)
+{
+    mlc_progress_state states[] = {{7, 1000, 3.25, 12345, "tokens", 3661},
+                                   {INT64_MAX, INT64_MAX, 1e300, 1e300, "records", 1e300},
+                                   {0, 1, -1e-300, 0, "tokens", 0}};
+    char text[512];
+    for (size_t s = 0; s < sizeof states / sizeof *states; s++)
+        for (int width = 1; width < 400; width++) {
+            int length = mlc_progress_text(text, sizeof text, width, &states[s]);
+            CHECK(length < width && length == (int)strlen(text));
+        }
+    mlc_progress_text(text, sizeof text, 80, states);
+    CHECK(!strcmp(text, "7/1000 steps  loss 3.2500  12345 tokens/s  1:01:01 left"));
+    mlc_progress_text(text, sizeof text, 45, states);
+    CHECK(!strcmp(text, "7/1000 steps  loss 3.2500  1:01:01 left"));
+    mlc_progress_text(text, sizeof text, 30, states);
+    CHECK(!strcmp(text, "7/1000 steps  loss 3.2500"));
+    mlc_progress_text(text, sizeof text, 20, states);
+    CHECK(!strcmp(text, "7/1000 steps"));
+    mlc_progress_text(text, sizeof text, 5, states);
+    CHECK(!strcmp(text, "7"));
+    mlc_progress plain = {.said_at = 0};
+    CHECK(!mlc_progress_is_due(&plain, states, INT64_C(9999999999)) && mlc_progress_is_due(&plain, states, INT64_C(10000000000)));
+    mlc_progress drawn = {.terminal = true};
+    CHECK(!mlc_progress_is_due(&drawn, states, 99999999) && mlc_progress_is_due(&drawn, states, 100000000));
+    CHECK(mlc_progress_is_due(&drawn, &states[1], 1)); /* the last step */
 }
 
 /* ---- training ---- */
@@ -409,6 +483,13 @@ static void check_samples(void)
     first = strdup(out);
     CHECK(strlen(first) == 46);
     expect(0, first, "--weights x --sample 40 --prompt Hello --temperature 0");
+    expect(0, first, "--weights x --sample 40 --prompt Hello --top-k 1");
+    expect(0, first, "--weights x --sample 40 --prompt Hello --top-p 1e-9 --threads 2");
+    expect(0, "Hello", "--weights x --sample 40 --prompt Hello --top-k 256");
+    char *all = strdup(out);
+    expect(0, all, "--weights x --sample 40 --prompt Hello --top-p 1");
+    expect(0, all, "--weights x --sample 40 --prompt Hello");
+    free(all);
     expect(0, "", "--weights x --sample 3");
     CHECK(strlen(out) == 4);
     free(first);
@@ -432,6 +513,61 @@ static void check_evaluation(void)
     CHECK(fabs(sum / (double)windows - loss) < 1e-6);
     free(all);
     free(text);
+}
+
+static double number_behind(const char *text, const char *words)
+{
+    const char *found = strstr(text, words);
+    CHECK(found);
+    return strtod(found + strlen(words), NULL);
+}
+
+/* The model's own metrics are those of all windows, weighted as the loss is, in text and log; the same in every layout. */
+static void check_evaluated_metrics(void)
+{
+    expect(0, "; accuracy ", "--data text --steps 12 --evaluate half --log metrics --threads 1");
+    char *line = strdup(strstr(out, "evaluation after 12")), *log = check_read("metrics", NULL);
+    double accuracy = number_behind(line, "accuracy "), logged = number_behind(log, "\"evaluate_accuracy\": ");
+    long windows = strtol(strstr(line, "over ") + 5, NULL, 10);
+    CHECK(accuracy > 0 && accuracy < 1 && accuracy == logged);
+    CHECK(fabs(accuracy * (double)windows * CONTEXT - round(accuracy * (double)windows * CONTEXT)) < 1e-3); /* each position once */
+    for (int i = 1; i < 4; i++) {
+        use_layout(i / 2 + 1, i % 2 + 1);
+        expect(0, line, "--data text --steps 12 --evaluate half --threads 2");
+    }
+    use_layout(1, 1);
+    free(line);
+    free(log);
+}
+
+/* Some microbatches of an evaluation: always the same windows, spread over the file; all when there are no more. */
+static void check_evaluate_batches(void)
+{
+    expect(0, "over 8 windows, 128 tokens", "--evaluate text --evaluate-batches 2 --seed 9");
+    char *some = strdup(out);
+    expect(0, some, "--evaluate text --evaluate-batches 2 --seed 9 --threads 3");
+    use_layout(2, 2);
+    expect(0, some, "--evaluate text --evaluate-batches 2 --seed 9");
+    use_layout(1, 1);
+    expect(0, "over ", "--evaluate half --seed 9");
+    free(some);
+    some = strdup(out);
+    expect(0, some, "--evaluate half --seed 9 --evaluate-batches 1000000000000");
+    free(some);
+    size_t bytes;
+    char *text = check_read("text", &bytes), *chosen = malloc(8 * 17);
+    for (int64_t w = 0, windows = (int64_t)(bytes - 17) / 16 + 1; w < 8; w++)
+        memcpy(chosen + 17 * w, text + w * windows / 8 * 16, 17);
+    double sum = 0;
+    for (int w = 0; w < 8; w++) {
+        check_write("window", chosen + 17 * w, 17);
+        expect(0, "over 1 windows", "--evaluate window --seed 9");
+        sum += number_behind(out, "loss ");
+    }
+    expect(0, "over 8 windows", "--evaluate text --evaluate-batches 2 --seed 9");
+    CHECK(fabs(sum / 8 - number_behind(out, "loss ")) < 1e-6);
+    free(text);
+    free(chosen);
 }
 
 /* A disk that is full while checkpointing: exit code 3, and the run goes on from the last whole one. */
@@ -723,6 +859,9 @@ int main(void)
     check_write("text", text, sizeof text);
     check_write("half", text, 700);
     check_usage();
+    check_purposes();
+    check_about();
+    check_progress();
     check_bits();
     check_resume();
     check_kills();
@@ -734,6 +873,8 @@ int main(void)
     check_prompts();
     check_samples();
     check_evaluation();
+    check_evaluated_metrics();
+    check_evaluate_batches();
     check_full_disk();
     check_layouts();
     check_sentences();

@@ -25,7 +25,7 @@ static void train(mlc_rank *rank, int64_t until)
     char *file = "text";
     CHECK(!mlc_data_open(&data, rank->model, &file, 1, "--data", &rank->error));
     while (rank->step < until) {
-        mlc_order order = {rank->seed, data.examples, false};
+        mlc_order order = {.seed = rank->seed, .examples = data.examples};
         mlc_data_feed feed = mlc_data_feed_make(&data, order, rank->cursor, 1);
         CHECK(!mlc_executor_step(rank, &feed.feed, true));
         rank->step++;
@@ -41,7 +41,7 @@ static double evaluate(mlc_rank *rank)
     mlc_evaluation evaluation;
     char *file = "held-out";
     CHECK(!mlc_data_open(&data, rank->model, &file, 1, "--evaluate", &rank->error) && data.examples == 30);
-    CHECK(!mlc_evaluate(rank, &data, &evaluation) && evaluation.examples == 30 && evaluation.tokens == 30 * CONTEXT);
+    CHECK(!mlc_evaluate(rank, &data, 0, &evaluation) && evaluation.examples == 30 && evaluation.tokens == 30 * CONTEXT);
     mlc_data_close(&data);
     return evaluation.loss;
 }
@@ -52,7 +52,7 @@ static void sample(mlc_rank *rank, char *text, size_t bytes)
     mlc_sampler sampler;
     FILE *out = rank->rank ? NULL : fmemopen(text, bytes, "w");
     CHECK((out || rank->rank) && !mlc_sampler_open(&sampler, rank->model, "sphinx", &rank->error));
-    CHECK(!mlc_sample(rank, &sampler, "sphinx", DRAWN, 0.7, out));
+    CHECK(!mlc_sample(rank, &sampler, "sphinx", DRAWN, &(mlc_drawing){0.7, 40, 0.95}, out));
     mlc_sampler_close(&sampler);
     CHECK(!out || !fclose(out));
 }
