@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define DRAWN_NANOSECONDS INT64_C(100000000)  /* on a terminal: at most ten lines a second */
-#define PLAIN_NANOSECONDS INT64_C(10000000000) /* elsewhere: one in ten seconds */
+#define PLAIN_NANOSECONDS INT64_C(30000000000) /* elsewhere: one in half a minute */
 #define LINE_BYTES 512
 
 void mlc_progress_open(mlc_progress *progress, bool silent, int64_t now)
