@@ -37,7 +37,7 @@ static int input_default(const mlc_model *model)
     return needed == 1 ? only : -1;
 }
 
-/* Splits [INPUT=]PATTERN. A name is only taken as one when it is an input's: patterns may hold '='. */
+/* Splits [INPUT=]PATTERN; the pattern still has its width in front. A name is only taken as one when it is an input's: patterns may hold '='. */
 static int input_of(const mlc_model *model, const char *argument, const char **pattern, const char *option, mlc_error *error)
 {
     const char *equals = strchr(argument, '=');
@@ -92,7 +92,7 @@ static int64_t extent_of(const mlc_data *data, int base)
     return extent;
 }
 
-static int bind_stream(mlc_data *data, int input, char *const *paths, int count, mlc_error *error)
+static int bind_stream(mlc_data *data, int input, mlc_width width, char *const *paths, int count, mlc_error *error)
 {
     const mlc_input *fed = &data->model->inputs[input];
     if (!is_token_input(fed))
@@ -100,7 +100,7 @@ static int bind_stream(mlc_data *data, int input, char *const *paths, int count,
                              paths[0],
                              fed->tensor.name);
     data->bindings[input] = (mlc_bound){MLC_BOUND_TOKENS, input, 0};
-    return mlc_tokens_open(&data->streams[input], paths, count, mlc_input_row_elements(fed), extent_of(data, input), error);
+    return mlc_tokens_open(&data->streams[input], paths, count, width, mlc_input_row_elements(fed), extent_of(data, input), error);
 }
 
 static int check_array(const mlc_data *data, int input, const char *path, mlc_error *error)
@@ -143,16 +143,58 @@ static bool is_stream_array(const mlc_data *data, int input, const char *path)
     return flat;
 }
 
-static int bind_files(mlc_data *data, int input, char *const *paths, int count, mlc_error *error)
+static int bind_files(mlc_data *data, int input, mlc_width width, char *const *paths, int count, mlc_error *error)
 {
     const char *name = data->model->inputs[input].tensor.name;
     if (data->bindings[input].kind != MLC_UNBOUND)
         return mlc_error_set(error, MLC_USAGE, "input %s is given twice", name);
-    if (!mlc_path_ends(paths[0], ".npy") || is_stream_array(data, input, paths[0]))
-        return bind_stream(data, input, paths, count, error);
+    if (width.bytes || !mlc_path_ends(paths[0], ".npy") || is_stream_array(data, input, paths[0]))
+        return bind_stream(data, input, width, paths, count, error);
     if (count > 1)
         return mlc_error_set(error, MLC_BAD_INPUT, "input %s: %d files match, but an array is one file", name, count);
     return bind_array(data, input, paths[0], error);
+}
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* The run of digits at *at without its leading zeros; *at moves behind it. */
+static const char *take_digits(const char **at, size_t *length)
+{
+    while (**at == '0' && is_digit((*at)[1]))
+        ++*at;
+    const char *digits = *at;
+    while (is_digit(**at))
+        ++*at;
+    *length = (size_t)(*at - digits);
+    return digits;
+}
+
+/* Runs of digits compare as numbers: shard_2 comes before shard_10. Names that are equal so compare as bytes. */
+static int compare_natural(const char *a, const char *b)
+{
+    const char *whole_a = a, *whole_b = b;
+    while (*a && *b) {
+        if (is_digit(*a) && is_digit(*b)) {
+            size_t n, m;
+            const char *x = take_digits(&a, &n), *y = take_digits(&b, &m);
+            int order = n != m ? (n < m ? -1 : 1) : memcmp(x, y, n);
+            if (order)
+                return order;
+        } else if (*a != *b) {
+            return (unsigned char)*a < (unsigned char)*b ? -1 : 1;
+        } else {
+            a++, b++;
+        }
+    }
+    return *a ? 1 : *b ? -1 : strcmp(whole_a, whole_b);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return compare_natural(*(char *const *)a, *(char *const *)b);
 }
 
 static int bind_argument(mlc_data *data, const char *argument, const char *option, mlc_error *error)
@@ -161,16 +203,19 @@ static int bind_argument(mlc_data *data, const char *argument, const char *optio
     int input = input_of(data->model, argument, &pattern, option, error);
     if (input < 0)
         return error->status;
+    mlc_width width = mlc_width_take(&pattern);
     char *literal = (char *)(uintptr_t)pattern;
     if (mlc_path_is_file(pattern))
-        return bind_files(data, input, &literal, 1, error);
+        return bind_files(data, input, width, &literal, 1, error);
     glob_t found;
-    int code = glob(pattern, 0, NULL, &found);
+    int code = glob(pattern, GLOB_NOSORT, NULL, &found);
     int status;
     if (code)
         status = mlc_error_set(error, MLC_BAD_INPUT, "%s %s: no such file, and no file matches", option, argument);
     else
-        status = bind_files(data, input, found.gl_pathv, (int)found.gl_pathc, error);
+        qsort(found.gl_pathv, found.gl_pathc, sizeof *found.gl_pathv, compare_names);
+    if (!code)
+        status = bind_files(data, input, width, found.gl_pathv, (int)found.gl_pathc, error);
     if (!code)
         globfree(&found);
     return status;

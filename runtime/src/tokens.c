@@ -4,6 +4,7 @@
  */
 #include "tokens.h"
 
+#include "foreign.h"
 #include "mlc.h"
 #include "npy.h"
 
@@ -64,16 +65,85 @@ static int open_shard(mlc_token_file *file, mlc_error *error)
     return MLC_OK;
 }
 
+/* The whole file is tokens of this width. */
+static void take_whole(mlc_token_file *file, int token_bytes, bool is_signed)
+{
+    file->token_bytes = token_bytes;
+    file->is_signed = is_signed;
+    file->tokens = (int64_t)(file->mapping.bytes / (uint64_t)token_bytes);
+    file->data = file->mapping.base;
+}
+
+static int open_indexed(mlc_token_file *file, mlc_error *error)
+{
+    if (mlc_megatron_open(&file->megatron, file->path, file->mapping.bytes, error))
+        return error->status;
+    take_whole(file, file->megatron.token_bytes, file->megatron.is_signed);
+    return MLC_OK;
+}
+
+/* What is neither a shard nor indexed: 16-bit tokens, if nothing speaks against it. */
+static int open_assumed(mlc_token_file *file, mlc_error *error)
+{
+    const uint8_t *bytes = file->mapping.base;
+    uint64_t size = file->mapping.bytes;
+    const char *path = file->path, *kind = mlc_foreign_kind(bytes, size);
+    if (!kind && mlc_foreign_is_text(bytes, size))
+        kind = "text";
+    if (kind)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: this is %s, not 16-bit tokens; write u8:%s for its bytes, u16:%s if it is tokens "
+                             "after all", path, kind, path, path);
+    if (size % 2)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated: %llu bytes are no whole number of uint16 tokens (write u8:%s if its "
+                             "tokens are bytes)", path, (unsigned long long)size, path);
+    int width = mlc_foreign_width(bytes, size);
+    if (width)
+        return mlc_error_set(error, MLC_BAD_INPUT,
+                             "%s: its 16-bit words are the halves of %d-bit numbers: write %s:%s; u16:%s if they are tokens after all", path,
+                             8 * width, width == 8 ? "i64" : "u32", path, path);
+    take_whole(file, 2, false);
+    file->is_assumed = true;
+    return MLC_OK;
+}
+
 static int open_bin(mlc_token_file *file, mlc_error *error)
 {
-    if (looks_like_shard(file))
-        return open_shard(file, error);
-    if (file->mapping.bytes % 2)
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated: %llu bytes are no whole number of uint16 tokens", file->path,
-                             (unsigned long long)file->mapping.bytes);
-    file->token_bytes = 2;
-    file->tokens = (int64_t)(file->mapping.bytes / 2);
-    file->data = file->mapping.base;
+    if (mlc_megatron_is_indexed(file->path))
+        return open_indexed(file, error);
+    return looks_like_shard(file) ? open_shard(file, error) : open_assumed(file, error);
+}
+
+/* ---- a width that the user states ---- */
+
+static const struct {
+    const char *name;
+    mlc_width width;
+} WIDTHS[] = {{"u8:", {1, false}},  {"u16:", {2, false}}, {"u32:", {4, false}},
+              {"i32:", {4, true}}, {"u64:", {8, false}}, {"i64:", {8, true}}};
+
+mlc_width mlc_width_take(const char **pattern)
+{
+    for (size_t i = 0; i < sizeof WIDTHS / sizeof *WIDTHS; i++)
+        if (!strncmp(*pattern, WIDTHS[i].name, strlen(WIDTHS[i].name))) {
+            *pattern += strlen(WIDTHS[i].name);
+            return WIDTHS[i].width;
+        }
+    return (mlc_width){0};
+}
+
+/* Bytes may be those of any file; wider numbers are not stated of a file that says itself what it holds. */
+static int open_stated(mlc_token_file *file, mlc_width width, mlc_error *error)
+{
+    const char *says = mlc_foreign_kind(file->mapping.base, file->mapping.bytes);
+    if (!says && mlc_megatron_is_indexed(file->path))
+        says = "the data of the Megatron index beside it";
+    if (says && width.bytes > 1)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: this is %s: %d-bit numbers cannot be stated of it", file->path, says,
+                             8 * width.bytes);
+    if (file->mapping.bytes % (uint64_t)width.bytes)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated: %llu bytes are no whole number of %d-bit tokens", file->path,
+                             (unsigned long long)file->mapping.bytes, 8 * width.bytes);
+    take_whole(file, width.bytes, width.is_signed);
     return MLC_OK;
 }
 
@@ -92,31 +162,67 @@ static int open_array(mlc_token_file *file, mlc_error *error)
     return MLC_OK;
 }
 
-static int open_file(mlc_token_file *file, mlc_error *error)
+static int open_bytes(mlc_token_file *file, mlc_error *error)
 {
-    if (mlc_path_ends(file->path, ".npy"))
+    const char *kind = mlc_foreign_kind(file->mapping.base, file->mapping.bytes);
+    if (!kind)
+        kind = mlc_foreign_encoding(file->mapping.base, file->mapping.bytes);
+    if (kind)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: this is %s; convert it to what the model reads, or write u8:%s for its bytes as "
+                             "they are", file->path, kind, file->path);
+    take_whole(file, 1, false);
+    return MLC_OK;
+}
+
+static int open_file(mlc_token_file *file, mlc_width width, mlc_error *error)
+{
+    if (!width.bytes && mlc_path_ends(file->path, ".npy"))
         return open_array(file, error);
     if (mlc_mapping_open(&file->mapping, file->path, error))
         return error->status;
     if (!file->mapping.bytes)
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: the file is empty", file->path);
-    if (mlc_path_ends(file->path, ".bin"))
-        return open_bin(file, error);
-    file->token_bytes = 1;
-    file->tokens = (int64_t)file->mapping.bytes;
-    file->data = file->mapping.base;
-    return MLC_OK;
+    if (width.bytes)
+        return open_stated(file, width, error);
+    return mlc_path_ends(file->path, ".bin") ? open_bin(file, error) : open_bytes(file, error);
 }
 
 /* ---- streams ---- */
 
-static int add_file(mlc_tokens *tokens, const char *path, mlc_error *error)
+/* The path, allocated; of the index of a Megatron data set its .bin. */
+static char *path_of(const char *path, mlc_width width)
 {
+    char *made = strdup(path);
+    size_t length = strlen(path);
+    if (!made || width.bytes || !mlc_path_ends(path, ".idx"))
+        return made;
+    memcpy(made + length - 3, "bin", 3);
+    if (!mlc_path_is_file(made) || !mlc_megatron_is_indexed(made))
+        memcpy(made + length - 3, "idx", 3);
+    return made;
+}
+
+/* A pattern that matches both an index and its .bin means the .bin once. */
+static bool is_there(const mlc_tokens *tokens, const char *path)
+{
+    for (int i = 0; i < tokens->count; i++)
+        if (mlc_path_ends(path, ".bin") && !strcmp(tokens->files[i].path, path))
+            return true;
+    return false;
+}
+
+static int add_file(mlc_tokens *tokens, const char *given, mlc_width width, mlc_error *error)
+{
+    char *path = path_of(given, width);
+    if (!path)
+        return mlc_error_set(error, MLC_FAILED, "%s: out of memory", given);
+    if (is_there(tokens, path)) {
+        free(path);
+        return MLC_OK;
+    }
     mlc_token_file *file = &tokens->files[tokens->count++];
-    file->path = strdup(path);
-    if (!file->path)
-        return mlc_error_set(error, MLC_FAILED, "%s: out of memory", path);
-    if (open_file(file, error))
+    file->path = path;
+    if (open_file(file, width, error))
         return error->status;
     if (file->tokens < tokens->extent)
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: %lld tokens are fewer than one window of %lld", path, (long long)file->tokens,
@@ -127,13 +233,13 @@ static int add_file(mlc_tokens *tokens, const char *path, mlc_error *error)
     return MLC_OK;
 }
 
-int mlc_tokens_open(mlc_tokens *tokens, char *const *paths, int count, int64_t stride, int64_t extent, mlc_error *error)
+int mlc_tokens_open(mlc_tokens *tokens, char *const *paths, int count, mlc_width width, int64_t stride, int64_t extent, mlc_error *error)
 {
     *tokens = (mlc_tokens){.stride = stride, .extent = extent, .files = calloc((size_t)count, sizeof *tokens->files)};
     if (!tokens->files)
         return mlc_error_set(error, MLC_FAILED, "tokens: out of memory");
     for (int i = 0; i < count; i++)
-        if (add_file(tokens, paths[i], error))
+        if (add_file(tokens, paths[i], width, error))
             return error->status;
     return MLC_OK;
 }
@@ -142,6 +248,7 @@ void mlc_tokens_close(mlc_tokens *tokens)
 {
     for (int i = 0; i < tokens->count; i++) {
         mlc_mapping_close(&tokens->files[i].mapping);
+        mlc_megatron_close(&tokens->files[i].megatron);
         free(tokens->files[i].path);
     }
     free(tokens->files);
@@ -167,8 +274,11 @@ static int refuse(const mlc_token_file *file, int64_t first, int64_t count, int6
         int64_t token = token_at(file, i);
         if (token >= 0 && token < limit)
             continue;
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: token %lld at offset %lld is not in 0 to %lld", file->path, (long long)token,
-                             (long long)(file->data - file->mapping.base + i * file->token_bytes), (long long)limit - 1);
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: token %lld at offset %lld is not in 0 to %lld%s%s", file->path, (long long)token,
+                             (long long)(file->data - file->mapping.base + i * file->token_bytes), (long long)limit - 1,
+                             file->is_assumed ? "; nothing says that its tokens are 16-bit: if they are not, write u8: or u32: before "
+                                              : "",
+                             file->is_assumed ? file->path : "");
     }
     return MLC_OK;
 }
@@ -233,8 +343,21 @@ static int scan_file(const mlc_token_file *file, int64_t limit, mlc_error *error
     return MLC_OK;
 }
 
+static int check_assumed(const mlc_token_file *file, int64_t limit, mlc_error *error)
+{
+    if (!file->is_assumed || limit <= 65536)
+        return MLC_OK;
+    return mlc_error_set(error, MLC_BAD_INPUT,
+                         "%s: nothing says how wide its tokens are, and 16 bits do not hold %lld of them: write u32:%s (u16:%s if they are "
+                         "16-bit all the same), or give an llm.c shard, a .npy array, or a Megatron .bin with its .idx",
+                         file->path, (long long)limit, file->path, file->path);
+}
+
 int mlc_tokens_scan(const mlc_tokens *tokens, int64_t limit, mlc_error *error)
 {
+    for (int i = 0; i < tokens->count; i++)
+        if (check_assumed(&tokens->files[i], limit, error))
+            return error->status;
     for (int i = 0; i < tokens->count; i++)
         if (tokens->files[i].mapping.bytes <= SCAN_BYTES && scan_file(&tokens->files[i], limit, error))
             return error->status;

@@ -3,6 +3,7 @@
 #define MLC_TOKENS_H
 
 #include "file.h"
+#include "megatron.h"
 
 /* One file. Tokens are little-endian unsigned integers, or signed ones from a .npy array. */
 typedef struct mlc_token_file {
@@ -11,6 +12,8 @@ typedef struct mlc_token_file {
     const uint8_t *data; /* first token; may be unaligned */
     int token_bytes;     /* 1, 2, 4, 8 */
     bool is_signed;
+    bool is_assumed;       /* nothing says how wide its tokens are: 16 bits are taken for granted */
+    mlc_megatron megatron; /* its index, with the bounds of documents; mapping.base NULL: none */
     int64_t tokens;
     int64_t first_window; /* number of windows in the files before it */
     int64_t windows;
@@ -24,15 +27,26 @@ typedef struct mlc_tokens {
     int64_t extent; /* tokens a window reads */
 } mlc_tokens;
 
-/* Opens files as token streams with windows of `extent` tokens every `stride`. Checks headers and sizes. Returns a status. */
-int mlc_tokens_open(mlc_tokens *tokens, char *const *paths, int count, int64_t stride, int64_t extent, mlc_error *error);
+/* How wide the tokens of a file are, as its user states it; bytes 0: the file or its name says. */
+typedef struct mlc_width {
+    int bytes;
+    bool is_signed;
+} mlc_width;
+
+/* Takes "u8:" "u16:" "u32:" "i32:" "u64:" "i64:" off the front of a pattern, if one is there. */
+mlc_width mlc_width_take(const char **pattern);
+
+/* Opens files as token streams with windows of `extent` tokens every `stride`. Checks headers and sizes, and that a file is what it is
+ * taken for. An .idx stands for the .bin beside it. Returns a status. */
+int mlc_tokens_open(mlc_tokens *tokens, char *const *paths, int count, mlc_width width, int64_t stride, int64_t extent, mlc_error *error);
 void mlc_tokens_close(mlc_tokens *tokens);
 
 /* Copies `count` tokens of a window, from token `shift` of it; each must be in [0, limit), or fit i32 when limit is -1.
  * Returns a status: the message names file, byte offset and value. Any thread. */
 int mlc_tokens_read(const mlc_tokens *tokens, int64_t window, int64_t shift, int64_t count, int64_t limit, int32_t *to, mlc_error *error);
 
-/* Checks every token of the files that are small enough to be read at the start, so that most errors come before step 0. */
+/* Refuses files of assumed width where 16 bits do not hold `limit` tokens. Checks every token of the files that are small enough to be
+ * read at the start, so that most errors come before step 0. */
 int mlc_tokens_scan(const mlc_tokens *tokens, int64_t limit, mlc_error *error);
 
 #endif

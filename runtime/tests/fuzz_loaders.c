@@ -115,10 +115,23 @@ static const mlc_model tokens = {.name = "tokens", .inputs = TOKENS, .input_coun
 
 static void try_tokens(void)
 {
-    static const char *const SEEDS[] = {"shard.bin", "nano.bin", "stream.npy"};
-    const char *seed = SEEDS[draw(3)], *path = strstr(seed, ".npy") ? "mutated.npy" : "mutated.bin";
+    static const char *const SEEDS[] = {"shard.bin", "nano.bin", "stream.npy", "nano.bin"};
+    uint64_t at = draw(4);
+    const char *seed = SEEDS[at], *path = strstr(seed, ".npy") ? "mutated.npy" : at < 3 ? "mutated.bin" : "mutated.txt";
     write_mutated(seed, path);
     try_data(&tokens, path);
+}
+
+/* An index beside its data, one of them damaged; or the index itself. */
+static void try_megatron(void)
+{
+    bool index = draw(3);
+    size_t size;
+    char *whole = check_read(index ? "whole.bin" : "whole.idx", &size);
+    check_write(index ? "broken.bin" : "broken.idx", whole, size);
+    free(whole);
+    write_mutated(index ? "whole.idx" : "whole.bin", index ? "broken.idx" : "broken.bin");
+    try_data(&tokens, draw(4) ? "broken.bin" : "broken.idx");
 }
 
 static void try_arrays(void)
@@ -207,6 +220,10 @@ static void write_seeds(void)
     mlc_error error = {0};
     check_write("shard.bin", shard, 1024 + 200);
     check_write("nano.bin", shard + 3, 400);
+    uint8_t index[34 + 2 * 12 + 2 * 8] = "MMIDIDX\0";
+    index[9] = 1, index[17] = 8, index[18] = 2, index[26] = 2, index[34] = 50, index[38] = 50, index[50] = 100, index[66] = 2;
+    check_write("whole.idx", index, sizeof index);
+    check_write("whole.bin", shard + 3, 200);
     write_npy("stream.npy", "{'descr': '<i8', 'fortran_order': False, 'shape': (40,), }\n", 320);
     write_npy("floats.npy", "{'descr': '<f8', 'fortran_order': False, 'shape': (5, 3), }\n", 120);
     write_npy("labels.npy", "{'descr': '<i4', 'fortran_order': False, 'shape': (5, 3), }\n", 60);
@@ -216,7 +233,7 @@ static void write_seeds(void)
 
 int main(int argc, char **argv)
 {
-    static void (*const TARGETS[])(void) = {try_tokens, try_arrays, try_weights, try_checkpoint, try_json};
+    static void (*const TARGETS[])(void) = {try_tokens, try_arrays, try_weights, try_checkpoint, try_json, try_megatron};
     double seconds = argc > 1 ? atof(argv[1]) : 1;
     state = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     check_enter_directory();
@@ -225,7 +242,7 @@ int main(int argc, char **argv)
     long tries = 0;
     time_t end = time(NULL) + (time_t)(seconds + 0.5);
     for (; time(NULL) < end; tries++)
-        TARGETS[draw(5)]();
+        TARGETS[draw(6)]();
     stored_close(rank);
     check_leave_directory();
     printf("fuzz_loaders: ok, %ld files\n", tries);

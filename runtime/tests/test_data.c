@@ -122,7 +122,7 @@ static void check_bytes(void)
     expect("*.txt", "empty.txt: the file is empty");
     expect("none.txt", "--data none.txt: no such file, and no file matches");
     expect("label=a.txt", "model bigram has no input label");
-    expect(".", ".: not a regular file");
+    expect(".", "not a regular file");
     open_as(&BIGRAM, 2, (char *[]){"a.txt", "b.txt"}, "input tokens is given twice");
     open_as(&BIGRAM, 1, (char *[]){"targets=a.txt"}, "input tokens has no data: give --data tokens=FILE");
 }
@@ -153,6 +153,226 @@ static void check_bins(void)
     expect("cut.bin", "cut.bin: truncated or damaged: the header at offset 8 promises 100 tokens, the file holds 99");
     expect("negative.bin", "negative.bin: truncated or damaged");
     expect("head.bin", "head.bin: truncated: an llm.c shard has a header of 1024 bytes, the file holds 12");
+}
+
+/* ---- tokens of another width ---- */
+
+static const mlc_input WIDE_INPUTS[] = {{{"tokens", MLC_I32, 2, TOKENS_SHAPE, MLC_NONE}, MLC_SOURCE_DATA, 0, 0, 100277}};
+static const mlc_input WORD_INPUTS[] = {{{"tokens", MLC_I32, 2, TOKENS_SHAPE, MLC_NONE}, MLC_SOURCE_DATA, 0, 0, 65536}};
+static const mlc_model WIDE = {.name = "wide", .inputs = WIDE_INPUTS, .input_count = 1, .batch = BATCH},
+                       WORDS = {.name = "words", .inputs = WORD_INPUTS, .input_count = 1, .batch = BATCH};
+
+/* `count` numbers below `limit` of `width` bytes, drawn; every `period`-th is below 4. */
+static void write_numbers(const char *path, int width, int count, uint64_t limit, int period)
+{
+    FILE *file = fopen(path, "wb");
+    for (int i = 0; i < count; i++) {
+        uint64_t number = mlc_order_mix((uint64_t)i + 7) % (period && i % period == period - 1 ? 4 : limit);
+        CHECK(file && fwrite(&number, (size_t)width, 1, file) == 1);
+    }
+    CHECK(!fclose(file));
+}
+
+static void expect_of(const mlc_model *model, char *argument, const char *part)
+{
+    open_as(model, 1, &argument, part);
+    mlc_data_close(&data);
+}
+
+static void check_widths(void)
+{
+    write_numbers("wide.bin", 4, 4000, 100277, 0);
+    write_numbers("long.bin", 8, 4000, 50257, 0);
+    write_numbers("narrow.bin", 2, 4000, 50257, 0);
+    write_numbers("all.bin", 2, 4000, 65536, 0);
+    write_numbers("tiny.bin", 2, 4000, 3, 0);
+    write_numbers("bits.bin", 4, 4000, 3, 0);
+    write_numbers("typed.bin", 2, 4000, 60000, 3);
+    write_numbers("rows.bin", 2, 4000, 60000, 16);
+    expect_of(&WIDE, "wide.bin", "its 16-bit words are the halves of 32-bit numbers: write u32:wide.bin");
+    expect_of(&WORDS, "long.bin", "its 16-bit words are the halves of 64-bit numbers: write i64:long.bin");
+    expect_of(&WIDE, "tokens=u32:wide.bin", NULL);
+    expect_of(&WIDE, "i32:wide.bin", NULL);
+    expect_of(&WORDS, "i64:long.bin", NULL);
+    expect_of(&WORDS, "u64:[l]ong.bin", NULL);
+    expect_of(&WORDS, "u32:wide.bin", "is not in 0 to 65535");
+    expect_of(&WORDS, "u16:wide.bin", NULL);
+    expect_of(&WIDE, "narrow.bin", "nothing says how wide its tokens are, and 16 bits do not hold 100277 of them: write u32:narrow.bin");
+    expect_of(&WIDE, "u16:narrow.bin", NULL);
+    expect_of(&WIDE, "u32:odd.bin", "odd.bin: truncated: 77 bytes are no whole number of 32-bit tokens");
+    expect_of(&WIDE, "u32:x:narrow.bin", "no such file");
+    expect_of(&WIDE, "gpt2.bin", NULL);
+    expect_of(&WIDE, "u16:gpt2.bin", "gpt2.bin: this is an llm.c shard (name it .bin): 16-bit numbers cannot be stated of it");
+    expect_of(&WORDS, "narrow.bin", NULL);
+    expect_of(&WORDS, "all.bin", NULL);
+    expect_of(&WORDS, "tiny.bin", NULL);
+    expect_of(&WORDS, "bits.bin", NULL); /* below 4 in every word: nothing speaks for either */
+    expect_of(&WORDS, "typed.bin", NULL);
+    expect_of(&WORDS, "rows.bin", NULL);
+    expect("beyond.bin", "nothing says that its tokens are 16-bit: if they are not, write u8: or u32: before beyond.bin");
+}
+
+/* Labels of -100 among int32 and int64 numbers do not hide their width. */
+static void check_negative_widths(void)
+{
+    int32_t narrow[4000];
+    int64_t wide[4000];
+    for (int i = 0; i < 4000; i++)
+        wide[i] = narrow[i] = i % 3 ? (int32_t)(mlc_order_mix((uint64_t)i) % 50257) : -100;
+    check_write("minus32.bin", narrow, sizeof narrow);
+    check_write("minus64.bin", wide, sizeof wide);
+    expect_of(&WORDS, "minus32.bin", "halves of 32-bit numbers");
+    expect_of(&WORDS, "minus64.bin", "halves of 64-bit numbers");
+    expect_of(&WORDS, "i64:minus64.bin", "minus64.bin: token -100 at offset 0 is not in 0 to 65535");
+}
+
+/* ---- what is no text and no tokens ---- */
+
+static void check_foreign_kind(const char *path, const void *bytes, size_t size, const char *kind)
+{
+    char stated[64], name[64];
+    uint8_t file[4096];
+    memset(file, 'a', sizeof file);
+    memcpy(file, bytes, size);
+    check_write(path, file, sizeof file);
+    snprintf(name, sizeof name, "%s", path);
+    snprintf(stated, sizeof stated, "u8:%s", path);
+    expect(name, kind);
+    expect(stated, NULL);
+}
+
+static void check_encodings(void)
+{
+    char wide[4096] = {0}, text[4096];
+    for (int i = 0; i < 2048; i++)
+        wide[2 * i] = (char)('a' + i % 26);
+    check_write("utf16.txt", wide, sizeof wide);
+    check_write("utf16-be.txt", wide + 1, sizeof wide - 2);
+    for (int i = 0; i < 1024; i++)
+        memcpy(wide + 4 * i, (char[]){(char)('a' + i % 26), 0, 0, 0}, 4);
+    check_write("utf32.txt", wide, sizeof wide);
+    for (int i = 0; i < 4096; i++)
+        text[i] = (char)('a' + i % 19);
+    check_write("text.bin", text, sizeof text);
+    memset(text, 0, sizeof text);
+    check_write("zeros.dat", text, sizeof text);
+    expect("utf16.txt", "utf16.txt: this is UTF-16 text, or 16-bit numbers; convert it to what the model reads, or write u8:utf16.txt");
+    expect("utf16-be.txt", "this is UTF-16 text, or 16-bit numbers");
+    expect("utf32.txt", "this is UTF-32 text, or 32-bit numbers");
+    expect("u8:utf16.txt", NULL);
+    expect("text.bin", "text.bin: this is text, not 16-bit tokens; write u8:text.bin for its bytes");
+    expect("u8:text.bin", NULL);
+    expect("zeros.dat", NULL);
+    expect("zeros.bin", "no such file");
+}
+
+static void check_foreign(void)
+{
+    check_foreign_kind("a.gz", "\x1f\x8b\x08\0\0\0\0\0\0\3", 10, "a.gz: this is a gzip archive");
+    check_foreign_kind("b.txt", "PK\3\4", 4, "b.txt: this is a zip archive (.zip, .npz)");
+    check_foreign_kind("c.bin", "\x28\xb5\x2f\xfd", 4, "c.bin: this is a zstd archive, not 16-bit tokens");
+    check_foreign_kind("d.txt", "SQLite format 3", 16, "a SQLite database");
+    check_foreign_kind("e.txt", "\x93NUMPY", 6, "a NumPy array (name it .npy)");
+    check_foreign_kind("f.idx", "MMIDIDX\0", 9, "the index of a Megatron data set");
+    check_foreign_kind("g.txt", "\xff\xfe" "a\0b", 6, "UTF-16 text");
+    check_foreign_kind("h.txt", "\xff\xfe\0\0", 4, "UTF-32 text");
+    check_foreign_kind("i.dat", (int32_t[]){20240520, 1}, 8, "an llm.c shard (name it .bin)");
+    check_foreign_kind("j.dat", "\x20\0\0\0\0\0\0\0{\"", 10, "a safetensors file");
+    check_foreign_kind("k.dat", "%PDF-1.7", 8, "a PDF document");
+    check_encodings();
+}
+
+/* ---- Megatron data sets ---- */
+
+/* Two documents of three sequences of `tokens` tokens in all. */
+static void write_megatron(const char *stem, int code, int width, int tokens)
+{
+    char path[64];
+    uint8_t head[34] = "MMIDIDX\0";
+    uint64_t numbers[] = {1, 3, 3};
+    int32_t lengths[] = {40, tokens - 40, 0};
+    int64_t offsets[] = {0, 40 * width, tokens * width}, documents[] = {0, 1, 3};
+    memcpy(head + 9, &numbers[0], 8);
+    head[17] = (uint8_t)code;
+    memcpy(head + 18, &numbers[1], 16);
+    snprintf(path, sizeof path, "%s.idx", stem);
+    FILE *file = fopen(path, "wb");
+    CHECK(file && fwrite(head, 1, 34, file) == 34 && fwrite(lengths, 4, 3, file) == 3);
+    CHECK(fwrite(offsets, 8, 3, file) == 3 && fwrite(documents, 8, 3, file) == 3 && !fclose(file));
+    snprintf(path, sizeof path, "%s.bin", stem);
+    write_numbers(path, width, tokens, 120, 0);
+}
+
+/* Writes an index of u16 with `size` bytes at `at` replaced. */
+static void damage_index(long at, const void *bytes, size_t size)
+{
+    write_megatron("damaged", 8, 2, 100);
+    FILE *file = fopen("damaged.idx", "r+b");
+    CHECK(file && !fseek(file, at, SEEK_SET) && fwrite(bytes, 1, size, file) == size && !fclose(file));
+}
+
+static void check_damaged_index(void)
+{
+    static const struct { long at; int64_t value; size_t size; const char *part; } EDITS[] = {
+        {9, 2, 8, "damaged.idx: version 2 at offset 9"},
+        {17, 6, 1, "dtype code 6 at offset 17: the data set holds floats"},
+        {17, 9, 1, "dtype code 9 at offset 17 is unknown"},
+        {17, 4, 1, "sequence 1 has length 60 and begins at byte 80; the one before ends at 160"},
+        {18, 4, 8, "damaged.idx: truncated, damaged or of another kind"},
+        {18, -1, 8, "damaged.idx: truncated, damaged or of another kind"},
+        {34, -1, 4, "sequence 0 has length -1"},
+        {38, 61, 4, "sequence 2 has length 0 and begins at byte 200; the one before ends at 202"},
+        {42, 1, 4, "its sequences fill 202 bytes, damaged.bin holds 200"},
+        {46 + 8, 79, 8, "sequence 1 has length 60 and begins at byte 79"},
+        {70 + 8, 4, 8, "document bound 1 is 4, not in 0 to 3"},
+        {70 + 16, 0, 8, "document bound 2 is 0, not in 1 to 3"},
+        {94, 0, 1, "truncated, damaged or of another kind"},
+    };
+    for (size_t i = 0; i < sizeof EDITS / sizeof *EDITS; i++) {
+        damage_index(EDITS[i].at, &EDITS[i].value, EDITS[i].size);
+        expect("damaged.bin", EDITS[i].part);
+    }
+    check_write("damaged.idx", "MMIDIDX\0\0", 10);
+    expect("damaged.bin", "damaged.idx: truncated: a Megatron index has a header of 34 bytes, the file holds 10");
+}
+
+static void check_megatron(void)
+{
+    static const int WIDTHS[] = {0, 1, 1, 2, 4, 8, 0, 0, 2};
+    for (int code = 1; code <= 8; code++)
+        if (WIDTHS[code]) {
+            write_megatron("mega", code, WIDTHS[code], 100);
+            open_as(&BIGRAM, 1, (char *[]){"mega.bin"}, NULL);
+            CHECK(data.examples == 6 && data.streams[0].files[0].token_bytes == WIDTHS[code]);
+            CHECK(data.streams[0].files[0].megatron.documents == 3 && mlc_megatron_document(&data.streams[0].files[0].megatron, 1) == 1);
+            mlc_data_close(&data);
+            expect_token("mega.bin", 6, 1, 3, (int32_t)(mlc_order_mix(16 + 3 + 7) % 120));
+        }
+    expect("mega.idx", NULL);
+    expect("mega.*", NULL);
+    open_as(&BIGRAM, 1, (char *[]){"mega.*"}, NULL);
+    CHECK(data.examples == 6 && data.streams[0].count == 1);
+    mlc_data_close(&data);
+    expect("u16:mega.bin", "mega.bin: this is the data of the Megatron index beside it: 16-bit numbers cannot be stated of it");
+    expect("u8:mega.bin", NULL);
+    check_damaged_index();
+}
+
+/* ---- order of names ---- */
+
+static void check_natural_order(void)
+{
+    static const char *const NAMES[] = {"s_1.txt", "s_2.txt", "s_02.txt", "s_10.txt", "s_a.txt"};
+    char bytes[40];
+    for (int i = 0; i < 5; i++) {
+        memset(bytes, i, sizeof bytes);
+        check_write(NAMES[i], bytes, sizeof bytes);
+    }
+    open_as(&BIGRAM, 1, (char *[]){"s_*.txt"}, NULL);
+    CHECK(data.streams[0].count == 5);
+    for (int i = 0; i < 5; i++)
+        CHECK(data.streams[0].files[i].data[0] == (i == 1 ? 2 : i == 2 ? 1 : i));
+    mlc_data_close(&data);
 }
 
 /* ---- arrays ---- */
@@ -310,6 +530,11 @@ int main(void)
     check_order();
     check_bytes();
     check_bins();
+    check_widths();
+    check_negative_widths();
+    check_foreign();
+    check_megatron();
+    check_natural_order();
     check_arrays();
     check_stream_arrays();
     check_halves();
