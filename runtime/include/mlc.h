@@ -45,14 +45,17 @@
  * more to name the lowest stage, and in it the lowest microbatch and parameter, at which such a value shows: in a part of the loss,
  * in states that the stage sends (looked through as f32), in the gradient of one microbatch.
  *
- * DATA of a program: --data [INPUT=]PATTERN, a glob; several files are taken in order of their names.
+ * DATA of a program: --data [INPUT=][WIDTH:]PATTERN, a glob; several files are taken in order of their names, in which runs of digits
+ * count as numbers (spec/data.md).
  *   *.npy      a NumPy array (format 1 to 3, C order, little-endian). Its first dim counts examples, the others are the input's.
  *              f32, bf16, f16 inputs take f2 f4 f8 (rounded once to nearest, ties to even) and b1 i1 u1 i2 u2 (exact); i32 inputs
  *              take b1 and every integer type (a value that does not fit is an error); bool inputs take b1, and u1 of 0 and 1.
  *              A one-dimensional array of integers given to a token input [batch, context] is a token stream.
- *   *.bin      tokens: an llm.c shard (256 x int32 header, magic 20240520: uint16, 20240801: uint32), else uint16 without a
- *              header (nanoGPT).
- *   others     tokens: the raw bytes of the file.
+ *   *.bin      tokens: of a Megatron data set, when its .idx lies beside it; an llm.c shard (256 x int32 header, magic 20240520:
+ *              uint16, 20240801: uint32); else uint16 without a header (nanoGPT), unless the vocabulary exceeds 65536 or the bytes
+ *              speak against it.
+ *   others     tokens: the raw bytes of the file, unless they are an archive, a container or text of wide characters.
+ *   WIDTH:     u8 u16 u32 i32 u64 i64: the whole file is such tokens, whatever its name. A file whose name begins so is ./u8:name.
  * A token stream is cut into windows that start every `context` tokens and never cross a file; an input that follows it reads
  * the same window some tokens later, so a window needs context + shift tokens. Without INPUT= a file feeds the first token input
  * (or the only input). All inputs must have equally many examples. Example n of a run is window p(n mod N) of epoch n div N,

@@ -16,7 +16,8 @@ typedef mlc_option option;
 #define FIELD(name) offsetof(mlc_options, name)
 
 static const option OPTIONS[] = {
-    {"data", "[INPUT=]PATTERN", LIST, FIELD(data), "train on these files: text, tokens (.bin) or arrays (.npy); may repeat"},
+    {"data", "[INPUT=]PATTERN", LIST, FIELD(data),
+     "train on these files: text, tokens (.bin) or arrays (.npy); may repeat; u8: u16: u32: i32: u64: i64: before it say how wide tokens are"},
     {"steps", "N", COUNT, FIELD(steps), "steps in total, resumed ones included (1000)"},
     {"seed", "S", WHOLE, FIELD(seed), "of parameters, random numbers and the order of examples (0)"},
     {"order", "shuffled|sequential", TEXT, FIELD(order), "of examples (shuffled)"},
