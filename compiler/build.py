@@ -41,6 +41,9 @@ _ARM_FEATURES = (
     ("__ARM_FEATURE_SVE2", "sve2"),
 )
 
+#: What -march= calls the least machine of a kind.
+_BASELINES = {"aarch64": "armv8-a", "x86_64": "x86-64"}
+
 #: How much of what a failing tool printed is shown to the user.
 _SHOWN_LINES = 30
 _SHOWN_COLUMNS = 300
@@ -68,20 +71,31 @@ def find_toolchain() -> Toolchain:
     make = shutil.which("make") or shutil.which("gmake")
     if make is None:
         raise _error("E0802", "make is not installed", "install it (Debian, Ubuntu: apt-get install make)")
-    version = run([*shlex.split(compiler), "--version"]).stdout.partition("\n")[0]
+    version = run([*shlex.split(compiler), "--version"]).stdout.partition("\n")[0].strip()
     return Toolchain(compiler, version, make)
 
 
 def _find_compiler() -> str:
     asked = os.environ.get("CC", "").strip()
     if asked:
-        if shutil.which(shlex.split(asked)[0]) is None:
-            raise _error("E0801", f"the C compiler named by CC, `{asked}`, is not there", "unset CC, or name one that is installed")
-        return asked
+        return _asked_compiler(asked)
     for name in ("cc", "gcc", "clang"):
         if shutil.which(name):
             return name
     raise _error("E0801", "no C compiler: looked for cc, gcc and clang", "install one (Debian, Ubuntu: apt-get install gcc)")
+
+
+def _asked_compiler(asked: str) -> str:
+    """A command as CC has it: the path of a compiler, which may have blanks, or a command with options (`ccache gcc`, `gcc -static`)."""
+    if shutil.which(asked):
+        return shlex.quote(asked)
+    try:
+        command = shlex.split(asked)
+    except ValueError as problem:
+        raise _error("E0801", f"CC is not a command: `{asked}`", "close its quotation marks") from problem
+    if not command or shutil.which(command[0]) is None:
+        raise _error("E0801", f"the C compiler named by CC, `{asked}`, is not there", "unset CC, or name one that is installed")
+    return shlex.join(command)
 
 
 def target_flags(toolchain: Toolchain, march: str) -> tuple[str, ...]:
@@ -99,6 +113,10 @@ def target_flags(toolchain: Toolchain, march: str) -> tuple[str, ...]:
 def _macros(toolchain: Toolchain, march: str) -> frozenset[str]:
     """The macros that the compiler predefines for a machine."""
     done = run([*toolchain.command, f"-march={march}", "-dM", "-E", "-x", "c", os.devnull])
+    machine = run([*toolchain.command, "-dumpmachine"]).stdout.partition("-")[0].strip()
+    if march == "native" and machine and machine != platform.machine():
+        message = f"{toolchain.compiler} compiles for {machine}, and `native` is this machine, {platform.machine()}"
+        raise _error("E0803", message, f"name the other one: --march {_BASELINES.get(machine, 'NAME')}")
     if done.returncode != 0:
         message = f"{toolchain.compiler} does not know the machine `{march}`"
         raise _error("E0803", message, "--march takes `native` or what the compiler's -march= takes", done.stderr)

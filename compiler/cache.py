@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlc.build import Toolchain, make, run, unwritable, write_file, write_files
+from mlc.diagnostics import MlcError
 from mlc.emit.project import LIBRARY, MPI_LIBRARY, RUNTIME_OBJECTS, SETTINGS, SourceTree
 
 #: Entries that are kept, the last used ones; each has about a megabyte.
@@ -104,17 +105,22 @@ def install_runtime(toolchain: Toolchain, target: tuple[str, ...], runtime: Sour
     """Put the library of the runtime into an emitted directory, as make would have built it there; build it first if it was never built.
 
     runtime:  the files of a directory without a model; `folder` has the same runtime and the model's Makefile
-    raises:   E0805 the runtime does not compile
+
+    A runtime that does not compile here is left to the make of `folder`, which says so where the sources are.
     """
     cache = find_cache()
     if cache.folder is None or cache.problem:
         return
     entry = cache.folder / f"runtime-{_key(toolchain, target, runtime)}.zip"
     members = _read(entry)
-    if not members:
+    if members:
+        _install(members, folder)
+        return
+    with contextlib.suppress(MlcError, OSError):
         members = _build(cache.folder, toolchain, runtime)
         _keep(entry, members)
-    _install(members, folder)
+    if members:
+        _install(members, folder)
 
 
 def _key(toolchain: Toolchain, target: tuple[str, ...], runtime: SourceTree) -> str:
@@ -171,7 +177,7 @@ def _without_links(path: str, flags: int) -> int:
 
 
 def _build(cache: Path, toolchain: Toolchain, runtime: SourceTree) -> dict[str, bytes]:
-    """Build the runtime in a folder of its own. raises: E0805"""
+    """Build the runtime in a folder of its own. raises: E0804, E0805, OSError"""
     with tempfile.TemporaryDirectory(prefix=".making-", dir=cache, ignore_cleanup_errors=True) as made:
         folder = Path(made)
         write_files(folder, runtime.files)

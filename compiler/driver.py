@@ -180,10 +180,10 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         return build
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
-    project = add_project(tree, name, runtime_folder(), toolchain.compiler, flags)
+    project = add_project(tree, name, runtime_folder(), toolchain, flags)
     timed(observe, "write", write_files, folder, project.files)
     if options.emit == "bin":
-        runtime = add_project(SourceTree(()), "none", runtime_folder(), toolchain.compiler, flags)
+        runtime = add_project(SourceTree(()), "none", runtime_folder(), toolchain, flags)
         timed(observe, "runtime", install_runtime, toolchain, flags, runtime, folder)
         timed(observe, "build", make, toolchain, folder / "src")
     return build

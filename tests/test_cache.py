@@ -64,9 +64,9 @@ class Place:
     def install(self, name: str = "out", target: tuple[str, ...] = ("-DTARGET",)) -> Path:
         """An emitted directory as mlc leaves it before it calls make."""
         out = self.folder / name
-        runtime, compiler = self.folder / "runtime", self.toolchain.compiler
-        write_files(out, add_project(MODEL, "program", runtime, compiler, target).files)
-        install_runtime(self.toolchain, target, add_project(SourceTree(()), "none", runtime, compiler, target), out)
+        runtime = self.folder / "runtime"
+        write_files(out, add_project(MODEL, "program", runtime, self.toolchain, target).files)
+        install_runtime(self.toolchain, target, add_project(SourceTree(()), "none", runtime, self.toolchain, target), out)
         return out
 
     def compiled(self) -> list[str]:

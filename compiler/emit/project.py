@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlc.build import Toolchain
+
 _RUNTIME_PARTS = ("include", "kernels", "src", "transports")
 
 #: The transport that is a shared object of its own.
@@ -29,8 +31,12 @@ _MAKEFILE = """\
 #
 #   make                                  the program and the shared library
 #   make CC=clang                         with another compiler
+#   make CC="gcc -static"                 a program that needs nothing of the machine it runs on; the shared library stays one
 #   make MPICC=                           without the transport mpi
 #   make OPTIMIZE=-O1 EXTRA=-fsanitize=address,undefined
+#   make HARDEN= SEALED=                  without protection from overruns and overwritten addresses
+#
+# Emitted for {version}.
 
 CC = {compiler}
 TARGET = {target}
@@ -40,29 +46,44 @@ EXTRA =
 MPICC := $(shell command -v mpicc 2>/dev/null)
 MPI_SHOWN = OMPI_CC=cc MPICH_CC=cc $(MPICC) -show
 
+# A guard below each frame that has arrays; checked forms of what copies and prints, which sanitizers replace and -O0 has not.
+CHECKED = $(if $(filter -O0,$(OPTIMIZE))$(findstring -fsanitize,$(EXTRA)),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+HARDEN = -fstack-protector-strong $(CHECKED)
+# All addresses of functions are found at the start and sealed; no stack is executable.
+SEALED = -Wl,-z,relro,-z,now,-z,noexecstack
+
 FLAGS = -std=c11 -D_GNU_SOURCE $(TARGET) $(OPTIMIZE) $(WARNINGS) -g0 -fPIC -pthread -fopenmp-simd \\
         -ffp-contract=off -fno-math-errno -fno-trapping-math -Iruntime/include -Iruntime/kernels -Iruntime/src -Iruntime/transports \\
-        $(EXTRA)
+        $(HARDEN) $(EXTRA)
+
+# A static program is at a fixed address, and has no shared objects beside it that it could open.
+STATIC = $(filter -static -static-pie,$(CC) $(EXTRA))
+LINK = $(CC) $(FLAGS) $(SEALED) $(if $(STATIC),,-pie)
+SHARE = $(filter-out -static -static-pie,$(CC) $(FLAGS)) $(SEALED) -shared
+LIBRARIES = -lm -ldl
 
 MODEL = {model}
 RUNTIME = {runtime}
 
 MODEL_OBJECTS = $(MODEL:%.c=objects/%.o)
 RUNTIME_OBJECTS = $(RUNTIME:%.c=objects/%.o)
-MODULE = $(if $(MPICC),../libmlc_mpi.so)
+
+# The transport mpi is made where mpicc compiles for the processor and the C library that CC compiles for.
+abi = $(shell {{ $(1) -dumpmachine | sed 's/-.*//'; $(1) -E -dM -include features.h -x c /dev/null | grep -c __GLIBC__; }} 2>/dev/null)
+MODULE := $(if $(MPICC),$(if $(STATIC),,$(if $(filter-out "$(call abi,$(MPICC))","$(call abi,$(CC))"),,../libmlc_mpi.so)))
 
 all: ../{name} ../lib{name}.so $(MODULE)
 
 runtime: libmlcrt.a $(MODULE)
 
 ../{name}: $(MODEL_OBJECTS) libmlcrt.a
-	$(CC) $(FLAGS) -o $@ $^ -lm
+	$(LINK) -o $@ $^ $(LIBRARIES)
 
 ../lib{name}.so: $(MODEL_OBJECTS) libmlcrt.a
-	$(CC) $(FLAGS) -shared -Wl,-Bsymbolic -o $@ $(MODEL_OBJECTS) -Wl,--whole-archive libmlcrt.a -Wl,--no-whole-archive -lm
+	$(SHARE) -Wl,-Bsymbolic -o $@ $(MODEL_OBJECTS) -Wl,--whole-archive libmlcrt.a -Wl,--no-whole-archive $(LIBRARIES)
 
 ../libmlc_mpi.so: {mpi} runtime/src/error.c Makefile settings
-	$(CC) $(FLAGS) -fvisibility=hidden -shared -o $@ {mpi} runtime/src/error.c $$($(MPI_SHOWN) | sed 's/^cc //')
+	$(SHARE) -fvisibility=hidden -o $@ {mpi} runtime/src/error.c $$($(MPI_SHOWN) | sed 's/^cc //')
 
 libmlcrt.a: $(RUNTIME_OBJECTS)
 	rm -f $@
@@ -76,8 +97,8 @@ objects/%.o: %.c Makefile settings
 .SECONDARY: $(RUNTIME_OBJECTS)
 $(RUNTIME_OBJECTS): $(wildcard runtime/*/*.h)
 
-# Changes when CC or an option does, and with it all that was compiled otherwise.
-SETTING = $(subst ','\\'',$(CC) $(FLAGS))
+# The command that links, whose words are those of the one that compiles too: when it changes, all that was made otherwise is made again.
+SETTING = $(subst ','\\'',$(LINK))
 settings: always
 	@[ "$$(cat $@ 2>/dev/null)" = '$(SETTING)' ] || printf '%s\\n' '$(SETTING)' > $@
 
@@ -102,12 +123,12 @@ class SourceTree:
         return dict(self.files)[path]
 
 
-def add_project(model: SourceTree, name: str, runtime: Path, compiler: str, target: tuple[str, ...]) -> SourceTree:
+def add_project(model: SourceTree, name: str, runtime: Path, toolchain: Toolchain, target: tuple[str, ...]) -> SourceTree:
     """The model's files with the runtime's sources and the Makefile.
 
     model:     files, of which src/*.c are compiled
     runtime:   the folder with include/, kernels/, src/ and transports/
-    compiler:  as the Makefile names it
+    toolchain: whose compiler the Makefile names
     target:    the options that name the machine
     """
     copied = tuple(
@@ -119,7 +140,8 @@ def add_project(model: SourceTree, name: str, runtime: Path, compiler: str, targ
     makefile = _MAKEFILE.format(
         name=name,
         mpi=_MPI,
-        compiler=compiler,
+        compiler=toolchain.compiler.replace("$", "$$").replace("#", "\\#"),
+        version=toolchain.version.rstrip("\\") or "a compiler that does not say its version",
         target=" ".join(target),
         model=_listed([s for s in sources if not s.startswith("runtime/")]),
         runtime=_listed([s for s in sources if s.startswith("runtime/")]),
