@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define SHARD_BYTES (4LL << 30)
@@ -255,7 +256,7 @@ static int publish(char *written, char *name, mlc_error *error)
 {
     if (!mlc_path_is_directory(name))
         return rename(written, name) ? mlc_error_system(error, MLC_FAILED, "%s", name) : MLC_OK;
-    if (renameat2(AT_FDCWD, written, AT_FDCWD, name, RENAME_EXCHANGE)) {
+    if (syscall(SYS_renameat2, AT_FDCWD, written, AT_FDCWD, name, 2 /* RENAME_EXCHANGE */)) {
         mlc_directory_remove(name); /* a file system that cannot swap */
         if (rename(written, name))
             return mlc_error_system(error, MLC_FAILED, "%s", name);

@@ -2,6 +2,7 @@
 #include "home.h"
 
 #include "mlc.h"
+#include "system.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +11,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LOCK ".mlc-lock"
@@ -30,10 +30,10 @@
 int mlc_home_random(char hex[MLC_RUN_BYTES], mlc_error *error)
 {
     uint8_t bytes[16];
-    long done = syscall(SYS_getrandom, bytes, sizeof bytes, 0);
+    bool done = mlc_system_random(bytes, sizeof bytes);
     for (size_t i = 0; i < sizeof bytes; i++)
         snprintf(hex + 2 * i, 3, "%02x", bytes[i]);
-    return done == sizeof bytes ? MLC_OK : mlc_error_system(error, MLC_FAILED, "no random numbers from the kernel");
+    return done ? MLC_OK : mlc_error_system(error, MLC_FAILED, "no random numbers from the kernel");
 }
 
 static bool is_temporary(const char *name)

@@ -2,13 +2,10 @@
 #include "threads.h"
 
 #include "mlc.h"
+#include "system.h"
 
-#include <limits.h>
-#include <linux/futex.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define SPINS 4000 /* some tens of microseconds: longer than a balanced row's skew, shorter than a time slice */
 
@@ -25,7 +22,7 @@ static void phase_sleep(mlc_team *team, unsigned phase)
 {
     atomic_fetch_add(&team->sleepers, 1);
     while (atomic_load(&team->phase) == phase)
-        syscall(SYS_futex, &team->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);
+        mlc_futex_wait(&team->phase, phase, NULL, false);
     atomic_fetch_sub(&team->sleepers, 1);
 }
 
@@ -47,7 +44,7 @@ static void phase_open(mlc_team *team)
     atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
     atomic_fetch_add(&team->phase, 1);
     if (atomic_load(&team->sleepers))
-        syscall(SYS_futex, &team->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+        mlc_futex_wake(&team->phase, false);
 }
 
 void mlc_barrier(const mlc_env *env)

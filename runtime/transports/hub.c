@@ -2,13 +2,11 @@
 #include "hub.h"
 
 #include "mlc.h"
+#include "system.h"
 
-#include <limits.h>
-#include <linux/futex.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,7 +32,7 @@ void mlc_hub_initialize(mlc_hub *hub, int ranks)
 static void wake(mlc_seat *seat)
 {
     atomic_fetch_add(&seat->doorbell, 1);
-    syscall(SYS_futex, &seat->doorbell, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    mlc_futex_wake(&seat->doorbell, true);
 }
 
 static void ring(mlc_hub *hub, int rank)
@@ -50,7 +48,7 @@ void mlc_hub_rest(mlc_hub *hub, mlc_world *world, int64_t nanoseconds)
     unsigned bell = atomic_load(&seat->doorbell);
     atomic_store(&seat->sleeps, 1);
     if (!mlc_hub_progress(hub, world))
-        syscall(SYS_futex, &seat->doorbell, FUTEX_WAIT, bell, &limit, NULL, 0);
+        mlc_futex_wait(&seat->doorbell, bell, &limit, true);
     atomic_store(&seat->sleeps, 0);
 }
 

@@ -14,6 +14,7 @@
 #include "hub.h"
 
 #include "mlc.h"
+#include "system.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -84,7 +85,7 @@ static mlc_local *allocate(const mlc_model *model, mlc_error *error)
 
 static int make_file(int *fd, uint64_t bytes, mlc_error *error)
 {
-    *fd = memfd_create("mlc", MFD_CLOEXEC);
+    *fd = mlc_system_memory();
     if (*fd < 0 || ftruncate(*fd, (off_t)bytes))
         return mlc_error_system(error, MLC_FAILED, "transport local: cannot make shared memory of %llu bytes", (unsigned long long)bytes);
     return MLC_OK;
