@@ -25,8 +25,9 @@
  * FAULTS. A rank that dies ends the run with exit code 3 within seconds, and a line that names it, its step and its action. With
  * --timeout, a run in which no rank moves for so long ends with exit code 4 and one report: what every rank does or waits for, and
  * which one is late. (Over mpi a rank sees only itself: each one writes its own line, and the time to load or save counts.)
- * SIGTERM and SIGUSR1 while training: all ranks agree, save at the end of the step and exit with 0. The ranks of a supervisor end
- * with it, however it ends.
+ * SIGTERM, SIGINT, SIGHUP and SIGUSR1 while training: all ranks agree, save at the end of the step and exit with 0; a second SIGINT
+ * ends them at once. Standard output, --log or --trace that cannot be written ends nothing: it is said, and the code at the end is 3.
+ * The ranks of a supervisor end with it, however it ends.
  *
  * THE STEP. M microbatches run in ascending order. Gradients fold in groups of M/G microbatches, group sums combine by the
  * bottom-up pairwise tree, uses of a shared parameter add up in chain order; the total is multiplied once by f32(1 / sum of
@@ -76,7 +77,8 @@
  *
  * METRICS (--log): one JSON object a line: step (from 0), loss, grad_norm, rate, tokens (so far), step_ms, tokens_per_s, mfu
  * (null: the peak of this machine is unknown), then the model's own metrics. An evaluation writes step, evaluate_loss,
- * evaluate_tokens, evaluate_<metric>. A model without tokens writes records, records_per_s, evaluate_records. A resumed run keeps the lines of the steps before it and writes the others again.
+ * evaluate_tokens, evaluate_<metric>. A model without tokens writes records, records_per_s, evaluate_records. A resumed run keeps the
+ * lines of the steps before it and writes the others again; else a log that is there is renamed first. What is not finite is null.
  *
  * EXIT CODES, also the statuses of the library: enum mlc_status.
  */

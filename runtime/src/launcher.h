@@ -6,8 +6,8 @@
  *   mpirun, srun, torchrun           --transport local: ranks of one machine meet            JOINED
  *                                    --transport mpi                                         MPI
  *
- * The supervisor of forked ranks computes nothing. It passes SIGTERM, SIGUSR1 and SIGINT on, names a rank that dies or hangs,
- * ends the others, and leaves nothing behind: the kernel ends its children with it, and shared memory has no names.
+ * The supervisor of forked ranks computes nothing. It passes on what stops a run (signals.h), names a rank that dies or hangs, ends
+ * the others, and leaves nothing behind: the kernel ends its children with it, and shared memory has no names.
  */
 #ifndef MLC_LAUNCHER_H
 #define MLC_LAUNCHER_H

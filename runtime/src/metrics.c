@@ -2,12 +2,14 @@
 #include "metrics.h"
 
 #include "about.h"
+#include "outputs.h"
 #include "trace.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void mlc_metrics_number(char text[32], double value)
@@ -26,6 +28,10 @@ void mlc_metrics_number(char text[32], double value)
 /* The same for a number that is an f32. */
 static void number_single(char text[32], float value)
 {
+    if (!isfinite(value)) {
+        snprintf(text, 32, "null");
+        return;
+    }
     for (int digits = 6; digits <= 9; digits++) {
         snprintf(text, 32, "%.*g", digits, (double)value);
         if (strtof(text, NULL) == value)
@@ -35,10 +41,11 @@ static void number_single(char text[32], float value)
 
 /* ---- the log of a resumed run ---- */
 
+static const char HEAD[] = "{\"step\": ";
+
 /* The bytes of an earlier log that stay: up to the first line of `step` or a later one, or one that was never finished. */
 static uint64_t kept_bytes(const mlc_mapping *text, int64_t step)
 {
-    static const char HEAD[] = "{\"step\": ";
     const size_t head = sizeof HEAD - 1;
     for (uint64_t at = 0; at < text->bytes;) {
         const char *line = (const char *)text->base + at;
@@ -67,7 +74,14 @@ static int cut_log(const char *log, int64_t step, mlc_error *error)
     return MLC_OK;
 }
 
-int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log, mlc_error *error)
+/* Where whole lines end, if that can be known. */
+static int64_t end_of(const mlc_writer *log)
+{
+    struct stat status;
+    return !fstat(log->fd, &status) && S_ISREG(status.st_mode) ? status.st_size : -1;
+}
+
+int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log, bool trains, mlc_error *error)
 {
     int64_t step = rank->step;
     metrics->error = (mlc_error){0};
@@ -76,10 +90,11 @@ int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log
     metrics->log.fd = -1;
     if (!log || rank->rank)
         return MLC_OK;
-    if (step && cut_log(log, step, error))
+    if (mlc_output_clear(log, HEAD, step > 0, error) || (step && trains && cut_log(log, step, error)))
         return error->status;
-    if (mlc_writer_open(&metrics->log, log, step > 0, &metrics->error))
+    if (mlc_writer_open(&metrics->log, log, true, &metrics->error))
         return mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
+    metrics->whole = end_of(&metrics->log);
     return MLC_OK;
 }
 
@@ -103,11 +118,18 @@ static void put_rate(mlc_writer *log, const mlc_rank *rank)
     mlc_writer_print(log, ", \"rate\": %s", text);
 }
 
+/* A line that could not be written whole is taken back, and the log ends there. */
 static int log_flush(mlc_metrics *metrics, mlc_error *error)
 {
-    if (mlc_writer_flush(&metrics->log))
-        mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
-    return error->status;
+    if (!mlc_writer_flush(&metrics->log)) {
+        metrics->whole = end_of(&metrics->log);
+        return MLC_OK;
+    }
+    if (metrics->whole >= 0 && ftruncate(metrics->log.fd, metrics->whole))
+        metrics->whole = -1;
+    close(metrics->log.fd);
+    metrics->log.fd = -1;
+    return mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
 }
 
 /* The model's own metrics of a chain: its columns behind the losses. */

@@ -11,15 +11,17 @@
 typedef struct mlc_metrics {
     mlc_writer log;     /* fd -1: none */
     mlc_error error;    /* of the log */
+    int64_t whole;      /* bytes of whole lines; -1: it is no regular file */
     mlc_progress progress;
     double step_seconds; /* smoothed */
 } mlc_metrics;
 
-/* `log` NULL: no file. A run that is resumed keeps the lines of the steps before rank->step and appends; at 0 the log starts anew.
- * Returns a status. */
-int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log, mlc_error *error);
+/* `log` NULL: no file. A run that is resumed appends; if it trains, the lines of rank->step and later are cut, for it writes them again.
+ * At step 0 the log starts anew, and an earlier one is renamed (mlc_output_clear). Returns a status. */
+int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log, bool trains, mlc_error *error);
 
-/* A step was done: rank->result is its result, rank->step counts it. Returns a status. */
+/* A step was done: rank->result is its result, rank->step counts it. Returns a status; after a failure there is no log any more, and
+ * no second failure. */
 int mlc_metrics_step(mlc_metrics *metrics, const mlc_rank *rank, int64_t nanoseconds, mlc_error *error);
 
 /* An evaluation was done. Returns a status. */

@@ -13,13 +13,15 @@
 #include "launcher.h"
 #include "metrics.h"
 #include "options.h"
+#include "outputs.h"
 #include "purpose.h"
 #include "sample.h"
+#include "signals.h"
 #include "trace.h"
 #include "watchdog.h"
 #include "weights.h"
 
-#include <signal.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,9 +29,6 @@
 #include <unistd.h>
 
 #define FIRST_WORD 500000000 /* nanoseconds */
-
-/* The only global: what a signal handler can reach. Bit 0: stop at the end of the step; the others: which signals came. */
-static volatile uint64_t stop_signals;
 
 /* The program of one rank. */
 typedef struct program {
@@ -40,6 +39,8 @@ typedef struct program {
     mlc_error early; /* until there is a rank, which has its own */
     mlc_error *error;
     bool alone;      /* what fails now, only this rank knows of */
+    bool lost;       /* an output failed, which was said */
+    bool mute;       /* standard output did */
     mlc_rank *rank;
     mlc_data data;
     mlc_data evaluation;
@@ -51,19 +52,33 @@ typedef struct program {
     int64_t saved;   /* step of the last checkpoint, -1 before */
 } program;
 
-/* ---- signals ---- */
-
-static void take_signal(int signal)
+static bool is_first(const program *run)
 {
-    stop_signals |= 1 | UINT64_C(1) << signal;
+    return run->number == 0;
 }
 
-/* What SIGTERM and SIGUSR1 do: take_signal while there is something to save, SIG_DFL otherwise. */
-static void set_signals(void (*handler)(int))
+/* ---- outputs that fail ---- */
+
+/* An output that fails costs no step: rank 0 says so once, the run goes on without it and saves, and ends with MLC_FAILED. */
+static void lose_output(program *run, const char *text)
 {
-    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
+    run->lost = true;
+    if (!is_first(run))
+        return;
+    mlc_metrics_settle(&run->metrics);
+    fprintf(stderr, "%s: error: %s; the run goes on without it\n", run->model->name, text);
+}
+
+/* After something was printed. */
+static void look_at_output(program *run)
+{
+    int code = errno;
+    if (run->mute || !ferror(stdout))
+        return;
+    char text[160];
+    snprintf(text, sizeof text, "standard output: cannot be written: %s", strerror(code));
+    run->mute = true;
+    lose_output(run, text);
 }
 
 /* ---- before step 0 ---- */
@@ -93,7 +108,7 @@ static int open_rank(program *run)
     run->error = &rank->error;
     memcpy(rank->scalars, options->scalars, (size_t)run->model->scalar_count * sizeof(float));
     rank->sequential = !strcmp(options->order, "sequential");
-    rank->signals = &stop_signals;
+    rank->signals = mlc_signals_seen();
     rank->world.timeout = run->launch->kind == MLC_LAUNCH_MPI ? options->timeout : 0; /* else a watchdog sees all */
     return mlc_launch_connect(run->launch, &rank->world, run->error);
 }
@@ -118,6 +133,14 @@ static int open_data(program *run)
     run->rank->examples = run->data.examples;
     if (options->evaluate.count && !run->error->status)
         mlc_data_open(&run->evaluation, run->model, options->evaluate.items, options->evaluate.count, "--evaluate", run->error);
+    return agree(run);
+}
+
+/* Before anything is opened for writing. */
+static int check_outputs(program *run)
+{
+    if (is_first(run))
+        mlc_outputs_check(run->options, &run->data, &run->evaluation, run->error);
     return agree(run);
 }
 
@@ -176,33 +199,57 @@ static int load_state(program *run)
 static int open_reports(program *run)
 {
     const mlc_options *options = run->options;
-    mlc_metrics_open(&run->metrics, run->rank, options->log, run->error);
+    bool trains = options->data.count;
+    const char *log = options->dry_run ? NULL : options->log, *trace = options->dry_run ? NULL : options->trace;
+    mlc_metrics_open(&run->metrics, run->rank, log, trains, run->error);
     if (options->sample >= 0 && !run->error->status)
         mlc_sampler_open(&run->sampler, run->model, options->prompt, run->error);
     if (agree(run))
         return run->error->status;
-    run->trace = mlc_trace_open(run->rank, options->trace, options->profile, run->error);
+    run->trace = mlc_trace_open(run->rank, trace, options->profile, run->error);
     return run->error->status;
 }
 
 /* ---- training ---- */
 
-static bool is_first(const program *run)
+/* `error` is the run's, or one that does not end it. Where a directory was good at the start, it is the machine that fails now. */
+static int save(program *run, mlc_error *error)
 {
-    return run->number == 0;
+    if (!mlc_checkpoint_save(run->rank, run->options->checkpoint, error))
+        run->saved = run->rank->step;
+    if (error->status == MLC_BAD_INPUT)
+        error->status = MLC_FAILED;
+    return error->status;
 }
 
-static int save(program *run)
+/* A checkpoint that cannot be written between two steps costs none: it is said, and the next one holds them too. */
+static int save_between(program *run)
 {
-    run->saved = run->rank->step;
-    return mlc_checkpoint_save(run->rank, run->options->checkpoint, run->error);
+    mlc_error failed = {0};
+    int status = save(run, &failed);
+    bool disk = status == MLC_FAILED && !mlc_launch_is_victim(&run->rank->world);
+    if (!disk)
+        return status ? mlc_error_set(run->error, status, "%s", failed.text) : MLC_OK;
+    if (!is_first(run))
+        return MLC_OK;
+    mlc_metrics_settle(&run->metrics);
+    fprintf(stderr, "%s: error: no checkpoint after step %lld: %s; the run goes on, and tries again at the next one\n", run->model->name,
+            (long long)run->rank->step, failed.text);
+    return MLC_OK;
 }
 
-/* What happened between two steps is known to this rank only. */
-static int settle(program *run, int status)
+/* The step failed for its data: the steps before it are whole, for nothing was updated since. */
+static void save_before(program *run, int64_t first)
 {
-    run->alone = status != MLC_OK;
-    return status;
+    mlc_error failed = {0}, *why = run->error;
+    if (why->status != MLC_BAD_INPUT || !run->options->checkpoint || run->rank->step <= first || run->saved == run->rank->step)
+        return;
+    int status = save(run, &failed);
+    size_t used = strlen(why->text), left = sizeof why->text - used;
+    if (status)
+        snprintf(why->text + used, left, "; nor can the steps before be saved: %.400s", failed.text);
+    else
+        snprintf(why->text + used, left, "; the %lld steps before are saved", (long long)run->rank->step);
 }
 
 /* "; accuracy 0.5, z 2": the model's own metrics. */
@@ -239,7 +286,20 @@ static int report_evaluation(program *run)
         return MLC_OK;
     mlc_metrics_settle(&run->metrics);
     print_evaluation(run, &evaluation);
-    return settle(run, mlc_metrics_evaluation(&run->metrics, run->rank, &evaluation, run->error));
+    look_at_output(run);
+    mlc_error failed = {0};
+    if (mlc_metrics_evaluation(&run->metrics, run->rank, &evaluation, &failed))
+        lose_output(run, failed.text);
+    return MLC_OK;
+}
+
+static void report_step(program *run, int64_t spent)
+{
+    mlc_error trace = {0}, log = {0};
+    if (run->trace && mlc_trace_flush(run->trace, &trace))
+        lose_output(run, trace.text);
+    if (mlc_metrics_step(&run->metrics, run->rank, spent, &log))
+        lose_output(run, log.text);
 }
 
 static int train_step(program *run)
@@ -257,26 +317,28 @@ static int train_step(program *run)
     rank->cursor += run->model->microbatches * run->model->batch;
     int64_t spent = mlc_clock() - started;
     run->seconds += (double)spent / 1e9;
-    if (run->trace && mlc_trace_flush(run->trace, run->error))
-        return settle(run, run->error->status);
-    return settle(run, mlc_metrics_step(&run->metrics, rank, spent, run->error));
+    report_step(run, spent);
+    return MLC_OK;
 }
 
 /* What happens every --every steps but the last. */
 static int pause_training(program *run)
 {
-    if (run->options->checkpoint && save(run))
+    if (run->options->checkpoint && save_between(run))
         return run->error->status;
     return run->options->evaluate.count ? report_evaluation(run) : MLC_OK;
 }
 
-static void print_summary(const program *run, int64_t steps)
+static void print_summary(program *run, int64_t steps)
 {
     char loss[32];
+    if (!is_first(run) || !steps)
+        return;
     mlc_metrics_number(loss, run->rank->result.loss);
     double tokens = (double)(steps * run->model->microbatches * run->model->tokens);
     printf("trained %lld steps: loss %s, %.0f %s/s, mfu unknown\n", (long long)steps, loss,
            run->seconds > 0 ? tokens / run->seconds : 0, mlc_unit(run->model));
+    look_at_output(run);
 }
 
 static int train(program *run)
@@ -285,31 +347,32 @@ static int train(program *run)
     int64_t first = rank->step, every = run->options->every;
     run->saved = -1;
     while (rank->step < rank->steps && !rank->result.signals) {
-        if (train_step(run))
+        if (train_step(run)) {
+            save_before(run, first);
             return run->error->status;
+        }
         bool pause = every && rank->step % every == 0 && rank->step < rank->steps;
         if (pause && pause_training(run))
             return run->error->status;
     }
     mlc_metrics_settle(&run->metrics);
-    if (rank->step > first && is_first(run))
-        print_summary(run, rank->step - first);
     if (run->options->checkpoint && rank->step > first && run->saved != rank->step)
-        save(run);
+        save(run, run->error);
+    print_summary(run, rank->step - first); /* when all is saved: it may not be possible */
     return run->error->status;
 }
 
 /* From here on there is nothing to save: signals end the program at once. Those that came before are common to all ranks. */
 static int end_training(program *run, uint64_t *signals)
 {
-    set_signals(SIG_DFL);
-    *signals = stop_signals;
+    mlc_signals_release();
+    *signals = *mlc_signals_seen();
     return mlc_exchange(&run->rank->world, signals, sizeof *signals, 1, mlc_combine_or);
 }
 
 static void print_stopped(const program *run, uint64_t signals)
 {
-    fprintf(stderr, "%s: stopped by signal %d after %lld steps%s\n", run->model->name, signals >> SIGTERM & 1 ? SIGTERM : SIGUSR1,
+    fprintf(stderr, "%s: stopped by signal %d after %lld steps%s\n", run->model->name, mlc_signals_first(signals),
             (long long)run->rank->step, run->options->checkpoint ? "" : "; nothing is saved without --checkpoint");
 }
 
@@ -328,7 +391,9 @@ static int train_and_report(program *run)
     if (options->sample < 0)
         return MLC_OK;
     mlc_drawing drawing = {options->temperature, options->top_k, options->top_p};
-    return mlc_sample(run->rank, &run->sampler, options->prompt, options->sample, &drawing, stdout);
+    int status = mlc_sample(run->rank, &run->sampler, options->prompt, options->sample, &drawing, stdout);
+    look_at_output(run);
+    return status;
 }
 
 static void print_memory(const program *run, int rank, int64_t threads)
@@ -365,34 +430,51 @@ static int print_dry_run(program *run)
     return run->error->status;
 }
 
+/* All ranks know afterwards whether the trace is whole; rank 0 says what it has not said. Returns a status: a rank was lost. */
+static int finish_trace(program *run)
+{
+    mlc_error failed = {0};
+    bool said = mlc_trace_failed(run->trace);
+    int status = mlc_trace_finish(run->trace, run->rank, &failed);
+    if (status && mlc_launch_is_victim(&run->rank->world))
+        return mlc_error_set(run->error, status, "%s", failed.text);
+    if (status && !said)
+        lose_output(run, failed.text);
+    return MLC_OK;
+}
+
 static int run_opened(program *run)
 {
     const mlc_options *options = run->options;
     char hex[65];
     if (options->dry_run ? print_dry_run(run) : train_and_report(run))
         return run->error->status;
+    look_at_output(run);
     if (options->profile && is_first(run))
         mlc_trace_print_profile(run->trace, stdout);
-    if (options->trace && mlc_trace_finish(run->trace, run->rank, run->error))
+    look_at_output(run);
+    if (options->trace && finish_trace(run))
         return run->error->status;
     if (options->hash && mlc_digest(run->rank, hex, run->error))
         return run->error->status;
     if (options->hash && is_first(run))
         printf("digest: %s\n", hex);
+    look_at_output(run);
     return MLC_OK;
 }
 
 /* ---- the end of a rank ---- */
 
-/* Closes what can still fail. */
+/* Closes what can still fail. Where one rank has lost an output, a run that went well ends with MLC_FAILED on all of them. */
 static void close_reports(program *run)
 {
+    mlc_error failed = {0};
     mlc_watchdog_close(&run->watchdog);
-    bool clean = !run->error->status;
-    mlc_metrics_close(&run->metrics, run->error);
-    if (is_first(run) && (fflush(stdout) || ferror(stdout)))
-        mlc_error_set(run->error, MLC_FAILED, "standard output: cannot be written");
-    run->alone |= clean && run->error->status;
+    if (mlc_metrics_close(&run->metrics, &failed))
+        lose_output(run, failed.text);
+    bool lost = run->lost || (is_first(run) && ferror(stderr));
+    if (!run->error->status && !mlc_exchange(&run->rank->world, &lost, sizeof lost, 1, mlc_combine_or))
+        run->lost = lost;
 }
 
 /* What one rank among several knows is said with its name and place; sentences about waiting begin with the name. */
@@ -449,12 +531,12 @@ static int run_rank(mlc_launch *launch, int rank, void *context)
     run.error = &run.early;
     if (!open_rank(&run)) {
         run.alone = false;
-        if (!start_rank(&run) && !open_data(&run) && !load_state(&run) && !open_reports(&run))
+        if (!start_rank(&run) && !open_data(&run) && !check_outputs(&run) && !load_state(&run) && !open_reports(&run))
             run_opened(&run);
     }
     close_reports(&run);
     end_rank(&run);
-    int status = run.error->status;
+    int status = run.error->status ? run.error->status : run.lost ? MLC_FAILED : MLC_OK;
     close_rank(&run);
     return status;
 }
@@ -483,15 +565,18 @@ static int print_only(const mlc_model *model, const mlc_options *options, bool f
 {
     if (!first)
         return MLC_OK;
+    mlc_signals_close(); /* a reader that has seen enough of it ends the program, as it ends others */
     if (options->print_plan && !options->help)
-        return print_plan(error);
-    if (options->help)
+        print_plan(error);
+    else if (options->help)
         mlc_options_print_help(model, stdout);
     else if (options->version)
         mlc_about_print(model, stdout);
     else
         mlc_completion_print(model, options->completion, stdout);
-    return MLC_OK;
+    if (ferror(stdout))
+        mlc_error_system(error, MLC_FAILED, "standard output: cannot be written");
+    return error->status;
 }
 
 static int run_program(mlc_launch *launch, const mlc_error *undecided, mlc_options *options, mlc_error *error)
@@ -502,11 +587,11 @@ static int run_program(mlc_launch *launch, const mlc_error *undecided, mlc_optio
         return print_only(launch->model, options, launch->rank <= 0, error);
     if (undecided->status)
         return mlc_error_set(error, undecided->status, "%s", undecided->text);
-    stop_signals = 0;
-    launch->signals = launch->hasty ? &stop_signals : NULL;
-    set_signals(options->data.count ? take_signal : SIG_DFL);
+    launch->signals = launch->hasty ? mlc_signals_seen() : NULL;
+    if (options->data.count)
+        mlc_signals_hold();
     int status = mlc_launch_run(launch, run_rank, options, error);
-    set_signals(SIG_DFL);
+    mlc_signals_release();
     return status;
 }
 
@@ -524,6 +609,8 @@ int mlc_main(const mlc_model *model, int argc, char **argv)
     mlc_options options;
     mlc_launch launch;
     mlc_error error = {0}, undecided = {0};
+    mlc_outputs_guard();
+    mlc_signals_open();
     setvbuf(stdout, NULL, _IONBF, 0); /* a buffered stream would allocate when it is first used */
     int status = mlc_options_parse(&options, model, argc, argv, &error);
     mlc_launch_decide(&launch, model, options.transport, options.timeout, &undecided);
@@ -532,5 +619,6 @@ int mlc_main(const mlc_model *model, int argc, char **argv)
     mlc_options_free(&options);
     if (error.status)
         report_early(&launch, &error);
+    mlc_signals_close();
     return status;
 }

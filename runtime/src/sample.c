@@ -196,16 +196,22 @@ static int choose(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing,
     return MLC_OK;
 }
 
+/* What all ranks learn of a token. */
+typedef struct drawn {
+    int32_t token;
+    int32_t unread; /* nobody takes what is written */
+} drawn;
+
 /* The same on every rank. */
-static int next_token(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing, int64_t ordinal, int32_t *token)
+static int next_token(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing, int64_t ordinal, FILE *out, drawn *next)
 {
     double ignored = 0;
-    *token = 0;
+    *next = (drawn){0, out && ferror(out)};
     if (mlc_executor_forward(rank, MLC_SAMPLE, &text->feed, 0, 1, 1, &ignored, &ignored))
         return rank->error.status;
     if (rank->rank == text->drawer)
-        choose(rank, text, drawing, ordinal, token);
-    return mlc_accord(rank, &rank->error) ? rank->error.status : mlc_accord_block(rank, token, sizeof *token, &rank->error);
+        choose(rank, text, drawing, ordinal, &next->token);
+    return mlc_accord(rank, &rank->error) ? rank->error.status : mlc_accord_block(rank, next, sizeof *next, &rank->error);
 }
 
 /* ---- the whole ---- */
@@ -254,11 +260,13 @@ int mlc_sample(mlc_rank *rank, mlc_sampler *text, const char *prompt, int64_t co
     if (take_prompt(text, prompt, out, &rank->error))
         return rank->error.status; /* the same on every rank */
     for (int64_t i = 0; i < count; i++) {
-        int32_t token;
-        if (next_token(rank, text, drawing, i, &token))
+        drawn next;
+        if (next_token(rank, text, drawing, i, out, &next))
             return rank->error.status;
-        push(text, token);
-        put(text, token, out);
+        if (next.unread)
+            break;
+        push(text, next.token);
+        put(text, next.token, out);
     }
     if (out)
         fputc('\n', out);

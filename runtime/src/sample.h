@@ -31,8 +31,9 @@ int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, const char *prom
 void mlc_sampler_close(mlc_sampler *text);
 
 /* Writes prompt and `count` tokens that follow it to `out`. The prompt is bytes; token numbers separated by spaces or commas when
- * the vocabulary exceeds 256, and so is the output. A text longer than the context is cut to its last tokens. The same seed gives the same text, whatever the layout. All ranks call it, rank 0
- * writes; `out` is not used elsewhere. Allocates nothing. Returns a status, its sentence in rank->error. */
+ * the vocabulary exceeds 256, and so is the output. A text longer than the context is cut to its last tokens. The same seed gives the
+ * same text, whatever the layout. All ranks call it, rank 0 writes; `out` is not used elsewhere; when it takes no more, sampling ends.
+ * Allocates nothing. Returns a status, its sentence in rank->error. */
 int mlc_sample(mlc_rank *rank, mlc_sampler *text, const char *prompt, int64_t count, const mlc_drawing *drawing, FILE *out);
 
 #endif

@@ -10,10 +10,10 @@
 #include "supervisor.h"
 
 #include "mlc.h"
+#include "signals.h"
 #include "watchdog.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +33,7 @@ typedef struct supervisor {
     int running;
     int status;
     int passed;      /* signals passed on, as a mask */
+    double interrupted; /* when the first SIGINT came */
     int ended_by;    /* the signal that ended ranks as it ends this process; 0: none */
     bool reported;   /* a hang */
     double failing;  /* seconds since the first failure; negative: none */
@@ -54,6 +55,7 @@ static void run_rank(const supervisor *own, int rank, mlc_rank_main run, void *c
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(MLC_FAILED);
+    mlc_signals_follow();
     sigprocmask(SIG_SETMASK, mask, NULL);
     own->launch->rank = rank;
     int status = run(own->launch, rank, context);
@@ -153,8 +155,24 @@ static void take_ended(supervisor *own)
 
 /* ---- waiting ---- */
 
+/* A second SIGINT ends at once what has not ended after the first. One that comes within a blink is the same (signals.h). */
+static void end_at_once(supervisor *own)
+{
+    if (now() - own->interrupted <= MLC_BLINK)
+        return;
+    own->ended_by = SIGINT;
+    own->failing = own->failing < 0 ? 0 : own->failing;
+    kill_ranks(own, SIGKILL);
+}
+
 static void pass_on(supervisor *own, int signal)
 {
+    if (signal == SIGINT && own->passed >> SIGINT & 1) {
+        end_at_once(own);
+        return;
+    }
+    if (signal == SIGINT)
+        own->interrupted = now();
     own->passed |= 1 << signal;
     kill_ranks(own, signal);
 }
@@ -233,9 +251,7 @@ static void supervise(supervisor *own, mlc_rank_main run, void *context, mlc_err
     sigset_t signals, before;
     sigemptyset(&signals);
     sigaddset(&signals, SIGCHLD);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGUSR1);
-    sigaddset(&signals, SIGINT);
+    mlc_signals_add_stops(&signals);
     struct sigaction ignored, standard = {.sa_handler = SIG_DFL};
     sigaction(SIGCHLD, &standard, &ignored); /* a caller that ignores it would leave nothing to wait for */
     sigprocmask(SIG_BLOCK, &signals, &before);

@@ -3,6 +3,7 @@
 
 #include "action.h"
 #include "file.h"
+#include "outputs.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -43,6 +44,7 @@ struct mlc_trace {
     lane *lanes;
     mlc_writer *writer; /* NULL: no file */
     mlc_error error;    /* of the file */
+    bool said;          /* the caller knows of it */
     int64_t origin;     /* what is 0 in the file, on this rank's clock */
     total *totals;      /* open addressing by the name's address; NULL: no profile */
     int64_t slots;      /* a power of two */
@@ -152,6 +154,8 @@ void mlc_trace_close(mlc_trace *trace)
 
 /* ---- the file ---- */
 
+static const char HEAD[] = "[\n{\"name\":\"process_name\"";
+
 /* A line that names the rank. That of rank 0 is the first event, so that all others start with a comma. */
 static void put_process(mlc_trace *trace, const mlc_rank *rank)
 {
@@ -176,7 +180,9 @@ static int put_batch(mlc_trace *trace)
 /* Rank 0 makes the file anew. */
 static int create_file(mlc_trace *trace, const char *path, mlc_error *error)
 {
-    mlc_writer_open(trace->writer, path, false, &trace->error);
+    if (mlc_output_clear(path, HEAD, false, error))
+        return error->status;
+    mlc_writer_open(trace->writer, path, true, &trace->error);
     mlc_writer_close(trace->writer, false);
     return trace->error.status ? mlc_error_set(error, trace->error.status, "%s", trace->error.text) : MLC_OK;
 }
@@ -321,12 +327,22 @@ int mlc_trace_flush(mlc_trace *trace, mlc_error *error)
         }
         trace->lanes[i].count = 0;
     }
-    return trace->error.status ? mlc_error_set(error, trace->error.status, "%s", trace->error.text) : MLC_OK;
+    if (!trace->error.status || trace->said)
+        return MLC_OK;
+    trace->said = true;
+    return mlc_error_set(error, trace->error.status, "%s", trace->error.text);
+}
+
+bool mlc_trace_failed(const mlc_trace *trace)
+{
+    return trace && trace->error.status;
 }
 
 int mlc_trace_finish(mlc_trace *trace, mlc_rank *rank, mlc_error *error)
 {
-    if (trace && !mlc_trace_flush(trace, error) && trace->writer && put_batch(trace))
+    if (trace && !mlc_trace_flush(trace, error) && trace->writer)
+        put_batch(trace);
+    if (mlc_trace_failed(trace))
         mlc_error_set(error, trace->error.status, "%s", trace->error.text);
     if (mlc_agree(&rank->world, error) || rank->rank || !trace || !trace->writer)
         return error->status;

@@ -15,7 +15,8 @@
 
 typedef struct mlc_trace mlc_trace;
 
-/* Makes the trace of a rank; every rank calls it. `path` NULL: no file; `profile`: keep totals. Buffers for one step are made here.
+/* Makes the trace of a rank; every rank calls it. `path` NULL: no file; `profile`: keep totals. An earlier trace at `path` is renamed
+ * (mlc_output_clear). Buffers for one step are made here.
  * Returns NULL on failure, with the error set on all ranks, and where a rank has nothing to record. */
 mlc_trace *mlc_trace_open(mlc_rank *rank, const char *path, bool profile, mlc_error *error);
 
@@ -31,8 +32,12 @@ void mlc_trace_row(mlc_trace *trace, const mlc_env *env, const char *name, doubl
 /* One action of the list, in nanoseconds. Called by the lead thread. */
 void mlc_trace_action(mlc_trace *trace, const mlc_env *env, const mlc_action *action, int64_t started, int64_t done);
 
-/* Writes out what was gathered since the last call. Called between steps. Returns a status. */
+/* Writes out what was gathered since the last call. Called between steps. Returns a status: a file that cannot be written is said once,
+ * and nothing is written to it any more. */
 int mlc_trace_flush(mlc_trace *trace, mlc_error *error);
+
+/* Could it not be written here? `trace` may be NULL. */
+bool mlc_trace_failed(const mlc_trace *trace);
 
 /* Writes the table of totals of thread 0, the longest first. The trace was opened with `profile`, and records no more. */
 void mlc_trace_print_profile(mlc_trace *trace, FILE *out);

@@ -346,8 +346,8 @@ static void wait_for_steps(const char *log)
 
 static void check_signals(void)
 {
-    static const int SIGNALS[] = {SIGTERM, SIGUSR1};
-    for (int i = 0; i < 2; i++) {
+    static const int SIGNALS[] = {SIGTERM, SIGUSR1, SIGINT, SIGHUP};
+    for (int i = 0; i < 4; i++) {
         char line[256], log[16];
         snprintf(log, sizeof log, "log%d", i);
         snprintf(line, sizeof line, "--data text --steps 100000000 --threads 2 --checkpoint s%d --log %s", i, log);
@@ -577,7 +577,6 @@ static void check_full_disk(void)
     CHECK(!system("rm -r f/step-00000008 f/step-00000012"));
     struct rlimit before, small = {100000, RLIM_INFINITY};
     CHECK(!getrlimit(RLIMIT_FSIZE, &before));
-    signal(SIGXFSZ, SIG_IGN);
     small.rlim_max = before.rlim_max;
     CHECK(!setrlimit(RLIMIT_FSIZE, &small));
     int code = finish(start("--data text --steps 12 --resume auto --checkpoint f --every 2"));
@@ -744,8 +743,16 @@ static void check_stops(void)
     kill(children[2], SIGUSR1); /* one rank is enough */
     CHECK(finish(parent) == 0);
     CHECK_HOLDS(err, "stopped by signal 10 after ");
-    parent = start_ranks("--transport local", children);
+    parent = start_ranks("--resume auto --checkpoint r", children);
     kill(parent, SIGINT);
+    kill(parent, SIGINT); /* the same one, as a terminal and a launcher send it */
+    CHECK(finish(parent) == 0);
+    CHECK_HOLDS(err, "stopped by signal 2 after ");
+    parent = start_ranks("--transport local", children);
+    kill(children[1], SIGSTOP); /* so that no step ends */
+    kill(parent, SIGINT);
+    usleep(500000);
+    kill(parent, SIGINT); /* a second one */
     CHECK(finish(parent) == 128 + SIGINT && !*err);
     parent = start_ranks("", children);
     kill(parent, SIGKILL);
