@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,11 @@ class _Session:
         """raises: E0703 with the runtime's sentence when a call failed"""
         if status:
             raise _error("E0703", self.ffi.string(self.lib.mlc_session_message(self.pointer)).decode(errors="replace"))
+
+    def warn(self) -> None:
+        """Warns of what the last call had to say besides."""
+        for line in self.ffi.string(self.lib.mlc_session_notes(self.pointer)).decode(errors="replace").splitlines():
+            warnings.warn(line, stacklevel=3)
 
     def text(self, characters: Any) -> str:
         return self.ffi.string(characters).decode()
@@ -293,13 +299,18 @@ class Model:
         self._session.check(self._lib.mlc_session_set_steps(self._pointer, steps))
 
     def save(self, folder: str | Path) -> Path:
-        """Write a checkpoint into `folder`; returns its own folder."""
+        """Write a checkpoint into `folder`; returns its own folder. Nobody else writes into `folder` until the model is closed.
+
+        raises: E0703 where another program writes, or steps of another run lie
+        """
         self._session.check(self._lib.mlc_session_save(self._pointer, os.fsencode(folder)))
-        return Path(folder) / f"step-{self.steps_done:08d}"
+        self._session.warn()
+        return Path(folder) / (Path(folder) / "latest").read_text().strip()
 
     def load(self, path: str | Path) -> None:
         """Load a checkpoint: its folder, or the folder that `save` was given."""
         self._session.check(self._lib.mlc_session_load(self._pointer, os.fsencode(path)))
+        self._session.warn()
 
     def load_weights(self, path: str | Path) -> None:
         """Load parameters by name from safetensors."""

@@ -67,9 +67,15 @@
  *   model.safetensors.index.json
  *   optimizer-00001-of-00001.safetensors  optimizer state: <parameter>/<state>
  *   optimizer.safetensors.index.json
- *   state.json                            step, cursor, seed, order, examples, model hash and its items, SHA-256 of each file;
- *                                         its own in the last line
- * It is written under a temporary name, synced and renamed; then `DIR/latest` names it.
+ *   state.json                            step, cursor, seed, order, examples; run: 32 hex digits; terms: identity of the data;
+ *                                         settings: --steps and run-time constants; rate of the last step; model hash and its items;
+ *                                         SHA-256 of each file; its own in the last line
+ * It is written under a temporary name, synced and renamed; then `DIR/latest` names it. `DIR/best`, with --evaluate: the step of the
+ * lowest loss, that loss, the run. Where another run, a link or a file has the name, it is step-00000100-<8 digits of the run>.
+ *
+ * RUN: begins with a program or session that loads no checkpoint, and is inherited with a checkpoint. A directory has one writer at a
+ * time (DIR/.mlc-lock, home.h). A run begins only where no steps of others lie, unless --fresh; --resume auto takes the newest whole
+ * step of the run that `latest` names. A run that goes back to a step before its newest one there is a new run from then on.
  *
  * DIGEST: SHA-256 over, for parameters and optimizer states sorted by name (bytes; state: <parameter>/<state>):
  *   name, 0 byte, dtype ("F32"), 0 byte, rank as u64, each size as u64, SHA-256 of each 1 MiB block of the tensor;
@@ -125,6 +131,10 @@ void mlc_close(mlc_session *session); /* NULL is allowed */
 /* The sentence that goes with the last status that was not MLC_OK; "" before. Valid until the next call. */
 const char *mlc_session_message(const mlc_session *session);
 
+/* What the last call of save or load had to say besides, a line each: other terms than the checkpoint's, a step that lies there and is
+ * of another run; "" else. Valid until the next call. */
+const char *mlc_session_notes(const mlc_session *session);
+
 /* The model behind a session. */
 const mlc_model *mlc_session_model(const mlc_session *session);
 
@@ -178,7 +188,8 @@ double mlc_session_metric(const mlc_session *session, int metric); /* of the las
 
 /* ---- files ---- */
 
-/* Writes checkpoint `directory`/step-XXXXXXXX and `directory`/latest. */
+/* Writes checkpoint `directory`/step-XXXXXXXX and `directory`/latest, and holds the directory until the session ends, or saves to
+ * another one: nobody else writes there meanwhile. Refused where steps of another run lie. */
 int mlc_session_save(mlc_session *session, const char *directory);
 
 /* Loads a checkpoint: a step directory, or a directory with `latest`. The seed becomes the checkpoint's. */

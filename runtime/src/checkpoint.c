@@ -4,8 +4,9 @@
 #include "accord.h"
 #include "bundle.h"
 #include "checkpoint_files.h"
+#include "checkpoint_steps.h"
+#include "checkpoint_terms.h"
 #include "convert.h"
-#include "json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,85 +15,37 @@
 
 /* ---- finding ---- */
 
-/* The step of a checkpoint's name, -1 when it is none. */
-static int64_t step_of(const char *name)
+/* Is the last part of a path one of the files that name a step? */
+static const char *naming_file(const char *path)
 {
-    if (strncmp(name, "step-", 5) || strlen(name) < 13 || strlen(name) > 23 || name[5 + strspn(name + 5, "0123456789")])
-        return -1;
-    return strtoll(name + 5, NULL, 10);
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    return !strcmp(name, "best") || !strcmp(name, "latest") ? name : NULL;
 }
 
-typedef struct search {
-    int64_t below, best;
+/* The step that a file of a directory names. */
+static int resolve_named(const char *directory, const char *file, char path[MLC_PATH_BYTES], mlc_error *error)
+{
     char name[MLC_NAME_BYTES];
-} search;
-
-static bool consider(void *context, const char *name)
-{
-    search *found = context;
-    int64_t step = step_of(name);
-    if (step > found->best && step < found->below) {
-        found->best = step;
-        snprintf(found->name, sizeof found->name, "%s", name);
-    }
-    return true;
-}
-
-static bool clean_name(void *directory, const char *name)
-{
-    char path[MLC_PATH_BYTES];
-    mlc_error ignored = {0};
-    bool left = (!strncmp(name, ".step-", 6) && mlc_path_ends(name, ".tmp")) || !strcmp(name, ".latest.tmp");
-    if (left && !mlc_path_join(path, directory, name, &ignored)) {
-        mlc_directory_remove(path);
-        unlink(path);
-    }
-    return true;
-}
-
-static int clean(const char *directory, mlc_error *error)
-{
-    char path[MLC_PATH_BYTES];
-    if (mlc_directory_make(directory, error))
+    int folder = mlc_folder_open(directory, error);
+    if (folder < 0)
         return error->status;
-    snprintf(path, sizeof path, "%s", directory);
-    mlc_directory_each(path, clean_name, path);
-    return MLC_OK;
-}
-
-int mlc_checkpoint_prepare(mlc_rank *rank, const char *directory, mlc_error *error)
-{
-    if (rank->rank == 0)
-        clean(directory, error);
-    if (mlc_accord(rank, error))
-        return error->status;
-    if (access(directory, W_OK | X_OK))
-        mlc_error_system(error, MLC_BAD_INPUT, "%s: checkpoints cannot be written there", directory);
-    return mlc_accord(rank, error);
-}
-
-/* Reads the one line of a `latest` file in a directory. */
-static int read_latest(const char *directory, const char *latest, char path[MLC_PATH_BYTES], mlc_error *error)
-{
-    char name[MLC_NAME_BYTES] = "";
-    mlc_mapping text;
-    if (mlc_mapping_open(&text, latest, error))
-        return error->status;
-    for (size_t i = 0; i < text.bytes && i < MLC_NAME_BYTES - 1 && text.base[i] != '\n'; i++)
-        name[i] = (char)text.base[i];
-    mlc_mapping_close(&text);
-    if (step_of(name) < 0)
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: names no checkpoint", latest);
-    return mlc_path_join(path, directory, name, error);
+    int status = mlc_step_named(folder, file, directory, name, NULL, error);
+    close(folder);
+    return status ? status : mlc_path_join(path, directory, name, error);
 }
 
 static int resolve(const char *given, char path[MLC_PATH_BYTES], mlc_error *error)
 {
-    char latest[MLC_PATH_BYTES];
+    char latest[MLC_PATH_BYTES], directory[MLC_PATH_BYTES];
+    const char *naming = naming_file(given);
     if (mlc_path_join(latest, given, "latest", error))
         return error->status;
     snprintf(path, MLC_PATH_BYTES, "%s", given);
-    return mlc_path_is_file(latest) ? read_latest(given, latest, path, error) : MLC_OK;
+    if (naming && mlc_path_is_file(given)) {
+        snprintf(directory, sizeof directory, "%.*s", naming == given ? 1 : (int)(naming - given - 1), naming == given ? "." : given);
+        return resolve_named(*directory ? directory : "/", naming, path, error);
+    }
+    return !access(latest, F_OK) ? resolve_named(given, "latest", path, error) : MLC_OK;
 }
 
 int mlc_checkpoint_resolve(mlc_rank *rank, const char *given, char path[MLC_PATH_BYTES], mlc_error *error)
@@ -103,86 +56,43 @@ int mlc_checkpoint_resolve(mlc_rank *rank, const char *given, char path[MLC_PATH
     return mlc_accord(rank, error) ? error->status : mlc_accord_block(rank, path, MLC_PATH_BYTES, error);
 }
 
-/* ---- verifying ---- */
-
-/* Whether a state.json ends in the checksum of what stands before it. */
-static bool state_is_whole(const mlc_mapping *text)
-{
-    static const char HEAD[] = "  \"checksum\": \"", TAIL[] = "\"\n}\n";
-    char hex[65];
-    uint8_t digest[32];
-    size_t tail = sizeof HEAD - 1 + 64 + sizeof TAIL - 1;
-    if (text->bytes < tail)
-        return false;
-    const char *end = (const char *)text->base + text->bytes - tail;
-    mlc_sha256 hash;
-    mlc_sha256_begin(&hash);
-    mlc_sha256_add(&hash, text->base, text->bytes - tail);
-    mlc_sha256_end(&hash, digest);
-    mlc_sha256_hex(digest, hex);
-    return !memcmp(end, HEAD, sizeof HEAD - 1) && !memcmp(end + sizeof HEAD - 1, hex, 64) &&
-           !memcmp(end + sizeof HEAD - 1 + 64, TAIL, sizeof TAIL - 1);
-}
-
-/* state.json, checked against its own checksum. */
-static int open_state(mlc_json *json, const char *directory, mlc_error *error)
-{
-    char path[MLC_PATH_BYTES];
-    mlc_mapping text;
-    *json = (mlc_json){0};
-    if (mlc_path_join(path, directory, "state.json", error) || mlc_mapping_open(&text, path, error))
-        return error->status;
-    if (state_is_whole(&text))
-        mlc_json_parse(json, (const char *)text.base, text.bytes, path, error);
-    else
-        mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: its checksum does not match", path);
-    mlc_mapping_close(&text);
-    return error->status;
-}
-
 /* ---- the files of a checkpoint, as its state lists them ---- */
 
 typedef struct listing {
     const mlc_json *state;
     const char *directory;
+    int folder;
 } listing;
-
-static const mlc_json_node *first_file(const listing *list)
-{
-    const mlc_json_node *files = mlc_json_member(list->state, &list->state->nodes[0], "files");
-    return files && files->kind == MLC_JSON_OBJECT ? mlc_json_first(list->state, files) : NULL;
-}
 
 /* A file that is listed, and is there. */
 static int check_file(const listing *list, const mlc_json_node *file, mlc_error *error)
 {
-    char path[MLC_PATH_BYTES];
-    mlc_mapping mapping;
-    if (!mlc_json_string(file) || strchr(file->key, '/'))
+    if (!mlc_json_string(file) || !*file->key || strchr(file->key, '/') || strlen(file->key) >= MLC_NAME_BYTES)
         return mlc_error_set(error, MLC_BAD_INPUT, "%s/state.json: damaged: file %.200s", list->directory, file->key);
-    if (!mlc_path_join(path, list->directory, file->key, error) && !mlc_mapping_open(&mapping, path, error))
-        mlc_mapping_close(&mapping);
+    int fd = mlc_folder_read(list->folder, file->key, list->directory, error);
+    if (fd >= 0)
+        close(fd);
     return error->status;
 }
 
 static int check_files(const listing *list, int64_t *count, mlc_error *error)
 {
     *count = 0;
-    if (!first_file(list))
+    if (!mlc_state_files(list->state))
         return mlc_error_set(error, MLC_BAD_INPUT, "%s/state.json: damaged: no files", list->directory);
-    for (const mlc_json_node *file = first_file(list); file; file = mlc_json_next(list->state, file), ++*count)
+    for (const mlc_json_node *file = mlc_state_files(list->state); file; file = mlc_json_next(list->state, file), ++*count)
         if (check_file(list, file, error))
             return error->status;
     return MLC_OK;
 }
 
-static int path_of_listed(const mlc_hashed_files *files, int64_t number, char path[MLC_PATH_BYTES], mlc_error *error)
+static void name_of_listed(const mlc_hashed_files *files, int64_t number, char name[MLC_NAME_BYTES])
 {
     const listing *list = files->context;
-    const mlc_json_node *file = first_file(list);
+    const mlc_json_node *file = mlc_state_files(list->state);
     for (int64_t i = 0; i < number; i++)
         file = mlc_json_next(list->state, file);
-    return mlc_path_join(path, list->directory, file->key, error);
+    snprintf(name, MLC_NAME_BYTES, "%s", file->key);
 }
 
 /* Compares hashes that were read with those that are listed. */
@@ -190,7 +100,7 @@ static int compare_files(const listing *list, const mlc_hashed_files *files, mlc
 {
     char hex[65];
     int64_t number = 0;
-    for (const mlc_json_node *file = first_file(list); file; file = mlc_json_next(list->state, file), number++) {
+    for (const mlc_json_node *file = mlc_state_files(list->state); file; file = mlc_json_next(list->state, file), number++) {
         if (number < files->first || number >= files->first + files->count)
             continue;
         mlc_sha256_hex(files->digests[number - files->first], hex);
@@ -200,17 +110,16 @@ static int compare_files(const listing *list, const mlc_hashed_files *files, mlc
     return MLC_OK;
 }
 
-static int verify_files(mlc_rank *rank, const mlc_json *state, const char *directory, mlc_error *error)
+static int verify_files(mlc_rank *rank, const listing *list, mlc_error *error)
 {
-    listing list = {state, directory};
-    mlc_hashed_files files = {.path_of = path_of_listed, .context = &list};
+    mlc_hashed_files files = {.name_of = name_of_listed, .context = list, .folder = list->folder, .path = list->directory};
     int64_t count;
-    check_files(&list, &count, error);
+    check_files(list, &count, error);
     if (mlc_accord(rank, error))
         return error->status;
     for (; files.first < count; files.first += MLC_HASHED_FILES) {
         files.count = count - files.first < MLC_HASHED_FILES ? count - files.first : MLC_HASHED_FILES;
-        if (mlc_hashed_files_read(&files, rank, error) || compare_files(&list, &files, error))
+        if (mlc_hashed_files_read(&files, rank, error) || compare_files(list, &files, error))
             return error->status;
     }
     return MLC_OK;
@@ -219,48 +128,134 @@ static int verify_files(mlc_rank *rank, const mlc_json *state, const char *direc
 /* Opens a step directory and checks that it is whole. `state` is to be freed whatever comes out. */
 static int open_whole(mlc_rank *rank, mlc_json *state, const char *path, mlc_error *error)
 {
+    listing list = {state, path, -1};
     *state = (mlc_json){0};
     if (!mlc_path_is_directory(path))
         mlc_error_set(error, MLC_BAD_INPUT, "%s: no such directory", path);
     else
-        open_state(state, path, error);
-    return mlc_accord(rank, error) ? error->status : verify_files(rank, state, path, error);
+        list.folder = mlc_folder_open(path, error);
+    if (list.folder >= 0)
+        mlc_state_open(state, list.folder, path, error);
+    int status = mlc_accord(rank, error) ? error->status : verify_files(rank, &list, error);
+    if (list.folder >= 0)
+        close(list.folder);
+    return status;
 }
 
 /* ---- the newest ---- */
 
-/* The newest checkpoint below a step, "" when there is none. */
-static int find_below(search *found, const char *directory, char path[MLC_PATH_BYTES], mlc_error *error)
+/* Says which runs there are when `latest` does not. */
+static int refuse_several(const char *directory, const mlc_step *one, const mlc_step *other, mlc_error *error)
 {
-    *found = (search){.below = found->best, .best = -1};
-    mlc_directory_each(directory, consider, found);
-    return found->best < 0 ? MLC_OK : mlc_path_join(path, directory, found->name, error);
+    return mlc_error_set(error, MLC_BAD_INPUT, "%s: `latest` names no step that can be read, and there are steps of several runs: %s of run "
+                         "%.8s, %s of run %.8s; name one: --resume %s/%s", directory, one->name, one->run, other->name, other->run,
+                         directory, one->name);
 }
 
-int mlc_checkpoint_newest(mlc_rank *rank, const char *directory, char path[MLC_PATH_BYTES], void (*skipped)(const mlc_error *why),
-                          mlc_error *error)
+/* The run that `latest` names, else the only one there; "" when no step can be read. */
+static int find_run(int folder, const char *directory, char run[MLC_RUN_BYTES], mlc_error *error)
 {
-    search found = {.best = INT64_MAX};
+    char name[MLC_NAME_BYTES];
+    mlc_error ignored = {0};
+    mlc_step step = {.step = INT64_MAX}, first = {0};
+    run[0] = 0;
+    if (!mlc_step_named(folder, "latest", directory, name, NULL, &ignored))
+        mlc_step_run(folder, name, run);
+    while (!*run && mlc_step_next(folder, &step)) {
+        if (*step.run && *first.run && strcmp(step.run, first.run))
+            return refuse_several(directory, &first, &step, error);
+        if (!*first.run)
+            first = step;
+    }
+    if (!*run)
+        memcpy(run, first.run, MLC_RUN_BYTES);
+    return MLC_OK;
+}
+
+/* A search for the newest, of rank 0. */
+typedef struct search {
+    int folder; /* -1: there is no directory */
+    char run[MLC_RUN_BYTES];
+    mlc_step step;
+    int64_t passed_over;
+} search;
+
+static int begin_search(search *found, const char *directory, mlc_error *error)
+{
+    *found = (search){.folder = -1, .step.step = INT64_MAX};
+    if (!mlc_path_is_directory(directory))
+        return MLC_OK;
+    found->folder = mlc_folder_open(directory, error);
+    return found->folder < 0 ? error->status : find_run(found->folder, directory, found->run, error);
+}
+
+/* The next older step that is of the run, or that cannot be read. "": no more. */
+static int find_next(search *found, const char *directory, char path[MLC_PATH_BYTES], mlc_error *error)
+{
+    bool more = found->folder >= 0 && mlc_step_next(found->folder, &found->step);
+    while (more && *found->step.run && strcmp(found->step.run, found->run))
+        more = mlc_step_next(found->folder, &found->step);
+    if (more)
+        return mlc_path_join(path, directory, found->step.name, error);
+    if (found->passed_over)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: no checkpoint there is whole; start afresh in another directory, or with --fresh",
+                             directory);
+    return MLC_OK;
+}
+
+static void pass_over(mlc_rank *rank, search *found, const mlc_error *why)
+{
+    char text[sizeof why->text + 40];
+    found->passed_over++;
+    snprintf(text, sizeof text, "checkpoint passed over: %s", why->text);
+    if (rank->rank == 0 && rank->note)
+        rank->note(rank->listener, text);
+}
+
+/* A name that is a link to a directory is none of ours. Rank 0 decides. */
+static int check_linked(mlc_rank *rank, const search *found, const char *path, mlc_error *error)
+{
+    int folder = rank->rank ? -1 : mlc_folder_enter(found->folder, found->step.name);
+    if (folder >= 0)
+        close(folder);
+    else if (rank->rank == 0)
+        mlc_error_system(error, MLC_BAD_INPUT, "%s: not a directory of its own", path);
+    return mlc_accord(rank, error);
+}
+
+static int search_newest(mlc_rank *rank, search *found, const char *directory, char path[MLC_PATH_BYTES], mlc_error *error)
+{
     while (true) {
         mlc_error why = {0};
-        mlc_json state;
+        mlc_json state = {0};
         memset(path, 0, MLC_PATH_BYTES);
         if (rank->rank == 0)
-            find_below(&found, directory, path, error);
+            find_next(found, directory, path, error);
         if (mlc_accord(rank, error) || mlc_accord_block(rank, path, MLC_PATH_BYTES, error) || !*path)
             return error->status;
-        int status = open_whole(rank, &state, path, &why);
+        int status = check_linked(rank, found, path, &why) ? why.status : open_whole(rank, &state, path, &why);
         mlc_json_free(&state);
         if (status != MLC_BAD_INPUT)
             return status ? mlc_error_set(error, status, "%s", why.text) : MLC_OK;
-        if (skipped && rank->rank == 0)
-            skipped(&why);
+        pass_over(rank, found, &why);
     }
 }
 
-/* ---- matching ---- */
+int mlc_checkpoint_newest(mlc_rank *rank, const char *directory, char path[MLC_PATH_BYTES], mlc_error *error)
+{
+    search found = {.folder = -1};
+    memset(path, 0, MLC_PATH_BYTES);
+    if (rank->rank == 0)
+        begin_search(&found, directory, error);
+    if (!mlc_accord(rank, error))
+        search_newest(rank, &found, directory, path, error);
+    if (found.folder >= 0)
+        close(found.folder);
+    return error->status;
+}
 
-/* A checkpoint being loaded. */
+/* ---- a checkpoint being loaded ---- */
+
 typedef struct loading {
     mlc_rank *rank;
     const char *path;
@@ -270,113 +265,9 @@ typedef struct loading {
     uint64_t step, cursor, seed;
 } loading;
 
-static bool is_allowed(const loading *load, const char *item, size_t length)
-{
-    for (int i = 0; i < load->allowed.count; i++)
-        if (strlen(load->allowed.items[i]) == length && !memcmp(load->allowed.items[i], item, length))
-            return true;
-    return false;
-}
-
-static int differ(const loading *load, const char *item, size_t length, const char *theirs, const char *ours)
-{
-    int their_length = (int)strcspn(theirs, "\n"), our_length = (int)strcspn(ours, "\n");
-    if (!strncmp(item, "parameter.", strlen("parameter."))) /* another shape cannot be loaded */
-        return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: %.*s: the checkpoint has %.*s, this program %.*s", load->path, (int)length,
-                             item, their_length, theirs, our_length, ours);
-    if (is_allowed(load, item, length))
-        return MLC_OK;
-    return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: %.*s: the checkpoint has %.*s, this program %.*s (--allow %.*s lets it pass)",
-                         load->path,
-                         (int)length, item, their_length, theirs, our_length, ours, (int)length, item);
-}
-
 static const mlc_json_node *state_member(const loading *load, const char *key)
 {
     return mlc_json_member(&load->state, &load->state.nodes[0], key);
-}
-
-/* The value of an item among the checkpoint's, NULL when it has none. */
-static const char *item_theirs(const loading *load, const char *item, size_t length)
-{
-    const mlc_json_node *items = state_member(load, "items");
-    if (!items || items->kind != MLC_JSON_ARRAY)
-        return NULL;
-    for (const mlc_json_node *line = mlc_json_first(&load->state, items); line; line = mlc_json_next(&load->state, line)) {
-        const char *text = mlc_json_string(line);
-        if (text && !strncmp(text, item, length) && text[length] == '=')
-            return text + length + 1;
-    }
-    return NULL;
-}
-
-/* The value of an item among the model's, up to its line's end; NULL when it has none. */
-static const char *item_ours(const char *description, const char *item, size_t length)
-{
-    for (const char *line = description; *line;) {
-        size_t bytes = strcspn(line, "\n");
-        if (bytes > length && !strncmp(line, item, length) && line[length] == '=')
-            return line + length + 1;
-        line += bytes + (line[bytes] == '\n');
-    }
-    return NULL;
-}
-
-static bool same_line(const char *text, const char *line)
-{
-    size_t length = strcspn(line, "\n");
-    return strlen(text) == length ? !memcmp(text, line, length) : length > 890 && !strncmp(text, line, 890);
-}
-
-/* Every item of the model, then those that only the checkpoint has. */
-static int match_items(const loading *load)
-{
-    const char *description = load->rank->model->description ? load->rank->model->description : "";
-    for (const char *line = description; *line;) {
-        size_t bytes = strcspn(line, "\n"), length = strcspn(line, "=\n");
-        const char *theirs = item_theirs(load, line, length), *ours = line[length] == '=' ? line + length + 1 : "";
-        if ((!theirs || !same_line(theirs, ours)) && differ(load, line, length, theirs ? theirs : "(nothing)", ours))
-            return load->error->status;
-        line += bytes + (line[bytes] == '\n');
-    }
-    const mlc_json_node *items = state_member(load, "items");
-    const mlc_json_node *line = items && items->kind == MLC_JSON_ARRAY ? mlc_json_first(&load->state, items) : NULL;
-    for (; line; line = mlc_json_next(&load->state, line)) {
-        const char *text = mlc_json_string(line) ? mlc_json_string(line) : "";
-        size_t length = strcspn(text, "=");
-        if (!item_ours(description, text, length) && differ(load, text, length, text[length] ? text + length + 1 : "", "(nothing)"))
-            return load->error->status;
-    }
-    return MLC_OK;
-}
-
-static int match_hash(const loading *load)
-{
-    const char *hash = mlc_json_string(state_member(load, "hash"));
-    if (!hash)
-        return mlc_error_set(load->error, MLC_BAD_INPUT, "%s/state.json: damaged: no hash", load->path);
-    if (!strcmp(hash, load->rank->model->hash))
-        return MLC_OK;
-    const char *description = load->rank->model->description;
-    return description && *description ? match_items(load) : differ(load, "hash", 4, hash, load->rank->model->hash);
-}
-
-/* Order and number of examples, when both sides have data of their own. */
-static int match_data(const loading *load)
-{
-    const mlc_rank *rank = load->rank;
-    uint64_t examples;
-    const char *order = mlc_json_string(state_member(load, "order")), *ours = rank->sequential ? "sequential" : "shuffled";
-    if (!order || !mlc_json_whole(state_member(load, "examples"), &examples))
-        return mlc_error_set(load->error, MLC_BAD_INPUT, "%s/state.json: damaged: no order or examples", load->path);
-    if (!examples || !rank->examples)
-        return MLC_OK;
-    if (strcmp(order, ours) && differ(load, "order", 5, order, ours))
-        return load->error->status;
-    char theirs[24], own[24];
-    snprintf(theirs, sizeof theirs, "%llu", (unsigned long long)examples);
-    snprintf(own, sizeof own, "%lld", (long long)rank->examples);
-    return strcmp(theirs, own) ? differ(load, "examples", 8, theirs, own) : MLC_OK;
 }
 
 static int match_state(loading *load)
@@ -387,10 +278,10 @@ static int match_state(loading *load)
     if (!format || strcmp(format, MLC_CHECKPOINT_FORMAT) || !whole)
         return mlc_error_set(load->error, MLC_BAD_INPUT, "%s/state.json: damaged, or not of format \"" MLC_CHECKPOINT_FORMAT "\"",
                              load->path);
-    return match_hash(load) ? load->error->status : match_data(load);
+    if (mlc_terms_check_allowed(load->rank, &load->state, load->allowed, load->error))
+        return load->error->status;
+    return mlc_terms_match(load->rank, &load->state, load->path, load->allowed, load->error);
 }
-
-/* ---- loading ---- */
 
 static int match_entry(const loading *load, const mlc_entry *entry, const mlc_stored *stored)
 {
@@ -473,6 +364,10 @@ static int load_whole(loading *load)
     load->rank->step = (int64_t)load->step;
     load->rank->cursor = (int64_t)load->cursor;
     load->rank->seed = load->seed;
+    load->rank->is_resumed = true;
+    load->rank->resumed = (int64_t)load->step;
+    snprintf(load->rank->run, MLC_RUN_BYTES, "%s", mlc_state_run(&load->state));
+    mlc_terms_say(load->rank, &load->state, load->path, load->allowed);
     return MLC_OK;
 }
 

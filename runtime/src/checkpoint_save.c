@@ -1,20 +1,23 @@
 /* checkpoint_save.c: writing a checkpoint; see checkpoint.h.
  *
- *   rank 0       makes DIR/.step-00000100.tmp and every file in it: headers and indexes whole, data a hole
+ *   rank 0       makes DIR/.mlc-<random> and every file in it: headers and indexes whole, data a hole
  *   every rank   puts the elements that it owns into the files, and syncs them
  *   every rank   reads its share of the files back: their SHA-256
  *   rank 0       writes state.json with the hashes of all files
  *   rank 0       renames to DIR/step-00000100, then replaces DIR/latest
  *
  * The ranks agree after each part. So a save that fails or is killed leaves a temporary name at most, never a half checkpoint
- * under a whole one's name.
+ * under a whole one's name. Every name is reached from the directory's descriptor, and none through a link.
  */
 #include "accord.h"
 #include "checkpoint.h"
 #include "checkpoint_files.h"
+#include "checkpoint_home.h"
+#include "checkpoint_steps.h"
+#include "checkpoint_terms.h"
 #include "safetensors.h"
 
-#include <fcntl.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -26,7 +29,9 @@
 /* A checkpoint being written. */
 typedef struct saving {
     mlc_rank *rank;
-    char written[MLC_PATH_BYTES]; /* the directory under its temporary name */
+    char temporary[MLC_NAME_BYTES];
+    char written[MLC_PATH_BYTES]; /* the directory under its temporary name, for messages */
+    int folder;                   /* it */
     mlc_error *error;
 } saving;
 
@@ -109,32 +114,34 @@ static void put_index(mlc_writer *index, const char *stem, const mlc_entries *en
     mlc_writer_print(index, "\n  }\n}\n");
 }
 
-static int create_index(const part *file, const char *path, mlc_error *error)
+static int create_index(const saving *save, const part *file)
 {
     mlc_writer index;
-    if (mlc_writer_open(&index, path, false, error))
-        return error->status;
+    if (mlc_folder_create(&index, save->folder, file->name, save->written, save->error))
+        return save->error->status;
     put_index(&index, file->stem, file->entries);
     return mlc_writer_close(&index, true);
 }
 
 static int create_part(const saving *save, const part *file)
 {
-    char path[MLC_PATH_BYTES];
-    if (mlc_path_join(path, save->written, file->name, save->error))
-        return save->error->status;
     if (file->is_index)
-        return create_index(file, path, save->error);
-    return mlc_safetensors_create(path, file->entries, file->first, file->last, save->error);
+        return create_index(save, file);
+    return mlc_safetensors_create(save->folder, file->name, save->written, file->entries, file->first, file->last, save->error);
 }
 
-static int create_files(saving *save, const char *directory)
+static int create_files(saving *save)
 {
-    if (mlc_directory_make(directory, save->error))
+    const mlc_home *home = &save->rank->home;
+    if (mlc_home_choose(home, save->temporary, save->error))
         return save->error->status;
-    mlc_directory_remove(save->written);
-    if (mkdir(save->written, 0777))
-        return mlc_error_system(save->error, MLC_BAD_INPUT, "%s", save->written);
+    if (mkdirat(home->folder, save->temporary, 0777))
+        return mlc_error_system(save->error, MLC_FAILED, "%s: checkpoints cannot be written there", home->path);
+    return MLC_OK;
+}
+
+static int fill_folder(saving *save)
+{
     const mlc_catalog *catalog = &save->rank->catalog;
     for (int64_t i = 0; i < part_count(catalog); i++) {
         part file = part_at(catalog, i);
@@ -146,16 +153,27 @@ static int create_files(saving *save, const char *directory)
 
 /* ---- every rank: its elements ---- */
 
+/* Opens the directory that rank 0 has made. */
+static int open_folder(saving *save, const char *directory)
+{
+    int above = mlc_folder_open(directory, save->error);
+    if (above < 0)
+        return save->error->status;
+    save->folder = mlc_folder_enter(above, save->temporary);
+    if (save->folder < 0)
+        mlc_error_system(save->error, MLC_FAILED, "%s/%s", directory, save->temporary);
+    close(above);
+    return save->error->status ? save->error->status : mlc_path_join(save->written, directory, save->temporary, save->error);
+}
+
 static int fill_files(const saving *save)
 {
-    char path[MLC_PATH_BYTES];
     const mlc_catalog *catalog = &save->rank->catalog;
     for (int64_t i = 0; i < part_count(catalog); i++) {
         part file = part_at(catalog, i);
         if (file.is_index)
             continue;
-        if (mlc_path_join(path, save->written, file.name, save->error) ||
-            mlc_safetensors_fill(path, file.entries, file.first, file.last, save->rank, save->error))
+        if (mlc_safetensors_fill(save->folder, file.name, save->written, file.entries, file.first, file.last, save->rank, save->error))
             return save->error->status;
     }
     return MLC_OK;
@@ -186,6 +204,8 @@ static void put_state(mlc_writer *state, const mlc_rank *rank)
                      (long long)rank->cursor, (unsigned long long)rank->seed);
     mlc_writer_print(state, "  \"order\": \"%s\",\n  \"examples\": %lld,\n", rank->sequential ? "sequential" : "shuffled",
                      (long long)rank->examples);
+    mlc_writer_print(state, "  \"run\": \"%s\",\n", *rank->run ? rank->run : MLC_RUN_UNNAMED);
+    mlc_terms_put(state, rank);
     mlc_writer_print(state, "  \"hash\": \"%s\",\n", rank->model->hash);
     put_items(state, rank->model->description ? rank->model->description : "");
     mlc_writer_print(state, "  \"files\": {");
@@ -210,18 +230,18 @@ static void put_checksum(mlc_writer *state)
     mlc_writer_print(state, "  \"checksum\": \"%s\"\n}\n", hex);
 }
 
-static int path_of_part(const mlc_hashed_files *files, int64_t number, char path[MLC_PATH_BYTES], mlc_error *error)
+static void name_of_part(const mlc_hashed_files *files, int64_t number, char name[MLC_NAME_BYTES])
 {
     const saving *save = files->context;
     part file = part_at(&save->rank->catalog, number);
-    return mlc_path_join(path, save->written, file.name, error);
+    memcpy(name, file.name, MLC_NAME_BYTES);
 }
 
 /* All ranks read the files back; `state` is rank 0's, NULL elsewhere. */
 static int hash_files(saving *save, mlc_writer *state)
 {
     const mlc_catalog *catalog = &save->rank->catalog;
-    mlc_hashed_files files = {.path_of = path_of_part, .context = save};
+    mlc_hashed_files files = {.name_of = name_of_part, .context = save, .folder = save->folder, .path = save->written};
     int64_t count = part_count(catalog);
     for (; files.first < count; files.first += MLC_HASHED_FILES) {
         files.count = count - files.first < MLC_HASHED_FILES ? count - files.first : MLC_HASHED_FILES;
@@ -237,72 +257,40 @@ static int hash_files(saving *save, mlc_writer *state)
  * recorded only. */
 static int save_state(saving *save)
 {
-    char path[MLC_PATH_BYTES];
     mlc_writer state;
-    if (mlc_path_join(path, save->written, "state.json", save->error) || mlc_writer_open(&state, path, false, save->error))
+    if (mlc_folder_create(&state, save->folder, "state.json", save->written, save->error))
         return hash_files(save, NULL);
     put_state(&state, save->rank);
     int status = hash_files(save, &state);
     put_checksum(&state);
-    if (!mlc_writer_close(&state, true))
-        mlc_directory_sync(save->written, save->error);
+    if (!mlc_writer_close(&state, true) && fsync(save->folder))
+        mlc_error_system(save->error, MLC_FAILED, "%s: cannot be synced", save->written);
     return status;
-}
-
-/* ---- rank 0: the name ---- */
-
-/* Gives the written directory its name. One of that name (a damaged one, or the same step again) is swapped out and removed. */
-static int publish(char *written, char *name, mlc_error *error)
-{
-    if (!mlc_path_is_directory(name))
-        return rename(written, name) ? mlc_error_system(error, MLC_FAILED, "%s", name) : MLC_OK;
-    if (syscall(SYS_renameat2, AT_FDCWD, written, AT_FDCWD, name, 2 /* RENAME_EXCHANGE */)) {
-        mlc_directory_remove(name); /* a file system that cannot swap */
-        if (rename(written, name))
-            return mlc_error_system(error, MLC_FAILED, "%s", name);
-    }
-    mlc_directory_remove(written);
-    return MLC_OK;
-}
-
-static int save_latest(const char *directory, const char *step, mlc_error *error)
-{
-    char path[MLC_PATH_BYTES], written[MLC_PATH_BYTES];
-    mlc_writer latest;
-    if (mlc_path_join(path, directory, "latest", error) || mlc_path_join(written, directory, ".latest.tmp", error) ||
-        mlc_writer_open(&latest, written, false, error))
-        return error->status;
-    mlc_writer_print(&latest, "%s\n", step);
-    if (mlc_writer_close(&latest, true))
-        return error->status;
-    if (rename(written, path))
-        return mlc_error_system(error, MLC_FAILED, "%s", path);
-    return mlc_directory_sync(directory, error);
-}
-
-static int name_files(saving *save, const char *directory)
-{
-    char step[MLC_NAME_BYTES], path[MLC_PATH_BYTES];
-    snprintf(step, sizeof step, "step-%08lld", (long long)save->rank->step);
-    if (mlc_path_join(path, directory, step, save->error) || publish(save->written, path, save->error) ||
-        mlc_directory_sync(directory, save->error))
-        return save->error->status;
-    return save_latest(directory, step, save->error);
 }
 
 /* ---- the whole ---- */
 
+/* Rank 0 holds the directory and makes its part of it; the others learn the name. */
+static int begin(saving *save, const char *directory)
+{
+    mlc_rank *rank = save->rank;
+    if (rank->rank == 0 && !mlc_home_take(rank, directory, (mlc_allowed){0}, save->error))
+        create_files(save);
+    if (mlc_accord(rank, save->error) || mlc_accord_block(rank, save->temporary, sizeof save->temporary, save->error))
+        return save->error->status;
+    if (!open_folder(save, directory) && rank->rank == 0)
+        fill_folder(save);
+    return mlc_accord(rank, save->error);
+}
+
 static int save_parts(saving *save, const char *directory)
 {
-    bool first = save->rank->rank == 0;
-    if (first)
-        create_files(save, directory);
-    if (mlc_accord(save->rank, save->error))
+    if (begin(save, directory))
         return save->error->status;
     fill_files(save);
     if (mlc_accord(save->rank, save->error))
         return save->error->status;
-    int status = first ? save_state(save) : hash_files(save, NULL);
+    int status = save->rank->rank == 0 ? save_state(save) : hash_files(save, NULL);
     return status ? status : mlc_accord(save->rank, save->error);
 }
 
@@ -317,13 +305,17 @@ static int wait_clean(mlc_rank *rank, int status)
 
 int mlc_checkpoint_save(mlc_rank *rank, const char *directory, mlc_error *error)
 {
-    char hidden[MLC_NAME_BYTES];
-    saving save = {.rank = rank, .error = error};
-    snprintf(hidden, sizeof hidden, ".step-%08lld.tmp", (long long)rank->step);
-    if (mlc_path_join(save.written, directory, hidden, error))
-        return error->status; /* the same on every rank */
+    saving save = {.rank = rank, .folder = -1, .error = error};
     int status = save_parts(&save, directory);
-    if (rank->rank == 0 && (status || name_files(&save, directory)))
-        mlc_directory_remove(save.written);
-    return status ? wait_clean(rank, status) : mlc_accord(rank, error);
+    if (save.folder >= 0)
+        close(save.folder);
+    if (rank->rank == 0 && *save.temporary && (status || mlc_home_publish(rank, save.temporary, error)))
+        mlc_home_discard(rank, save.temporary);
+    if (status)
+        return wait_clean(rank, status);
+    if (mlc_accord(rank, error))
+        return error->status;
+    rank->is_resumed = true;
+    rank->resumed = rank->step;
+    return MLC_OK;
 }

@@ -30,10 +30,11 @@
 int mlc_home_random(char hex[MLC_RUN_BYTES], mlc_error *error)
 {
     uint8_t bytes[16];
-    bool done = mlc_system_random(bytes, sizeof bytes);
+    if (!mlc_system_random(bytes, sizeof bytes))
+        return mlc_error_system(error, MLC_FAILED, "no random numbers from the kernel");
     for (size_t i = 0; i < sizeof bytes; i++)
         snprintf(hex + 2 * i, 3, "%02x", bytes[i]);
-    return done ? MLC_OK : mlc_error_system(error, MLC_FAILED, "no random numbers from the kernel");
+    return MLC_OK;
 }
 
 static bool is_temporary(const char *name)

@@ -25,6 +25,7 @@ typedef struct mlc_options {
     int64_t threads;     /* 0: not given */
     int64_t every;       /* 0: not given */
     int64_t evaluate_batches; /* 0: not given */
+    int64_t keep;        /* 0: not given */
     int64_t sample;      /* -1: not given */
     int64_t top_k;       /* 0: not given */
     double temperature;
@@ -38,6 +39,7 @@ typedef struct mlc_options {
     const char *weights;
     const char *prompt;
     const char *transport; /* NULL: not given */
+    bool fresh;
     bool hash;
     bool profile;
     bool print_plan;

@@ -10,6 +10,7 @@
 #include "digest.h"
 #include "evaluate.h"
 #include "executor.h"
+#include "identity.h"
 #include "launcher.h"
 #include "metrics.h"
 #include "options.h"
@@ -96,6 +97,12 @@ static int thread_count(const program *run)
     return run->options->threads ? (int)run->options->threads : share > 1 ? share : 1;
 }
 
+static void print_note(void *listener, const char *text)
+{
+    (void)listener;
+    fprintf(stderr, "note: %s\n", text);
+}
+
 static int open_rank(program *run)
 {
     const mlc_options *options = run->options;
@@ -109,6 +116,8 @@ static int open_rank(program *run)
     memcpy(rank->scalars, options->scalars, (size_t)run->model->scalar_count * sizeof(float));
     rank->sequential = !strcmp(options->order, "sequential");
     rank->signals = mlc_signals_seen();
+    rank->note = print_note;
+    rank->keep = options->keep;
     rank->world.timeout = run->launch->kind == MLC_LAUNCH_MPI ? options->timeout : 0; /* else a watchdog sees all */
     return mlc_launch_connect(run->launch, &rank->world, run->error);
 }
@@ -131,6 +140,8 @@ static int open_data(program *run)
     if (options->data.count)
         mlc_data_open(&run->data, run->model, options->data.items, options->data.count, "--data", run->error);
     run->rank->examples = run->data.examples;
+    if (run->data.examples && !(run->rank->terms = mlc_identity_terms(&run->data)))
+        mlc_error_set(run->error, MLC_FAILED, "data: out of memory");
     if (options->evaluate.count && !run->error->status)
         mlc_data_open(&run->evaluation, run->model, options->evaluate.items, options->evaluate.count, "--evaluate", run->error);
     return agree(run);
@@ -144,9 +155,20 @@ static int check_outputs(program *run)
     return agree(run);
 }
 
-static void note_skipped(const mlc_error *why)
+static int match_seed(program *run, const char *path, uint64_t ours)
 {
-    fprintf(stderr, "note: checkpoint passed over: %s\n", why->text);
+    mlc_rank *rank = run->rank;
+    mlc_allowed allowed = {run->options->allow.items, run->options->allow.count};
+    unsigned long long theirs = rank->seed, own = ours;
+    if (run->options->seed < 0 || theirs == own)
+        return MLC_OK;
+    if (!mlc_allowed_takes(allowed, "seed", 4))
+        return mlc_error_set(run->error, MLC_BAD_INPUT, "%s: seed: the checkpoint has %llu, this run %llu (--allow seed lets it pass)", path,
+                             theirs, own);
+    if (is_first(run))
+        fprintf(stderr, "note: %s: seed: the checkpoint has %llu, this run %llu (allowed)\n", path, theirs, own);
+    rank->seed = ours;
+    return MLC_OK;
 }
 
 static int resume_from(program *run, const char *path)
@@ -154,43 +176,55 @@ static int resume_from(program *run, const char *path)
     mlc_rank *rank = run->rank;
     uint64_t seed = rank->seed;
     mlc_allowed allowed = {run->options->allow.items, run->options->allow.count};
-    bool seed_given = run->options->seed >= 0;
-    if (mlc_checkpoint_load(rank, path, allowed, run->error))
+    if (mlc_checkpoint_load(rank, path, allowed, run->error) || match_seed(run, path, seed))
         return run->error->status;
-    bool seed_allowed = false;
-    for (int i = 0; i < allowed.count; i++)
-        seed_allowed |= !strcmp(allowed.items[i], "seed");
-    if (seed_given && seed != rank->seed && !seed_allowed)
-        return mlc_error_set(run->error, MLC_BAD_INPUT, "%s: seed: the checkpoint has %llu, this run %llu (--allow seed lets it pass)",
-                             path, (unsigned long long)rank->seed, (unsigned long long)seed);
-    if (seed_given)
-        rank->seed = seed;
     if (rank->step > rank->steps)
         return mlc_error_set(run->error, MLC_BAD_INPUT, "%s: %lld steps are done, more than --steps %lld", path, (long long)rank->step,
                              (long long)rank->steps);
+    if (rank->step == rank->steps && run->options->data.count && is_first(run))
+        fprintf(stderr, "note: %s: all %lld steps are done, so nothing is left to train; --steps N trains on\n", path,
+                (long long)rank->steps);
     return MLC_OK;
+}
+
+static bool is_auto(const program *run)
+{
+    return run->options->resume && !strcmp(run->options->resume, "auto");
 }
 
 static int resume(program *run)
 {
     const mlc_options *options = run->options;
     char newest[MLC_PATH_BYTES];
-    if (strcmp(options->resume, "auto"))
+    if (!is_auto(run))
         return resume_from(run, options->resume);
-    if (mlc_checkpoint_newest(run->rank, options->checkpoint, newest, note_skipped, run->error))
+    if (mlc_checkpoint_newest(run->rank, options->checkpoint, newest, run->error))
         return run->error->status;
     return *newest ? resume_from(run, newest) : MLC_OK;
+}
+
+/* Which run the checkpoints are of. */
+static int claim(program *run)
+{
+    const mlc_options *options = run->options;
+    mlc_claim claim = {.beside = options->fresh, .newest = is_auto(run), .dry = options->dry_run};
+    claim.ways = options->resume ? "give another directory, or begin a run beside it (--fresh)"
+                                 : "go on with it (--resume auto), give another directory, or begin a run beside it (--fresh)";
+    return mlc_checkpoint_claim(run->rank, options->checkpoint, claim, run->error);
 }
 
 static int load_state(program *run)
 {
     const mlc_options *options = run->options;
     mlc_allowed allowed = {options->allow.items, options->allow.count};
-    if (options->checkpoint && mlc_checkpoint_prepare(run->rank, options->checkpoint, run->error))
+    bool writes = options->checkpoint && !options->dry_run;
+    if (writes && mlc_checkpoint_prepare(run->rank, options->checkpoint, allowed, run->error))
         return run->error->status;
     if (options->resume && resume(run))
         return run->error->status;
     if (options->weights && mlc_weights_load(run->rank, options->weights, allowed, run->error))
+        return run->error->status;
+    if (options->checkpoint && claim(run))
         return run->error->status;
     mlc_executor_refresh(run->rank);
     return MLC_OK;
@@ -277,10 +311,25 @@ static void print_evaluation(const program *run, const mlc_evaluation *evaluatio
     fflush(stdout);
 }
 
+/* A disk that is full costs the name `best`, not the run. */
+static int name_best(program *run, double loss)
+{
+    mlc_error failed = {0};
+    bool saved = run->options->checkpoint && run->saved == run->rank->step;
+    int status = saved ? mlc_checkpoint_save_best(run->rank, loss, &failed) : MLC_OK;
+    if (status && (status != MLC_FAILED || mlc_launch_is_victim(&run->rank->world)))
+        return mlc_error_set(run->error, status, "%s", failed.text);
+    if (status && is_first(run))
+        fprintf(stderr, "%s: error: %s; the run goes on\n", run->model->name, failed.text);
+    return MLC_OK;
+}
+
 static int report_evaluation(program *run)
 {
     mlc_evaluation evaluation;
     if (mlc_evaluate(run->rank, &run->evaluation, run->options->evaluate_batches, &evaluation))
+        return run->error->status;
+    if (name_best(run, evaluation.loss))
         return run->error->status;
     if (!is_first(run))
         return MLC_OK;
@@ -527,7 +576,8 @@ static void close_rank(program *run)
 
 static int run_rank(mlc_launch *launch, int rank, void *context)
 {
-    program run = {.model = launch->model, .options = context, .launch = launch, .number = rank, .alone = true, .metrics.log.fd = -1};
+    program run = {.model = launch->model, .options = context, .launch = launch, .number = rank, .alone = true, .saved = -1,
+                   .metrics.log.fd = -1};
     run.error = &run.early;
     if (!open_rank(&run)) {
         run.alone = false;

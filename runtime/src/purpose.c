@@ -22,7 +22,9 @@ static const wish WISHES[] = {
     {"every", {"checkpoint", "evaluate"}, "that is what is done so often"},
     {"profile", {"data"}, "the steps of training are what is timed"},
     {"trace", {"data"}, "the steps of training are what is traced"},
-    {"allow", {"resume", "weights"}, "it lets a difference from what is loaded pass"},
+    {"keep", {"checkpoint"}, "it counts checkpoints"},
+    {"fresh", {"checkpoint"}, "it begins a run in a directory of checkpoints"},
+    {"allow", {"resume", "weights", "checkpoint"}, "it lets a difference from what is loaded pass"},
     {"evaluate-batches", {"evaluate"}, "there is nothing to evaluate"},
     {"prompt", {"sample"}, "nothing is sampled without it"},
     {"temperature", {"sample"}, "nothing is sampled without it"},
@@ -93,6 +95,8 @@ static int check_pairs(const mlc_options *options, mlc_error *error)
 {
     if (options->resume && options->weights)
         return mlc_error_set(error, MLC_USAGE, "--resume and --weights exclude each other: a checkpoint holds its weights");
+    if (options->fresh && options->resume && !strcmp(options->resume, "auto"))
+        return mlc_error_set(error, MLC_USAGE, "--fresh and --resume auto exclude each other: one begins a run, the other goes on with one");
     if (options->temperature == 0 && (options->top_k || mlc_options_given(options, "top-p")))
         return mlc_error_set(error, MLC_USAGE, "--temperature 0 takes the likeliest token: --top-k and --top-p would be ignored");
     if (options->resume && !strcmp(options->resume, "auto") && !options->checkpoint)

@@ -6,6 +6,7 @@
 #include "arena.h"
 #include "catalog.h"
 #include "error.h"
+#include "home.h"
 #include "mlc.h"
 #include "threads.h"
 #include "world.h"
@@ -54,6 +55,14 @@ struct mlc_rank {
     int64_t cursor;       /* examples consumed, over all replicas */
     int sequential;       /* --order, as a checkpoint records it */
     int64_t examples;     /* N of the run's data; 0: unknown, the data is the caller's */
+    char *terms;          /* what else a checkpoint must match, "data.INPUT=identity" a line; NULL: nothing */
+    char run[MLC_RUN_BYTES]; /* whose checkpoints it writes; "": of no run */
+    bool is_resumed;      /* a checkpoint was loaded, or written */
+    int64_t resumed;      /* the step of that one */
+    int64_t keep;         /* steps of this run that stay when another is written; 0: all */
+    mlc_home home;        /* rank 0: the directory that it writes checkpoints to */
+    void (*note)(void *listener, const char *text); /* takes what is worth a line; NULL: nobody */
+    void *listener;
     int64_t begun[MLC_CHAINS]; /* microbatches begun on each chain: what numbers slots and messages */
     float *scalars;       /* option values by scalar index; what set_scalars computes is in the record only */
     double *metrics;      /* of the last pass: by column, losses apart */

@@ -2,11 +2,11 @@
 #include "safetensors.h"
 
 #include "accord.h"
+#include "folder.h"
 #include "json.h"
 #include "mlc.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,25 +186,26 @@ static uint64_t data_bytes(const mlc_entries *entries, int64_t first, int64_t la
     return bytes;
 }
 
-int mlc_safetensors_create(const char *path, const mlc_entries *entries, int64_t first, int64_t last, mlc_error *error)
+int mlc_safetensors_create(int folder, const char *name, const char *path, const mlc_entries *entries, int64_t first, int64_t last,
+                           mlc_error *error)
 {
     uint64_t header = header_bytes(entries, first, last, error), length = padded(header);
     mlc_writer writer;
-    if (mlc_writer_open(&writer, path, false, error))
+    if (mlc_folder_create(&writer, folder, name, path, error))
         return error->status;
     mlc_writer_put(&writer, &length, sizeof length);
     put_header(&writer, entries, first, last);
     mlc_writer_put(&writer, "        ", length - header);
-    if (mlc_writer_close(&writer, false))
-        return error->status;
-    if (truncate(path, (off_t)(8 + length + data_bytes(entries, first, last))))
-        return mlc_error_system(error, MLC_FAILED, "%s: cannot be written", path);
-    return MLC_OK;
+    if (!mlc_writer_flush(&writer) && ftruncate(writer.fd, (off_t)(8 + length + data_bytes(entries, first, last))))
+        mlc_error_system(error, MLC_FAILED, "%s: cannot be written", writer.path);
+    return mlc_writer_close(&writer, false);
 }
 
 /* A file that this rank puts its elements into. */
 typedef struct filling {
-    const char *path;
+    int folder;
+    const char *name;
+    char path[MLC_PATH_BYTES]; /* for messages */
     int fd;           /* -1: nothing of it is here so far */
     int64_t unsynced; /* bytes written since the last sync */
     mlc_rank *rank;
@@ -214,7 +215,7 @@ typedef struct filling {
 static int open_filling(filling *file)
 {
     if (file->fd < 0)
-        file->fd = open(file->path, O_WRONLY | O_CLOEXEC);
+        file->fd = mlc_folder_write(file->folder, file->name);
     return file->fd < 0 ? mlc_error_system(file->error, MLC_FAILED, "%s: cannot be written", file->path) : MLC_OK;
 }
 
@@ -270,14 +271,17 @@ static int put_entries(filling *file, const mlc_entries *entries, int64_t first,
     return MLC_OK;
 }
 
-int mlc_safetensors_fill(const char *path, const mlc_entries *entries, int64_t first, int64_t last, mlc_rank *rank, mlc_error *error)
+int mlc_safetensors_fill(int folder, const char *name, const char *path, const mlc_entries *entries, int64_t first, int64_t last,
+                         mlc_rank *rank, mlc_error *error)
 {
-    filling file = {.path = path, .fd = -1, .rank = rank, .error = error};
+    filling file = {.folder = folder, .name = name, .fd = -1, .rank = rank, .error = error};
+    if (mlc_path_join(file.path, path, name, error))
+        return error->status;
     if (rank->rank == 0) /* syncs the header that it wrote */
         open_filling(&file);
     if (!error->status && !put_entries(&file, entries, first, last) && file.fd >= 0)
         sync_filling(&file);
     if (file.fd >= 0 && close(file.fd))
-        mlc_error_system(error, MLC_FAILED, "%s: cannot be closed", path);
+        mlc_error_system(error, MLC_FAILED, "%s: cannot be closed", file.path);
     return error->status;
 }

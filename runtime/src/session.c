@@ -117,6 +117,15 @@ static int start_leads(mlc_session *session, mlc_error *error)
     return whole ? MLC_OK : mlc_error_set(error, MLC_FAILED, "session: cannot start a thread for each rank");
 }
 
+/* Takes a line that rank 0 has to say. What does not fit is left out. */
+static void take_note(void *listener, const char *text)
+{
+    mlc_session *session = listener;
+    size_t used = strlen(session->notes);
+    if (used + strlen(text) + 2 <= sizeof session->notes)
+        snprintf(session->notes + used, sizeof session->notes - used, "%s\n", text);
+}
+
 static int open_members(mlc_session *session, const mlc_open_options *options, mlc_error *error)
 {
     mlc_open_options chosen = options ? *options : (mlc_open_options){0};
@@ -127,6 +136,8 @@ static int open_members(mlc_session *session, const mlc_open_options *options, m
         session->members[r] = mlc_rank_open(session->model, r, &chosen, -1, error);
         if (!session->members[r])
             return error->status;
+        session->members[r]->note = take_note;
+        session->members[r]->listener = session;
     }
     if (session->ranks == 1)
         return MLC_OK;
@@ -267,6 +278,11 @@ static void take_masters(mlc_rank *rank, const mlc_session *session)
 const char *mlc_session_message(const mlc_session *session)
 {
     return session->error.text;
+}
+
+const char *mlc_session_notes(const mlc_session *session)
+{
+    return session->notes;
 }
 
 const mlc_model *mlc_session_model(const mlc_session *session)
@@ -438,6 +454,7 @@ static int session_enter(mlc_session *session)
     if (atomic_flag_test_and_set(&session->busy))
         return MLC_USAGE;
     session->error = (mlc_error){0};
+    session->notes[0] = 0;
     return MLC_OK;
 }
 
@@ -581,15 +598,19 @@ typedef struct transfer {
 static void save_member(mlc_rank *rank, void *context)
 {
     const transfer *run = context;
+    const mlc_claim claim = {.ways = "load one of them first, or save into another directory"};
     take_masters(rank, run->session);
-    mlc_checkpoint_save(rank, run->path, &rank->error);
+    if (!mlc_checkpoint_enter(rank, run->path, claim, &rank->error))
+        mlc_checkpoint_save(rank, run->path, &rank->error);
 }
 
 static void load_member(mlc_rank *rank, void *context)
 {
     const transfer *run = context;
-    if (!mlc_checkpoint_load(rank, run->path, (mlc_allowed){0}, &rank->error))
-        mlc_executor_refresh(rank);
+    if (mlc_checkpoint_load(rank, run->path, (mlc_allowed){0}, &rank->error))
+        return;
+    mlc_home_close(&rank->home); /* the next save looks anew whose steps lie there */
+    mlc_executor_refresh(rank);
 }
 
 static void load_weights_member(mlc_rank *rank, void *context)

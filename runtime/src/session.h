@@ -23,6 +23,7 @@ struct mlc_session {
     int led;            /* threads that lead a rank */
     mlc_hub *hub;
     mlc_error error;
+    char notes[4096];   /* of the last call, a line each */
     atomic_flag busy;
     bool exposed;       /* the caller has a view of some master, and may have written to it since the last call */
     float **copies;     /* of states that lie on several replicas: by parameter and state, made when they are looked at */

@@ -22,10 +22,7 @@ typedef struct loading {
 
 static bool is_allowed(const loading *load, const char *name)
 {
-    for (int i = 0; i < load->allowed.count; i++)
-        if (!strcmp(load->allowed.items[i], name))
-            return true;
-    return false;
+    return mlc_allowed_takes(load->allowed, name, strlen(name));
 }
 
 /* ---- names ---- */
