@@ -115,21 +115,33 @@ static int decide(mlc_rank *rank, const census *found, const char *directory, ml
     return begin_run(rank, error);
 }
 
+/* Which run `latest` names changes with the next save: said where it is another one. */
+static void say_switch(const mlc_rank *rank, int folder, const char *directory)
+{
+    char name[MLC_NAME_BYTES], run[MLC_RUN_BYTES] = "";
+    mlc_error ignored = {0};
+    if (!mlc_step_named(folder, "latest", directory, name, NULL, &ignored))
+        mlc_step_run(folder, name, run);
+    if (*run && strcmp(run, run_of(rank)))
+        say(rank, "%s: `latest` names %s of run %.8s; from the next checkpoint on it names run %.8s", directory, name, run, run_of(rank));
+}
+
 static int look(mlc_rank *rank, const char *directory, mlc_claim claim, mlc_error *error)
 {
     census found = {0};
-    if (mlc_path_is_directory(directory)) {
-        int folder = mlc_folder_open(directory, error);
-        if (folder < 0)
-            return error->status;
-        count_steps(rank, folder, &found);
-        close(folder);
-        if (claim.dry && access(directory, W_OK | X_OK))
-            return mlc_error_system(error, MLC_BAD_INPUT, "%s: checkpoints cannot be written there", directory);
-    } else if (!access(directory, F_OK)) {
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: not a directory", directory);
-    }
-    return decide(rank, &found, directory, claim, error);
+    if (!mlc_path_is_directory(directory)) /* a dry run makes none */
+        return access(directory, F_OK) ? decide(rank, &found, directory, claim, error)
+                                       : mlc_error_set(error, MLC_BAD_INPUT, "%s: not a directory", directory);
+    if (claim.dry && access(directory, W_OK | X_OK))
+        return mlc_error_system(error, MLC_BAD_INPUT, "%s: checkpoints cannot be written there", directory);
+    int folder = mlc_folder_open(directory, error);
+    if (folder < 0)
+        return error->status;
+    count_steps(rank, folder, &found);
+    if (!decide(rank, &found, directory, claim, error))
+        say_switch(rank, folder, directory);
+    close(folder);
+    return error->status;
 }
 
 int mlc_checkpoint_claim(mlc_rank *rank, const char *directory, mlc_claim claim, mlc_error *error)

@@ -250,7 +250,7 @@ static void say_setting(matching *of, const char *name, const char *ours)
 {
     const char *theirs = value_theirs(of, "settings", name, strlen(name));
     if (theirs && strcmp(theirs, ours))
-        say(of, "%s: %s was %s, is %s", of->path, name, theirs, ours);
+        say(of, "%s: --%s was %s, is %s", of->path, name, theirs, ours);
 }
 
 static void say_settings(matching *of)
