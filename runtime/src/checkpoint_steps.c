@@ -197,7 +197,7 @@ bool mlc_step_remove(int folder, const char *name)
 
 int mlc_step_named(int folder, const char *file, const char *path, char name[MLC_NAME_BYTES], char *rest, mlc_error *error)
 {
-    char text[4 * MLC_NAME_BYTES];
+    char text[MLC_NAMING_BYTES + 1];
     int fd = mlc_folder_read(folder, file, path, error);
     if (fd < 0)
         return error->status;
@@ -218,7 +218,7 @@ int mlc_step_name_it(const mlc_home *home, const char *file, const char *tempora
     mlc_writer writer;
     char hidden[MLC_NAME_BYTES];
     snprintf(hidden, sizeof hidden, "%s.name", temporary);
-    if (!mlc_folder_may_replace(home->folder, file, 4 * MLC_NAME_BYTES))
+    if (!mlc_folder_may_replace(home->folder, file, MLC_NAMING_BYTES))
         return mlc_error_set(error, MLC_FAILED, "%s/%s: not a file that mlc made; move it away", home->path, file);
     if (mlc_folder_create(&writer, home->folder, hidden, home->path, error))
         return error->status;

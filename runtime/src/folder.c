@@ -130,5 +130,5 @@ bool mlc_folder_may_replace(int folder, const char *name, int64_t limit)
     struct stat status;
     if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW))
         return errno == ENOENT;
-    return S_ISREG(status.st_mode) && status.st_nlink == 1 && status.st_size <= limit;
+    return S_ISREG(status.st_mode) && status.st_size <= limit;
 }

@@ -28,7 +28,7 @@ int mlc_folder_create(mlc_writer *writer, int folder, const char *name, const ch
 /* Opens for writing a regular file that is there. Returns a descriptor, -1: failed; errno says why. */
 int mlc_folder_write(int folder, const char *name);
 
-/* Is the name free, or that of a regular file of at most `limit` bytes, with no second name? */
+/* Is the name free, or that of a regular file of at most `limit` bytes? */
 bool mlc_folder_may_replace(int folder, const char *name, int64_t limit);
 
 #endif

@@ -17,6 +17,7 @@
 #define MADE ".mlc-made"
 #define PREFIX ".mlc-"
 #define SIGNATURE "mlc lock: "
+#define HEADING "names that mlc gave for the moment:\n"
 #define LOCK_BYTES 400
 #define MADE_BYTES (1 << 16)
 #define TRIES 20
@@ -71,19 +72,25 @@ bool mlc_home_is(const mlc_home *home, const char *path)
 
 /* ---- the lock ---- */
 
-/* Opens or makes one of our files. What is there under its name and is not ours is left alone: -1. */
-static int open_own(const mlc_home *home, const char *name, const char *start, mlc_error *error)
+/* Is it a file that begins as ours do, or an empty one of one name? It is written to in place. */
+static bool is_own(int fd, const char *start)
 {
     char text[64] = "";
     struct stat status;
+    if (fstat(fd, &status) || !S_ISREG(status.st_mode))
+        return false;
+    return status.st_size ? pread(fd, text, sizeof text - 1, 0) >= 0 && !strncmp(text, start, strlen(start)) : status.st_nlink == 1;
+}
+
+/* Opens or makes one of our files. What is there under its name and is not ours is left alone: -1. */
+static int open_own(const mlc_home *home, const char *name, const char *start, mlc_error *error)
+{
     if (!mlc_folder_may_replace(home->folder, name, MADE_BYTES))
         return mlc_error_set(error, MLC_BAD_INPUT, "%s/%s: not a file that mlc made; move it away", home->path, name), -1;
     int fd = openat(home->folder, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
     if (fd < 0)
         return mlc_error_system(error, MLC_BAD_INPUT, "%s: checkpoints cannot be written there: %s", home->path, name), -1;
-    bool ours = !fstat(fd, &status) && S_ISREG(status.st_mode) &&
-                (!status.st_size || (pread(fd, text, sizeof text - 1, 0) >= 0 && !strncmp(text, start, strlen(start))));
-    if (ours)
+    if (is_own(fd, start))
         return fd;
     close(fd);
     return mlc_error_set(error, MLC_BAD_INPUT, "%s/%s: not a file that mlc made; move it away", home->path, name), -1;
@@ -173,6 +180,19 @@ void mlc_home_sign(const mlc_home *home, const char *program, const char *run)
         (void)!ftruncate(home->lock, length);
 }
 
+/* What saves will write or replace must be ours to write: better said now than after the first steps. */
+static int check_names(const mlc_home *home, mlc_error *error)
+{
+    static const char *const NAMES[] = {"latest", "best"};
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+        if (!mlc_folder_may_replace(home->folder, NAMES[i], MLC_NAMING_BYTES))
+            return mlc_error_set(error, MLC_BAD_INPUT, "%s/%s: not a file that mlc made; move it away", home->path, NAMES[i]);
+    int made = open_own(home, MADE, HEADING, error);
+    if (made >= 0)
+        close(made);
+    return error->status;
+}
+
 int mlc_home_open(mlc_home *home, const char *path, bool unlocked, mlc_error *error)
 {
     if (make_path(path, error))
@@ -182,7 +202,7 @@ int mlc_home_open(mlc_home *home, const char *path, bool unlocked, mlc_error *er
         return error->status;
     snprintf(home->path, sizeof home->path, "%s", path);
     home->lock = -1;
-    if (lock_home(home, unlocked, error))
+    if (lock_home(home, unlocked, error) || check_names(home, error))
         mlc_home_close(home);
     return error->status;
 }
@@ -205,16 +225,16 @@ void mlc_home_close(mlc_home *home)
 
 int mlc_home_choose(const mlc_home *home, char name[MLC_NAME_BYTES], mlc_error *error)
 {
-    char hex[MLC_RUN_BYTES], line[MLC_NAME_BYTES + 1];
+    char hex[MLC_RUN_BYTES], text[MLC_NAME_BYTES + sizeof HEADING];
     if (mlc_home_random(hex, error))
         return error->status;
-    int made = open_own(home, MADE, PREFIX, error);
+    int made = open_own(home, MADE, HEADING, error);
     if (made < 0)
         return error->status;
     snprintf(name, MLC_NAME_BYTES, PREFIX "%s", hex);
-    int length = snprintf(line, sizeof line, "%s\n", name);
     off_t end = lseek(made, 0, SEEK_END);
-    if (end < 0 || pwrite(made, line, (size_t)length, end) != length || fsync(made))
+    int length = snprintf(text, sizeof text, "%s%s\n", end ? "" : HEADING, name);
+    if (end < 0 || pwrite(made, text, (size_t)length, end) != length || fsync(made))
         mlc_error_system(error, MLC_FAILED, "%s/" MADE ": cannot be written", home->path);
     close(made);
     return error->status;
@@ -222,12 +242,13 @@ int mlc_home_choose(const mlc_home *home, char name[MLC_NAME_BYTES], mlc_error *
 
 void mlc_home_settle(const mlc_home *home)
 {
+    struct stat status;
     mlc_error ignored = {0};
-    int made = open_own(home, MADE, PREFIX, &ignored);
-    if (made < 0)
-        return;
-    (void)!ftruncate(made, 0);
-    close(made);
+    int made = open_own(home, MADE, HEADING, &ignored);
+    if (made >= 0 && !fstat(made, &status) && status.st_size > (off_t)strlen(HEADING))
+        (void)!ftruncate(made, (off_t)strlen(HEADING));
+    if (made >= 0)
+        close(made);
 }
 
 void mlc_home_each_listed(const mlc_home *home, void (*visit)(void *context, const char *name), void *context)

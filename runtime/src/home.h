@@ -12,6 +12,7 @@
 
 #include "folder.h"
 
+#define MLC_NAMING_BYTES 320 /* at most, of `latest` and `best` */
 #define MLC_RUN_BYTES 33 /* 32 hex digits and a 0 byte */
 
 typedef struct mlc_home {
