@@ -219,7 +219,7 @@ static void check_purposes(void)
     expect(2, "--every wants --data", "--evaluate text --every 3");
     expect(2, "--profile wants --data", "--evaluate text --profile");
     expect(2, "--trace wants --data", "--evaluate text --trace t");
-    expect(2, "--allow wants --resume or --weights", "--data text --allow seed");
+    expect(2, "--allow wants --resume, --weights or --checkpoint", "--data text --allow seed");
     expect(2, "--evaluate-batches wants --evaluate", "--data text --evaluate-batches 3");
     expect(2, "--steps is given twice", "--data text --steps 3 --steps 4");
     expect(2, "--rate is given twice", "--data text --rate 3 --rate=4");
