@@ -62,7 +62,7 @@ lint: $(VENV)/installed ## Check style and types
 	@mkdir -p build/packages && ln -sfn ../../compiler build/packages/mlc
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[lint]'
 	$(BIN)/ruff check compiler tests benchmarks
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 
 docs: $(VENV)/installed ## Write the generated pages of spec/
 	$(BIN)/python -m mlc.docs spec
