@@ -163,7 +163,7 @@ def test_a_missing_mpi_module_is_named(cut: Build, text: Path, run, tmp_path: Pa
     alone = shutil.copy(cut.program, tmp_path / "alone")
     said = run(alone, "--data", text, code=3, **environment_of(0, near=2)).stderr
     assert f"{tmp_path}/libmlc_mpi.so" in said and said.count("\n") == 1
-    assert not run(alone, "--data", text, code=3, **environment_of(1, near=2)).stderr
+    assert "error: rank 1: transport mpi" in run(alone, "--data", text, code=3, **environment_of(1, near=2)).stderr
 
 
 def test_one_rank_under_a_launcher(whole: Build, text: Path, expected: str, run) -> None:

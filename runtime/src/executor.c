@@ -153,7 +153,7 @@ int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_
     run.loss_sum = *loss;
     run.weight_sum = *weight;
     mlc_executor_record(rank);
-    for (int64_t at = 0; at < count; at += round) {
+    for (int64_t at = 0; at < count && !rank->result.signals; at += round) {
         deal(&run, first + at, smaller(round, count - at));
         if (mlc_pass_walk(&run))
             return rank->error.status;

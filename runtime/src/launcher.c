@@ -2,7 +2,9 @@
 #include "launcher.h"
 
 #include "mlc.h"
+#include "limit.h"
 #include "supervisor.h"
+#include "voice.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -13,6 +15,9 @@
 #include <unistd.h>
 
 #define LAST_WORD 500000000 /* nanoseconds */
+#define FIRST_WORD 500000000 /* for rank 0 to say what all may have found, and its launcher to end the others */
+#define REFUSAL_FIRST 2.0   /* seconds that rank 0 waits to tell the others of its usage error, which it has said */
+#define REFUSAL_OTHERS 10.0 /* that another rank waits for rank 0 to say its own */
 
 /* ---- the environment ---- */
 
@@ -89,11 +94,25 @@ static int check_starter(mlc_launch *launch, const starter *from, mlc_error *err
     return MLC_OK;
 }
 
+/* A program that is not for so many ranks: if the others meet on this machine, they can be told. */
+static void note_strangers(mlc_launch *launch, const starter *from, const char *transport)
+{
+    int rank = number_of(from->rank), ranks = number_of(from->size);
+    bool local = !strcmp(transport ? transport : from->transport, "local") && count_neighbours(from, ranks) == ranks;
+    if (!local || rank < 0 || rank >= ranks)
+        return;
+    name_run(launch, from);
+    launch->rank = rank;
+    launch->strangers = ranks;
+}
+
 /* How ranks that a launcher started meet. */
 static int decide_started(mlc_launch *launch, const starter *from, const char *transport, mlc_error *error)
 {
-    if (check_starter(launch, from, error))
+    if (check_starter(launch, from, error)) {
+        note_strangers(launch, from, transport);
         return error->status;
+    }
     int near = count_neighbours(from, launch->ranks);
     bool together = near == launch->ranks;
     launch->neighbours = near ? near : launch->ranks;
@@ -109,9 +128,11 @@ static int decide_started(mlc_launch *launch, const starter *from, const char *t
         name_run(launch, from);
         return MLC_OK;
     }
+    if (mlc_mpi_load(&launch->mpi, error))
+        return error->status;
     launch->kind = MLC_LAUNCH_MPI;
     launch->hasty = !strcmp(from->name, "mpirun");
-    return mlc_mpi_load(&launch->mpi, error);
+    return MLC_OK;
 }
 
 /* One process under a launcher is a world of MPI too, of one rank. */
@@ -206,20 +227,58 @@ static int run_threads(mlc_launch *launch, mlc_rank_main run, void *context, mlc
 
 /* ---- ranks that a launcher started ---- */
 
+/* The ranks compare their terms. What they find is every rank's; rank 0 says it, and nobody leaves before. Returns a status. */
+static int compare_terms(mlc_launch *launch, mlc_meeting *meeting, mlc_error *error)
+{
+    bool common = false, spoken = launch->said;
+    int64_t nothing = 0;
+    mlc_error ignored = {0};
+    int status = mlc_terms_compare(launch->terms, meeting, &common, error);
+    if (!common)
+        return status;
+    if (meeting->rank == 0 && !spoken)
+        mlc_say("%s: error: %s\n", launch->model->name, error->text);
+    launch->said = true;
+    meeting->fold(meeting, &nothing, true, &ignored);
+    return status;
+}
+
+/* Joins the others, and agrees with them. */
+static int join(mlc_launch *launch, mlc_error *error)
+{
+    mlc_error before = *error;
+    *error = (mlc_error){0};
+    int status = mlc_local_join(&launch->local, launch->model, launch->rank, launch->name, launch->start, error);
+    if (status) {
+        launch->said |= !error->status;
+        return status;
+    }
+    *error = before;
+    mlc_meeting meeting = mlc_local_meet(launch->local, launch->rank, launch->start);
+    return compare_terms(launch, &meeting, error);
+}
+
 static int run_joined(mlc_launch *launch, mlc_rank_main run, void *context, mlc_error *error)
 {
-    if (mlc_local_join(&launch->local, launch->model, launch->rank, launch->name, launch->timeout, error))
-        return error->status;
-    int status = run(launch, launch->rank, context);
+    int status = join(launch, error);
+    status = status ? status : run(launch, launch->rank, context);
     mlc_local_destroy(launch->local);
     return status;
 }
 
-static int run_mpi(mlc_launch *launch, mlc_rank_main run, void *context, mlc_error *error)
+/* Starts MPI, which waits for all ranks in a way of its own, so something else must end it. */
+static int start_mpi(mlc_launch *launch, mlc_error *error)
 {
     const mlc_mpi *mpi = launch->mpi;
-    if (mpi->init(error))
-        return error->status;
+    mlc_error before = *error;
+    mlc_limit limit;
+    mlc_limit_begin(&limit, launch->start, launch->rank ? 1 : 0, launch->said ? NULL : launch->model->name, "MPI has not started: not all "
+                    "ranks have come");
+    *error = (mlc_error){0};
+    int status = mpi->init(error);
+    mlc_limit_end(&limit);
+    if (status)
+        return status;
     if (mpi->ranks() != launch->ranks) {
         mlc_error_set(error, MLC_USAGE, "MPI has %d ranks, this program %d: start it with mpirun -n %d or srun --mpi", mpi->ranks(),
                       launch->ranks, launch->ranks);
@@ -227,7 +286,43 @@ static int run_mpi(mlc_launch *launch, mlc_rank_main run, void *context, mlc_err
         return error->status;
     }
     launch->rank = mpi->rank();
-    return run(launch, launch->rank, context);
+    *error = before;
+    mlc_meeting meeting = mpi->meet(launch->start);
+    status = compare_terms(launch, &meeting, error);
+    if (status && launch->said)
+        mpi->finalize();
+    else if (status)
+        mlc_say("%s: error: %s\n", launch->model->name, error->text);
+    if (status && !launch->said)
+        mpi->abort(status);
+    return status;
+}
+
+static int run_mpi(mlc_launch *launch, mlc_rank_main run, void *context, mlc_error *error)
+{
+    int status = start_mpi(launch, error);
+    return status ? status : run(launch, launch->rank, context);
+}
+
+void mlc_launch_refuse(mlc_launch *launch, const mlc_error *error)
+{
+    bool first = launch->rank <= 0;
+    mlc_error shared = *error;
+    launch->start = first ? REFUSAL_FIRST : REFUSAL_OTHERS;
+    if (first)
+        mlc_say("%s: error: %s\n", launch->model->name, error->text);
+    launch->said = first;
+    if (launch->strangers)
+        launch->said |= mlc_local_refuse(launch->rank, launch->strangers, launch->name, error, launch->start);
+    else if (launch->kind == MLC_LAUNCH_JOINED)
+        join(launch, &shared);
+    else if (launch->kind == MLC_LAUNCH_MPI)
+        start_mpi(launch, &shared);
+    else if (!first)
+        nanosleep(&(struct timespec){.tv_nsec = FIRST_WORD}, NULL);
+    if (!launch->said)
+        mlc_say("%s: error: rank %d: %s\n", launch->model->name, launch->rank, error->text);
+    mlc_local_destroy(launch->local);
 }
 
 int mlc_launch_run(mlc_launch *launch, mlc_rank_main run, void *context, mlc_error *error)

@@ -14,6 +14,7 @@
 
 #include "error.h"
 #include "mlc_abi.h"
+#include "terms.h"
 #include "transports.h"
 #include "world.h"
 
@@ -28,10 +29,16 @@ typedef struct mlc_launch {
     bool begun;          /* ranks have been started */
     int rank;            /* of this process, when it is known before the ranks start: by an environment, or alone; else -1 */
     int neighbours;      /* ranks on this machine, this one included: they share its CPUs */
-    double timeout;      /* seconds; 0: none */
+    double timeout;      /* seconds; 0: none, as in the next */
+    double start;        /* seconds that ranks wait for each other before step 0 */
+    double grace;        /* seconds */
+    const mlc_terms *terms; /* what ranks that a launcher started compare before they begin; NULL: nothing */
+    bool said;           /* the error is another rank's, or was said already */
+    int supervisor;      /* FORKED: its process */
     bool hasty;          /* whoever started the ranks ends all when one ends, and kills a second after SIGTERM (mpirun) */
     const volatile uint64_t *signals; /* if hasty: bits of the signals that came; else NULL */
     char name[512];      /* JOINED: of the run */
+    int strangers;       /* ranks that a launcher started, of which this process cannot be one and could tell the others; else 0 */
     atomic_int *spoken;  /* FORKED, THREADED: ranks that have claimed to say why the run ended */
     mlc_local *local;    /* FORKED, JOINED */
     mlc_hub *hub;        /* THREADED: its own; FORKED: of the local transport */
@@ -42,6 +49,10 @@ typedef struct mlc_launch {
 /* Decides how, from the model's mesh, --transport (NULL: not given) and the environment. Starts nothing. Returns a status: MLC_USAGE
  * when the ranks of the launcher are not those of the program, or the transport is impossible there. */
 int mlc_launch_decide(mlc_launch *launch, const mlc_model *model, const char *transport, double timeout, mlc_error *error);
+
+/* In place of mlc_launch_run where this process has found a usage error, or mlc_launch_decide has: says it, and tells the other ranks that
+ * a launcher started, if they come, so that nobody waits for this one. */
+void mlc_launch_refuse(mlc_launch *launch, const mlc_error *error);
 
 /* What a rank does; returns its status. In a process of its own, unless THREADED. */
 typedef int (*mlc_rank_main)(mlc_launch *launch, int rank, void *context);

@@ -1,7 +1,9 @@
 /* options.c: see options.h. One table is the parser and the help. */
 #include "options.h"
 
+#include "file.h"
 #include "mlc.h"
+#include "terms.h"
 
 #include <errno.h>
 #include <math.h>
@@ -41,6 +43,8 @@ static const option OPTIONS[] = {
     {"profile", NULL, FLAG, FIELD(profile), "write the time of each row of the step"},
     {"trace", "FILE", TEXT, FIELD(trace), "write the actions and rows of each step as Chrome trace events"},
     {"timeout", "SECONDS", REAL, FIELD(timeout), "end with a report when no rank moves for so long (never)"},
+    {"start-timeout", "SECONDS", REAL, FIELD(start_timeout), "end when the ranks have not met, or none moves before step 0 (60)"},
+    {"grace", "SECONDS", REAL, FIELD(grace), "when told to stop, end by force once nothing has moved for so long (30)"},
     {"transport", "local|threads|mpi", TEXT, FIELD(transport), "how ranks meet; local: processes (local; mpi under mpirun and srun)"},
     {"print-plan", NULL, FLAG, FIELD(print_plan), "write plan.json and end"},
     {"dry-run", NULL, FLAG, FIELD(dry_run), "open everything, take no step"},
@@ -239,13 +243,29 @@ static int allocate(mlc_options *options, const mlc_model *model, int argc, mlc_
     return MLC_OK;
 }
 
+/* How the ranks meet is known also where another word is wrong: they are told of that. */
+static void find_transport(mlc_options *options, int argc, char **argv)
+{
+    static const char name[] = "--transport";
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], name, sizeof name - 1))
+            continue;
+        char *rest = argv[i] + sizeof name - 1, *value = *rest == '=' ? rest + 1 : *rest || i + 1 == argc ? NULL : argv[i + 1];
+        if (value && (!strcmp(value, "local") || !strcmp(value, "mpi")))
+            options->transport = value;
+    }
+}
+
 int mlc_options_parse(mlc_options *options, const mlc_model *model, int argc, char **argv, mlc_error *error)
 {
-    *options = (mlc_options){.seed = -1, .sample = -1, .temperature = 1, .top_p = 1, .order = "shuffled", .prompt = ""};
+    *options = (mlc_options){.start_timeout = -1, .grace = 30, .seed = -1, .sample = -1, .temperature = 1, .top_p = 1, .order = "shuffled",
+                             .prompt = ""};
     if (allocate(options, model, argc > 0 ? argc : 1, error))
         return error->status;
     for (int i = 1; i < argc && !error->status;)
         i += read_word(options, model, argc - i, argv + i, error);
+    if (error->status)
+        find_transport(options, argc, argv);
     return error->status;
 }
 
@@ -267,6 +287,58 @@ void mlc_options_free(mlc_options *options)
     free(options->scalars_given);
     free(options->texts);
     *options = (mlc_options){0};
+}
+
+/* Options in which ranks may differ: it is not what they compute, or compared by what it names. */
+static const char *const OWN[] = {"data", "evaluate", "threads", "log", "transport", "print-plan", "version", "completion", "help"};
+
+static bool is_own(const option *option)
+{
+    for (size_t i = 0; i < sizeof OWN / sizeof *OWN; i++)
+        if (!strcmp(option->name, OWN[i]))
+            return true;
+    return false;
+}
+
+/* The value of an option as text; a list as its items. */
+static void print_value(const mlc_options *options, const option *option, char text[MLC_PATH_BYTES])
+{
+    const char *field = (const char *)options + option->at;
+    const mlc_list *list = (const mlc_list *)field;
+    size_t used = 0;
+    text[0] = 0;
+    switch (option->kind) {
+    case FLAG:
+        strcpy(text, *(const bool *)field ? "given" : "not given");
+        return;
+    case TEXT:
+        snprintf(text, MLC_PATH_BYTES, "%s", *(const char *const *)field ? *(const char *const *)field : "not given");
+        return;
+    case LIST:
+        for (int i = 0; i < list->count && used < MLC_PATH_BYTES; i++)
+            used += (size_t)snprintf(text + used, MLC_PATH_BYTES - used, "%s%s", i ? ", " : "", list->items[i]);
+        return;
+    case REAL:
+        snprintf(text, MLC_PATH_BYTES, *(const double *)field < 0 ? "not given" : "%.17g", *(const double *)field);
+        return;
+    default:
+        snprintf(text, MLC_PATH_BYTES, *(const int64_t *)field < (option->kind == COUNT) ? "not given" : "%lld",
+                 (long long)*(const int64_t *)field);
+    }
+}
+
+void mlc_options_list(const mlc_options *options, struct mlc_terms *terms)
+{
+    char name[64], value[MLC_PATH_BYTES];
+    mlc_terms_add(terms, "--data", options->data.count ? "given" : "not given");
+    mlc_terms_add(terms, "--evaluate", options->evaluate.count ? "given" : "not given");
+    for (int i = 0; i < OPTION_COUNT; i++) {
+        if (is_own(&OPTIONS[i]))
+            continue;
+        snprintf(name, sizeof name, "--%s", OPTIONS[i].name);
+        print_value(options, &OPTIONS[i], value);
+        mlc_terms_add(terms, name, value);
+    }
 }
 
 void mlc_options_print_help(const mlc_model *model, FILE *out)

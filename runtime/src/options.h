@@ -31,6 +31,8 @@ typedef struct mlc_options {
     double temperature;
     double top_p;
     double timeout;      /* seconds; 0: none */
+    double start_timeout; /* seconds; negative: not given */
+    double grace;        /* seconds */
     const char *order;
     const char *log;
     const char *trace;
@@ -73,6 +75,11 @@ bool mlc_options_given(const mlc_options *options, const char *name);
  * nearest name for an unknown option, for an option given twice, for an empty value. */
 int mlc_options_parse(mlc_options *options, const mlc_model *model, int argc, char **argv, mlc_error *error);
 void mlc_options_free(mlc_options *options);
+
+struct mlc_terms;
+
+/* Adds what all ranks must have been given alike, as "--steps" and its value. Files of data are compared by their content, elsewhere. */
+void mlc_options_list(const mlc_options *options, struct mlc_terms *terms);
 
 /* Writes the list of options. */
 void mlc_options_print_help(const mlc_model *model, FILE *out);

@@ -3,6 +3,7 @@
 
 #include "file.h"
 #include "mlc.h"
+#include "voice.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -174,7 +175,7 @@ static int set_aside(const char *path, mlc_error *error)
     for (int number = 1; number < LAST_NUMBER; number++) {
         snprintf(name, sizeof name, "%s.%d", path, number);
         if (!rename_fresh(path, name)) {
-            fprintf(stderr, "note: %s was there already: it is %s now\n", path, name);
+            mlc_say("note: %s was there already: it is %s now\n", path, name);
             return MLC_OK;
         }
         if (errno == ENOENT) /* another run has */

@@ -5,6 +5,7 @@
  * two steps, no memory before the ranks have met) the rank says it itself and abandons the run.
  */
 #include "about.h"
+#include "alike.h"
 #include "checkpoint.h"
 #include "completion.h"
 #include "digest.h"
@@ -19,17 +20,21 @@
 #include "sample.h"
 #include "signals.h"
 #include "trace.h"
+#include "voice.h"
 #include "watchdog.h"
 #include "weights.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#define FIRST_WORD 500000000 /* nanoseconds */
+#define LOADING_SECONDS 3600.0 /* what loading may take on a rank out of sight */
+#define START_SECONDS 60.0     /* --start-timeout */
+#define LAST_WORDS 2.0         /* for a reader of standard output to go on, when the run was told to stop */
 
 /* The program of one rank. */
 typedef struct program {
@@ -67,7 +72,7 @@ static void lose_output(program *run, const char *text)
     if (!is_first(run))
         return;
     mlc_metrics_settle(&run->metrics);
-    fprintf(stderr, "%s: error: %s; the run goes on without it\n", run->model->name, text);
+    mlc_say("%s: error: %s; the run goes on without it\n", run->model->name, text);
 }
 
 /* After something was printed. */
@@ -80,6 +85,19 @@ static void look_at_output(program *run)
     snprintf(text, sizeof text, "standard output: cannot be written: %s", strerror(code));
     run->mute = true;
     lose_output(run, text);
+}
+
+/* Standard output may be a pipe whose reader stands still: a run waits for it, but not for long once it was told to stop. */
+static bool may_print(program *run)
+{
+    struct pollfd room = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    for (double waited = 0; !run->mute && poll(&room, 1, 100) == 0; waited += *mlc_signals_seen() ? 0.1 : 0) {
+        if (waited < LAST_WORDS)
+            continue;
+        run->mute = true;
+        lose_output(run, "standard output: nobody reads it");
+    }
+    return !run->mute;
 }
 
 /* ---- before step 0 ---- */
@@ -100,7 +118,13 @@ static int thread_count(const program *run)
 static void print_note(void *listener, const char *text)
 {
     (void)listener;
-    fprintf(stderr, "note: %s\n", text);
+    mlc_say("note: %s\n", text);
+}
+
+/* How long a rank waits for one that it cannot see. Elsewhere a watchdog sees all. */
+static void set_patience(program *run, double seconds)
+{
+    run->rank->world.timeout = run->launch->kind == MLC_LAUNCH_MPI ? seconds : 0;
 }
 
 static int open_rank(program *run)
@@ -118,15 +142,19 @@ static int open_rank(program *run)
     rank->signals = mlc_signals_seen();
     rank->note = print_note;
     rank->keep = options->keep;
-    rank->world.timeout = run->launch->kind == MLC_LAUNCH_MPI ? options->timeout : 0; /* else a watchdog sees all */
-    return mlc_launch_connect(run->launch, &rank->world, run->error);
+    rank->world.timeout = run->launch->start;
+    int status = mlc_launch_connect(run->launch, &rank->world, run->error);
+    set_patience(run, options->timeout > 0 ? options->timeout : LOADING_SECONDS);
+    return status;
 }
 
 static int start_rank(program *run)
 {
     bool supervised = run->launch->kind == MLC_LAUNCH_MPI || run->launch->kind == MLC_LAUNCH_FORKED;
-    mlc_watchdog_duty duty = {.seconds = run->options->timeout, .supervised = supervised,
-                              .spoken = run->launch->spoken, .signals = run->launch->signals};
+    mlc_watchdog_duty duty = {.seconds = run->options->timeout, .grace = run->options->grace, .supervised = supervised,
+                              .start = run->launch->kind == MLC_LAUNCH_MPI ? 0 : run->launch->start,
+                              .supervisor = run->launch->supervisor, .spoken = run->launch->spoken, .signals = mlc_signals_seen(),
+                              .hasty = run->launch->hasty};
     mlc_watchdog_open(&run->watchdog, run->rank, duty, run->error);
     if (agree(run))
         return run->error->status;
@@ -144,7 +172,7 @@ static int open_data(program *run)
         mlc_error_set(run->error, MLC_FAILED, "data: out of memory");
     if (options->evaluate.count && !run->error->status)
         mlc_data_open(&run->evaluation, run->model, options->evaluate.items, options->evaluate.count, "--evaluate", run->error);
-    return agree(run);
+    return mlc_alike_data(run->rank, &run->data, &run->evaluation, run->error);
 }
 
 /* Before anything is opened for writing. */
@@ -166,7 +194,7 @@ static int match_seed(program *run, const char *path, uint64_t ours)
         return mlc_error_set(run->error, MLC_BAD_INPUT, "%s: seed: the checkpoint has %llu, this run %llu (--allow seed lets it pass)", path,
                              theirs, own);
     if (is_first(run))
-        fprintf(stderr, "note: %s: seed: the checkpoint has %llu, this run %llu (allowed)\n", path, theirs, own);
+        mlc_say("note: %s: seed: the checkpoint has %llu, this run %llu (allowed)\n", path, theirs, own);
     rank->seed = ours;
     return MLC_OK;
 }
@@ -267,7 +295,7 @@ static int save_between(program *run)
     if (!is_first(run))
         return MLC_OK;
     mlc_metrics_settle(&run->metrics);
-    fprintf(stderr, "%s: error: no checkpoint after step %lld: %s; the run goes on, and tries again at the next one\n", run->model->name,
+    mlc_say("%s: error: no checkpoint after step %lld: %s; the run goes on, and tries again at the next one\n", run->model->name,
             (long long)run->rank->step, failed.text);
     return MLC_OK;
 }
@@ -329,12 +357,15 @@ static int report_evaluation(program *run)
     mlc_evaluation evaluation;
     if (mlc_evaluate(run->rank, &run->evaluation, run->options->evaluate_batches, &evaluation))
         return run->error->status;
+    if (run->rank->result.signals) /* cut short: told to stop */
+        return MLC_OK;
     if (name_best(run, evaluation.loss))
         return run->error->status;
     if (!is_first(run))
         return MLC_OK;
     mlc_metrics_settle(&run->metrics);
-    print_evaluation(run, &evaluation);
+    if (may_print(run))
+        print_evaluation(run, &evaluation);
     look_at_output(run);
     mlc_error failed = {0};
     if (mlc_metrics_evaluation(&run->metrics, run->rank, &evaluation, &failed))
@@ -385,8 +416,9 @@ static void print_summary(program *run, int64_t steps)
         return;
     mlc_metrics_number(loss, run->rank->result.loss);
     double tokens = (double)(steps * run->model->microbatches * run->model->tokens);
-    printf("trained %lld steps: loss %s, %.0f %s/s, mfu unknown\n", (long long)steps, loss,
-           run->seconds > 0 ? tokens / run->seconds : 0, mlc_unit(run->model));
+    if (may_print(run))
+        printf("trained %lld steps: loss %s, %.0f %s/s, mfu unknown\n", (long long)steps, loss,
+               run->seconds > 0 ? tokens / run->seconds : 0, mlc_unit(run->model));
     look_at_output(run);
 }
 
@@ -421,7 +453,7 @@ static int end_training(program *run, uint64_t *signals)
 
 static void print_stopped(const program *run, uint64_t signals)
 {
-    fprintf(stderr, "%s: stopped by signal %d after %lld steps%s\n", run->model->name, mlc_signals_first(signals),
+    mlc_say("%s: stopped by signal %d after %lld steps%s\n", run->model->name, mlc_signals_first(signals),
             (long long)run->rank->step, run->options->checkpoint ? "" : "; nothing is saved without --checkpoint");
 }
 
@@ -535,11 +567,11 @@ static void print_error(const program *run, bool own, bool waited)
     if (run->rank)
         mlc_watch_print_place(place, model, run->number, run->rank->world.status);
     if (!own || run->launch->ranks == 1)
-        fprintf(stderr, "%s: error: %s\n", model->name, text);
+        mlc_say("%s: error: %s\n", model->name, text);
     else if (waited)
-        fprintf(stderr, "%s: error: %s, %s\n", model->name, text, place);
+        mlc_say("%s: error: %s, %s\n", model->name, text, place);
     else
-        fprintf(stderr, "%s: error: rank %d (place %d, replica %d) %s: %s\n", model->name, run->number, run->number % model->pp,
+        mlc_say("%s: error: rank %d (place %d, replica %d) %s: %s\n", model->name, run->number, run->number % model->pp,
                 run->number / model->pp, place, text);
 }
 
@@ -557,7 +589,8 @@ static void end_rank(program *run)
     int status = run->error->status;
     bool victim = status && world && mlc_launch_is_victim(world);
     bool own = run->alone || victim || status == MLC_HANG;
-    bool speaks = victim ? !run->launch->spoken : own || is_first(run);
+    bool orphan = run->launch->supervisor && mlc_watch_is_process_stopped(run->launch->supervisor);
+    bool speaks = victim ? !run->launch->spoken || orphan : own || is_first(run);
     if (status && speaks && mlc_launch_may_speak(run->launch))
         print_error(run, own, !run->alone);
     if (status && !own)
@@ -574,6 +607,15 @@ static void close_rank(program *run)
     mlc_rank_close(run->rank);
 }
 
+/* All is loaded. From here on there may be something to save. */
+static void begin(program *run)
+{
+    set_patience(run, run->options->timeout);
+    atomic_store(&run->rank->world.status->begun, 1);
+    if (run->options->data.count)
+        mlc_signals_hold();
+}
+
 static int run_rank(mlc_launch *launch, int rank, void *context)
 {
     program run = {.model = launch->model, .options = context, .launch = launch, .number = rank, .alone = true, .saved = -1,
@@ -581,8 +623,10 @@ static int run_rank(mlc_launch *launch, int rank, void *context)
     run.error = &run.early;
     if (!open_rank(&run)) {
         run.alone = false;
-        if (!start_rank(&run) && !open_data(&run) && !check_outputs(&run) && !load_state(&run) && !open_reports(&run))
+        if (!start_rank(&run) && !open_data(&run) && !check_outputs(&run) && !load_state(&run) && !open_reports(&run)) {
+            begin(&run);
             run_opened(&run);
+        }
     }
     close_reports(&run);
     end_rank(&run);
@@ -638,20 +682,31 @@ static int run_program(mlc_launch *launch, const mlc_error *undecided, mlc_optio
     if (undecided->status)
         return mlc_error_set(error, undecided->status, "%s", undecided->text);
     launch->signals = launch->hasty ? mlc_signals_seen() : NULL;
-    if (options->data.count)
-        mlc_signals_hold();
     int status = mlc_launch_run(launch, run_rank, options, error);
     mlc_signals_release();
     return status;
 }
 
-/* An error before the ranks meet is common to all, and the first one says it. The others end later: launchers end all when one ends. */
-static void report_early(const mlc_launch *launch, const mlc_error *error)
+/* Ranks that a launcher started may have been given different programs and options. */
+static int run_alike(mlc_launch *launch, const mlc_error *undecided, mlc_options *options, mlc_error *error)
 {
-    if (launch->rank <= 0 || launch->begun)
-        fprintf(stderr, "%s: error: %s\n", launch->model->name, error->text);
-    else
-        nanosleep(&(struct timespec){.tv_nsec = FIRST_WORD}, NULL);
+    bool given = launch->kind == MLC_LAUNCH_JOINED || launch->kind == MLC_LAUNCH_MPI;
+    mlc_terms *terms = given ? calloc(1, sizeof *terms) : NULL;
+    if (given && !terms)
+        return mlc_error_set(error, MLC_FAILED, "options: out of memory");
+    if (given)
+        mlc_terms_gather(terms, launch->model, options);
+    launch->terms = terms;
+    int status = run_program(launch, undecided, options, error);
+    free(terms);
+    return status;
+}
+
+static double start_seconds(const mlc_options *options)
+{
+    if (options->start_timeout >= 0)
+        return options->start_timeout;
+    return options->timeout > 0 && options->timeout < START_SECONDS ? options->timeout : START_SECONDS;
 }
 
 int mlc_main(const mlc_model *model, int argc, char **argv)
@@ -664,11 +719,15 @@ int mlc_main(const mlc_model *model, int argc, char **argv)
     setvbuf(stdout, NULL, _IONBF, 0); /* a buffered stream would allocate when it is first used */
     int status = mlc_options_parse(&options, model, argc, argv, &error);
     mlc_launch_decide(&launch, model, options.transport, options.timeout, &undecided);
+    launch.start = start_seconds(&options);
+    launch.grace = options.grace;
     if (!status)
-        status = run_program(&launch, &undecided, &options, &error);
+        status = run_alike(&launch, &undecided, &options, &error);
+    if (error.status && !launch.begun)
+        mlc_launch_refuse(&launch, &error);
+    else if (error.status && !launch.said)
+        mlc_say("%s: error: %s\n", model->name, error.text);
     mlc_options_free(&options);
-    if (error.status)
-        report_early(&launch, &error);
     mlc_signals_close();
     return status;
 }

@@ -26,6 +26,7 @@ static const wish WISHES[] = {
     {"fresh", {"checkpoint"}, "it begins a run in a directory of checkpoints"},
     {"allow", {"resume", "weights", "checkpoint"}, "it lets a difference from what is loaded pass"},
     {"evaluate-batches", {"evaluate"}, "there is nothing to evaluate"},
+    {"grace", {"data"}, "only training goes on for a while when it is told to stop"},
     {"prompt", {"sample"}, "nothing is sampled without it"},
     {"temperature", {"sample"}, "nothing is sampled without it"},
     {"top-k", {"sample"}, "nothing is sampled without it"},

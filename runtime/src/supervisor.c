@@ -4,13 +4,14 @@
  *
  *   a rank exits                    nothing: it has told the others, or they know
  *   a rank dies                     its name is written, the others are told, and end with 3
- *   no rank moves for --timeout     the report is written, unless the late rank did; all are killed
+ *   no rank moves for the limit     (watchdog.h) the report is written, unless the late rank did; all are killed
  *   some rank has failed            those that still run after GRACE seconds are killed
  */
 #include "supervisor.h"
 
 #include "mlc.h"
 #include "signals.h"
+#include "voice.h"
 #include "watchdog.h"
 
 #include <errno.h>
@@ -58,6 +59,7 @@ static void run_rank(const supervisor *own, int rank, mlc_rank_main run, void *c
     mlc_signals_follow();
     sigprocmask(SIG_SETMASK, mask, NULL);
     own->launch->rank = rank;
+    mlc_local_settle(own->launch->local, rank);
     int status = run(own->launch, rank, context);
     fflush(stdout);
     _exit(status);
@@ -76,6 +78,7 @@ static int fork_ranks(supervisor *own, mlc_rank_main run, void *context, const s
         own->children[r] = child;
         own->running++;
     }
+    mlc_local_settle(own->launch->local, -1);
     return MLC_OK;
 }
 
@@ -99,8 +102,8 @@ static void name_rank(const supervisor *own, int rank, const char *end, int numb
     char place[160];
     const mlc_model *model = own->launch->model;
     mlc_watch_print_place(place, model, rank, own->watch.boards[rank]);
-    fprintf(stderr, "%s: error: rank %d (place %d, replica %d) %s %d %s\n", model->name, rank, rank % model->pp, rank / model->pp,
-            end, number, place);
+    mlc_say("%s: error: rank %d (place %d, replica %d) %s %d %s\n", model->name, rank, rank % model->pp, rank / model->pp, end, number,
+            place);
 }
 
 /* An interrupt of one is meant for all; other signals end the run only when they came through here. */
@@ -137,18 +140,25 @@ static void take_exit(supervisor *own, int rank, int code)
     fail(own, code);
 }
 
-/* Takes the children that have ended. Those of the caller, if it has other ones, are not touched. */
+/* Takes the children that have ended. Those of the caller, if it has other ones, are not touched. What died comes first: others may have
+ * ended because of it. */
 static void take_ended(supervisor *own)
 {
-    for (int r = 0; r < own->launch->ranks; r++) {
+    int ranks = own->launch->ranks;
+    for (int r = 0; r < ranks; r++) {
+        siginfo_t end = {0};
+        if (!own->children[r] || waitid(P_PID, (id_t)own->children[r], &end, WEXITED | WNOHANG | WNOWAIT) || !end.si_pid)
+            continue;
+        if (end.si_code != CLD_EXITED)
+            take_killed(own, r, end.si_status);
+    }
+    for (int r = 0; r < ranks; r++) {
         int status;
         if (!own->children[r] || waitpid(own->children[r], &status, WNOHANG) != own->children[r])
             continue;
         own->children[r] = 0;
         own->running--;
-        if (WIFSIGNALED(status))
-            take_killed(own, r, WTERMSIG(status));
-        else
+        if (WIFEXITED(status))
             take_exit(own, r, WEXITSTATUS(status));
     }
 }
@@ -174,17 +184,19 @@ static void pass_on(supervisor *own, int signal)
     if (signal == SIGINT)
         own->interrupted = now();
     own->passed |= 1 << signal;
+    own->watch.told = own->watch.told ? own->watch.told : signal;
+    own->watch.still = 0;
     kill_ranks(own, signal);
 }
 
 /* Nothing has moved for the limit. A late rank that still runs has a moment to say where its threads are. */
 static void look_for_hang(supervisor *own, double seconds)
 {
-    if (own->watch.limit <= 0 || own->failing >= 0 || !mlc_watch_look(&own->watch, seconds))
+    if (own->failing >= 0 || !mlc_watch_look(&own->watch, seconds))
         return;
     int late = mlc_watch_late(&own->watch);
     bool speaks = late >= 0 && own->children[late] && !mlc_watch_is_stopped(own->watch.boards[late]);
-    if (speaks && own->watch.still < own->watch.limit + LAST_WORD)
+    if (speaks && own->watch.still < mlc_watch_limit(&own->watch) + LAST_WORD)
         return;
     if (mlc_launch_may_speak(own->launch))
         mlc_watch_report(&own->watch);
@@ -226,7 +238,9 @@ static int allocate(supervisor *own, mlc_error *error)
     const mlc_status_board **boards = calloc(ranks, sizeof *boards);
     own->children = calloc(ranks, sizeof *own->children);
     launch->spoken = mmap(NULL, sizeof *launch->spoken, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    own->watch = (mlc_watch){.model = launch->model, .boards = boards, .ranks = launch->ranks, .limit = launch->timeout};
+    own->watch = (mlc_watch){.model = launch->model, .boards = boards, .ranks = launch->ranks, .limit = launch->timeout,
+                             .start = launch->start, .grace = launch->grace};
+    launch->supervisor = (int)getpid();
     if (!own->children || !boards || launch->spoken == MAP_FAILED)
         return mlc_error_set(error, MLC_FAILED, "ranks: out of memory");
     if (mlc_local_create(&launch->local, launch->model, error))

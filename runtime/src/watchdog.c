@@ -2,9 +2,11 @@
 #include "watchdog.h"
 
 #include "action.h"
+#include "voice.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +14,7 @@
 #include <unistd.h>
 
 #define LAST_WORD 0.5 /* seconds; mpirun kills a second after it told to stop */
+#define GRACES 10     /* for which a rank that was told to stop may be outside of the lists without a sign of work */
 
 /* ---- boards ---- */
 
@@ -20,22 +23,51 @@ static int state_of(const mlc_status_board *board)
     return atomic_load_explicit(&board->state, memory_order_relaxed);
 }
 
+/* Is there a rank in sight that has not begun, or has not come yet? */
+static bool is_starting(const mlc_watch *watch)
+{
+    for (int r = 0; r < watch->ranks; r++)
+        if (watch->boards[r] && !atomic_load_explicit(&watch->boards[r]->begun, memory_order_relaxed))
+            return true;
+    return false;
+}
+
+static double least_limit(double a, double b)
+{
+    return a <= 0 ? b : b <= 0 || a < b ? a : b;
+}
+
+double mlc_watch_limit(const mlc_watch *watch)
+{
+    double limit = watch->limit;
+    if (is_starting(watch))
+        limit = least_limit(limit, watch->start);
+    if (watch->told)
+        limit = least_limit(limit, watch->grace > 0 ? watch->grace : 1e-3);
+    return limit;
+}
+
 bool mlc_watch_look(mlc_watch *watch, double seconds)
 {
     unsigned long long progress = 0;
-    for (int r = 0; r < watch->ranks; r++)
-        if (watch->boards[r])
-            progress += atomic_load_explicit(&watch->boards[r]->progress, memory_order_relaxed);
-    watch->still = progress == watch->seen ? watch->still + seconds : 0;
+    int told = watch->told;
+    for (int r = 0; r < watch->ranks; r++) {
+        if (!watch->boards[r])
+            continue;
+        progress += atomic_load_explicit(&watch->boards[r]->progress, memory_order_relaxed);
+        told = told ? told : atomic_load_explicit(&watch->boards[r]->told, memory_order_relaxed);
+    }
+    watch->still = progress == watch->seen && told == watch->told ? watch->still + seconds : 0;
     watch->seen = progress;
-    return watch->limit > 0 && watch->still >= watch->limit;
+    watch->told = told;
+    double limit = mlc_watch_limit(watch);
+    return limit > 0 && watch->still >= limit;
 }
 
 /* The third word of /proc/PID/stat, after a name in brackets that may hold anything. */
-bool mlc_watch_is_stopped(const mlc_status_board *board)
+bool mlc_watch_is_process_stopped(int pid)
 {
     char path[64], text[512];
-    int pid = atomic_load_explicit(&board->pid, memory_order_relaxed);
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     int fd = pid > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     ssize_t bytes = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
@@ -46,6 +78,11 @@ bool mlc_watch_is_stopped(const mlc_status_board *board)
     text[bytes] = 0;
     const char *name = strrchr(text, ')');
     return name && (!strncmp(name, ") T", 3) || !strncmp(name, ") t", 3));
+}
+
+bool mlc_watch_is_stopped(const mlc_status_board *board)
+{
+    return mlc_watch_is_process_stopped(atomic_load_explicit(&board->pid, memory_order_relaxed));
 }
 
 /* The rank that a rank waits for; -1 when it waits for none, or is not seen. */
@@ -114,53 +151,64 @@ void mlc_watch_print_place(char text[160], const mlc_model *model, int rank, con
     snprintf(text, 160, "at step %lld, action %s%s", step, name, OF[chain]);
 }
 
-static void report_waiting(const mlc_watch *watch, int rank)
+static void report_waiting(const mlc_watch *watch, int rank, mlc_voice *voice)
 {
     const mlc_status_board *board = watch->boards[rank];
     int channel = atomic_load_explicit(&board->channel, memory_order_relaxed);
     bool known = channel >= 0 && channel < watch->model->schedule->channel_count;
-    fprintf(stderr, "waits for rank %d (message %lld of %s)", waits_for(watch, rank),
-            (long long)atomic_load_explicit(&board->message, memory_order_relaxed),
-            known ? watch->model->schedule->channels[channel].name : "no channel");
+    mlc_voice_print(voice, "waits for rank %d (message %lld of %s)", waits_for(watch, rank),
+                    (long long)atomic_load_explicit(&board->message, memory_order_relaxed),
+                    known ? watch->model->schedule->channels[channel].name : "no channel");
 }
 
-static void report_rank(const mlc_watch *watch, int rank)
+static void report_rank(const mlc_watch *watch, int rank, mlc_voice *voice)
 {
     static const char *const DOES[] = {"starts", "computes", "waits", "is done", "has failed"};
     const mlc_status_board *board = watch->boards[rank];
     int pp = watch->model->pp;
     char place[160];
-    fprintf(stderr, "rank %d (place %d, replica %d) ", rank, rank % pp, rank / pp);
+    mlc_voice_print(voice, "rank %d (place %d, replica %d) ", rank, rank % pp, rank / pp);
     mlc_watch_print_place(place, watch->model, rank, board);
     if (mlc_watch_is_stopped(board))
-        fprintf(stderr, "was stopped by a signal");
+        mlc_voice_print(voice, "was stopped by a signal");
     else if (waits_for(watch, rank) >= 0)
-        report_waiting(watch, rank);
+        report_waiting(watch, rank, voice);
     else
-        fprintf(stderr, "%s", DOES[state_of(board)]);
-    fprintf(stderr, " %s\n", place);
+        mlc_voice_print(voice, "%s", DOES[state_of(board)]);
+    mlc_voice_print(voice, " %s\n", place);
+}
+
+/* What the limit is that has passed. */
+static void print_limit(char text[96], const mlc_watch *watch)
+{
+    double limit = mlc_watch_limit(watch);
+    if (watch->told)
+        snprintf(text, 96, "told to stop by signal %d, but no progress for %g s", watch->told, limit);
+    else
+        snprintf(text, 96, "no progress for %g s%s", limit, is_starting(watch) ? " before the first step" : "");
 }
 
 void mlc_watch_report(const mlc_watch *watch)
 {
     int late = mlc_watch_late(watch);
     const char *name = watch->model->name;
+    char limit[96], place[160];
+    mlc_voice voice = mlc_voice_open();
+    print_limit(limit, watch);
     if (watch->ranks == 1) {
-        char place[160];
         mlc_watch_print_place(place, watch->model, 0, watch->boards[0]);
-        fprintf(stderr, "%s: error: no progress for %g s %s\n", name, watch->limit, place);
-        return;
-    }
-    if (late < 0)
-        fprintf(stderr, "%s: error: no progress for %g s: ranks wait for each other\n", name, watch->limit);
+        mlc_voice_print(&voice, "%s: error: %s %s\n", name, limit, place);
+    } else if (late < 0)
+        mlc_voice_print(&voice, "%s: error: %s: ranks wait for each other\n", name, limit);
     else
-        fprintf(stderr, "%s: error: no progress for %g s: rank %d is late\n", name, watch->limit, late);
-    for (int r = 0; r < watch->ranks; r++) {
+        mlc_voice_print(&voice, "%s: error: %s: rank %d is late\n", name, limit, late);
+    for (int r = 0; r < watch->ranks && watch->ranks > 1; r++) {
         if (!watch->boards[r])
             continue;
-        fprintf(stderr, "  ");
-        report_rank(watch, r);
+        mlc_voice_print(&voice, "  ");
+        report_rank(watch, r, &voice);
     }
+    mlc_voice_close(&voice);
 }
 
 static unsigned long long barriers_of(const mlc_rank *rank, int thread)
@@ -177,7 +225,7 @@ static void report_threads(const mlc_rank *rank)
     for (int i = 0; i < rank->team->threads; i++) {
         const char *row = atomic_load_explicit(&rank->team->workers[i].row, memory_order_relaxed);
         bool waits = barriers_of(rank, i) == most && rank->team->threads > 1;
-        fprintf(stderr, "  thread %d %s %s\n", i, waits ? "waits for the others at a barrier of" : "has not finished", row);
+        mlc_say("  thread %d %s %s\n", i, waits ? "waits for the others at a barrier of" : "has not finished", row);
     }
 }
 
@@ -193,8 +241,8 @@ static double now(void)
 /* How often to look: ten times within the limit, at least ten times a second. */
 static double period(const mlc_watchdog *watchdog)
 {
-    double tenth = watchdog->watch.limit / 10 + 1e-3;
-    return watchdog->watch.limit > 0 && tenth < 0.1 ? tenth : 0.1;
+    double limit = mlc_watch_limit(&watchdog->watch), tenth = limit / 10 + 1e-3;
+    return limit > 0 && tenth < 0.1 ? tenth : 0.1;
 }
 
 /* Sleeps for a period; true when the program is done. */
@@ -213,17 +261,56 @@ static bool rest(mlc_watchdog *watchdog)
     return done;
 }
 
-/* Counts on for the rank: barriers passed inside a row; and, outside of the lists, that it is alive. */
-static void count_progress(mlc_watchdog *watchdog)
+static double processor_seconds(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Has the process computed for at least a quarter of the time? */
+static bool has_computed(mlc_watchdog *watchdog, double seconds)
+{
+    double before = watchdog->computed;
+    watchdog->computed = processor_seconds();
+    return watchdog->computed - before > 0.25 * seconds;
+}
+
+/* Counts on for the rank: barriers passed inside a row; and, outside of the lists, that it is alive. When it was told to stop also that it
+ * computes. */
+static void count_progress(mlc_watchdog *watchdog, double seconds)
 {
     const mlc_rank *rank = watchdog->rank;
+    const mlc_watch *watch = &watchdog->watch;
     unsigned long long barriers = 0;
     for (int i = 0; i < rank->team->threads; i++)
         barriers += barriers_of(rank, i);
-    bool outside = !atomic_load(&rank->team->running) && state_of(rank->world.status) != MLC_RANK_WAITS;
-    if (outside || barriers != watchdog->barriers)
+    bool waits = state_of(rank->world.status) == MLC_RANK_WAITS, computes = has_computed(watchdog, seconds) && watch->told && !waits;
+    bool outside = !atomic_load(&rank->team->running) && !waits;
+    watchdog->told_for += watch->told ? seconds : 0;
+    if (watchdog->told_for > GRACES * watch->grace)
+        outside = false;
+    if (outside || computes || barriers != watchdog->barriers)
         atomic_fetch_add(&rank->world.status->progress, 1);
     watchdog->barriers = barriers;
+}
+
+/* What signals have come to this process, on the board for all to see. */
+static void note_told(const mlc_watchdog *watchdog)
+{
+    uint64_t signals = watchdog->duty.signals ? *watchdog->duty.signals : 0;
+    for (int i = 1; i < 64; i++)
+        if (signals >> i & 1) {
+            atomic_store_explicit(&watchdog->rank->world.status->told, i, memory_order_relaxed);
+            return;
+        }
+}
+
+/* Somebody else reports when this rank is not late, and is there to do it. */
+static bool is_supervised(const mlc_watchdog *watchdog)
+{
+    int supervisor = watchdog->duty.supervisor;
+    return watchdog->duty.supervised && !(supervisor && mlc_watch_is_process_stopped(supervisor));
 }
 
 /* The rank whose watchdog writes the report; -1: none. */
@@ -233,7 +320,7 @@ static int reporter(const mlc_watchdog *watchdog)
     int late = mlc_watch_late(watch);
     if (late >= 0 && watch->boards[late] && !mlc_watch_is_stopped(watch->boards[late]))
         return late;
-    for (int r = 0; r < watch->ranks && !watchdog->duty.supervised; r++)
+    for (int r = 0; r < watch->ranks && !is_supervised(watchdog); r++)
         if (watch->boards[r] && !mlc_watch_is_stopped(watch->boards[r]))
             return r;
     return -1;
@@ -256,7 +343,7 @@ static void end_program(const mlc_watchdog *watchdog)
         report(watchdog);
         _exit(MLC_HANG);
     }
-    if (watchdog->duty.supervised)
+    if (is_supervised(watchdog))
         return;
     nanosleep(&(struct timespec){.tv_sec = 1}, NULL); /* the reporter speaks first */
     _exit(MLC_HANG);
@@ -265,11 +352,12 @@ static void end_program(const mlc_watchdog *watchdog)
 /* A launcher that lost a rank tells the others to stop, and kills them soon: a rank that is stuck in a wait says so, and ends. */
 static void heed_launcher(const mlc_watchdog *watchdog)
 {
-    bool told = watchdog->duty.signals && *watchdog->duty.signals >> SIGTERM & 1;
+    bool told = watchdog->duty.hasty && *watchdog->duty.signals >> SIGTERM & 1;
     if (!told || watchdog->watch.still < LAST_WORD || state_of(watchdog->rank->world.status) != MLC_RANK_WAITS)
         return;
-    fprintf(stderr, "%s: told to stop: ", watchdog->watch.model->name);
-    report_rank(&watchdog->watch, watchdog->rank->rank);
+    mlc_voice voice = mlc_voice_open();
+    mlc_voice_print(&voice, "%s: told to stop: ", watchdog->watch.model->name);
+    report_rank(&watchdog->watch, watchdog->rank->rank, &voice);
     _exit(MLC_FAILED);
 }
 
@@ -278,10 +366,11 @@ static void *watch(void *argument)
     mlc_watchdog *watchdog = argument;
     double looked = now();
     while (!rest(watchdog)) {
-        double elapsed = now() - looked, most = 2 * period(watchdog);
+        double elapsed = now() - looked, most = 2 * period(watchdog), counted = elapsed < most ? elapsed : most;
         looked += elapsed;
-        count_progress(watchdog);
-        if (mlc_watch_look(&watchdog->watch, elapsed < most ? elapsed : most))
+        note_told(watchdog);
+        count_progress(watchdog, counted);
+        if (mlc_watch_look(&watchdog->watch, counted))
             end_program(watchdog);
         heed_launcher(watchdog);
     }
@@ -300,13 +389,12 @@ int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_rank *rank, mlc_watchdog
 {
     int ranks = rank->world.ranks;
     *watchdog = (mlc_watchdog){.rank = rank, .duty = duty};
-    if (duty.seconds == 0 && !duty.signals)
-        return MLC_OK;
     watchdog->boards = calloc((size_t)ranks, sizeof *watchdog->boards);
     if (!watchdog->boards)
         return mlc_error_set(error, MLC_FAILED, "watchdog: out of memory");
     see_boards(watchdog);
-    watchdog->watch = (mlc_watch){.model = rank->model, .boards = watchdog->boards, .ranks = ranks, .limit = duty.seconds};
+    watchdog->watch = (mlc_watch){.model = rank->model, .boards = watchdog->boards, .ranks = ranks, .limit = duty.seconds,
+                                  .start = duty.start, .grace = duty.grace};
     pthread_mutex_init(&watchdog->mutex, NULL);
     pthread_cond_init(&watchdog->ended, NULL);
     sigset_t all, before;

@@ -1,9 +1,13 @@
-/* watchdog.h: --timeout: what no progress is, who is late, and a thread in each rank that looks.
+/* watchdog.h: --timeout, --start-timeout and --grace: what no progress is, who is late, and a thread in each rank that looks.
  *
  * The board of a rank counts its actions and rows. Its watchdog counts on for it while it is outside of them and waits for no rank
  * (reading data, writing checkpoints), so a board that stands still belongs to a rank that waits, is stuck, or was stopped. When no
  * board moves for the limit, one report is written: by the rank that is late, which knows its threads; or, when that one cannot
  * speak, by whoever supervises the ranks, else by the first rank that can.
+ *
+ * The limit is the least of those that hold: --timeout always; --start-timeout until every rank in sight has begun; --grace once a rank
+ * in sight was told to stop. When told, a rank that computes counts on too, by the processor time that it takes, so what still works
+ * towards its end may; outside of the lists it counts on for ten times the grace.
  */
 #ifndef MLC_WATCHDOG_H
 #define MLC_WATCHDOG_H
@@ -15,10 +19,16 @@ typedef struct mlc_watch {
     const mlc_model *model;
     const mlc_status_board *const *boards; /* [ranks]; NULL where one cannot be seen */
     int ranks;
-    double limit;            /* seconds */
+    double limit;            /* seconds; 0: none, as in the next two */
+    double start;            /* before the ranks have begun */
+    double grace;            /* after one was told to stop */
+    int told;                /* the signal by which, as far as looked; 0: not. Set by others too */
     double still;            /* seconds without progress, as far as looked: what was not looked at does not count */
     unsigned long long seen; /* progress of all */
 } mlc_watch;
+
+/* The limit that holds now; 0: none. */
+double mlc_watch_limit(const mlc_watch *watch);
 
 /* Looks again, `seconds` after the last time. True: nothing has moved for the limit. */
 bool mlc_watch_look(mlc_watch *watch, double seconds);
@@ -27,8 +37,9 @@ bool mlc_watch_look(mlc_watch *watch, double seconds);
  * other. A process that was stopped waits for none. */
 int mlc_watch_late(const mlc_watch *watch);
 
-/* Is the process of a rank of this machine stopped (SIGSTOP)? */
+/* Is the process of a rank of this machine, or another process, stopped (SIGSTOP)? */
 bool mlc_watch_is_stopped(const mlc_status_board *board);
+bool mlc_watch_is_process_stopped(int pid);
 
 /* Writes to stderr what every rank that can be seen does or waits for, and which one is late. */
 void mlc_watch_report(const mlc_watch *watch);
@@ -38,10 +49,14 @@ void mlc_watch_print_place(char text[160], const mlc_model *model, int rank, con
 
 typedef struct mlc_watchdog_duty {
     double seconds;                   /* without progress, after which the run ends; 0: never */
-    bool supervised;                  /* somebody else reports when this rank is not late */
+    double start;                     /* the same before step 0 */
+    double grace;                     /* the same when told to stop */
+    bool supervised;                  /* somebody else reports when this rank is not late; */
+    int supervisor;                   /* this process, while it is not stopped itself; 0: unknown */
     atomic_int *spoken;               /* whether a report was written, where ranks share that; else NULL */
-    const volatile uint64_t *signals; /* if not NULL, bits of the signals that came: when SIGTERM did and the rank is stuck in a
-                                       * wait, it says so and ends */
+    const volatile uint64_t *signals; /* bits of the signals that came */
+    bool hasty;                       /* whoever started the ranks kills them soon after SIGTERM: a rank that is stuck in a wait then
+                                       * says so at once, and ends */
 } mlc_watchdog_duty;
 
 typedef struct mlc_watchdog {
@@ -55,9 +70,11 @@ typedef struct mlc_watchdog {
     const mlc_status_board **boards;
     mlc_watch watch;
     unsigned long long barriers; /* seen of the rank's team */
+    double computed;             /* processor time of the process, seconds */
+    double told_for;             /* seconds since it was told to stop */
 } mlc_watchdog;
 
-/* Starts to watch for a rank whose world is open. With nothing to do no thread is made. Returns a status. */
+/* Starts to watch for a rank whose world is open. Returns a status. */
 int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_rank *rank, mlc_watchdog_duty duty, mlc_error *error);
 void mlc_watchdog_close(mlc_watchdog *watchdog);
 

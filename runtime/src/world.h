@@ -54,6 +54,8 @@ typedef struct mlc_status_board {
     atomic_int chain;
     atomic_ullong progress;          /* counts actions and rows done */
     atomic_int pid;
+    atomic_int begun;                /* all is loaded: what comes now are steps */
+    atomic_int told;                 /* to stop, by this signal; 0: not */
 } mlc_status_board;
 
 enum mlc_rank_state { MLC_RANK_STARTING, MLC_RANK_COMPUTES, MLC_RANK_WAITS, MLC_RANK_DONE, MLC_RANK_FAILED };

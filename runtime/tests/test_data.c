@@ -122,7 +122,7 @@ static void check_bytes(void)
     expect("*.txt", "empty.txt: the file is empty");
     expect("none.txt", "--data none.txt: no such file, and no file matches");
     expect("label=a.txt", "model bigram has no input label");
-    expect(".", "not a regular file");
+    expect(".", ".: a directory, not a regular file");
     open_as(&BIGRAM, 2, (char *[]){"a.txt", "b.txt"}, "input tokens is given twice");
     open_as(&BIGRAM, 1, (char *[]){"targets=a.txt"}, "input tokens has no data: give --data tokens=FILE");
 }

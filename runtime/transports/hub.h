@@ -22,6 +22,8 @@ typedef struct mlc_seat {
     _Alignas(64) atomic_uint doorbell;
     atomic_int sleeps;
     atomic_int left;  /* local: it has closed its transport, so its end is no loss */
+    atomic_int met;   /* meeting.c: gates reached */
+    atomic_llong word;
     char *arena;      /* threads: of this rank, set before it counts as connected */
 } mlc_seat;
 
@@ -30,6 +32,7 @@ struct mlc_hub {
     atomic_int ended;     /* (rank + 1) * 256 + status of the first rank that abandoned the run; 0: none */
     atomic_int lost;      /* rank + 1 of the first that was lost; 0: none */
     atomic_int connected; /* ranks */
+    char shared[MLC_MEETING_BYTES]; /* meeting.c */
     mlc_seat seats[];
 };
 
@@ -59,6 +62,10 @@ bool mlc_hub_progress(mlc_hub *hub, mlc_world *world);
 void mlc_hub_rest(mlc_hub *hub, mlc_world *world, int64_t nanoseconds);
 void mlc_hub_released(mlc_hub *hub, mlc_link *link);
 int mlc_hub_abandoned(mlc_hub *hub, int *rank);
+
+/* Looks at the lifelines of the other ranks, if the last look was some time ago. Returns a rank that is lost, -1: none. Only the lead
+ * thread of rank `own`. */
+int mlc_local_look(mlc_local *local, int own);
 
 /* Waits until every rank is connected; fails as a wait does. `transport` and its functions are usable already. */
 int mlc_hub_meet(mlc_hub *hub, mlc_world *world, mlc_error *error);

@@ -362,6 +362,45 @@ static const mlc_transport mpi_transport = {
     .close = mpi_close,
 };
 
+/* ---- the meeting ---- */
+
+/* Waits for a request of all ranks; gives up after the meeting's time. */
+static int complete(const mlc_meeting *meeting, int code, MPI_Request *request, mlc_error *error)
+{
+    int come = 0;
+    for (double start = now(); code == MPI_SUCCESS && !come;) {
+        code = MPI_Test(request, &come, MPI_STATUS_IGNORE);
+        if (!come && meeting->seconds > 0 && now() - start > meeting->seconds)
+            return mlc_error_set(error, MLC_HANG, "MPI: not all of %d ranks have come to agree within %g s", meeting->ranks, meeting->seconds);
+        if (!come && code == MPI_SUCCESS)
+            nanosleep(&(struct timespec){.tv_nsec = MEET_REST}, NULL);
+    }
+    return code == MPI_SUCCESS ? MLC_OK : fail(error, code, "cannot meet the other ranks");
+}
+
+static int share(mlc_meeting *meeting, int root, void *bytes, size_t size, mlc_error *error)
+{
+    MPI_Request request;
+    int code = MPI_Ibcast(bytes, (int)size, MPI_BYTE, root, MPI_COMM_WORLD, &request);
+    return complete(meeting, code, &request, error);
+}
+
+static int fold(mlc_meeting *meeting, int64_t *value, bool adds, mlc_error *error)
+{
+    MPI_Request request;
+    int64_t own = *value;
+    int code = MPI_Iallreduce(&own, value, 1, MPI_INT64_T, adds ? MPI_SUM : MPI_MIN, MPI_COMM_WORLD, &request);
+    return complete(meeting, code, &request, error);
+}
+
+static mlc_meeting mpi_meet(double seconds)
+{
+    mlc_meeting meeting = {.seconds = seconds, .share = share, .fold = fold};
+    MPI_Comm_rank(MPI_COMM_WORLD, &meeting.rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &meeting.ranks);
+    return meeting;
+}
+
 /* ---- the table ---- */
 
 static int mpi_init(mlc_error *error)
@@ -410,6 +449,7 @@ const mlc_mpi mlc_mpi_table = {
     .init = mpi_init,
     .rank = mpi_rank,
     .ranks = mpi_ranks,
+    .meet = mpi_meet,
     .attach = mpi_attach,
     .finalize = mpi_finalize,
     .abort = mpi_abort,

@@ -11,6 +11,7 @@
 #define MLC_TRANSPORTS_H
 
 #include "error.h"
+#include "meeting.h"
 #include "mlc_abi.h"
 #include "world.h"
 
@@ -46,10 +47,22 @@ typedef struct mlc_local mlc_local;
  * forks the ranks after it; they inherit all. Returns a status; *local is NULL on failure. */
 int mlc_local_create(mlc_local **local, const mlc_model *model, mlc_error *error);
 
-/* The same for a rank without a common parent (torchrun, srun, mpirun on one machine): meets the others at an abstract socket
- * named after `name`, which must be the same for all ranks of a run and of no other run at the time. Gives up after `seconds`
- * (0: never). From then on each rank holds a lifeline of every other one, whose end tells that it died. */
+/* After the fork: a child keeps the end of the lifeline of its rank, the launcher (-1) none, so that each rank sees the end of every
+ * other one by itself. */
+void mlc_local_settle(mlc_local *local, int rank);
+
+/* The same for a rank without a common parent (torchrun, srun, mpirun on one machine): meets the others at a socket named after
+ * `name`, which must be the same for all ranks of a run and of no other run at the time, in a directory that is the user's alone.
+ * Gives up after `seconds` (0: never). From then on each rank holds a lifeline of every other one, whose end tells that it died.
+ * Returns a status; without a text in the error where rank 0 says why. */
 int mlc_local_join(mlc_local **local, const mlc_model *model, int rank, const char *name, double seconds, mlc_error *error);
+
+/* For a rank that cannot be one of the `ranks` that meet at `name`, since its program is for others: tells rank 0, which ends the run and
+ * says why; as rank 0 tells those that come within `seconds`. The process ends soon after: nothing is closed. False: nobody was told. */
+bool mlc_local_refuse(int rank, int ranks, const char *name, const mlc_error *why, double seconds);
+
+/* The meeting of the ranks that have joined (meeting.h), before they open anything. */
+mlc_meeting mlc_local_meet(mlc_local *local, int rank, double seconds);
 
 /* The file for the inbox of a rank: mlc_rank_open or mlc_arena_map_inbox maps it. Open until the transport is. */
 int mlc_local_inbox(const mlc_local *local, int rank);
@@ -72,6 +85,7 @@ typedef struct mlc_mpi {
     int (*init)(mlc_error *error);
     int (*rank)(void);
     int (*ranks)(void);
+    mlc_meeting (*meet)(double seconds);
     void (*attach)(mlc_world *world); /* gives the world the transport `mpi` */
     void (*finalize)(void);           /* when the run ended the same way on all ranks; else mlc_transport.abandon, or abort */
     void (*abort)(int status);        /* ends all ranks, by any thread; does not return */
