@@ -26,6 +26,7 @@
 
 #define RETRY 20000000     /* nanoseconds between two tries to connect */
 #define ANSWER_SECONDS 1.0 /* after its own time has passed, for rank 0 to say so to the others */
+#define REFUSE_SECONDS 2.0 /* for ranks that come after rank 0 has found that it cannot go on */
 #define DIRECTORY_BYTES 80 /* with the name of a socket it fits sun_path */
 
 static double now(void)
@@ -232,7 +233,10 @@ static int accept_rank(mlc_local *local, int listener, int *connections, deadlin
     }
     int rank = got.rank;
     if (got.status) {
-        close(fd);
+        if (rank > 0 && rank < local->ranks && connections[rank] < 0)
+            connections[rank] = fd; /* it has come, if only to say so */
+        else
+            close(fd);
         close(line);
         return mlc_error_set(error, got.status, "rank %d: %.255s", rank, got.why);
     }
@@ -254,6 +258,14 @@ static int missing_rank(const mlc_local *local, const int *connections)
         if (connections[i] < 0)
             return i;
     return -1;
+}
+
+static int missing_ranks(const mlc_local *local, const int *connections)
+{
+    int count = 0;
+    for (int i = 1; i < local->ranks; i++)
+        count += connections[i] < 0;
+    return count;
 }
 
 static int accept_ranks(mlc_local *local, int listener, int *connections, deadline limit, mlc_error *error)
@@ -278,6 +290,20 @@ static int send_files(const mlc_local *local, int rank, int connection, mlc_erro
         sent = send_message(connection, &greeting, sizeof greeting, (int[]){local->inboxes[i], local->lines[i]}, 2);
     }
     return sent ? MLC_OK : mlc_error_system(error, MLC_FAILED, "rank %d is lost; the run had not begun", rank);
+}
+
+/* Rank 0: those that come later end as it does too; `missing`: how many may. Each is heard first: to close on what is unread would be an
+ * error for it. */
+static void refuse_visitors(int listener, int missing, int ranks, int status, deadline limit)
+{
+    hello greeting = {.ranks = ranks, .status = status}, got;
+    memcpy(greeting.magic, magic, sizeof magic);
+    while (missing > 0 && is_ready(listener, limit)) {
+        int line = -1, fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        missing -= fd >= 0 && receive_message(fd, &got, sizeof got, &line, 1, limit) && send_message(fd, &greeting, sizeof greeting, &line, 1);
+        mlc_local_close_file(&line);
+        mlc_local_close_file(&fd);
+    }
 }
 
 /* Rank 0: those that have come end as it does. */
@@ -307,6 +333,8 @@ static int serve(mlc_local *local, const char *name, deadline limit, mlc_error *
         send_files(local, i, connections[i], error);
     if (error->status)
         send_refusals(local, connections, error->status);
+    if (listener >= 0 && error->status && error->status != MLC_HANG)
+        refuse_visitors(listener, missing_ranks(local, connections), local->ranks, error->status, (deadline){now() + REFUSE_SECONDS, 0});
     if (listener >= 0)
         unlink(address.sun_path);
     mlc_local_close_file(&listener);
@@ -391,23 +419,6 @@ int mlc_local_join(mlc_local **out, const mlc_model *model, int rank, const char
 
 /* ---- a rank that cannot be one of them ---- */
 
-/* As rank 0: tells those that come, until the time is over. */
-static void refuse_visitors(const struct sockaddr_un *address, int ranks, int status, deadline limit)
-{
-    mlc_error ignored = {0};
-    int listener = listen_at(address, limit, &ignored), told = 0, line[2];
-    if (listener < 0 || pipe2(line, O_CLOEXEC))
-        return;
-    hello greeting = {.ranks = ranks, .status = status};
-    memcpy(greeting.magic, magic, sizeof magic);
-    while (told < ranks - 1 && is_ready(listener, limit)) {
-        int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-        told += fd >= 0 && send_message(fd, &greeting, sizeof greeting, line, 1);
-        mlc_local_close_file(&fd);
-    }
-    unlink(address->sun_path);
-}
-
 bool mlc_local_refuse(int rank, int ranks, const char *name, const mlc_error *why, double seconds)
 {
     deadline limit = {now() + seconds, seconds};
@@ -416,10 +427,13 @@ bool mlc_local_refuse(int rank, int ranks, const char *name, const mlc_error *wh
     int line[2];
     if (find_address(name, &address, &ignored) || pipe2(line, O_CLOEXEC))
         return false;
-    if (rank == 0) {
-        refuse_visitors(&address, ranks, why->status, limit);
-        return true;
+    int listener = rank ? -1 : listen_at(&address, limit, &ignored);
+    if (listener >= 0) {
+        refuse_visitors(listener, ranks - 1, ranks, why->status, limit);
+        unlink(address.sun_path);
     }
+    if (rank == 0)
+        return true;
     hello greeting = {.rank = rank, .ranks = ranks, .status = why->status};
     memcpy(greeting.magic, magic, sizeof magic);
     snprintf(greeting.why, sizeof greeting.why, "%.255s", why->text);
