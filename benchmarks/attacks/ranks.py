@@ -201,7 +201,7 @@ def told_while_waiting(field: Field) -> None:
 
 CASES = (
     Case(
-        "other-options", "one rank has another seed, rate, order, --every or --steps", "code 2, the option and both values", other_options
+        "other-options", "one rank has another seed, rate, order or --steps", "code 2, the option and both values", other_options
     ),
     Case("other-threads", "one rank has other threads and another log", "the run goes on, with the same digest", other_threads),
     Case("wrong-option", "one rank has an option that does not exist", "all end with its sentence", wrong_option),

@@ -210,7 +210,7 @@ static int resume_from(program *run, const char *path)
         return mlc_error_set(run->error, MLC_BAD_INPUT, "%s: %lld steps are done, more than --steps %lld", path, (long long)rank->step,
                              (long long)rank->steps);
     if (rank->step == rank->steps && run->options->data.count && is_first(run))
-        fprintf(stderr, "note: %s: all %lld steps are done, so nothing is left to train; --steps N trains on\n", path,
+        mlc_say("note: %s: all %lld steps are done, so nothing is left to train; --steps N trains on\n", path,
                 (long long)rank->steps);
     return MLC_OK;
 }
@@ -348,7 +348,7 @@ static int name_best(program *run, double loss)
     if (status && (status != MLC_FAILED || mlc_launch_is_victim(&run->rank->world)))
         return mlc_error_set(run->error, status, "%s", failed.text);
     if (status && is_first(run))
-        fprintf(stderr, "%s: error: %s; the run goes on\n", run->model->name, failed.text);
+        mlc_say("%s: error: %s; the run goes on\n", run->model->name, failed.text);
     return MLC_OK;
 }
 
