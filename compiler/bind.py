@@ -324,7 +324,9 @@ class Model:
         return session.text(hex_digits)
 
     def close(self) -> None:
-        """Compute nothing more. The memory goes when the last view of it does."""
+        """Compute nothing more, and let others save where this model did. The memory goes when the last view of it does."""
+        if self._open is not None:
+            self._open.lib.mlc_session_release(self._open.pointer)
         self._open = None
 
     def __enter__(self) -> Model:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,31 @@ def test_checkpoint_and_digest(line: Build, tmp_path: Path) -> None:
         with pytest.raises(MlcError) as problem:
             two.load(tmp_path / "none")
     assert code(problem) == "E0703"
+
+
+def test_one_writer_a_directory(line: Build, tmp_path: Path) -> None:
+    def refused(model: Model, words: str) -> None:
+        with pytest.raises(MlcError) as problem:
+            model.save(tmp_path)
+        assert code(problem) == "E0703" and words in str(problem.value)
+
+    with line.open() as one, line.open(seed=5) as two:
+        one.step(x=X, y=Y)
+        first = one.save(tmp_path)
+        refused(two, f"in use: {line.name}, process {os.getpid()} on ")
+        one.step(x=X, y=Y)
+        second = one.save(tmp_path)
+        assert (first.name, second.name) == ("step-00000001", "step-00000002")
+    with line.open(seed=5) as two:
+        refused(two, "holds steps of another run")
+        two.load(first)
+        two.step(x=X, y=Y)
+        with pytest.warns(UserWarning, match="goes back to step 1, so it is a new run"):
+            assert re.fullmatch("step-00000002-[0-9a-f]{8}", two.save(tmp_path).name)
+    with line.open(steps=7) as three:
+        with pytest.warns(UserWarning, match="--steps was 1000, is 7"):
+            three.load(tmp_path)
+        three.save(tmp_path)
 
 
 def test_same_bits_with_every_number_of_threads(line: Build) -> None:

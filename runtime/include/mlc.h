@@ -192,6 +192,9 @@ double mlc_session_metric(const mlc_session *session, int metric); /* of the las
  * another one: nobody else writes there meanwhile. Refused where steps of another run lie. */
 int mlc_session_save(mlc_session *session, const char *directory);
 
+/* Gives back the directory that it saved to, if any: others may write there. */
+int mlc_session_release(mlc_session *session);
+
 /* Loads a checkpoint: a step directory, or a directory with `latest`. The seed becomes the checkpoint's. */
 int mlc_session_load(mlc_session *session, const char *path);
 

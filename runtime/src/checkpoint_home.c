@@ -115,14 +115,14 @@ static int decide(mlc_rank *rank, const census *found, const char *directory, ml
     return begin_run(rank, error);
 }
 
-/* Which run `latest` names changes with the next save: said where it is another one. */
-static void say_switch(const mlc_rank *rank, int folder, const char *directory)
+/* Which run `latest` names changes with the next save: said where it is another one than the run that goes on. */
+static void say_switch(const mlc_rank *rank, const char *loaded, int folder, const char *directory)
 {
     char name[MLC_NAME_BYTES], run[MLC_RUN_BYTES] = "";
     mlc_error ignored = {0};
     if (!mlc_step_named(folder, "latest", directory, name, NULL, &ignored))
         mlc_step_run(folder, name, run);
-    if (*run && strcmp(run, run_of(rank)))
+    if (*run && strcmp(run, run_of(rank)) && strcmp(run, loaded))
         say(rank, "%s: `latest` names %s of run %.8s; from the next checkpoint on it names run %.8s", directory, name, run, run_of(rank));
 }
 
@@ -137,9 +137,11 @@ static int look(mlc_rank *rank, const char *directory, mlc_claim claim, mlc_erro
     int folder = mlc_folder_open(directory, error);
     if (folder < 0)
         return error->status;
+    char loaded[MLC_RUN_BYTES];
+    snprintf(loaded, sizeof loaded, "%s", run_of(rank));
     count_steps(rank, folder, &found);
     if (!decide(rank, &found, directory, claim, error))
-        say_switch(rank, folder, directory);
+        say_switch(rank, loaded, folder, directory);
     close(folder);
     return error->status;
 }

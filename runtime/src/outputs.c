@@ -93,7 +93,7 @@ static int check_checkpoint(const output *it, const char *checkpoint, mlc_error 
 {
     char directory[MLC_PATH_BYTES];
     const char *name = split(it->path, directory);
-    bool ours = !strcmp(name, "latest") || !strncmp(name, "step-", 5) || *name == '.';
+    bool ours = !strcmp(name, "latest") || !strcmp(name, "best") || !strncmp(name, "step-", 5) || *name == '.';
     bool there = !strcmp(directory, checkpoint) || lies_in(directory, checkpoint);
     return ours && there ? refuse(it, "a name that checkpoints use in", checkpoint, error) : MLC_OK;
 }

@@ -643,6 +643,14 @@ int mlc_session_save(mlc_session *session, const char *directory)
     return run_transfer(session, save_member, directory, NULL);
 }
 
+int mlc_session_release(mlc_session *session)
+{
+    if (session_enter(session))
+        return MLC_USAGE;
+    mlc_home_close(&session->members[0]->home);
+    return session_leave(session);
+}
+
 int mlc_session_load(mlc_session *session, const char *path)
 {
     return run_transfer(session, load_member, path, NULL);
