@@ -19,7 +19,7 @@ from mlc.ir.op import Contraction, Reduction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
 from mlc.lower.expression import Counter, Index, Ref
-from mlc.lower.graph import VIEWS, Graph, Placement, reduced_axes
+from mlc.lower.graph import VIEWS, Graph, Placement, is_over_rows, reduced_axes, reduction_order
 from mlc.lower.loops import Buffer
 from mlc.lower.scope import Scope
 from mlc.lower.storage import Storage, contiguous, is_kept, is_opaque, work_name
@@ -90,14 +90,7 @@ class Former:
     def _reduction(self, instruction: Instruction) -> Root:
         """A reduction as a root: over rows when the last axis is reduced, else over columns."""
         (operand,) = instruction.operands
-        rank = len(operand.type.dims)
-        reduced = reduced_axes(instruction)
-        kept = tuple(d for d in range(rank) if d not in reduced)
-        if not reduced or rank - 1 in reduced or not kept:
-            kind, order = "row", (*kept, *reduced)
-        else:
-            tail = max(reduced, default=-1)
-            kind, order = "columns", (*(d for d in kept if d < tail), *reduced, *(d for d in kept if d > tail))
+        kind, order = "row" if is_over_rows(instruction) else "columns", reduction_order(instruction)
         shape = tuple(operand.type.shape[d] for d in order)
         return self._with_loads(Root(instruction.results[0], kind, shape, order, None, "write", False, ()), operand)
 

@@ -72,6 +72,24 @@ def reduced_axes(reduction: Instruction) -> tuple[int, ...]:
     return tuple(a % rank for a in reduction.attribute("axes"))
 
 
+def reduction_order(reduction: Instruction) -> tuple[int, ...]:
+    """The axes of a reduction's operand in the order in which it is walked: rows are reduced last, columns keep their last axes."""
+    rank = len(reduction.operands[0].type.dims)
+    reduced = reduced_axes(reduction)
+    kept = tuple(d for d in range(rank) if d not in reduced)
+    if is_over_rows(reduction):
+        return (*kept, *reduced)
+    tail = max(reduced)
+    return (*(d for d in kept if d < tail), *reduced, *(d for d in kept if d > tail))
+
+
+def is_over_rows(reduction: Instruction) -> bool:
+    """Whether the last axis is reduced, or all are, or none is."""
+    rank = len(reduction.operands[0].type.dims)
+    reduced = reduced_axes(reduction)
+    return not reduced or rank - 1 in reduced or len(set(reduced)) == rank
+
+
 def move_coordinates(instruction: Instruction, result: int, at: Sequence[Index]) -> tuple[Index, ...]:
     """Where element `at` of a result of a one-to-one move lies in its operand."""
     (operand, *_) = instruction.operands

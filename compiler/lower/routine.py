@@ -11,9 +11,10 @@ from mlc.ir.types import DTYPE_BYTES
 from mlc.lower.build import build_kernels
 from mlc.lower.form import Former, add_places, drop_unread
 from mlc.lower.graph import graph_of
+from mlc.lower.keep import keep_costly
 from mlc.lower.layout import lay_out
 from mlc.lower.loops import Buffer, Kernel, Nest
-from mlc.lower.storage import choose_storage
+from mlc.lower.storage import chosen
 from mlc.lower.uses import kernel_uses, touched_indices
 from mlc.lower.widen import widen
 
@@ -60,7 +61,7 @@ def lower_function(
     flops = sum(ops[i.op].flops(i) for i in function.instructions)
     function = widen(function, ops)
     graph = graph_of(function, ops)
-    storage = choose_storage(graph, folds)
+    storage = keep_costly(chosen(graph, folds)).storage
     drafts = Former(graph, storage).run()
     add_places(graph, storage, drafts)
     drop_unread(graph, storage, drafts)

@@ -104,7 +104,12 @@ def view_of(graph: Graph, memory: Mapping[str, Placement], value: Value) -> Plac
     return affine(memory[value.name].buffer, memory[value.name].index(at), fresh)
 
 
-class _Chooser:
+class Chooser:
+    """Chooses what lies in memory.
+
+    folds: results of the function that are added into what their buffer holds
+    """
+
     def __init__(self, graph: Graph, folds: frozenset[str]):
         self.graph = graph
         self.folds = folds
@@ -116,16 +121,24 @@ class _Chooser:
         for result in graph.function.results:
             self.uses[result.name] = self.uses.get(result.name, 0) + 1
 
-    def buffer(self, name: str, value: Value, kind: str) -> Placement:
-        """A new buffer that holds a value."""
-        self.storage.buffers[name] = Buffer(name, value.type.dtype, value.type.size, kind)
+    def copy(self) -> Chooser:
+        """One that has chosen the same so far."""
+        other = Chooser(self.graph, self.folds)
+        stores = {name: list(places) for name, places in self.storage.stores.items()}
+        copies = {name: list(places) for name, places in self.storage.copies.items()}
+        other.storage = Storage(dict(self.storage.memory), stores, dict(self.storage.buffers), copies)
+        return other
+
+    def buffer(self, name: str, value: Value, kind: str, dtype: str | None = None) -> Placement:
+        """A new buffer that holds a value, in another dtype than its own where one is given."""
+        self.storage.buffers[name] = Buffer(name, dtype or value.type.dtype, value.type.size, kind)
         return contiguous(name, value)
 
-    def keep(self, value: Value, placement: Placement | None = None) -> None:
+    def keep(self, value: Value, placement: Placement | None = None, dtype: str | None = None) -> None:
         """Give a value a place it can be read at."""
         if value.name in self.storage.memory:
             return
-        place = placement or self.buffer(work_name(self.storage.buffers, value.name), value, "work")
+        place = placement or self.buffer(work_name(self.storage.buffers, value.name), value, "work", dtype)
         self.storage.memory[value.name] = place
         produced = self.graph.producer(value)
         if produced and produced[0].op == "concat":
@@ -157,6 +170,8 @@ class _Chooser:
         if mode == "fold":
             return self._put_fold(value, instruction, placement)
         library = isinstance(self.graph.lowering(instruction), LibraryKernel)
+        if library and self.storage.buffers[placement.buffer].dtype != value.type.dtype:
+            return False
         if library and value.type.dims and value.type.shape[-1] > 1 and placement.strides[-1] != 1:
             return False
         self.keep(value, placement)
@@ -220,14 +235,14 @@ def is_kept(lowering: Lowering) -> bool:
     return is_opaque(lowering) or isinstance(lowering, Reduction)
 
 
-def choose_storage(graph: Graph, folds: frozenset[str]) -> Storage:
-    """Decide what lies in memory.
+def chosen(graph: Graph, folds: frozenset[str]) -> Chooser:
+    """What must lie in memory, and what is expensive.
 
     folds: results of the function that are added into what their buffer holds
     Results of contractions and reductions get no place here unless a kernel must read or write them in memory; `form`
     adds one when it could not fuse all who read them.
     """
-    chooser = _Chooser(graph, folds)
+    chooser = Chooser(graph, folds)
     for parameter in graph.function.parameters:
         placement = chooser.buffer(parameter.name, parameter, "parameter")
         chooser.storage.memory[parameter.name] = placement
@@ -235,4 +250,4 @@ def choose_storage(graph: Graph, folds: frozenset[str]) -> Storage:
         chooser.result(result)
     chooser.operands()
     chooser.shared()
-    return chooser.storage
+    return chooser

@@ -1,0 +1,190 @@
+"""How often each value of a function would be computed, were it made where it is read: what decides which values are kept.
+
+A root (a store, a reduction) computes what it reads element by element, down to what lies in memory. A value is *demanded* by a
+root at coordinates; each such demand is a local of the emitted code, computed once for each place of the counters it depends on.
+Under a guard (a piece of a concatenation, the inside of a pad) there are no locals: every path that leads to a value is a demand.
+
+    %h = mul %x, %b    %l = slice %h    %r = slice %h    %y = maximum %l, %r       %h is demanded twice: y[i] reads h[i] and h[i + 1]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlc.ir.function import Instruction
+from mlc.ir.op import Apply, Generate, Lowering, Move, Pointwise, Scalar, resolve
+from mlc.ir.types import Value
+from mlc.lower import index as ix
+from mlc.lower.expression import Counter, Datum, Index, Operation, Position, Ref, data_of
+from mlc.lower.graph import Graph, move_coordinates
+
+#: As nesting.LEAST_INNER: a loop with fewer iterations inside is not split, so nothing is hoisted out of it.
+LEAST_INNER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """One reader's wish for a value.
+
+    root:    number of the root
+    shape:   the space of the root
+    at:      coordinates in counters numbered like `shape`
+    share:   the part of the space that computes it: below 1 under a guard
+    guarded: whether it stands under a guard
+    """
+
+    root: int
+    shape: tuple[int, ...]
+    at: tuple[Index, ...]
+    share: float
+    guarded: bool
+
+    @property
+    def times(self) -> float:
+        """How often it is computed: inner loops that it does not depend on are left."""
+        inner = 1
+        depends = counters_of(self.at)
+        for n in reversed(range(len(self.shape))):
+            if n in depends:
+                break
+            inner *= self.shape[n]
+        return math.prod(self.shape) / (inner if inner >= LEAST_INNER else 1) * self.share
+
+
+def counters_of(at: Sequence[Index]) -> set[int]:
+    """The counters that coordinates depend on, through what they are read from too."""
+    found: set[int] = set()
+    waiting = list(at)
+    while waiting:
+        index = waiting.pop()
+        found |= ix.counters(index)
+        for datum in data_of(index):
+            match datum.key:
+                case Operation(_, args):
+                    waiting.extend(a.index for a in args if isinstance(a, Position))
+                case _:
+                    pass
+    return found
+
+
+def atoms(index: Index) -> int:
+    """How long an index is, in atoms."""
+    total = 0
+    for atom, _ in index.terms:
+        match atom:
+            case Counter():
+                total += 1
+            case Datum(key=Operation(_, args)):
+                total += 1 + sum(atoms(a.index) for a in args if isinstance(a, Position))
+            case Datum():
+                total += 1
+            case _:
+                total += 1 + atoms(atom.index)
+    return total
+
+
+def own_ops(instruction: Instruction, lowering: Lowering) -> int:
+    """Scalar operations for one element of a result, operands apart."""
+    match lowering:
+        case Pointwise(scalar):
+            return scalar_ops(resolve(scalar, instruction))
+        case Generate(kind):
+            return 1 if kind.startswith("random") else 0
+        case Move():
+            return 1 if instruction.op in GUARDS else 0
+    return 0
+
+
+#: Moves that choose where an element comes from: a test for each operand, or for each axis.
+GUARDS = ("concat", "pad")
+
+
+def scalar_ops(scalar: Scalar) -> int:
+    """The operations of a scalar expression."""
+    return 1 + sum(scalar_ops(a) for a in scalar.args) if isinstance(scalar, Apply) else 0
+
+
+def root_demand(number: int, shape: tuple[int, ...], order: Sequence[int] | None = None) -> Demand:
+    """What a root reads of the value it stores, or folds: every element, with the axes of the value in `order` of the space."""
+    fresh = tuple(ix.counter(Counter(n, e)) for n, e in enumerate(shape))
+    at = fresh
+    if order is not None:
+        source = dict(zip(order, fresh, strict=True))
+        at = tuple(source[d] for d in range(len(order)))
+    return Demand(number, shape, at, 1.0, False)
+
+
+def operand_demands(graph: Graph, instruction: Instruction, result: int, demand: Demand) -> list[tuple[Value, Demand]]:
+    """What computing a result as demanded demands of the operands."""
+    match graph.lowering(instruction):
+        case Pointwise():
+            seen = {o.name: o for o in instruction.operands} if not demand.guarded else None
+            return [(o, demand) for o in (seen.values() if seen is not None else instruction.operands)]
+        case Move():
+            return _moved(instruction, result, demand)
+    return []
+
+
+def _moved(instruction: Instruction, result: int, demand: Demand) -> list[tuple[Value, Demand]]:
+    match instruction.op:
+        case "concat":
+            return _pieces(instruction, demand)
+        case "pad":
+            return _inside(instruction, demand)
+        case "gather" | "take_along":
+            return _gathered(instruction, demand)
+    return [(instruction.operands[0], _at(demand, move_coordinates(instruction, result, demand.at)))]
+
+
+def _at(demand: Demand, at: tuple[Index, ...]) -> Demand:
+    return Demand(demand.root, demand.shape, at, demand.share, demand.guarded)
+
+
+def _within(demand: Demand, index: Index, low: int, high: int) -> Demand | None:
+    """The demand where low <= index < high; None where that is nowhere."""
+    least, greatest = ix.bounds(index)
+    if least >= low and greatest < high:
+        return demand
+    if greatest < low or least >= high:
+        return None
+    part = (min(high, greatest + 1) - max(low, least)) / (greatest + 1 - least)
+    return Demand(demand.root, demand.shape, demand.at, demand.share * part, True)
+
+
+def _pieces(concat: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
+    axis, start = concat.attribute("axis"), 0
+    found: list[tuple[Value, Demand]] = []
+    for operand in concat.operands:
+        size = operand.type.shape[axis]
+        inner = tuple(ix.add(i, ix.number(-start)) if d == axis else i for d, i in enumerate(demand.at))
+        taken = _within(demand, demand.at[axis], start, start + size)
+        if taken is not None:
+            found.append((operand, _at(taken, inner)))
+        start += size
+    return found
+
+
+def _inside(pad: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
+    (operand,) = pad.operands
+    taken: Demand | None = demand
+    inner: list[Index] = []
+    places = zip(demand.at, pad.attribute("starts"), pad.attribute("steps"), operand.type.shape, strict=True)
+    for at, start, step, size in places:
+        offset = ix.add(at, ix.number(-start))
+        inner.append(ix.divide(offset, step))
+        taken = taken and _within(taken, at, start, start + (size - 1) * step + 1)
+        taken = taken and _within(taken, ix.modulo(offset, step), 0, 1)
+    return [(operand, _at(taken, tuple(inner)))] if taken is not None else []
+
+
+def _gathered(instruction: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
+    source, indices = instruction.operands
+    at = demand.at
+    axis = instruction.attribute("axis") % len(source.type.dims)
+    rank = 1 if instruction.op == "take_along" else len(indices.type.dims)
+    place = at if instruction.op == "take_along" else at[axis : axis + rank]
+    key = Operation("clamp", (Ref(indices.name), *(Position(i) for i in place)))
+    row = Index(((Datum(key, source.type.shape[axis]), 1),))
+    return [(source, _at(demand, (*at[:axis], row, *at[axis + rank :]))), (indices, _at(demand, tuple(place)))]
