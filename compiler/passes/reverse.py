@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from mlc.diagnostics import NO_SPAN, InternalError
@@ -11,6 +12,7 @@ from mlc.ir.builder import Builder
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import NoGradient, Op
 from mlc.ir.types import Value
+from mlc.passes.pieces import LEAST_PIECES, joined
 from mlc.passes.rewrite import renamed
 
 #: Sums, and moves between a sum and the gradient of a parameter.
@@ -129,10 +131,22 @@ class _Walk:
         parts = self.parts.pop(value.name, [])
         if not parts:
             return None
-        total = parts[0]
-        for part in parts[1:]:
-            total = self.builder.one("add", total, part)
-        return total
+        first, *others = self._pieced(parts)
+        for part in others:
+            first = self.builder.one("add", first, part)
+        return first
+
+    def _pieced(self, parts: list[Value]) -> list[Value]:
+        """The parts, with neighbours that fill a piece each put together."""
+        if len(parts) < LEAST_PIECES:
+            return parts
+        pads = {i.results[0].name: i for i in self.builder.instructions if i.op == "pad"}
+        whole: list[Value] = []
+        for is_pad, run in groupby(parts, key=lambda v: v.name in pads):
+            pieces = list(run)
+            value = joined(self.builder, pieces, [pads[v.name] for v in pieces]) if is_pad else None
+            whole += pieces if value is None else [value]
+        return whole
 
     def target(self, parameter: Value) -> Value | None:
         """The cotangent of a parameter, as a value of its own that is named after it."""
