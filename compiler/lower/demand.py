@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlc.ir.function import Instruction
 from mlc.ir.op import Apply, Generate, Lowering, Move, Pointwise, Scalar, resolve
@@ -33,6 +33,7 @@ class Demand:
     at:      coordinates in counters numbered like `shape`
     share:   the part of the space that computes it: below 1 under a guard
     guarded: whether it stands under a guard
+    depth:   instructions between the root and the value
     """
 
     root: int
@@ -40,6 +41,7 @@ class Demand:
     at: tuple[Index, ...]
     share: float
     guarded: bool
+    depth: int
 
     @property
     def times(self) -> float:
@@ -67,22 +69,6 @@ def counters_of(at: Sequence[Index]) -> set[int]:
                 case _:
                     pass
     return found
-
-
-def atoms(index: Index) -> int:
-    """How long an index is, in atoms."""
-    total = 0
-    for atom, _ in index.terms:
-        match atom:
-            case Counter():
-                total += 1
-            case Datum(key=Operation(_, args)):
-                total += 1 + sum(atoms(a.index) for a in args if isinstance(a, Position))
-            case Datum():
-                total += 1
-            case _:
-                total += 1 + atoms(atom.index)
-    return total
 
 
 def own_ops(instruction: Instruction, lowering: Lowering) -> int:
@@ -113,17 +99,18 @@ def root_demand(number: int, shape: tuple[int, ...], order: Sequence[int] | None
     if order is not None:
         source = dict(zip(order, fresh, strict=True))
         at = tuple(source[d] for d in range(len(order)))
-    return Demand(number, shape, at, 1.0, False)
+    return Demand(number, shape, at, 1.0, False, 0)
 
 
 def operand_demands(graph: Graph, instruction: Instruction, result: int, demand: Demand) -> list[tuple[Value, Demand]]:
     """What computing a result as demanded demands of the operands."""
+    deeper = replace(demand, depth=demand.depth + 1)
     match graph.lowering(instruction):
         case Pointwise():
-            seen = {o.name: o for o in instruction.operands} if not demand.guarded else None
-            return [(o, demand) for o in (seen.values() if seen is not None else instruction.operands)]
+            operands = instruction.operands if demand.guarded else {o.name: o for o in instruction.operands}.values()
+            return [(o, deeper) for o in operands]
         case Move():
-            return _moved(instruction, result, demand)
+            return _moved(instruction, result, deeper)
     return []
 
 
@@ -135,11 +122,7 @@ def _moved(instruction: Instruction, result: int, demand: Demand) -> list[tuple[
             return _inside(instruction, demand)
         case "gather" | "take_along":
             return _gathered(instruction, demand)
-    return [(instruction.operands[0], _at(demand, move_coordinates(instruction, result, demand.at)))]
-
-
-def _at(demand: Demand, at: tuple[Index, ...]) -> Demand:
-    return Demand(demand.root, demand.shape, at, demand.share, demand.guarded)
+    return [(instruction.operands[0], replace(demand, at=move_coordinates(instruction, result, demand.at)))]
 
 
 def _within(demand: Demand, index: Index, low: int, high: int) -> Demand | None:
@@ -150,7 +133,7 @@ def _within(demand: Demand, index: Index, low: int, high: int) -> Demand | None:
     if greatest < low or least >= high:
         return None
     part = (min(high, greatest + 1) - max(low, least)) / (greatest + 1 - least)
-    return Demand(demand.root, demand.shape, demand.at, demand.share * part, True)
+    return replace(demand, share=demand.share * part, guarded=True)
 
 
 def _pieces(concat: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
@@ -161,7 +144,7 @@ def _pieces(concat: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
         inner = tuple(ix.add(i, ix.number(-start)) if d == axis else i for d, i in enumerate(demand.at))
         taken = _within(demand, demand.at[axis], start, start + size)
         if taken is not None:
-            found.append((operand, _at(taken, inner)))
+            found.append((operand, replace(taken, at=inner)))
         start += size
     return found
 
@@ -176,7 +159,7 @@ def _inside(pad: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
         inner.append(ix.divide(offset, step))
         taken = taken and _within(taken, at, start, start + (size - 1) * step + 1)
         taken = taken and _within(taken, ix.modulo(offset, step), 0, 1)
-    return [(operand, _at(taken, tuple(inner)))] if taken is not None else []
+    return [(operand, replace(taken, at=tuple(inner)))] if taken is not None else []
 
 
 def _gathered(instruction: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
@@ -187,4 +170,4 @@ def _gathered(instruction: Instruction, demand: Demand) -> list[tuple[Value, Dem
     place = at if instruction.op == "take_along" else at[axis : axis + rank]
     key = Operation("clamp", (Ref(indices.name), *(Position(i) for i in place)))
     row = Index(((Datum(key, source.type.shape[axis]), 1),))
-    return [(source, _at(demand, (*at[:axis], row, *at[axis + rank :]))), (indices, _at(demand, tuple(place)))]
+    return [(source, replace(demand, at=(*at[:axis], row, *at[axis + rank :]))), (indices, replace(demand, at=tuple(place)))]

@@ -29,6 +29,9 @@ from mlc.lower.storage import Storage, contiguous, is_kept, is_opaque, work_name
 FEW_ROWS = 16
 SMALL = 32768
 
+#: In a function of more instructions values stay locals of their kernel in their order: builders of expressions are recursive.
+LONG = 400
+
 
 @dataclass(frozen=True, slots=True)
 class Root:
@@ -36,7 +39,7 @@ class Root:
 
     shape: the space it goes over; for a reduction kept dims first, reduced dims last (row) or in the middle (columns)
     order: the axes of the reduction's operand in the order of `shape`
-    placement, mode: where a store goes and how (loops.Store); None and "write" for a reduction
+    placement, mode: where a store goes and how (loops.Store); None and "write" for a reduction, and for what is a local only
     copy:  the store is of a value that is made elsewhere
     loads: what is read, by value and coordinates in counters numbered like `shape`
     """
@@ -135,12 +138,20 @@ class Former:
 
     def _makers(self, value: Value) -> list[int]:
         """The drafts that write a value, through the views and concatenations that have no place of their own."""
-        if value.name in self.made_by:
-            return [self.made_by[value.name]]
-        produced = self.graph.producer(value)
-        if produced is None or produced[0].op not in (*VIEWS, "concat"):
-            return []
-        return [n for o in produced[0].operands for n in self._makers(o)]
+        found: list[int] = []
+        seen: set[str] = set()
+        waiting = [value]
+        while waiting:
+            value = waiting.pop()
+            if value.name in seen:
+                continue
+            seen.add(value.name)
+            produced = self.graph.producer(value)
+            if value.name in self.made_by:
+                found.append(self.made_by[value.name])
+            elif produced is not None and produced[0].op in (*VIEWS, "concat"):
+                waiting.extend(produced[0].operands)
+        return found
 
     def _copies(self, after: Value) -> list[int]:
         """Copies into the pieces of `after`; returns the drafts that do it."""
@@ -264,15 +275,25 @@ def drop_unread(graph: Graph, storage: Storage, drafts: list[Draft]) -> None:
     for draft in drafts:
         if draft.instruction is not None:
             read |= {name for o in draft.instruction.operands for name in _bases(graph, o)}
+    long = len(graph.function.instructions) > LONG
     for draft in drafts:
         for root in list(draft.roots):
             name = root.value.name
             if root.placement is None or root.placement.buffer != name or storage.buffers[name].kind != "work":
                 continue
             if name not in read and not _sliced(storage, name):
-                draft.roots.remove(root)
+                draft.roots = _without(draft.roots, root, local=long or name in storage.costly)
                 del storage.memory[name]
                 del storage.buffers[name]
+        if all(r.kind == "store" and r.placement is None for r in draft.roots):
+            draft.roots = []
+
+
+def _without(roots: list[Root], root: Root, local: bool) -> list[Root]:
+    """The roots without one; as a local it stays in its place, so that what is made of it does not start from nothing."""
+    if local:
+        return [replace(r, placement=None) if r is root else r for r in roots]
+    return [r for r in roots if r is not root]
 
 
 def _bases(graph: Graph, value: Value) -> list[str]:

@@ -8,9 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mlc.lower.expression import Atom, Counter, Datum, Index, Quotient, Remainder
+from mlc.lower.expression import Atom, Counter, Datum, Index, Operation, Position, Quotient, Remainder
 
 ZERO = Index()
+
+
+def length(indices: Sequence[Index]) -> int:
+    """How long indices are, in atoms: what their text is in proportion to."""
+    total = 0
+    waiting = list(indices)
+    while waiting:
+        for atom, _ in waiting.pop().terms:
+            total += 1
+            match atom:
+                case Quotient(index, _) | Remainder(index, _):
+                    waiting.append(index)
+                case Datum(Operation(_, args), _):
+                    waiting.extend(a.index for a in args if isinstance(a, Position))
+                case _:
+                    pass
+    return total
 
 
 def number(value: int) -> Index:

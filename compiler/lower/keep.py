@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 from mlc.ir.function import Instruction
 from mlc.ir.op import Generate, Move, Pointwise, Reduction
 from mlc.ir.types import Value
-from mlc.lower.demand import Demand, atoms, operand_demands, own_ops, root_demand
+from mlc.lower import index as ix
+from mlc.lower.demand import GUARDS, Demand, operand_demands, own_ops, root_demand
 from mlc.lower.graph import Graph, base_of, reduction_order
 from mlc.lower.storage import Chooser
 
-#: Most operations of the emitted code for one of the function's meaning; spec/lowering.md promises a little more.
+#: Most operations of the emitted code for one of the function's meaning where nothing is kept for their sake, and where
+#: something is; spec/lowering.md promises 4.
 MOST_WORK = 3.5
+MOST_WORK_KEPT = 2.5
 
 #: Most locals of the emitted code for one instruction, and some beside for a small function.
 MOST_CODE = 4
@@ -35,8 +38,13 @@ LIMITS = (32, 8, 4, 3, 2, 1)
 #: Most atoms in the coordinates of a demand: each move that does not simplify makes them longer.
 MOST_ATOMS = 64
 
-#: Most pieces of a concatenation among which a reader chooses; with more it is written in place.
+#: Most instructions between a root and what it reads: builders of expressions are recursive.
+MOST_DEPTH = 100
+
+#: Most pieces of a concatenation among which a reader chooses; with more it is written in place. So is a concatenation or a pad
+#: that is demanded more often than this.
 MOST_PIECES = 4
+MOST_CHOICES = 8
 
 
 @dataclass(slots=True)
@@ -53,9 +61,8 @@ class Account:
     code: int = 0
     instructions: int = 0
 
-    @property
-    def fits(self) -> bool:
-        return self.work <= MOST_WORK * self.own and self.code <= MOST_CODE * self.instructions + FREE_CODE
+    def fits(self, most_work: float) -> bool:
+        return self.work <= most_work * self.own and self.code <= MOST_CODE * self.instructions + FREE_CODE
 
 
 def keep_costly(chooser: Chooser) -> Chooser:
@@ -63,7 +70,7 @@ def keep_costly(chooser: Chooser) -> Chooser:
     for limit in LIMITS:
         tried = chooser.copy()
         account = _Walk(tried, limit).run()
-        if account.fits:
+        if account.fits(MOST_WORK if limit == LIMITS[0] else MOST_WORK_KEPT):
             break
     return tried
 
@@ -126,8 +133,11 @@ class _Walk:
             self.account.code += 1
             return
         wanted = self.wanted.setdefault(value.name, {})
-        if len(wanted) <= LIMITS[0]:
-            wanted[len(wanted) if demand.guarded else (demand.root, demand.at)] = demand
+        key = len(wanted) if demand.guarded else (demand.root, demand.at)
+        if key in wanted:
+            wanted[key] = max(demand, wanted[key], key=lambda d: d.depth)
+        elif len(wanted) <= LIMITS[0]:
+            wanted[key] = demand
 
     def _computed(self, instruction: Instruction, number: int, result: Value) -> None:
         """Decide whether a result is kept, and hand on what is demanded of its operands."""
@@ -149,11 +159,11 @@ class _Walk:
 
     def _is_much(self, instruction: Instruction, result: Value, wanted: list[Demand], ops: int) -> bool:
         """Whether so much is demanded of a value that it is kept."""
-        if result.name in self.chooser.storage.memory or not wanted or isinstance(self.graph.lowering(instruction), Generate) and not ops:
+        if result.name in self.chooser.storage.memory or not wanted or (isinstance(self.graph.lowering(instruction), Generate) and not ops):
             return False
-        if any(sum(atoms(i) for i in d.at) > MOST_ATOMS for d in wanted):
+        if any(d.depth > MOST_DEPTH or ix.length(d.at) > MOST_ATOMS for d in wanted):
             return True
-        if instruction.op == "concat" and len(instruction.operands) > MOST_PIECES:
+        if instruction.op in GUARDS and (len(instruction.operands) > MOST_PIECES or len(wanted) > MOST_CHOICES):
             return True
         if not ops:
             return False
@@ -165,4 +175,5 @@ class _Walk:
         rounded = base_of(self.graph, result).name in self.chooser.storage.memory
         wide = result.type.dtype in ("bf16", "f16") and not rounded
         self.chooser.keep(result, dtype="f32" if wide else None)
+        self.chooser.storage.costly.add(result.name)
         self._copied(result.name)

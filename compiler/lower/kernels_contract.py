@@ -13,7 +13,7 @@ from mlc.lower.expression import Counter, Index, Ref
 from mlc.lower.form import Draft
 from mlc.lower.loops import Contract, Let, Statement, Store
 from mlc.lower.scope import Scope
-from mlc.lower.sources import Sources, draft_note, root_store
+from mlc.lower.sources import Sources, draft_note, root_stores
 
 #: (extent, stride in a, stride in b) of each index of a group; strides in elements.
 Group = tuple[tuple[int, int, int], ...]
@@ -99,6 +99,6 @@ def _epilogue(sources: Sources, draft: Draft, result: Value, at: tuple[Index, ..
     needs = {"acc": frozenset([0, 1, 2])}
     scope = Scope(sources.graph, sources.storage.memory, {result.name: Ref("acc")}, needs, {"acc"})
     statements: list[Statement] = [Store(p.buffer, p.index(at), Ref("acc"), mode) for p, mode in sources.stores(result)]
-    statements.extend(root_store(scope, root, at) for root in draft.roots)
+    statements.extend(store for root in draft.roots for store in root_stores(scope, root, at))
     inner = [let for let in scope.lets if 2 in let.needs]
     return tuple(let for let in scope.lets if 2 not in let.needs), (*inner, *statements)

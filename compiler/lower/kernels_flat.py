@@ -10,7 +10,7 @@ from mlc.lower.form import Draft
 from mlc.lower.loops import Nest, Statement
 from mlc.lower.nesting import nest, split_loops
 from mlc.lower.scope import Scope
-from mlc.lower.sources import Sources, draft_note, root_store
+from mlc.lower.sources import Sources, draft_note, root_stores
 
 
 def flat_kernel(sources: Sources, draft: Draft) -> Nest:
@@ -18,7 +18,7 @@ def flat_kernel(sources: Sources, draft: Draft) -> Nest:
 
     def build(flat: Index) -> tuple[Scope, list[Statement]]:
         scope = sources.scope()
-        return scope, [root_store(scope, root, ix.unflatten(flat, draft.shape)) for root in draft.roots]
+        return scope, [s for root in draft.roots for s in root_stores(scope, root, ix.unflatten(flat, draft.shape))]
 
     counters, scope, statements = split_loops(math.prod(draft.shape), 0, build)
     prologue = tuple(let for let in scope.lets if not let.needs)

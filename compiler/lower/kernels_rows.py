@@ -17,7 +17,7 @@ from mlc.lower.graph import reduced_axes, scalar_dtype
 from mlc.lower.loops import Accumulator, Fold, Let, Nest, Statement, Store
 from mlc.lower.nesting import nest, split_loops
 from mlc.lower.scope import Scope
-from mlc.lower.sources import Sources, draft_note, root_store
+from mlc.lower.sources import Sources, draft_note, root_stores
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ def _add_group(sources: Sources, group: list[Root], row: _Row) -> None:
     def build(flat: Index) -> tuple[Scope, list[Statement]]:
         scope = sources.scope(set(row.scope.taken), row.scope)
         at = (*row.leading, *ix.unflatten(flat, columns))
-        return scope, [_statement(sources, scope, root, at, folds) for root in group]
+        return scope, [s for root in group for s in _statements(sources, scope, root, at, folds)]
 
     width = math.prod(columns)
     counters, scope, statements = split_loops(width if width > 1 else 0, 1, build)
@@ -103,14 +103,16 @@ def _accumulators(sources: Sources, group: list[Root], row: _Row) -> dict[str, t
     return folds
 
 
-def _statement(sources: Sources, scope: Scope, root: Root, at: tuple[Index, ...], folds: dict[str, tuple[str, str]]) -> Statement:
+def _statements(
+    sources: Sources, scope: Scope, root: Root, at: tuple[Index, ...], folds: dict[str, tuple[str, str]]
+) -> Sequence[Statement]:
     """What a root does with the element at these coordinates of its space."""
     if root.kind == "store":
-        return root_store(scope, root, at)
+        return root_stores(scope, root, at)
     (operand,) = sources.graph.maker(root.value).operands
     source = dict(zip(root.order, at, strict=True))
     name, combine = folds[root.value.name]
-    return Fold(name, combine, scope.value(operand, tuple(source[d] for d in range(len(root.order)))))
+    return [Fold(name, combine, scope.value(operand, tuple(source[d] for d in range(len(root.order)))))]
 
 
 def _reduction_stores(sources: Sources, root: Root, kept: tuple[Index, ...], name: str) -> list[Store]:

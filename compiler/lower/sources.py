@@ -40,12 +40,12 @@ class Sources:
         return Operand(place.buffer, place.offset, place.strides)
 
 
-def root_store(scope: Scope, root: Root, at: Sequence[Index]) -> Store:
-    """The store of one element of a root."""
-    if root.placement is None:
-        raise InternalError(f"lower: {root.value} is stored nowhere")
+def root_stores(scope: Scope, root: Root, at: Sequence[Index]) -> list[Store]:
+    """The store of one element of a root; none for a root that is a local only, which is in the scope from here on."""
     value = scope.value(root.value, tuple(at)) if root.copy else scope.define(root.value, tuple(at))
-    return Store(root.placement.buffer, root.placement.index(at), value, root.mode)
+    if root.placement is None:
+        return []
+    return [Store(root.placement.buffer, root.placement.index(at), value, root.mode)]
 
 
 def draft_note(graph: Graph, draft: Draft) -> str:

@@ -21,15 +21,22 @@ from mlc.lower.loops import Buffer
 #: Scalar functions that cost tens of operations: a value made with one is kept rather than computed twice.
 EXPENSIVE = ("exp", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow")
 
+#: Coordinates longer than this are no strided place again.
+MOST_VIEW_ATOMS = 256
+
 
 @dataclass(slots=True)
 class Storage:
-    """memory: where a value can be read. stores: where a value must be written, and how (mode of loops.Store)."""
+    """memory: where a value can be read. stores: where a value must be written, and how (mode of loops.Store).
+
+    costly: values kept for the sake of work and code alone; where their kernel alone reads them they are its locals
+    """
 
     memory: dict[str, Placement] = field(default_factory=dict)
     stores: dict[str, list[tuple[Placement, str]]] = field(default_factory=dict)
     buffers: dict[str, Buffer] = field(default_factory=dict)
     copies: dict[str, list[tuple[Value, Placement, str]]] = field(default_factory=dict)  # by the value whose place in the order they take
+    costly: set[str] = field(default_factory=set)
 
 
 def is_opaque(lowering: Lowering) -> bool:
@@ -100,6 +107,8 @@ def view_of(graph: Graph, memory: Mapping[str, Placement], value: Value) -> Plac
         if produced is None or produced[0].op not in VIEWS:
             return None
         at = move_coordinates(*produced, at)
+        if ix.length(at) > MOST_VIEW_ATOMS:
+            return None
         value = produced[0].operands[0]
     return affine(memory[value.name].buffer, memory[value.name].index(at), fresh)
 
@@ -126,7 +135,7 @@ class Chooser:
         other = Chooser(self.graph, self.folds)
         stores = {name: list(places) for name, places in self.storage.stores.items()}
         copies = {name: list(places) for name, places in self.storage.copies.items()}
-        other.storage = Storage(dict(self.storage.memory), stores, dict(self.storage.buffers), copies)
+        other.storage = Storage(dict(self.storage.memory), stores, dict(self.storage.buffers), copies, set(self.storage.costly))
         return other
 
     def buffer(self, name: str, value: Value, kind: str, dtype: str | None = None) -> Placement:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from mlc.ir.builder import Builder
 from mlc.ir.function import Instruction
@@ -78,7 +79,7 @@ def _fit(line: Sequence[_Piece], axis: int) -> bool:
     """Whether pieces of a line can stand one after the other."""
     if len(line) == 1:
         return True
-    apart = all(a.place(axis)[1] < b.place(axis)[0] for a, b in zip(line, line[1:], strict=False))
+    apart = all(a.place(axis)[1] < b.place(axis)[0] for a, b in pairwise(line))
     return apart and all(p.steps[axis] == 1 for p in line)
 
 
