@@ -11,7 +11,7 @@ import re
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -312,9 +312,11 @@ class Model:
         self._session.check(self._lib.mlc_session_load(self._pointer, os.fsencode(path)))
         self._session.warn()
 
-    def load_weights(self, path: str | Path) -> None:
-        """Load parameters by name from safetensors."""
-        self._session.check(self._lib.mlc_session_load_weights(self._pointer, os.fsencode(path)))
+    def load_weights(self, path: str | Path, *, allow: Sequence[str] = (), fit: Sequence[str] = ()) -> None:
+        """Load parameters by name from safetensors; `allow` and `fit` are what --allow and --fit of a program take."""
+        lists = [[self._session.ffi.new("char[]", os.fsencode(item)) for item in items] for items in (allow, fit)]
+        terms = [term for items in lists for term in (self._session.ffi.new("char *[]", items), len(items))]
+        self._session.check(self._lib.mlc_session_load_weights(self._pointer, os.fsencode(path), *terms))
 
     def digest(self) -> str:
         """SHA-256 over parameters, optimizer state, step and cursor, in hex."""

@@ -181,6 +181,20 @@ def test_progress_elsewhere(gpt: Build, text: Path, run) -> None:
         assert re.fullmatch(r"(\d+/40 steps  loss .*\n)*", written)
 
 
+def test_a_terminal_that_nobody_reads_holds_up_nothing(gpt: Build, text: Path) -> None:
+    main, other = pty.openpty()
+    os.set_blocking(other, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(other, b"x")
+    os.set_blocking(other, True)
+    command = [gpt.program, "--data", text, "--steps", "40"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=other, env={**os.environ, "TERM": "xterm"}, timeout=100, check=True)
+    assert b"trained 40 steps" in done.stdout
+    os.close(main)
+    os.close(other)
+
+
 def test_partial_evaluation(gpt: Build, text: Path, run) -> None:
     some = run(gpt, "--evaluate", text, "--evaluate-batches", 3).stdout
     assert "over 6 windows, 192 tokens" in some

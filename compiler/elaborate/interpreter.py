@@ -22,7 +22,7 @@ from mlc.elaborate.site import Site
 from mlc.elaborate.statements import STATEMENTS
 from mlc.elaborate.trace import LayerBody, ParameterSpec, Trace
 from mlc.elaborate.values import POISON, SCALAR, Builtin, DType, FunctionValue, Partial, Poison, describe, key_of
-from mlc.ir.program import SETTINGS
+from mlc.ir.program import ACTIVATIONS, SETTINGS
 from mlc.ir.types import Value
 from mlc.syntax import tree
 
@@ -39,7 +39,7 @@ class Interpreter:
     curves:      values of the recipe's curves so far
     active:      functions that are being elaborated
     reads_name:  whether the recipe has read the name of the parameter it was called for
-    settings:    compile-time numbers that calls in the model were given for parameters of these names, in order of appearance
+    settings:    what `Program.constants` says of calls in the model, in order of appearance
     """
 
     reports: Reports
@@ -268,6 +268,8 @@ class Interpreter:
         return values
 
     def _note_settings(self, function: FunctionValue, values: dict[str, Any]) -> None:
+        if function.name in ACTIVATIONS:
+            self.settings[f"{function.name}.called", 1.0] = None
         for name, value in values.items():
             if name in SETTINGS and isinstance(value, (int, float)):
                 self.settings[f"{function.name}.{name}", float(value)] = None

@@ -149,7 +149,8 @@ class Program:
 
     warnings:  what its author may want to know; no part of what the program is, and not in its text
     constants: what was fixed at compile time and files of weights may state too: numbers of the file by name, then what calls were
-               given that have one of `SETTINGS`, as "layer_norm.eps"; each pair once
+               given that have one of `SETTINGS`, as "layer_norm.eps", and 1 for each of `ACTIVATIONS` called, as "gelu.called"; each
+               pair once
     """
 
     name: str
@@ -168,6 +169,9 @@ class Program:
 
 #: Parameters of functions whose compile-time values are constants of a program.
 SETTINGS = ("eps", "exact", "heads", "kv_heads", "theta", "window")
+
+#: Functions of which a program states that it calls them.
+ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,8 +198,9 @@ int mlc_session_release(mlc_session *session);
 /* Loads a checkpoint: a step directory, or a directory with `latest`. The seed becomes the checkpoint's. */
 int mlc_session_load(mlc_session *session, const char *path);
 
-/* Loads parameters by name from safetensors: a file, or a directory with one or with an index. */
-int mlc_session_load_weights(mlc_session *session, const char *path);
+/* Loads parameters by name from safetensors: a file, or a directory with one or with an index. What `allow` and `fit` name, as
+ * --allow and --fit do, may differ; both may be NULL when there are none. */
+int mlc_session_load_weights(mlc_session *session, const char *path, char *const *allow, int allowed, char *const *fit, int fitted);
 
 /* Writes the digest as 64 hex digits and a 0 byte. */
 int mlc_session_digest(mlc_session *session, char hex[65]);

@@ -19,12 +19,13 @@ static int add_file(mlc_bundle *bundle, const char *path, mlc_error *error)
     return error->status;
 }
 
-static bool has_file(const mlc_bundle *bundle, const char *path)
+/* The file of this path that is open, NULL: none. */
+static const mlc_safetensors *file_of(const mlc_bundle *bundle, const char *path)
 {
     for (int64_t i = bundle->count - 1; i >= 0; i--)
         if (!strcmp(bundle->files[i].path, path))
-            return true;
-    return false;
+            return &bundle->files[i];
+    return NULL;
 }
 
 static int add_member(mlc_bundle *bundle, const char *directory, const char *index, const mlc_json_node *member, mlc_error *error)
@@ -35,7 +36,19 @@ static int add_member(mlc_bundle *bundle, const char *directory, const char *ind
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: tensor %.200s has no file name", index, member->key);
     if (mlc_path_join(path, directory, name, error))
         return error->status;
-    return has_file(bundle, path) ? MLC_OK : add_file(bundle, path, error);
+    return file_of(bundle, path) ? MLC_OK : add_file(bundle, path, error);
+}
+
+/* Is a tensor where the index says? */
+static int check_member(const mlc_bundle *bundle, const char *directory, const char *index, const mlc_json_node *member, mlc_error *error)
+{
+    char path[MLC_PATH_BYTES];
+    const char *name = mlc_json_string(member);
+    if (mlc_path_join(path, directory, name, error))
+        return error->status;
+    if (!mlc_safetensors_find(file_of(bundle, path), member->key))
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: tensor %.200s is not in %.200s", index, member->key, name);
+    return MLC_OK;
 }
 
 static int add_indexed(mlc_bundle *bundle, const char *directory, const char *index, const mlc_json *json, mlc_error *error)
@@ -46,11 +59,9 @@ static int add_indexed(mlc_bundle *bundle, const char *directory, const char *in
     for (const mlc_json_node *member = mlc_json_first(json, map); member; member = mlc_json_next(json, member))
         if (add_member(bundle, directory, index, member, error))
             return error->status;
-    for (const mlc_json_node *member = mlc_json_first(json, map); member; member = mlc_json_next(json, member)) {
-        const mlc_safetensors *file;
-        if (!mlc_bundle_find(bundle, member->key, &file))
-            return mlc_error_set(error, MLC_BAD_INPUT, "%s: tensor %.200s is not in %.200s", index, member->key, mlc_json_string(member));
-    }
+    for (const mlc_json_node *member = mlc_json_first(json, map); member; member = mlc_json_next(json, member))
+        if (check_member(bundle, directory, index, member, error))
+            return error->status;
     return MLC_OK;
 }
 

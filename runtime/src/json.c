@@ -1,4 +1,4 @@
-/* json.c: see json.h. Recursive descent, at most 64 levels deep. */
+/* json.c: see json.h. Recursive descent, at most 64 levels deep, with a bound on how many values it keeps. */
 #include "json.h"
 
 #include "mlc.h"
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define DEPTH 64
+#define NODES (4 << 20) /* values of a text: several hundred megabytes of nodes; no header of tensors comes near */
 
 typedef struct reader {
     mlc_json *json;
@@ -43,6 +44,8 @@ static bool take(reader *from, char c)
 static int64_t add_node(reader *from, enum mlc_json_kind kind)
 {
     mlc_json *json = from->json;
+    if (json->count == NODES)
+        return fail(from);
     if (json->count == json->capacity) {
         int64_t capacity = 2 * json->capacity + 64;
         mlc_json_node *nodes = realloc(json->nodes, (size_t)capacity * sizeof *nodes);
@@ -285,7 +288,10 @@ int mlc_json_parse(mlc_json *json, const char *text, size_t bytes, const char *w
     skip_spaces(&from);
     if (!from.failed && from.at == from.end)
         return MLC_OK;
+    bool many = json->count == NODES;
     mlc_json_free(json);
+    if (many)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: JSON of more than %d values", what, NODES);
     return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: not JSON at offset %lld", what, (long long)(from.at - text));
 }
 

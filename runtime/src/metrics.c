@@ -202,7 +202,7 @@ void mlc_metrics_settle(mlc_metrics *metrics)
 
 int mlc_metrics_close(mlc_metrics *metrics, mlc_error *error)
 {
-    mlc_metrics_settle(metrics);
+    mlc_progress_close(&metrics->progress);
     if (metrics->log.fd >= 0 && mlc_writer_close(&metrics->log, false))
         mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
     return error->status;

@@ -32,6 +32,7 @@ static const option OPTIONS[] = {
     {"resume", "DIR|auto", TEXT, FIELD(resume), "go on from a checkpoint; auto: the newest whole one of the run in --checkpoint"},
     {"allow", "ITEM", LIST, FIELD(allow), "let a difference of checkpoint or weights from the model pass: a name or pattern; may repeat"},
     {"weights", "FILE|DIR", TEXT, FIELD(weights), "start from parameters in safetensors files, by name"},
+    {"fit", "NAME", LIST, FIELD(fit), "cut or fill up a weight that is longer or shorter along one dim: a name or pattern; may repeat"},
     {"evaluate", "[INPUT=]PATTERN", LIST, FIELD(evaluate), "report loss and metrics over these files; may repeat"},
     {"evaluate-batches", "N", COUNT, FIELD(evaluate_batches), "evaluate N microbatches, evenly spread over the files (all)"},
     {"sample", "N", WHOLE, FIELD(sample), "write N tokens that follow the prompt"},

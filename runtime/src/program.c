@@ -245,12 +245,13 @@ static int load_state(program *run)
 {
     const mlc_options *options = run->options;
     mlc_allowed allowed = {options->allow.items, options->allow.count};
+    mlc_weights_terms terms = {allowed, {options->fit.items, options->fit.count}};
     bool writes = options->checkpoint && !options->dry_run;
     if (writes && mlc_checkpoint_prepare(run->rank, options->checkpoint, allowed, run->error))
         return run->error->status;
     if (options->resume && resume(run))
         return run->error->status;
-    if (options->weights && mlc_weights_load(run->rank, options->weights, allowed, run->error))
+    if (options->weights && mlc_weights_load(run->rank, options->weights, terms, run->error))
         return run->error->status;
     if (options->checkpoint && claim(run))
         return run->error->status;
@@ -619,7 +620,7 @@ static void begin(program *run)
 static int run_rank(mlc_launch *launch, int rank, void *context)
 {
     program run = {.model = launch->model, .options = context, .launch = launch, .number = rank, .alone = true, .saved = -1,
-                   .metrics.log.fd = -1};
+                   .metrics = {.log.fd = -1, .progress.fd = -1}};
     run.error = &run.early;
     if (!open_rank(&run)) {
         run.alone = false;

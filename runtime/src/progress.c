@@ -1,28 +1,48 @@
 /* progress.c: see progress.h. */
 #include "progress.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DRAWN_NANOSECONDS INT64_C(100000000)  /* on a terminal: at most ten lines a second */
 #define PLAIN_NANOSECONDS INT64_C(30000000000) /* elsewhere: one in half a minute */
 #define LINE_BYTES 512
 
+/* Where lines go: a terminal or pipe is opened once more, so that writing to it need not wait and nothing changes for those who share
+ * it. Where that is not allowed, and for files, stderr itself. */
+static int open_again(void)
+{
+    struct stat kind;
+    bool may_wait = !fstat(STDERR_FILENO, &kind) && (S_ISCHR(kind.st_mode) || S_ISFIFO(kind.st_mode));
+    int fd = may_wait ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : -1;
+    return fd < 0 ? STDERR_FILENO : fd;
+}
+
 void mlc_progress_open(mlc_progress *progress, bool silent, int64_t now)
 {
     const char *kind = getenv("TERM");
     bool draws = isatty(STDERR_FILENO) && kind && *kind && strcmp(kind, "dumb");
-    *progress = (mlc_progress){.silent = silent, .terminal = draws, .said_at = draws ? now - DRAWN_NANOSECONDS : now};
+    *progress = (mlc_progress){.fd = silent ? -1 : open_again(), .terminal = draws, .said_at = draws ? now - DRAWN_NANOSECONDS : now};
+}
+
+void mlc_progress_close(mlc_progress *progress)
+{
+    mlc_progress_settle(progress);
+    if (progress->fd > STDERR_FILENO)
+        close(progress->fd);
+    progress->fd = -1;
 }
 
 bool mlc_progress_is_due(const mlc_progress *progress, const mlc_progress_state *state, int64_t now)
 {
-    if (progress->silent)
+    if (progress->fd < 0)
         return false;
     if (progress->terminal)
         return state->step == state->steps || now - progress->said_at >= DRAWN_NANOSECONDS;
@@ -69,10 +89,10 @@ static int columns(void)
 }
 
 /* Writes if that does not wait; what does not fit or fails is left: a line of progress is not worth a run. */
-static void write_ready(const char *text, size_t bytes)
+static void write_ready(const mlc_progress *progress, const char *text, size_t bytes)
 {
-    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
-    if (poll(&out, 1, 0) == 1 && out.revents == POLLOUT && write(STDERR_FILENO, text, bytes) < 0)
+    struct pollfd out = {.fd = progress->fd, .events = POLLOUT};
+    if (poll(&out, 1, 0) == 1 && out.revents == POLLOUT && write(progress->fd, text, bytes) < 0)
         return;
 }
 
@@ -93,7 +113,7 @@ void mlc_progress_show(mlc_progress *progress, const mlc_progress_state *state, 
     int drawn = mlc_progress_text(text + length, sizeof text - (size_t)length, width, state);
     length += drawn;
     length += snprintf(text + length, sizeof text - (size_t)length, progress->terminal ? "\033[K" : "\n");
-    write_ready(text, (size_t)length);
+    write_ready(progress, text, (size_t)length);
     progress->drawn = progress->terminal ? drawn : 0;
     progress->said_at = now;
 }
@@ -101,6 +121,6 @@ void mlc_progress_show(mlc_progress *progress, const mlc_progress_state *state, 
 void mlc_progress_settle(mlc_progress *progress)
 {
     if (progress->drawn)
-        write_ready("\n", 1);
+        write_ready(progress, "\n", 1);
     progress->drawn = 0;
 }

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 typedef struct mlc_progress {
-    bool silent;
+    int fd;          /* -1: nothing is ever written */
     bool terminal;   /* stderr is one that can write over a line */
     int drawn;       /* columns of the line that stands there, 0: none */
     int64_t said_at; /* clock of the last line, or of the start */
@@ -25,6 +25,7 @@ typedef struct mlc_progress_state {
 
 /* `silent`: nothing is ever written. `now`: a clock in nanoseconds. */
 void mlc_progress_open(mlc_progress *progress, bool silent, int64_t now);
+void mlc_progress_close(mlc_progress *progress);
 
 /* Is it time for a line? */
 bool mlc_progress_is_due(const mlc_progress *progress, const mlc_progress_state *state, int64_t now);

@@ -25,6 +25,7 @@ static const wish WISHES[] = {
     {"keep", {"checkpoint"}, "it counts checkpoints"},
     {"fresh", {"checkpoint"}, "it begins a run in a directory of checkpoints"},
     {"allow", {"resume", "weights", "checkpoint"}, "it lets a difference from what is loaded pass"},
+    {"fit", {"weights"}, "only their shapes can differ"},
     {"evaluate-batches", {"evaluate"}, "there is nothing to evaluate"},
     {"grace", {"data"}, "only training goes on for a while when it is told to stop"},
     {"prompt", {"sample"}, "nothing is sampled without it"},

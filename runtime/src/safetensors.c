@@ -3,8 +3,10 @@
 
 #include "accord.h"
 #include "folder.h"
+#include "foreign.h"
 #include "json.h"
 #include "mlc.h"
+#include "weights_kind.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -59,6 +61,9 @@ static int read_tensor(const mlc_safetensors *file, const mlc_json_node *member,
     uint64_t held = file->mapping.bytes - (uint64_t)(file->data - file->mapping.base), bytes;
     const char *dtype = mlc_json_string(mlc_json_member(json, member, "dtype"));
     *tensor = (mlc_stored){.name = member->key};
+    if (member->kind != MLC_JSON_OBJECT || member->count != 3)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: tensor %.200s has not one dtype, shape and data_offsets", file->path,
+                             member->key);
     if (!dtype || !dtype_bytes(dtype))
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: tensor %.200s: unknown dtype %.20s", file->path, member->key,
                              dtype ? dtype : "(none)");
@@ -71,6 +76,29 @@ static int read_tensor(const mlc_safetensors *file, const mlc_json_node *member,
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged or truncated: shape and offsets of tensor %.200s do not fit the file",
                              file->path,
                              member->key);
+    return MLC_OK;
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    const mlc_stored *one = a, *other = b;
+    if (one->begin != other->begin)
+        return one->begin < other->begin ? -1 : 1;
+    return one->end < other->end ? -1 : one->end > other->end;
+}
+
+/* Tensors fill the data without holes, and none lies on another. Sorts them by offset. */
+static int check_filled(mlc_safetensors *file, mlc_error *error)
+{
+    uint64_t held = file->mapping.bytes - (uint64_t)(file->data - file->mapping.base), at = 0;
+    qsort(file->tensors, (size_t)file->count, sizeof *file->tensors, by_offset);
+    for (int64_t i = 0; i < file->count; at = file->tensors[i++].end)
+        if (file->tensors[i].begin != at)
+            return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: tensor %.200s starts at byte %llu of the data, where %llu is free",
+                                 file->path, file->tensors[i].name, (unsigned long long)file->tensors[i].begin, (unsigned long long)at);
+    if (at != held)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: %llu bytes behind the last tensor belong to none", file->path,
+                             (unsigned long long)(held - at));
     return MLC_OK;
 }
 
@@ -95,6 +123,9 @@ static int read_tensors(mlc_safetensors *file, mlc_error *error)
     for (int64_t i = 1; i < file->count; i++)
         if (!strcmp(file->tensors[i].name, file->tensors[i - 1].name))
             return mlc_error_set(error, MLC_BAD_INPUT, "%s: damaged: tensor %.200s is there twice", file->path, file->tensors[i].name);
+    if (check_filled(file, error))
+        return error->status;
+    qsort(file->tensors, (size_t)file->count, sizeof *file->tensors, by_name);
     return MLC_OK;
 }
 
@@ -105,7 +136,13 @@ static int read_file(mlc_safetensors *file, mlc_error *error)
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated: %llu bytes are no safetensors file", file->path,
                              (unsigned long long)file->mapping.bytes);
     memcpy(&length, file->mapping.base, 8);
-    if (length > file->mapping.bytes - 8 || length > HEADER_BYTES)
+    bool long_header = length > file->mapping.bytes - 8 || length > HEADER_BYTES;
+    const char *kind = long_header ? mlc_weights_kind(file->mapping.base, file->mapping.bytes) : NULL;
+    if (long_header && !kind)
+        kind = mlc_foreign_kind(file->mapping.base, file->mapping.bytes);
+    if (kind)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: is %s", file->path, kind);
+    if (long_header)
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: truncated or no safetensors file: a header of %llu bytes, %llu are left",
                              file->path,
                              (unsigned long long)length, (unsigned long long)file->mapping.bytes - 8);

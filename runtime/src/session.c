@@ -593,6 +593,7 @@ typedef struct transfer {
     const mlc_session *session;
     const char *path;
     char *hex; /* of rank 0 */
+    mlc_weights_terms terms;
 } transfer;
 
 static void save_member(mlc_rank *rank, void *context)
@@ -616,7 +617,7 @@ static void load_member(mlc_rank *rank, void *context)
 static void load_weights_member(mlc_rank *rank, void *context)
 {
     const transfer *run = context;
-    if (!mlc_weights_load(rank, run->path, (mlc_allowed){0}, &rank->error))
+    if (!mlc_weights_load(rank, run->path, run->terms, &rank->error))
         mlc_executor_refresh(rank);
 }
 
@@ -629,13 +630,18 @@ static void digest_member(mlc_rank *rank, void *context)
         memcpy(run->hex, hex, sizeof hex);
 }
 
-static int run_transfer(mlc_session *session, mlc_call call, const char *path, char *hex)
+static int run_prepared(mlc_session *session, mlc_call call, transfer *run)
 {
-    transfer run = {session, path, hex};
     if (session_enter(session))
         return MLC_USAGE;
-    run_call(session, call, &run);
+    run_call(session, call, run);
     return session_leave(session);
+}
+
+static int run_transfer(mlc_session *session, mlc_call call, const char *path, char *hex)
+{
+    transfer run = {.session = session, .path = path, .hex = hex};
+    return run_prepared(session, call, &run);
 }
 
 int mlc_session_save(mlc_session *session, const char *directory)
@@ -656,9 +662,10 @@ int mlc_session_load(mlc_session *session, const char *path)
     return run_transfer(session, load_member, path, NULL);
 }
 
-int mlc_session_load_weights(mlc_session *session, const char *path)
+int mlc_session_load_weights(mlc_session *session, const char *path, char *const *allow, int allowed, char *const *fit, int fitted)
 {
-    return run_transfer(session, load_weights_member, path, NULL);
+    transfer run = {.session = session, .path = path, .terms = {{allow, allowed}, {fit, fitted}}};
+    return run_prepared(session, load_weights_member, &run);
 }
 
 int mlc_session_digest(mlc_session *session, char hex[65])

@@ -145,7 +145,7 @@ static void try_weights(void)
 {
     mlc_error error = {0};
     write_mutated("ckpt/step-00000000/model-00001-of-00001.safetensors", "mutated.safetensors");
-    mlc_weights_load(rank, "mutated.safetensors", (mlc_allowed){0}, &error);
+    mlc_weights_load(rank, "mutated.safetensors", (mlc_weights_terms){0}, &error);
     check_status(&error);
 }
 
@@ -182,7 +182,7 @@ static void try_checkpoint(void)
     mlc_checkpoint_load(rank, "broken", (mlc_allowed){0}, &error);
     check_status(&error);
     error = (mlc_error){0};
-    mlc_weights_load(rank, "broken", (mlc_allowed){0}, &error);
+    mlc_weights_load(rank, "broken", (mlc_weights_terms){0}, &error);
     check_status(&error);
     size_t size;
     char *text = check_read(seed, &size);

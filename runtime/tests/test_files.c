@@ -427,7 +427,7 @@ static void expect_weights(const char *path, char *allow, const char *part, floa
 {
     mlc_error error = {0};
     mlc_rank *rank = open_rank(1, 0);
-    mlc_weights_load(rank, path, (mlc_allowed){&allow, allow != NULL}, &error);
+    mlc_weights_load(rank, path, (mlc_weights_terms){.allowed = {&allow, allow != NULL}}, &error);
     CHECK(!error.status == !part);
     if (part)
         CHECK_HOLDS(error.text, part);

@@ -73,7 +73,7 @@ static void load_all(mlc_rank *rank, void *directory)
     CHECK(rank->step == 7 && rank->cursor == 21 && rank->seed == SALT);
     expect_digest(rank, expected);
     stored_set(rank, OTHER_SALT);
-    CHECK(!mlc_weights_load(rank, directory, (mlc_allowed){0}, &error));
+    CHECK(!mlc_weights_load(rank, directory, (mlc_weights_terms){0}, &error));
     stored_expect_masters(rank, SALT);
 }
 

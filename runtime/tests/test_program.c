@@ -272,9 +272,9 @@ static void check_progress(void)
     CHECK(!strcmp(text, "7/1000 steps"));
     mlc_progress_text(text, sizeof text, 5, states);
     CHECK(!strcmp(text, "7"));
-    mlc_progress plain = {.said_at = 0};
+    mlc_progress plain = {.fd = 2};
     CHECK(!mlc_progress_is_due(&plain, states, INT64_C(29999999999)) && mlc_progress_is_due(&plain, states, INT64_C(30000000000)));
-    mlc_progress drawn = {.terminal = true};
+    mlc_progress drawn = {.fd = 2, .terminal = true};
     CHECK(!mlc_progress_is_due(&drawn, states, 99999999) && mlc_progress_is_due(&drawn, states, 100000000));
     CHECK(mlc_progress_is_due(&drawn, &states[1], 1)); /* the last step */
 }
