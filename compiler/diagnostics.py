@@ -561,6 +561,16 @@ CODES: dict[str, CodeText] = {
         The library was built by another version of mlc, or is not a library of mlc. Compile the model again.
         """,
     ),
+    "E0705": CodeText(
+        "a model that cannot take this call now",
+        """
+        A model serves one call at a time: while a thread is in `model.step`, another one that calls is refused, not queued. Use a lock
+        around the calls, or open a model for each thread.
+
+        A process forked from the one that opened the model has a copy of its memory and none of its threads. Tensors can be looked at
+        there; to compute, open the model in that process, or let `multiprocessing` start processes by spawn or forkserver.
+        """,
+    ),
     "E0801": CodeText(
         "no C compiler",
         """

@@ -8,8 +8,9 @@
  * A model has pp * dp ranks. Each maps exactly arena_bytes (of its place) + threads * scratch_bytes_per_thread bytes and has
  * `threads` threads. In a program ranks are processes or threads; in a session they are threads of this process, each led by a
  * thread of its own, rank 0 by the caller. Sessions know nothing of each other; one session serves one caller at a time (a second
- * one that calls while it works gets MLC_USAGE). Library functions neither print nor exit: they return a status, and
- * mlc_session_message() says what happened. No function that steps or evaluates allocates memory.
+ * one that calls while it works gets MLC_USAGE, and a message that names the call) and the process that opened it: in a forked child,
+ * which has none of its threads, calls give MLC_USAGE, and what is there can be looked at. Library functions neither print nor exit: they
+ * return a status, and mlc_session_message() says what happened. No function that steps or evaluates allocates memory.
  *
  * RANKS of a program. All run the same program on their part of the model; rank 0 alone prints, logs and writes what is not
  * written in parallel.
@@ -126,7 +127,7 @@ typedef struct mlc_open_options {
 /* Opens all ranks: maps memory, starts threads, initialises parameters. `options` NULL: all zero. On failure returns NULL and writes
  * a message of at most `size` bytes to `message`, and the status to `status` when it is not NULL. */
 mlc_session *mlc_open(const mlc_model *model, const mlc_open_options *options, int *status, char *message, size_t size);
-void mlc_close(mlc_session *session); /* NULL is allowed */
+void mlc_close(mlc_session *session); /* NULL is allowed; nothing in a forked child */
 
 /* The sentence that goes with the last status that was not MLC_OK; "" before. Valid until the next call. */
 const char *mlc_session_message(const mlc_session *session);

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- calls on all ranks ---- */
 
@@ -92,7 +93,9 @@ static mlc_session *session_allocate(const mlc_model *model, mlc_error *error)
         pthread_mutex_init(&session->mutex, NULL);
         pthread_cond_init(&session->called, NULL);
         pthread_cond_init(&session->done, NULL);
-        atomic_flag_clear(&session->busy);
+        session->process = getpid();
+        atomic_store(&session->holder, NULL);
+        atomic_store(&session->refused, NULL);
     }
     if (session && session->members && session->leads && session->copies)
         return session;
@@ -192,9 +195,15 @@ static void close_members(mlc_session *session)
         mlc_rank_close(session->members[r]);
 }
 
+/* A forked child must not wait for threads that it does not have: what it got a copy of goes with it. */
+static bool is_forked(const mlc_session *session)
+{
+    return session->process != getpid();
+}
+
 void mlc_close(mlc_session *session)
 {
-    if (!session)
+    if (!session || is_forked(session))
         return;
     post_call(session, NULL, NULL);
     for (int r = 1; r <= session->led; r++)
@@ -275,9 +284,16 @@ static void take_masters(mlc_rank *rank, const mlc_session *session)
 
 /* ---- looking at a session ---- */
 
+#define FORKED "session: this process was forked from the one that opened the model, and has none of its threads: open it here"
+
+/* Who asks while a call works was refused: what that call writes is not for them. */
 const char *mlc_session_message(const mlc_session *session)
 {
-    return session->error.text;
+    const char *holder = is_forked(session) ? FORKED : atomic_load(&session->holder);
+    if (holder)
+        return holder;
+    const char *refused = atomic_load(&session->refused);
+    return session->error.status || !refused ? session->error.text : refused;
 }
 
 const char *mlc_session_notes(const mlc_session *session)
@@ -448,11 +464,19 @@ static int fill_from_arrays(const mlc_feed *feed, const mlc_rank *rank, int inpu
 
 /* ---- calls that take the session ---- */
 
-/* Enters a call: clears the last error, refuses a second caller. */
-static int session_enter(mlc_session *session)
+/* Told to a second caller while the first is in `call`. */
+#define HELD_BY(call) "session: another caller is in " call ": a session serves one at a time"
+
+/* Enters a call: clears the last error, refuses a second caller, and a child of the process that opened the session. */
+static int session_enter(mlc_session *session, const char *held)
 {
-    if (atomic_flag_test_and_set(&session->busy))
+    const char *holder = NULL;
+    if (is_forked(session))
         return MLC_USAGE;
+    if (!atomic_compare_exchange_strong(&session->holder, &holder, held)) {
+        atomic_store(&session->refused, holder);
+        return MLC_USAGE;
+    }
     session->error = (mlc_error){0};
     session->notes[0] = 0;
     return MLC_OK;
@@ -461,7 +485,7 @@ static int session_enter(mlc_session *session)
 static int session_leave(mlc_session *session)
 {
     int status = session->error.status;
-    atomic_flag_clear(&session->busy);
+    atomic_store(&session->holder, NULL);
     return status;
 }
 
@@ -514,7 +538,7 @@ static void train(mlc_session *session, const void *const *inputs, int64_t rows,
 
 int mlc_session_step(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)
 {
-    if (session_enter(session))
+    if (session_enter(session, HELD_BY("mlc_session_step")))
         return MLC_USAGE;
     train(session, inputs, rows, true, loss);
     return session_leave(session);
@@ -522,7 +546,7 @@ int mlc_session_step(mlc_session *session, const void *const *inputs, int64_t ro
 
 int mlc_session_gradient(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)
 {
-    if (session_enter(session))
+    if (session_enter(session, HELD_BY("mlc_session_gradient")))
         return MLC_USAGE;
     train(session, inputs, rows, false, loss);
     return session_leave(session);
@@ -547,7 +571,7 @@ static void evaluate(mlc_session *session, const void *const *inputs, int64_t ro
 
 int mlc_session_evaluate(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)
 {
-    if (session_enter(session))
+    if (session_enter(session, HELD_BY("mlc_session_evaluate")))
         return MLC_USAGE;
     evaluate(session, inputs, rows, loss);
     return session_leave(session);
@@ -570,7 +594,7 @@ static void set_scalar(mlc_session *session, const char *name, float value)
 
 int mlc_session_set_scalar(mlc_session *session, const char *name, float value)
 {
-    if (session_enter(session))
+    if (session_enter(session, HELD_BY("mlc_session_set_scalar")))
         return MLC_USAGE;
     set_scalar(session, name, value);
     return session_leave(session);
@@ -578,7 +602,7 @@ int mlc_session_set_scalar(mlc_session *session, const char *name, float value)
 
 int mlc_session_set_steps(mlc_session *session, int64_t steps)
 {
-    if (session_enter(session))
+    if (session_enter(session, HELD_BY("mlc_session_set_steps")))
         return MLC_USAGE;
     if (steps < 1)
         mlc_error_set(&session->error, MLC_USAGE, "steps: %lld is not at least 1", (long long)steps);
@@ -630,28 +654,28 @@ static void digest_member(mlc_rank *rank, void *context)
         memcpy(run->hex, hex, sizeof hex);
 }
 
-static int run_prepared(mlc_session *session, mlc_call call, transfer *run)
+static int run_prepared(mlc_session *session, const char *held, mlc_call call, transfer *run)
 {
-    if (session_enter(session))
+    if (session_enter(session, held))
         return MLC_USAGE;
     run_call(session, call, run);
     return session_leave(session);
 }
 
-static int run_transfer(mlc_session *session, mlc_call call, const char *path, char *hex)
+static int run_transfer(mlc_session *session, const char *held, mlc_call call, const char *path, char *hex)
 {
     transfer run = {.session = session, .path = path, .hex = hex};
-    return run_prepared(session, call, &run);
+    return run_prepared(session, held, call, &run);
 }
 
 int mlc_session_save(mlc_session *session, const char *directory)
 {
-    return run_transfer(session, save_member, directory, NULL);
+    return run_transfer(session, HELD_BY("mlc_session_save"), save_member, directory, NULL);
 }
 
 int mlc_session_release(mlc_session *session)
 {
-    if (session_enter(session))
+    if (session_enter(session, HELD_BY("mlc_session_release")))
         return MLC_USAGE;
     mlc_home_close(&session->members[0]->home);
     return session_leave(session);
@@ -659,16 +683,16 @@ int mlc_session_release(mlc_session *session)
 
 int mlc_session_load(mlc_session *session, const char *path)
 {
-    return run_transfer(session, load_member, path, NULL);
+    return run_transfer(session, HELD_BY("mlc_session_load"), load_member, path, NULL);
 }
 
 int mlc_session_load_weights(mlc_session *session, const char *path, char *const *allow, int allowed, char *const *fit, int fitted)
 {
     transfer run = {.session = session, .path = path, .terms = {{allow, allowed}, {fit, fitted}}};
-    return run_prepared(session, load_weights_member, &run);
+    return run_prepared(session, HELD_BY("mlc_session_load_weights"), load_weights_member, &run);
 }
 
 int mlc_session_digest(mlc_session *session, char hex[65])
 {
-    return run_transfer(session, digest_member, NULL, hex);
+    return run_transfer(session, HELD_BY("mlc_session_digest"), digest_member, NULL, hex);
 }

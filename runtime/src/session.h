@@ -5,6 +5,8 @@
 #include "rank.h"
 #include "transports.h"
 
+#include <sys/types.h>
+
 /* What every rank does in a call. Its error is the rank's. */
 typedef void (*mlc_call)(mlc_rank *rank, void *context);
 
@@ -24,7 +26,9 @@ struct mlc_session {
     mlc_hub *hub;
     mlc_error error;
     char notes[4096];   /* of the last call, a line each */
-    atomic_flag busy;
+    pid_t process;      /* that opened it, and alone has its threads: a forked child has a copy of all but those */
+    _Atomic(const char *) holder; /* what a caller is told that comes while a call works; NULL: none does */
+    _Atomic(const char *) refused; /* what the last such caller was told; NULL: there was none */
     bool exposed;       /* the caller has a view of some master, and may have written to it since the last call */
     float **copies;     /* of states that lie on several replicas: by parameter and state, made when they are looked at */
     pthread_mutex_t mutex;

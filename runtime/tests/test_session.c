@@ -6,6 +6,8 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { ROWS = 4 * BATCH, STEPS = 3 };
 
@@ -95,6 +97,8 @@ static void *call_steps(void *argument)
         double loss;
         int status = mlc_session_step(own->session, INPUTS, ROWS, &loss);
         CHECK(status == MLC_OK || status == MLC_USAGE);
+        if (status == MLC_USAGE)
+            CHECK_HOLDS(mlc_session_message(own->session), "another caller is in mlc_session_step");
         atomic_fetch_add(own->busy, status == MLC_USAGE);
     }
     return NULL;
@@ -112,6 +116,28 @@ static void check_callers(void)
         pthread_join(threads[i], NULL);
     CHECK(mlc_session_steps_done(own.session) == 40 - busy);
     mlc_close(own.session);
+}
+
+/* A forked child has the memory of a session and none of its threads: it is told so, and its parent goes on. */
+static void check_forks(void)
+{
+    double loss;
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        mlc_session *session = open_model(bigram_of(ranks, ranks), 2);
+        CHECK(!mlc_session_step(session, INPUTS, ROWS, &loss));
+        pid_t child = fork();
+        if (!child) {
+            alarm(20);
+            CHECK(mlc_session_step(session, INPUTS, ROWS, &loss) == MLC_USAGE && mlc_parameter_master(session, 0).data);
+            CHECK_HOLDS(mlc_session_message(session), "this process was forked");
+            mlc_close(session);
+            _exit(0);
+        }
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child && !status);
+        CHECK(!mlc_session_step(session, INPUTS, ROWS, &loss) && mlc_session_steps_done(session) == 2);
+        mlc_close(session);
+    }
 }
 
 static void check_not_finite(void)
@@ -136,6 +162,7 @@ int main(void)
     check_enter_directory();
     check_layouts();
     check_callers();
+    check_forks();
     check_not_finite();
     check_leave_directory();
     printf("test_session: ok\n");
