@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -70,10 +71,12 @@ def stopped_supervisor_and_rank(field: Field) -> None:
 
 def long_work_when_told(field: Field) -> None:
     """What is told to stop and computes is not ended by force."""
-    program = field.gpt("four-slow", "--pp", 2, "--dp", 2, width=512, context=512)
+    program = field.gpt("four-slow", "--pp", 2, "--dp", 2, width=256, context=256)
     log = field.folder / "log"
-    run = field.start(program, *field.arguments(1000), "--log", log, "--grace", 0.05, "--checkpoint", field.checkpoints)
+    run = field.start(program, *field.arguments(1000), "--log", log, "--grace", 0.2, "--checkpoint", field.checkpoints)
     wait_until(lambda: log.exists() and log.stat().st_size > 0, seconds=60, what="a step")
+    took = json.loads(log.read_text(encoding="utf-8").splitlines()[0])["step_ms"]
+    check(took > 400, f"the step of the test takes {took:g} ms only")
     run.terminate()
     check_ended(field.finish(run, 60), 0, "stopped by signal 15")
     check((field.checkpoints / "latest").exists(), "nothing is saved")

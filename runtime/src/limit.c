@@ -13,7 +13,7 @@ static void *wait_for_end(void *argument)
 {
     mlc_limit *limit = argument;
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     double seconds = limit->seconds + limit->later;
     until.tv_sec += (time_t)seconds;
     until.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
@@ -37,7 +37,11 @@ void mlc_limit_begin(mlc_limit *limit, double seconds, double later, const char 
     if (seconds <= 0)
         return;
     pthread_mutex_init(&limit->mutex, NULL);
-    pthread_cond_init(&limit->ended, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&limit->ended, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -34,6 +34,7 @@
 
 #define LOADING_SECONDS 3600.0 /* what loading may take on a rank out of sight */
 #define START_SECONDS 60.0     /* --start-timeout */
+#define LEAST_START_SECONDS 10.0 /* even if --timeout is less: launchers take their time */
 #define LAST_WORDS 2.0         /* for a reader of standard output to go on, when the run was told to stop */
 
 /* The program of one rank. */
@@ -707,7 +708,8 @@ static double start_seconds(const mlc_options *options)
 {
     if (options->start_timeout >= 0)
         return options->start_timeout;
-    return options->timeout > 0 && options->timeout < START_SECONDS ? options->timeout : START_SECONDS;
+    double timeout = options->timeout > LEAST_START_SECONDS ? options->timeout : LEAST_START_SECONDS;
+    return options->timeout > 0 && timeout < START_SECONDS ? timeout : START_SECONDS;
 }
 
 int mlc_main(const mlc_model *model, int argc, char **argv)

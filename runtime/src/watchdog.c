@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define LAST_WORD 0.5 /* seconds; mpirun kills a second after it told to stop */
-#define GRACES 10     /* for which a rank that was told to stop may be outside of the lists without a sign of work */
+#define OUTSIDE_SECONDS 300.0 /* for one call of the file system, say, of a rank that was told to stop */
 
 /* ---- boards ---- */
 
@@ -140,11 +140,12 @@ void mlc_watch_print_place(char text[160], const mlc_model *model, int rank, con
     long long at = atomic_load_explicit(&board->action, memory_order_relaxed);
     int chain = atomic_load_explicit(&board->chain, memory_order_relaxed), place = rank % model->pp;
     bool listed = chain >= 0 && chain < MLC_CHAINS && at >= 0 && at < model->schedule->places[place].lists[chain].count;
-    if (state_of(board) == MLC_RANK_STARTING)
+    bool starts = state_of(board) == MLC_RANK_STARTING || !atomic_load_explicit(&board->begun, memory_order_relaxed);
+    if (starts)
         snprintf(text, 160, "while it started");
     else if (!listed)
         snprintf(text, 160, "after step %lld", step);
-    if (state_of(board) == MLC_RANK_STARTING || !listed)
+    if (starts || !listed)
         return;
     char name[MLC_ACTION_NAME_BYTES];
     mlc_action_name(name, model, place, &model->schedule->places[place].lists[chain].actions[at]);
@@ -249,7 +250,7 @@ static double period(const mlc_watchdog *watchdog)
 static bool rest(mlc_watchdog *watchdog)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     int64_t nanoseconds = until.tv_nsec + (int64_t)(period(watchdog) * 1e9);
     until.tv_sec += nanoseconds / 1000000000;
     until.tv_nsec = nanoseconds % 1000000000;
@@ -268,12 +269,22 @@ static double processor_seconds(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Has the process computed for at least a quarter of the time? */
+/* Has the process computed? More than this thread itself does; it may have had little of the processors. */
 static bool has_computed(mlc_watchdog *watchdog, double seconds)
 {
     double before = watchdog->computed;
     watchdog->computed = processor_seconds();
-    return watchdog->computed - before > 0.25 * seconds;
+    return watchdog->computed - before > 0.02 * seconds;
+}
+
+/* Outside of the lists a rank is alive; but when it was told to stop, no longer than that without a sign of work. */
+static bool is_outside(mlc_watchdog *watchdog, bool waits, double seconds)
+{
+    const mlc_rank *rank = watchdog->rank;
+    bool outside = !atomic_load(&rank->team->running) && !waits;
+    bool worked = atomic_load(&rank->world.status->progress) != watchdog->counted;
+    watchdog->outside_for = watchdog->watch.told && outside && !worked ? watchdog->outside_for + seconds : 0;
+    return outside && watchdog->outside_for < OUTSIDE_SECONDS;
 }
 
 /* Counts on for the rank: barriers passed inside a row; and, outside of the lists, that it is alive. When it was told to stop also that it
@@ -281,18 +292,15 @@ static bool has_computed(mlc_watchdog *watchdog, double seconds)
 static void count_progress(mlc_watchdog *watchdog, double seconds)
 {
     const mlc_rank *rank = watchdog->rank;
-    const mlc_watch *watch = &watchdog->watch;
     unsigned long long barriers = 0;
     for (int i = 0; i < rank->team->threads; i++)
         barriers += barriers_of(rank, i);
-    bool waits = state_of(rank->world.status) == MLC_RANK_WAITS, computes = has_computed(watchdog, seconds) && watch->told && !waits;
-    bool outside = !atomic_load(&rank->team->running) && !waits;
-    watchdog->told_for += watch->told ? seconds : 0;
-    if (watchdog->told_for > GRACES * watch->grace)
-        outside = false;
-    if (outside || computes || barriers != watchdog->barriers)
+    bool waits = state_of(rank->world.status) == MLC_RANK_WAITS;
+    bool computes = has_computed(watchdog, seconds) && watchdog->watch.told && !waits;
+    if (is_outside(watchdog, waits, seconds) || computes || barriers != watchdog->barriers)
         atomic_fetch_add(&rank->world.status->progress, 1);
     watchdog->barriers = barriers;
+    watchdog->counted = atomic_load(&rank->world.status->progress);
 }
 
 /* What signals have come to this process, on the board for all to see. */
@@ -396,7 +404,11 @@ int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_rank *rank, mlc_watchdog
     watchdog->watch = (mlc_watch){.model = rank->model, .boards = watchdog->boards, .ranks = ranks, .limit = duty.seconds,
                                   .start = duty.start, .grace = duty.grace};
     pthread_mutex_init(&watchdog->mutex, NULL);
-    pthread_cond_init(&watchdog->ended, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&watchdog->ended, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -7,7 +7,7 @@
  *
  * The limit is the least of those that hold: --timeout always; --start-timeout until every rank in sight has begun; --grace once a rank
  * in sight was told to stop. When told, a rank that computes counts on too, by the processor time that it takes, so what still works
- * towards its end may; outside of the lists it counts on for ten times the grace.
+ * towards its end may; outside of the lists it counts on for five minutes without a sign of work.
  */
 #ifndef MLC_WATCHDOG_H
 #define MLC_WATCHDOG_H
@@ -71,7 +71,8 @@ typedef struct mlc_watchdog {
     mlc_watch watch;
     unsigned long long barriers; /* seen of the rank's team */
     double computed;             /* processor time of the process, seconds */
-    double told_for;             /* seconds since it was told to stop */
+    double outside_for;          /* seconds outside of the lists without a sign of work, when told to stop */
+    unsigned long long counted;  /* of the rank's board, after this watchdog has counted on */
 } mlc_watchdog;
 
 /* Starts to watch for a rank whose world is open. Returns a status. */

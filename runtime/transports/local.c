@@ -19,9 +19,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
+#define SPARE_FILES 256   /* that a process may have open besides */
 #define LOOK_SECONDS 0.02 /* between two looks at the lifelines */
 
 static double now(void)
@@ -53,8 +55,8 @@ mlc_local *mlc_local_allocate(const mlc_model *model, mlc_error *error)
         *local = (mlc_local){.model = model, .ranks = ranks, .control = -1,
                              .inboxes = calloc((size_t)ranks, sizeof *local->inboxes),
                              .lines = calloc((size_t)ranks, sizeof *local->lines), .maps = calloc((size_t)ranks, sizeof *local->maps),
-                             .ends = calloc((size_t)ranks, sizeof *local->ends)};
-    if (!local || !local->inboxes || !local->lines || !local->maps || !local->ends) {
+                             .ends = calloc((size_t)ranks, sizeof *local->ends), .polls = calloc((size_t)ranks, sizeof *local->polls)};
+    if (!local || !local->inboxes || !local->lines || !local->maps || !local->ends || !local->polls) {
         mlc_error_set(error, MLC_FAILED, "transport local: out of memory");
         mlc_local_destroy(local);
         return NULL;
@@ -102,12 +104,24 @@ int mlc_local_make_line(mlc_local *local, int rank, mlc_error *error)
     return MLC_OK;
 }
 
+/* Each rank has three files while all start. */
+static void allow_files(int ranks)
+{
+    struct rlimit limit;
+    rlim_t wanted = 3 * (rlim_t)ranks + SPARE_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int mlc_local_create(mlc_local **out, const mlc_model *model, mlc_error *error)
 {
     *out = NULL;
     mlc_local *local = mlc_local_allocate(model, error);
     if (!local)
         return error->status;
+    allow_files(local->ranks);
     mlc_local_make_files(local, error);
     for (int i = 0; i < local->ranks && !error->status; i++)
         mlc_local_make_line(local, i, error);
@@ -143,6 +157,7 @@ void mlc_local_destroy(mlc_local *local)
     free(local->inboxes);
     free(local->lines);
     free(local->ends);
+    free(local->polls);
     free(local->maps);
     free(local);
 }
@@ -198,9 +213,12 @@ static void local_close(mlc_world *world)
 static void look_at_lines(mlc_local *local, int own)
 {
     local->looked = now();
+    for (int i = 0; i < local->ranks; i++)
+        local->polls[i] = (struct pollfd){.fd = i == own ? -1 : local->lines[i]}; /* negative ones are passed over */
+    if (poll(local->polls, (nfds_t)local->ranks, 0) <= 0)
+        return;
     for (int i = 0; i < local->ranks; i++) {
-        struct pollfd line = {.fd = local->lines[i]};
-        if (i == own || local->lines[i] < 0 || poll(&line, 1, 0) != 1)
+        if (!local->polls[i].revents)
             continue;
         mlc_local_close_file(&local->lines[i]);
         if (!atomic_load(&local->hub->seats[i].left))

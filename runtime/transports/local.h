@@ -4,6 +4,8 @@
 
 #include "hub.h"
 
+#include <poll.h>
+
 struct mlc_local {
     const mlc_model *model;
     int ranks;
@@ -12,6 +14,7 @@ struct mlc_local {
     int *inboxes;    /* [ranks] */
     int *lines;      /* [ranks], read ends; -1: none */
     int *ends;       /* [ranks]: write ends of the lifelines; in a rank its own alone */
+    struct pollfd *polls; /* [ranks]: to look at all of lines at once */
     char **maps;     /* [ranks]: inboxes of the ranks that this one sends to, NULL: none */
     double looked;
 };
