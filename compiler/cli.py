@@ -24,7 +24,7 @@ from mlc.bench import measure
 from mlc.build import find_toolchain, target_flags, write_file
 from mlc.cache import describe_cache, find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
-from mlc.driver import EMITS, TARGETS, Build, Options, compile_file, differentiated, error, load_program, read_source
+from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source
 from mlc.ir.text import print_function, print_program
 from mlc.parallel.actions import Schedule
 from mlc.parallel.csv import read_csv, write_csv
@@ -134,7 +134,7 @@ def compile_options(function: F) -> F:
     """The fields of driver.Options."""
     count = click.IntRange(min=1)
     options = (
-        click.option("--target", default=TARGETS[0], show_default=True, help="What to compile for."),
+        click.option("--target", default="c", show_default=True, help="What to compile for."),
         MARCH,
         click.option("--pp", type=count, default=1, show_default=True, help="Pipeline stages."),
         click.option("--dp", type=count, default=1, show_default=True, help="Replicas."),

@@ -686,8 +686,7 @@ CODES: dict[str, CodeText] = {
     "E1101": CodeText(
         "no such schedule",
         """
-        The schedules are gpipe, 1f1b, interleaved, bfs, zb-h1, zb-h2, zb-v, dualpipe-v and auto. `mlc schedule --compare` shows what
-        each costs.
+        `mlc schedule --help` names them, `mlc schedule --compare` shows what each costs.
         """,
     ),
     "E1102": CodeText(

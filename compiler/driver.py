@@ -15,7 +15,7 @@ from mlc.cache import install_runtime
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
-from mlc.emit import describe, emit
+from mlc.emit import TARGETS, describe
 from mlc.emit.project import SourceTree, add_project
 from mlc.ir.function import Function
 from mlc.ir.program import Program, Step
@@ -42,8 +42,6 @@ Observer = Callable[[str, Any, float], None]
 
 #: How far a compilation goes: IR text, the plan, C sources, or the built program.
 EMITS = ("ir", "plan", "c", "bin")
-
-TARGETS = ("c",)
 
 #: What lies beside a program under names of its own.
 TAKEN = ("src", "plan.json", "libmlc_mpi.so")
@@ -174,7 +172,7 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         check_memory(planned)
     described = timed(observe, "describe", describe, planned)
     timed(observe, "prove", prove_plan, described[1], lowered)
-    tree = timed(observe, "emit", emit, planned, described, name, sources[0].name, VERSION)
+    tree = timed(observe, "emit", TARGETS[options.target], planned, described, name, sources[0].name, VERSION)
     if options.emit == "plan":
         write_files(folder, (("plan.json", tree.text("plan.json")),))
         return build

@@ -20,6 +20,7 @@ from mlc.ir.program import Effect, Unit, Variant
 from mlc.ir.text import parse_function, print_function
 from mlc.ir.verify import verify
 from mlc.ops import OPS
+from mlc.passes import PASSES
 from mlc.passes.differentiate import differentiate, differentiate_unit
 from mlc.passes.expand import expand
 from mlc.passes.reverse import derivative
@@ -40,7 +41,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray], tolerance: float) -
         np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-PASSES = Path(__file__).parent / "passes"
+PASSES_FOLDER = Path(__file__).parent / "passes"
 
 
 def read(path: Path) -> Function:
@@ -54,7 +55,7 @@ def shown(function: Function) -> str:
 
 
 def files(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", sorted((PASSES / name).glob("*.ir")), ids=lambda path: path.stem)
+    return pytest.mark.parametrize("path", sorted((PASSES_FOLDER / name).glob("*.ir")), ids=lambda path: path.stem)
 
 
 def arguments_of(function: Function) -> list[np.ndarray]:
@@ -62,20 +63,18 @@ def arguments_of(function: Function) -> list[np.ndarray]:
     return [rng.integers(0, 3, p.type.shape) if p.type.dtype == "i32" else rng.normal(size=p.type.shape) for p in function.parameters]
 
 
-@files("simplify")
-def test_simplify_of_files(path: Path, golden):
-    check_file(path, simplify, golden)
+@pytest.mark.parametrize("name", PASSES)
+def test_pass_of_files(name: str, golden):
+    paths = sorted((PASSES_FOLDER / name).glob("*.ir"))
+    assert paths, f"{PASSES_FOLDER / name} has no example"
+    for path in paths:
+        check_file(path, name, golden)
 
 
-@files("expand")
-def test_expand_of_files(path: Path, golden):
-    check_file(path, expand, golden)
-
-
-def check_file(path: Path, rewrite, golden) -> None:
+def check_file(path: Path, name: str, golden) -> None:
     function = read(path)
     verify(function, OPS)
-    rewritten = rewrite(function, OPS)
+    rewritten = PASSES[name](function, OPS)
     verify(rewritten, OPS)
     same(run(rewritten, arguments_of(function)), run(function, arguments_of(function)), 1e-6)
     golden(path.with_suffix(".txt"), shown(rewritten))

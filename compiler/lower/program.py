@@ -14,8 +14,7 @@ from mlc.ir.types import TensorType, Value
 from mlc.lower.loops import Nest
 from mlc.lower.names import routine_name, unique_name
 from mlc.lower.routine import Routine, lower_function
-from mlc.passes.expand import expand
-from mlc.passes.simplify import simplify
+from mlc.passes import PASSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,9 @@ class _Lowerer:
     def lower(self, function: Function, name: str, folds: frozenset[str] = frozenset(), binds: tuple[str, ...] | None = None) -> Routine:
         """Lower one function under a name that no other routine has."""
         name = unique_name(routine_name(name), self.names)
-        routine = lower_function(simplify(expand(function, self.ops), self.ops), self.ops, folds, name, binds)
+        for rewrite in PASSES.values():
+            function = rewrite(function, self.ops)
+        routine = lower_function(function, self.ops, folds, name, binds)
         self.routines.append(routine)
         return routine
 
