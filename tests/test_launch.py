@@ -148,7 +148,7 @@ REFUSED = [
     (environment_of(0), ("--transport", "threads"), "torchrun started 4 processes"),
     (environment_of(0, near=2), ("--transport", "local"), "wants all 4 ranks on one machine, LOCAL_WORLD_SIZE=2"),
     ({}, ("--transport", "mpi"), "no launcher in the environment; start it with: mpirun -n 4"),
-    ({}, ("--transport", "tcp"), "wants threads, local or mpi"),
+    ({}, ("--transport", "tcp"), "wants one of local|threads|mpi"),
 ]
 
 

@@ -4,6 +4,7 @@
 #include "file.h"
 #include "mlc.h"
 #include "terms.h"
+#include "transports.h"
 
 #include <errno.h>
 #include <math.h>
@@ -46,7 +47,7 @@ static const option OPTIONS[] = {
     {"timeout", "SECONDS", REAL, FIELD(timeout), "end with a report when no rank moves for so long (never)"},
     {"start-timeout", "SECONDS", REAL, FIELD(start_timeout), "end when the ranks have not met, or none moves before step 0 (60)"},
     {"grace", "SECONDS", REAL, FIELD(grace), "when told to stop, end by force once nothing has moved for so long (30)"},
-    {"transport", "local|threads|mpi", TEXT, FIELD(transport), "how ranks meet; local: processes (local; mpi under mpirun and srun)"},
+    {"transport", MLC_TRANSPORTS, TEXT, FIELD(transport), "how ranks meet; local: processes (local; mpi under mpirun and srun)"},
     {"print-plan", NULL, FLAG, FIELD(print_plan), "write plan.json and end"},
     {"dry-run", NULL, FLAG, FIELD(dry_run), "open everything, take no step"},
     {"version", NULL, FLAG, FIELD(version), "write compiler, model and target, and end"},

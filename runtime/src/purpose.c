@@ -3,6 +3,7 @@
 
 #include "mlc.h"
 #include "threads.h"
+#include "transports.h"
 
 #include <string.h>
 
@@ -37,23 +38,23 @@ static const wish WISHES[] = {
 /* Options that end the program before anything is read: each stands alone. */
 static const char *const ALONE[] = {"print-plan", "version", "completion"};
 
-static bool is_transport(const char *name)
+/* Is it one of names that stand between bars? */
+static bool is_one_of(const char *name, const char *names)
 {
-    return !strcmp(name, "threads") || !strcmp(name, "local") || !strcmp(name, "mpi");
-}
-
-static bool is_shell(const char *name)
-{
-    return !strcmp(name, "bash") || !strcmp(name, "zsh") || !strcmp(name, "fish");
+    size_t length = strlen(name);
+    for (; names && !strchr(name, '|'); names = strchr(names, '|') ? strchr(names, '|') + 1 : NULL)
+        if (!strncmp(names, name, length) && (names[length] == '|' || !names[length]))
+            return true;
+    return false;
 }
 
 static int check_values(const mlc_options *options, mlc_error *error)
 {
     if (strcmp(options->order, "shuffled") && strcmp(options->order, "sequential"))
         return mlc_error_set(error, MLC_USAGE, "--order %s: wants shuffled or sequential", options->order);
-    if (options->transport && !is_transport(options->transport))
-        return mlc_error_set(error, MLC_USAGE, "--transport %s: wants threads, local or mpi", options->transport);
-    if (options->completion && !is_shell(options->completion))
+    if (options->transport && !is_one_of(options->transport, MLC_TRANSPORTS))
+        return mlc_error_set(error, MLC_USAGE, "--transport %s: wants one of " MLC_TRANSPORTS, options->transport);
+    if (options->completion && !is_one_of(options->completion, "bash|zsh|fish"))
         return mlc_error_set(error, MLC_USAGE, "--completion %s: wants bash, zsh or fish", options->completion);
     if (options->threads > MLC_MAX_THREADS)
         return mlc_error_set(error, MLC_USAGE, "--threads %lld: at most %d", (long long)options->threads, MLC_MAX_THREADS);

@@ -189,7 +189,8 @@ static void check_usage(void)
     expect(2, "--hash takes no value", "--hash=1");
     expect(2, "--order random: wants shuffled or sequential", "--data text --order random");
     expect(2, "--transport mpi: no launcher in the environment; start it with: mpirun -n 1 ./bigram", "--data text --transport mpi");
-    expect(2, "--transport tcp: wants threads, local or mpi", "--data text --transport tcp");
+    expect(2, "--transport tcp: wants one of local|threads|mpi", "--data text --transport tcp");
+    expect(2, "wants one of local|threads|mpi", "--data text --transport local|threads");
     expect(2, "--threads 5000: at most 1024", "--data text --threads 5000");
     expect(2, "exclude each other", "--data text --resume auto --checkpoint c --weights w");
     expect(2, "--resume auto wants --checkpoint", "--data text --resume auto");

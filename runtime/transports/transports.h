@@ -17,6 +17,9 @@
 
 #include <stddef.h>
 
+/* What --transport takes. */
+#define MLC_TRANSPORTS "local|threads|mpi"
+
 /* ---- threads, and what every rank on a machine can see ---- */
 
 typedef struct mlc_hub mlc_hub;
