@@ -1,18 +1,11 @@
-"""What the units of a chain say of parameters and inputs: where gradients arrive, which dims an input indexes."""
+"""What the units of a chain say of parameters: where gradients arrive, what is read."""
 
 from __future__ import annotations
 
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import NoGradient
 from mlc.ir.program import Chain, Unit
-from mlc.ir.types import Value
 from mlc.ops import OPS
-
-#: Ops through which an index keeps its values: op -> places of the operands it may come from.
-CARRIES = {
-    "reshape": (0,), "transpose": (0,), "slice": (0,), "broadcast": (0,), "copy": (0,), "split": (0,), "stop_gradient": (0,),
-    "gather": (0,), "take_along": (0,), "select": (1, 2),
-}  # fmt: skip
 
 
 def differentiable(instruction: Instruction) -> bool:
@@ -83,61 +76,3 @@ def accumulated_parameters(chain: Chain, units: list[Unit]) -> list[str]:
         for effect, name in zip(units[call.unit].effects, call.effects, strict=True)
         if effect.kind == "accumulate"
     ]
-
-
-def limits(function: Function) -> dict[str, int]:
-    """Parameter -> the smallest dim it indexes, directly or through moves and selects."""
-    sources: dict[str, frozenset[str]] = {p.name: frozenset([p.name]) for p in function.parameters if p.type.dtype == "i32"}
-    found: dict[str, int] = {}
-    for instruction in function.instructions:
-        indexed = _indexed(instruction)
-        if indexed is not None:
-            value, size = indexed
-            for name in sources.get(value.name, ()):
-                found[name] = min(size, found.get(name, size))
-        places = range(len(instruction.operands)) if instruction.op == "concat" else CARRIES.get(instruction.op, ())
-        carried = frozenset().union(*(sources.get(instruction.operands[p].name, frozenset()) for p in places))
-        sources.update((r.name, carried) for r in instruction.results)
-    return found
-
-
-def _indexed(instruction: Instruction) -> tuple[Value, int] | None:
-    """The operand that indexes, with the size of the dim."""
-    match instruction.op:
-        case "gather" | "take_along":
-            x, index = instruction.operands
-            axis = instruction.attribute("axis")
-            assert isinstance(axis, int)
-            return index, x.type.dims[axis].size
-        case "scatter_add" | "put_along":
-            return instruction.operands[1], _scattered(instruction)
-        case "cross_entropy":
-            logits, targets = instruction.operands
-            ignore = instruction.attribute("ignore")
-            size = logits.type.dims[-1].size
-            return (targets, size) if ignore is None or (isinstance(ignore, int) and 0 <= ignore < size) else None
-        case _:
-            return None
-
-
-def input_limits(chains: list[Chain], units: list[Unit]) -> dict[str, int]:
-    """Input -> the smallest dim it indexes in any chain."""
-    table: dict[int, dict[str, int]] = {}
-    found: dict[str, int] = {}
-    calls = {(c.unit, c.arguments) for chain in chains for c in chain.calls if "input" in units[c.unit].roles}
-    for number, arguments in sorted(calls):
-        unit = units[number]
-        if number not in table:
-            table[number] = limits(unit.function)
-        for parameter, role, name in zip(unit.function.parameters, unit.roles, arguments, strict=True):
-            size = table[number].get(parameter.name)
-            if role == "input" and size is not None:
-                found[name] = min(size, found.get(name, size))
-    return found
-
-
-def _scattered(instruction: Instruction) -> int:
-    """The size of the dim that rows are added into."""
-    axis = dict(instruction.attributes).get("axis", 0)
-    assert isinstance(axis, int)
-    return instruction.results[0].type.dims[axis].size

@@ -8,9 +8,10 @@ from typing import Any
 
 from mlc.diagnostics import Span
 from mlc.elaborate import effects, names
-from mlc.elaborate.analysis import accumulated_parameters, input_limits, read_parameters, trained_parameters
+from mlc.elaborate.analysis import accumulated_parameters, read_parameters, trained_parameters
 from mlc.elaborate.calls import Frame
 from mlc.elaborate.cut import Cutter, ModelTrace
+from mlc.elaborate.demands import input_bounds
 from mlc.elaborate.failures import Failure, Poisoned, Reports, hint
 from mlc.elaborate.interpreter import Interpreter
 from mlc.elaborate.masked import masked_losses
@@ -21,7 +22,7 @@ from mlc.elaborate.site import Site
 from mlc.elaborate.trace import ParameterSpec, Trace
 from mlc.elaborate.units import UnitTable
 from mlc.elaborate.values import SCALAR, FunctionValue, ModuleScope, Option, Poison, describe, integer
-from mlc.ir.program import Chain, Following, Input, Parameter, Program, Recipe, Scalar
+from mlc.ir.program import Bound, Chain, Following, Input, Parameter, Program, Recipe, Scalar
 from mlc.ir.types import FLOAT_DTYPES, Dim, TensorType, Value
 from mlc.syntax import tree
 
@@ -183,12 +184,15 @@ class Elaboration:
         for declared in self.inputs:
             if declared.name in used and isinstance(declared.default, Following):
                 used.add(declared.default.of)
-        limits = input_limits(chains, self.units.units)
-        return tuple(
-            Input(d.name, d.type, d.default if isinstance(d.default, Following) else None, limits.get(d.name), d.span)
-            for d in self.inputs
-            if d.name in used
-        )
+        found = input_bounds(chains, self.units.units, {d.name: d.type for d in self.inputs})
+        return tuple(self._used_input(d, found.get(d.name, ())) for d in self.inputs if d.name in used)
+
+    def _used_input(self, declared: DeclaredInput, bounds: tuple[Bound, ...]) -> Input:
+        """One bound from 0 on is a limit."""
+        default = declared.default if isinstance(declared.default, Following) else None
+        if len(bounds) == 1 and bounds[0].low == 0 and bounds[0].passed is None:
+            return Input(declared.name, declared.type, default, bounds[0].high + 1, declared.span)
+        return Input(declared.name, declared.type, default, None, declared.span, bounds)
 
     def _read(self, chain: Chain, wanted: str) -> list[str]:
         """Names that the calls of a chain bind to parameters of this role."""

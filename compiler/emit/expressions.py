@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlc.diagnostics import InternalError
+from mlc.emit.literals import c_string
 from mlc.lower.expression import (
     Atom,
+    Checked,
     Counter,
     Datum,
     Expression,
@@ -167,6 +169,8 @@ def dtype_of(node: Expression, names: Names) -> str:
             return "f32"
         case Within(_, _, _, inside, _):
             return dtype_of(inside, names)
+        case Checked():
+            return "i32"
         case Operation(fn, args):
             if fn in _BOOLEAN:
                 return "bool"
@@ -193,8 +197,16 @@ def expression_text(node: Expression, names: Names) -> Text:
             return Text(f"mlc_{kind}(env, {path}, {ordinal}, {index_text(index, names).text})", POSTFIX)
         case Within():
             return _within_text(node, names)
+        case Checked():
+            return _checked_text(node, names)
         case Operation(fn, args):
             return _operation_text(fn, args, names)
+
+
+def _checked_text(node: Checked, names: Names) -> Text:
+    inner, element = expression_text(node.node, names).text, index_text(node.element, names).text
+    said = c_string(node.where + (f" (index from input {', '.join(node.inputs)})" if node.inputs else ""))
+    return Text(f"mlc_checked(env, {inner}, {node.extent}, {element}, {node.each}, {node.site}, {said})", POSTFIX)
 
 
 def _within_text(node: Within, names: Names) -> Text:

@@ -34,6 +34,7 @@ class Tables:
         self.writer = writer
         self.plan = plan
         self.paths: dict[str, str] = {}
+        self.domains = "NULL"
         self.tensors: dict[tuple[str, str, tuple[int, ...], int | str], str] = {}
 
     def write(self) -> None:
@@ -42,6 +43,7 @@ class Tables:
         self._array("mlc_parameter", "parameters", [self._parameter(n) for n in range(len(plan.parameters))])
         names = [i.name for i in plan.program.inputs]
         self._array("mlc_input", "inputs", [self._input(value, names) for value in plan.program.inputs])
+        self.domains = self._array("mlc_domain", "domains", [row for n, i in enumerate(plan.program.inputs) for row in _domains(n, i)])
         self._scalars()
         columns = {kind: self._columns(kind, of) for kind, of in plan.columns.items()}
         self._array("mlc_role", "roles", [self._role(place) for place in plan.places])
@@ -233,6 +235,8 @@ class Tables:
             "parameter_count": len(plan.parameters),
             "inputs": "inputs" if program.inputs else "NULL",
             "input_count": len(program.inputs),
+            "domains": self.domains,
+            "domain_count": sum(len(value.bounds) for value in program.inputs),
             "scalars": "scalars",
             "scalar_count": len(plan.scalar_names),
             "set_scalars": "set_scalars",
@@ -250,6 +254,11 @@ class Tables:
             "batch": batch,
             "tokens": first.size if first.dtype == "i32" and len(first.dims) == 2 else batch,
         }
+
+
+def _domains(number: int, value: Input) -> list[str]:
+    """The mlc_domains of an input."""
+    return [initializer((number, b.end, b.low, b.high, "MLC_NO_VALUE" if b.passed is None else b.passed)) for b in value.bounds]
 
 
 def _shape(kind: TensorType) -> str:

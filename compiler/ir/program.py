@@ -46,14 +46,29 @@ class Following:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """Elements of a row of an input up to `end`, from the end of the bound before it on: each is in [low, high], or `passed`."""
+
+    end: int
+    low: int
+    high: int
+    passed: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
-    """A model input. `limit`: the smallest dim it indexes (values must be in [0, limit)), None when it indexes none."""
+    """A model input.
+
+    limit:   values must be in [0, limit); None: they need not, or `bounds` says more
+    bounds:  what the values must be, by place in a row; they repeat from the end of the last one on. Empty: nothing more is known
+    """
 
     name: str
     type: TensorType
     default: Following | None
     limit: int | None
     span: Span
+    bounds: tuple[Bound, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ _BARE_LABEL = re.compile(r"(?!(?:inf|nan)\Z)[A-Za-z_][\w.]*\Z", re.ASCII)
 _RECORDS: dict[str, type] = {
     c.__name__: c
     for c in (
-        records.Parameter, records.Following, records.Input, records.Scalar, records.Update, records.Effect, records.Unit,
+        records.Parameter, records.Following, records.Input, records.Bound, records.Scalar, records.Update, records.Effect, records.Unit,
         records.Call, records.Chain, records.Recipe, records.Program, records.Variant, records.Step,
     )
 }  # fmt: skip

@@ -118,7 +118,25 @@ class Within:
     outside: Expression
 
 
-Expression = Ref | Number | Read | Position | Random | Operation | Within
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """clamp(node, extent), which tells the runtime where node is out of range.
+
+    element:  the number of the element in the index; `each` of them belong to a record, 0: unknown
+    where:    the place in the model, and the op; site: of the lookups of a program, in the order of its functions
+    inputs:   what the index is computed from
+    """
+
+    node: Expression
+    extent: int
+    element: Index
+    each: int
+    site: int
+    where: str
+    inputs: tuple[str, ...]
+
+
+Expression = Ref | Number | Read | Position | Random | Operation | Within | Checked
 
 # Questions about both.
 
@@ -147,6 +165,9 @@ def nodes_of(node: Expression) -> Iterator[Expression]:
             yield from index_nodes(index)
             yield from nodes_of(inside)
             yield from nodes_of(outside)
+        case Checked(inner, _, element):
+            yield from nodes_of(inner)
+            yield from index_nodes(element)
         case Ref() | Number():
             pass
 
@@ -166,6 +187,8 @@ def indices_of(node: Expression) -> list[Index]:
             return [i for a in args for i in indices_of(a)]
         case Within(index, _, _, inside, outside):
             return [index, *indices_of(inside), *indices_of(outside)]
+        case Checked(inner, _, element):
+            return [element, *indices_of(inner)]
         case Ref() | Number():
             return []
 

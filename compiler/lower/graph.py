@@ -10,6 +10,7 @@ from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Lowering, Op, Reduction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
+from mlc.lower.checks import Check
 from mlc.lower.expression import Index
 
 
@@ -27,11 +28,15 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A function with what makes each value: the instruction, and which of its results."""
+    """A function with what makes each value: the instruction, and which of its results.
+
+    checks: by result of a lookup, how its index is checked while the program runs, with the number of the lookup in the program
+    """
 
     function: Function
     ops: Mapping[str, Op]
     producers: Mapping[str, tuple[Instruction, int]]
+    checks: Mapping[str, tuple[Check, int]]
 
     def producer(self, value: Value) -> tuple[Instruction, int] | None:
         """The instruction that makes a value, with the number of the result it is; None for a parameter."""
@@ -55,10 +60,10 @@ class Graph:
         return lowering.combine
 
 
-def graph_of(function: Function, ops: Mapping[str, Op]) -> Graph:
-    """The graph of a function; ops is the op table."""
+def graph_of(function: Function, ops: Mapping[str, Op], checks: Mapping[str, tuple[Check, int]] | None = None) -> Graph:
+    """The graph of a function; ops is the op table. Without checks nothing is checked while the program runs."""
     producers = {r.name: (i, n) for i in function.instructions for n, r in enumerate(i.results)}
-    return Graph(function, ops, producers)
+    return Graph(function, ops, producers, {} if checks is None else checks)
 
 
 def scalar_dtype(dtype: str) -> str:

@@ -47,7 +47,7 @@ def scatter_add_kernel(sources: Sources, instruction: Instruction) -> Nest:
 
     scope = sources.scope()
     token_at = ix.unflatten(ix.counter(token), indices.type.shape)
-    place, found = scope.lookup(indices, token_at, result.type.shape[0])
+    place, found = scope.lookup(instruction, token_at, result.type.shape[0])
     row_lets = list(scope.lets)
     value = scope.found(scope.value(rows, (*token_at, *rest_at(column))), found, rows)
     zeros = _clearing(sources, result, (ix.counter(clear), *rest_at(clear_column)))
@@ -74,7 +74,7 @@ def _chunk(width: int) -> int:
 
 def put_along_kernel(sources: Sources, instruction: Instruction) -> Nest:
     """An item is a line along the axis: cleared, then added to in the order of the operand's rows."""
-    rows, indices = instruction.operands
+    rows = instruction.operands[0]
     (result,) = instruction.results
     axis = instruction.attribute("axis") % len(rows.type.dims)
     item, kept = _lines(rows, axis)
@@ -84,7 +84,7 @@ def put_along_kernel(sources: Sources, instruction: Instruction) -> Nest:
         return (*kept[:axis], place, *kept[axis:])
 
     scope = sources.scope()
-    place, found = scope.lookup(indices, at(ix.counter(along)), result.type.shape[axis])
+    place, found = scope.lookup(instruction, at(ix.counter(along)), result.type.shape[axis])
     value = scope.found(scope.value(rows, at(ix.counter(along))), found, rows)
     zeros = _clearing(sources, result, at(ix.counter(clear)))
     adds = tuple(Store(p.buffer, p.index(at(place)), value, "add") for p, _ in sources.stores(result))

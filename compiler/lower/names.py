@@ -7,6 +7,10 @@ declare no such names, and what emitted code calls by itself (env, at, i, j) has
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
+from mlc.diagnostics import Span
+
 _VALUE = "_v"
 _MEMORY = "_m"
 _ROUTINE = "_f"
@@ -45,3 +49,10 @@ def unique_name(base: str, taken: set[str], joint: str = "_") -> str:
         name = f"{base}{joint}{count}"
     taken.add(name)
     return name
+
+
+def place_of(span: Span) -> str:
+    """The innermost place outside the standard library; of a file only its name, wherever it lies."""
+    while span.caller is not None and span.file.startswith("<"):
+        span = span.caller
+    return f"{PurePath(span.file).name}:{span.line}:{span.column}"

@@ -9,8 +9,9 @@ from mlc.diagnostics import NO_SPAN
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.op import Op
-from mlc.ir.program import Step, Unit, Update, Variant
+from mlc.ir.program import Input, Program, Step, Unit, Update, Variant
 from mlc.ir.types import TensorType, Value
+from mlc.lower.checks import Facts
 from mlc.lower.loops import Nest
 from mlc.lower.names import routine_name, unique_name
 from mlc.lower.routine import Routine, lower_function
@@ -54,21 +55,33 @@ class _Lowerer:
         self.ops = ops
         self.routines: list[Routine] = []
         self.names: set[str] = set()
+        self.sites = 0
+        self.read = _inputs_read(self.program)
 
-    def lower(self, function: Function, name: str, folds: frozenset[str] = frozenset(), binds: tuple[str, ...] | None = None) -> Routine:
+    def lower(
+        self,
+        function: Function,
+        name: str,
+        folds: frozenset[str] = frozenset(),
+        binds: tuple[str, ...] | None = None,
+        facts: Facts | None = None,
+    ) -> Routine:
         """Lower one function under a name that no other routine has."""
         name = unique_name(routine_name(name), self.names)
         for rewrite in PASSES.values():
             function = rewrite(function, self.ops)
-        routine = lower_function(function, self.ops, folds, name, binds)
+        routine = lower_function(function, self.ops, folds, name, binds, facts, self.sites)
+        self.sites += routine.checked
         self.routines.append(routine)
         return routine
 
-    def forward(self, unit: Unit, variant: Variant | None) -> Routine:
+    def forward(self, number: int, unit: Unit, variant: Variant | None) -> Routine:
         function = variant.forward if variant else unit.function
         results = function.results[unit.outputs : unit.outputs + len(unit.effects)]
         folds = frozenset(r.name for r, e in zip(results, unit.effects, strict=True) if e.kind == "accumulate")
-        return self.lower(function, f"{unit.name}_forward", folds)
+        inputs = self.program.inputs
+        facts = Facts(self.read.get(number, {}), inputs[0].type.shape[0] if inputs else 1)
+        return self.lower(function, f"{unit.name}_forward", folds, facts=facts)
 
     def input_gradient(self, unit: Unit, variant: Variant | None) -> Routine | None:
         if variant is None:
@@ -89,7 +102,7 @@ class _Lowerer:
     def run(self) -> Lowered:
         """Lower everything, in the order in which it is emitted."""
         units = list(zip(self.program.units, self.step.variants, strict=True))
-        forward = tuple(self.forward(u, v) for u, v in units)
+        forward = tuple(self.forward(n, u, v) for n, (u, v) in enumerate(units))
         input_gradient = tuple(self.input_gradient(u, v) for u, v in units)
         weight_gradient = tuple(self.weight_gradient(u, v) for u, v in units)
         kept = tuple(kept_cotangents(v) if v else {} for v in self.step.variants)
@@ -191,6 +204,22 @@ def _without(function: Function, names: Mapping[str, str]) -> Function:
     """The function without some of its results and the copies that make them."""
     instructions = tuple(i for i in function.instructions if not (i.op == "copy" and i.result.name in names))
     return Function(function.name, function.parameters, instructions, tuple(r for r in function.results if r.name not in names))
+
+
+def _inputs_read(program: Program) -> dict[int, dict[str, tuple[Input, ...]]]:
+    """Unit -> its parameters that inputs of the model are bound to, in any chain, with these."""
+    inputs = {value.name: value for value in program.inputs}
+    found: dict[int, dict[str, dict[str, Input]]] = {}
+    for chain in (program.train, program.evaluate, program.sample):
+        if chain is None:
+            continue
+        calls = [(call.unit, call.arguments) for call in chain.calls] + ([] if chain.weight is None else [chain.weight])
+        for number, arguments in calls:
+            unit = program.units[number]
+            for parameter, role, name in zip(unit.function.parameters, unit.roles, arguments, strict=True):
+                if role == "input":
+                    found.setdefault(number, {}).setdefault(parameter.name, {})[name] = inputs[name]
+    return {number: {name: tuple(of.values()) for name, of in read.items()} for number, read in found.items()}
 
 
 def lower(step: Step, ops: Mapping[str, Op]) -> Lowered:

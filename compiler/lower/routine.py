@@ -9,6 +9,7 @@ from mlc.ir.function import Function
 from mlc.ir.op import Op
 from mlc.ir.types import DTYPE_BYTES
 from mlc.lower.build import build_kernels
+from mlc.lower.checks import Facts, checks
 from mlc.lower.form import Former, add_places, drop_unread
 from mlc.lower.graph import graph_of
 from mlc.lower.keep import keep_costly
@@ -31,6 +32,7 @@ class Routine:
     barriers: for each kernel, whether a barrier stands before it
     in_place: (result, parameter): the result may lie where the parameter lies, if nothing reads the parameter later
     flops:    floating-point operations of the meaning
+    checked:  lookups whose index is checked
     """
 
     name: str
@@ -44,6 +46,7 @@ class Routine:
     barriers: tuple[bool, ...]
     in_place: tuple[tuple[str, str], ...]
     flops: int
+    checked: int
 
 
 def lower_function(
@@ -52,15 +55,19 @@ def lower_function(
     folds: frozenset[str] = frozenset(),
     name: str | None = None,
     binds: tuple[str, ...] | None = None,
+    facts: Facts | None = None,
+    first_site: int = 0,
 ) -> Routine:
     """Lower one function whose composites are expanded.
 
     folds: results added into their buffers when env->fold is set
     binds: the order in which calls pass addresses; parameters, then results, when not given
+    facts: of a forward function, whose indices are checked; its lookups are numbered from `first_site` on
     """
     flops = sum(ops[i.op].flops(i) for i in function.instructions)
     function = widen(function, ops)
-    graph = graph_of(function, ops)
+    checked = {} if facts is None else checks(function, ops, facts)
+    graph = graph_of(function, ops, {name: (check, first_site + n) for n, (name, check) in enumerate(checked.items())})
     storage = keep_costly(chosen(graph, folds)).storage
     drafts = Former(graph, storage).run()
     add_places(graph, storage, drafts)
@@ -82,6 +89,7 @@ def lower_function(
         barriers=_barriers(uses, buffers, work, in_place),
         in_place=in_place,
         flops=flops,
+        checked=len(checked),
     )
 
 

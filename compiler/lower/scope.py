@@ -14,10 +14,10 @@ from mlc.ir.function import Instruction
 from mlc.ir.op import Apply, Arg, Const, Generate, Move, Pointwise, Scalar, resolve
 from mlc.ir.types import Value
 from mlc.lower import index as ix
-from mlc.lower.expression import Datum, Expression, Index, Number, Operation, Position, Random, Read, Ref, Within, data_of
+from mlc.lower.expression import Checked, Datum, Expression, Index, Number, Operation, Position, Random, Read, Ref, Within, data_of
 from mlc.lower.graph import Graph, Placement, base_of, move_coordinates, scalar_dtype
 from mlc.lower.loops import Let
-from mlc.lower.names import local_name, unique_name
+from mlc.lower.names import local_name, place_of, unique_name
 
 
 class Scope:
@@ -110,6 +110,8 @@ class Scope:
                 return frozenset().union(*(self.needs(a) for a in args))
             case Within(index, _, _, inside, outside):
                 return self.index_needs(index) | self.needs(inside) | self.needs(outside)
+            case Checked(inner, _, element):
+                return self.needs(inner) | self.index_needs(element)
 
     def index_needs(self, index: Index) -> frozenset[int]:
         """The loop counters an index depends on, through what it is read from too."""
@@ -241,23 +243,35 @@ class Scope:
             rank = len(indices.type.dims)
             place = at[axis : axis + rank]
             before, after = at[:axis], at[axis + rank :]
-        row, found = self.lookup(indices, tuple(place), source.type.shape[axis])
+        row, found = self.lookup(instruction, tuple(place), source.type.shape[axis])
         element = self.value(source, (*before, row, *after))
         return self.found(element, found, source)
 
-    def lookup(self, indices: Value, at: tuple[Index, ...], extent: int) -> tuple[Index, Expression | None]:
-        """An index read from memory, held in [0, extent), and whether it was there before (None: it always is)."""
+    def lookup(self, instruction: Instruction, at: tuple[Index, ...], extent: int) -> tuple[Index, Expression | None]:
+        """The index of a lookup, read from memory, held in [0, extent), and whether it was there before (None: it always is)."""
+        indices = instruction.operands[1]
         node = self.value(indices, at)
         produced = self.graph.producers.get(base_of(self.graph, indices).name)
         if produced is not None and produced[0].op in ("iota", "top_k", "argmax"):
             return Index(((Datum(node, extent), 1),)), None
-        held: Expression = Operation("clamp", (node, Number(extent, "i32")))
+        held = self._held(instruction, node, at, extent)
         if not self._guarded:
             name = self.fresh(f"{indices.name}.held")
             self.lets.append(Let(name, "i32", held, self.needs(held)))
             self._needs[name] = self.lets[-1].needs
             held = Ref(name)
         return Index(((Datum(held, extent), 1),)), Operation("equal", (node, held))
+
+    def _held(self, instruction: Instruction, node: Expression, at: tuple[Index, ...], extent: int) -> Expression:
+        """The number in [0, extent) that is nearest to the index."""
+        name = instruction.results[0].name
+        if name not in self.graph.checks:
+            return Operation("clamp", (node, Number(extent, "i32")))
+        check, site = self.graph.checks[name]
+        element = ix.linear(at, ix.row_major(instruction.operands[1].type.shape))
+        written = instruction.via if instruction.via in self.graph.ops else instruction.op
+        where = f"{place_of(instruction.span)}: {written}"
+        return Checked(node, extent, element, check.each, site, where, check.inputs)
 
     def found(self, element: Expression, found: Expression | None, value: Value) -> Expression:
         """The element, or NaN where its index was out of range: such a run ends with a message, not with other numbers."""

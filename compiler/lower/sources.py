@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
-from mlc.diagnostics import InternalError, Span
+from mlc.diagnostics import InternalError
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 from mlc.lower.expression import Index
 from mlc.lower.form import Draft, Root
 from mlc.lower.graph import Graph, Placement
 from mlc.lower.loops import Operand, Store
+from mlc.lower.names import place_of
 from mlc.lower.scope import Scope
 from mlc.lower.storage import Storage, view_of
 
@@ -55,16 +55,9 @@ def draft_note(graph: Graph, draft: Draft) -> str:
         values = [*draft.instruction.results, *values]
     names = ", ".join(dict.fromkeys(f"{v.name} {v.type}" for v in values))
     spans = [graph.producers[v.name][0].span for v in values if v.name in graph.producers]
-    return f"{_in_model(spans[0])}  {names}" if spans else names
+    return f"{place_of(spans[0])}  {names}" if spans else names
 
 
 def instruction_note(instruction: Instruction) -> str:
     """The place in the model and the results of a kernel that is one instruction."""
-    return f"{_in_model(instruction.span)}  {', '.join(f'{r.name} {r.type}' for r in instruction.results)}"
-
-
-def _in_model(span: Span) -> str:
-    """The innermost place outside the standard library; of a file only its name, wherever it lies."""
-    while span.caller is not None and span.file.startswith("<"):
-        span = span.caller
-    return f"{PurePath(span.file).name}:{span.line}:{span.column}"
+    return f"{place_of(instruction.span)}  {', '.join(f'{r.name} {r.type}' for r in instruction.results)}"

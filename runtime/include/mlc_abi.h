@@ -146,8 +146,20 @@ typedef struct mlc_input {
     int32_t source;
     int32_t of;          /* MLC_SOURCE_FOLLOWING: index of the input it follows */
     int32_t shift;       /* MLC_SOURCE_FOLLOWING: how many tokens later */
-    int64_t limit;       /* i32: values are in [0, limit); -1: any */
+    int64_t limit;       /* i32: values are in [0, limit); -1: any, or as mlc_model.domains says */
 } mlc_input;
+
+/* The elements of a row of an i32 input up to `end`, from the end of the domain before it on: each is in [low, high], or `passed`.
+ * They repeat from the end of the last one of the input on. */
+typedef struct mlc_domain {
+    int32_t input;
+    int64_t end;
+    int64_t low;
+    int64_t high;
+    int64_t passed; /* MLC_NO_VALUE: none */
+} mlc_domain;
+
+#define MLC_NO_VALUE INT64_MIN
 
 /* A run-time f32: an option of the program (--rate), or computed at the start of each step by mlc_model.set_scalars. */
 typedef struct mlc_scalar {
@@ -309,6 +321,8 @@ typedef struct mlc_model {
     int32_t parameter_count;
     const mlc_input *inputs;     /* tensor.at is MLC_NONE */
     int32_t input_count;
+    const mlc_domain *domains;   /* in order of input; of inputs without a limit */
+    int32_t domain_count;
     const mlc_scalar *scalars;   /* [0] step, [1] steps */
     int32_t scalar_count;
     void (*set_scalars)(float *scalars); /* computes the curves from step, steps and the options */

@@ -35,6 +35,20 @@ static inline mlc_range mlc_share(const mlc_env *env, int64_t items)
 /* Every thread of the rank waits here for the others; what they wrote before is visible after. */
 void mlc_barrier(const mlc_env *env);
 
+/* An index that is out of range: noted, so that the step ends before anything is updated (index.h). */
+void mlc_index_refuse(const mlc_env *env, int32_t value, int32_t extent, int64_t element, int64_t each, int32_t site, const char *where)
+    __attribute__((cold, noinline));
+
+/* The integer in [0, extent) nearest to the index `value`, its element number `element`, of which `each` belong to a record (0: not
+ * known). `site` numbers the lookups of the model, `where` says which one it is. */
+static inline int32_t mlc_checked(const mlc_env *env, int32_t value, int32_t extent, int64_t element, int64_t each, int32_t site,
+    const char *where)
+{
+    if (__builtin_expect((uint32_t)value >= (uint32_t)extent, 0))
+        mlc_index_refuse(env, value, extent, element, each, site, where);
+    return mlc_clamp(value, extent);
+}
+
 /* One index of a contraction with its strides, in elements, in the two operands (0 where it does not occur). */
 typedef struct mlc_index {
     int64_t extent, a, b;

@@ -4,6 +4,7 @@
 #include "convert.h"
 
 #include <glob.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -327,14 +328,52 @@ void mlc_data_close(mlc_data *data)
 
 /* ---- feeds ---- */
 
+/* The name of the first file that feeds an input. */
+static const char *path_of(const mlc_data *data, int input)
+{
+    const mlc_bound *binding = &data->bindings[input];
+    return binding->kind == MLC_BOUND_ARRAY ? data->array_paths[input] : data->streams[binding->source].files[0].path;
+}
+
+/* A value was refused: its message names input and record, too. */
+static int say_record(const mlc_data *data, int input, int64_t record, mlc_error *error)
+{
+    size_t used = strlen(error->text);
+    snprintf(error->text + used, sizeof error->text - used, " (input %s, record %lld)", data->model->inputs[input].tensor.name,
+             (long long)record);
+    return error->status;
+}
+
+static int check_domains(const mlc_data *data, int input, int64_t record, const void *row, mlc_error *error)
+{
+    const mlc_domain *domain;
+    const mlc_input *kind = &data->model->inputs[input];
+    int64_t at = -1;
+    char range[80];
+    if (kind->tensor.dtype == MLC_I32)
+        at = mlc_domain_find(data->model, input, row, mlc_input_row_elements(kind), &domain);
+    if (at < 0)
+        return MLC_OK;
+    mlc_domain_text(range, domain);
+    return mlc_error_set(error, MLC_BAD_INPUT, "%s: input %s, record %lld: value %d (element %lld) is not in %s", path_of(data, input),
+                         kind->tensor.name, (long long)record, ((const int32_t *)row)[at], (long long)at, range);
+}
+
 static int fill_row(const mlc_data *data, int i, int64_t window, void *to, mlc_error *error)
 {
     const mlc_input *input = &data->model->inputs[i];
     const mlc_bound *binding = &data->bindings[i];
     int64_t elements = mlc_input_row_elements(input);
-    if (binding->kind == MLC_BOUND_TOKENS)
-        return mlc_tokens_read(&data->streams[binding->source], window, binding->shift, elements, input->limit, to, error);
-    return mlc_convert_row(&data->arrays[i], window * elements, elements, input, to, data->array_paths[i], error);
+    int status = binding->kind == MLC_BOUND_TOKENS
+                     ? mlc_tokens_read(&data->streams[binding->source], window, binding->shift, elements, input->limit, to, error)
+                     : mlc_convert_row(&data->arrays[i], window * elements, elements, input, to, data->array_paths[i], error);
+    return status ? say_record(data, i, window, error) : check_domains(data, i, window, to, error);
+}
+
+static int64_t record_of(const mlc_feed *feed, const mlc_rank *rank, int64_t microbatch, int64_t row)
+{
+    const mlc_data_feed *from = (const mlc_data_feed *)feed;
+    return mlc_order_window(&from->order, from->first + (microbatch * rank->model->batch + row) / from->repeat);
 }
 
 static int fill_from_data(const mlc_feed *feed, const mlc_rank *rank, int input, int64_t microbatch, int64_t begin, int64_t end, void *to,
@@ -343,8 +382,7 @@ static int fill_from_data(const mlc_feed *feed, const mlc_rank *rank, int input,
     const mlc_data_feed *from = (const mlc_data_feed *)feed;
     int64_t bytes = mlc_input_row_bytes(&from->data->model->inputs[input]);
     for (int64_t row = begin; row < end; row++) {
-        int64_t n = from->first + (microbatch * rank->model->batch + row) / from->repeat;
-        if (fill_row(from->data, input, mlc_order_window(&from->order, n), (char *)to + row * bytes, error))
+        if (fill_row(from->data, input, record_of(feed, rank, microbatch, row), (char *)to + row * bytes, error))
             return error->status;
     }
     return MLC_OK;
@@ -352,5 +390,5 @@ static int fill_from_data(const mlc_feed *feed, const mlc_rank *rank, int input,
 
 mlc_data_feed mlc_data_feed_make(const mlc_data *data, mlc_order order, int64_t first, int64_t repeat)
 {
-    return (mlc_data_feed){{fill_from_data}, data, order, first, repeat};
+    return (mlc_data_feed){{fill_from_data, record_of}, data, order, first, repeat};
 }

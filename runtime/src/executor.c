@@ -1,11 +1,13 @@
 /* executor.c: see executor.h. */
 #include "executor.h"
 
+#include "cause.h"
 #include "gradient.h"
 #include "pass.h"
 #include "tables.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- one pass ---- */
@@ -13,11 +15,12 @@
 static mlc_pass pass_make(mlc_rank *rank, int kind, const mlc_feed *feed)
 {
     for (int i = 0; i < rank->team->threads; i++)
-        rank->team->workers[i].error.status = 0;
+        rank->team->workers[i].error.status = 0, rank->team->workers[i].refused = mlc_refusal_none();
     for (int i = 0; i < rank->model->chains[kind].column_count; i++)
         rank->tables->sums[i] = 0;
     return (mlc_pass){.rank = rank, .kind = kind, .chain = &rank->model->chains[kind], .chunks = rank->role->chunks[kind], .feed = feed,
-                  .begun = rank->begun[kind], .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .found = {.stage = INT64_MAX}};
+                  .begun = rank->begun[kind], .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .found = {.stage = INT64_MAX},
+                  .refused = mlc_refusal_none()};
 }
 
 /* All microbatches of a step. */
@@ -65,6 +68,7 @@ static int64_t stage_of_loss(const mlc_pass *run)
 static int report_loss(const mlc_pass *failed)
 {
     mlc_rank *rank = failed->rank;
+    char cause[MLC_CAUSE_BYTES];
     mlc_finding found = {stage_of_loss(failed), failed->bad_microbatch, -1};
     if (rank->model->stages > 1) {
         mlc_pass run;
@@ -72,8 +76,9 @@ static int report_loss(const mlc_pass *failed)
             return rank->error.status;
         found = run.found.stage < INT64_MAX ? run.found : found;
     }
-    return mlc_error_set(&rank->error, MLC_NOT_FINITE, "step %lld, stage %lld, microbatch %lld: the loss is not finite",
-                         (long long)rank->step, (long long)found.stage, (long long)found.microbatch);
+    mlc_cause_of(rank, failed->feed, failed->bad_microbatch, cause);
+    return mlc_error_set(&rank->error, MLC_NOT_FINITE, "step %lld, stage %lld, microbatch %lld: the loss is not finite%s",
+                         (long long)rank->step, (long long)found.stage, (long long)found.microbatch, cause);
 }
 
 static int report_gradient(const mlc_pass *failed)
@@ -83,12 +88,29 @@ static int report_gradient(const mlc_pass *failed)
     if (search(&run, failed, MLC_SEARCH_GRADIENT))
         return rank->error.status;
     bool found = run.found.stage < INT64_MAX;
+    char cause[MLC_CAUSE_BYTES] = " (each microbatch is, their sum is not)";
+    if (found)
+        mlc_cause_of(rank, failed->feed, run.found.microbatch, cause);
     int stage = mlc_use_at(rank, (int)failed->bad_parameter, 0)->stage;
     if (!found)
         run.found = (mlc_finding){stage, rank->model->microbatches - 1, failed->bad_parameter};
     return mlc_error_set(&rank->error, MLC_NOT_FINITE, "step %lld, stage %lld, microbatch %lld: the gradient of %s is not finite%s",
                          (long long)rank->step, (long long)run.found.stage, (long long)run.found.microbatch,
-                         rank->model->parameters[run.found.parameter].name, found ? "" : " (each microbatch is, their sum is not)");
+                         rank->model->parameters[run.found.parameter].name, cause);
+}
+
+/* The data, or what the model makes of it, is wrong: the first index that is out of range, whatever became of it. */
+static int report_refusal(const mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    const mlc_refusal *first = &run->refused;
+    char place[64] = "";
+    if (first->each > 0)
+        snprintf(place, sizeof place, ", record %lld",
+                 (long long)mlc_cause_record(rank, run->feed, first->microbatch, first->element / first->each));
+    return mlc_error_set(&rank->error, MLC_BAD_INPUT, "step %lld, microbatch %lld%s: %s: %d is not in 0 to %d (element %lld)",
+                         (long long)rank->step, (long long)first->microbatch, place, first->where, first->value, first->extent - 1,
+                         (long long)(first->each > 0 ? first->element % first->each : first->element));
 }
 
 static int report_weight(const mlc_pass *run)
@@ -116,6 +138,8 @@ int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update)
     mlc_executor_record(rank);
     if (mlc_pass_walk(&run))
         return rank->error.status;
+    if (run.refused.site >= 0)
+        return report_refusal(&run);
     if (run.bad_microbatch >= 0)
         return report_loss(&run);
     if (!isfinite(1.0 / run.weight_sum))
@@ -124,6 +148,16 @@ int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update)
         return report_gradient(&run);
     settle(&run);
     return MLC_OK;
+}
+
+static int report_evaluation(const mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    char cause[MLC_CAUSE_BYTES];
+    mlc_cause_of(rank, run->feed, run->bad_microbatch, cause);
+    return mlc_error_set(&rank->error, MLC_NOT_FINITE,
+                         "evaluation after step %lld, stage %lld, microbatch %lld: the loss is not finite%s", (long long)rank->step,
+                         (long long)stage_of_loss(run), (long long)run->bad_microbatch, cause);
 }
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -157,10 +191,10 @@ int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_
         deal(&run, first + at, smaller(round, count - at));
         if (mlc_pass_walk(&run))
             return rank->error.status;
+        if (run.refused.site >= 0)
+            return report_refusal(&run);
         if (run.bad_microbatch >= 0)
-            return mlc_error_set(&rank->error, MLC_NOT_FINITE,
-                                 "evaluation after step %lld, stage %lld, microbatch %lld: the loss is not finite", (long long)rank->step,
-                                 (long long)stage_of_loss(&run), (long long)run.bad_microbatch);
+            return report_evaluation(&run);
     }
     *loss = run.loss_sum;
     *weight = run.weight_sum;

@@ -106,6 +106,21 @@ static void fold_table(mlc_pass *run)
     }
 }
 
+/* The first index out of range that a thread of this rank has met. */
+static mlc_refusal refused_here(const mlc_rank *rank)
+{
+    mlc_refusal first = mlc_refusal_none();
+    for (int i = 0; i < rank->team->threads; i++)
+        mlc_refusal_combine(&first, &rank->team->workers[i].refused, sizeof first);
+    return first;
+}
+
+/* Some rank has met one: every rank gets the first. Returns a status. */
+static int exchange_refusals(mlc_pass *run)
+{
+    return mlc_exchange(&run->rank->world, &run->refused, sizeof run->refused, sizeof run->refused, mlc_refusal_combine);
+}
+
 /* Every rank gets what all ranks have noted. Returns a status. */
 static int exchange(mlc_pass *run)
 {
@@ -113,14 +128,18 @@ static int exchange(mlc_pass *run)
     mlc_statistics *statistics = rank->tables->statistics;
     statistics->signals = rank->signals ? *rank->signals : 0;
     statistics->failed = atomic_load_explicit(&run->unfed, memory_order_relaxed);
+    run->refused = refused_here(rank);
+    statistics->refused = run->refused.site >= 0;
     size_t bytes = sizeof *statistics + (size_t)(run->lines * (1 + run->chain->column_count)) * sizeof(double);
     run->exchanged = true;
     if (mlc_exchange(&rank->world, statistics, bytes, 1, mlc_combine_or))
         return rank->error.status;
     rank->result.signals = statistics->signals;
+    if (statistics->refused && !statistics->failed && exchange_refusals(run))
+        return rank->error.status;
     if (!statistics->failed)
         fold_table(run);
-    run->halted = statistics->failed || run->bad_microbatch >= 0 || (run->kind == MLC_TRAIN && !isfinite(1.0 / run->weight_sum));
+    run->halted = statistics->failed || statistics->refused || run->bad_microbatch >= 0 || (run->kind == MLC_TRAIN && !isfinite(1.0 / run->weight_sum));
     return MLC_OK;
 }
 

@@ -20,10 +20,12 @@ typedef struct mlc_rank mlc_rank;
 
 /* Where the rows of a microbatch come from. `fill` writes rows [begin, end) of one model input to `to` (the start of the whole
  * buffer); it is called by all threads at once with disjoint rows and may not allocate. `microbatch` counts over all replicas from
- * the start of the step, or is one of those that mlc_executor_forward was given. Returns a status. */
+ * the start of the step, or is one of those that mlc_executor_forward was given. Returns a status. `record` is what a message calls a
+ * row: the number of its record in the data; NULL: its number in the step. */
 typedef struct mlc_feed {
     int (*fill)(const struct mlc_feed *feed, const mlc_rank *rank, int input, int64_t microbatch, int64_t begin, int64_t end, void *to,
                 mlc_error *error);
+    int64_t (*record)(const struct mlc_feed *feed, const mlc_rank *rank, int64_t microbatch, int64_t row);
 } mlc_feed;
 
 /* What a pass over microbatches measured; the same on every rank. */

@@ -231,7 +231,7 @@ static void find_logits(mlc_sampler *text, const mlc_model *model)
 
 int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, const char *prompt, mlc_error *error)
 {
-    *text = (mlc_sampler){.feed = {fill_from_window}};
+    *text = (mlc_sampler){.feed = {fill_from_window, NULL}};
     if (model->samples)
         find_logits(text, model);
     if (!text->logits)

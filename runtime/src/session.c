@@ -447,6 +447,18 @@ static int copy_indices(const mlc_input *input, int32_t *to, const int32_t *from
     return MLC_OK;
 }
 
+static int check_domains(const mlc_model *model, int input, const int32_t *values, int64_t count, int64_t first, mlc_error *error)
+{
+    const mlc_domain *domain;
+    int64_t at = mlc_domain_find(model, input, values, count, &domain);
+    char range[80];
+    if (at < 0)
+        return MLC_OK;
+    mlc_domain_text(range, domain);
+    return mlc_error_set(error, MLC_BAD_INPUT, "input %s: element %lld is %d, not in %s", model->inputs[input].tensor.name,
+                         (long long)(first + at), values[at], range);
+}
+
 static int fill_from_arrays(const mlc_feed *feed, const mlc_rank *rank, int input, int64_t microbatch, int64_t begin, int64_t end, void *to,
                             mlc_error *error)
 {
@@ -456,8 +468,10 @@ static int fill_from_arrays(const mlc_feed *feed, const mlc_rank *rank, int inpu
     int64_t elements = mlc_input_row_elements(kind);
     const char *from = (const char *)arrays->inputs[input] + first * row_bytes;
     char *at = (char *)to + begin * row_bytes;
+    if (kind->tensor.dtype == MLC_I32 && copy_indices(kind, (int32_t *)at, (const int32_t *)from, rows * elements, first * elements, error))
+        return error->status;
     if (kind->tensor.dtype == MLC_I32)
-        return copy_indices(kind, (int32_t *)at, (const int32_t *)from, rows * elements, first * elements, error);
+        return check_domains(rank->model, input, (const int32_t *)at, rows * elements, first * elements, error);
     memcpy(at, from, (size_t)(rows * row_bytes));
     return MLC_OK;
 }
@@ -528,7 +542,7 @@ static void train_member(mlc_rank *rank, void *context)
 
 static void train(mlc_session *session, const void *const *inputs, int64_t rows, bool update, double *loss)
 {
-    pass run = {.session = session, .feed = {{fill_from_arrays}, inputs}, .rows = rows, .update = update};
+    pass run = {.session = session, .feed = {{fill_from_arrays, NULL}, inputs}, .rows = rows, .update = update};
     if (check_inputs(session, inputs, rows, true) || run_call(session, train_member, &run))
         return;
     *loss = run.loss;
@@ -564,7 +578,7 @@ static void evaluate_member(mlc_rank *rank, void *context)
 
 static void evaluate(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)
 {
-    pass run = {.session = session, .feed = {{fill_from_arrays}, inputs}, .rows = rows};
+    pass run = {.session = session, .feed = {{fill_from_arrays, NULL}, inputs}, .rows = rows};
     if (!check_inputs(session, inputs, rows, false) && !run_call(session, evaluate_member, &run))
         *loss = run.loss;
 }

@@ -16,6 +16,7 @@ typedef struct mlc_placed_use {
 typedef struct mlc_statistics {
     uint64_t signals;
     uint64_t failed; /* 1: some rank could not fill its inputs */
+    uint64_t refused; /* 1: some rank has met an index out of range */
     double table[];  /* mlc_rank.table */
 } mlc_statistics;
 

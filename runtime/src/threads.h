@@ -9,6 +9,7 @@
 #include "arena.h"
 #include "error.h"
 #include "exact.h"
+#include "index.h"
 #include "mlc_abi.h"
 
 #include <fenv.h>
@@ -25,6 +26,7 @@ typedef struct mlc_worker {
     mlc_exact squares;      /* of the gradient blocks of this thread */
     int64_t bad_parameter;  /* lowest parameter in which this thread saw a value that is not finite, or -1 */
     mlc_error error;        /* of filling the inputs */
+    mlc_refusal refused;    /* the first index of this thread that was out of range */
     uint64_t *bases;        /* where the slot of each region lies for the current microbatch */
     uint64_t *operands;     /* of the current row, resolved */
     pthread_t handle;

@@ -282,6 +282,6 @@ static inline int fill(const mlc_feed *feed, const mlc_rank *rank, int input, in
     return MLC_OK;
 }
 
-static const mlc_feed FEED = {fill};
+static const mlc_feed FEED = {fill, NULL};
 
 #endif

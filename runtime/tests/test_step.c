@@ -241,7 +241,7 @@ static void look_at(bool known, void *noted, const void *now, size_t bytes)
 static void learn_job(mlc_rank *rank, void *context)
 {
     learned *learned = context;
-    const mlc_feed feed = {fill_tokens};
+    const mlc_feed feed = {fill_tokens, NULL};
     const mlc_chunk *sample = &rank->role->chunks[MLC_SAMPLE][0];
     double evaluation = 0, weight = 0, none = 0;
     for (rank->step = 0; rank->step < 6; rank->step++) {
