@@ -7,7 +7,7 @@ import random
 import struct
 from pathlib import Path
 
-from attacks.field import Case, Ended, Field, check, check_ended
+from attacks.field import FOUR, Case, Ended, Field, check, check_ended
 
 
 def numbers(kind: str, count: int, limit: int) -> bytes:
@@ -84,9 +84,84 @@ def shards(field: Field) -> None:
     check(losses[0] == losses[1], "s_10 comes before s_2")
 
 
+INDICES = """from mlc.optim import sgd
+
+batch: dim = 4
+
+
+@model
+def indices(t: i32[batch, 3], y: real[batch]):
+    w = param("w", [5], init=ones())
+    v = param("v", [9], init=ones())
+    safe = select(t[:, 1] != -100, t[:, 1], 0)
+    e = gather(w, t[:, 0] + 3) + gather(v, safe) + select(t[:, 2] > 2, 0.0, gather(w, t[:, 2] * 2))
+    return mean((e - y) * (e - y))
+
+
+@train(microbatches=8)
+def recipe():
+    return sgd(rate=0.1)
+"""
+
+
+def npy(kind: str, shape: tuple[int, ...], content: bytes) -> bytes:
+    """A NumPy file."""
+    header = str({"descr": kind, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + content
+
+
+def index_rows(field: Field, **wrong: int) -> None:
+    """t.npy and y.npy of 64 records; `wrong`: value of a column (a, b, c) of record 37."""
+    draw = random.Random(5)
+    rows = [[draw.randrange(-3, 2), draw.choice((-100, 0, 8)), draw.randrange(3)] for _ in range(64)]
+    for column, value in wrong.items():
+        rows[37]["abc".index(column)] = value
+    write(field, "t.npy", npy("<i4", (64, 3), struct.pack("<192i", *(value for row in rows for value in row))))
+    write(field, "y.npy", npy("<f4", (64,), struct.pack("<64f", *(draw.random() for _ in rows))))
+
+
+def index_model(field: Field, name: str, *options: object) -> Path:
+    return field.programs.build(f"indices-{name}", write(field, "indices.dsl", INDICES.encode()), *options)
+
+
+def step_indices(field: Field, program: Path, *options: object) -> Ended:
+    return field.run(program, "--data", "t=t.npy", "--data", "y=y.npy", "--steps", 6, "--threads", 1, *options)
+
+
+def columns(field: Field) -> None:
+    program = index_model(field, "one")
+    index_rows(field)
+    check_ended(step_indices(field, program), 0)
+    for column, value, range_ in (("a", 2, "-3 to 1"), ("b", 9, "0 to 8, nor -100"), ("b", -101, "0 to 8, nor -100")):
+        index_rows(field, **{column: value})
+        check_ended(step_indices(field, program), 1, f"t.npy: input t, record 37: value {value}", f"is not in {range_}")
+
+
+def computed(field: Field) -> None:
+    index_rows(field, c=3)
+    said = "record 37: indices.dsl:11:70: gather (index from input t): 6 is not in 0 to 4"
+    saved = ("--checkpoint", field.checkpoints)
+    check_ended(step_indices(field, index_model(field, "one"), *saved), 1, said)
+    check(not (field.checkpoints / "latest").exists(), "a checkpoint was published")
+    for transport in ("local", "threads"):
+        check_ended(step_indices(field, index_model(field, "four", *FOUR), "--transport", transport), 1, said)
+
+
+def not_a_number(field: Field) -> None:
+    index_rows(field)
+    numbers_ = [0.5] * 64
+    numbers_[21] = float("nan")
+    write(field, "y.npy", npy("<f4", (64,), struct.pack("<64f", *numbers_)))
+    for name, options in (("one", ()), ("four", FOUR)):
+        check_ended(step_indices(field, index_model(field, name, *options)), 5, "the loss is not finite; input y is nan in record 21")
+
+
 CASES = (
     Case("other-width", "headerless uint32, int64 and overflowed uint16 as 16-bit tokens", "refused by name with the way out", other_width),
     Case("megatron", "a Megatron data set, its .idx given itself, damaged", "read as its index says, or refused by name", megatron),
     Case("no-text", "UTF-16, an archive, text named .bin as tokens", "refused by name; u8: takes their bytes", no_text),
     Case("shards", "shard_2 and shard_10", "in natural order", shards),
+    Case("columns", "masked labels, columns of several ranges, an index with an offset", "each has its own range, named with record", columns),
+    Case("computed", "a computed index out of range that a mask hides", "exit code 1 with op, line, input, record; nothing saved", computed),
+    Case("nan", "NaN in an array", "exit code 5 with input and record", not_a_number),
 )

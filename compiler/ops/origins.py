@@ -204,14 +204,15 @@ class _Tracer:
         if condition.name in self.free and (a.ids is None) != (b.ids is None):
             of, other = (a, b) if b.ids is None else (b, a)
             return replace(of, rest=_hull(of.rest, other.rest))
-        if a.ids is not None and b.ids is not None and (a.offset, a.passed) == (b.offset, b.passed) and np.array_equal(a.ids, b.ids):
+        if _same(a, b):
             return replace(a, rest=_hull(a.rest, b.rest))
         return Origin(None, 0, None, _hull(_interval(a), _interval(b)))
 
     def _compared(self, maker: Instruction, value: Value) -> int | None:
         """The number that a value is compared with."""
         for one, other in (maker.operands, maker.operands[::-1]):
-            if one.name == value.name:
+            alone = self.of(one).rest is None and self.of(value).rest is None
+            if one.name == value.name or (alone and _same(self.of(one), self.of(value))):
                 return self._constant(other)
         return None
 
@@ -221,6 +222,12 @@ class _Tracer:
         while maker is not None and maker.op in _MOVES:
             maker = self.makers.get(maker.operands[0].name)
         return int(maker.attribute("value")) if maker is not None and maker.op == "constant" else None
+
+
+def _same(a: Origin, b: Origin) -> bool:
+    """Are both, where they are elements of inputs, the same ones?"""
+    traced = a.ids is not None and b.ids is not None and np.array_equal(a.ids, b.ids)
+    return traced and (a.offset, a.passed) == (b.offset, b.passed)
 
 
 def _interval(origin: Origin) -> tuple[int, int]:

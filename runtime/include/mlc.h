@@ -45,7 +45,12 @@
  *
  * NOT FINITE. A loss or a gradient that is not finite ends the run with exit code 5 before anything is updated. The step is run once
  * more to name the lowest stage, and in it the lowest microbatch and parameter, at which such a value shows: in a part of the loss,
- * in states that the stage sends (looked through as f32), in the gradient of one microbatch.
+ * in states that the stage sends (looked through as f32), in the gradient of one microbatch. Where an input of that microbatch holds
+ * a NaN or an infinity, the message ends with input, record and element.
+ *
+ * INDICES. What feeds an i32 input keeps to its limit and domains (mlc_abi.h). An index that the model computes is checked where it is
+ * looked up in a forward pass, if nothing shows it to be in range: one that is not ends the run with exit code 1 before anything is
+ * updated, and the message names the first by microbatch, lookup and element, whatever became of it.
  *
  * DATA of a program: --data [INPUT=][WIDTH:]PATTERN, a glob; several files are taken in order of their names, in which runs of digits
  * count as numbers (spec/data.md).
