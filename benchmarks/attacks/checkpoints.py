@@ -192,6 +192,21 @@ def races(field: Field) -> None:
         race(field, trial, ((field.one,), (field.four,)) if trial % 2 else ((field.four,), (field.one,)), rng)
 
 
+def removed_beside_a_run(field: Field) -> None:
+    """The directory is moved away, then the lock removed, under a live run: it goes on, and a lock that another one has is respected."""
+    saving = ("--checkpoint", field.checkpoints, "--every", 5)
+    run = field.start(field.four, *field.arguments(100000), *saving)
+    wait_until(lambda: (field.checkpoints / "latest").exists(), what="a checkpoint")
+    field.checkpoints.rename(field.folder / "away")
+    wait_until(lambda: (field.checkpoints / "latest").exists(), what="a checkpoint in a directory made anew")
+    (field.checkpoints / ".mlc-lock").unlink()
+    wait_until(lambda: (field.checkpoints / ".mlc-lock").exists(), what="a lock made anew")
+    check_ended(field.train(field.one, *saving, "--resume", "auto", steps=100000), 1, "in use")
+    run.send_signal(signal.SIGTERM)
+    check_ended(field.finish(run), 0)
+    check(len({run_of(field.checkpoints / name) for name in steps(field.checkpoints)}) == 1, "steps of two runs")
+
+
 def lock_of_the_dead(field: Field) -> None:
     """SIGKILL while saving: the next one takes the directory at once, and clears away what was half made."""
     field.checkpoints.mkdir()
@@ -315,6 +330,12 @@ CASES = (
     Case("two-writers-of-ranks", "the same with four ranks each", "the same", two_writers_of_ranks),
     Case("two-writers-mpirun", "the second under mpirun", "the same", two_writers_under_mpirun),
     Case("races", "two programs start at once", "exactly one trains; every checkpoint is its own and whole", races),
+    Case(
+        "removed",
+        "the directory is moved away, or its lock removed, under a live run",
+        "both are made anew; one writer",
+        removed_beside_a_run,
+    ),
     Case(
         "killed-holder",
         "SIGKILL of all ranks while saving",

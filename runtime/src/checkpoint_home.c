@@ -34,6 +34,26 @@ static const char *run_of(const mlc_rank *rank)
     return *rank->run ? rank->run : MLC_RUN_UNNAMED;
 }
 
+/* ---- whose steps lie there ---- */
+
+typedef struct census {
+    int64_t own;    /* steps of this run */
+    int64_t later;  /* of these, newer than the step it goes on from */
+    mlc_step other; /* the newest of another run; no name: none */
+} census;
+
+static void count_steps(const mlc_rank *rank, int folder, census *found)
+{
+    *found = (census){0};
+    for (mlc_step step = {.step = INT64_MAX}; mlc_step_next(folder, &step);) {
+        bool own = rank->is_resumed && !strcmp(step.run, run_of(rank));
+        found->own += own;
+        found->later += own && step.step > rank->resumed;
+        if (*step.run && !own && !*found->other.name)
+            found->other = step;
+    }
+}
+
 /* ---- taking ---- */
 
 static void say_kept(const mlc_rank *rank, const char *kept)
@@ -63,6 +83,26 @@ int mlc_home_take(mlc_rank *rank, const char *directory, mlc_allowed allowed, ml
     return MLC_OK;
 }
 
+/* What lies in the place of the directory that was claimed, after somebody has moved that away, must not be of another run. */
+static int check_replaced(const mlc_rank *rank, mlc_error *error)
+{
+    census found;
+    count_steps(rank, rank->home.folder, &found);
+    if (!*rank->run || rank->beside || !*found.other.name || found.own)
+        return MLC_OK;
+    return mlc_error_set(error, MLC_FAILED, "%s: another directory by now, with steps of another run (%s of run %.8s)", rank->home.path,
+                         found.other.name, found.other.run);
+}
+
+int mlc_home_retake(mlc_rank *rank, const char *directory, mlc_error *error)
+{
+    if (mlc_home_is(&rank->home, directory))
+        return MLC_OK;
+    if (!mlc_home_take(rank, directory, (mlc_allowed){0}, error) && check_replaced(rank, error))
+        mlc_home_close(&rank->home);
+    return error->status;
+}
+
 int mlc_checkpoint_prepare(mlc_rank *rank, const char *directory, mlc_allowed allowed, mlc_error *error)
 {
     if (rank->rank == 0)
@@ -74,25 +114,7 @@ int mlc_checkpoint_prepare(mlc_rank *rank, const char *directory, mlc_allowed al
     return mlc_accord(rank, error);
 }
 
-/* ---- whose steps lie there ---- */
-
-typedef struct census {
-    int64_t own;    /* steps of this run */
-    int64_t later;  /* of these, newer than the step it goes on from */
-    mlc_step other; /* the newest of another run; no name: none */
-} census;
-
-static void count_steps(const mlc_rank *rank, int folder, census *found)
-{
-    *found = (census){0};
-    for (mlc_step step = {.step = INT64_MAX}; mlc_step_next(folder, &step);) {
-        bool own = rank->is_resumed && !strcmp(step.run, run_of(rank));
-        found->own += own;
-        found->later += own && step.step > rank->resumed;
-        if (*step.run && !own && !*found->other.name)
-            found->other = step;
-    }
-}
+/* ---- which run goes on ---- */
 
 static int begin_run(mlc_rank *rank, mlc_error *error)
 {
@@ -154,6 +176,7 @@ int mlc_checkpoint_claim(mlc_rank *rank, const char *directory, mlc_claim claim,
     if (mlc_accord(rank, error) || mlc_accord_block(rank, run, sizeof run, error))
         return error->status;
     memcpy(rank->run, run, sizeof run);
+    rank->beside = claim.beside;
     if (rank->rank == 0 && !claim.dry)
         mlc_home_sign(&rank->home, rank->model->name, rank->run);
     return MLC_OK;

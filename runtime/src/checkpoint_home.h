@@ -7,6 +7,10 @@
 /* Takes a directory unless it is held already, and removes what killed programs left there. Returns a status. */
 int mlc_home_take(mlc_rank *rank, const char *directory, mlc_allowed allowed, mlc_error *error);
 
+/* Takes it again, should it have been moved away, or its lock removed, since it was claimed. Returns a status: MLC_FAILED when what lies
+ * there now is of another run. */
+int mlc_home_retake(mlc_rank *rank, const char *directory, mlc_error *error);
+
 /* Gives a checkpoint that was written under a temporary name its own name, lets `latest` name it, and removes what need not stay: the
  * same step of this run, and steps beyond rank->keep. Returns a status. */
 int mlc_home_publish(mlc_rank *rank, const char *temporary, mlc_error *error);

@@ -273,7 +273,7 @@ static int save_state(saving *save)
 static int begin(saving *save, const char *directory)
 {
     mlc_rank *rank = save->rank;
-    if (rank->rank == 0 && !mlc_home_take(rank, directory, (mlc_allowed){0}, save->error))
+    if (rank->rank == 0 && !mlc_home_retake(rank, directory, save->error))
         create_files(save);
     if (mlc_accord(rank, save->error) || mlc_accord_block(rank, save->temporary, sizeof save->temporary, save->error))
         return save->error->status;

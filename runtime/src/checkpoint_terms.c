@@ -289,6 +289,10 @@ void mlc_terms_say(const mlc_rank *rank, const mlc_json *state, const char *path
     matching of = {.rank = rank, .state = state, .path = path, .allowed = allowed, .error = &ignored, .say = true};
     if (!strcmp(mlc_state_run(state), MLC_RUN_UNNAMED) && !first_line(&of, "settings"))
         say(&of, "%s: an earlier version wrote it: data, layers and the optimizer's rule are not compared", path);
+    uint64_t examples = 0;
+    mlc_json_whole(member(&of, "examples"), &examples);
+    if (rank->examples && !examples)
+        say(&of, "%s: written by a session, which was handed its data, so the data is not compared", path);
     match_model(&of);
     match_data(&of);
     say_settings(&of);

@@ -50,7 +50,7 @@ static int make_path(const char *path, mlc_error *error)
 {
     char part[MLC_PATH_BYTES];
     int length = snprintf(part, sizeof part, "%s", path);
-    if (length >= (int)sizeof part - MLC_NAME_BYTES)
+    if (length >= (int)sizeof part - 2 * MLC_NAME_BYTES) /* of a step, and of a file in it */
         return mlc_error_set(error, MLC_USAGE, "%.200s...: the path is too long", path);
     for (char *slash = strchr(part + 1, '/'); *part && slash; slash = strchr(slash + 1, '/')) {
         *slash = 0;
@@ -60,14 +60,6 @@ static int make_path(const char *path, mlc_error *error)
     if (mkdir(part, 0777) && errno != EEXIST)
         return mlc_error_system(error, MLC_BAD_INPUT, "%s", path);
     return mlc_path_is_directory(part) ? MLC_OK : mlc_error_set(error, MLC_BAD_INPUT, "%s: not a directory", path);
-}
-
-bool mlc_home_is(const mlc_home *home, const char *path)
-{
-    struct stat held, named;
-    if (!*home->path || strcmp(home->path, path) || fstat(home->folder, &held) || stat(path, &named))
-        return false;
-    return held.st_dev == named.st_dev && held.st_ino == named.st_ino;
 }
 
 /* ---- the lock ---- */
@@ -168,6 +160,15 @@ static int lock_home(mlc_home *home, bool unlocked, mlc_error *error)
         if (try_lock(home, unlocked, &again, error))
             return error->status;
     return again ? mlc_error_set(error, MLC_FAILED, "%s: its lock vanishes again and again", home->path) : MLC_OK;
+}
+
+bool mlc_home_is(const mlc_home *home, const char *path)
+{
+    struct stat held, named;
+    if (!*home->path || strcmp(home->path, path) || fstat(home->folder, &held) || stat(path, &named))
+        return false;
+    bool same = held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+    return same && (home->lock < 0 || is_named(home, home->lock));
 }
 
 void mlc_home_sign(const mlc_home *home, const char *program, const char *run)

@@ -25,7 +25,7 @@ typedef struct mlc_home {
  * the holder, when somebody else writes there. Returns a status. */
 int mlc_home_open(mlc_home *home, const char *path, bool unlocked, mlc_error *error);
 
-/* Is it held, and is its path still that directory? */
+/* Is it held: is its path still that directory, and its lock still there? People remove locks that they take for old. */
 bool mlc_home_is(const mlc_home *home, const char *path);
 
 /* Says in the lock who holds it. */

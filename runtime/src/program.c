@@ -242,11 +242,24 @@ static int claim(program *run)
     return mlc_checkpoint_claim(run->rank, options->checkpoint, claim, run->error);
 }
 
+/* Where nothing is loaded, all that can be allowed is a directory without locks. */
+static int check_allowed(const program *run)
+{
+    const mlc_options *options = run->options;
+    for (int i = 0; i < options->allow.count && !options->resume && !options->weights; i++)
+        if (strcmp(options->allow.items[i], "lock"))
+            return mlc_error_set(run->error, MLC_USAGE, "--allow %s: nothing is loaded that could differ; give --resume or --weights",
+                                 options->allow.items[i]);
+    return MLC_OK;
+}
+
 static int load_state(program *run)
 {
     const mlc_options *options = run->options;
     mlc_allowed allowed = {options->allow.items, options->allow.count};
     mlc_weights_terms terms = {allowed, {options->fit.items, options->fit.count}};
+    if (check_allowed(run))
+        return run->error->status;
     bool writes = options->checkpoint && !options->dry_run;
     if (writes && mlc_checkpoint_prepare(run->rank, options->checkpoint, allowed, run->error))
         return run->error->status;

@@ -61,6 +61,7 @@ struct mlc_rank {
     char run[MLC_RUN_BYTES]; /* whose checkpoints it writes; "": of no run */
     bool is_resumed;      /* a checkpoint was loaded, or written */
     int64_t resumed;      /* the step of that one */
+    bool beside;          /* its checkpoints may lie among those of other runs */
     int64_t keep;         /* steps of this run that stay when another is written; 0: all */
     mlc_home home;        /* rank 0: the directory that it writes checkpoints to */
     void (*note)(void *listener, const char *text); /* takes what is worth a line; NULL: nobody */
