@@ -5,7 +5,7 @@
 #include "bundle.h"
 #include "checkpoint_files.h"
 #include "checkpoint_steps.h"
-#include "checkpoint_terms.h"
+#include "checkpoint_items.h"
 #include "convert.h"
 
 #include <stdio.h>
@@ -278,9 +278,9 @@ static int match_state(loading *load)
     if (!format || strcmp(format, MLC_CHECKPOINT_FORMAT) || !whole)
         return mlc_error_set(load->error, MLC_BAD_INPUT, "%s/state.json: damaged, or not of format \"" MLC_CHECKPOINT_FORMAT "\"",
                              load->path);
-    if (mlc_terms_check_allowed(load->rank, &load->state, load->allowed, load->error))
+    if (mlc_items_check_allowed(load->rank, &load->state, load->allowed, load->error))
         return load->error->status;
-    return mlc_terms_match(load->rank, &load->state, load->path, load->allowed, load->error);
+    return mlc_items_match(load->rank, &load->state, load->path, load->allowed, load->error);
 }
 
 static int match_entry(const loading *load, const mlc_entry *entry, const mlc_stored *stored)
@@ -367,7 +367,7 @@ static int load_whole(loading *load)
     load->rank->is_resumed = true;
     load->rank->resumed = (int64_t)load->step;
     snprintf(load->rank->run, MLC_RUN_BYTES, "%s", mlc_state_run(&load->state));
-    mlc_terms_say(load->rank, &load->state, load->path, load->allowed);
+    mlc_items_say(load->rank, &load->state, load->path, load->allowed);
     return MLC_OK;
 }
 

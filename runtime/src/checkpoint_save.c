@@ -14,7 +14,7 @@
 #include "checkpoint_files.h"
 #include "checkpoint_home.h"
 #include "checkpoint_steps.h"
-#include "checkpoint_terms.h"
+#include "checkpoint_items.h"
 #include "safetensors.h"
 
 #include <errno.h>
@@ -204,7 +204,7 @@ static void put_state(mlc_writer *state, const mlc_rank *rank)
     mlc_writer_print(state, "  \"order\": \"%s\",\n  \"examples\": %lld,\n", rank->sequential ? "sequential" : "shuffled",
                      (long long)rank->examples);
     mlc_writer_print(state, "  \"run\": \"%s\",\n", *rank->run ? rank->run : MLC_RUN_UNNAMED);
-    mlc_terms_put(state, rank);
+    mlc_items_put(state, rank);
     mlc_writer_print(state, "  \"hash\": \"%s\",\n", rank->model->hash);
     put_items(state, rank->model->description ? rank->model->description : "");
     mlc_writer_print(state, "  \"files\": {");

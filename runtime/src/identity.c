@@ -66,7 +66,7 @@ void mlc_identity_of_input(const mlc_data *data, int input, char hex[MLC_IDENTIT
     snprintf(hex, MLC_IDENTITY_BYTES, "%.32s", whole);
 }
 
-char *mlc_identity_terms(const mlc_data *data)
+char *mlc_identity_lines(const mlc_data *data)
 {
     size_t bytes = 1, used = 0;
     for (int i = 0; i < data->model->input_count; i++)

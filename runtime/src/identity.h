@@ -12,6 +12,6 @@
 void mlc_identity_of_input(const mlc_data *data, int input, char hex[MLC_IDENTITY_BYTES]);
 
 /* The lines "data.INPUT=IDENTITY", one for each input with data of its own; to be freed. NULL: out of memory. */
-char *mlc_identity_terms(const mlc_data *data);
+char *mlc_identity_lines(const mlc_data *data);
 
 #endif

@@ -169,7 +169,7 @@ static int open_data(program *run)
     if (options->data.count)
         mlc_data_open(&run->data, run->model, options->data.items, options->data.count, "--data", run->error);
     run->rank->examples = run->data.examples;
-    if (run->data.examples && !(run->rank->terms = mlc_identity_terms(&run->data)))
+    if (run->data.examples && !(run->rank->identity = mlc_identity_lines(&run->data)))
         mlc_error_set(run->error, MLC_FAILED, "data: out of memory");
     if (options->evaluate.count && !run->error->status)
         mlc_data_open(&run->evaluation, run->model, options->evaluate.items, options->evaluate.count, "--evaluate", run->error);

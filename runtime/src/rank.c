@@ -73,7 +73,7 @@ void mlc_rank_close(mlc_rank *rank)
     mlc_arena_close(&rank->arena);
     mlc_catalog_close(&rank->catalog);
     mlc_home_close(&rank->home);
-    free(rank->terms);
+    free(rank->identity);
     free(rank);
 }
 

@@ -57,7 +57,7 @@ struct mlc_rank {
     int64_t cursor;       /* examples consumed, over all replicas */
     int sequential;       /* --order, as a checkpoint records it */
     int64_t examples;     /* N of the run's data; 0: unknown, the data is the caller's */
-    char *terms;          /* what else a checkpoint must match, "data.INPUT=identity" a line; NULL: nothing */
+    char *identity;       /* what else a checkpoint must match, "data.INPUT=identity" a line; NULL: nothing */
     char run[MLC_RUN_BYTES]; /* whose checkpoints it writes; "": of no run */
     bool is_resumed;      /* a checkpoint was loaded, or written */
     int64_t resumed;      /* the step of that one */

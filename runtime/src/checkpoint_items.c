@@ -1,5 +1,5 @@
-/* checkpoint_terms.c: see checkpoint_terms.h. */
-#include "checkpoint_terms.h"
+/* checkpoint_items.c: see checkpoint_items.h. */
+#include "checkpoint_items.h"
 
 #include "checkpoint_steps.h"
 
@@ -178,11 +178,11 @@ static int match_data(matching *of)
     snprintf(own, sizeof own, "%lld", (long long)rank->examples);
     if (strcmp(theirs, own) && differ(of, "examples", 8, theirs, own))
         return of->error->status;
-    bool both = rank->terms && *rank->terms && first_line(of, "terms");
-    return both ? match_lines(of, "terms", rank->terms) : MLC_OK;
+    bool both = rank->identity && *rank->identity && first_line(of, "terms");
+    return both ? match_lines(of, "terms", rank->identity) : MLC_OK;
 }
 
-int mlc_terms_match(const mlc_rank *rank, const mlc_json *state, const char *path, mlc_allowed allowed, mlc_error *error)
+int mlc_items_match(const mlc_rank *rank, const mlc_json *state, const char *path, mlc_allowed allowed, mlc_error *error)
 {
     matching of = {.rank = rank, .state = state, .path = path, .allowed = allowed, .error = error};
     return match_model(&of) ? error->status : match_data(&of);
@@ -226,13 +226,13 @@ static void put_lines(mlc_writer *state, const char *lines)
     }
 }
 
-void mlc_terms_put(mlc_writer *state, const mlc_rank *rank)
+void mlc_items_put(mlc_writer *state, const mlc_rank *rank)
 {
     const mlc_model *model = rank->model;
     char text[32] = "null", line[256];
     float rate = rank->step ? rate_of(rank, rank->step - 1) : NAN;
     mlc_writer_print(state, "  \"terms\": [");
-    put_lines(state, lines_of(rank->terms));
+    put_lines(state, lines_of(rank->identity));
     mlc_writer_print(state, "\n  ],\n  \"settings\": [\n    \"steps=%lld\"", (long long)rank->steps);
     for (int i = 0; i < model->scalar_count && rank->scalars; i++) {
         if (!model->scalars[i].option)
@@ -283,7 +283,7 @@ static void say_jump(matching *of)
         (long long)of->rank->step, after);
 }
 
-void mlc_terms_say(const mlc_rank *rank, const mlc_json *state, const char *path, mlc_allowed allowed)
+void mlc_items_say(const mlc_rank *rank, const mlc_json *state, const char *path, mlc_allowed allowed)
 {
     mlc_error ignored = {0};
     matching of = {.rank = rank, .state = state, .path = path, .allowed = allowed, .error = &ignored, .say = true};
@@ -333,7 +333,7 @@ static bool names_input(const char *pattern, const mlc_model *model)
     return false;
 }
 
-int mlc_terms_check_allowed(const mlc_rank *rank, const mlc_json *state, mlc_allowed allowed, mlc_error *error)
+int mlc_items_check_allowed(const mlc_rank *rank, const mlc_json *state, mlc_allowed allowed, mlc_error *error)
 {
     matching of = {.rank = rank, .state = state};
     for (int i = 0; i < allowed.count; i++) {
