@@ -468,7 +468,7 @@ CODES: dict[str, CodeText] = {
         "effect",
         """
         `add_loss(name, value)` and `report(name, value)` take an f32 scalar, once a name; `accumulate(p, value)` takes a parameter
-        itself and an f32 value of its shape.
+        itself and an f32 value of its shape. A report is not named as what each line of a log holds (loss, rate, tokens, ...).
         """,
     ),
     "E0505": CodeText(
@@ -485,7 +485,7 @@ CODES: dict[str, CodeText] = {
         "what a model returns",
         """
         The loss, an f32 scalar; or a record {"loss": l, "weight": n, "logits": z, "accuracy": a} whose values, but for the logits,
-        are f32 scalars.
+        are f32 scalars. Those behind the logits are not named as what each line of a log holds (rate, tokens, ...), nor as a report.
         """,
     ),
     "E0508": CodeText(

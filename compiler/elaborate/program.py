@@ -30,6 +30,10 @@ from mlc.syntax import tree
 MOST_NAMED = 4
 
 
+#: What the lines of a program's log hold beside the model's own metrics.
+LOGGED = frozenset(("step", "loss", "grad_norm", "rate", "tokens", "records", "step_ms", "tokens_per_s", "records_per_s", "mfu"))
+
+
 @dataclass(frozen=True, slots=True)
 class DeclaredInput:
     """An input of the model as its annotation says. `default`: Following, a scalar of the recipe's trace, or None."""
@@ -98,6 +102,7 @@ class Elaboration:
         sample = cutter.chain("sample") if self._samples(evaluation) else None
         sample = sample if sample is not None and self._reads_tokens_only(sample) else None
         chains = [train, evaluate, *([sample] if sample is not None else [])]
+        self._check_columns(train, evaluate)
         parameters = self._parameters(train, training.trace.specs)
         self._warn_of_unread(chains, training.trace.specs)
         for warning in masked_losses(train, self.units.units):
@@ -117,6 +122,21 @@ class Elaboration:
             warnings=self.it.reports.warnings(),
             constants=(*self._constants(), *self.it.settings),
         )
+
+    def _check_columns(self, *chains: Chain) -> None:
+        """Every line of a log holds each name once."""
+        for chain in chains:
+            units = self.units.units
+            effects = [pair for call in chain.calls for pair in zip(units[call.unit].effects, call.effects, strict=True)]
+            reports = {name for effect, name in effects if effect.kind == "report"}
+            records = {name for name, _ in chain.metrics}
+            for name in sorted((reports | records) & LOGGED):
+                what = f'report "{name}"' if name in reports else f'{self.model.name}: "{name}"'
+                message = f"{what} has the name of a number that every line of the log holds"
+                self.it.report(Failure("E0504" if name in reports else "E0507", message, self._return_span(), "give it another name"))
+            for name in sorted(reports & records):
+                message = f'{self.model.name}: "{name}" is reported by a layer too'
+                self.it.report(Failure("E0507", message, self._return_span(), "give one of them another name"))
 
     def _constants(self) -> list[tuple[str, float]]:
         """Numbers of the file; what has no value as a float is none of a model's."""

@@ -9,7 +9,7 @@ from mlc.emit.expressions import float_literal
 from mlc.emit.items import model_items
 from mlc.emit.literals import c_string, compound, initializer, packed, write_array
 from mlc.emit.writer import Writer
-from mlc.ir.program import Following, Input, path_hash
+from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.plan.placed import REGION_SHIFT, Chunk, Columns, Held, Piece, Place, PlacedRow, PlacedUse, Plan
 from mlc.resources import VERSION
@@ -97,9 +97,11 @@ class Tables:
 
     def _scalars(self) -> None:
         rows = ['{"step", 0.0f, 0}', '{"steps", 0.0f, 0}']
+        read = _read_outside_training(self.plan.program)
         for scalar in self.plan.program.scalars:
             value = 0.0 if scalar.value is None else scalar.value
-            rows.append(initializer((c_string(scalar.name), float_literal(value), int(scalar.option))))
+            option = 0 if not scalar.option else 1 if scalar.name in read else 2
+            rows.append(initializer((c_string(scalar.name), float_literal(value), option)))
         self._array("mlc_scalar", "scalars", rows)
 
     def _columns(self, kind: str, columns: Columns) -> str:
@@ -259,6 +261,20 @@ class Tables:
 def _domains(number: int, value: Input) -> list[str]:
     """The mlc_domains of an input."""
     return [initializer((number, b.end, b.low, b.high, "MLC_NO_VALUE" if b.passed is None else b.passed)) for b in value.bounds]
+
+
+def _read_outside_training(program: Program) -> set[str]:
+    """Scalars that evaluation or sampling depends on."""
+    read: set[str] = set()
+    for chain in (program.evaluate, program.sample):
+        if chain is not None:
+            calls = [(call.unit, call.arguments) for call in chain.calls] + ([chain.weight] if chain.weight is not None else [])
+            bound = [pair for unit, names in calls for pair in zip(program.units[unit].roles, names, strict=True)]
+            read.update(name for role, name in bound if role == "record")
+    for scalar in reversed(program.scalars):
+        if scalar.curve is not None and scalar.name in read:
+            read.update(value.name for value in scalar.curve.parameters)
+    return read
 
 
 def _shape(kind: TensorType) -> str:

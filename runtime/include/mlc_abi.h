@@ -165,7 +165,7 @@ typedef struct mlc_domain {
 typedef struct mlc_scalar {
     const char *name;
     float value;    /* default */
-    int32_t option; /* 1: --name sets it */
+    int32_t option; /* 1: --name sets it; 2: it does, and only training reads it */
 } mlc_scalar;
 
 /* A number that each microbatch leaves: the loss, its add_loss parts in chain order, then reports and metrics. */

@@ -207,6 +207,9 @@ static int resume_from(program *run, const char *path)
     mlc_allowed allowed = {run->options->allow.items, run->options->allow.count};
     if (mlc_checkpoint_load(rank, path, allowed, run->error) || match_seed(run, path, seed))
         return run->error->status;
+    bool bounded = run->options->data.count || run->options->steps; /* else nothing says how many there are to be */
+    if (rank->step > rank->steps && !bounded)
+        rank->steps = rank->step;
     if (rank->step > rank->steps)
         return mlc_error_set(run->error, MLC_BAD_INPUT, "%s: %lld steps are done, more than --steps %lld", path, (long long)rank->step,
                              (long long)rank->steps);
@@ -690,7 +693,7 @@ static int print_only(const mlc_model *model, const mlc_options *options, bool f
 
 static int run_program(mlc_launch *launch, const mlc_error *undecided, mlc_options *options, mlc_error *error)
 {
-    if (mlc_purpose_check(options, error))
+    if (mlc_purpose_check(options, launch->model, error))
         return error->status;
     if (options->help || options->print_plan || options->version || options->completion)
         return print_only(launch->model, options, launch->rank <= 0, error);

@@ -94,6 +94,16 @@ static int check_wish(const mlc_options *options, const wish *wish, mlc_error *e
     return mlc_error_set(error, MLC_USAGE, "--%s wants %s: %s", wish->option, wants, wish->why);
 }
 
+/* Constants of the model that no evaluation and no sample depends on. */
+static int check_scalars(const mlc_options *options, const mlc_model *model, mlc_error *error)
+{
+    bool trains = options->data.count || options->dry_run;
+    for (int i = 0; !trains && i < model->scalar_count; i++)
+        if (options->scalars_given[i] && model->scalars[i].option == 2)
+            return mlc_error_set(error, MLC_USAGE, "--%s wants --data: only training reads it", model->scalars[i].name);
+    return MLC_OK;
+}
+
 static int check_pairs(const mlc_options *options, mlc_error *error)
 {
     if (options->resume && options->weights)
@@ -113,7 +123,7 @@ static int check_purpose(const mlc_options *options, mlc_error *error)
     return purpose ? MLC_OK : mlc_error_set(error, MLC_USAGE, "nothing to do: give --data FILE to train; see --help");
 }
 
-int mlc_purpose_check(const mlc_options *options, mlc_error *error)
+int mlc_purpose_check(const mlc_options *options, const mlc_model *model, mlc_error *error)
 {
     if (options->help)
         return MLC_OK;
@@ -124,5 +134,7 @@ int mlc_purpose_check(const mlc_options *options, mlc_error *error)
     for (size_t i = 0; i < sizeof WISHES / sizeof *WISHES; i++)
         if (check_wish(options, &WISHES[i], error))
             return error->status;
+    if (check_scalars(options, model, error))
+        return error->status;
     return check_pairs(options, error) ? error->status : check_purpose(options, error);
 }

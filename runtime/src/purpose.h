@@ -5,6 +5,6 @@
 #include "options.h"
 
 /* Checks options that were read. Returns a status: MLC_USAGE with what to add or to leave out. */
-int mlc_purpose_check(const mlc_options *options, mlc_error *error);
+int mlc_purpose_check(const mlc_options *options, const mlc_model *model, mlc_error *error);
 
 #endif

@@ -143,7 +143,7 @@ static const mlc_tensor BIGRAM_STATES[] = {{"momentum", MLC_F32, 2, BIGRAM_TABLE
 static const mlc_input BIGRAM_INPUTS[] = {
     {{"tokens", MLC_I32, 2, BIGRAM_TOKENS_SHAPE, MLC_NONE}, MLC_SOURCE_DATA, 0, 0, VOCABULARY},
     {{"targets", MLC_I32, 2, BIGRAM_TOKENS_SHAPE, MLC_NONE}, MLC_SOURCE_FOLLOWING, 0, 1, VOCABULARY}};
-static const mlc_scalar BIGRAM_SCALARS[SCALARS] = {{"step", 0, 0},     {"steps", 0, 0},   {"rate", 30, 1},
+static const mlc_scalar BIGRAM_SCALARS[SCALARS] = {{"step", 0, 0},     {"steps", 0, 0},   {"rate", 30, 2},
                                                    {"rate.now", 0, 0}, {"poison", -1, 1}, {"pause", 0, 1}};
 static const mlc_column BIGRAM_COLUMNS[2][2] = {{{"loss", 0}, {"accuracy", 0}}, {{"loss", 1}, {"accuracy", 1}}}; /* by last stage */
 

@@ -230,6 +230,8 @@ static void check_purposes(void)
     expect(2, "--print-plan ends the program before anything else", "--print-plan --rate 3");
     expect(2, "--completion tcsh: wants bash, zsh or fish", "--completion tcsh");
     expect(2, "--steps 99999999999999999999: the largest number is 9223372036854775807", "--data text --steps 99999999999999999999");
+    expect(2, "--rate wants --data: only training reads it", "--evaluate text --rate 3");
+    expect(0, "evaluation after 0 steps", "--evaluate text --poison 7");
     expect(2, "--top-p 1.5: wants a probability", "--data text --sample 3 --top-p 1.5");
     expect(2, "--temperature 0 takes the likeliest token", "--data text --sample 3 --top-k 5 --temperature 0");
     expect(0, "digest: ", "--hash --hash");
@@ -317,6 +319,9 @@ static void check_resume(void)
     expect(0, "trained 1 steps", "--data text --steps 13 --resume c --order sequential --allow order --allow seed --seed 4");
     expect(1, "examples: the checkpoint has ", "--data half --steps 13 --resume c");
     expect(0, straight, "--resume c --hash --dry-run --steps 12");
+    expect(0, "trained 1100 steps", "--data text --steps 1100 --threads 1 --checkpoint long");
+    expect(0, "digest: ", "--resume long --hash"); /* more steps than the default, which nobody has asked for */
+    expect(1, "1100 steps are done, more than --steps 1000", "--data text --resume long");
     expect(0, straight, "--data text --steps 12 --resume auto --checkpoint fresh --hash");
 }
 
