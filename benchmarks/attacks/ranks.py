@@ -127,6 +127,26 @@ def copied_data(field: Field) -> None:
     check(all(e.code == 0 for e in ended.values()), f"exit codes {[e.code for e in ended.values()]}: {last_line(ended[0].err)}")
 
 
+def other_files(field: Field) -> None:
+    """One path, but on the disk of one rank there lies another checkpoint of the same step and shape."""
+    for seed, name in ((1, "here"), (2, "there")):
+        folder = field.folder / name
+        folder.mkdir()
+        ended = field.train(field.four, "--seed", seed, "--checkpoint", "saved", steps=2, cwd=folder)
+        check(ended.code == 0, f"exit code {ended.code}: {ended.err}")
+        shutil.copy(next(folder.glob("saved/step-*/model-*.safetensors")), folder / "weights.safetensors")
+    for words in (("--resume", "saved"), ("--weights", "weights.safetensors")):
+        command = (field.four, *field.arguments(5), *words)
+        port = random.randrange(1 << 30)
+        ranks = {
+            rank: field.start(*command, env=environment(rank, port), cwd=field.folder / ("there" if rank == ODD else "here"))
+            for rank in range(RANKS)
+        }
+        ended = finish_ranks(field, ranks)
+        check({e.code for e in ended.values()} == {1}, f"{words[0]}: exit codes {[e.code for e in ended.values()]}, not 1")
+        check_one_sentence("".join(e.err for e in ended.values()))
+
+
 def never_comes(field: Field) -> None:
     words = (field.four, *field.arguments(5), "--start-timeout", 1)
     for missing in (2, 0):
@@ -209,6 +229,7 @@ CASES = (
     Case("other-body", "one rank has a program with another layer body", "code 2 names the function", other_body),
     Case("other-size", "one rank has a program for one rank", "code 2, by one sentence", other_size),
     Case("other-data", "one rank has other data of equal length", "code 1 names the input and the ranks", other_data),
+    Case("other-files", "at one path a rank has another checkpoint, other weights", "code 1 and one sentence", other_files),
     Case("copied-data", "one rank has the same data under another name", "the run goes on", copied_data),
     Case("never-comes", "a rank never comes", "code 4 after --start-timeout names it", never_comes),
     Case("never-comes-mpi", "under mpirun a rank never starts MPI", "code 4 after --start-timeout", never_comes_under_mpirun),

@@ -2,6 +2,7 @@
 #include "checkpoint.h"
 
 #include "accord.h"
+#include "alike.h"
 #include "bundle.h"
 #include "checkpoint_files.h"
 #include "checkpoint_steps.h"
@@ -125,6 +126,17 @@ static int verify_files(mlc_rank *rank, const listing *list, mlc_error *error)
     return MLC_OK;
 }
 
+/* All ranks go on with one state: with others each they would verify other files, and end apart. */
+static int compare_states(mlc_rank *rank, int folder, const char *path, mlc_error *error)
+{
+    size_t bytes = 0;
+    char *text = mlc_folder_text(folder, "state.json", path, MLC_STATE_BYTES, &bytes, error);
+    if (!mlc_accord(rank, error))
+        mlc_alike_bytes(rank, path, text, bytes, error);
+    free(text);
+    return error->status;
+}
+
 /* Opens a step directory and checks that it is whole. `state` is to be freed whatever comes out. */
 static int open_whole(mlc_rank *rank, mlc_json *state, const char *path, mlc_error *error)
 {
@@ -136,10 +148,10 @@ static int open_whole(mlc_rank *rank, mlc_json *state, const char *path, mlc_err
         list.folder = mlc_folder_open(path, error);
     if (list.folder >= 0)
         mlc_state_open(state, list.folder, path, error);
-    int status = mlc_accord(rank, error) ? error->status : verify_files(rank, &list, error);
+    bool whole = !mlc_accord(rank, error) && !compare_states(rank, list.folder, path, error) && !verify_files(rank, &list, error);
     if (list.folder >= 0)
         close(list.folder);
-    return status;
+    return whole ? MLC_OK : error->status;
 }
 
 /* ---- the newest ---- */
@@ -347,7 +359,8 @@ static int load_tensors(const loading *load)
                 !mlc_bundle_open_directory(&optimizer, load->path, "optimizer", load->error);
     if (open && !match_entries(load, &model, &catalog->parameters))
         match_entries(load, &optimizer, &catalog->states);
-    if (!mlc_accord(load->rank, load->error)) {
+    if (!mlc_accord(load->rank, load->error) &&
+        !mlc_alike_files(load->rank, load->path, (const mlc_bundle *[]){&model, &optimizer}, 2, load->error)) {
         take_entries(load, &model, &catalog->parameters);
         take_entries(load, &optimizer, &catalog->states);
     }

@@ -12,7 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define STATE_BYTES (256 << 20)
 
 /* ---- state.json ---- */
 
@@ -42,7 +41,7 @@ int mlc_state_open(mlc_json *json, int step_folder, const char *path, mlc_error 
     *json = (mlc_json){0};
     if (mlc_path_join(what, path, "state.json", error))
         return error->status;
-    char *text = mlc_folder_text(step_folder, "state.json", path, STATE_BYTES, &bytes, error);
+    char *text = mlc_folder_text(step_folder, "state.json", path, MLC_STATE_BYTES, &bytes, error);
     if (!text)
         return error->status;
     if (state_is_whole(text, bytes))
@@ -75,7 +74,7 @@ static bool map_state(mlc_mapping *text, int step, const char *name)
     *text = (mlc_mapping){0};
     if (fd < 0)
         return false;
-    bool sized = !fstat(fd, &status) && status.st_size > 0 && status.st_size <= STATE_BYTES;
+    bool sized = !fstat(fd, &status) && status.st_size > 0 && status.st_size <= MLC_STATE_BYTES;
     void *base = sized ? mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
     close(fd);
     if (base == MAP_FAILED)

@@ -6,6 +6,8 @@
 #include "home.h"
 #include "json.h"
 
+#define MLC_STATE_BYTES (256 << 20) /* the most that a state.json has */
+
 #define MLC_CHECKPOINT_FORMAT "mlc checkpoint 1"
 
 /* The run of checkpoints that were written before runs had names. */

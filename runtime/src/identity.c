@@ -46,11 +46,36 @@ static void add_array(mlc_sha256 *hash, const mlc_npy *array)
     add_bytes(hash, array->data, (uint64_t)array->elements * (uint64_t)array->item_bytes);
 }
 
+static void end_hash(mlc_sha256 *hash, char hex[MLC_IDENTITY_BYTES])
+{
+    char whole[65];
+    uint8_t digest[32];
+    mlc_sha256_end(hash, digest);
+    mlc_sha256_hex(digest, whole);
+    snprintf(hex, MLC_IDENTITY_BYTES, "%.32s", whole);
+}
+
+void mlc_identity_of_bytes(const void *data, size_t bytes, char hex[MLC_IDENTITY_BYTES])
+{
+    mlc_sha256 hash;
+    mlc_sha256_begin(&hash);
+    add_bytes(&hash, data, bytes);
+    end_hash(&hash, hex);
+}
+
+void mlc_identity_of_files(const mlc_bundle *const *bundles, int count, char hex[MLC_IDENTITY_BYTES])
+{
+    mlc_sha256 hash;
+    mlc_sha256_begin(&hash);
+    for (int b = 0; b < count; b++)
+        for (int64_t i = 0; i < bundles[b]->count; i++)
+            add_bytes(&hash, bundles[b]->files[i].mapping.base, bundles[b]->files[i].mapping.bytes);
+    end_hash(&hash, hex);
+}
+
 void mlc_identity_of_input(const mlc_data *data, int input, char hex[MLC_IDENTITY_BYTES])
 {
     const mlc_bound *binding = &data->bindings[input];
-    char whole[65];
-    uint8_t digest[32];
     mlc_sha256 hash;
     bool own = binding->kind == MLC_BOUND_ARRAY || (binding->kind == MLC_BOUND_TOKENS && binding->source == input);
     hex[0] = 0;
@@ -61,9 +86,7 @@ void mlc_identity_of_input(const mlc_data *data, int input, char hex[MLC_IDENTIT
         add_array(&hash, &data->arrays[input]);
     else
         add_stream(&hash, &data->streams[input]);
-    mlc_sha256_end(&hash, digest);
-    mlc_sha256_hex(digest, whole);
-    snprintf(hex, MLC_IDENTITY_BYTES, "%.32s", whole);
+    end_hash(&hash, hex);
 }
 
 char *mlc_identity_lines(const mlc_data *data)

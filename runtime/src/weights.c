@@ -2,6 +2,7 @@
 #include "weights.h"
 
 #include "accord.h"
+#include "alike.h"
 #include "convert.h"
 #include "hub_config.h"
 #include "naming.h"
@@ -388,7 +389,7 @@ int mlc_weights_load(mlc_rank *rank, const char *path, mlc_weights_terms terms, 
         return error->status;
     if (!open_files(&load, found, directory) && !compare(&load, directory) && !mlc_naming_open(&load.naming, &load.bundle, error))
         check(&load);
-    if (!mlc_accord(rank, error))
+    if (!mlc_accord(rank, error) && !mlc_alike_files(rank, path, (const mlc_bundle *[]){&load.bundle}, 1, error))
         for (int64_t i = 0; i < rank->catalog.parameters.count; i++)
             take_entry(&load, &rank->catalog.parameters.items[i]);
     mlc_naming_close(&load.naming);
