@@ -46,7 +46,9 @@
  * NOT FINITE. A loss or a gradient that is not finite ends the run with exit code 5 before anything is updated. The step is run once
  * more to name the lowest stage, and in it the lowest microbatch and parameter, at which such a value shows: in a part of the loss,
  * in states that the stage sends (looked through as f32), in the gradient of one microbatch. Where an input of that microbatch holds
- * a NaN or an infinity, the message ends with input, record and element.
+ * a NaN or an infinity, the message ends with input, record and element. What an update writes is looked at too (parameters,
+ * optimizer states, bf16 copies): where it is not finite the step has failed, with exit code 5 and the name, and no checkpoint is
+ * written of it, nor of values that a caller of the library has put there.
  *
  * INDICES. What feeds an i32 input keeps to its limit and domains (mlc_abi.h). An index that the model computes is checked where it is
  * looked up in a forward pass, if nothing shows it to be in range: one that is not ends the run with exit code 1 before anything is
@@ -111,7 +113,7 @@ enum mlc_status {
     MLC_USAGE = 2,      /* options or arguments are wrong */
     MLC_FAILED = 3,     /* the machine failed (memory, threads, disk), or a rank was lost */
     MLC_HANG = 4,       /* no progress within --timeout */
-    MLC_NOT_FINITE = 5, /* loss or gradient is not finite */
+    MLC_NOT_FINITE = 5, /* loss, gradient or update is not finite */
 };
 
 /* ---- program ---- */

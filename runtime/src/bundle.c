@@ -98,6 +98,14 @@ int mlc_bundle_open_directory(mlc_bundle *bundle, const char *directory, const c
     return mlc_path_join(path, directory, name, error) ? error->status : add_file(bundle, path, error);
 }
 
+int mlc_bundle_check(const mlc_bundle *bundle, mlc_error *error)
+{
+    for (int64_t i = 0; i < bundle->count; i++)
+        if (mlc_mapping_check(&bundle->files[i].mapping, bundle->files[i].path, error))
+            return error->status;
+    return MLC_OK;
+}
+
 void mlc_bundle_close(mlc_bundle *bundle)
 {
     for (int64_t i = 0; i < bundle->count; i++)

@@ -13,6 +13,9 @@ typedef struct mlc_bundle {
  * <stem>.safetensors. Returns a status. */
 int mlc_bundle_open_file(mlc_bundle *bundle, const char *path, mlc_error *error);
 int mlc_bundle_open_directory(mlc_bundle *bundle, const char *directory, const char *stem, mlc_error *error);
+
+/* Are its files still whole, after what they hold was taken? Returns a status. */
+int mlc_bundle_check(const mlc_bundle *bundle, mlc_error *error);
 void mlc_bundle_close(mlc_bundle *bundle);
 
 /* The tensor of a name and the file it is in; NULL when there is none. */

@@ -8,6 +8,7 @@
 #include "checkpoint_steps.h"
 #include "checkpoint_items.h"
 #include "convert.h"
+#include "finite.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -351,6 +352,15 @@ static void take_entries(const loading *load, const mlc_bundle *bundle, const ml
     }
 }
 
+/* No checkpoint is written of values that are not finite (checkpoint_save.c); this one is, or was changed. */
+static int check_values(const loading *load)
+{
+    char name[MLC_FLAW_BYTES];
+    int64_t flaw = mlc_finite_search(load->rank, -1);
+    return flaw < 0 ? MLC_OK : mlc_error_set(load->error, MLC_BAD_INPUT, "%s: %s is not finite", load->path,
+                                             mlc_flaw_name(name, load->rank->model, flaw));
+}
+
 static int load_tensors(const loading *load)
 {
     const mlc_catalog *catalog = &load->rank->catalog;
@@ -363,6 +373,9 @@ static int load_tensors(const loading *load)
         !mlc_alike_files(load->rank, load->path, (const mlc_bundle *[]){&model, &optimizer}, 2, load->error)) {
         take_entries(load, &model, &catalog->parameters);
         take_entries(load, &optimizer, &catalog->states);
+        if (!mlc_bundle_check(&model, load->error) && !mlc_bundle_check(&optimizer, load->error))
+            check_values(load);
+        mlc_accord(load->rank, load->error);
     }
     mlc_bundle_close(&model);
     mlc_bundle_close(&optimizer);

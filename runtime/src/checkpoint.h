@@ -47,14 +47,16 @@ int mlc_checkpoint_claim(mlc_rank *rank, const char *directory, mlc_claim claim,
 int mlc_checkpoint_enter(mlc_rank *rank, const char *directory, mlc_claim claim, mlc_error *error);
 
 /* Writes DIRECTORY/step-XXXXXXXX and DIRECTORY/latest, taking DIRECTORY if it is not held; then removes steps of this run beyond
- * rank->keep. Returns a status; on failure, and when a rank is lost, what was there before is still there. */
+ * rank->keep. Returns a status; on failure, and when a rank is lost, what was there before is still there. MLC_NOT_FINITE: so is a
+ * parameter or a state of what the model trains. */
 int mlc_checkpoint_save(mlc_rank *rank, const char *directory, mlc_error *error);
 
 /* After a save: DIRECTORY/best names this step if its loss is the lowest so far. Such a step is kept. Returns a status. */
 int mlc_checkpoint_save_best(mlc_rank *rank, double loss, mlc_error *error);
 
 /* Loads a step directory, or what `latest` names in a directory of them: what each rank holds, its seed, step and cursor. Changes
- * nothing when it fails. bf16 copies are the caller's to refresh. Returns a status. */
+ * nothing when it fails, unless a value is not finite or a file became shorter meanwhile. bf16 copies are the caller's to refresh.
+ * Returns a status. */
 int mlc_checkpoint_load(mlc_rank *rank, const char *path, mlc_allowed allowed, mlc_error *error);
 
 /* The directory that a path means: what DIRECTORY/latest names, or the directory itself; what the file `best` or `latest` names. Any

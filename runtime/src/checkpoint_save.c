@@ -15,6 +15,7 @@
 #include "checkpoint_home.h"
 #include "checkpoint_steps.h"
 #include "checkpoint_items.h"
+#include "finite.h"
 #include "safetensors.h"
 
 #include <errno.h>
@@ -302,9 +303,22 @@ static int wait_clean(mlc_rank *rank, int status)
     return status;
 }
 
+/* Nothing is published that is not finite. All ranks know. */
+static int check_values(const saving *save)
+{
+    char name[MLC_FLAW_BYTES];
+    int64_t flaw = mlc_finite_search(save->rank, -1);
+    if (flaw >= 0)
+        mlc_error_set(save->error, MLC_NOT_FINITE, "no checkpoint of step %lld: %s is not finite", (long long)save->rank->step,
+                      mlc_flaw_name(name, save->rank->model, flaw));
+    return mlc_accord(save->rank, save->error);
+}
+
 int mlc_checkpoint_save(mlc_rank *rank, const char *directory, mlc_error *error)
 {
     saving save = {.rank = rank, .folder = -1, .error = error};
+    if (check_values(&save))
+        return error->status;
     int status = save_parts(&save, directory);
     if (save.folder >= 0)
         close(save.folder);

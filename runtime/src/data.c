@@ -359,7 +359,7 @@ static int check_domains(const mlc_data *data, int input, int64_t record, const 
                          kind->tensor.name, (long long)record, ((const int32_t *)row)[at], (long long)at, range);
 }
 
-static int fill_row(const mlc_data *data, int i, int64_t window, void *to, mlc_error *error)
+static int read_row(const mlc_data *data, int i, int64_t window, void *to, mlc_error *error)
 {
     const mlc_input *input = &data->model->inputs[i];
     const mlc_bound *binding = &data->bindings[i];
@@ -374,6 +374,24 @@ static int64_t record_of(const mlc_feed *feed, const mlc_rank *rank, int64_t mic
 {
     const mlc_data_feed *from = (const mlc_data_feed *)feed;
     return mlc_order_window(&from->order, from->first + (microbatch * rank->model->batch + row) / from->repeat);
+}
+
+static int check_file(const mlc_data *data, int i, int64_t window, mlc_error *error)
+{
+    const mlc_bound *binding = &data->bindings[i];
+    if (binding->kind == MLC_BOUND_TOKENS)
+        return mlc_tokens_check(&data->streams[binding->source], window, error);
+    return mlc_mapping_check(&data->arrays[i].mapping, data->array_paths[i], error);
+}
+
+/* What was read, or refused, counts only if its file is still whole afterwards. */
+static int fill_row(const mlc_data *data, int i, int64_t window, void *to, mlc_error *error)
+{
+    mlc_error own = {0};
+    int status = read_row(data, i, window, to, &own);
+    if (check_file(data, i, window, error))
+        return error->status;
+    return status ? mlc_error_set(error, status, "%s", own.text) : MLC_OK;
 }
 
 static int fill_from_data(const mlc_feed *feed, const mlc_rank *rank, int input, int64_t microbatch, int64_t begin, int64_t end, void *to,

@@ -2,6 +2,7 @@
 #include "executor.h"
 
 #include "cause.h"
+#include "finite.h"
 #include "gradient.h"
 #include "pass.h"
 #include "tables.h"
@@ -19,8 +20,8 @@ static mlc_pass pass_make(mlc_rank *rank, int kind, const mlc_feed *feed)
     for (int i = 0; i < rank->model->chains[kind].column_count; i++)
         rank->tables->sums[i] = 0;
     return (mlc_pass){.rank = rank, .kind = kind, .chain = &rank->model->chains[kind], .chunks = rank->role->chunks[kind], .feed = feed,
-                  .begun = rank->begun[kind], .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .found = {.stage = INT64_MAX},
-                  .refused = mlc_refusal_none()};
+                  .begun = rank->begun[kind], .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .flaw = -1,
+                  .found = {.stage = INT64_MAX}, .refused = mlc_refusal_none()};
 }
 
 /* All microbatches of a step. */
@@ -120,6 +121,14 @@ static int report_weight(const mlc_pass *run)
                          run->weight_sum);
 }
 
+static int report_update(const mlc_pass *run)
+{
+    char name[MLC_FLAW_BYTES];
+    mlc_rank *rank = run->rank;
+    return mlc_error_set(&rank->error, MLC_NOT_FINITE, "step %lld: its update makes %s not finite", (long long)rank->step,
+                         mlc_flaw_name(name, rank->model, run->flaw));
+}
+
 /* ---- the interface ---- */
 
 static void settle(const mlc_pass *run)
@@ -146,6 +155,8 @@ int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update)
         return report_weight(&run);
     if (run.bad_parameter >= 0)
         return report_gradient(&run);
+    if (run.flaw >= 0)
+        return report_update(&run);
     settle(&run);
     return MLC_OK;
 }

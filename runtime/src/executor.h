@@ -21,7 +21,8 @@ void mlc_executor_initialize(mlc_rank *rank);
 /* One step over the microbatches of `feed`, numbered from 0 over all replicas. Every rank calls it with equal arguments. With
  * `update` false, stops when gradients are whole and scaled in the pieces of their owners (mlc_gradient_of).
  * On success rank->result and rank->metrics are set, alike on every rank; step and cursor are the caller's to advance. A failure is
- * one status and one sentence on every rank that still runs; nothing was updated when it is MLC_BAD_INPUT or MLC_NOT_FINITE. */
+ * one status and one sentence on every rank that still runs. Nothing was updated when it is MLC_BAD_INPUT, or MLC_NOT_FINITE for a
+ * loss or a gradient; where the update itself left something that is not finite, parameters are as it left them. */
 int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update);
 
 /* Forward passes of a chain over microbatches [first, first + count) of `feed`, over all replicas, in as many rounds of the chain's

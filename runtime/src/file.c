@@ -82,14 +82,18 @@ static int map_descriptor(mlc_mapping *mapping, int fd, const char *path, mlc_er
     struct stat status;
     if (fstat(fd, &status))
         return mlc_error_system(error, MLC_BAD_INPUT, "%s", path);
-    *mapping = (mlc_mapping){NULL, (uint64_t)status.st_size};
+    *mapping = (mlc_mapping){.bytes = (uint64_t)status.st_size, .device = status.st_dev, .inode = status.st_ino};
     if (!status.st_size)
         return MLC_OK;
     void *base = mmap(NULL, mapping->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     if (base == MAP_FAILED)
         return mlc_error_system(error, MLC_BAD_INPUT, "%s: cannot be mapped", path);
     mapping->base = base;
-    return MLC_OK;
+    mapping->guard = mlc_guard_open(base, mapping->bytes);
+    if (mapping->guard)
+        return MLC_OK;
+    mlc_mapping_close(mapping);
+    return mlc_error_set(error, MLC_FAILED, "%s: out of memory", path);
 }
 
 int mlc_mapping_open(mlc_mapping *mapping, const char *path, mlc_error *error)
@@ -105,9 +109,23 @@ int mlc_mapping_open(mlc_mapping *mapping, const char *path, mlc_error *error)
 
 void mlc_mapping_close(mlc_mapping *mapping)
 {
+    mlc_guard_close(mapping->guard);
     if (mapping->base)
         munmap((void *)(uintptr_t)mapping->base, mapping->bytes);
     *mapping = (mlc_mapping){0};
+}
+
+/* A file of another inode under the same name says nothing of the one that is mapped. */
+int mlc_mapping_check(const mlc_mapping *mapping, const char *path, mlc_error *error)
+{
+    struct stat status;
+    bool same = !stat(path, &status) && status.st_dev == mapping->device && status.st_ino == mapping->inode;
+    if (same && (uint64_t)status.st_size < mapping->bytes)
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: became shorter while it was read: %lld bytes, %llu at the start", path,
+                             (long long)status.st_size, (unsigned long long)mapping->bytes);
+    if (!mlc_guard_is_broken(mapping->guard))
+        return MLC_OK;
+    return mlc_error_set(error, MLC_BAD_INPUT, "%s: cannot be read any more: it became shorter meanwhile, or its disk failed", path);
 }
 
 /* ---- writing ---- */

@@ -3,6 +3,7 @@
 #define MLC_FILE_H
 
 #include "error.h"
+#include "guard.h"
 #include "sha256.h"
 
 #include <stdbool.h>
@@ -24,11 +25,17 @@ int mlc_file_open_output(const char *path, int flags, mlc_error *error);
 typedef struct mlc_mapping {
     const uint8_t *base;
     uint64_t bytes;
+    uint64_t device, inode;
+    mlc_guard *guard; /* NULL where nothing is mapped */
 } mlc_mapping;
 
 /* Returns a status: MLC_BAD_INPUT when the file cannot be read. */
 int mlc_mapping_open(mlc_mapping *mapping, const char *path, mlc_error *error);
 void mlc_mapping_close(mlc_mapping *mapping);
+
+/* Is the file that was mapped from `path` still as long as then? What was read of one that is not is zeros, here and there. Returns a
+ * status. */
+int mlc_mapping_check(const mlc_mapping *mapping, const char *path, mlc_error *error);
 
 /* A file being written. Allocates nothing; counts and hashes what it writes. */
 typedef struct mlc_writer {

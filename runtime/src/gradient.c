@@ -1,6 +1,7 @@
 /* gradient.c: see gradient.h. */
 #include "gradient.h"
 
+#include "finite.h"
 #include "tables.h"
 
 #include <math.h>
@@ -332,6 +333,32 @@ static void copy_slice(const mlc_rank *rank, int parameter, int64_t begin, int64
         round_copy(rank, held, begin, end);
 }
 
+/* ---- what an update left ---- */
+
+static void note_flaw(const mlc_env *env, int64_t parameter, int64_t what)
+{
+    mlc_worker *worker = mlc_worker_of(env);
+    worker->flaw = mlc_flaw_first(worker->flaw, mlc_flaw_of(parameter, what));
+}
+
+/* Elements of a parameter, while they are in the cache. */
+static void check_values(const mlc_rank *rank, const mlc_env *env, int parameter, int64_t begin, int64_t end)
+{
+    const mlc_held *held = mlc_rank_held(rank, parameter);
+    uint32_t highest = mlc_finite_highest(floats_at(rank, held->master) + begin, end - begin);
+    if (highest >= MLC_INFINITE)
+        note_flaw(env, parameter, 0);
+    else if (highest >= MLC_INFINITE_BF16 && held->copy != MLC_NONE)
+        note_flaw(env, parameter, MLC_FLAW_COPY);
+}
+
+static void check_states(const mlc_rank *rank, const mlc_env *env, const mlc_piece *piece, int64_t begin, int64_t end)
+{
+    for (int s = 0; s < rank->model->parameters[piece->parameter].state_count; s++)
+        if (mlc_finite_highest(floats_at(rank, piece->states[s]) + begin, end - begin) >= MLC_INFINITE)
+            note_flaw(env, piece->parameter, 1 + s);
+}
+
 static void update_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
 {
     const mlc_piece *piece = item->of;
@@ -341,23 +368,29 @@ static void update_slice(const mlc_rank *rank, mlc_env *env, const item *item, i
         clip_slice(rank, item->parameter, at, to, *(const float *)context);
         piece->update_flat(env, piece->update_at, at - piece->begin, to - piece->begin);
         copy_slice(rank, item->parameter, at, to);
+        check_values(rank, env, item->parameter, at, to);
+        check_states(rank, env, piece, at - piece->begin, to - piece->begin);
     }
 }
 
-/* This thread's share of copying one buffer of n floats. */
-static void copy_share(const mlc_rank *rank, const mlc_env *env, uint64_t from, uint64_t to, int64_t n)
+/* This thread's share of copying one buffer of n floats. Are they finite? */
+static bool copy_share(const mlc_rank *rank, const mlc_env *env, uint64_t from, uint64_t to, int64_t n)
 {
     int64_t begin = n * env->thread / env->threads, end = n * (env->thread + 1) / env->threads;
     memcpy(floats_at(rank, to) + begin, floats_at(rank, from) + begin, (size_t)(end - begin) * sizeof(float));
+    return mlc_finite_highest(floats_at(rank, to) + begin, end - begin) < MLC_INFINITE;
 }
 
 /* Puts the results of a whole-tensor update in place. at: master, gradient, states, new master, new states. */
-static void update_settle(const mlc_rank *rank, const mlc_env *env, const mlc_parameter *parameter, const uint64_t *at)
+static void update_settle(const mlc_rank *rank, const mlc_env *env, const mlc_piece *piece)
 {
-    const uint64_t *results = at + 2 + parameter->state_count;
-    copy_share(rank, env, results[0], at[0], mlc_parameter_elements(parameter));
+    const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
+    const uint64_t *at = piece->update_at, *results = at + 2 + parameter->state_count;
+    if (!copy_share(rank, env, results[0], at[0], mlc_parameter_elements(parameter)))
+        note_flaw(env, piece->parameter, 0);
     for (int s = 0; s < parameter->state_count; s++)
-        copy_share(rank, env, results[1 + s], at[2 + s], mlc_tensor_elements(&parameter->states[s]));
+        if (!copy_share(rank, env, results[1 + s], at[2 + s], mlc_tensor_elements(&parameter->states[s])))
+            note_flaw(env, piece->parameter, 1 + s);
 }
 
 static void update_whole(const mlc_rank *rank, const mlc_env *env, const mlc_piece *piece, float factor)
@@ -371,13 +404,15 @@ static void update_whole(const mlc_rank *rank, const mlc_env *env, const mlc_pie
     own->path = parameter->path;
     piece->update(own, piece->update_at);
     mlc_barrier(env);
-    update_settle(rank, env, parameter, piece->update_at);
+    update_settle(rank, env, piece);
     mlc_barrier(env);
     copy_slice(rank, piece->parameter, begin, end);
+    check_values(rank, env, piece->parameter, begin, end);
 }
 
 void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, float factor)
 {
+    mlc_worker_of(env)->flaw = -1;
     visit_share(rank, env, flat_piece, NULL, update_slice, &factor);
     for (int i = 0; i < rank->shard->count; i++) {
         const mlc_piece *piece = &rank->shard->pieces[i];
@@ -385,6 +420,14 @@ void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, float factor)
             update_whole(rank, env, piece, factor);
     }
     mlc_barrier(env);
+}
+
+int64_t mlc_gradient_flaw(const mlc_rank *rank)
+{
+    int64_t first = -1;
+    for (int i = 0; i < rank->team->threads; i++)
+        first = mlc_flaw_first(first, rank->team->workers[i].flaw);
+    return first;
 }
 
 /* ---- initial values ---- */

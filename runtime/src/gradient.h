@@ -35,9 +35,12 @@ void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env, float scale);
 mlc_exact mlc_gradient_squares(const mlc_rank *rank);
 int64_t mlc_gradient_bad(const mlc_rank *rank);
 
-/* Multiplies the loss gradients of the rank's pieces by `factor` and updates them, their states and bf16 copies. Ends with a
- * barrier. */
+/* Multiplies the loss gradients of the rank's pieces by `factor` and updates them, their states and bf16 copies; what is not finite
+ * then goes into the thread's worker. Ends with a barrier. */
 void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, float factor);
+
+/* The first flaw that the update left in the rank's pieces (finite.h), -1: none; from what the threads' workers hold. */
+int64_t mlc_gradient_flaw(const mlc_rank *rank);
 
 /* Rounds all bf16 copies from whole masters. Ends with a barrier. */
 void mlc_gradient_refresh(const mlc_rank *rank, const mlc_env *env);

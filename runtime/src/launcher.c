@@ -4,6 +4,7 @@
 #include "mlc.h"
 #include "limit.h"
 #include "supervisor.h"
+#include "threads.h"
 #include "voice.h"
 
 #include <pthread.h>
@@ -194,7 +195,7 @@ static int start_threads(mlc_launch *launch, threaded *ranks, mlc_rank_main run,
     int started = 0;
     for (; started < launch->ranks; started++) {
         ranks[started] = (threaded){launch, started, run, context, MLC_OK, 0};
-        if (pthread_create(&ranks[started].handle, NULL, thread_main, &ranks[started]))
+        if (mlc_thread_start(&ranks[started].handle, thread_main, &ranks[started], false))
             break;
     }
     if (started == launch->ranks)

@@ -7,6 +7,7 @@
 #include "transports.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -133,10 +134,16 @@ static int set_integer(const option *option, int64_t *to, const char *text, mlc_
     return MLC_OK;
 }
 
+/* What is too large or small for an f64 becomes the largest or smallest one, not infinite or 0. */
 static int read_real(const char *name, const char *text, double *value, mlc_error *error)
 {
     char *end;
+    errno = 0;
     *value = strtod(text, &end);
+    if (errno == ERANGE && fabs(*value) <= DBL_MIN)
+        *value = DBL_TRUE_MIN;
+    if (errno == ERANGE && isinf(*value))
+        *value = copysign(DBL_MAX, *value);
     if (!*text || *end || !isfinite(*value))
         return mlc_error_set(error, MLC_USAGE, "--%s %s: wants a number", name, text);
     return MLC_OK;
@@ -191,6 +198,10 @@ static int set_scalar(mlc_options *options, const mlc_model *model, int scalar, 
     if (read_real(name, text, &value, error))
         return error->status;
     options->scalars[scalar] = (float)value;
+    if (!isfinite(options->scalars[scalar]))
+        return mlc_error_set(error, MLC_USAGE, "--%s %s: does not fit an f32: the largest is %g", name, text, (double)FLT_MAX);
+    if (options->scalars[scalar] == 0 && value != 0)
+        return mlc_error_set(error, MLC_USAGE, "--%s %s: would be 0 as an f32: the smallest is %g", name, text, (double)FLT_TRUE_MIN);
     return MLC_OK;
 }
 
@@ -365,5 +376,5 @@ void mlc_options_print_help(const mlc_model *model, FILE *out)
     }
     fprintf(out,
             "\nexit codes: 0 success, 1 wrong input, 2 usage, 3 a rank failed or was lost, 4 no progress within --timeout,\n"
-            "            5 loss or gradient not finite\n");
+            "            5 loss, gradient or update not finite\n");
 }

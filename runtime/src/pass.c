@@ -2,6 +2,7 @@
 #include "pass.h"
 
 #include "collective.h"
+#include "finite.h"
 #include "gradient.h"
 #include "tables.h"
 #include "trace.h"
@@ -215,12 +216,33 @@ static bool run_share(mlc_pass *run, mlc_env *env)
     return whole;
 }
 
+static void combine_flaws(void *into, const void *from, size_t bytes)
+{
+    int64_t *own = into;
+    const int64_t *other = from;
+    for (size_t i = 0; i < bytes / sizeof *own; i++)
+        own[i] = mlc_flaw_first(own[i], other[i]);
+}
+
+/* By the lead thread: the first flaw over all ranks. Returns a status. */
+static int look_at_update(mlc_pass *run)
+{
+    int64_t first = mlc_gradient_flaw(run->rank);
+    int status = mlc_exchange(&run->rank->world, &first, sizeof first, sizeof first, combine_flaws);
+    run->flaw = first;
+    return status;
+}
+
+/* False: stop, for what was updated is not finite; nobody else gets it. */
 static bool run_update(mlc_pass *run, mlc_env *env)
 {
     int64_t started = mlc_pass_begin_part(run, env, "update");
     mlc_gradient_update(run->rank, env, run->rank->result.clip_factor);
+    if (env->thread == 0 && look_at_update(run))
+        mlc_team_stop(env);
+    mlc_barrier(env);
     mlc_pass_end_part(run, env, "update", started);
-    return true;
+    return !mlc_stopped(env) && run->flaw < 0;
 }
 
 static bool run_spread(mlc_pass *run, mlc_env *env)

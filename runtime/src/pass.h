@@ -39,6 +39,7 @@ typedef struct mlc_pass {
     bool halted;             /* and they do not allow to go on */
     int64_t bad_microbatch;  /* the first with a loss that is not finite, or -1 */
     int64_t bad_parameter;   /* the first with a gradient that is not finite, or -1 */
+    int64_t flaw;            /* the first that the update left (finite.h), or -1 */
     mlc_finding found;
     mlc_refusal refused;     /* the first index out of range, of all ranks */
 } mlc_pass;

@@ -82,9 +82,9 @@ const mlc_held *mlc_rank_held(const mlc_rank *rank, int parameter)
     return rank->tables->held[parameter];
 }
 
-/* Elements of a state that a piece has: its own of an elementwise rule, the whole of another. */
-static int64_t state_elements(const mlc_parameter *parameter, const mlc_piece *piece, int state)
+int64_t mlc_rank_state_elements(const mlc_model *model, const mlc_piece *piece, int state)
 {
+    const mlc_parameter *parameter = &model->parameters[piece->parameter];
     bool whole = piece->end - piece->begin == mlc_parameter_elements(parameter);
     return whole ? mlc_tensor_elements(&parameter->states[state]) : piece->end - piece->begin;
 }
@@ -103,7 +103,7 @@ void mlc_rank_initialize(mlc_rank *rank)
         const mlc_piece *piece = &rank->shard->pieces[i];
         const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
         for (int s = 0; s < parameter->state_count; s++)
-            memset(mlc_rank_at(rank, piece->states[s]), 0, (size_t)state_elements(parameter, piece, s) * sizeof(float));
+            memset(mlc_rank_at(rank, piece->states[s]), 0, (size_t)mlc_rank_state_elements(rank->model, piece, s) * sizeof(float));
     }
     mlc_executor_initialize(rank);
 }

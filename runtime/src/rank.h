@@ -127,6 +127,9 @@ static inline int64_t mlc_input_row_bytes(const mlc_input *input)
 /* How this place holds a parameter, NULL when it does not. */
 const mlc_held *mlc_rank_held(const mlc_rank *rank, int parameter);
 
+/* Elements of a state that a piece has: its own of an elementwise rule, the whole of another. */
+int64_t mlc_rank_state_elements(const mlc_model *model, const mlc_piece *piece, int state);
+
 /* Makes a rank with its arena, team and tables; not yet connected: the caller opens the transport, then initialises.
  * inbox_fd: a file of the inbox's bytes to map there, -1: private memory. Returns NULL on failure. */
 mlc_rank *mlc_rank_open(const mlc_model *model, int rank, const mlc_open_options *options, int inbox_fd, mlc_error *error);

@@ -11,6 +11,7 @@
 #include "gradient.h"
 #include "weights.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,15 +108,11 @@ static mlc_session *session_allocate(const mlc_model *model, mlc_error *error)
 /* The threads that lead ranks must not take the signals of the process. */
 static int start_leads(mlc_session *session, mlc_error *error)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int r = 1, code = 0; r < session->ranks && !code; r++) {
         session->leads[r] = (mlc_lead){.session = session, .rank = session->members[r]};
-        code = pthread_create(&session->leads[r].handle, NULL, lead_main, &session->leads[r]);
+        code = mlc_thread_start(&session->leads[r].handle, lead_main, &session->leads[r], true);
         session->led += !code;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     bool whole = session->led == session->ranks - 1;
     return whole ? MLC_OK : mlc_error_set(error, MLC_FAILED, "session: cannot start a thread for each rank");
 }
@@ -595,6 +592,10 @@ static void set_scalar(mlc_session *session, const char *name, float value)
 {
     const mlc_model *model = session->model;
     bool known = false;
+    if (!isfinite(value)) {
+        mlc_error_set(&session->error, MLC_USAGE, "run-time constant %s: is not finite, or does not fit an f32", name);
+        return;
+    }
     for (int i = 0; i < model->scalar_count; i++) {
         if (!model->scalars[i].option || strcmp(model->scalars[i].name, name))
             continue;

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#define STACK_BYTES (2 << 20) /* what a thread uses is a tenth of it: buffers for files */
 #define SPINS 4000 /* some tens of microseconds: longer than a balanced row's skew, shorter than a time slice */
 
 static void relax(void)
@@ -108,16 +109,37 @@ static void worker_prepare(mlc_team *team, int thread, const mlc_arena *arena, c
     atomic_store(&worker->row, "start");
 }
 
-/* Workers must not take the signals that the program waits for: they inherit a mask that blocks all. */
+/* All signals but those that an instruction raises: blocked, these would end the process without a handler (guard.h) being asked. */
+static void fill_mask(sigset_t *set)
+{
+    static const int RAISED[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
+    sigfillset(set);
+    for (size_t i = 0; i < sizeof RAISED / sizeof *RAISED; i++)
+        sigdelset(set, RAISED[i]);
+}
+
+int mlc_thread_start(pthread_t *handle, void *(*run)(void *), void *argument, bool deaf)
+{
+    pthread_attr_t attributes;
+    sigset_t mask, before;
+    int code = pthread_attr_init(&attributes);
+    if (code)
+        return code;
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    fill_mask(&mask);
+    pthread_sigmask(deaf ? SIG_SETMASK : SIG_BLOCK, deaf ? &mask : NULL, &before); /* inherited */
+    code = pthread_create(handle, &attributes, run, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return code;
+}
+
+/* Workers must not take the signals that the program waits for. */
 static int team_start(mlc_team *team, mlc_error *error)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     int code = 0;
     for (team->started = 1; team->started < team->threads && !code; team->started += !code)
-        code = pthread_create(&team->workers[team->started].handle, NULL, worker_main, &team->workers[team->started]);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+        code = mlc_thread_start(&team->workers[team->started].handle, worker_main, &team->workers[team->started], true);
     return code ? mlc_error_set(error, MLC_FAILED, "threads: cannot start thread %d of %d", team->started, team->threads) : MLC_OK;
 }
 

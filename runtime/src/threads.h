@@ -24,7 +24,8 @@
 typedef struct mlc_worker {
     _Alignas(64) mlc_env env;
     mlc_exact squares;      /* of the gradient blocks of this thread */
-    int64_t bad_parameter;  /* lowest parameter in which this thread saw a value that is not finite, or -1 */
+    int64_t bad_parameter;  /* lowest parameter with a gradient in which this thread saw a value that is not finite, or -1 */
+    int64_t flaw;           /* the first that its update left (finite.h), or -1 */
     mlc_error error;        /* of filling the inputs */
     mlc_refusal refused;    /* the first index of this thread that was out of range */
     uint64_t *bases;        /* where the slot of each region lies for the current microbatch */
@@ -81,6 +82,10 @@ static inline bool mlc_team_stopping(const mlc_env *env)
 {
     return atomic_load_explicit(&env->team->stop, memory_order_relaxed) != UINT64_MAX;
 }
+
+/* Starts a thread with a stack that is large enough whatever `ulimit -s` says. `deaf`: it takes no signals but those that its own
+ * instructions raise; else it has the caller's mask. Returns 0, or an error number as pthread_create does. */
+int mlc_thread_start(pthread_t *handle, void *(*run)(void *), void *argument, bool deaf);
 
 /* How many CPUs this process may use. */
 int mlc_cpu_count(void);

@@ -409,11 +409,7 @@ int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_rank *rank, mlc_watchdog
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&watchdog->ended, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    watchdog->running = !pthread_create(&watchdog->handle, NULL, watch, watchdog);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    watchdog->running = !mlc_thread_start(&watchdog->handle, watch, watchdog, true);
     return watchdog->running ? MLC_OK : mlc_error_set(error, MLC_FAILED, "watchdog: cannot start a thread");
 }
 

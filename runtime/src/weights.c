@@ -300,6 +300,15 @@ static void take_entry(const loading *load, const mlc_entry *entry)
     mlc_accord_work(load->rank);
 }
 
+static int take_entries(loading *load)
+{
+    mlc_rank *rank = load->rank;
+    for (int64_t i = 0; i < rank->catalog.parameters.count; i++)
+        take_entry(load, &rank->catalog.parameters.items[i]);
+    mlc_bundle_check(&load->bundle, load->error);
+    return mlc_accord(rank, load->error);
+}
+
 /* ---- files ---- */
 
 /* A directory in which no safetensors file has the name that is looked for: what lies there instead. */
@@ -390,8 +399,7 @@ int mlc_weights_load(mlc_rank *rank, const char *path, mlc_weights_terms terms, 
     if (!open_files(&load, found, directory) && !compare(&load, directory) && !mlc_naming_open(&load.naming, &load.bundle, error))
         check(&load);
     if (!mlc_accord(rank, error) && !mlc_alike_files(rank, path, (const mlc_bundle *[]){&load.bundle}, 1, error))
-        for (int64_t i = 0; i < rank->catalog.parameters.count; i++)
-            take_entry(&load, &rank->catalog.parameters.items[i]);
+        take_entries(&load);
     mlc_naming_close(&load.naming);
     mlc_bundle_close(&load.bundle);
     return error->status;
