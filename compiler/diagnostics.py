@@ -433,7 +433,10 @@ CODES: dict[str, CodeText] = {
     ),
     "E0411": CodeText(
         "not a number",
-        "\n        A computation at compile time divides by zero, leaves the domain of its function or is too large.\n        ",
+        """
+        A computation at compile time divides by zero, leaves the domain of its function or is too large; or a number does not fit
+        the dtype of the tensor it meets.
+        """,
     ),
     "E0412": CodeText("a loop over something else", "\n        `for` runs over range(n), lists, tuples, shapes and zip(a, b).\n        "),
     "E0413": CodeText(
@@ -530,7 +533,10 @@ CODES: dict[str, CodeText] = {
     ),
     "E0602": CodeText(
         "-D of another type",
-        "\n        The text after `=` must read as the type of the constant; a dim is at least 1 and at most 2147483647.\n        ",
+        """
+        The text after `=` must read as the type of the constant; a dim is at least 1 and at most 2147483647, an f32 one that is
+        neither infinite nor rounded to 0.
+        """,
     ),
     "E0603": CodeText("a constant has no value", "\n        A constant that is written without a value must be given with -D.\n        "),
     "E0701": CodeText(

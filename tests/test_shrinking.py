@@ -54,7 +54,8 @@ def test_arrays_that_become_shorter(compiled: Any, tmp_path: Path) -> None:
     build: Build = compiled(model)
     for name in ("x", "y"):
         np.save(tmp_path / f"{name}.npy", np.ones(100000, np.float32))
-    command = [str(build.program), "--data", "x=x.npy", "--data", "y=y.npy", "--steps", "100000000", "--log", "log", "--checkpoint", "saved"]
+    data = ["--data", "x=x.npy", "--data", "y=y.npy"]
+    command = [str(build.program), *data, "--steps", "100000000", "--log", "log", "--checkpoint", "saved"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_steps(tmp_path / "log")
     with (tmp_path / "y.npy").open("r+b") as array:

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -75,12 +74,9 @@ static bool map_state(mlc_mapping *text, int step, const char *name)
     if (fd < 0)
         return false;
     bool sized = !fstat(fd, &status) && status.st_size > 0 && status.st_size <= MLC_STATE_BYTES;
-    void *base = sized ? mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+    bool mapped = sized && !mlc_mapping_map(text, fd, name, &ignored) && text->base;
     close(fd);
-    if (base == MAP_FAILED)
-        return false;
-    *text = (mlc_mapping){base, (uint64_t)status.st_size};
-    if (state_is_whole(base, text->bytes))
+    if (mapped && state_is_whole((const char *)text->base, text->bytes))
         return true;
     mlc_mapping_close(text);
     return false;

@@ -1,8 +1,11 @@
 /* error.c: see error.h. */
 #include "error.h"
 
+#include "mlc.h"
+
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,9 +21,21 @@ int mlc_error_set(mlc_error *error, int status, const char *format, ...)
     return status;
 }
 
+/* What is no fault of the file that was asked for. */
+static bool is_of_machine(int code)
+{
+    static const int CODES[] = {EMFILE, ENFILE, ENOMEM, EIO, ENOSPC, EDQUOT, EFBIG, EAGAIN, ESTALE};
+    for (size_t i = 0; i < sizeof CODES / sizeof *CODES; i++)
+        if (code == CODES[i])
+            return true;
+    return false;
+}
+
 int mlc_error_system(mlc_error *error, int status, const char *format, ...)
 {
     int code = errno;
+    if (status == MLC_BAD_INPUT && is_of_machine(code))
+        status = MLC_FAILED;
     if (error->status)
         return error->status;
     va_list arguments;

@@ -77,7 +77,7 @@ int mlc_file_open_output(const char *path, int flags, mlc_error *error)
 
 /* ---- reading ---- */
 
-static int map_descriptor(mlc_mapping *mapping, int fd, const char *path, mlc_error *error)
+int mlc_mapping_map(mlc_mapping *mapping, int fd, const char *path, mlc_error *error)
 {
     struct stat status;
     if (fstat(fd, &status))
@@ -102,7 +102,7 @@ int mlc_mapping_open(mlc_mapping *mapping, const char *path, mlc_error *error)
     int fd = mlc_file_open_regular(path, error);
     if (fd < 0)
         return error->status;
-    int status = map_descriptor(mapping, fd, path, error);
+    int status = mlc_mapping_map(mapping, fd, path, error);
     close(fd);
     return status;
 }

@@ -31,6 +31,10 @@ typedef struct mlc_mapping {
 
 /* Returns a status: MLC_BAD_INPUT when the file cannot be read. */
 int mlc_mapping_open(mlc_mapping *mapping, const char *path, mlc_error *error);
+
+/* The same of a regular file that is open, and may be closed afterwards; `path` is its name for messages. */
+int mlc_mapping_map(mlc_mapping *mapping, int fd, const char *path, mlc_error *error);
+
 void mlc_mapping_close(mlc_mapping *mapping);
 
 /* Is the file that was mapped from `path` still as long as then? What was read of one that is not is zeros, here and there. Returns a

@@ -1,7 +1,7 @@
 /* guard.c: see guard.h.
  *
  * Guards form a list that only grows: one that is closed is free for the next. So the handler, which may take no lock, can walk it
- * at any time.
+ * at any time. The first ones need no memory, so that a mapping that is made between two steps allocates none.
  */
 #include "guard.h"
 
@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#define FIRST_GUARDS 64
 
 struct mlc_guard {
     atomic_uintptr_t begin;
@@ -28,6 +30,8 @@ static struct sigaction before;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static int open_guards;
+static mlc_guard first_guards[FIRST_GUARDS];
+static int made; /* of the first ones */
 
 /* Zeros from the page of `at` to the end of the mapping: what lies behind it is not there either. */
 static bool mend(mlc_guard *guard, uintptr_t at)
@@ -76,12 +80,18 @@ static void reset_handler(void)
         sigaction(SIGBUS, &before, NULL);
 }
 
+/* Under the mutex. */
+static mlc_guard *make_guard(void)
+{
+    return made < FIRST_GUARDS ? &first_guards[made++] : calloc(1, sizeof(mlc_guard));
+}
+
 static mlc_guard *find_free(void)
 {
     for (mlc_guard *guard = atomic_load(&guards); guard; guard = guard->next)
         if (!atomic_load(&guard->end))
             return guard;
-    mlc_guard *fresh = calloc(1, sizeof *fresh);
+    mlc_guard *fresh = make_guard();
     if (!fresh)
         return NULL;
     fresh->next = atomic_load(&guards);

@@ -219,6 +219,8 @@ static int run_threads(mlc_launch *launch, mlc_rank_main run, void *context, mlc
             pthread_join(ranks[r].handle, NULL);
         mlc_hub_close(launch->hub);
     }
+    if (error->status && !mlc_launch_may_speak(launch)) /* a rank has said why it ended first */
+        launch->said = true;
     int status = error->status;
     for (int r = 0; r < launch->ranks; r++)
         status = mlc_launch_worse(status, ranks[r].status);

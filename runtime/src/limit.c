@@ -2,6 +2,7 @@
 #include "limit.h"
 
 #include "mlc.h"
+#include "threads.h"
 #include "voice.h"
 
 #include <errno.h>
@@ -42,11 +43,7 @@ void mlc_limit_begin(mlc_limit *limit, double seconds, double later, const char 
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&limit->ended, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    limit->running = !pthread_create(&limit->handle, NULL, wait_for_end, limit);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    limit->running = !mlc_thread_start(&limit->handle, wait_for_end, limit, true);
 }
 
 void mlc_limit_end(mlc_limit *limit)

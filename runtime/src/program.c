@@ -19,6 +19,7 @@
 #include "purpose.h"
 #include "sample.h"
 #include "signals.h"
+#include "stack.h"
 #include "trace.h"
 #include "voice.h"
 #include "watchdog.h"
@@ -571,7 +572,7 @@ static void close_reports(program *run)
     mlc_watchdog_close(&run->watchdog);
     if (mlc_metrics_close(&run->metrics, &failed))
         lose_output(run, failed.text);
-    bool lost = run->lost || (is_first(run) && ferror(stderr));
+    bool lost = run->lost;
     if (!run->error->status && !mlc_exchange(&run->rank->world, &lost, sizeof lost, 1, mlc_combine_or))
         run->lost = lost;
 }
@@ -728,15 +729,24 @@ static double start_seconds(const mlc_options *options)
     return options->timeout > 0 && timeout < START_SECONDS ? timeout : START_SECONDS;
 }
 
-int mlc_main(const mlc_model *model, int argc, char **argv)
+/* What mlc_main is called with. */
+typedef struct call {
+    const mlc_model *model;
+    int argc;
+    char **argv;
+} call;
+
+static int run_call(void *argument)
 {
+    const call *own = argument;
+    const mlc_model *model = own->model;
     mlc_options options;
     mlc_launch launch;
     mlc_error error = {0}, undecided = {0};
     mlc_outputs_guard();
     mlc_signals_open();
     setvbuf(stdout, NULL, _IONBF, 0); /* a buffered stream would allocate when it is first used */
-    int status = mlc_options_parse(&options, model, argc, argv, &error);
+    int status = mlc_options_parse(&options, model, own->argc, own->argv, &error);
     mlc_launch_decide(&launch, model, options.transport, options.timeout, &undecided);
     launch.start = start_seconds(&options);
     launch.grace = options.grace;
@@ -749,4 +759,9 @@ int mlc_main(const mlc_model *model, int argc, char **argv)
     mlc_options_free(&options);
     mlc_signals_close();
     return status;
+}
+
+int mlc_main(const mlc_model *model, int argc, char **argv)
+{
+    return mlc_stack_call(run_call, &(call){model, argc, argv});
 }
