@@ -168,6 +168,8 @@ def test_config_elsewhere_and_odd_ones(llama: Build, hub: Path, run) -> None:
     for text in ("{}", "[1, 2]", '"text"', json.dumps(dict.fromkeys(CONFIG)), json.dumps(dict.fromkeys(CONFIG, "x"))):
         (hub / "config.json").write_text(text)
         run(llama, "--weights", hub, "--hash")
+    (hub / "config.json").write_text('{"num_attention_heads": 1e999}')
+    assert "num_attention_heads is" in run(llama, "--weights", hub, "--hash", code=1).stderr
     for text in ("", "{", '{"rope_theta": NaN}', "[" * 100000):
         (hub / "config.json").write_text(text)
         assert "cannot be compared with the model: it is no JSON" in run(llama, "--weights", hub, "--hash", code=1).stderr

@@ -128,7 +128,7 @@ static const mlc_constant *find_constant(const comparing *run, const char *name)
 
 static bool is_same(double a, double b)
 {
-    return fabs(a - b) <= 1e-6 * fmax(fabs(a), fabs(b)); /* as near as f32 can tell */
+    return a == b || (isfinite(a) && isfinite(b) && fabs(a - b) <= 1e-6 * fmax(fabs(a), fabs(b))); /* as near as f32 can tell */
 }
 
 /* ---- what is said ---- */
