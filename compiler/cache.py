@@ -1,6 +1,6 @@
 """The user's cache: the runtime as a library, built once for a toolchain and kept for every model that comes after.
 
-<cache>/runtime-<key>.zip     libmlcrt.a, the settings it was made with, libmlc_mpi.so where there is an MPI
+<cache>/runtime-<key>         libmlcrt.a, the settings it was made with, libmlc_mpi.so where there is an MPI
 <cache>/.making-*             what is being built or written; nobody reads it
 
 The key is a hash of all that decides the bytes: the runtime's sources, its Makefile with the target, the compiler (its files, what it says
@@ -42,6 +42,8 @@ _OBEYED = (
     "OMPI_CPPFLAGS", "OMPI_LDFLAGS", "OMPI_LIBS", "OPAL_PREFIX", "SOURCE_DATE_EPOCH",
 )  # fmt: skip
 
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+
 #: The members of an entry, by their path in an emitted directory; the last one only where there is an MPI.
 _MEMBERS = (SETTINGS, LIBRARY, MPI_LIBRARY)
 
@@ -55,7 +57,7 @@ class Cache:
 
     def entries(self) -> list[Path]:
         """All entries, the last used one first."""
-        return [] if self.folder is None or self.problem else sorted(self.folder.glob("runtime-*.zip"), key=_used, reverse=True)
+        return [] if self.folder is None or self.problem else sorted(self.folder.glob("runtime-*"), key=_used, reverse=True)
 
 
 def find_cache() -> Cache:
@@ -111,8 +113,8 @@ def install_runtime(toolchain: Toolchain, target: tuple[str, ...], runtime: Sour
     cache = find_cache()
     if cache.folder is None or cache.problem:
         return
-    entry = cache.folder / f"runtime-{_key(toolchain, target, runtime)}.zip"
-    members = _read(entry)
+    entry = cache.folder / f"runtime-{_key(toolchain, target, runtime)}"
+    members = read_entry(entry)
     if members:
         _install(members, folder)
         return
@@ -158,7 +160,7 @@ def _file_facts(name: str) -> str:
     return f"{os.path.realpath(found)} {about.st_size} {about.st_mtime_ns}"
 
 
-def _read(entry: Path) -> dict[str, bytes]:
+def read_entry(entry: Path) -> dict[str, bytes]:
     """The members of an entry by name; none when it is not there, is not ours alone, or is damaged."""
     try:
         with open(entry, "rb", opener=_without_links) as file:
@@ -166,10 +168,27 @@ def _read(entry: Path) -> dict[str, bytes]:
             if not stat.S_ISREG(about.st_mode) or _distrust(about, str(entry)):
                 return {}
             os.utime(file.fileno())
-            with zipfile.ZipFile(io.BytesIO(file.read())) as archive:
-                return {name: archive.read(name) for name in _MEMBERS if name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
+            return _unpack(file.read())
+    except OSError:
         return {}
+
+
+def _pack(members: dict[str, bytes]) -> bytes:
+    """The hash of an archive, and the archive."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return hashlib.sha256(packed.getvalue()).digest() + packed.getvalue()
+
+
+def _unpack(data: bytes) -> dict[str, bytes]:
+    """The reverse of _pack; nothing of what it has not made."""
+    checksum, packed = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
+    if hashlib.sha256(packed).digest() != checksum:
+        return {}
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def _without_links(path: str, flags: int) -> int:
@@ -190,9 +209,7 @@ def _keep(entry: Path, members: dict[str, bytes]) -> None:
     with contextlib.suppress(OSError):
         descriptor, name = tempfile.mkstemp(prefix=".making-", dir=entry.parent)
         with open(descriptor, "wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for member, data in members.items():
-                    archive.writestr(member, data)
+            file.write(_pack(members))
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, entry)

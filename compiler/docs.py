@@ -18,6 +18,13 @@ _COMMANDS_HEAD = """\
 Made from `compiler/cli.py`. Exit codes: 0 success, 1 the input is wrong, 2 usage, 70 a fault of mlc itself; `mlc run` ends with the
 program's own.
 
+The C compiler is that of the environment variable CC, else the first of cc, gcc and clang. CC is the path of one, or a command:
+`CC="ccache gcc"`; `CC=musl-gcc`; `CC="gcc -static"` for a program that needs no libraries (the shared library stays one);
+`CC=aarch64-linux-gnu-gcc mlc compile --march armv8-a` for another machine. The transport `mpi` is built where mpicc compiles for the same
+processor and C library. Programs build on musl and on glibc from 2.17 on, with gcc and clang; one that is built here wants the glibc
+that is here. They are hardened: stack protector, FORTIFY, sealed addresses (BIND_NOW), position-independent; `make HARDEN= SEALED=` in the
+emitted `src` leaves that out.
+
 `compile`, `run` and `bench` compile the runtime once for a compiler, its options and a version of mlc, and keep it as a library in
 `$XDG_CACHE_HOME/mlc` (`~/.cache/mlc`); what they leave in the output folder is the same with and without. `MLC_CACHE=DIR` puts the cache
 elsewhere, `MLC_CACHE=off` does without. A folder that belongs to another user, or that others may write to, is not used. The 16 last used

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from mlc.build import Toolchain, find_toolchain, write_files
-from mlc.cache import ABANDONED_SECONDS, KEPT_ENTRIES, describe_cache, find_cache, install_runtime
+from mlc.cache import ABANDONED_SECONDS, KEPT_ENTRIES, describe_cache, find_cache, install_runtime, read_entry
 from mlc.cli import run_command
 from mlc.emit.project import SourceTree, add_project
 
@@ -77,7 +77,7 @@ class Place:
         return sorted(word.removeprefix("runtime/") for word in words)
 
     def entries(self) -> list[Path]:
-        return sorted(self.cache.glob("runtime-*.zip"))
+        return sorted(self.cache.glob("runtime-*"))
 
 
 WHOLE = ["src/error.c", "src/other.c"]
@@ -204,6 +204,17 @@ def test_damaged_entry_is_made_again(place: Place, how: str) -> None:
     assert place.compiled() == WHOLE
 
 
+def test_no_byte_can_be_wrong(place: Place) -> None:
+    place.install()
+    entry = place.entries()[0]
+    data = entry.read_bytes()
+    for at in range(0, len(data), max(1, len(data) // 97)):
+        entry.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert read_entry(entry) == {}
+    entry.write_bytes(data)
+    assert set(read_entry(entry)) >= {"src/libmlcrt.a", "src/settings"}
+
+
 def test_many_at_once(place: Place) -> None:
     code = (
         "import sys; from pathlib import Path; from test_cache import Place, make;"
@@ -243,12 +254,12 @@ def test_killed_half_way(place: Place) -> None:
 def test_bounded(place: Place) -> None:
     place.cache.mkdir(mode=0o700)
     for n in range(KEPT_ENTRIES + 5):
-        path = place.cache / f"runtime-{n}.zip"
+        path = place.cache / f"runtime-{n}"
         path.write_bytes(b"")
         os.utime(path, (1000 + n, 1000 + n))
     place.install()
     assert len(place.entries()) == KEPT_ENTRIES
-    assert not (place.cache / "runtime-0.zip").exists() and (place.cache / f"runtime-{KEPT_ENTRIES + 4}.zip").exists()
+    assert not (place.cache / "runtime-0").exists() and (place.cache / f"runtime-{KEPT_ENTRIES + 4}").exists()
 
 
 def test_stranger_is_not_trusted(place: Place) -> None:
