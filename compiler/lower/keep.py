@@ -67,6 +67,7 @@ class Account:
 
 def keep_costly(chooser: Chooser) -> Chooser:
     """The chooser with what must be kept so that work and code stay within their bounds; the one given is not changed."""
+    tried = chooser
     for limit in LIMITS:
         tried = chooser.copy()
         account = _Walk(tried, limit).run()
