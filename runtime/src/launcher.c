@@ -362,7 +362,12 @@ int mlc_launch_connect(mlc_launch *launch, mlc_world *world, mlc_error *error)
         mlc_hub_attach(launch->hub, world);
     else
         launch->mpi->attach(world);
-    return world->transport->open(world, error);
+    mlc_limit limit; /* MPI makes its communicators together, in waits of its own */
+    mlc_limit_begin(&limit, launch->kind == MLC_LAUNCH_MPI ? launch->start : 0, launch->rank ? 2 : 1, launch->model->name,
+                    "MPI has not connected all ranks");
+    int status = world->transport->open(world, error);
+    mlc_limit_end(&limit);
+    return status;
 }
 
 static bool is_told_to_stop(const mlc_launch *launch)
