@@ -115,9 +115,11 @@ def earlier_version(field: Field) -> None:
         ended = field.train(program, *going_on, steps=40)
         check(ended.digest == straight.digest, "another digest")
         check_ended(ended, 0, "an earlier version wrote it")
-    auto = field.train(field.four, "--checkpoint", field.checkpoints, "--resume", "auto", "--every", 20, steps=60)
-    check_ended(auto, 0, "step-00000040", "an earlier version wrote it")
-    check_ended(field.train(field.one, "--checkpoint", field.checkpoints, "--resume", "auto", steps=60), 0, "step-00000060")
+    saving = ("--checkpoint", field.checkpoints, "--resume", "auto", "--every", 10, "--keep", 1)
+    check_ended(field.train(field.four, *saving, steps=60), 0, "step-00000040", "an earlier version wrote it")
+    check_ended(field.train(field.one, *saving, steps=60), 0, "step-00000060")
+    left = sorted(step.name for step in field.checkpoints.glob("step-*"))
+    check(left == ["step-00000020", "step-00000040", "step-00000060"], f"--keep leaves {left}")
 
 
 CASES = (

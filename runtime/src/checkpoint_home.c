@@ -129,7 +129,8 @@ static int decide(mlc_rank *rank, const census *found, const char *directory, ml
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: holds steps of another run (%s of run %.8s): %s", directory, found->other.name,
                              found->other.run, claim.ways);
     bool back = rank->is_resumed && found->later && !claim.newest;
-    if (rank->is_resumed && !back && !claim.beside)
+    bool named = strcmp(run_of(rank), MLC_RUN_UNNAMED); /* else whose steps those of earlier versions are nobody knows: they stay */
+    if (rank->is_resumed && !back && !claim.beside && named)
         return MLC_OK;
     if (back)
         say(rank, "%s: goes back to step %lld, so it is a new run from here on; the later steps of run %.8s stay", directory,
