@@ -43,7 +43,7 @@ def random_input(generator: np.random.Generator, kind: InputType) -> np.ndarray:
     """Values in range: indices below the limit, normal floats, fair coins."""
     match kind.dtype:
         case "i32":
-            return generator.integers(0, kind.limit or 2, kind.shape, np.int32)
+            return generator.integers(kind.low, kind.low + 2 if kind.limit is None else max(kind.limit, kind.low + 1), kind.shape, np.int32)
         case "bool":
             return generator.random(kind.shape) < 0.5
         case _:

@@ -212,12 +212,14 @@ def _load(ffi: Any, library: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class InputType:
-    """An input of a whole step: `shape` leads with microbatches times batch; `limit`: i32 values are below it, None when any."""
+    """An input of a whole step: `shape` leads with microbatches times batch. i32 values are from `low` on and below `limit` (None: any);
+    where places of a row differ, these are values that every place takes."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     limit: int | None
+    low: int = 0
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -275,9 +277,12 @@ class Model:
         session = self._session
         view = session.lib.mlc_input_view(session.pointer, index)
         rows, *rest = session.shape(view)
-        limit = session.model.inputs[index].limit
         shape = (rows * session.model.microbatches, *rest)
-        return InputType(session.text(view.name), _DTYPES[view.dtype][0], shape, limit if limit >= 0 else None)
+        name, dtype, limit = session.text(view.name), _DTYPES[view.dtype][0], session.model.inputs[index].limit
+        domains = [d for i in range(session.model.domain_count) if (d := session.model.domains[i]).input == index]
+        if not domains:
+            return InputType(name, dtype, shape, limit if limit >= 0 else None)
+        return InputType(name, dtype, shape, min(d.high for d in domains) + 1, max(d.low for d in domains))
 
     @property
     def parameters(self) -> Tensors:

@@ -9,9 +9,13 @@ import pytest
 
 from mlc.api import compile
 from mlc.diagnostics import MlcError
-from mlc.driver import Build
+from mlc.driver import Build, differentiated
 from mlc.elaborate import elaborate, file_library
 from mlc.ir.program import Bound, Input
+from mlc.lower import lower
+from mlc.lower.expression import Checked, nodes_of
+from mlc.lower.loops import Let, Loop, Nest, Statement
+from mlc.ops import OPS
 from mlc.syntax.parser import parse
 
 HEAD = """from mlc.losses import cross_entropy
@@ -134,6 +138,23 @@ def test_an_index_whose_element_is_masked_is_named(build: Build) -> None:
     t[5, 0] = 2
     said = refusal(build, t=t, y=np.ones((16, 3), np.float32))
     assert "record 5: computed.dsl:18:9: cross_entropy (index from input t): 7 is not in 0 to 5 (element 0)" in said
+
+
+@pytest.mark.parametrize(
+    ("index", "each"),
+    [("t * t", 3), ("reshape(t * t, [batch * 3])", 3), ("transpose(t * t)", 0), ("(t * t)[:, None, :]", 3), ("reshape(t * t, [12])", 0)],
+)
+def test_a_record_is_named_only_where_records_lead(index: str, each: int) -> None:
+    text = model("t: i32[batch, 3]", f"return mean(gather(w, {index}))")
+    lowered = lower(differentiated(elaborate(parse(text, "model.dsl"), {}, file_library(Path()))), OPS)
+    lets = [s for r in lowered.routines for k in r.kernels if isinstance(k, Nest) for s in _statements((*k.prologue, *k.body))]
+    found = {node.each for s in lets if isinstance(s, Let) for node in nodes_of(s.value) if isinstance(node, Checked)}
+    assert found == {each}
+
+
+def _statements(body: tuple[Statement, ...]) -> list[Statement]:
+    """Statements and those of their loops."""
+    return [inner for s in body for inner in ((s, *_statements(s.body)) if isinstance(s, Loop) else (s,))]
 
 
 def test_an_input_that_is_no_number_is_named(build: Build) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Op
 from mlc.ir.program import Bound, Input
-from mlc.ir.types import Value
+from mlc.ir.types import Dim, Value
 from mlc.ops.origins import GREATEST, LEAST, Lookup, Origin, lookup_of, origins
 
 
@@ -32,7 +32,7 @@ class Facts:
     """What a forward function may take for granted: the model's inputs that its parameters may be, and the rows of a microbatch."""
 
     inputs: Mapping[str, tuple[Input, ...]]
-    batch: int
+    rows: Dim
 
 
 def checks(function: Function, ops: Mapping[str, Op], facts: Facts) -> dict[str, Check]:
@@ -49,14 +49,20 @@ def checks(function: Function, ops: Mapping[str, Op], facts: Facts) -> dict[str,
         origin = found.get(lookup.index.name)
         if origin is None or not _is_within(origin, lookup, fed):
             names = tuple(sorted({i.name for p in reaching.get(lookup.index.name, ()) for i in facts.inputs[p]}))
-            made[lookup.instruction.results[0].name] = Check(lookup.instruction, names, _each(lookup.index, facts.batch))
+            made[lookup.instruction.results[0].name] = Check(lookup.instruction, names, _each(lookup.index, facts.rows))
     return made
 
 
-def _each(index: Value, batch: int) -> int:
-    """Elements of an index that belong to a record, where records lead."""
-    shape = index.type.shape
-    return index.type.size // batch if shape and shape[0] % batch == 0 else 0
+def _each(index: Value, rows: Dim) -> int:
+    """Elements of an index that belong to a record, where records surely lead: by the label of the dim, or by a size that no other has."""
+    if rows.size == 1:
+        return index.type.size
+    dims = index.type.dims
+    if not dims:
+        return 0
+    labelled = all(f.label for f in rows.factors) and dims[0].factors[: len(rows.factors)] == rows.factors
+    plain = not any(f.label for f in dims[0].factors) and [d.size for d in dims].count(rows.size) == 1 and dims[0].size == rows.size
+    return index.type.size // rows.size if labelled or plain else 0
 
 
 def _fed(function: Function, followed: list[str], facts: Facts) -> np.ndarray:

@@ -10,7 +10,7 @@ from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.op import Op
 from mlc.ir.program import Input, Program, Step, Unit, Update, Variant
-from mlc.ir.types import TensorType, Value
+from mlc.ir.types import ONE, TensorType, Value
 from mlc.lower.checks import Facts
 from mlc.lower.loops import Nest
 from mlc.lower.names import routine_name, unique_name
@@ -80,7 +80,7 @@ class _Lowerer:
         results = function.results[unit.outputs : unit.outputs + len(unit.effects)]
         folds = frozenset(r.name for r, e in zip(results, unit.effects, strict=True) if e.kind == "accumulate")
         inputs = self.program.inputs
-        facts = Facts(self.read.get(number, {}), inputs[0].type.shape[0] if inputs else 1)
+        facts = Facts(self.read.get(number, {}), inputs[0].type.dims[0] if inputs and inputs[0].type.dims else ONE)
         return self.lower(function, f"{unit.name}_forward", folds, facts=facts)
 
     def input_gradient(self, unit: Unit, variant: Variant | None) -> Routine | None:
