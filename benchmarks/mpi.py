@@ -371,10 +371,11 @@ def join(ranks: Sequence[Ended]) -> Ended:
 
 
 def names_file(name: str, ended: Ended, path: Path) -> Figure:
-    """The error of a launcher that needs the transport mpi, which is not there."""
+    """The error of a launcher that needs the transport mpi, which is not there. Ranks that cannot meet each say it: it may be missing on
+    one machine only."""
     said = [line for line in ended.errors.splitlines() if str(path) in line]
     value = f"exit code {ended.code}: {said[0]}" if said else f"exit code {ended.code}: {last_line(ended.errors)}"
-    return Figure(name, value, f"exit code 3, and {path.name}", ended.code == FAILED and len(said) == 1)
+    return Figure(name, value, f"exit code 3, and {path.name}", ended.code == FAILED and bool(said))
 
 
 def launchers(bench: Bench) -> Iterator[Figure]:
