@@ -29,7 +29,7 @@ from mlc.ir.text import print_function, print_program
 from mlc.parallel.actions import Schedule
 from mlc.parallel.csv import read_csv, write_csv
 from mlc.parallel.draw import draw_svg, draw_text
-from mlc.parallel.limits import counted
+from mlc.parallel.limits import check_extent, counted
 from mlc.parallel.planned import load_plan, read_plan
 from mlc.parallel.report import Times, compared, comparison
 from mlc.parallel.schedules import SCHEDULES, chunks_of, schedule
@@ -391,6 +391,7 @@ def schedule_verb(
 
     Residuals are what forwards leave for their backwards: each is of one microbatch on one chunk, and those of the fullest rank count.
     """
+    check_extent(pp, 1, chunks or 1, microbatches)
     times = Times(options["forward"], options["input_gradient"], options["weight_gradient"], transfer)
 
     def made(name: str, chunks: int | None) -> tuple[Schedule, Simulation]:

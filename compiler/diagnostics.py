@@ -446,6 +446,18 @@ CODES: dict[str, CodeText] = {
         program: `rate: f32 = 3e-4` gives `--rate`.
         """,
     ),
+    "E0414": CodeText(
+        "more work or memory than a model takes at compile time",
+        """
+        Loops are unrolled and calls inlined when a model is compiled, so a program can ask for any amount of work. It ends after some
+        millions of evaluated expressions, 200,000 instructions in one layer, lists or texts of more than 100,000 items, or tensors of
+        more than 32 dims. The marked place is where it was when the budget ran out, most often in a loop that runs too often.
+
+            for i in range(1000):
+                for j in range(1000):
+                    x = x + 1.0      # a million instructions: write x + 1000000.0, or an op over a whole tensor
+        """,
+    ),
     "E0501": CodeText(
         "a parameter is made twice",
         """
@@ -730,6 +742,13 @@ CODES: dict[str, CodeText] = {
         "too little memory for any order",
         """
         Every rank must hold at least what one microbatch leaves on each of its chunks at once.
+        """,
+    ),
+    "E1108": CodeText(
+        "more than a plan is made for",
+        """
+        Every action of every rank is planned, simulated and proved before a program is written. There are limits on ranks, replicas,
+        chunks, microbatches and the product of stages and microbatches that lie far beyond what runs; a zero too many is told at once.
         """,
     ),
     "E1201": CodeText(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -24,13 +26,14 @@ from mlc.ir.verify import verify
 from mlc.lower import lower
 from mlc.lower.program import Lowered
 from mlc.ops import OPS
+from mlc.parallel.limits import check_extent
 from mlc.parallel.planned import Planned, load_plan
 from mlc.parallel.quantities import size_texts
 from mlc.parallel.verify import Proof, prove
 from mlc.passes import differentiate
 from mlc.plan import Plan, plan
 from mlc.plan.choose import LayoutOptions, choose_layout
-from mlc.resources import VERSION, runtime_folder
+from mlc.resources import VERSION, read_text, runtime_folder
 from mlc.syntax.parser import parse
 from mlc.syntax.tree import Module
 
@@ -42,6 +45,12 @@ Observer = Callable[[str, Any, float], None]
 
 #: How far a compilation goes: IR text, the plan, C sources, or the built program.
 EMITS = ("ir", "plan", "c", "bin")
+
+#: A model is written by people.
+MOST_SOURCE_BYTES = 1 << 24
+
+#: Values are followed by recursion where a model is cut into units; so deep it may go. Python's own calls take no room on C's stack.
+DEPTH = 20_000
 
 #: What lies beside a program under names of its own.
 TAKEN = ("src", "plan.json", "libmlc_mpi.so")
@@ -145,7 +154,8 @@ def load_module(
         return imported
 
     texts = {name: str(value) for name, value in defines.items()}
-    program = timed(observe, "elaborate", elaborate, module, texts, recorded)
+    with deep():
+        program = timed(observe, "elaborate", elaborate, module, texts, recorded)
     timed(observe, "verify", verify_all, [unit.function for unit in program.units])
     return override_recipe(program, options), tuple(read)
 
@@ -187,6 +197,17 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     return build
 
 
+@contextmanager
+def deep() -> Iterator[None]:
+    """Inside, chains of elementwise code may be as long as people write them."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, DEPTH))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
 def verify_all(functions: list[Function]) -> None:
     for function in functions:
         verify(function, OPS)
@@ -201,11 +222,11 @@ def step_functions(step: Step) -> list[Function]:
 def read_source(path: Path) -> str:
     """The text of a model file. raises: E0806"""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, MOST_SOURCE_BYTES)
     except UnicodeDecodeError as problem:
         raise error("E0806", f"{path} is not UTF-8 text: byte {problem.start}") from problem
     except OSError as problem:
-        raise error("E0806", f"cannot read {path}: {problem.strerror}") from problem
+        raise error("E0806", f"cannot read {path}: {problem.strerror or problem}") from problem
 
 
 def program_name(stem: str) -> str:
@@ -222,6 +243,7 @@ def check_options(options: Options) -> None:
     """raises: E0808 for an option that cannot be honoured"""
     if options.target not in TARGETS:
         raise error("E0808", f"--target {options.target}: this version compiles for {', '.join(TARGETS)} only")
+    check_extent(options.pp, options.dp, options.chunks or 1, options.microbatches or 1)
     counts = (("pp", options.pp), ("dp", options.dp), ("chunks", options.chunks), ("memory", options.memory))
     for flag, value in counts:
         if value is not None and value < 1:

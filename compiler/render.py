@@ -20,6 +20,9 @@ from typing import Any
 from mlc.diagnostics import CODES, Diagnostic, Note, Span
 from mlc.resources import stdlib_folder
 
+#: Characters of a line that are shown.
+MOST_SHOWN = 200
+
 #: Source texts by the file name that spans carry.
 Sources = Mapping[str, str]
 
@@ -91,6 +94,10 @@ def _excerpt(span: Span, sources: Sources) -> list[str]:
     width = max(end - span.column, 1)
     before = "".join("\t" if c == "\t" else " " for c in line[lead : span.column - 1].ljust(span.column - 1 - lead))
     shown = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line[lead:].rstrip())
+    if len(shown) > MOST_SHOWN:  # what matters begins at the mark
+        skipped = max(len(before) - MOST_SHOWN // 2, 0)
+        shown, before = shown[skipped : skipped + MOST_SHOWN], before[skipped:]
+        width = min(width, max(len(shown) - len(before), 1))
     return ["    " + shown, "    " + before + "^" + "~" * (width - 1)]
 
 

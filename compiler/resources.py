@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 VERSION = "0.1.0"
@@ -22,3 +23,19 @@ def stdlib_folder() -> Path:
 def runtime_folder() -> Path:
     """The folder with include/, kernels/, src/ and transports/ of the runtime."""
     return _folder("runtime")
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """The text of a file. What is no file is not opened: a FIFO would wait for ever, a device never end.
+
+    raises: OSError, also for what is no file or larger than most_bytes; UnicodeDecodeError
+    """
+    try:
+        found = path.stat()
+    except ValueError as problem:  # a zero byte in the name
+        raise OSError(str(problem)) from problem
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no file")
+    if found.st_size > most_bytes:
+        raise OSError(f"it has {found.st_size:,} bytes, and {most_bytes:,} are the most")
+    return path.read_bytes().decode("utf-8")

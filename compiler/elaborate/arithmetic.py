@@ -14,6 +14,9 @@ from mlc.ir.types import Value
 #: Loops are unrolled: no tuple is longer.
 LONGEST = 100_000
 
+#: Of a whole number: far beyond every size.
+MOST_BITS = 4096
+
 TENSOR_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "//": "floordiv", "%": "mod", "&": "and", "|": "or"}
 
 #: operator -> op, and whether the operands change places
@@ -51,15 +54,24 @@ def _plain_binary(site: Site, operator: str, a: Any, b: Any) -> Any:
             help = f"write `{'and' if operator == '&' else 'or'}`"
             raise site.fail("E0406", f"`{operator}` is for masks; got {describe(a)} and {describe(b)}", help)
         case (str(), str()) if operator == "+":
+            short(site, len(a) + len(b), "`+`")
             return a + b
         case (tuple(), tuple()) if operator == "+":
+            short(site, len(a) + len(b), "`+`")
             return (*a, *b)
-        case (tuple(), int()) if operator == "*" and integer(b) and len(a) * b <= LONGEST:
+        case (tuple(), int()) if operator == "*" and integer(b):
+            short(site, len(a) * b, "`*`")
             return a * int(b)
         case _ if number(a) and number(b):
             return _arithmetic(site, operator, a, b)
         case _:
             raise site.fail("E0406", f"`{operator}` does not take {describe(a)} and {describe(b)}")
+
+
+def short(site: Site, items: int, what: str) -> None:
+    """raises: E0414 for more than a list or text may have"""
+    if items > LONGEST:
+        raise site.fail("E0414", f"{what}: {items:,} items are more than a list or text at compile time may have, {LONGEST:,}")
 
 
 def _arithmetic(site: Site, operator: str, a: Any, b: Any) -> Any:
@@ -75,11 +87,13 @@ def _arithmetic(site: Site, operator: str, a: Any, b: Any) -> Any:
         raise site.fail("E0411", f"{_text(a)} {operator} {_text(b)} is not a real number")
     if not integer(size):
         return size
+    if size.bit_length() > MOST_BITS:
+        raise site.fail("E0411", f"`{operator}` gives a number of more than {MOST_BITS} bits")
     return multiply(a, b) if operator == "*" else combine(operator, a, b, size)
 
 
 def _power(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and isinstance(b, int) and abs(b) * max(a.bit_length(), 1) > 4096:
+    if isinstance(a, int) and isinstance(b, int) and abs(b) * max(a.bit_length(), 1) > MOST_BITS:
         raise OverflowError
     return a**b
 

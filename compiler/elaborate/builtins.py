@@ -308,6 +308,7 @@ def split(site: Site, x: Any, parts: Any, axis: Any = 0) -> tuple[Value, ...]:
         sizes = as_shape(site, parts, "split")
     else:
         count = int(site.integer(parts, "split"))
+        arithmetic.short(site, count, "split")
         if count < 1 or d.size % count:
             raise site.fail("E0207", f"split: {count} does not divide dim {d} of {tensor.type}")
         part = quotient(d, Dim((Factor("", count),))) if count > 1 else d
@@ -373,7 +374,7 @@ def range_(site: Site, start: Any, stop: Any = None, step: Any = 1) -> tuple[int
         raise site.fail("E0403", "range: the step is 0")
     numbers = range(bounds[0], bounds[1], by)
     if len(numbers) > LONGEST:
-        raise site.fail("E0403", f"range: {len(numbers)} numbers are more than a loop at compile time may have, {LONGEST}")
+        raise site.fail("E0414", f"range: {len(numbers)} numbers are more than a loop at compile time may have, {LONGEST}")
     return tuple(numbers)
 
 

@@ -17,6 +17,9 @@ from mlc.elaborate.values import SCALAR, DType, Int, Option, ParameterView, Pois
 from mlc.ir.types import Value
 from mlc.syntax import tree
 
+#: Lists stand so deep in one another.
+LEVELS = 20
+
 #: A width or precision that nobody means.
 _WIDE = re.compile(r"[0-9]{4}")
 
@@ -59,7 +62,9 @@ def _literal(it: Evaluator, node: Any, frame: Frame) -> Any:
 
 
 def _format(it: Evaluator, node: tree.Format, frame: Frame) -> str:
-    return "".join(part if isinstance(part, str) else _interpolated(it, part, frame) for part in node.parts)
+    text = "".join(part if isinstance(part, str) else _interpolated(it, part, frame) for part in node.parts)
+    arithmetic.short(it.site(node, frame), len(text), "f-string")
+    return text
 
 
 def _interpolated(it: Evaluator, node: tree.Interpolation, frame: Frame) -> str:
@@ -87,7 +92,19 @@ def _shown(value: Any) -> Any:
 
 
 def _sequence(it: Evaluator, node: Any, frame: Frame) -> tuple[Any, ...]:
-    return tuple(it.evaluate(item, frame) for item in node.items)
+    made = tuple(it.evaluate(item, frame) for item in node.items)
+    arithmetic.short(it.site(node, frame), _leaves(made, LEVELS), "nested lists")
+    return made
+
+
+def _leaves(value: Any, levels: int) -> int:
+    """Items of nested tuples; beyond LONGEST, or so many levels, more than any list may have."""
+    if not isinstance(value, tuple):
+        return 1
+    total = arithmetic.LONGEST + 1 if levels == 0 else 0
+    for item in value:
+        total += _leaves(item, levels - 1) if total <= arithmetic.LONGEST and isinstance(item, tuple) else 1
+    return total
 
 
 def _record(it: Evaluator, node: tree.Record, frame: Frame) -> dict[str, Any]:

@@ -22,6 +22,14 @@ class Failure(Exception):
         self.notes = notes
 
 
+class Exhausted(Exception):
+    """The budget of compile time is used up at a place: elaboration ends, for all that follows would use it too."""
+
+    def __init__(self, message: str, span: Span, help: str | None = None):
+        super().__init__(message)
+        self.failure = Failure("E0414", message, span, help)
+
+
 class Poisoned(Exception):
     """An operand was already reported: nothing more is said."""
 

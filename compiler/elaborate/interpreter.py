@@ -16,7 +16,7 @@ from mlc.elaborate.blocks import assigned_names, returns
 from mlc.elaborate.builtins import BUILTINS, CONSTANTS, REDUCTIONS, bind_builtin
 from mlc.elaborate.calls import MISSING, RUNNING, Frame, Given
 from mlc.elaborate.expressions import EXPRESSIONS
-from mlc.elaborate.failures import Failure, Poisoned, Reports, bare, callers, hint, inside
+from mlc.elaborate.failures import Exhausted, Failure, Poisoned, Reports, bare, callers, hint, inside
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.statements import STATEMENTS
@@ -25,6 +25,10 @@ from mlc.elaborate.values import POISON, SCALAR, Builtin, DType, FunctionValue, 
 from mlc.ir.program import ACTIVATIONS, SETTINGS
 from mlc.ir.types import Value
 from mlc.syntax import tree
+
+#: What a model may ask of the compiler: some ten seconds, and bodies that a C compiler still takes.
+MOST_WORK = 2_000_000
+MOST_INSTRUCTIONS = 200_000
 
 #: kind of function -> names of the parameters the compiler supplies
 SUPPLIED = {"init": 1, "curve": 2, "optimizer": 3}
@@ -39,6 +43,7 @@ class Interpreter:
     curves:      values of the recipe's curves so far
     active:      functions that are being elaborated
     reads_name:  whether the recipe has read the name of the parameter it was called for
+    work:        expressions evaluated so far
     settings:    what `Program.constants` says of calls in the model, in order of appearance
     """
 
@@ -58,6 +63,7 @@ class Interpreter:
     paths: dict[str, int] = field(default_factory=dict)
     active: list[FunctionValue] = field(default_factory=list)
     reads_name: bool = False
+    work: int = 0
     settings: dict[tuple[str, float], None] = field(default_factory=dict)
 
     def report(self, failure: Failure) -> None:
@@ -94,6 +100,12 @@ class Interpreter:
         return POISON if returns((statement,)) else RUNNING
 
     def evaluate(self, node: tree.Expression, frame: Frame) -> Any:
+        self.work += 1
+        if self.work > MOST_WORK:
+            raise Exhausted(f"more than {MOST_WORK:,} expressions are evaluated at compile time", inside(node.span, frame.call))
+        if self.trace is not None and len(self.trace.items) > MOST_INSTRUCTIONS:
+            message = f"more than {MOST_INSTRUCTIONS:,} instructions in one body"
+            raise Exhausted(message, inside(node.span, frame.call), "loops are unrolled: use ops over whole tensors, or @layer calls")
         return EXPRESSIONS[type(node)](self, node, frame)
 
     def lookup(self, name: str, frame: Frame) -> Any:

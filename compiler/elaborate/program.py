@@ -12,7 +12,7 @@ from mlc.elaborate.analysis import accumulated_parameters, read_parameters, trai
 from mlc.elaborate.calls import Frame
 from mlc.elaborate.cut import Cutter, ModelTrace
 from mlc.elaborate.demands import input_bounds
-from mlc.elaborate.failures import Failure, Poisoned, Reports, hint
+from mlc.elaborate.failures import Exhausted, Failure, Poisoned, Reports, hint
 from mlc.elaborate.interpreter import Interpreter
 from mlc.elaborate.masked import masked_losses
 from mlc.elaborate.modules import INITS, Library, Loader
@@ -57,6 +57,8 @@ def elaborate(module: tree.Module, defines: Mapping[str, str], library: Library)
         return _elaborate(module, defines, library, reports, library_files)
     except Failure as failure:
         reports.add(failure)
+    except Exhausted as exhausted:
+        reports.add(exhausted.failure)
     except RecursionError:
         reports.add(Failure("E0409", "calls and expressions nest too deeply", Span(module.file, 1, 1, 1, 1)))
     except Poisoned:

@@ -155,11 +155,17 @@ def named(value: int, name: str) -> int:
     return single(name, value) if value >= 1 else int(value)
 
 
+#: A label of more factors says nothing to anyone.
+MOST_FACTORS = 32
+MOST_LABEL = 400
+
+
 def multiply(a: int, b: int) -> int:
     size = int(a) * int(b)
     if size < 1 or not (isinstance(a, Int) or isinstance(b, Int)):
         return size
-    return sized(product([as_dim(a), as_dim(b)]))
+    made = product([as_dim(a), as_dim(b)])
+    return sized(made) if len(made.factors) <= MOST_FACTORS else size
 
 
 def combine(operator: str, a: int, b: int, size: int) -> int:
@@ -168,7 +174,8 @@ def combine(operator: str, a: int, b: int, size: int) -> int:
         return size
     if operator == "//" and b > 0 and a % b == 0:
         return sized(quotient(as_dim(a), as_dim(b)))
-    return single(f"{_operand(a)}{operator}{_operand(b)}", size)
+    text = f"{_operand(a)}{operator}{_operand(b)}"
+    return single(text, size) if len(text) <= MOST_LABEL else size
 
 
 def quotient(a: Dim, b: Dim) -> Dim:

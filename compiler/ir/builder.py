@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlc.diagnostics import InternalError, Span
+from mlc.diagnostics import InternalError, OpError, Span
 from mlc.ir.function import Instruction
 from mlc.ir.op import Op
 from mlc.ir.types import Value
@@ -26,6 +26,10 @@ class FreshNames:
             name = f"{hint}.{self._last[hint]}"
         self._taken.add(name)
         return name
+
+
+#: NumPy, which says what ops mean, takes no more.
+MOST_DIMS = 32
 
 
 class Builder:
@@ -54,6 +58,8 @@ class Builder:
         if set(attributes) != set(record.attributes):
             raise InternalError(f"{op}: attributes {sorted(attributes)} are not the declared {sorted(record.attributes)}")
         types = record.type_rule(tuple(v.type for v in operands), attributes)
+        if any(len(t.dims) > MOST_DIMS for t in types):
+            raise OpError("E0414", f"{op}: a tensor has {MOST_DIMS} dims at most")
         results = tuple(Value(self.fresh(hint or op), t) for t in types)
         self.instructions.append(Instruction(op, operands, tuple(sorted(attributes.items())), results, self.span, self.via))
         return results

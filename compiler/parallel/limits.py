@@ -5,9 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mlc.parallel.actions import Schedule
+from mlc.parallel.actions import Schedule, refusal
 from mlc.parallel.placement import stages_of
+from mlc.parallel.plan_schema import MOST_PLACES, MOST_REPLICAS
 from mlc.parallel.simulate import Costs, Residuals, peak
+
+#: Actions of a list are planned, simulated and proved one by one.
+MOST_ACTIONS = 1 << 20
+
+
+def check_extent(pp: int, dp: int, chunks: int, microbatches: int) -> None:
+    """Before any work: is it a size that lists can be made for? raises: E1108"""
+    for flag, value, most, what in (
+        ("pp", pp, MOST_PLACES, "ranks of a pipeline"),
+        ("dp", dp, MOST_REPLICAS, "replicas"),
+        ("chunks", chunks, MOST_PLACES, "stages a rank"),
+        ("microbatches", microbatches, MOST_ACTIONS, "microbatches a step"),
+    ):
+        if value > most:
+            raise refusal("E1108", f"--{flag} {value}: {most:,} {what} are the most that a plan is made for")
+    actions = pp * chunks * max(microbatches // dp, 1)
+    if actions > MOST_ACTIONS:
+        asked = f"{pp * chunks:,} stages of {microbatches // dp:,} microbatches each"
+        text = f"{asked}: every action is planned and proved, and {MOST_ACTIONS:,} are the most"
+        raise refusal("E1108", text, "fewer microbatches, larger ones")
 
 
 @dataclass(frozen=True, slots=True)

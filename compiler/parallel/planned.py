@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.parallel.plan_schema import fault
+from mlc.resources import read_text
 
 VERSION = 2
 CHAINS = ("train", "evaluate", "sample")
@@ -17,6 +19,8 @@ COMPUTE = ("F", "I", "W", "B")
 TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
 #: What ends a step, after all compute and transfers; REDUCE once a chunk.
 ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD")
+#: A plan of a thousand ranks has some tens of megabytes.
+MOST_PLAN_BYTES = 1 << 30
 #: More microbatches of one replica than any step has.
 MOST_ROUNDS = 1 << 20
 #: Bytes of the header that a channel has for each sender; elements of which every edge of a shard is a multiple, or the end.
@@ -170,9 +174,11 @@ class Planned:
 def load_plan(path: Path) -> dict[str, Any]:
     """The content of a plan.json. raises: E1201"""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, MOST_PLAN_BYTES))
     except OSError as problem:
-        raise refusal("E1201", f"cannot read {path}: {problem.strerror}") from problem
+        raise refusal("E1201", f"cannot read {path}: {problem.strerror or problem}") from problem
+    except RecursionError as problem:
+        raise refusal("E1201", f"{path} is no plan: it nests too deeply") from problem
     except ValueError as problem:
         raise refusal("E1201", f"{path} is not JSON: {problem}") from problem
     if not isinstance(content, dict):
@@ -189,6 +195,8 @@ def read_plan(content: Mapping[str, Any]) -> Planned:
     """The plan in a parsed plan.json. raises: E1201 where something is missing or not of its kind"""
     if content.get("version") != VERSION:
         raise refusal("E1201", f"plan.json has version {content.get('version')!r}, this mlc reads version {VERSION}")
+    if found := fault(content):
+        raise refusal("E1201", f"plan.json is damaged: {found}")
     with reading():
         planned = _read(content)
         _check_references(planned)

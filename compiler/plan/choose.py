@@ -16,6 +16,7 @@ from mlc.parallel.actions import Action, Schedule, refusal
 from mlc.parallel.costs import CallCost, call_costs
 from mlc.parallel.cut_report import stage_rows
 from mlc.parallel.footprint import schedule_windows
+from mlc.parallel.limits import check_extent
 from mlc.parallel.partition import partition
 from mlc.parallel.planned import COMPUTE, Planned, read_plan
 from mlc.parallel.planned import Place as PlannedPlace
@@ -58,6 +59,7 @@ def choose_layout(lowered: Lowered, options: LayoutOptions, plan: Mapping[str, A
     if plan is not None:
         return _planned_layout(lowered, plan)
     microbatches = recipe.microbatches
+    check_extent(options.pp, options.dp, options.chunks or 1, microbatches)
     groups = recipe.groups or math.gcd(microbatches, 8)
     _check_division(microbatches, groups, options.dp)
     costs = call_costs(lowered, tree_levels(groups, options.dp), options.dp)

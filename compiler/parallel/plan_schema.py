@@ -1,0 +1,116 @@
+"""What a plan.json is made of: the kind of every value, so that an edited or damaged one is refused with the place of the fault.
+
+What the values mean, and whether they fit together, is the reader's and the verifier's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+#: Of a plan: more than any machine runs, and little enough to look at one by one.
+MOST_PLACES = 4096
+MOST_REPLICAS = 1 << 16
+MOST_LEVELS = 64
+#: Whole numbers are addresses and sizes of a 64-bit machine.
+MOST = 1 << 62
+
+Kind = Callable[[Any], bool]
+
+
+def _whole(least: int, most: int) -> Kind:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _row(value: Any) -> bool:
+    of_kinds = isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and isinstance(value[1], (int, str))
+    return of_kinds and type(value[1]) is not bool and type(value[2]) is int and abs(value[2]) < MOST
+
+
+#: What a value of a kind must be, and how to tell.
+KINDS: dict[str, Kind] = {
+    "a whole number": _whole(-MOST, MOST),
+    "a whole number from 0": _whole(0, MOST),
+    "a whole number from 1": _whole(1, MOST),
+    f"a whole number from 1 to {MOST_PLACES}": _whole(1, MOST_PLACES),
+    f"a whole number from 1 to {MOST_REPLICAS}": _whole(1, MOST_REPLICAS),
+    f"a whole number from 0 to {MOST_LEVELS}": _whole(0, MOST_LEVELS),
+    "a number from 0": lambda value: type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e30,
+    "a text": lambda value: isinstance(value, str),
+    "true or false": lambda value: isinstance(value, bool),
+    "a whole number or null": lambda value: value is None or (type(value) is int and abs(value) < MOST),
+    "a chain": lambda value: value in ("train", "evaluate", "sample"),
+    "a chain or null": lambda value: value is None or value in ("train", "evaluate", "sample"),
+    "[action, chunk or channel, microbatch]": _row,
+}
+
+WHOLE, LEAST_0, LEAST_1 = "a whole number", "a whole number from 0", "a whole number from 1"
+TEXT, FLAG, NUMBER = "a text", "true or false", "a number from 0"
+PLACES, REPLICAS, LEVELS = (name for name in KINDS if " to " in name)
+
+#: Objects have all of these keys, but for those with a `?`; [kind] is a list, {"*": kind} an object with any keys.
+SCHEMA: dict[str, Any] = {
+    "version": WHOLE, "model": TEXT, "pp": PLACES, "dp": REPLICAS, "chunks": PLACES, "schedule": TEXT,
+    "microbatches": LEAST_1, "groups": LEAST_1, "scratch_bytes_per_thread": LEAST_0, "flops_per_microbatch": NUMBER,
+    "rounds": {"train": LEAST_1, "evaluate?": LEAST_1, "sample?": LEAST_1},
+    "stages": [{"stage": LEAST_0, "place": LEAST_0, "calls": [TEXT], "cost": {"*": NUMBER}, "why": TEXT}],
+    "parameters": [{
+        "name": TEXT, "dtype": TEXT, "shape": [LEAST_1], "elements": LEAST_1, "fed": TEXT, "owner": LEAST_0,
+        "uses": [{"stage": LEAST_0, "phase": TEXT}], "states": [{"name": TEXT, "shape": [LEAST_1]}],
+        "elementwise": FLAG, "updated": FLAG,
+    }],
+    "channels": [{
+        "name": TEXT, "kind": TEXT, "chain": "a chain or null", "from": WHOLE, "to": WHOLE, "slot_bytes": WHOLE, "slots": WHOLE,
+        "outbox_slots": WHOLE, "inbox": WHOLE, "headers": WHOLE, "outbox": WHOLE,
+    }],
+    "places": [{
+        "place": WHOLE, "arena_bytes": LEAST_1, "inbox_bytes": WHOLE, "record": WHOLE, "levels": LEVELS, "stages": [WHOLE],
+        "fixed": [{"name": TEXT, "at": WHOLE, "bytes": WHOLE, "chain?": "a chain"}],
+        "regions": [{"name": TEXT, "base": WHOLE, "stride": WHOLE, "slots": LEAST_1, "bytes": WHOLE, "chain?": "a chain"}],
+        "phases": {"*": {"*": {"reads": [TEXT], "writes": [TEXT]}}},
+        "lists": {"*": ["[action, chunk or channel, microbatch]"]},
+        "shards": [[{"parameter": LEAST_0, "begin": WHOLE, "end": WHOLE, "states": [WHOLE], "gradient": "a whole number or null"}]],
+        "uses": [{"parameter": LEAST_0, "index": WHOLE, "chunk": LEAST_0, "phase": TEXT, "levels": [WHOLE]}],
+    }],
+}  # fmt: skip
+
+
+def fault(value: Any, schema: Any = SCHEMA, path: str = "") -> str | None:
+    """The first value that is not of its kind, in a sentence that begins with its path; None where there is none."""
+    match schema:
+        case str():
+            return None if KINDS[schema](value) else f"{path} is {_shown(value)}, and must be {schema}"
+        case [kind]:
+            if not isinstance(value, list):
+                return f"{path} is {_shown(value)}, and must be a list"
+            return next((found for n, item in enumerate(value) if (found := fault(item, kind, f"{path}[{n}]"))), None)
+        case _:
+            return _object_fault(value, schema, path)
+
+
+def _object_fault(value: Any, schema: Mapping[str, Any], path: str) -> str | None:
+    if not isinstance(value, dict):
+        return f"{path or 'the file'} is {_shown(value)}, and must be an object"
+    kinds = dict.fromkeys(value, schema["*"]) if "*" in schema else {key.removesuffix("?"): kind for key, kind in schema.items()}
+    for key, kind in kinds.items():
+        if key in value and (found := fault(value[key], kind, f"{path}.{key}" if path else key)):
+            return found
+        if key not in value and f"{key}?" not in schema:
+            return f"{path or 'the file'} has no `{key}`"
+    return None
+
+
+def _shown(value: Any) -> str:
+    """A value in a few characters, however large or deep it is."""
+    match value:
+        case None | bool() | float():
+            return {None: "null", True: "true", False: "false"}.get(value, repr(value))
+        case int():
+            return str(value) if abs(value) < 10**30 else "a number of many digits"
+        case str():
+            return repr(value if len(value) <= 40 else value[:40] + "...")
+        case list():
+            return f"a list of {len(value)}"
+        case _:
+            return "an object"
