@@ -154,6 +154,8 @@ def sum_(site: Site, x: Any, axis: Any = None, keepdims: Any = False) -> Any:
             total = arithmetic.binary(site, "+", total, item)
         return total
     tensor = site.tensor(x, "sum")
+    if tensor.type.dtype == "bool":
+        raise site.fail("E0208", f"sum: wants numbers, got {tensor.type}", "write sum(cast(mask, f32)), or i32 to count exactly")
     return site.one("sum", tensor, axes=as_axes(site, tensor, axis, "sum"), keepdims=as_bool(site, keepdims, "sum"))
 
 

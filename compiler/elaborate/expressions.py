@@ -12,6 +12,7 @@ from mlc.elaborate.blocks import assigned_names
 from mlc.elaborate.builtins import BUILTINS
 from mlc.elaborate.calls import MISSING, Evaluator, Frame
 from mlc.elaborate.failures import Failure, Poisoned, hint, inside
+from mlc.elaborate.foreign import ATTRIBUTES, NAMES
 from mlc.elaborate.site import Site
 from mlc.elaborate.values import SCALAR, DType, Int, Option, ParameterView, Poison, describe, integer, shape_of
 from mlc.ir.types import Value
@@ -152,8 +153,9 @@ def _attribute(it: Evaluator, node: tree.Attribute, frame: Frame) -> Any:
 def _no_attribute(it: Evaluator, node: tree.Attribute, value: Any, frame: Frame) -> Any:
     known = ["shape", "dtype"] if isinstance(value, Value) else ["name", "shape"] if isinstance(value, ParameterView) else []
     help = hint(node.name, known) or (f"it has {' and '.join(known)}" if known else None)
-    if isinstance(value, Value) and node.name in BUILTINS:
-        help = f"write {node.name}(x, ...)"
+    if isinstance(value, Value):
+        written = f"write {node.name}(x, ...)" if node.name in BUILTINS else help
+        help = ATTRIBUTES.get(node.name) or NAMES.get(node.name) or written
     raise it.site(node, frame).fail("E0308", f"{describe(value)} has no `{node.name}`", help)
 
 

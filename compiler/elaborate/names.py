@@ -9,6 +9,7 @@ from typing import Any
 from mlc.elaborate.blocks import assigned_names
 from mlc.elaborate.builtins import TYPE_NAMES
 from mlc.elaborate.failures import Failure, Reports, hint
+from mlc.elaborate.foreign import foreign
 from mlc.elaborate.signatures import TENSOR_NAMES
 from mlc.syntax import tree
 
@@ -20,7 +21,7 @@ def check(module: tree.Module, known: Sequence[str], importable: Callable[[str],
         everything = {*known, *local}
         for name in _read(function):
             if name.name not in everything:
-                help = hint(name.name, everything) or importable(name.name)
+                help = foreign(name.name) or hint(name.name, everything) or importable(name.name)
                 reports.add(Failure("E0301", f"unknown name `{name.name}`", name.span, help))
 
 
