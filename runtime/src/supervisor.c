@@ -140,26 +140,44 @@ static void take_exit(supervisor *own, int rank, int code)
     fail(own, code);
 }
 
+/* Has a child ended, and how? It stays to be taken. */
+static bool has_ended(const supervisor *own, int rank, siginfo_t *end)
+{
+    *end = (siginfo_t){0};
+    return own->children[rank] && !waitid(P_PID, (id_t)own->children[rank], end, WEXITED | WNOHANG | WNOWAIT) && end->si_pid;
+}
+
+static void take(supervisor *own, int rank)
+{
+    waitpid(own->children[rank], NULL, 0);
+    own->children[rank] = 0;
+    own->running--;
+}
+
+static void take_all_killed(supervisor *own)
+{
+    siginfo_t end;
+    for (int r = 0; r < own->launch->ranks; r++) {
+        if (!has_ended(own, r, &end) || end.si_code == CLD_EXITED)
+            continue;
+        take(own, r);
+        take_killed(own, r, end.si_status);
+    }
+}
+
 /* Takes the children that have ended. Those of the caller, if it has other ones, are not touched. What died comes first: others may have
- * ended because of it. */
+ * ended because of it; so it is looked for again when one has failed. What dies between two looks is taken at the next one. */
 static void take_ended(supervisor *own)
 {
-    int ranks = own->launch->ranks;
-    for (int r = 0; r < ranks; r++) {
-        siginfo_t end = {0};
-        if (!own->children[r] || waitid(P_PID, (id_t)own->children[r], &end, WEXITED | WNOHANG | WNOWAIT) || !end.si_pid)
+    siginfo_t end;
+    take_all_killed(own);
+    for (int r = 0; r < own->launch->ranks; r++) {
+        if (!has_ended(own, r, &end) || end.si_code != CLD_EXITED)
             continue;
-        if (end.si_code != CLD_EXITED)
-            take_killed(own, r, end.si_status);
-    }
-    for (int r = 0; r < ranks; r++) {
-        int status;
-        if (!own->children[r] || waitpid(own->children[r], &status, WNOHANG) != own->children[r])
-            continue;
-        own->children[r] = 0;
-        own->running--;
-        if (WIFEXITED(status))
-            take_exit(own, r, WEXITSTATUS(status));
+        if (end.si_status)
+            take_all_killed(own);
+        take(own, r);
+        take_exit(own, r, end.si_status);
     }
 }
 
