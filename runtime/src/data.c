@@ -376,12 +376,16 @@ static int64_t record_of(const mlc_feed *feed, const mlc_rank *rank, int64_t mic
     return mlc_order_window(&from->order, from->first + (microbatch * rank->model->batch + row) / from->repeat);
 }
 
+/* After a row of an input was read. */
 static int check_file(const mlc_data *data, int i, int64_t window, mlc_error *error)
 {
     const mlc_bound *binding = &data->bindings[i];
+    const mlc_npy *array = &data->arrays[i];
+    int64_t elements = mlc_input_row_elements(&data->model->inputs[i]), bytes = elements * array->item_bytes;
     if (binding->kind == MLC_BOUND_TOKENS)
-        return mlc_tokens_check(&data->streams[binding->source], window, error);
-    return mlc_mapping_check(&data->arrays[i].mapping, data->array_paths[i], error);
+        return mlc_tokens_check(&data->streams[binding->source], window, binding->shift, elements, error);
+    uint64_t begin = (uint64_t)(array->data - array->mapping.base + window * bytes);
+    return mlc_mapping_check_range(&array->mapping, data->array_paths[i], begin, begin + (uint64_t)bytes, error);
 }
 
 /* What was read, or refused, counts only if its file is still whole afterwards. */

@@ -41,6 +41,10 @@ void mlc_mapping_close(mlc_mapping *mapping);
  * status. */
 int mlc_mapping_check(const mlc_mapping *mapping, const char *path, mlc_error *error);
 
+/* The same after bytes [begin, end) were read, and of those alone: asks the file system only where they end in zeros as the end of a
+ * shorter file would, so that reading costs no calls. */
+int mlc_mapping_check_range(const mlc_mapping *mapping, const char *path, uint64_t begin, uint64_t end, mlc_error *error);
+
 /* A file being written. Allocates nothing; counts and hashes what it writes. */
 typedef struct mlc_writer {
     int fd; /* -1: closed, or only counting */

@@ -332,10 +332,12 @@ int mlc_tokens_read(const mlc_tokens *tokens, int64_t window, int64_t shift, int
     return read_from(file, (window - file->first_window) * tokens->stride + shift, count, limit, to, error);
 }
 
-int mlc_tokens_check(const mlc_tokens *tokens, int64_t window, mlc_error *error)
+int mlc_tokens_check(const mlc_tokens *tokens, int64_t window, int64_t shift, int64_t count, mlc_error *error)
 {
     const mlc_token_file *file = file_of(tokens, window);
-    return mlc_mapping_check(&file->mapping, file->path, error);
+    int64_t first = (window - file->first_window) * tokens->stride + shift;
+    uint64_t begin = (uint64_t)(file->data - file->mapping.base + first * file->token_bytes);
+    return mlc_mapping_check_range(&file->mapping, file->path, begin, begin + (uint64_t)(count * file->token_bytes), error);
 }
 
 static int scan_file(const mlc_token_file *file, int64_t limit, mlc_error *error)

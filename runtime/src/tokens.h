@@ -45,8 +45,8 @@ void mlc_tokens_close(mlc_tokens *tokens);
  * Returns a status: the message names file, byte offset and value. Any thread. */
 int mlc_tokens_read(const mlc_tokens *tokens, int64_t window, int64_t shift, int64_t count, int64_t limit, int32_t *to, mlc_error *error);
 
-/* Is the file that the window was read from still whole? Returns a status. Any thread. */
-int mlc_tokens_check(const mlc_tokens *tokens, int64_t window, mlc_error *error);
+/* Was what mlc_tokens_read has read still in its file? Returns a status. Any thread. */
+int mlc_tokens_check(const mlc_tokens *tokens, int64_t window, int64_t shift, int64_t count, mlc_error *error);
 
 /* Refuses files of assumed width where 16 bits do not hold `limit` tokens. Checks every token of the files that are small enough to be
  * read at the start, so that most errors come before step 0. */

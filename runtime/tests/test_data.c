@@ -510,6 +510,36 @@ static void check_stream_arrays(void)
     expect("floats.npy", "a token stream is a one-dimensional array of integers");
 }
 
+/* ---- files that shrink ---- */
+
+/* Reads one window of tokens in the place it has in the file. Returns a status. */
+static int read_window(int64_t window, mlc_error *error)
+{
+    int32_t row[CONTEXT];
+    *error = (mlc_error){0};
+    mlc_data_feed feed = mlc_data_feed_make(&data, (mlc_order){.examples = data.examples, .sequential = true}, window, 1);
+    return fill(&feed, TOKENS, 1, row, error);
+}
+
+/* What was cut off is refused, within the page that still has a beginning and behind it; what stands before the cut is read as ever. */
+static void check_shrinking(void)
+{
+    static uint8_t bytes[20000];
+    mlc_error error;
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)(i % 250 / 249); /* zeros, and a one here and there */
+    check_write("shrinks", bytes, sizeof bytes);
+    open_as(&BIGRAM, 1, (char *[]){"shrinks"}, NULL);
+    for (int64_t window = 0; window < data.examples; window++)
+        CHECK(!read_window(window, &error));
+    CHECK(!truncate("shrinks", 10010));
+    CHECK(!read_window(100, &error) && !read_window(623, &error));
+    CHECK(read_window(625, &error) == MLC_BAD_INPUT);
+    CHECK_HOLDS(error.text, "shrinks: became shorter while it was read: 10010 bytes, 20000 at the start");
+    CHECK(read_window(1000, &error) == MLC_BAD_INPUT);
+    mlc_data_close(&data);
+}
+
 /* ---- conversions ---- */
 
 static void check_halves(void)
@@ -537,6 +567,7 @@ int main(void)
     check_natural_order();
     check_arrays();
     check_stream_arrays();
+    check_shrinking();
     check_halves();
     check_leave_directory();
     printf("test_data: ok\n");
