@@ -12,6 +12,7 @@ from typing import Any
 from mlc.elaborate import arithmetic, contractions
 from mlc.elaborate.arithmetic import LONGEST
 from mlc.elaborate.failures import hint
+from mlc.elaborate.foreign import foreign_parameter
 from mlc.elaborate.site import Site
 from mlc.elaborate.values import DType, Int, as_dim, describe, integer, number, quotient, sized
 from mlc.ir.types import ONE, Dim, Factor, Value
@@ -34,7 +35,7 @@ def bind_builtin(
     names = [p.name for p in parameters]
     for key, value in keywords.items():
         if key not in names:
-            raise site.fail("E0401", f"{name}: has no parameter `{key}`", hint(key, names))
+            raise site.fail("E0401", f"{name}: has no parameter `{key}`", foreign_parameter(key, names) or hint(key, names))
         if key in bound:
             raise site.fail("E0401", f"{name}: `{key}` is given twice")
         bound[key] = value

@@ -5,6 +5,8 @@ The first text in backquotes of each row is an expression; tests/test_foreign.py
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 #: name -> help. Expressions are over x and y: real[batch, 8], mask: bool[batch, 8], i: i32[batch].
 NAMES: dict[str, str] = {
     "relu": "write `maximum(x, 0.0)`",
@@ -65,12 +67,16 @@ NAMES: dict[str, str] = {
     "outer": "write `x[:, :, None] * y[:, None]`",
     "isnan": "write `x != x`",
     "print": 'write `report("name", mean(x))`: the program prints it each step',
+    "tan": "write `sin(x) / cos(x)`",
     "Linear": "write `linear(x, 16)`, after `from mlc.nn import linear`",
     "Dropout": "write `dropout(x, 0.1)`, after `from mlc.nn import dropout`",
     "LayerNorm": "write `layer_norm(x)`, after `from mlc.nn import layer_norm`",
     "RMSNorm": "write `rms_norm(x)`, after `from mlc.nn import rms_norm`",
     "Embedding": 'write `gather(param("weight", [100, 8], init=normal(0.02)), i)`',
 }
+
+#: What parameters are called there -> here.
+PARAMETERS: dict[str, str] = {"dim": "axis", "dims": "axis", "keepdim": "keepdims", "axes": "axis"}
 
 #: Modules that people write before a dot.
 MODULES = ("torch", "np", "numpy", "nn", "F", "jnp", "jax", "math", "tf")
@@ -96,6 +102,12 @@ ATTRIBUTES: dict[str, str] = {
     "mean": "write `mean(x)`, or `mean(x, axis=-1)`",
     "sum": "write `sum(x)`, or `sum(x, axis=-1)`",
 }
+
+
+def foreign_parameter(name: str, names: Collection[str]) -> str | None:
+    """Help for a parameter that is called so elsewhere, where one of `names` is what it is here."""
+    here = PARAMETERS.get(name)
+    return f"here it is `{here}`" if here in names else None
 
 
 def foreign(name: str) -> str | None:

@@ -29,8 +29,16 @@ def _joint_dim(types: Sequence[TensorType], place: int, op: str) -> Dim:
     for d, t in firm[1:]:
         if d.size != first.size:
             message = f"{op}: shapes do not broadcast: {first_type} and {t} differ in dimension {place}: {first} and {d}"
-            raise OpError("E0201", message, "only a literal 1 stretches: None in an index, keepdims=True, or 1 in a shape")
+            raise OpError("E0201", message, _stretching(*((d, t) if d.size == 1 else (first, first_type)), place))
     return best_dim([d for d, _ in firm])
+
+
+def _stretching(d: Dim, value_type: TensorType, place: int) -> str:
+    """How a tensor whose dim is 1 under a name is made to stretch: `v` stands for the tensor in what is to be written."""
+    if d.size != 1:
+        return "only a literal 1 stretches: None in an index, keepdims=True, or 1 in a shape"
+    before = ":, " * (len(value_type.dims) + place)
+    return f"{d} of {value_type} has a name, so that it does not stretch: `v[{before}0][{before}None]` does, `v[{before}0]` is without it"
 
 
 def broadcast_to(b: Builder, value: Value, dims: Sequence[Dim]) -> Value:
