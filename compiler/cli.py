@@ -40,6 +40,7 @@ from mlc.plan.report import explain_plan
 from mlc.render import Sources, as_json, explain, human
 from mlc.resources import VERSION
 from mlc.syntax.formatter import format_text
+from mlc.usage import advise_option, advise_verb
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,15 +63,32 @@ def run_command(arguments: list[str]) -> int:
     try:
         return commands.main(args=arguments, prog_name="mlc", standalone_mode=False) or 0
     except click.ClickException as problem:
+        advice = advise(problem, arguments)
         problem.show()
-        if isinstance(problem, click.NoSuchOption) and arguments[:1] == ["run"]:
-            click.echo("Options of the program stand behind --: mlc run FILE -- OPTIONS", err=True)
+        if advice is not None:
+            click.echo(f"Help: {advice}", err=True)
         return problem.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except Exception:  # noqa: BLE001 (whatever it is, it is a fault of ours)
         print_fault(arguments)
         return INTERNAL_ERROR
+
+
+def advise(problem: click.ClickException, arguments: list[str]) -> str | None:
+    """What an unknown command or option is called here, in place of the names that look alike to click."""
+    match problem:
+        case click.NoSuchOption() if problem.ctx is not None and problem.ctx.info_name in commands.commands:
+            problem.possibilities = None
+            options = [option for option in problem.ctx.command.params if isinstance(option, click.Option)]
+            taking = [name for option in options if not option.is_flag for name in option.opts]
+            flags = [name for option in options if option.is_flag for name in option.opts]
+            return advise_option(problem.option_name, str(problem.ctx.info_name), arguments, taking, [*flags, "--help", "-h"])
+        case click.UsageError() if arguments and arguments[0] not in commands.commands and not arguments[0].startswith("-"):
+            if isinstance(problem, click.NoSuchCommand):
+                problem.possibilities = None
+            return advise_verb(arguments[0], commands.commands)
+    return None
 
 
 def print_fault(arguments: list[str]) -> None:

@@ -76,9 +76,15 @@ class InternalError(Exception):
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that `name` is most likely a misspelling of, None where none is near. Ties: the first in sorted order."""
+    """The candidate that `name` is most likely a misspelling of, None where none is near. Ties: the first in sorted order.
+
+    A third of the letters may be wrong. In up to three letters none is replaced: `sub` is a name of its own and no misspelt `sum`.
+    """
     limit = max(len(name) // 3, min(1, len(name) - 1))
-    scored = [(_edits(name.lower(), c.lower()), c) for c in sorted(set(candidates)) if abs(len(c) - len(name)) <= limit]
+    close = [c for c in sorted(set(candidates)) if abs(len(c) - len(name)) <= limit]
+    if len(name) <= 3:
+        close = [c for c in close if len(c) != len(name) or sorted(c.lower()) == sorted(name.lower())]
+    scored = [(_edits(name.lower(), c.lower()), c) for c in close]
     best = min(scored, default=(limit + 1, ""))
     return best[1] if best[0] <= limit else None
 

@@ -15,8 +15,8 @@ COMPILER = ROOT / "compiler"
 
 #: An import points down this list, never up; a folder is one entry, in which anything may import anything acyclic.
 LAYERS = (
-    "__main__", "docs", "cli", "__init__", "api", "corpus", "bench", "driver", "bind", "cache", "emit", "build", "plan", "parallel",
-    "lower", "passes", "elaborate", "ops", "ir", "syntax", "render", "resources", "diagnostics",
+    "__main__", "docs", "cli", "usage", "__init__", "api", "corpus", "bench", "driver", "bind", "cache", "emit", "build", "plan",
+    "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "render", "resources", "diagnostics",
 )  # fmt: skip
 
 #: Words that say nothing, or what only history knows.

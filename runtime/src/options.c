@@ -1,6 +1,7 @@
 /* options.c: see options.h. One table is the parser and the help. */
 #include "options.h"
 
+#include "advice.h"
 #include "file.h"
 #include "mlc.h"
 #include "terms.h"
@@ -60,42 +61,6 @@ static const option OPTIONS[] = {
 #define OPTION_COUNT ((int)(sizeof OPTIONS / sizeof *OPTIONS))
 
 /* ---- names ---- */
-
-static int least(int a, int b, int c)
-{
-    int low = a < b ? a : b;
-    return low < c ? low : c;
-}
-
-/* Edits (insert, delete, replace) between two names; names over 63 letters are cut. */
-static int distance(const char *a, const char *b)
-{
-    int row[64], width = (int)strnlen(b, 63);
-    for (int j = 0; j <= width; j++)
-        row[j] = j;
-    for (int i = 0; a[i] && i < 63; i++) {
-        int diagonal = row[0];
-        row[0] = i + 1;
-        for (int j = 0; j < width; j++) {
-            int above = row[j + 1];
-            row[j + 1] = least(above + 1, row[j] + 1, diagonal + (a[i] != b[j]));
-            diagonal = above;
-        }
-    }
-    return row[width];
-}
-
-static const char *nearest(const mlc_model *model, const char *name)
-{
-    const char *best = OPTIONS[0].name;
-    for (int i = 1; i < OPTION_COUNT; i++)
-        if (distance(name, OPTIONS[i].name) < distance(name, best))
-            best = OPTIONS[i].name;
-    for (int i = 0; i < model->scalar_count; i++)
-        if (model->scalars[i].option && distance(name, model->scalars[i].name) < distance(name, best))
-            best = model->scalars[i].name;
-    return best;
-}
 
 static bool is_named(const char *name, const char *text, size_t length)
 {
@@ -207,6 +172,18 @@ static int set_scalar(mlc_options *options, const mlc_model *model, int scalar, 
 
 /* ---- the command line ---- */
 
+/* A word where an option should stand: one with a single dash, or a value that belongs to none. */
+static void refuse_word(const mlc_model *model, const char *word, mlc_error *error)
+{
+    char advice[MLC_ADVICE_BYTES] = "see --help";
+    size_t length = word[0] == '-' ? strcspn(word + 1, "=") : 0;
+    if (length && (option_named(word + 1, length) || scalar_named(model, word + 1, length) >= 0))
+        snprintf(advice, sizeof advice, "did you mean --%.*s?", (int)length, word + 1);
+    else if (length && strcspn(word + 1, "0123456789."))
+        mlc_advice_of_option(model, word + 1, length, advice, sizeof advice);
+    mlc_error_set(error, MLC_USAGE, "%.200s: options start with --; %s", word, advice);
+}
+
 /* Reads argv[i] and its value; returns how many words that took, 0 on an error. */
 static int read_word(mlc_options *options, const mlc_model *model, int left, char **argv, mlc_error *error)
 {
@@ -216,7 +193,7 @@ static int read_word(mlc_options *options, const mlc_model *model, int left, cha
         return 1;
     }
     if (strncmp(word, "--", 2) || !word[2]) {
-        mlc_error_set(error, MLC_USAGE, "%s: options start with --; see --help", word);
+        refuse_word(model, word, error);
         return 0;
     }
     char *equals = strchr(word, '=');
@@ -224,9 +201,9 @@ static int read_word(mlc_options *options, const mlc_model *model, int left, cha
     const option *option = option_named(word + 2, length);
     int scalar = option ? -1 : scalar_named(model, word + 2, length);
     if (!option && scalar < 0) {
-        char name[64];
-        snprintf(name, sizeof name, "%.*s", (int)(length < 63 ? length : 63), word + 2);
-        mlc_error_set(error, MLC_USAGE, "unknown option --%s; the nearest is --%s", name, nearest(model, name));
+        char advice[MLC_ADVICE_BYTES];
+        mlc_advice_of_option(model, word + 2, length, advice, sizeof advice);
+        mlc_error_set(error, MLC_USAGE, "unknown option --%.*s: %s", (int)(length < 63 ? length : 63), word + 2, advice);
         return 0;
     }
     bool flag = option && option->kind == FLAG;

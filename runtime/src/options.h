@@ -71,8 +71,8 @@ const mlc_option *mlc_options_table(int *count);
 /* Is this option on the command line? `name` is one of the table. */
 bool mlc_options_given(const mlc_options *options, const char *name);
 
-/* Reads argv for a model, each word for itself (purpose.h: what they want of one another). Returns a status: MLC_USAGE with the
- * nearest name for an unknown option, for an option given twice, for an empty value. */
+/* Reads argv for a model, each word for itself (purpose.h: what they want of one another). Returns a status: MLC_USAGE with
+ * advice (advice.h) for an unknown option, for an option given twice, for an empty value. */
 int mlc_options_parse(mlc_options *options, const mlc_model *model, int argc, char **argv, mlc_error *error);
 void mlc_options_free(mlc_options *options);
 

@@ -194,9 +194,21 @@ static void check_usage(void)
 {
     expect(0, "--data [INPUT=]PATTERN", "--help");
     expect(0, "--rate X", "--help");
-    expect(2, "unknown option --stpes; the nearest is --steps", "--data text --stpes 3");
-    expect(2, "unknown option --raet; the nearest is --rate", "--raet=1");
-    expect(2, "text: options start with --", "text");
+    expect(2, "unknown option --stpes: did you mean --steps?", "--data text --stpes 3");
+    expect(2, "unknown option --raet: did you mean --rate?", "--raet=1");
+    expect(2, "unknown option --Top_K: did you mean --top-k?", "--Top_K 3");
+    expect(2, "unknown option --frobnicate: see --help", "--frobnicate");
+    expect(2, "unknown option --lr: here it is --rate", "--lr 3");
+    expect(2, "unknown option --learning_rate: here it is --rate", "--learning_rate=3");
+    expect(2, "unknown option --weight-decay: the decay is compiled in", "--weight-decay 3");
+    expect(2, "unknown option --epochs: steps are counted, not epochs: --steps N", "--epochs 3");
+    expect(2, "unknown option --batch-size: the batch is compiled in: mlc compile -D batch=N", "--batch-size 3");
+    expect(2, "unknown option --device: a program runs on the CPUs", "--device cuda");
+    expect(2, "unknown option --output: what is trained goes to --checkpoint DIR", "--output x");
+    expect(2, "-n: options start with --; --sample N writes N tokens", "-n 3");
+    expect(2, "-steps: options start with --; did you mean --steps?", "-steps 3");
+    expect(2, "-1: options start with --; see --help", "-1");
+    expect(2, "text: options start with --; see --help", "text");
     expect(2, "--steps 0: wants a whole number of at least 1", "--data text --steps 0");
     expect(2, "--steps -1: wants a whole number of at least 1", "--data text --steps -1");
     expect(2, "--steps 3x: wants a whole number", "--data text --steps=3x");
