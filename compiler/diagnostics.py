@@ -382,6 +382,14 @@ CODES: dict[str, CodeText] = {
         A tensor has `shape` and `dtype`; in a recipe a parameter has `name` and `shape`. Everything else is a function: `transpose(x)`.
         """,
     ),
+    "E0309": CodeText(
+        "an option that the program cannot have",
+        """
+        A run-time constant (`rate: f32 = 3e-4`) is an option of the program, --rate, under its bare name. That name may not be one
+        that every program has (--seed, --temperature, the step), nor the name of such a constant of another file that the model reads,
+        nor that of an input which follows a curve.
+        """,
+    ),
     "E0401": CodeText(
         "wrong arguments",
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from mlc.diagnostics import CODES, Diagnostic, MlcError
 from mlc.elaborate import elaborate, file_library
 from mlc.elaborate.modules import beside
+from mlc.elaborate.values import PROGRAM_OPTIONS
 from mlc.ir.program import Program
 from mlc.render import human
 from mlc.syntax.parser import parse
+from mlc.syntax.tree import Module
 
 FOLDER = Path(__file__).parent / "errors"
 FAMILIES = ("E02", "E03", "E04", "E05", "E06", "W05")
@@ -88,3 +91,22 @@ def test_examples_are_warned_of_nothing(example: Path) -> None:
 def test_a_weight_ends_the_warning() -> None:
     path = FOLDER / "W0502_ignore.dsl"
     assert elaborate(parse(path.read_text(), path.name), {"weighted": "True"}, file_library(FOLDER)).warnings == ()
+
+
+def test_an_option_of_an_imported_file_is_one_of_the_program() -> None:
+    """Read through a function alone, it was no scalar of the program, and planning ended in a KeyError."""
+    text = (FOLDER / "E0309_two.dsl").read_text(encoding="utf-8").replace("rate: f32 = 0.1\n", "").replace("rate=rate", "rate=0.1")
+    made = elaborate(parse(text, "m.dsl"), {}, lambda name: parts(name) or file_library(FOLDER)(name))
+    assert [(s.name, s.value, s.option) for s in made.scalars] == [("rate", 0.5, True)]
+
+
+def parts(name: str) -> Module | None:
+    part = FOLDER.joinpath(*name.split(".")).with_suffix(".dsl")
+    return parse(part.read_text(encoding="utf-8"), f"{name}.dsl") if name.startswith("parts.") else None
+
+
+def test_options_of_every_program_are_those_of_the_runtime() -> None:
+    text = (Path(__file__).parent.parent / "runtime/src/options.c").read_text(encoding="utf-8")
+    names = set(re.findall(r'^    \{"([^"]+)", ', text, re.MULTILINE))
+    assert {"data", "seed", "help"} <= names
+    assert {name for name in names if "-" not in name} | {"step"} == PROGRAM_OPTIONS

@@ -11,7 +11,7 @@ from mlc.elaborate.scopes import Scope
 from mlc.elaborate.signatures import Names
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import LayerBody, ParameterSpec, Trace
-from mlc.elaborate.values import FunctionValue, ModuleScope
+from mlc.elaborate.values import FunctionValue, ModuleScope, Option
 from mlc.syntax import tree
 
 #: What a block gives that ended without `return`.
@@ -89,6 +89,8 @@ class Evaluator(Caller, Protocol):
     def evaluate(self, node: tree.Expression, frame: Frame) -> Any: ...
 
     def lookup(self, name: str, frame: Frame) -> Any: ...
+
+    def option(self, option: Option, span: Span) -> None: ...
 
     def known_names(self, frame: Frame) -> list[str]: ...
 

@@ -46,6 +46,7 @@ def _name(it: Evaluator, node: tree.Name, frame: Frame) -> Any:
     if isinstance(value, Poison):
         raise Poisoned
     if isinstance(value, Option):
+        it.option(value, inside(node.span, frame.call))
         return it.site(node, frame).tracing.leaf("record", value.name, SCALAR)
     return value
 

@@ -21,7 +21,7 @@ from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.statements import STATEMENTS
 from mlc.elaborate.trace import LayerBody, ParameterSpec, Trace
-from mlc.elaborate.values import POISON, SCALAR, Builtin, DType, FunctionValue, Partial, Poison, describe, key_of
+from mlc.elaborate.values import POISON, SCALAR, Builtin, DType, FunctionValue, Option, Partial, Poison, describe, key_of
 from mlc.ir.program import ACTIVATIONS, SETTINGS
 from mlc.ir.types import Value
 from mlc.syntax import tree
@@ -44,6 +44,7 @@ class Interpreter:
     active:      functions that are being elaborated
     reads_name:  whether the recipe has read the name of the parameter it was called for
     work:        expressions evaluated so far
+    options:     run-time constants by name, those of the compiled file and those that were read
     settings:    what `Program.constants` says of calls in the model, in order of appearance
     """
 
@@ -64,6 +65,7 @@ class Interpreter:
     active: list[FunctionValue] = field(default_factory=list)
     reads_name: bool = False
     work: int = 0
+    options: dict[str, Option] = field(default_factory=dict)
     settings: dict[tuple[str, float], None] = field(default_factory=dict)
 
     def report(self, failure: Failure) -> None:
@@ -71,6 +73,15 @@ class Interpreter:
         if self.outer is not None:
             failure.span = _extended(failure.span, self.outer)
         self.reports.add(failure)
+
+    def option(self, option: Option, span: Span) -> None:
+        """Note a run-time constant that is read. The program's option has its bare name, so two files cannot have one each."""
+        first = self.options.setdefault(option.name, option)
+        if first.span == option.span:
+            return
+        files = " and ".join(f"{o.span.file}:{o.span.line}" for o in (first, option))
+        message = f"`{option.name}` is a run-time constant of two files, {files}: both would be --{option.name}"
+        raise Failure("E0309", message, span, "import one of them, or give it another name")
 
     def site(self, node: Any, frame: Frame) -> Site:
         """The place of a node, with the call that led there."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlc.diagnostics import Span, nearest
 from mlc.elaborate.failures import Failure, Reports, hint
-from mlc.elaborate.values import LARGEST, SMALLEST, FunctionValue, ModuleScope, Option, integer, number, single
+from mlc.elaborate.values import LARGEST, PROGRAM_OPTIONS, SMALLEST, FunctionValue, ModuleScope, Option, integer, number, single
 from mlc.resources import stdlib_folder
 from mlc.syntax import tree
 from mlc.syntax.parser import parse
@@ -179,6 +179,9 @@ class Loader:
         if kind not in ("dim", "int", "float", "bool", "str", "f32"):
             help = "a constant is a dim, int, float, bool or str, or f32 for an option of the program"
             raise Failure("E0413", f"`{constant.name}` cannot have this type", constant.annotation.span, help)
+        if kind == "f32" and constant.name in PROGRAM_OPTIONS:
+            message = f"`{constant.name}` cannot be a run-time constant: every program has one of its own"
+            raise Failure("E0309", message, constant.span, "give it another name")
         if not scope.name and constant.name in defines:
             return checked_constant(
                 constant, kind, _parsed(constant, kind, defines[constant.name]), "E0602", f"-D {constant.name}={defines[constant.name]}"

@@ -87,6 +87,8 @@ class Elaboration:
         self.root = root
         self.model = _only(root, "model")
         self.train = _only(root, "train")
+        for option in [v for v in root.names.values() if isinstance(v, Option)]:
+            it.option(option, option.span)
         self.recipe: Recipe = settings(it, self.train)
         it.precision = self.recipe.precision
         self.recipes = Recipes(it, RecipeTrace("recipe"))
@@ -175,6 +177,9 @@ class Elaboration:
         if not type_.dims and not scalar:
             help = "a scalar input has a curve as default: beta: f32 = ramp(1.0, over=1000.0)"
             raise Failure("E0512", f"`{parameter.name}` has no dim for the records", parameter.span, help)
+        if scalar and (parameter.name in self.it.options or parameter.name in ("step", "steps")):
+            message = f"`{parameter.name}` follows a curve and cannot have the name of a run-time constant"
+            raise Failure("E0309", message, parameter.span, "give one of them another name")
         if (type_.dims and isinstance(default, Value)) or not (default is None or isinstance(default, (Following, Value))):
             message = f"`{parameter.name}`: the default of an input is following(...) or a curve, got {describe(default)}"
             raise Failure("E0512", message, parameter.span)
@@ -317,10 +322,9 @@ class Elaboration:
 
     def _scalars(self, chains: list[Chain]) -> tuple[Scalar, ...]:
         """The options of the file, those of imported files that are read, then curves."""
-        options = [v for v in self.root.names.values() if isinstance(v, Option)]
         read = {name for chain in chains for name in self._read(chain, "record")}
         curves = self._input_curves(read)
-        return (*(Scalar(o.name, o.value, True, None, o.span) for o in options), *self.recipes.scalars, *curves)
+        return (*(Scalar(o.name, o.value, True, None, o.span) for o in self.it.options.values()), *self.recipes.scalars, *curves)
 
     def _input_curves(self, read: set[str]) -> list[Scalar]:
         made: list[Scalar] = []

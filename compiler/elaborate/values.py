@@ -30,6 +30,16 @@ class DType:
     name: str
 
 
+#: Options that every program has, and the numbers that it counts itself: no run-time constant can be one (runtime/src/options.c).
+PROGRAM_OPTIONS = frozenset(
+    (
+        *("allow", "checkpoint", "completion", "data", "evaluate", "every", "fit", "fresh", "grace", "hash", "help", "keep", "log"),
+        *("order", "profile", "prompt", "resume", "sample", "seed", "step", "steps", "temperature", "threads", "timeout", "trace"),
+        *("transport", "version", "weights"),
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """A run-time constant of a file: `rate: f32 = 3e-4`."""
