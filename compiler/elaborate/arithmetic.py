@@ -8,14 +8,11 @@ from typing import Any
 
 from mlc.elaborate import contractions
 from mlc.elaborate.site import Site
-from mlc.elaborate.values import Int, combine, describe, integer, multiply, number
+from mlc.elaborate.values import MOST_BITS, Int, combine, describe, integer, multiply, number
 from mlc.ir.types import Value
 
 #: Loops are unrolled: no tuple is longer.
 LONGEST = 100_000
-
-#: Of a whole number: far beyond every size.
-MOST_BITS = 4096
 
 TENSOR_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "//": "floordiv", "%": "mod", "&": "and", "|": "or"}
 
@@ -86,14 +83,22 @@ def _arithmetic(site: Site, operator: str, a: Any, b: Any) -> Any:
     if isinstance(size, complex):
         raise site.fail("E0411", f"{_text(a)} {operator} {_text(b)} is not a real number")
     if not integer(size):
-        return size
+        return _real(site, operator, a, b, size)
     if size.bit_length() > MOST_BITS:
         raise site.fail("E0411", f"`{operator}` gives a number of more than {MOST_BITS} bits")
     return multiply(a, b) if operator == "*" else combine(operator, a, b, size)
 
 
+def _real(site: Site, operator: str, a: Any, b: Any, value: float) -> float:
+    """A result that is a number, or as infinite as an operand. raises: E0411"""
+    if math.isnan(value) or (math.isinf(value) and math.isfinite(a) and math.isfinite(b)):
+        help = None if math.isnan(value) else "write inf if that is meant"
+        raise site.fail("E0411", f"{_text(a)} {operator} {_text(b)} is not a number", help)
+    return value
+
+
 def _power(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and isinstance(b, int) and abs(b) * max(a.bit_length(), 1) > MOST_BITS:
+    if isinstance(a, int) and isinstance(b, int) and abs(b) * (max(a.bit_length(), 1) - 1) > MOST_BITS:
         raise OverflowError
     return a**b
 

@@ -30,7 +30,7 @@ def _attention(site: Site, values: dict[str, Any]) -> Value | None:
 
 def _cross_entropy(site: Site, values: dict[str, Any]) -> Value | None:
     ignore = values["ignore"]
-    attributes = {"ignore": None if ignore is None else int(ignore), "z": float(values["z"])}
+    attributes = {"ignore": None if ignore is None else int(site.index(ignore, "cross_entropy")), "z": float(values["z"])}
     return site.builder.emit("cross_entropy", values["logits"], values["targets"], **attributes)[0]
 
 

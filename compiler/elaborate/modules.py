@@ -12,7 +12,7 @@ from typing import Any
 
 from mlc.diagnostics import Span, nearest
 from mlc.elaborate.failures import Failure, Reports, hint
-from mlc.elaborate.values import LARGEST, PROGRAM_OPTIONS, SMALLEST, FunctionValue, ModuleScope, Option, integer, number, single
+from mlc.elaborate.values import LARGEST, MOST_BITS, PROGRAM_OPTIONS, SMALLEST, FunctionValue, ModuleScope, Option, integer, number, single
 from mlc.resources import stdlib_folder
 from mlc.syntax import tree
 from mlc.syntax.parser import parse
@@ -240,12 +240,14 @@ def checked_constant(constant: tree.Constant, kind: str, value: Any, code: str, 
         case "dim" if integer(value):
             bound = "at least 1" if value < 1 else f"at most {2**31 - 1}"
             raise Failure(code, f"{what}: a dim is {bound}, not {int(value)}", constant.span)
+        case "int" if integer(value) and value.bit_length() > MOST_BITS:
+            raise Failure(code, f"{what}: an int has {MOST_BITS} bits at most", constant.span)
         case "int" if integer(value):
             return single(name, value) if value >= 1 else int(value)
         case "float" if number(value):
             return float(value)
         case "f32" if number(value):
-            return Option(name, _single(value, code, what, constant.span), constant.span)
+            return Option(name, single_precision(value, code, what, constant.span), constant.span)
         case "bool" if isinstance(value, bool):
             return value
         case "str" if isinstance(value, str):
@@ -254,7 +256,7 @@ def checked_constant(constant: tree.Constant, kind: str, value: Any, code: str, 
             raise Failure(code, f"{what}: wants {_wanted(kind)}, got {_plain(value)}", constant.span)
 
 
-def _single(value: float, code: str, what: str, span: Span) -> float:
+def single_precision(value: float, code: str, what: str, span: Span) -> float:
     """A number that is still one as an f32, and 0 only if it is."""
     if abs(value) >= LARGEST["f32"] and abs(value) != math.inf:
         raise Failure(code, f"{what}: does not fit an f32: the largest is 3.40282e+38", span)

@@ -9,6 +9,7 @@ from mlc.diagnostics import Span
 from mlc.elaborate.calls import Frame, Given
 from mlc.elaborate.failures import Failure, Poisoned
 from mlc.elaborate.interpreter import SUPPLIED, Interpreter
+from mlc.elaborate.modules import single_precision
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import VIA, ParameterSpec, Trace
@@ -59,7 +60,7 @@ def settings(it: Interpreter, function: FunctionValue) -> Recipe:
 def _setting(name: str, value: Any, span: Span) -> Any:
     match name:
         case "clip" if value is None or (number(value) and value > 0):
-            return None if value is None else float(value)
+            return None if value is None else single_precision(value, "E0509", "@train: clip", span)
         case "precision" if getattr(value, "name", "") in ("f32", "bf16"):
             return value.name
         case "microbatches" if isinstance(value, int) and value >= 1:

@@ -80,9 +80,13 @@ class Site:
             raise self.fail("E0406", f"{op}: wants a tensor or a number beside {type_}, got {describe(value)}")
         if not fits:
             raise self.fail("E0202", f"{op}: {describe(value)} does not meet {type_}", "cast the tensor" if number(value) else None)
-        if kind == "i32" and not -(2**31) <= value < 2**31:
+        return self.constant(self.index(value, op) if kind == "i32" else value, kind)
+
+    def index(self, value: int, op: str) -> int:
+        """A number that an element of an i32 tensor may be. raises: E0411"""
+        if not -(2**31) <= value < 2**31:
             raise self.fail("E0411", f"{op}: {describe(value)} does not fit an i32")
-        return self.constant(value, kind)
+        return value
 
     def together(self, op: str, *values: Any) -> tuple[Value, ...]:
         """Tensors and numbers, at least one a tensor: numbers adapted, all broadcast to one shape."""

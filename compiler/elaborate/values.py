@@ -122,6 +122,9 @@ class Tensor:
 LARGEST = {"f32": 2.0**128 - 2.0**103, "bf16": 2.0**128 - 2.0**119, "f16": 65520.0}
 SMALLEST = 2.0**-150
 
+#: Of a whole number: far beyond every size, and each is a float too.
+MOST_BITS = 1023
+
 
 def number(value: Any) -> bool:
     """Is it a compile-time int or float (a bool is not)?"""

@@ -6,7 +6,7 @@
     %y    = take_along %x, %one            so labels[i] is in [0, n) or -100
 
 A statement is made only of elements that get there whatever the data is: another operand of a select, or an element that an index
-chose, takes it away. A condition that is drawn, or made of numbers alone, lets every element pass sooner or later.
+chose, takes it away. A condition that is drawn lets every element pass sooner or later; one that is made of numbers alone, always the same.
 """
 
 from __future__ import annotations
@@ -106,13 +106,14 @@ def _needed(function: Function) -> set[str]:
     return needed
 
 
-def _free(function: Function) -> set[str]:
-    """Names of the values that depend on no parameter: on numbers and what is drawn alone."""
-    free: set[str] = set()
+def _drawn(function: Function) -> set[str]:
+    """Names of the values that depend on no parameter, but on what is drawn."""
+    free: dict[str, bool] = {}
     for instruction in function.instructions:
         if all(o.name in free for o in instruction.operands):
-            free.update(r.name for r in instruction.results)
-    return free
+            drawn = instruction.op.startswith("random_") or any(free[o.name] for o in instruction.operands)
+            free.update((r.name, drawn) for r in instruction.results)
+    return {name for name, drawn in free.items() if drawn}
 
 
 class _Tracer:
@@ -120,7 +121,8 @@ class _Tracer:
         self.function = function
         self.ops = ops
         self.makers = {r.name: i for i in function.instructions for r in i.results}
-        self.free = _free(function)
+        self.drawn = _drawn(function)
+        self.known: dict[str, np.ndarray] = {}
         self.found: dict[str, Origin] = {}
         first = starts(function, followed)
         for parameter in function.parameters:
@@ -134,11 +136,21 @@ class _Tracer:
     def run(self) -> dict[str, Origin]:
         needed = _needed(self.function)
         for instruction in self.function.instructions:
+            if all(r.name in needed for r in instruction.results):
+                self._know(instruction)
             results = [r for r in instruction.results if r.name in needed and r.type.dtype == "i32"]
             if results:
                 made = self._step(instruction)
                 self.found.update((r.name, made[instruction.results.index(r)]) for r in results)
         return self.found
+
+    def _know(self, instruction: Instruction) -> None:
+        """Compute what is made of numbers alone."""
+        alone = not instruction.op.startswith("random_") and all(o.name in self.known for o in instruction.operands)
+        if alone and max(r.type.size for r in instruction.results) <= MOST_ELEMENTS:
+            operands = tuple(self.known[o.name] for o in instruction.operands)
+            made = self.ops[instruction.op].meaning(operands, dict(instruction.attributes), Keys())
+            self.known.update((r.name, m) for r, m in zip(instruction.results, made, strict=True))
 
     def _step(self, instruction: Instruction) -> list[Origin]:
         """The origin of each result."""
@@ -201,7 +213,9 @@ class _Tracer:
             if constant is not None and of.ids is not None and other.ids is None and of.passed in (None, constant - of.offset):
                 rest = None if of.rest == (constant, constant) else of.rest
                 return Origin(of.ids, of.offset, constant - of.offset, _hull(rest, other.rest))
-        if condition.name in self.free and (a.ids is None) != (b.ids is None):
+        if condition.name in self.known:
+            return _chosen(self.known[condition.name], a, b)
+        if condition.name in self.drawn and (a.ids is None) != (b.ids is None):
             of, other = (a, b) if b.ids is None else (b, a)
             return replace(of, rest=_hull(of.rest, other.rest))
         if _same(a, b):
@@ -222,6 +236,19 @@ class _Tracer:
         while maker is not None and maker.op in _MOVES:
             maker = self.makers.get(maker.operands[0].name)
         return int(maker.attribute("value")) if maker is not None and maker.op == "constant" else None
+
+
+def _chosen(mask: np.ndarray, a: Origin, b: Origin) -> Origin:
+    """a where the mask is true, else b."""
+    if mask.all() or not mask.any():
+        return a if mask.all() else b
+    traced = [s for s in (a, b) if s.ids is not None]
+    if not traced:
+        return Origin(None, 0, None, _hull(a.rest, b.rest))
+    if len({(s.offset, s.passed) for s in traced}) > 1:
+        return ANYTHING
+    ids = np.where(mask, *(-1 if s.ids is None else s.ids for s in (a, b)))
+    return Origin(ids, traced[0].offset, traced[0].passed, _hull(a.rest, b.rest))
 
 
 def _same(a: Origin, b: Origin) -> bool:

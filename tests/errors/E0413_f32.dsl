@@ -4,7 +4,7 @@ batch: dim = 4
 width: dim = 8
 rate: f32 = 1e39
 decay: f32 = 1e-60
-most: f32 = 10**400
+most: f32 = 10**300
 
 
 @model
