@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shlex
 import shutil
+import stat
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +46,10 @@ _ARM_FEATURES = (
 
 #: What -march= calls the least machine of a kind.
 _BASELINES = {"aarch64": "armv8-a", "x86_64": "x86-64"}
+
+#: How what mlc makes begins: the Makefile of a program, and a plan.
+MADE = b"# Builds ../"
+PLAN = b'{\n "version":'
 
 #: How much of what a failing tool printed is shown to the user.
 _SHOWN_LINES = 30
@@ -135,31 +142,108 @@ def _native_flags(macros: frozenset[str]) -> tuple[str, ...]:
 
 def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
     """Write text files under `folder`, scripts as executable. A file that already has its text is not touched, so that make does
-    nothing for it.
+    nothing for it. A link in the place of a file is replaced, not followed.
 
     raises: E0804 a file cannot be written
     """
     for relative, text in files:
         path = folder / relative
         data = text.encode()
-        if not (path.is_file() and path.read_bytes() == data):
-            write_file(path, data)
-        if data.startswith(b"#!"):
-            path.chmod(path.stat().st_mode | 0o111)
+        try:
+            if not (path.is_file() and path.read_bytes() == data):
+                if path.is_symlink():
+                    path.unlink()
+                write_file(path, data)
+            if data.startswith(b"#!"):
+                path.chmod(path.stat().st_mode | 0o111)
+        except OSError as problem:
+            raise unwritable(path, problem) from problem
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file, making its folder. raises: E0804"""
+    """Write a file, making its folder: what was there before stays until all is written, as on a disk that is full.
+
+    raises: E0804
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as problem:
+        path = path.resolve() if path.is_symlink() else path
+        if not _replaced(path, data):
+            path.write_bytes(data)
+    except (OSError, RuntimeError) as problem:
         raise unwritable(path, problem) from problem
 
 
-def unwritable(path: Path, problem: OSError) -> MlcError:
+def _replaced(path: Path, data: bytes) -> bool:
+    """Put a new file in the place of `path`; False where it must be written as it is: a device, a file with several names or of
+    another owner, one in a folder that takes no new ones. raises: OSError, of a disk that is full among others"""
+    there = path.stat() if path.exists() else None
+    if there is not None and not (stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and there.st_uid == os.geteuid()):
+        return False
+    if there is not None and not os.access(path, os.W_OK):
+        return False
+    part = path.with_name(f".mlc-{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except PermissionError:
+        return False
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        if there is not None:
+            part.chmod(stat.S_IMODE(there.st_mode))
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def check_outputs(folder: Path, names: Iterable[str], sources: Iterable[Path]) -> None:
+    """Whether files may be written under `folder`: none is a source, and none is a file that another than mlc made.
+
+    A folder is known by the first line of its Makefile, or by its plan; only the Makefile speaks for what lies in src.
+    raises: E0804
+    """
+    paths = [folder / name for name in names]
+    check_sources(paths, sources)
+    makefile = _begins(folder / "src" / "Makefile", MADE)
+    plan = makefile or _begins(folder / "plan.json", PLAN)
+    for path in paths:
+        made = makefile if path.is_relative_to(folder / "src") else plan
+        if not made and _exists(path) and path.stat().st_size:
+            raise _error("E0804", f"cannot write {path}: a file that mlc did not make is there", "name another folder, or move it away")
+
+
+def check_sources(paths: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Whether files may be written: none of them is read, by whatever name. raises: E0804"""
+    read = [path.stat() for path in sources if path.exists()]
+    for path in paths:
+        if _exists(path) and any(os.path.samestat(path.stat(), source) for source in read):
+            raise _error("E0804", f"cannot write {path}: it is read as a source", "name another place, or rename the source")
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something; a name that cannot be is an error when it is written."""
+    try:
+        return path.exists()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    """Whether a regular file begins so."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def unwritable(path: Path, problem: OSError | RuntimeError) -> MlcError:
     """E0804, of a file."""
-    return _error("E0804", f"cannot write {path}: {problem.strerror}", "name another place")
+    reason = getattr(problem, "strerror", None) or problem
+    return _error("E0804", f"cannot write {path}: {reason}", "name another place")
 
 
 def make(toolchain: Toolchain, folder: Path, *targets: str) -> None:

@@ -21,7 +21,7 @@ import click
 
 from mlc import corpus
 from mlc.bench import measure
-from mlc.build import find_toolchain, target_flags, write_file
+from mlc.build import check_sources, find_toolchain, target_flags, write_file
 from mlc.cache import describe_cache, find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
 from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source
@@ -235,6 +235,7 @@ def observer(verbose: bool = False, print_ir_after: tuple[str, ...] = ()) -> Cal
 def write_depfile(build: Build, path: Path) -> None:
     """A Makefile rule: what was made depends on what was read, with an empty rule for each file so that its removal is no error."""
     targets = " ".join(map(make_name, (build.program, build.library, build.header, build.plan)))
+    check_sources([path], build.sources)
     sources = [make_name(source) for source in build.sources]
     rules = "".join(f"\n{source}:\n" for source in sources[1:])
     write_file(path, f"{targets}: {' '.join(sources)}\n{rules}".encode())

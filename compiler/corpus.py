@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlc.build import write_file
+from mlc.build import check_sources, write_file
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 
 _MAGIC = 20240520
@@ -45,6 +45,7 @@ def tokenize(sources: tuple[Path, ...], folder: Path, level: str, validation: fl
     tokens, vocabulary = (np.frombuffer(data, np.uint8), None) if level == "bytes" else _characters(data)
     cut = len(tokens) - int(len(tokens) * validation)
     train, held_out, listing = folder / "train.bin", folder / "validation.bin", folder / "vocabulary.json"
+    _check_outputs((train, held_out, listing), sources)
     _write_shard(train, tokens[:cut])
     if cut < len(tokens):
         _write_shard(held_out, tokens[cut:])
@@ -69,6 +70,15 @@ def _characters(data: bytes) -> tuple[np.ndarray, list[str]]:
     if len(known) > 1 << 16:
         raise _error("E0810", f"{len(known)} different characters do not fit 16-bit tokens", "--level bytes has 256")
     return tokens, [chr(point) for point in known]
+
+
+def _check_outputs(paths: tuple[Path, ...], sources: tuple[Path, ...]) -> None:
+    """Whether shards and vocabulary may be written: none is a source, or a file that was not made here. raises: E0804"""
+    check_sources(paths, sources)
+    for path in paths:
+        made = _MAGIC.to_bytes(4, "little") if path.suffix == ".bin" else b"["
+        if path.is_file() and path.stat().st_size and not _read(path).startswith(made):
+            raise _error("E0804", f"cannot write {path}: a file that mlc did not make is there", "name another folder, or move it away")
 
 
 def _write_shard(path: Path, tokens: np.ndarray) -> None:

@@ -621,7 +621,9 @@ CODES: dict[str, CodeText] = {
     "E0804": CodeText(
         "a file cannot be written",
         """
-        The output directory (`-o DIR`, default build/<stem>) must be writable, and so must a file named with -MF.
+        The output directory (`-o DIR`, default build/<stem>) must be writable, and so must a file named with -MF. Nothing is
+        written over what was read, or over a file in the output directory that mlc did not make: its own directories are known by
+        the first line of their src/Makefile, or by their plan.json.
         """,
     ),
     "E0805": CodeText(

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from mlc.bind import Model
-from mlc.build import find_toolchain, make, target_flags, write_files
+from mlc.build import check_outputs, check_sources, find_toolchain, make, target_flags, write_files
 from mlc.cache import install_runtime
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
 from mlc.emit import TARGETS, describe
-from mlc.emit.project import SourceTree, add_project
+from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree, add_project
 from mlc.ir.function import Function
 from mlc.ir.program import Program, Step
 from mlc.ir.text import print_program
@@ -54,6 +54,12 @@ DEPTH = 20_000
 
 #: What lies beside a program under names of its own.
 TAKEN = ("src", "plan.json", "libmlc_mpi.so")
+
+#: What make and the cache put beside the emitted files, and the program and its library, called as the model.
+BUILT = (LIBRARY, MPI_LIBRARY, SETTINGS)
+
+#: The longest name of a program: `lib` and `.mpirun.sh` go with it, and a file's name has 255 bytes.
+MOST_NAME_BYTES = 240
 
 #: What a process of a 64-bit machine can map: 47 bits of address.
 MAPPED_BYTES = 1 << 47
@@ -172,6 +178,7 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     build = Build(folder, name, sources, program.warnings)
     step = differentiated(program, observe)
     if options.emit == "ir":
+        check_sources([folder / f"{name}.ir"], sources)
         write_files(folder, ((f"{name}.ir", print_program(step)),))
         return build
     lowered = timed(observe, "lower", lower, step, OPS)
@@ -184,11 +191,13 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     timed(observe, "prove", prove_plan, described[1], lowered)
     tree = timed(observe, "emit", TARGETS[options.target], planned, described, name, sources[0].name, VERSION)
     if options.emit == "plan":
+        check_outputs(folder, ["plan.json"], sources)
         write_files(folder, (("plan.json", tree.text("plan.json")),))
         return build
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
     project = add_project(tree, name, runtime_folder(), toolchain, flags)
+    check_outputs(folder, [*(path for path, _ in project.files), name, f"lib{name}.so", *BUILT], sources)
     timed(observe, "write", write_files, folder, project.files)
     if options.emit == "bin":
         runtime = add_project(SourceTree(()), "none", runtime_folder(), toolchain, flags)
@@ -233,6 +242,8 @@ def program_name(stem: str) -> str:
     """What the program of a file is called: the file's stem. raises: E0807"""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", stem):
         raise error("E0807", f"`{stem}` cannot name a program", "use letters, digits, `_`, `-`, `+` and `.` in the file's name")
+    if len(stem) > MOST_NAME_BYTES:
+        raise error("E0807", f"{stem[:20]}... is too long to name a program: {len(stem)} characters", "rename the model's file")
     headers = {path.stem for path in (runtime_folder() / "include").glob("*.h")}
     if stem in {*TAKEN, *headers}:
         raise error("E0807", f"`{stem}` cannot name a program: a file or folder beside it is called so", "rename the model's file")

@@ -273,3 +273,77 @@ def test_warnings_are_printed_and_stop_nothing(verb: str, tmp_path: Path, capsys
     assert run_command([verb, str(path), "--error-format", "json", *options]) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["level"] == "warning"
+
+
+GOOD = WRONG.replace("[7, 3]", "[8, 3]")
+
+
+@pytest.mark.parametrize("name", ["model", "model.h", "libmodel.so", "src/model.c", "src/Makefile", "model.ir"])
+def test_a_source_is_not_written_over(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / name
+    source.parent.mkdir(exist_ok=True)
+    source.write_text(GOOD)
+    stem = {"src/Makefile": "Makefile"}.get(name, "model")
+    asked = ["--emit", "ir"] if name.endswith(".ir") else ["--emit", "c"]
+    if name == "libmodel.so":
+        (tmp_path / "model.dsl").symlink_to(source)
+        source = tmp_path / "model.dsl"
+    assert run_command(["compile", str(source), "-o", str(tmp_path), *asked]) == 1, stem
+    assert "E0804" in capsys.readouterr().err and source.read_text() == GOOD
+    assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize("name", ["src/Makefile", "src/main.c", "src/runtime/include/mlc.h", "plan.json", "good", "good.h"])
+def test_what_mlc_did_not_make_stays(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.dsl").write_text(GOOD)
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    command = ["compile", str(tmp_path / "good.dsl"), "-o", str(tmp_path / "out"), "--emit", "c"]
+    assert run_command(command) == 1
+    said = capsys.readouterr().err
+    assert "E0804" in said and str(theirs) in said and theirs.read_text() == "mine"
+    theirs.unlink()
+    for emit in ("plan", "c", "c"):
+        assert run_command([*command[:-1], emit]) == 0
+    edited = tmp_path / "out" / "src" / "main.c"
+    (tmp_path / "elsewhere").write_text("mine")
+    edited.unlink()
+    edited.symlink_to(tmp_path / "elsewhere")
+    assert run_command(command) == 0 and not edited.is_symlink() and (tmp_path / "elsewhere").read_text() == "mine"
+
+
+def test_names_that_are_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.dsl").write_text(GOOD)
+    assert run_command(["compile", str(tmp_path / "good.dsl"), "-o", str(tmp_path / ("x" * 256))]) == 1
+    assert "E0804" in capsys.readouterr().err
+    source = tmp_path / f"{'x' * 245}.dsl"
+    source.write_text(GOOD)
+    assert run_command(["compile", str(source), "-o", str(tmp_path / "out")]) == 1
+    assert "E0807" in capsys.readouterr().err
+
+
+def test_tokenize_keeps_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, foreign = tmp_path / "train.bin", tmp_path / "out" / "validation.bin"
+    text.write_text("some text")
+    foreign.parent.mkdir()
+    foreign.write_text("mine")
+    assert run_command(["tokenize", str(text), "-o", str(tmp_path)]) == 1
+    assert run_command(["tokenize", str(text), "-o", str(foreign.parent), "--validation", "0.5"]) == 1
+    assert capsys.readouterr().err.count("E0804") == 2
+    assert (text.read_text(), foreign.read_text()) == ("some text", "mine")
+    foreign.unlink()
+    assert [run_command(["tokenize", str(text), "-o", str(foreign.parent), "--validation", "0.5"]) for _ in range(2)] == [0, 0]
+
+
+def test_a_full_disk_leaves_what_was_formatted(tmp_path: Path) -> None:
+    source = tmp_path / "good.dsl"
+    source.write_text(GOOD.replace(" = ", "=") + "# long\n" * 2000)
+    source.chmod(0o640)
+    before = source.read_text()
+    limited = "import resource, sys; from mlc.cli import run_command; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    code = f"{limited} sys.exit(run_command(['fmt', {str(source)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "E0804" in done.stderr and source.read_text() == before
+    assert list(tmp_path.iterdir()) == [source]
+    assert run_command(["fmt", str(source)]) == 0 and source.stat().st_mode & 0o777 == 0o640 and source.read_text() != before

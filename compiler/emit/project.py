@@ -146,7 +146,7 @@ def add_project(model: SourceTree, name: str, runtime: Path, toolchain: Toolchai
         model=_listed([s for s in sources if not s.startswith("runtime/")]),
         runtime=_listed([s for s in sources if s.startswith("runtime/")]),
     )
-    return SourceTree((*model.files, ("src/Makefile", makefile), *copied))
+    return SourceTree((("src/Makefile", makefile), *model.files, *copied))
 
 
 def _listed(names: list[str]) -> str:
