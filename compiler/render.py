@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from mlc.resources import stdlib_folder
 
 #: Characters of a line that are shown.
 MOST_SHOWN = 200
+
+#: What a terminal would obey: names of files may hold it.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 #: Source texts by the file name that spans carry.
 Sources = Mapping[str, str]
@@ -34,7 +38,7 @@ def human(diagnostic: Diagnostic, sources: Sources | None = None) -> str:
     lines.extend(_note(note) for note in diagnostic.notes)
     if diagnostic.help:
         lines.append(f"help: {diagnostic.help}")
-    return "\n".join(lines)
+    return _CONTROLS.sub("?", "\n".join(lines))
 
 
 def as_json(diagnostic: Diagnostic, sources: Sources | None = None) -> str:

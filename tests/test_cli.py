@@ -347,3 +347,11 @@ def test_a_full_disk_leaves_what_was_formatted(tmp_path: Path) -> None:
     assert done.returncode == 1 and "E0804" in done.stderr and source.read_text() == before
     assert list(tmp_path.iterdir()) == [source]
     assert run_command(["fmt", str(source)]) == 0 and source.stat().st_mode & 0o777 == 0o640 and source.read_text() != before
+
+
+def test_names_that_a_terminal_would_obey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "\x1b[31m.dsl"
+    source.write_text(GOOD)
+    assert run_command(["compile", str(source)]) == 1
+    said = capsys.readouterr().err
+    assert "`?[31m` cannot name a program" in said and "\x1b" not in said

@@ -42,6 +42,19 @@ def latest(folder: Path) -> str:
     return (folder / "saved" / "latest").read_text().strip()
 
 
+# ---- what is said ----
+
+
+def test_names_that_a_terminal_would_obey(words: list[str], tmp_path: Path) -> None:
+    done = run([*words[:2], "none\x1b[31m\rgone", *words[3:]], "--steps", 1, folder=tmp_path)
+    assert done.returncode == 1 and "none?[31m?gone: " in done.stderr
+
+
+def test_a_sentence_that_is_too_long_still_ends(words: list[str], tmp_path: Path) -> None:
+    done = run([*words[:2], "x" * 6000, *words[3:]], "--steps", 1, folder=tmp_path)
+    assert done.returncode == 1 and done.stderr.endswith("\n") and done.stderr.count("\n") == 1
+
+
 # ---- outputs that fail ----
 
 

@@ -101,6 +101,20 @@ def things_of_the_user(field: Field) -> None:
     check((field.checkpoints / "step-00000006" / "notes.txt").read_text() == PRECIOUS, "a file inside an old step is gone")
 
 
+def a_step_that_stays(field: Field) -> None:
+    """A file of an old step cannot be removed: the step goes as soon as it can."""
+    saving = ("--checkpoint", field.checkpoints, "--every", 3)
+    check_ended(field.train(field.one, *saving, steps=6), 0)
+    old = field.checkpoints / "step-00000003"
+    stuck = old / "model-00001-of-00001.safetensors"
+    stuck.unlink()
+    stuck.mkdir()
+    check_ended(field.train(field.one, *saving, "--keep", 1, "--resume", "auto", steps=9), 0, "step-00000003: left: Is a directory")
+    stuck.rmdir()
+    check_ended(field.train(field.one, *saving, "--keep", 1, "--resume", "auto", steps=12), 0)
+    check(not old.exists(), "the old step is left for ever")
+
+
 def a_step_again(field: Field) -> None:
     """The newest step is damaged and has a file of the user's in it: it is written once more."""
     saving = ("--checkpoint", field.checkpoints, "--every", 3)
@@ -324,6 +338,7 @@ CASES = (
     Case("links-to-files", "links in the places of latest, best, lock and list", "refused by name before step 0", links_to_files),
     Case("directory-linked", "--checkpoint is a link to a directory", "followed", a_directory_that_is_a_link),
     Case("things-of-the-user", "directories named like ours, files inside old steps", "stay; said in a line", things_of_the_user),
+    Case("step-that-stays", "a file of an old step cannot be removed", "said with the reason; it goes at a later save", a_step_that_stays),
     Case("step-again", "a damaged step with a user's file in it is written again", "the file is kept beside", a_step_again),
     Case("dry-run", "--dry-run beside a live run, and alone", "touches nothing", dry_run),
     Case("two-writers", "a second program in one directory", "exit code 1, naming the holder; the first trains on", two_writers),

@@ -56,6 +56,14 @@ static void count_steps(const mlc_rank *rank, int folder, census *found)
 
 /* ---- taking ---- */
 
+/* A step that could not be removed: tried again at the next save, unless it holds what mlc did not make. */
+static void say_left(const mlc_rank *rank, const char *name, int reason)
+{
+    bool foreign = reason == ENOTEMPTY || reason == EEXIST;
+    say(rank, "%s/%s: left%s%s", rank->home.path, name, foreign ? ", with files in it that mlc did not make" : ": ",
+        foreign ? "" : strerror(reason));
+}
+
 static void say_kept(const mlc_rank *rank, const char *kept)
 {
     if (*kept)
@@ -283,7 +291,7 @@ static void prune(const mlc_rank *rank)
         bool own = !strcmp(step.run, run_of(rank));
         bool spared = !own || kept++ < rank->keep || (has_best && !strcmp(step.name, best));
         if (!spared && !mlc_step_remove(rank->home.folder, step.name))
-            say(rank, "%s/%s: left, with files in it that mlc did not make", rank->home.path, step.name);
+            say_left(rank, step.name, errno);
     }
 }
 

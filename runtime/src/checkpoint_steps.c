@@ -3,6 +3,7 @@
 
 #include "mlc.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <stdio.h>
@@ -162,15 +163,16 @@ bool mlc_step_next(int folder, mlc_step *step)
 typedef struct removal {
     int folder;
     mlc_mapping state;
+    int failed; /* the errno of the last file that stays, or 0 */
 } removal;
 
 static bool remove_listed(void *context, const char *name)
 {
-    const removal *of = context;
+    removal *of = context;
     char line[300];
     int length = snprintf(line, sizeof line, "\n    \"%s\": \"", name);
-    if (length < (int)sizeof line && find_line(&of->state, line))
-        unlinkat(of->folder, name, 0);
+    if (length < (int)sizeof line && find_line(&of->state, line) && unlinkat(of->folder, name, 0))
+        of->failed = errno;
     return true;
 }
 
@@ -180,12 +182,15 @@ bool mlc_step_remove(int folder, const char *name)
     bool whole = of.folder >= 0 && map_state(&of.state, of.folder, name);
     if (whole) {
         mlc_folder_each(of.folder, remove_listed, &of);
-        unlinkat(of.folder, "state.json", 0);
+        if (!of.failed && unlinkat(of.folder, "state.json", 0))
+            of.failed = errno;
         mlc_mapping_close(&of.state);
     }
     if (of.folder >= 0)
         close(of.folder);
-    return whole && !unlinkat(folder, name, AT_REMOVEDIR);
+    if (!whole || of.failed)
+        return errno = whole ? of.failed : ENOTEMPTY, false;
+    return !unlinkat(folder, name, AT_REMOVEDIR);
 }
 
 /* ---- names of steps ---- */

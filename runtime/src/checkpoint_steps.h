@@ -45,7 +45,8 @@ bool mlc_step_next(int folder, mlc_step *step);
 /* Whose is the step of a name? "": of nobody that can be known. */
 void mlc_step_run(int folder, const char *name, char run[MLC_RUN_BYTES]);
 
-/* Removes the files that a step's state lists, the state, and the directory. False: something else is in it, and so it stays. */
+/* Removes the files that a step's state lists, the state, and the directory. False: it stays, with errno: ENOTEMPTY where something else
+ * is in it. Where a file of its own stays, so does the state, and the step can be removed later. */
 bool mlc_step_remove(int folder, const char *name);
 
 /* ---- names of steps: DIR/latest, DIR/best ---- */

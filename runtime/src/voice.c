@@ -69,12 +69,24 @@ static void put_all(const mlc_voice *voice, const char *text, size_t bytes)
     }
 }
 
+/* Names of files may hold what a terminal obeys. */
+static void show_controls(char *text)
+{
+    for (; *text; text++)
+        if (((unsigned char)*text < ' ' && *text != '\n' && *text != '\t') || *text == 127)
+            *text = '?';
+}
+
 static void print_list(mlc_voice *voice, const char *format, va_list arguments)
 {
     char text[4096];
     int length = vsnprintf(text, sizeof text, format, arguments);
-    if (length > 0)
-        put_all(voice, text, (size_t)length < sizeof text ? (size_t)length : sizeof text - 1);
+    if (length <= 0)
+        return;
+    if ((size_t)length >= sizeof text)
+        memcpy(text + sizeof text - 5, "...\n", 5);
+    show_controls(text);
+    put_all(voice, text, strlen(text));
 }
 
 void mlc_voice_print(mlc_voice *voice, const char *format, ...)
