@@ -9,6 +9,7 @@ microbatches. With "weight": count in the record it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import permutations
 
 from mlc.elaborate.failures import Failure
 from mlc.ir.function import Function, Instruction
@@ -48,12 +49,13 @@ def _needed(function: Function, wanted: list[bool]) -> tuple[set[str], list[Inst
 def _warnings(unit: Unit, call: Call, instructions: list[Instruction]) -> Iterator[Failure]:
     inputs = {p.name: name for p, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True) if role == "input"}
     data = _of_data(unit, instructions)
+    reciprocals = {i.results[0].name for i in instructions if i.op == "div" and _is_reciprocal(i.operands, data)}
     for instruction in instructions:
         attributes = dict(instruction.attributes)
         if instruction.op == "cross_entropy" and attributes["ignore"] is not None:
             message = MESSAGE.format(what=f"the targets that are not {attributes['ignore']}")
             yield Failure("W0502", message, instruction.span, _fix(inputs, instruction.operands[1], attributes["ignore"]))
-        elif instruction.op == "div" and _is_count(instruction.operands, data):
+        elif _divides(instruction, data, reciprocals):
             message = MESSAGE.format(what="a number of places that the data decides")
             yield Failure("W0502", message, instruction.span, COUNTED)
 
@@ -62,6 +64,23 @@ def _fix(inputs: Mapping[str, str], targets: Value, ignore: object) -> str:
     if targets.name in inputs:
         return f'add to the record: "weight": sum(cast({inputs[targets.name]} != {ignore}, f32))'
     return f'add to the record how many targets count: "weight": sum(cast(targets != {ignore}, f32))'
+
+
+def _divides(instruction: Instruction, data: Mapping[str, bool], reciprocals: set[str]) -> bool:
+    """total / count, or total * (1 / count)"""
+    match instruction.op:
+        case "div":
+            return _is_count(instruction.operands, data)
+        case "mul":
+            return any(_is_count((a, b), data) and b.name in reciprocals for a, b in permutations(instruction.operands))
+        case _:
+            return False
+
+
+def _is_reciprocal(operands: tuple[Value, ...], data: Mapping[str, bool]) -> bool:
+    """A number that is the same in every microbatch, by one that is not."""
+    number, count = operands
+    return not data.get(number.name, True) and data.get(count.name, False)
 
 
 def _is_count(operands: tuple[Value, ...], data: Mapping[str, bool]) -> bool:
