@@ -179,3 +179,21 @@ def test_a_column_is_checked_where_it_is_fed(tmp_path: Path) -> None:
             wrong[3, column] = value
             with pytest.raises(MlcError, match=f"input t: element {6 + column} is {value}, not in {range_}"):
                 opened.step(t=wrong)
+
+
+def test_integers_wrap_and_are_checked_all_the_same(tmp_path: Path) -> None:
+    """What overflows is undefined in C, whose compiler took the checks of such indices out: memory before the table was read."""
+    path = tmp_path / "model.dsl"
+    u = "u = maximum(t, 0)"
+    hashed = "(u * u + u * 31 - abs(t * 65536)) % 5"
+    path.write_text(model("t: i32[batch]", u, 'report("hash", sum(cast(t + 1 > t, f32)))', f"return mean(gather(w, {hashed}))"))
+    t = np.array([46349, 2**31 - 1, -(2**31), 7], np.int32)
+    with compile(path, out=tmp_path / "hashed").open(threads=1) as opened:
+        opened.step(t=np.tile(t, 4))
+        assert opened.metrics["hash"] == 3.0
+    wrong = ("u * u", "abs(t)", "cast(cast(t, f32) * 1e9, i32)", "sum(broadcast(u[:, None], [batch, 2]), axis=1)")
+    for n, index in enumerate(wrong):
+        path.write_text(model("t: i32[batch]", u, f"return mean(gather(w, minimum({index}, 4)))"))
+        with compile(path, out=tmp_path / str(n)).open(threads=1) as opened, pytest.raises(MlcError) as caught:
+            opened.step(t=np.tile(t, 4))
+        assert "is not in 0 to 4" in str(caught.value) and "record" in str(caught.value)

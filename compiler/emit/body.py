@@ -57,7 +57,7 @@ class Body:
                 self.locals[name] = dtype
                 self.writer.line(f"{LOCAL_TYPES[dtype]} {name} = {_INITIAL[dtype, combine]};")
             case Fold(name, combine, value):
-                self.writer.line(f"{_fold_text(name, combine, expression_text(value, self.names))};")
+                self.writer.line(f"{_fold_text(name, self.locals[name], combine, expression_text(value, self.names))};")
             case Store(buffer, index, value, mode):
                 self.store(buffer, index, expression_text(value, self.names), mode)
             case Loop(counter, body, parallel, folds):
@@ -76,7 +76,12 @@ class Body:
     def store(self, buffer: str, index: Index, value: Text, mode: str) -> None:
         """Store a value at an index of a buffer; mode as in loops.Store."""
         place = self.element(buffer, index)
+        sums = self.buffers[buffer][1] == "i32"
         match mode:
+            case "add" if sums:
+                self.writer.line(f"{place} = mlc_add_i32({place}, {value.text});")
+            case "fold" if sums:
+                self.writer.line(f"{place} = env->fold ? mlc_add_i32({place}, {value.text}) : {value.text};")
             case "write":
                 self.writer.line(f"{place} = {stored_text(value, self.buffers[buffer][1])};")
             case "add":
@@ -85,7 +90,9 @@ class Body:
                 self.writer.line(f"{place} = env->fold ? {place} + {value.within(MULTIPLY)} : {value.text};")
 
 
-def _fold_text(name: str, combine: str, value: Text) -> str:
+def _fold_text(name: str, dtype: str, combine: str, value: Text) -> str:
+    if combine == "sum" and dtype == "i32":
+        return f"{name} = mlc_add_i32({name}, {value.text})"
     if combine == "sum":
         return f"{name} += {value.text}"
     return f"{name} = {value.within(ADD)} > {name} ? {value.within(ADD)} : {name}"

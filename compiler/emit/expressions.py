@@ -53,6 +53,8 @@ _CALLS = (
 
 #: Those it has for f32 only.
 _F32_CALLS = ("abs", "sign", "minimum", "maximum")
+#: Those it has for i32 as mlc_<name>_i32: they wrap.
+_I32_CALLS = ("add", "sub", "mul", "neg", "abs")
 #: Scalar functions that make a bool.
 _BOOLEAN = ("less", "less_equal", "equal", "not_equal", "and", "or", "not", "to_bool")
 
@@ -218,6 +220,8 @@ def _within_text(node: Within, names: Names) -> Text:
 
 def _operation_text(fn: str, args: tuple[Expression, ...], names: Names) -> Text:
     texts = [expression_text(a, names) for a in args]
+    if fn in _I32_CALLS and dtype_of(args[0], names) == "i32":
+        return Text(f"mlc_{fn}_i32({', '.join(t.text for t in texts)})", POSTFIX)
     if fn in _INFIX:
         symbol, binds = _INFIX[fn]
         return Text(f"{texts[0].within(binds)} {symbol} {texts[1].within(binds + 1)}", binds)
@@ -239,6 +243,8 @@ def _other_text(fn: str, args: tuple[Expression, ...], texts: list[Text], names:
         case "to_f32":
             return texts[0] if dtype_of(args[0], names) == "f32" else Text(f"(float){texts[0].within(UNARY)}", UNARY)
         case "to_i32":
+            if dtype_of(args[0], names) == "f32":
+                return Text(f"mlc_i32_of_f32({texts[0].text})", POSTFIX)
             return texts[0] if dtype_of(args[0], names) == "i32" else Text(f"(int32_t){texts[0].within(UNARY)}", UNARY)
         case "to_bool":
             zero = "0.0f" if dtype_of(args[0], names) == "f32" else "0"
@@ -247,11 +253,9 @@ def _other_text(fn: str, args: tuple[Expression, ...], texts: list[Text], names:
 
 
 def _integer_text(fn: str, texts: list[Text]) -> Text:
-    """abs, sign, minimum or maximum of integers."""
+    """sign, minimum or maximum of integers."""
     a = texts[0].within(EQUALITY)
     match fn:
-        case "abs":
-            return Text(f"{a} < 0 ? -{texts[0].within(POSTFIX)} : {a}", CHOICE)
         case "sign":
             return Text(f"({a} > 0) - ({a} < 0)", ADD)
         case "minimum":

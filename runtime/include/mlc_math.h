@@ -122,6 +122,40 @@ MLC_INLINE float mlc_maximum(float a, float b)
     return a != a ? a : most;
 }
 
+/* ---- integers wrap, as in NumPy: what C leaves undefined would let its compiler take checks of indices out ---- */
+
+MLC_INLINE int32_t mlc_add_i32(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a + (uint32_t)b);
+}
+
+MLC_INLINE int32_t mlc_sub_i32(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a - (uint32_t)b);
+}
+
+MLC_INLINE int32_t mlc_mul_i32(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a * (uint32_t)b);
+}
+
+MLC_INLINE int32_t mlc_neg_i32(int32_t a)
+{
+    return (int32_t)(0u - (uint32_t)a);
+}
+
+MLC_INLINE int32_t mlc_abs_i32(int32_t a)
+{
+    return a < 0 ? mlc_neg_i32(a) : a;
+}
+
+/* Toward zero; what has no i32, NaN too, is INT32_MIN. */
+MLC_INLINE int32_t mlc_i32_of_f32(float x)
+{
+    const float held = x >= -0x1p31f && x < 0x1p31f ? x : -0x1p31f;
+    return (int32_t)held;
+}
+
 /* Round to minus infinity; x // 0 = x mod 0 = 0, and INT32_MIN // -1 wraps, as in NumPy. */
 MLC_INLINE int32_t mlc_floordiv(int32_t a, int32_t b)
 {
