@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import json
 import os
 import platform
@@ -55,6 +56,9 @@ PRINTED = ("elaborate", "differentiate")
 def main() -> None:
     """The entry point of the command. It runs for seconds and makes no cycles worth collecting: the collector costs a tenth of that."""
     gc.disable()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # paths are bytes: what is no text in this encoding is shown all the same
+            stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -238,7 +242,7 @@ def write_depfile(build: Build, path: Path) -> None:
     check_sources([path], build.sources)
     sources = [make_name(source) for source in build.sources]
     rules = "".join(f"\n{source}:\n" for source in sources[1:])
-    write_file(path, f"{targets}: {' '.join(sources)}\n{rules}".encode())
+    write_file(path, os.fsencode(f"{targets}: {' '.join(sources)}\n{rules}"))
 
 
 def make_name(path: Path) -> str:
@@ -423,6 +427,7 @@ def schedule_verb(
         return chosen, times.simulate(chosen)
 
     read: Path | None = options["read"]
+    check_sources([options[name] for name in ("csv", "svg") if options[name]], [read] if read else [])
     shown, found = read_in(read) if read else made(name, chunks)
     table = [made(*row) for row in compared(chunks)] if compare else []
     click.echo(comparison([*table, (shown, found)] if read or not compare else table))

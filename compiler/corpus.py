@@ -13,6 +13,7 @@ import numpy as np
 
 from mlc.build import check_sources, write_file
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.resources import read_bytes
 
 _MAGIC = 20240520
 _VERSION = 1
@@ -89,9 +90,9 @@ def _write_shard(path: Path, tokens: np.ndarray) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, pipes=True)
     except OSError as problem:
-        raise _error("E0806", f"cannot read {path}: {problem.strerror}") from problem
+        raise _error("E0806", f"cannot read {path}: {problem.strerror or problem}") from problem
 
 
 def _error(code: str, message: str, help: str | None = None) -> MlcError:

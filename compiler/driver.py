@@ -33,7 +33,7 @@ from mlc.parallel.verify import Proof, prove
 from mlc.passes import differentiate
 from mlc.plan import Plan, plan
 from mlc.plan.choose import LayoutOptions, choose_layout
-from mlc.resources import VERSION, read_text, runtime_folder
+from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
 from mlc.syntax.parser import parse
 from mlc.syntax.tree import Module
 
@@ -45,9 +45,6 @@ Observer = Callable[[str, Any, float], None]
 
 #: How far a compilation goes: IR text, the plan, C sources, or the built program.
 EMITS = ("ir", "plan", "c", "bin")
-
-#: A model is written by people.
-MOST_SOURCE_BYTES = 1 << 24
 
 #: Values are followed by recursion where a model is cut into units; so deep it may go. Python's own calls take no room on C's stack.
 DEPTH = 20_000

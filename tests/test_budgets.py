@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlc.cli import run_command
 from mlc.diagnostics import MlcError
-from mlc.driver import Options, check_options, compile_file
+from mlc.driver import Options, check_options, compile_file, load_program
 from mlc.parallel.limits import MOST_ACTIONS, check_extent
 from mlc.parallel.plan_schema import fault
 from mlc.render import MOST_SHOWN
@@ -48,6 +49,29 @@ def test_the_largest_layouts_pass() -> None:
 def test_a_schedule_that_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["schedule", "--pp", "1000000", "--microbatches", "1000000000"]) == 1
     assert "E1108" in capsys.readouterr().err
+
+
+def test_inputs_of_any_size_are_followed_in_little_memory(tmp_path: Path) -> None:
+    """What indexes is told apart by element up to a size, whose elements are marked and not sorted."""
+    path = tmp_path / "wide.dsl"
+    text = """
+from mlc.optim import sgd
+batch: dim = 2
+@model
+def wide(tokens: i32[batch, 4]):
+    return mean(gather(param("w", [8, 2], init=zeros()), tokens))
+@train()
+def recipe():
+    return sgd(rate=0.1)
+"""
+    path.write_text(text)
+    for batch in ("2147483647", "2000000"):
+        tracemalloc.start()
+        program, _ = load_program(path, {"batch": batch}, Options(emit="plan"))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 30
+        assert program.inputs[0].limit == (8 if batch == "2000000" else None)
 
 
 def test_a_recipe_of_too_many_microbatches(tiny: Path, tmp_path: Path) -> None:
@@ -179,3 +203,24 @@ def test_a_fault_of_a_plan_is_named_with_its_path(plan: dict[str, Any]) -> None:
     edited = copy.deepcopy({key: value for key, value in plan.items() if key != "file"})
     del edited["parameters"][0]["states"]
     assert fault(edited) == "parameters[0] has no `states`"
+
+
+@pytest.mark.parametrize("name", [None, "in:nothing", "out:nothing", "in:", "out:tree"])
+def test_regions_that_no_channel_or_place_has(
+    name: str | None, plan: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each region in turn is left out, or is called, everywhere on its place, as one of a channel that there is not."""
+    whole = {key: value for key, value in plan.items() if key != "file"}
+    for place, content in enumerate(whole["places"]):
+        for region, given_name in enumerate(r["name"] for r in content["regions"]):
+            if given_name == "arena":  # of fixed addresses: no action touches it as a whole
+                continue
+            edited = copy.deepcopy(whole)
+            if name is None:
+                del edited["places"][place]["regions"][region]
+            else:
+                edited["places"][place] = json.loads(json.dumps(content).replace(json.dumps(given_name), json.dumps(name)))
+            path = tmp_path / "plan.json"
+            path.write_text(json.dumps(edited))
+            assert run_command(["verify", str(path)]) == 1, given_name
+            assert "error[E12" in capsys.readouterr().err

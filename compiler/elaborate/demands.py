@@ -19,7 +19,7 @@ from mlc.ir.op import Op
 from mlc.ir.program import Bound, Chain, Unit
 from mlc.ir.types import TensorType
 from mlc.ops import OPS
-from mlc.ops.origins import GREATEST, LEAST, Origin, ignored, lookup_of, origins, starts
+from mlc.ops.origins import GREATEST, LEAST, Origin, elements_of, ignored, is_followed, lookup_of, origins, starts
 
 #: No bound yet, and a bound that no other value passes, in place of a value that passes.
 _FREE, _NONE = 1 << 40, 1 << 41
@@ -71,14 +71,12 @@ def demands(function: Function, followed: list[str], ops: dict[str, Op]) -> dict
 
 
 def _demand(whole: Demand, origin: Origin, extent: int, ignore: int | None) -> None:
-    assert origin.ids is not None
     passed = origin.passed
     if ignore is not None and not 0 <= ignore < extent:
         if passed not in (None, ignore - origin.offset):
             return
         passed = ignore - origin.offset
-    at = np.unique(origin.ids[origin.ids >= 0])
-    whole.narrow(at, -origin.offset, extent - 1 - origin.offset, passed)
+    whole.narrow(elements_of(origin, len(whole.low)), -origin.offset, extent - 1 - origin.offset, passed)
 
 
 def input_bounds(chains: Iterable[Chain], units: list[Unit], types: dict[str, TensorType]) -> dict[str, tuple[Bound, ...]]:
@@ -89,7 +87,7 @@ def input_bounds(chains: Iterable[Chain], units: list[Unit], types: dict[str, Te
     for number, arguments in sorted(calls):
         unit = units[number]
         read = list(zip(unit.function.parameters, unit.roles, arguments, strict=True))
-        followed = [p.name for p, role, _ in read if role == "input" and p.type.dtype == "i32"]
+        followed = [p.name for p, role, _ in read if role == "input" and is_followed(p.type)]
         if number not in table:
             table[number] = demands(unit.function, followed, OPS)
         for parameter, _, name in read:

@@ -13,7 +13,7 @@ from typing import Any
 from mlc.diagnostics import Span, nearest
 from mlc.elaborate.failures import Failure, Reports, hint
 from mlc.elaborate.values import LARGEST, MOST_BITS, PROGRAM_OPTIONS, SMALLEST, FunctionValue, ModuleScope, Option, integer, number, single
-from mlc.resources import stdlib_folder
+from mlc.resources import MOST_SOURCE_BYTES, read_bytes, stdlib_folder
 from mlc.syntax import tree
 from mlc.syntax.parser import parse
 
@@ -26,16 +26,17 @@ INITS = "mlc.inits"
 
 
 def file_library(folder: Path) -> Library:
-    """The library of a file in `folder`: dotted names beside it, `mlc.` in the standard library. Raises LookupError for no such file."""
+    """The library of a file in `folder`: dotted names beside it, `mlc.` in the standard library. Raises LookupError for no such
+    file, with a text where there is one that cannot be read."""
 
     def load(name: str) -> tree.Module:
         path = library_path(folder, name)
-        if not path.is_file():
-            raise LookupError(str(path))
         try:
-            text = path.read_bytes()
+            text = read_bytes(path, MOST_SOURCE_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            raise LookupError from None
         except OSError as error:
-            raise LookupError(f"{path}: {error}") from error
+            raise LookupError(f"cannot read {path}: {error.strerror or error}") from error
         shown = f"<{name}>" if name.startswith(LIBRARY) else str(path)
         return parse(text, shown)
 
@@ -132,8 +133,8 @@ class Loader:
             return self.loaded[name]
         try:
             module = self.library(name)
-        except LookupError:
-            raise self._missing(statement) from None
+        except LookupError as problem:
+            raise Failure("E0302", str(problem), statement.span) if str(problem) else self._missing(statement) from None
         return self.load(name, module, {})
 
     def _missing(self, statement: tree.Import) -> Failure:

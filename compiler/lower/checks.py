@@ -15,7 +15,7 @@ from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Op
 from mlc.ir.program import Bound, Input
 from mlc.ir.types import Dim, Value
-from mlc.ops.origins import GREATEST, LEAST, Lookup, Origin, lookup_of, origins
+from mlc.ops.origins import GREATEST, LEAST, Lookup, Origin, elements_of, is_followed, lookup_of, origins
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Facts:
 
 def checks(function: Function, ops: Mapping[str, Op], facts: Facts) -> dict[str, Check]:
     """Name of the result of a lookup -> how it is checked."""
-    followed = [p.name for p in function.parameters if p.name in facts.inputs and p.type.dtype == "i32"]
+    followed = [p.name for p in function.parameters if p.name in facts.inputs and is_followed(p.type)]
     lookups = [lookup for i in function.instructions if (lookup := lookup_of(i)) is not None]
     if not lookups:
         return {}
@@ -100,7 +100,7 @@ def _is_within(origin: Origin, lookup: Lookup, fed: np.ndarray) -> bool:
         return False
     if origin.ids is None:
         return origin.rest is not None
-    low, high, passed = fed[:, np.unique(origin.ids[origin.ids >= 0])]
+    low, high, passed = fed[:, elements_of(origin, fed.shape[1])]
     held = (low + origin.offset >= 0) & (high + origin.offset < lookup.extent)
     replaced = passed == (GREATEST + 1 if origin.passed is None else origin.passed)
     return bool((held & (replaced | (passed == GREATEST + 1))).all())

@@ -94,6 +94,19 @@ def starts(function: Function, followed: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def is_followed(kind: TensorType) -> bool:
+    """Is what indexes with elements of such a parameter told apart by element?"""
+    return kind.dtype == "i32" and kind.size <= MOST_ELEMENTS
+
+
+def elements_of(origin: Origin, count: int) -> np.ndarray:
+    """The ids, below `count`, that occur in an origin, in ascending order. Marks them: sorting costs many times as much."""
+    assert origin.ids is not None
+    occurs = np.zeros(count, np.bool_)
+    occurs[origin.ids[origin.ids >= 0]] = True
+    return np.flatnonzero(occurs)
+
+
 def _needed(function: Function) -> set[str]:
     """Names of the i32 and bool values that lookups are computed from."""
     needed: set[str] = set()
@@ -126,7 +139,7 @@ class _Tracer:
         self.found: dict[str, Origin] = {}
         first = starts(function, followed)
         for parameter in function.parameters:
-            if parameter.name in first and parameter.type.size <= MOST_ELEMENTS:
+            if parameter.name in first and is_followed(parameter.type):
                 ids = np.arange(parameter.type.size).reshape(parameter.type.shape) + first[parameter.name]
                 self.found[parameter.name] = Origin(ids, 0, None, None)
 

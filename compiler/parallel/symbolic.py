@@ -217,7 +217,7 @@ class _Run:
         if flow.moved <= entry.microbatch:
             return False
         flow.received += 1
-        self._fill(stream, entry, stream.place.regions[f"in:{entry.of}"], entry.microbatch, None)
+        self._fill(stream, entry, self._region(stream, entry, f"in:{entry.of}"), entry.microbatch, None)
         return True
 
     def _free(self, stream: _Stream, entry: Entry, flow: _Flow) -> bool:
@@ -309,6 +309,9 @@ class _Run:
         region = stream.place.regions.get(name)
         if region is None:
             self._refuse(stream, entry, "E1205", f"there is no region {name}")
+        side, _, channel = name.partition(":")
+        if side in ("in", "out") and channel not in self.flows:
+            self._refuse(stream, entry, "E1203", f"region {name} is of no channel of the {self.chain} chain")
         return region
 
     def _peer(self, name: str) -> str:
