@@ -25,13 +25,22 @@ LEVELS = 20
 _WIDE = re.compile(r"[0-9]{4}")
 
 
+#: What a tensor is in place of a compile-time bool.
+_MASKS = {
+    "assert": "only compile-time values can be checked",
+    "and": "write `a & b` for masks, each in parentheses",
+    "or": "write `a | b` for masks, each in parentheses",
+    "not": "write `~mask`",
+}
+
+
 def condition(it: Evaluator, node: tree.Expression, frame: Frame, what: str) -> bool:
     """A compile-time bool; `what` names in messages what wants it."""
     value = it.evaluate(node, frame)
     if isinstance(value, bool):
         return value
     if isinstance(value, Value):
-        help = "write select(condition, a, b)" if what != "assert" else "only compile-time values can be checked"
+        help = _MASKS.get(what, "write select(condition, a, b)")
         raise it.site(node, frame).fail("E0404", f"{what}: a tensor is not known at compile time: {value.type}", help)
     if integer(value) or value is None or isinstance(value, (str, tuple, float)):
         help = "compare it: `x > 0`, `x is not None`"

@@ -53,8 +53,13 @@ static int input_of(const mlc_model *model, const char *argument, const char **p
             return mlc_error_set(error, MLC_USAGE, "%s %s: model %s has no input %.*s", option, argument, model->name,
                                  (int)(equals - argument), argument), -1;
     }
-    int chosen = input_default(model);
-    if (chosen < 0)
+    int chosen = input_default(model), fed = 0;
+    for (int i = 0; i < model->input_count; i++)
+        fed += model->inputs[i].source == MLC_SOURCE_DATA;
+    if (!fed)
+        mlc_error_set(error, MLC_USAGE, "%s %s: model %s reads none of its inputs, so there is no data to give", option, argument,
+                      model->name);
+    else if (chosen < 0)
         mlc_error_set(error, MLC_USAGE, "%s %s: model %s has no token input and more than one input: write %s INPUT=%s", option, argument,
                       model->name, option, argument);
     return chosen;
@@ -112,11 +117,11 @@ static int check_array(const mlc_data *data, int input, const char *path, mlc_er
     for (int i = 1; fits && i < tensor->rank; i++)
         fits = npy->shape[i] == tensor->shape[i];
     if (!fits) {
-        char wanted[128], got[128];
-        mlc_convert_shape_text(wanted, sizeof wanted, tensor->shape, tensor->rank);
+        char row[128], got[128];
+        mlc_convert_shape_text(row, sizeof row, tensor->shape + 1, tensor->rank - 1);
         mlc_convert_shape_text(got, sizeof got, npy->shape, npy->rank);
-        return mlc_error_set(error, MLC_BAD_INPUT, "%s: shape %s; input %s wants %s, any number of rows first", path, got, tensor->name,
-                             wanted);
+        return mlc_error_set(error, MLC_BAD_INPUT, "%s: shape %s; input %s wants [rows%s%s", path, got, tensor->name,
+                             tensor->rank > 1 ? ", " : "", row + 1);
     }
     if (npy->shape[0] == 0)
         return mlc_error_set(error, MLC_BAD_INPUT, "%s: the array has no rows", path);

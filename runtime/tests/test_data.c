@@ -455,7 +455,7 @@ static void check_array_errors(void)
     write_npy("bytes.npy", NPY("|u1", "(3, 3)"), BYTES, sizeof BYTES);
     check_write("no.npy", "hello there, this is text", 25);
     check_write("empty.npy", "", 0);
-    expect_array(0, "x=wide.npy", "wide.npy: shape [3, 4]; input x wants [2, 3], any number of rows first");
+    expect_array(0, "x=wide.npy", "wide.npy: shape [3, 4]; input x wants [rows, 3]");
     expect_array(0, "x=more.npy", "input x has 4 examples, input h has 3");
     expect_array(0, "x=none.npy", "none.npy: the array has no rows");
     expect_array(0, "x=cut.npy", "cut.npy: truncated or damaged: 9 elements of 4 bytes, but 35 bytes of data");
@@ -467,10 +467,14 @@ static void check_array_errors(void)
     expect_array(0, "x=huge.npy", "huge.npy: the header has no shape");
     expect_array(0, "x=no.npy", "no.npy: not a .npy file");
     expect_array(0, "x=empty.npy", "empty.npy: the file is empty");
-    expect_array(0, "x=label.npy", "label.npy: shape [3]; input x wants [2, 3]");
-    expect_array(2, "label=x.npy", "x.npy: shape [3, 3]; input label wants [2]");
+    expect_array(0, "x=label.npy", "label.npy: shape [3]; input x wants [rows, 3]");
+    expect_array(2, "label=x.npy", "x.npy: shape [3, 3]; input label wants [rows]");
     expect_array(3, "mask=x.npy", "x.npy: dtype f4 does not feed input mask, which is bool");
     expect_array(0, "x.npy", "model arrays has no token input and more than one input");
+    mlc_model none = ARRAYS;
+    none.input_count = 0;
+    open_as(&none, 1, (char *[]){"x.npy"}, "model arrays reads none of its inputs, so there is no data to give");
+    mlc_data_close(&data);
 }
 
 /* Values are checked when they are read. */
