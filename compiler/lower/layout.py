@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping
 
 #: Bytes to which every address is aligned: a cache line.
@@ -22,15 +23,13 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> t
     for name in sizes:
         bundles.setdefault(lives[name], []).append(name)
     bytes_of = {life: sum(aligned(sizes[n]) for n in names) for life, names in bundles.items()}
-    placed: dict[int, list[tuple[int, int, tuple[int, int]]]] = {}  # time -> start, end, life of what is alive then
+    placed: list[tuple[int, int, tuple[int, int]]] = []  # start, end and life, in ascending order
     offsets: dict[str, int] = {}
     total = 0
     for life in sorted(bundles, key=lambda k: (-bytes_of[k], k)):
         size = bytes_of[life]
-        times = range(life[0], life[1] + 1)
-        start = _lowest({bundle for time in times for bundle in placed.get(time, ())}, size)
-        for time in times:
-            placed.setdefault(time, []).append((start, start + size, life))
+        start = _lowest(placed, life, size)
+        insort(placed, (start, start + size, life))
         total = max(total, start + size)
         for name in bundles[life]:
             offsets[name] = start
@@ -38,10 +37,12 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> t
     return offsets, total
 
 
-def _lowest(taken: set[tuple[int, int, tuple[int, int]]], size: int) -> int:
-    """The lowest place for `size` bytes beside what is taken."""
+def _lowest(placed: list[tuple[int, int, tuple[int, int]]], life: tuple[int, int], size: int) -> int:
+    """The lowest place for `size` bytes beside what is alive at a time of `life`."""
     start = 0
-    for low, high, _ in sorted(taken):
+    for low, high, (first, last) in placed:
+        if last < life[0] or first > life[1]:
+            continue
         if start + size <= low:
             break
         start = max(start, high)

@@ -95,15 +95,11 @@ def lower_function(
 
 def _work(buffers: Iterable[Buffer], uses: Sequence[Uses]) -> tuple[dict[str, int], int]:
     """Offsets of the work buffers that some kernel uses, and the bytes of all work memory."""
-    sizes: dict[str, int] = {}
     lives: dict[str, tuple[int, int]] = {}
-    for buffer in buffers:
-        if buffer.kind != "work":
-            continue
-        at = [n for n, (reads, writes) in enumerate(uses) if buffer.name in reads or buffer.name in writes]
-        if at:
-            sizes[buffer.name] = _bytes(buffer)
-            lives[buffer.name] = (at[0], at[-1])
+    for n, (reads, writes) in enumerate(uses):
+        for name in reads | writes:
+            lives[name] = (lives.get(name, (n, n))[0], n)
+    sizes = {buffer.name: _bytes(buffer) for buffer in buffers if buffer.kind == "work" and buffer.name in lives}
     return lay_out(sizes, lives)
 
 
