@@ -65,3 +65,55 @@ def test_the_wiring_counts(tmp_path: Path) -> None:
     """The same layer functions on other states."""
     loop = next(line for line in GPT.splitlines() if "block(x" in line and "def" not in line)
     assert "chain" in changed(tmp_path, edited(loop, f"{loop} + x"))
+
+
+OTHER = """
+from mlc.optim import sgd
+batch: dim = 2
+depth: int = 1
+width: dim = 8
+heads: dim = 2
+context: dim = 4
+
+
+@layer
+def noisy(x: real[batch, width]):
+    return x * random_uniform([batch, width])
+
+
+@model
+def other(x: real[batch, width], t: i32[batch], u: i32[batch]):
+    w = param("w", [width], init=ones())
+    h = noisy(x * w, name="first")
+    a, b = mean(h * h), mean(abs(h))
+    return {"loss": a, "weight": sum(cast(t > 0, f32)), "error": b}
+
+
+@train()
+def recipe():
+    return sgd(rate=0.1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('name="first"', 'name="second"', {"chain"}),
+        ("cast(t > 0", "cast(u > 0", {"chain", "input.t", "input.u"}),
+        ('{"loss": a,', '{"loss": b,', {"layer.noisy"}),
+        ('"error": b', '"fault": b', set()),
+    ],
+    ids=["random numbers", "weight", "loss", "metric"],
+)
+def test_what_the_chain_says_counts(tmp_path: Path, old: str, new: str, expected: set[str]) -> None:
+    """Keys of random numbers, which input weighs a microbatch, which state is the loss; not what metrics are called."""
+    assert old in OTHER
+    one, other = (items(tmp_path, text) for text in (OTHER, OTHER.replace(old, new)))
+    assert {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} == expected
+
+
+def test_microbatches_and_groups_count(tmp_path: Path) -> None:
+    one = items(tmp_path, GPT)
+    for options, item in ((Options(microbatches=4), "microbatches"), (Options(microbatches=8, groups=2), "groups")):
+        other = items(tmp_path, GPT, options)
+        assert item in {key for key in one if one[key] != other[key]}
