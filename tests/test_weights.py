@@ -118,6 +118,36 @@ def test_dtypes_and_wrappers_make_no_difference(llama: Build, hub: Path, run) ->
     assert digest(run(llama, "--weights", hub, "--hash")) == digest(whole)
 
 
+def test_one_tensor_for_two_parameters(compiled, tmp_path: Path, run) -> None:
+    """Names that differ only by a wrapper's mark: the file must have both."""
+    model = tmp_path / "line.dsl"
+    model.write_text(LINE)
+    build: Build = compiled(model)
+    for name, tensors in {"one": {"w": np.ones(1)}, "both": {"w": np.ones(1), "model.w": np.zeros(1)}}.items():
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, tensors)
+    assert "tensor w would be parameter " in run(build, "--weights", tmp_path / "one", "--hash", code=1).stderr
+    run(build, "--weights", tmp_path / "both", "--hash")
+
+
+LINE = """
+from mlc.optim import sgd
+
+batch: dim = 4
+
+
+@model
+def line(x: real[batch], y: real[batch]):
+    error = param("w", [1], init=zeros()) * x + param("model.w", [1], init=zeros()) - y
+    return mean(error * error)
+
+
+@train()
+def recipe():
+    return sgd(rate=0.1)
+"""
+
+
 def test_two_tensors_for_one_parameter(llama: Build, hub: Path, run) -> None:
     """With and without a mark: which is meant is not guessed, unless one has the very name."""
     tensors = drawn()

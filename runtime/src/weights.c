@@ -173,6 +173,13 @@ static void note_fit(const loading *load, const mlc_entry *entry, const mlc_stor
     note(load, text);
 }
 
+/* Names without marks may be those of two parameters, of which the file has one. */
+static int report_shared(const loading *load, const mlc_entry *entry, const mlc_stored *stored)
+{
+    return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: tensor %s would be parameter %s and another one, whose names differ only by what "
+                         "wrappers put before them; the file must have both", load->path, stored->name, entry->name);
+}
+
 static int check_entry(const loading *load, const mlc_entry *entry)
 {
     const mlc_named *found = mlc_naming_find(&load->naming, entry->name);
@@ -181,6 +188,8 @@ static int check_entry(const loading *load, const mlc_entry *entry)
     if (!found)
         return report_missing(load, entry);
     mlc_stored *stored = found->stored;
+    if (stored->used)
+        return report_shared(load, entry, stored);
     stored->used = true;
     if (!is_float(stored->dtype))
         return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: tensor %s: dtype %s is not F32, F16, BF16 or F64", load->path, stored->name,
