@@ -10,12 +10,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LONGEST 1e9 /* seconds, which every clock holds: thirty years */
+
 static void *wait_for_end(void *argument)
 {
     mlc_limit *limit = argument;
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    double seconds = limit->seconds + limit->later;
+    double seconds = limit->seconds < LONGEST ? limit->seconds + limit->later : LONGEST;
     until.tv_sec += (time_t)seconds;
     until.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
     until.tv_sec += until.tv_nsec / 1000000000;

@@ -118,14 +118,16 @@ static int lateness(const mlc_watch *watch, int rank)
     return count;
 }
 
+/* Who is late is seen, or waited for by one that is: so where few of many ranks are seen, few are looked at. */
 int mlc_watch_late(const mlc_watch *watch)
 {
     int late = -1, most = 0;
     for (int r = 0; r < watch->ranks; r++) {
-        int count = lateness(watch, r);
-        if (count <= most)
+        int end = watch->boards[r] ? end_of(watch, r) : -1;
+        int count = end < 0 || end == late ? 0 : lateness(watch, end);
+        if (count < most || !count || (count == most && end > late))
             continue;
-        late = r;
+        late = end;
         most = count;
     }
     return late;

@@ -27,6 +27,7 @@
 #define RETRY 20000000     /* nanoseconds between two tries to connect */
 #define ANSWER_SECONDS 1.0 /* after its own time has passed, for rank 0 to say so to the others */
 #define REFUSE_SECONDS 2.0 /* for ranks that come after rank 0 has found that it cannot go on */
+#define LONGEST 2e6        /* seconds whose milliseconds an int holds: three weeks */
 #define DIRECTORY_BYTES 80 /* with the name of a socket it fits sun_path */
 
 static double now(void)
@@ -64,7 +65,7 @@ static int milliseconds_left(deadline limit)
     if (limit.at <= 0)
         return -1;
     double left = limit.at - now();
-    return left > 0 ? (int)(left * 1e3) + 1 : 0;
+    return left > LONGEST ? (int)(LONGEST * 1e3) : left > 0 ? (int)(left * 1e3) + 1 : 0;
 }
 
 /* True: fd is ready to be read; false: the time is over. */
