@@ -5,6 +5,7 @@ Knows nothing of models: it is given text files and a Makefile, and says what we
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import secrets
@@ -50,6 +51,19 @@ _BASELINES = {"aarch64": "armv8-a", "x86_64": "x86-64"}
 #: How what mlc makes begins: the Makefile of a program, and a plan.
 MADE = b"# Builds ../"
 PLAN = b'{\n "version":'
+
+#: What helps where a file cannot be written, by the number of the error.
+_WAYS_OUT = {
+    errno.ENOSPC: "the disk is full: free some of it, or name another place",
+    errno.EDQUOT: "your share of the disk is used up: free some of it, or name another place",
+    errno.EFBIG: "raise the limit (ulimit -f), or name another place",
+    errno.EROFS: "the disk is read-only: name another place",
+    errno.EACCES: "it is not yours to write: name another place",
+    errno.ENOTDIR: "a part of that path is a file: name another place, or remove it",
+    errno.EEXIST: "a part of that path is a file: name another place, or remove it",
+    errno.EISDIR: "a folder is called so: name another place, or remove it",
+    errno.ENAMETOOLONG: "name a shorter place",
+}
 
 #: How much of what a failing tool printed is shown to the user.
 _SHOWN_LINES = 30
@@ -170,7 +184,7 @@ def write_file(path: Path, data: bytes) -> None:
         path = path.resolve() if path.is_symlink() else path
         if not _replaced(path, data):
             path.write_bytes(data)
-    except (OSError, RuntimeError) as problem:
+    except (OSError, RuntimeError, ValueError) as problem:
         raise unwritable(path, problem) from problem
 
 
@@ -240,10 +254,10 @@ def _begins(path: Path, start: bytes) -> bool:
         return False
 
 
-def unwritable(path: Path, problem: OSError | RuntimeError) -> MlcError:
+def unwritable(path: Path, problem: OSError | RuntimeError | ValueError) -> MlcError:
     """E0804, of a file."""
     reason = getattr(problem, "strerror", None) or problem
-    return _error("E0804", f"cannot write {path}: {reason}", "name another place")
+    return _error("E0804", f"cannot write {path}: {reason}", _WAYS_OUT.get(getattr(problem, "errno", None) or 0, "name another place"))
 
 
 def make(toolchain: Toolchain, folder: Path, *targets: str) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import traceback
@@ -68,7 +69,7 @@ def run_command(arguments: list[str]) -> int:
         return commands.main(args=arguments, prog_name="mlc", standalone_mode=False) or 0
     except click.ClickException as problem:
         advice = advise(problem, arguments)
-        problem.show()
+        without_guesses(problem, arguments).show()
         if advice is not None:
             click.echo(f"Help: {advice}", err=True)
         return problem.exit_code
@@ -80,19 +81,26 @@ def run_command(arguments: list[str]) -> int:
 
 
 def advise(problem: click.ClickException, arguments: list[str]) -> str | None:
-    """What an unknown command or option is called here, in place of the names that look alike to click."""
+    """What an unknown command or option is called here."""
     match problem:
         case click.NoSuchOption() if problem.ctx is not None and problem.ctx.info_name in commands.commands:
-            problem.possibilities = None
             options = [option for option in problem.ctx.command.params if isinstance(option, click.Option)]
             taking = [name for option in options if not option.is_flag for name in option.opts]
             flags = [name for option in options if option.is_flag for name in option.opts]
             return advise_option(problem.option_name, str(problem.ctx.info_name), arguments, taking, [*flags, "--help", "-h"])
         case click.UsageError() if arguments and arguments[0] not in commands.commands and not arguments[0].startswith("-"):
-            if isinstance(problem, click.NoSuchCommand):
-                problem.possibilities = None
             return advise_verb(arguments[0], commands.commands)
     return None
+
+
+def without_guesses(problem: click.ClickException, arguments: list[str]) -> click.ClickException:
+    """The same problem without the names that look alike to click."""
+    match problem:
+        case click.NoSuchOption():
+            return click.NoSuchOption(problem.option_name, ctx=problem.ctx)
+        case click.UsageError() if arguments and problem.message.startswith(f"No such command {arguments[0]!r}"):
+            return click.UsageError(f"No such command {arguments[0]!r}.", ctx=problem.ctx)
+    return problem
 
 
 def print_fault(arguments: list[str]) -> None:
@@ -206,7 +214,8 @@ def compile_verb(
     build = compile_file(file, out, defines, Options(**options), observer(verbose, print_ir_after))
     if depfile_wanted:
         write_depfile(build, depfile or build.folder / f"{build.name}.d")
-    click.echo(str(made(build, options["emit"])))
+    path = str(made(build, options["emit"]))
+    click.echo(path if path.isprintable() else os.fsencode(path))  # as it is called, whatever the language of the terminal
 
 
 def made(build: Build, emit: str) -> Path:
@@ -238,15 +247,21 @@ def observer(verbose: bool = False, print_ir_after: tuple[str, ...] = ()) -> Cal
 
 def write_depfile(build: Build, path: Path) -> None:
     """A Makefile rule: what was made depends on what was read, with an empty rule for each file so that its removal is no error."""
-    targets = " ".join(map(make_name, (build.program, build.library, build.header, build.plan)))
     check_sources([path], build.sources)
-    sources = [make_name(source) for source in build.sources]
-    rules = "".join(f"\n{source}:\n" for source in sources[1:])
-    write_file(path, os.fsencode(f"{targets}: {' '.join(sources)}\n{rules}"))
+    targets = " ".join(make_name(made, True) for made in (build.program, build.library, build.header, build.plan))
+    sources = " ".join(make_name(source, False) for source in build.sources)
+    rules = "".join(f"\n{make_name(source, True)}:\n" for source in build.sources[1:])
+    write_file(path, os.fsencode(f"{targets}: {sources}\n{rules}"))
 
 
-def make_name(path: Path) -> str:
-    return str(path).replace("$", "$$").replace("#", r"\#").replace(" ", r"\ ")
+def make_name(path: Path, target: bool) -> str:
+    """A name as make and ninja read it, as a target or behind the colon. raises: E0804 for one that no Makefile can hold"""
+    text = os.path.join(".", path) if str(path).startswith("~") else str(path)
+    bad = re.search(r"[\x00-\x1f\x7f;=|\\]", text)
+    if bad:
+        message = f"a dependency file cannot hold the name {text!r}: make gives {bad.group()!r} another meaning"
+        raise error("E0804", message, "rename the file or the folder, or leave -MD out")
+    return re.sub(r"[ #:*?\[%]" if target else r"[ #:*?\[]", r"\\\g<0>", text).replace("$", "$$")
 
 
 @commands.command("run", epilog="What stands after -- goes to the program: mlc run examples/gpt.dsl -- --data book.txt --steps 300")

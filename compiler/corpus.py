@@ -19,6 +19,9 @@ _MAGIC = 20240520
 _VERSION = 1
 _HEADER_INTS = 256
 
+#: The text and its tokens are in memory as a whole.
+MOST_TEXT_BYTES = 1 << 34
+
 LEVELS = ("bytes", "characters")
 
 
@@ -90,7 +93,7 @@ def _write_shard(path: Path, tokens: np.ndarray) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_bytes(path, pipes=True)
+        return read_bytes(path, MOST_TEXT_BYTES, pipes=True)
     except OSError as problem:
         raise _error("E0806", f"cannot read {path}: {problem.strerror or problem}") from problem
 

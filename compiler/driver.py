@@ -127,6 +127,8 @@ def compile_file(path: Path, out: Path | None, defines: Mapping[str, Any], optio
     """
     check_options(options)
     name = program_name(path.stem)
+    if not path.name.isprintable():  # it stands in the first lines of what is emitted
+        raise error("E0807", f"{path.name!r} cannot name a model", "end the file's name in .dsl")
     program, sources = load_program(path, defines, options, observe)
     return build_program(program, name, out or Path("build") / name, sources, options, observe)
 

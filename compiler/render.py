@@ -43,7 +43,8 @@ def human(diagnostic: Diagnostic, sources: Sources | None = None) -> str:
 
 def as_json(diagnostic: Diagnostic, sources: Sources | None = None) -> str:
     """One line, an object with the keys of rustc's: message, code, level, spans, children, rendered."""
-    return json.dumps(_as_object(diagnostic, sources or {}))
+    text = json.dumps(_as_object(diagnostic, sources or {}), ensure_ascii=False)
+    return json.dumps(json.loads(text.encode("utf-8", "replace")))  # names of files that are not UTF-8 would be no Unicode here
 
 
 def explain(code: str) -> str:

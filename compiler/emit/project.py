@@ -72,26 +72,33 @@ RUNTIME_OBJECTS = $(RUNTIME:%.c=objects/%.o)
 abi = $(shell {{ $(1) -dumpmachine | sed 's/-.*//'; $(1) -E -dM -include features.h -x c /dev/null | grep -c __GLIBC__; }} 2>/dev/null)
 MODULE := $(if $(MPICC),$(if $(STATIC),,$(if $(filter-out "$(call abi,$(MPICC))","$(call abi,$(CC))"),,../libmlc_mpi.so)))
 
+# A file gets its name when it is whole: what is killed half way leaves nothing that the next make takes for made.
 all: ../{name} ../lib{name}.so $(MODULE)
 
 runtime: libmlcrt.a $(MODULE)
 
 ../{name}: $(MODEL_OBJECTS) libmlcrt.a
-	$(LINK) -o $@ $^ $(LIBRARIES)
+	$(LINK) -o $@.part $^ $(LIBRARIES)
+	@mv -f $@.part $@
 
 ../lib{name}.so: $(MODEL_OBJECTS) libmlcrt.a
-	$(SHARE) -Wl,-Bsymbolic -o $@ $(MODEL_OBJECTS) -Wl,--whole-archive libmlcrt.a -Wl,--no-whole-archive $(LIBRARIES)
+	$(SHARE) -Wl,-Bsymbolic -o $@.part $(MODEL_OBJECTS) -Wl,--whole-archive libmlcrt.a -Wl,--no-whole-archive $(LIBRARIES)
+	@mv -f $@.part $@
 
 ../libmlc_mpi.so: {mpi} runtime/src/error.c Makefile settings
-	$(SHARE) -fvisibility=hidden -o $@ {mpi} runtime/src/error.c $$($(MPI_SHOWN) | sed 's/^cc //')
+	$(SHARE) -fvisibility=hidden -o $@.part {mpi} runtime/src/error.c $$($(MPI_SHOWN) | sed 's/^cc //')
+	@mv -f $@.part $@
 
 libmlcrt.a: $(RUNTIME_OBJECTS)
-	rm -f $@
-	$(AR) rcs $@ $^
+	rm -f $@ $@.part
+	$(AR) rcs $@.part $^
+	@mv -f $@.part $@
 
 objects/%.o: %.c Makefile settings
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(FLAGS) -MMD -MP -MT $@ -MF $@.d -c -o $@.part $<
+	@mv -f $@.d $(@:.o=.d)
+	@mv -f $@.part $@
 
 # The library stands for its objects while no source is newer: mlc may have put it here without them, and so without their lists of headers.
 .SECONDARY: $(RUNTIME_OBJECTS)
