@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -67,6 +68,20 @@ def earlier_log(field: Field) -> None:
     check(lines == [3, 4], f"logs of {lines} lines")
 
 
+def one_log(field: Field) -> None:
+    """Two runs that start at once with one log, then a third and a resumed one beside the run that has it."""
+    runs = [field.start(field.four, *field.arguments(100000000), "--log", "log") for _ in range(2)]
+    wait_until(lambda: any(run.poll() is not None for run in runs), what="the end of one")
+    ended, live = sorted(runs, key=lambda run: run.poll() is None)
+    check_ended(field.finish(ended), 1, "another run writes its log there")
+    check_ended(field.train(field.one, "--log", "log", steps=3), 1, "another run writes its log there")
+    live.send_signal(signal.SIGTERM)
+    check_ended(field.finish(live), 0)
+    steps = [json.loads(line)["step"] for line in (field.folder / "log").read_text().splitlines()]
+    check(steps == list(range(len(steps))), "the log is not of one run")
+    check(not (field.folder / "log.1").exists(), "the log of a live run was renamed")
+
+
 def rate_too_large(field: Field) -> None:
     check_ended(field.train(field.four, "--rate", "1e39", *saving(field)), 2, "does not fit an f32")
     ended = field.train(field.four, "--rate", "3e38", "--warmup", 1, "--log", "log", *saving(field))
@@ -125,6 +140,7 @@ CASES = (
     Case("full-trace", "a limit on the size of a trace", "said once, saved, exit code 3", full_trace),
     Case("log-is-data", "--log or --trace that is the data, by links too", "usage error, nothing written", log_is_data),
     Case("earlier-log", "--log onto that of an earlier run", "the earlier one is renamed", earlier_log),
+    Case("one-log", "two runs at once with one --log", "one trains; the other ends with code 1", one_log),
     Case("rate-too-large", "a rate that makes parameters infinite", "exit code 2 or 5, nothing published, the log is JSON", rate_too_large),
     Case("shrinking-data", "a data file that shrinks while it is mapped", "exit code 1 with its name, steps before saved", shrinking_data),
     Case("small-stack", "ulimit -s 64", "the same bits", small_stack),

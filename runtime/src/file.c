@@ -9,12 +9,17 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define PAGE_BYTES 4096  /* the smallest there are; larger ones end as their last part does */
 #define WRITE_SECONDS 10 /* for the reader of a pipe to make room */
+
+#ifndef F_OFD_SETLK /* of Linux 3.15; the C library may be older */
+#define F_OFD_SETLK 37
+#endif
 
 /* ---- opening ---- */
 
@@ -74,6 +79,16 @@ int mlc_file_open_output(const char *path, int flags, mlc_error *error)
         return fd;
     close(fd);
     return refuse_special(path, status.st_mode, error), -1;
+}
+
+int mlc_file_lock(int fd)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (!fcntl(fd, F_OFD_SETLK, &whole))
+        return 0;
+    if (errno == EINVAL && !flock(fd, LOCK_EX | LOCK_NB)) /* a kernel without them */
+        return 0;
+    return errno == EAGAIN || errno == EACCES || errno == EWOULDBLOCK ? 1 : -1;
 }
 
 /* ---- reading ---- */

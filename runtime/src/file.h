@@ -21,6 +21,10 @@ int mlc_file_open_regular(const char *path, mlc_error *error);
  * The descriptor does not block: a write to a pipe that is full gives EAGAIN. Returns it, -1: failed (MLC_BAD_INPUT). */
 int mlc_file_open_output(const char *path, int flags, mlc_error *error);
 
+/* Locks a file that is open for writing, for this description of it, not the process: closing another descriptor does not unlock, and
+ * sessions of one process exclude each other. 0: done, 1: somebody else has it, -1: there are no locks here. */
+int mlc_file_lock(int fd);
+
 /* A file mapped for reading. An empty file has bytes 0 and base NULL. */
 typedef struct mlc_mapping {
     const uint8_t *base;

@@ -88,18 +88,6 @@ static int open_own(const mlc_home *home, const char *name, const char *start, m
     return mlc_error_set(error, MLC_BAD_INPUT, "%s/%s: not a file that mlc made; move it away", home->path, name), -1;
 }
 
-/* Locks a description of a file, not a process: closing another descriptor does not unlock, and sessions of one process exclude each
- * other. 0: done, 1: somebody else has it, -1: there are no locks here. */
-static int take_lock(int fd)
-{
-    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (!fcntl(fd, F_OFD_SETLK, &whole))
-        return 0;
-    if (errno == EINVAL && !flock(fd, LOCK_EX | LOCK_NB)) /* a kernel without them */
-        return 0;
-    return errno == EAGAIN || errno == EACCES || errno == EWOULDBLOCK ? 1 : -1;
-}
-
 /* Who holds the lock, as it says; printable whatever the file holds. */
 static void read_holder(int fd, char text[LOCK_BYTES])
 {
@@ -138,7 +126,7 @@ static int try_lock(mlc_home *home, bool unlocked, bool *again, mlc_error *error
     int fd = open_own(home, LOCK, SIGNATURE, error);
     if (fd < 0)
         return error->status;
-    int taken = take_lock(fd);
+    int taken = mlc_file_lock(fd);
     *again = !taken && !is_named(home, fd);
     if (taken < 0 && !unlocked)
         mlc_error_system(error, MLC_BAD_INPUT, "%s: the file system has no locks, so that two programs could write there at once "

@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define TRIES 20
+
 void mlc_metrics_number(char text[32], double value)
 {
     if (!isfinite(value)) {
@@ -81,6 +83,33 @@ static int64_t end_of(const mlc_writer *log)
     return !fstat(log->fd, &status) && S_ISREG(status.st_mode) ? status.st_size : -1;
 }
 
+/* Is the open log still what its name means? */
+static bool is_named(const mlc_writer *log, const char *path)
+{
+    struct stat held, named;
+    if (fstat(log->fd, &held) || !S_ISREG(held.st_mode))
+        return true;
+    return !stat(path, &named) && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+}
+
+/* Opens the log for one writer, after an earlier one was put aside: two that start at once would write into one. */
+static int open_log(mlc_writer *log, const char *path, bool trains, bool resumed, mlc_error *failed, mlc_error *error)
+{
+    for (int try = 0; try < TRIES; try++) {
+        if (mlc_writer_open(log, path, true, failed))
+            return mlc_error_set(error, failed->status, "%s", failed->text);
+        if (trains && end_of(log) >= 0 && mlc_file_lock(log->fd) == 1)
+            return mlc_error_set(error, MLC_BAD_INPUT, "%s: another run writes its log there; wait for its end, or give another name",
+                                 path);
+        if (mlc_output_clear(path, HEAD, resumed, error))
+            return error->status;
+        if (is_named(log, path))
+            return MLC_OK;
+        mlc_writer_close(log, false);
+    }
+    return mlc_error_set(error, MLC_BAD_INPUT, "%s: is renamed or removed again and again", path);
+}
+
 int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log, bool trains, mlc_error *error)
 {
     int64_t step = rank->step;
@@ -90,10 +119,8 @@ int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log
     metrics->log.fd = -1;
     if (!log || rank->rank)
         return MLC_OK;
-    if (mlc_output_clear(log, HEAD, step > 0, error) || (step && trains && cut_log(log, step, error)))
+    if (open_log(&metrics->log, log, trains, step > 0, &metrics->error, error) || (step && trains && cut_log(log, step, error)))
         return error->status;
-    if (mlc_writer_open(&metrics->log, log, true, &metrics->error))
-        return mlc_error_set(error, metrics->error.status, "%s", metrics->error.text);
     metrics->whole = end_of(&metrics->log);
     return MLC_OK;
 }

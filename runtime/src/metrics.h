@@ -17,7 +17,8 @@ typedef struct mlc_metrics {
 } mlc_metrics;
 
 /* `log` NULL: no file. A run that is resumed appends; if it trains, the lines of rank->step and later are cut, for it writes them again.
- * At step 0 the log starts anew, and an earlier one is renamed (mlc_output_clear). Returns a status. */
+ * At step 0 the log starts anew, and an earlier one is renamed (mlc_output_clear). A log that a
+ * live run writes is refused to another that trains. Returns a status. */
 int mlc_metrics_open(mlc_metrics *metrics, const mlc_rank *rank, const char *log, bool trains, mlc_error *error);
 
 /* A step was done: rank->result is its result, rank->step counts it. Returns a status; after a failure there is no log any more, and
