@@ -181,7 +181,8 @@ def write_file(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path = path.resolve() if path.is_symlink() else path
+        if path.is_symlink() and (path.is_file() or not path.exists()):
+            path = path.resolve()
         if not _replaced(path, data):
             path.write_bytes(data)
     except (OSError, RuntimeError, ValueError) as problem:

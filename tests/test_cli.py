@@ -355,3 +355,10 @@ def test_names_that_a_terminal_would_obey(tmp_path: Path, capsys: pytest.Capture
     assert run_command(["compile", str(source)]) == 1
     said = capsys.readouterr().err
     assert "`?[31m` cannot name a program" in said and "\x1b" not in said
+
+
+def test_an_output_that_is_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "good.dsl").write_text(GOOD)
+    command = [sys.executable, "-m", "mlc", "compile", "good.dsl", "-o", "out", "-MD", "-MF", "/dev/stdout"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "out/plan.json" in done.stdout and "good.dsl" in done.stdout, done.stderr
