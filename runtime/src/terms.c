@@ -29,7 +29,7 @@ void mlc_terms_add(mlc_terms *terms, const char *name, const char *value)
     int i = room ? terms->count++ : MLC_TERMS - 1;
     uint64_t start = room ? UINT64_C(0xcbf29ce484222325) : terms->digests[i];
     terms->digests[i] = hash_text(hash_text(start, name), value);
-    snprintf(terms->terms[i].name, sizeof terms->terms[i].name, "%s", room ? name : "other options");
+    snprintf(terms->terms[i].name, sizeof terms->terms[i].name, "%.63s", room ? name : "other options");
     snprintf(terms->terms[i].value, sizeof terms->terms[i].value, "%s", room ? value : "others");
 }
 
