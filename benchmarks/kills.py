@@ -64,7 +64,8 @@ def left_behind(program: Path) -> list[str]:
                     found.append(f"process {entry.name}")
             except OSError:
                 continue
-    return found + [str(path) for path in Path("/dev/shm").glob("*mlc*")]
+    named = [path for path in Path("/dev/shm").glob("*mlc*") if not path.is_dir()]  # a directory where ranks meet stays
+    return found + [str(path) for path in [*named, *Path("/dev/shm").glob("mlc-*/*")]]
 
 
 def command(program: Path, text: Path, steps: int, *arguments: object) -> list[str]:

@@ -253,11 +253,14 @@ def check_options(options: Options) -> None:
     """raises: E0808 for an option that cannot be honoured"""
     if options.target not in TARGETS:
         raise error("E0808", f"--target {options.target}: this version compiles for {', '.join(TARGETS)} only")
-    check_extent(options.pp, options.dp, options.chunks or 1, options.microbatches or 1)
     counts = (("pp", options.pp), ("dp", options.dp), ("chunks", options.chunks), ("memory", options.memory))
     for flag, value in counts:
         if value is not None and value < 1:
             raise error("E0808", f"--{flag} {value}: at least 1")
+    for flag, count in (("microbatches", options.microbatches), ("groups", options.groups)):
+        if count is not None and count < 1:
+            raise error("E0809", f"--{flag} {count}: at least 1")
+    check_extent(options.pp, options.dp, options.chunks or 1, options.microbatches or 1)
     if options.emit not in EMITS:
         raise error("E0808", f"--emit {options.emit}: one of {', '.join(EMITS)}")
     layout = [field.name for field in fields(LayoutOptions)]
@@ -267,9 +270,6 @@ def check_options(options: Options) -> None:
     if options.emit == "ir":
         for flag in given(options, *layout, "plan"):
             raise error("E0808", f"--emit ir and --{flag}: the IR is made before the layout", f"leave --{flag} out, or use --emit plan")
-    for flag, count in (("microbatches", options.microbatches), ("groups", options.groups)):
-        if count is not None and count < 1:
-            raise error("E0809", f"--{flag} {count}: at least 1")
 
 
 def given(options: Options, *names: str) -> list[str]:
