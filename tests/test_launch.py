@@ -147,6 +147,14 @@ REFUSED = [
     ({"PMI_SIZE": "4", "PMI_RANK": "4"}, (), "PMI_RANK is not a rank of them"),
     (environment_of(0), ("--transport", "threads"), "torchrun started 4 processes"),
     (environment_of(0, near=2), ("--transport", "local"), "wants all 4 ranks on one machine, LOCAL_WORLD_SIZE=2"),
+    ({"RANK": "abc", "WORLD_SIZE": "4"}, (), "RANK=abc: wants a whole number of at least 0"),
+    ({"RANK": "1x", "WORLD_SIZE": "1"}, (), "RANK=1x: wants a whole number"),
+    ({"WORLD_SIZE": "abc"}, (), "WORLD_SIZE=abc: wants a whole number of at least 1"),
+    ({"WORLD_SIZE": "0"}, (), "WORLD_SIZE=0: wants"),
+    ({"WORLD_SIZE": "-4"}, (), "WORLD_SIZE=-4: wants"),
+    ({"RANK": "0", "WORLD_SIZE": "99999999999999999999"}, (), "WORLD_SIZE=99999999999999999999: wants"),
+    ({**environment_of(0), "LOCAL_WORLD_SIZE": "four"}, (), "LOCAL_WORLD_SIZE=four: wants"),
+    ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": ""}, (), "SLURM_NNODES=: wants"),
     ({}, ("--transport", "mpi"), "no launcher in the environment; start it with: mpirun -n 4"),
     ({}, ("--transport", "tcp"), "wants one of local|threads|mpi"),
 ]
@@ -157,6 +165,27 @@ def test_launchers_and_transports_that_do_not_fit(
     cut: Build, text: Path, run, environment: Mapping[str, str], options: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in run(cut, "--data", text, *options, code=2, **environment).stderr
+
+
+@pytest.mark.parametrize("environment", [{}, environment_of(0), environment_of(1)], ids=["own", "rank 0", "rank 1"])
+def test_too_few_open_files(cut: Build, text: Path, environment: Mapping[str, str]) -> None:
+    """Where more may be taken they are, else the limit is named."""
+    command = [str(cut.program), "--data", str(text), *RUN, "--start-timeout", "2"]
+    everything = {**os.environ, **environment}
+    for hard, code in ((1024, 4 if environment else 0), (8, 3)):
+        limited = ["bash", "-c", f'ulimit -Sn 8; ulimit -Hn {hard}; exec "$@"', "-", *command]
+        done = subprocess.run(limited, env=everything, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done
+        assert ("4 ranks of one machine want 28 open files each, and the limit is 8" in done.stderr) == (hard == 8), done.stderr
+
+
+def test_two_processes_of_one_rank(cut: Build, text: Path) -> None:
+    command = [str(cut.program), "--data", str(text), *RUN, "--start-timeout", "10"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ranks = [subprocess.Popen(command, env={**os.environ, **environment_of(rank)}, **pipes) for rank in (0, 1, 1)]
+    said = [rank.communicate(timeout=30)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2, 2], said
+    assert "two processes are rank 1 of 4" in said[0] and not said[1] and not said[2]
 
 
 def test_a_missing_mpi_module_is_named(cut: Build, text: Path, run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attacks.field import Case, Field, check, check_ended, wait_until
 from attacks.kills import children
+from attacks.ranks import RANKS, finish_ranks, start_ranks
 
 
 def train(field: Field, *words: object, **options: object) -> tuple[subprocess.Popen[str], list[int]]:
@@ -41,6 +42,20 @@ def rank_is_told(field: Field) -> None:
     os.kill(ranks[2], signal.SIGSTOP)
     os.kill(ranks[0], signal.SIGTERM)
     check_ended(field.finish(run), 4, "told to stop by signal 15", "rank 2 is late")
+
+
+def stopped_rank_of_torchrun(field: Field) -> None:
+    log = field.folder / "log"
+    words = (field.four, *field.arguments(10**9), "--timeout", 1)
+    ranks = start_ranks(field, {rank: (*words, "--log", log) if rank == 0 else words for rank in range(RANKS)})
+    wait_until(lambda: log.exists() and log.stat().st_size > 0, what="a step")
+    ranks[2].send_signal(signal.SIGSTOP)
+    ended = finish_ranks(field, {rank: process for rank, process in ranks.items() if rank != 2})
+    ranks[2].kill()
+    check({e.code for e in ended.values()} == {4}, f"exit codes {[e.code for e in ended.values()]}, not 4")
+    said = "".join(e.err for e in ended.values())
+    check(said.count("no progress for 1 s") == 1 and said.count("error:") == 1, f"not one report: {said}")
+    check("rank 2 is late" in said, f"rank 2 is not named: {said}")
 
 
 def all_stopped(field: Field) -> None:
@@ -182,6 +197,12 @@ CASES = (
         stopped_rank_is_told,
     ),
     Case("stopped-rank-told-rank", "one rank is stopped, then SIGTERM to another", "code 4 after --grace names the rank", rank_is_told),
+    Case(
+        "stopped-rank-of-torchrun",
+        "a rank that torchrun started is stopped",
+        "code 4 of all others after --timeout, one report",
+        stopped_rank_of_torchrun,
+    ),
     Case("all-stopped-told", "all ranks are stopped, then SIGTERM", "code 4 after --grace", all_stopped),
     Case("stopped-supervisor", "the supervisor is stopped while a rank is killed", "the others end and name it", stopped_supervisor),
     Case("stopped-supervisor-hang", "supervisor and a rank are stopped", "the others end with the report", stopped_supervisor_and_rank),

@@ -7,6 +7,8 @@
 #include "threads.h"
 #include "voice.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -43,18 +45,42 @@ static const starter STARTERS[] = {
 static const char *const NAMES[] = {"PMIX_NAMESPACE",   "OMPI_MCA_ess_base_jobid",    "SLURM_JOB_ID", "SLURM_STEP_ID",
                                     "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR",  "MASTER_PORT"};
 
+/* A count that the environment states; -1: it states none. */
 static int number_of(const char *variable)
 {
     const char *text = variable ? getenv(variable) : NULL;
     return text ? atoi(text) : -1;
 }
 
-static const starter *find_starter(void)
+/* A launcher's variable is a whole number of at least so much, or nothing that was started by it can be trusted. */
+static int check_number(const char *variable, long least, mlc_error *error)
 {
-    for (size_t i = 0; i < sizeof STARTERS / sizeof *STARTERS; i++)
+    const char *text = variable ? getenv(variable) : NULL;
+    if (!text)
+        return MLC_OK;
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    bool whole = *text >= '0' && *text <= '9' && !*end && !errno && value <= INT_MAX;
+    if (whole && value >= least)
+        return MLC_OK;
+    return mlc_error_set(error, MLC_USAGE, "%s=%.40s: wants a whole number of at least %ld, as a launcher sets it; unset it to run without "
+                         "one", variable, text, least);
+}
+
+/* The launcher that the environment speaks of, NULL: none. Returns a status. */
+static int find_starter(const starter **out, mlc_error *error)
+{
+    *out = NULL;
+    for (size_t i = 0; i < sizeof STARTERS / sizeof *STARTERS && !*out; i++)
         if (getenv(STARTERS[i].size))
-            return number_of(STARTERS[i].size) > 1 ? &STARTERS[i] : NULL;
-    return NULL;
+            *out = &STARTERS[i];
+    const starter *from = *out;
+    if (!from)
+        return MLC_OK;
+    if (check_number(from->size, 1, error) || check_number(from->rank, 0, error) || check_number(from->near, 1, error))
+        return error->status;
+    return check_number(from->hosts, 1, error);
 }
 
 /* Ranks on this machine; 0: the environment does not say. */
@@ -161,8 +187,11 @@ static int decide_own(mlc_launch *launch, const char *transport, mlc_error *erro
 int mlc_launch_decide(mlc_launch *launch, const mlc_model *model, const char *transport, double timeout, mlc_error *error)
 {
     *launch = (mlc_launch){.model = model, .kind = MLC_LAUNCH_ALONE, .ranks = model->pp * model->dp, .rank = -1, .timeout = timeout};
-    const starter *from = find_starter();
-    return from ? decide_started(launch, from, transport, error) : decide_own(launch, transport, error);
+    const starter *from;
+    if (find_starter(&from, error))
+        return error->status;
+    bool several = from && number_of(from->size) > 1;
+    return several ? decide_started(launch, from, transport, error) : decide_own(launch, transport, error);
 }
 
 /* ---- ranks as threads ---- */

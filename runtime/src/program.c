@@ -609,7 +609,8 @@ static void end_rank(program *run)
     bool victim = status && world && mlc_launch_is_victim(world);
     bool own = run->alone || victim || status == MLC_HANG;
     bool orphan = run->launch->supervisor && mlc_watch_is_process_stopped(run->launch->supervisor);
-    bool speaks = victim ? !run->launch->spoken || orphan : own || is_first(run);
+    bool heard = status == MLC_HANG; /* whoever found that nothing moves has said so before it told the others */
+    bool speaks = victim ? (!run->launch->spoken && !heard) || orphan : own || is_first(run);
     if (status && speaks && mlc_launch_may_speak(run->launch))
         print_error(run, own, !run->alone);
     if (status && !own)

@@ -38,7 +38,7 @@ static void take(int signal)
     }
     if (signal == SIGINT && !again)
         interrupted = now;
-    seen |= 1 | UINT64_C(1) << signal;
+    __atomic_fetch_or(&seen, 1 | UINT64_C(1) << signal, __ATOMIC_RELAXED); /* threads may take two at once */
 }
 
 static bool stays_ignored(int i)

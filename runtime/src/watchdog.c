@@ -346,11 +346,20 @@ static void report(const mlc_watchdog *watchdog)
         report_threads(watchdog->rank);
 }
 
+/* Those that share memory with this rank end as it does, and not because it is lost. */
+static void tell_neighbours(const mlc_watchdog *watchdog)
+{
+    mlc_world *world = &watchdog->rank->world;
+    if (world->ranks > 1 && watchdog->boards[(world->rank + 1) % world->ranks])
+        world->transport->abandon(world, MLC_HANG);
+}
+
 /* Nothing moves. */
 static void end_program(const mlc_watchdog *watchdog)
 {
     if (reporter(watchdog) == watchdog->rank->rank) {
         report(watchdog);
+        tell_neighbours(watchdog);
         _exit(MLC_HANG);
     }
     if (is_supervised(watchdog))
@@ -395,7 +404,7 @@ static void see_boards(mlc_watchdog *watchdog)
     watchdog->boards[world->rank] = world->status;
 }
 
-int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_rank *rank, mlc_watchdog_duty duty, mlc_error *error)
+int mlc_watchdog_open(mlc_watchdog *watchdog, mlc_rank *rank, mlc_watchdog_duty duty, mlc_error *error)
 {
     int ranks = rank->world.ranks;
     *watchdog = (mlc_watchdog){.rank = rank, .duty = duty};

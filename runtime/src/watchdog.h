@@ -66,7 +66,7 @@ typedef struct mlc_watchdog {
     bool done;
     bool running;
     mlc_watchdog_duty duty;
-    const mlc_rank *rank;
+    mlc_rank *rank;
     const mlc_status_board **boards;
     mlc_watch watch;
     unsigned long long barriers; /* seen of the rank's team */
@@ -76,7 +76,7 @@ typedef struct mlc_watchdog {
 } mlc_watchdog;
 
 /* Starts to watch for a rank whose world is open. Returns a status. */
-int mlc_watchdog_open(mlc_watchdog *watchdog, const mlc_rank *rank, mlc_watchdog_duty duty, mlc_error *error);
+int mlc_watchdog_open(mlc_watchdog *watchdog, mlc_rank *rank, mlc_watchdog_duty duty, mlc_error *error);
 void mlc_watchdog_close(mlc_watchdog *watchdog);
 
 #endif

@@ -250,7 +250,10 @@ static int accept_rank(mlc_local *local, int listener, int *connections, deadlin
     send_message(fd, &greeting, sizeof greeting, &local->lines[0], 1);
     close(fd);
     close(line);
-    return mlc_error_set(error, MLC_USAGE, "rank %d of %d came to meet rank 0 of %d, or came twice", rank, got.ranks, local->ranks);
+    if (got.ranks == local->ranks && rank > 0 && rank < local->ranks)
+        return mlc_error_set(error, MLC_USAGE, "two processes are rank %d of %d: did two launchers start with the same address and port?",
+                             rank, got.ranks);
+    return mlc_error_set(error, MLC_USAGE, "rank %d of %d came to meet rank 0 of %d", rank, got.ranks, local->ranks);
 }
 
 static int missing_rank(const mlc_local *local, const int *connections)
@@ -352,7 +355,11 @@ static int connect_to(const struct sockaddr_un *address, deadline limit, mlc_err
 {
     for (;;) {
         int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-        if (fd >= 0 && !connect(fd, (const struct sockaddr *)address, sizeof *address) && is_same_user(fd))
+        if (fd < 0) {
+            mlc_error_system(error, MLC_FAILED, "transport local: cannot make a socket to meet rank 0");
+            return -1;
+        }
+        if (!connect(fd, (const struct sockaddr *)address, sizeof *address) && is_same_user(fd))
             return fd;
         mlc_local_close_file(&fd);
         if (is_over(limit)) {

@@ -23,7 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SPARE_FILES 256   /* that a process may have open besides */
+#define OWN_FILES 16      /* that a process opens at least besides */
+#define SPARE_FILES 256   /* that it may */
 #define LOOK_SECONDS 0.02 /* between two looks at the lifelines */
 
 static double now(void)
@@ -47,9 +48,27 @@ void mlc_local_close_file(int *fd)
 
 /* ---- memory ---- */
 
+/* Each rank has three files while all start. Takes as many as it may; an error is a limit that is not even enough for those. */
+static int allow_files(int ranks, mlc_error *error)
+{
+    struct rlimit limit;
+    rlim_t files = 3 * (rlim_t)ranks, least = files + OWN_FILES, wanted = files + SPARE_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= wanted)
+        return MLC_OK;
+    if (limit.rlim_max < least)
+        return mlc_error_set(error, MLC_FAILED, "transport local: %d ranks of one machine want %llu open files each, and the limit is %llu: "
+                             "raise it with ulimit -n", ranks, (unsigned long long)least, (unsigned long long)limit.rlim_max);
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit))
+        return mlc_error_system(error, MLC_FAILED, "transport local: cannot raise the limit of open files");
+    return MLC_OK;
+}
+
 mlc_local *mlc_local_allocate(const mlc_model *model, mlc_error *error)
 {
     int ranks = model->pp * model->dp;
+    if (allow_files(ranks, error))
+        return NULL;
     mlc_local *local = calloc(1, sizeof *local);
     if (local)
         *local = (mlc_local){.model = model, .ranks = ranks, .control = -1,
@@ -104,24 +123,12 @@ int mlc_local_make_line(mlc_local *local, int rank, mlc_error *error)
     return MLC_OK;
 }
 
-/* Each rank has three files while all start. */
-static void allow_files(int ranks)
-{
-    struct rlimit limit;
-    rlim_t wanted = 3 * (rlim_t)ranks + SPARE_FILES;
-    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 int mlc_local_create(mlc_local **out, const mlc_model *model, mlc_error *error)
 {
     *out = NULL;
     mlc_local *local = mlc_local_allocate(model, error);
     if (!local)
         return error->status;
-    allow_files(local->ranks);
     mlc_local_make_files(local, error);
     for (int i = 0; i < local->ranks && !error->status; i++)
         mlc_local_make_line(local, i, error);
