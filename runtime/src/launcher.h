@@ -36,7 +36,7 @@ typedef struct mlc_launch {
     bool said;           /* the error is another rank's, or was said already */
     int supervisor;      /* FORKED: its process */
     bool hasty;          /* whoever started the ranks ends all when one ends, and kills a second after SIGTERM (mpirun) */
-    const volatile uint64_t *signals; /* if hasty: bits of the signals that came; else NULL */
+    const _Atomic uint64_t *signals; /* if hasty: bits of the signals that came; else NULL */
     char name[512];      /* JOINED: of the run */
     int strangers;       /* ranks that a launcher started, of which this process cannot be one and could tell the others; else 0 */
     atomic_int *spoken;  /* FORKED, THREADED: ranks that have claimed to say why the run ended */

@@ -71,7 +71,7 @@ struct mlc_rank {
     double *metrics;      /* of the last pass: by column, losses apart */
     double *table;        /* [microbatch of the step or round, over all replicas][1 + columns]: weight, then values */
     mlc_result result;
-    volatile uint64_t *signals; /* what this rank puts into the next exchange; NULL: nothing */
+    const _Atomic uint64_t *signals; /* what this rank puts into the next exchange; NULL: nothing */
     struct mlc_trace *trace; /* NULL, or who wants the times of rows */
     mlc_tables *tables;         /* of the executor (tables.h) */
     mlc_collective *collective; /* of the executor (collective.h) */

@@ -14,9 +14,9 @@ static const int WRITES[] = {SIGPIPE, SIGXFSZ};
 
 enum { STOP_COUNT = sizeof STOPS / sizeof *STOPS, WRITE_COUNT = sizeof WRITES / sizeof *WRITES };
 
-/* What a handler can reach must be global, and signals belong to the process anyway. */
-static volatile uint64_t seen;
-static volatile int64_t interrupted; /* when the first SIGINT came, in nanoseconds */
+/* What a handler can reach must be global, and signals belong to the process anyway. Any thread may take one while others look. */
+static _Atomic uint64_t seen;
+static _Atomic int64_t interrupted; /* when the first SIGINT came, in nanoseconds */
 static volatile sig_atomic_t follows; /* another process counts SIGINTs */
 static struct sigaction stops_before[STOP_COUNT], writes_before[WRITE_COUNT];
 
@@ -38,7 +38,7 @@ static void take(int signal)
     }
     if (signal == SIGINT && !again)
         interrupted = now;
-    __atomic_fetch_or(&seen, 1 | UINT64_C(1) << signal, __ATOMIC_RELAXED); /* threads may take two at once */
+    seen |= 1 | UINT64_C(1) << signal;
 }
 
 static bool stays_ignored(int i)
@@ -82,7 +82,7 @@ void mlc_signals_close(void)
         sigaction(WRITES[i], &writes_before[i], NULL);
 }
 
-volatile uint64_t *mlc_signals_seen(void)
+const _Atomic uint64_t *mlc_signals_seen(void)
 {
     return &seen;
 }

@@ -25,7 +25,7 @@ void mlc_signals_release(void);
 void mlc_signals_close(void);
 
 /* Which came while they were held: bit 0, stop; bit n, signal n. */
-volatile uint64_t *mlc_signals_seen(void);
+const _Atomic uint64_t *mlc_signals_seen(void);
 
 /* The first of those that stop a run in such a mask; 0: none. */
 int mlc_signals_first(uint64_t seen);

@@ -54,7 +54,7 @@ typedef struct mlc_watchdog_duty {
     bool supervised;                  /* somebody else reports when this rank is not late; */
     int supervisor;                   /* this process, while it is not stopped itself; 0: unknown */
     atomic_int *spoken;               /* whether a report was written, where ranks share that; else NULL */
-    const volatile uint64_t *signals; /* bits of the signals that came */
+    const _Atomic uint64_t *signals; /* bits of the signals that came */
     bool hasty;                       /* whoever started the ranks kills them soon after SIGTERM: a rank that is stuck in a wait then
                                        * says so at once, and ends */
 } mlc_watchdog_duty;

@@ -778,27 +778,36 @@ static void check_stuck(void)
 }
 
 /* Signals to the supervisor reach the ranks, which agree on the step. */
+/* The run saved and ended because of a signal. */
+static void check_saved_by(pid_t parent, int signal)
+{
+    char sentence[64];
+    int status = finish(parent);
+    if (status)
+        fprintf(stderr, "stopped by signal %d, it ended with %d: %s\n", signal, status, err);
+    CHECK(status == 0);
+    snprintf(sentence, sizeof sentence, "stopped by signal %d after ", signal);
+    CHECK_HOLDS(err, sentence);
+}
+
 static void check_stops(void)
 {
     pid_t children[4], parent = start_ranks("--checkpoint r --timeout 30", children);
     kill(parent, SIGTERM);
-    CHECK(finish(parent) == 0);
-    CHECK_HOLDS(err, "stopped by signal 15 after ");
+    check_saved_by(parent, SIGTERM);
     parent = start_ranks("--resume auto --checkpoint r", children);
     kill(children[2], SIGUSR1); /* one rank is enough */
-    CHECK(finish(parent) == 0);
-    CHECK_HOLDS(err, "stopped by signal 10 after ");
+    check_saved_by(parent, SIGUSR1);
     parent = start_ranks("--resume auto --checkpoint r", children);
     kill(parent, SIGINT);
     kill(parent, SIGINT); /* the same one, as a terminal and a launcher send it */
-    CHECK(finish(parent) == 0);
-    CHECK_HOLDS(err, "stopped by signal 2 after ");
+    check_saved_by(parent, SIGINT);
     parent = start_ranks("--transport local", children);
     kill(children[1], SIGSTOP); /* so that no step ends */
     kill(parent, SIGINT);
     usleep(500000);
     kill(parent, SIGINT); /* a second one */
-    CHECK(finish(parent) == 128 + SIGINT);
+    CHECK(finish(parent) == 128 + SIGINT && !*err);
     parent = start_ranks("", children);
     kill(parent, SIGKILL);
     CHECK(finish(parent) == 128 + SIGKILL);
