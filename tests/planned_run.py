@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mlc.ir.types import DTYPE_BYTES
 from mlc.lower.routine import Routine
-from mlc.parallel.planned import Entry
+from mlc.parallel.entries import Entry
 from mlc.plan import Plan
 from mlc.plan.placed import REGION_SHIFT, Channel, Chunk, Place, PlacedRow
 

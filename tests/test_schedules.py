@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlc.diagnostics import CODES, MlcError
-from mlc.parallel.actions import Action, Schedule, made, needed
+from mlc.parallel.actions import Action, Schedule, needed
 from mlc.parallel.csv import read_csv, write_csv
 from mlc.parallel.draw import draw_svg, draw_text
 from mlc.parallel.limits import least_makespan
@@ -200,7 +200,7 @@ def makespan_of_cells(chosen: Schedule, costs: Costs, lists: list[list[tuple[Act
                 inputs = [a for action in row[0] for a in needed(action, chosen.stages) if a not in row[0]]
                 arrivals = [ended[a] + costs.transfer * (chosen.placement[a.stage] != rank) for a in inputs]
                 free[rank] = max([free[rank], *arrivals]) + sum(map(costs.seconds, row[0]))
-                ended.update((made(action), free[rank]) for action in row.pop(0))
+                ended.update((action._replace(kind="I") if action.kind == "B" else action, free[rank]) for action in row.pop(0))
     return max(free)
 
 

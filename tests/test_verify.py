@@ -19,7 +19,8 @@ from mutants import mutate
 
 from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
-from mlc.parallel.planned import ENDINGS, Planned, read_plan
+from mlc.parallel.entries import ENDINGS, packed
+from mlc.parallel.planned import Planned, read_plan
 from mlc.parallel.symbolic import run_symbolic
 from mlc.parallel.verify import explain_proof, verify
 from mlc.plan.report import explain_plan
@@ -77,7 +78,7 @@ def shortened(planned: Planned, chain: str, count: int) -> Planned:
     """The plan with the lists of a round of `count` microbatches."""
     places = []
     for place in planned.places:
-        kept = tuple(e for e in place.lists[chain] if e.kind in ENDINGS or e.microbatch < count)
+        kept = packed([e for e in place.lists[chain] if e.kind in ENDINGS or e.microbatch < count])
         places.append(dataclasses.replace(place, lists={**place.lists, chain: kept}))
     return dataclasses.replace(planned, places=tuple(places))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mlc.emit.literals import c_string, initializer, packed, write_array
 from mlc.emit.writer import Writer
-from mlc.parallel.planned import CHAINS, Channel, Entry, Place, Planned
+from mlc.parallel.entries import Entries
+from mlc.parallel.planned import CHAINS, Channel, Place, Planned
 
 _KINDS = {
     "F": "MLC_FORWARD",
@@ -52,15 +53,17 @@ def _place(writer: Writer, place: Place, channels: list[str]) -> str:
     numbers = {name: n for n, name in enumerate(channels)}
     lists = []
     for chain in CHAINS:
-        words = [_action(entry, numbers) for entry in place.lists.get(chain, ())]
+        words = list(_actions(place.lists[chain], numbers)) if chain in place.lists else []
         name = write_array(writer, "mlc_action", f"place{place.number}_{chain}", packed(words, _ACTIONS_A_LINE))
         lists.append(initializer((name, len(words))))
     return initializer((regions, len(rows), initializer(lists)))
 
 
-def _action(entry: Entry, numbers: Mapping[str, int]) -> str:
-    """An mlc_action; of a channel that does not exist, -1."""
-    of = numbers.get(entry.of, -1) if isinstance(entry.of, str) else entry.of
-    return initializer((_KINDS.get(entry.kind, f"MLC_{entry.kind}"), of, entry.microbatch))
+def _actions(entries: Entries, numbers: Mapping[str, int]) -> Iterator[str]:
+    """The mlc_action of each row; of a channel that does not exist, -1."""
 
+    def head(kind: str, of: int | str) -> str:
+        number = numbers.get(of, -1) if isinstance(of, str) else of
+        return f"{{{_KINDS.get(kind, f'MLC_{kind}')}, {number}, "
 
+    return entries.texts(head, lambda microbatch: f"{microbatch}}}")

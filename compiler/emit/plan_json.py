@@ -115,7 +115,7 @@ def _place(plan: Plan, place: Place) -> str:
         "fixed": _list((_of_chain({"name": a.name, "at": a.at, "bytes": a.bytes}, a.chain) for a in place.fixed), _INNER),
         "regions": _list((_region(region) for region in place.regions), _INNER),
         "phases": _by_chain({chain: _object({k: json.dumps(v) for k, v in of.items()}, _DEEP) for chain, of in phases.items()}),
-        "lists": _by_chain({chain: _list(entries, _DEEP) for chain, entries in place.lists.items()}),
+        "lists": _by_chain({chain: _nested(list(entries.json_rows()), _DEEP) for chain, entries in place.lists.items()}),
         "shards": _nested([_list(map(_piece, shard), _DEEP) for shard in place.shards], _INNER),
         "uses": _list(_uses(place), _INNER),
     }

@@ -6,6 +6,7 @@ A schedule is data: whoever makes one, reads one from a file or checks one needs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 
@@ -13,8 +14,7 @@ from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 KINDS = ("F", "I", "W", "B")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Action:
+class Action(NamedTuple):
     """One computation of one microbatch on one stage; printed as torch.distributed.pipelining writes it: 3F12."""
 
     kind: str  # one of KINDS
@@ -60,8 +60,3 @@ def needed(action: Action, stages: int) -> tuple[Action, ...]:
         case _:
             own = Action("F", stage, microbatch)
             return (own, Action("I", stage + 1, microbatch)) if stage < stages - 1 else (own,)
-
-
-def made(action: Action) -> Action:
-    """The action in whose name others need this one: `I` for B."""
-    return Action("I", action.stage, action.microbatch) if action.kind == "B" else action

@@ -80,9 +80,9 @@ def _whole(schedule: Schedule, costs: Costs) -> Schedule:
     for actions, ends in zip(schedule.lists, found.end):
         merged: list[Action] = []
         for action, end in zip(actions, ends):
-            follows = action.kind == "W" and merged[-1] == replace(action, kind="I")
+            follows = action.kind == "W" and merged[-1] == action._replace(kind="I")
             if follows and end <= _gradient_needed(schedule, costs, start, action):
-                merged[-1] = replace(action, kind="B")
+                merged[-1] = action._replace(kind="B")
             else:
                 merged.append(action)
         lists.append(tuple(merged))

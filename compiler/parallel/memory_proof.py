@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mlc.parallel.faults import Fault
 from mlc.parallel.planned import HEADER_BYTES, Area, Channel, Place, Planned
-from mlc.parallel.symbolic import Fault
 
 FLOAT_BYTES = 4
 

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mlc.parallel.entries import Entries
+
 #: Of a plan: more than any machine runs, and little enough to look at one by one.
 MOST_PLACES = 4096
 MOST_REPLICAS = 1 << 16
@@ -82,6 +84,8 @@ def fault(value: Any, schema: Any = SCHEMA, path: str = "") -> str | None:
         case str():
             return None if KINDS[schema](value) else f"{path} is {_shown(value)}, and must be {schema}"
         case [kind]:
+            if isinstance(value, Entries):  # packed from rows, each of its kind
+                return None
             if not isinstance(value, list):
                 return f"{path} is {_shown(value)}, and must be a list"
             return next((found for n, item in enumerate(value) if (found := fault(item, kind, f"{path}[{n}]"))), None)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.parallel.entries import Entries, packed
 from mlc.parallel.plan_schema import fault
 from mlc.resources import read_text
 
 VERSION = 2
 CHAINS = ("train", "evaluate", "sample")
-COMPUTE = ("F", "I", "W", "B")
-TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
-#: What ends a step, after all compute and transfers; REDUCE once a chunk.
-ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD")
 #: A plan of a thousand ranks has some tens of megabytes.
 MOST_PLAN_BYTES = 1 << 30
 #: More microbatches of one replica than any step has.
@@ -29,17 +26,6 @@ BLOCK = 1024
 #: Of a rank in the binary tree of all: the one above and two below.
 TREE_NEIGHBOURS = 3
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "tree")
-
-
-class Entry(NamedTuple):
-    """One row of a list: `of` is a chunk of the place, or the name of a channel."""
-
-    kind: str
-    of: int | str
-    microbatch: int
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.of} {self.microbatch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +120,7 @@ class Place:
     fixed: tuple[Area, ...]
     regions: Mapping[str, Region]
     phases: Mapping[str, Mapping[str, Touch]]
-    lists: Mapping[str, tuple[Entry, ...]]
+    lists: Mapping[str, Entries]
     stages: tuple[int, ...]
     shards: tuple[tuple[Piece, ...], ...]
     uses: tuple[Use, ...]
@@ -174,7 +160,7 @@ class Planned:
 def load_plan(path: Path) -> dict[str, Any]:
     """The content of a plan.json. raises: E1201"""
     try:
-        content = json.loads(read_text(path, MOST_PLAN_BYTES))
+        content = parse_plan(read_text(path, MOST_PLAN_BYTES))
     except OSError as problem:
         raise refusal("E1201", f"cannot read {path}: {problem.strerror or problem}") from problem
     except RecursionError as problem:
@@ -183,6 +169,20 @@ def load_plan(path: Path) -> dict[str, Any]:
         raise refusal("E1201", f"{path} is not JSON: {problem}") from problem
     if not isinstance(content, dict):
         raise refusal("E1201", f"{path} holds no plan")
+    return content
+
+
+def parse_plan(text: str) -> Any:
+    """The content of plan.json. The lists of a place are packed as soon as they are read: of a large plan they are the most by far."""
+    return json.loads(text, object_hook=_with_packed_lists)
+
+
+def _with_packed_lists(content: dict[str, Any]) -> dict[str, Any]:
+    """What is no list of rows stays as it is, and is refused with its place in the file."""
+    lists = content.get("lists")
+    if isinstance(lists, dict) and all(isinstance(rows, list) for rows in lists.values()):
+        with suppress(TypeError, ValueError):
+            content["lists"] = {chain: packed(rows) for chain, rows in lists.items()}
     return content
 
 
@@ -314,7 +314,7 @@ def _place(p: Mapping[str, Any]) -> Place:
         fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), _chain(f.get("chain"))) for f in p["fixed"]),
         regions=regions,
         phases={chain: {name: _touch(t) for name, t in of.items()} for chain, of in p["phases"].items()},
-        lists={chain: tuple(map(_entry, rows)) for chain, rows in p["lists"].items()},
+        lists={chain: rows if isinstance(rows, Entries) else packed(rows) for chain, rows in p["lists"].items()},
         stages=tuple(map(_whole, p["stages"])),
         shards=tuple(tuple(map(_piece, shard)) for shard in p["shards"]),
         uses=tuple(map(_use, p["uses"])),
@@ -323,13 +323,6 @@ def _place(p: Mapping[str, Any]) -> Place:
 
 def _touch(t: Mapping[str, Any]) -> Touch:
     return Touch(_names(t["reads"]), _names(t["writes"]))
-
-
-def _entry(row: Any) -> Entry:
-    kind, of, microbatch = row
-    if kind not in (*COMPUTE, *TRANSFERS, *ENDINGS):
-        raise ValueError(f"{kind!r} is no kind of action")
-    return Entry(kind, str(of) if kind in TRANSFERS else _whole(of), _whole(microbatch))
 
 
 def _piece(p: Mapping[str, Any]) -> Piece:

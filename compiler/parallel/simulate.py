@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlc.parallel.actions import Action, Schedule, made, needed, refusal
+from mlc.parallel.actions import KINDS, Action, Schedule, needed, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,33 +96,66 @@ def simulate(schedule: Schedule, costs: Costs) -> Simulation:
 
 
 def run(schedule: Schedule, costs: Costs) -> tuple[list[list[float]], list[list[float]]]:
-    """Start and end of every action of every list."""
-    placement, stages = schedule.placement, schedule.stages
-    ended: dict[Action, float] = {}
-    waiting: defaultdict[Action, list[int]] = defaultdict(list)
+    """Start and end of every action of every list. Each action is looked at once, and once more for each time its rank waits at it."""
+    placement, last, count = schedule.placement, schedule.stages - 1, schedule.microbatches
+    seconds = {kind: [costs.seconds(Action(kind, stage, 0)) for stage in range(schedule.stages)] for kind in KINDS}
+    behind = [costs.transfer * (placement[s] != placement[s + 1]) for s in range(last)]  # over the cut behind a stage
+    forward: list[float | None] = [None] * (schedule.stages * count)  # when F of stage * count + microbatch ended
+    gradient: list[float | None] = [None] * (schedule.stages * count)  # and I or B
+    waiting: defaultdict[int, list[int]] = defaultdict(list)  # by what is missing: its number in `forward`, or below 0 in `gradient`
     start: list[list[float]] = [[] for _ in schedule.lists]
     end: list[list[float]] = [[] for _ in schedule.lists]
-    free = [0.0] * schedule.ranks
     ready = list(range(schedule.ranks))
     while ready:
         rank = ready.pop()
-        actions = schedule.lists[rank]
-        while len(end[rank]) < len(actions):
-            action = actions[len(end[rank])]
-            sources = needed(action, stages)
-            missing = next((source for source in sources if source not in ended), None)
-            if missing is not None:
-                waiting[missing].append(rank)
-                break
-            arrivals = [ended[a] + (costs.transfer if placement[a.stage] != rank else 0.0) for a in sources]
-            start[rank].append(max(free[rank], *arrivals) if arrivals else free[rank])
-            free[rank] = start[rank][-1] + costs.seconds(action)
-            end[rank].append(free[rank])
-            ended[made(action)] = free[rank]
-            ready += waiting.pop(made(action), [])
+        actions, starts, ends = schedule.lists[rank], start[rank], end[rank]
+        now = ends[-1] if ends else 0.0
+        for position in range(len(ends), len(actions)):
+            kind, stage, microbatch = actions[position]
+            own, arrival, made = stage * count + microbatch, now, None
+            if kind == "F":
+                made = own
+                if stage > 0:
+                    sent = forward[own - count]
+                    if sent is None:
+                        waiting[own - count].append(rank)
+                        break
+                    arrival = sent + behind[stage - 1]
+            elif kind == "W":
+                if gradient[own] is None:
+                    waiting[~own].append(rank)
+                    break
+            else:
+                made = ~own
+                if forward[own] is None:
+                    waiting[own].append(rank)
+                    break
+                if stage < last:
+                    sent = gradient[own + count]
+                    if sent is None:
+                        waiting[~(own + count)].append(rank)
+                        break
+                    arrival = sent + behind[stage]
+            if arrival > now:
+                now = arrival
+            starts.append(now)
+            now += seconds[kind][stage]
+            ends.append(now)
+            if made is not None:
+                if made >= 0:
+                    forward[made] = now
+                else:
+                    gradient[~made] = now
+                if made in waiting:
+                    ready += waiting.pop(made)
     if waiting:
-        raise _stuck(schedule, waiting)
+        raise _stuck(schedule, {_missing(number, count): ranks for number, ranks in waiting.items()})
     return start, end
+
+
+def _missing(number: int, count: int) -> Action:
+    """The action of a number in `run`."""
+    return Action("F", *divmod(number, count)) if number >= 0 else Action("I", *divmod(~number, count))
 
 
 def _stuck(schedule: Schedule, waiting: dict[Action, list[int]]) -> Exception:

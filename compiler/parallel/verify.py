@@ -1,24 +1,28 @@
 """The proof of a plan: nothing is emitted that does not pass it, and `mlc verify plan.json` runs it alone.
 
-    coverage    each microbatch of each stage is forwarded and differentiated once, in ascending order; each element of each parameter
-                is updated by one replica, with optimizer state of its own; every use of a parameter is summed once
-    transfers   each message is sent by one end, received and freed by the other, in one order
-    deadlock    the lists run to their end with the slots that the channels have
-    lifetimes   a slot is written before it is read and not overwritten while something will read it
-    memory      no two buffers in use at once share a byte; everything lies in the arena
+coverage    each microbatch of each stage is forwarded and differentiated once, in ascending order; each element of each parameter
+            is updated by one replica, with optimizer state of its own; every use of a parameter is summed once
+transfers   each message is sent by one end, received and freed by the other, in one order
+deadlock    the lists run to their end with the slots that the channels have
+lifetimes   a slot is written before it is read and not overwritten while something will read it
+memory      no two buffers in use at once share a byte; everything lies in the arena
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.parallel.entries import CODES, ENDINGS, Column, Entries
+from mlc.parallel.faults import Fault
 from mlc.parallel.memory_proof import memory_faults
-from mlc.parallel.planned import BLOCK, COMPUTE, ENDINGS, TRANSFERS, Entry, Piece, Place, Planned, PlannedParameter, read_plan
-from mlc.parallel.symbolic import Fault, run_symbolic
+from mlc.parallel.planned import BLOCK, Piece, Place, Planned, PlannedParameter, read_plan
+from mlc.parallel.symbolic import run_symbolic
 
 #: How the list of a chain ends, REDUCE of each chunk apart.
 _TAILS = {"train": tuple(kind for kind in ENDINGS if kind != "REDUCE"), "evaluate": ("STATISTICS",), "sample": ()}
@@ -62,7 +66,7 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
         if chain == "train":
             pairs = zip(planned.places, outcome.peaks, strict=True)
             live = tuple(sum(place.regions[name].stride * slots for name, slots in peaks.items()) for place, peaks in pairs)
-    actions = sum(e.kind in COMPUTE for place in planned.places for e in place.lists["train"])
+    actions = sum(int(place.lists["train"].computes.sum()) for place in planned.places)
     return Proof(actions, messages, live)
 
 
@@ -119,65 +123,53 @@ def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
     """Each microbatch once in each phase, ascending; nothing after the list's end."""
     entries = place.lists[chain]
     yield from _tail_faults(place, chain)
-    seen = _Seen()
-    for at, entry in enumerate(entries):
-        if entry.kind in COMPUTE:
-            yield from _entry_faults(place, chain, at, entry, seen, whole)
+    compute = np.flatnonzero(entries.computes)
+    of, microbatches = entries.of[compute], entries.microbatches[compute]
+    chunks = len(place.stages)
+    known = (of >= 0) & (of < chunks) & (microbatches >= 0) & (microbatches < whole)
     where = f"{chain}: rank {place.number}"
-    for chunk in range(len(place.stages)):
-        counts = {kind: sorted(seen.microbatches[kind, chunk]) for kind in COMPUTE}
-        wanted = list(range(whole))
-        if counts["F"] != wanted:
-            yield Fault("E1204", f"{where}, chunk {chunk}: forward of microbatch {_odd(counts['F'], wanted)}")
-        if chain != "train":
-            continue
-        for kind, name in (("I", "input gradient"), ("W", "weight gradient")):
-            found = sorted([*counts[kind], *counts["B"]])
-            if found != wanted:
-                yield Fault("E1204", f"{where}, chunk {chunk}: {name} of microbatch {_odd(found, wanted)}")
+    for at in compute[~known].tolist():
+        text = f"this rank has chunks 0 to {chunks - 1} and microbatches 0 to {whole - 1}"
+        yield Fault("E1204", f"{where}, action {at} ({entries[at]}): {text}")
+    if chain != "train":
+        for at in compute[known & (entries.kinds[compute] != CODES["F"])].tolist():
+            yield Fault("E1204", f"{where}, action {at} ({entries[at]}): only forward passes are made here")
+    at = compute[known]
+    at = at[np.argsort(entries.of[at], kind="stable")]
+    ends = np.searchsorted(entries.of[at], np.arange(1, chunks))
+    for chunk, rows in enumerate(np.split(at, ends)):
+        yield from _chunk_faults(entries, where, chunk, rows, whole if chain == "train" else 0, whole)
 
 
-def _odd(found: list[int], wanted: list[int]) -> str:
-    """The first microbatch that is not there once, and how often it is."""
-    first = next(m for m in sorted({*found, *wanted}) if found.count(m) != wanted.count(m))
-    return f"{first} is done {found.count(first)} times, not {wanted.count(first)}"
+#: What each part of a microbatch's work is called, the kinds that do it, and the part that must be done before.
+_PARTS = {"F": ("forward", "F", None), "I": ("input gradient", "IB", "F"), "W": ("weight gradient", "WB", "I")}
 
 
-@dataclass(slots=True)
-class _Seen:
-    """The actions of a list so far: `microbatches` by kind and chunk; `latest` by F, I or W and chunk, the highest."""
-
-    microbatches: defaultdict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
-    latest: dict[tuple[str, int], int] = field(default_factory=dict)
-    done: set[tuple[str, int, int]] = field(default_factory=set)
-
-
-def _entry_faults(place: Place, chain: str, at: int, entry: Entry, seen: _Seen, whole: int) -> Iterator[Fault]:
-    chunk, j = int(entry.of), entry.microbatch
-    where = f"{chain}: rank {place.number}, action {at} ({entry})"
-    if not 0 <= chunk < len(place.stages) or not 0 <= j < whole:
-        yield Fault("E1204", f"{where}: this rank has chunks 0 to {len(place.stages) - 1} and microbatches 0 to {whole - 1}")
-        return
-    if chain != "train" and entry.kind != "F":
-        yield Fault("E1204", f"{where}: only forward passes are made here")
-    halves = ("I", "W") if entry.kind == "B" else (entry.kind,)
-    for half in halves:
-        latest = seen.latest.get((half, chunk), -1)
-        if latest > j:
-            yield Fault("E1204", f"{where}: microbatch {j} comes after {latest}; each phase of a chunk runs in ascending order")
-        seen.latest[half, chunk] = max(latest, j)
-    need = {"I": "F", "B": "F", "W": "I"}.get(entry.kind)
-    if need is not None and (need, chunk, j) not in seen.done:
-        yield Fault("E1204", f"{where}: {need} {chunk} {j} has not been done before")
-    seen.microbatches[entry.kind, chunk].append(j)
-    seen.done.add((entry.kind, chunk, j))
+def _chunk_faults(entries: Entries, where: str, chunk: int, rows: Column, backward: int, whole: int) -> Iterator[Fault]:
+    """The compute rows of one chunk: once each, ascending, each part behind what it needs. backward: microbatches that have one"""
+    done: dict[str, Column] = {}
+    for part, (name, kinds, before) in _PARTS.items():
+        at = rows[np.isin(entries.kinds[rows], [CODES[kind] for kind in kinds])]
+        microbatches = entries.microbatches[at]
+        for n in np.flatnonzero(np.diff(microbatches) < 0).tolist():
+            text = f"microbatch {microbatches[n + 1]} comes after {microbatches[n]}; each phase of a chunk runs in ascending order"
+            yield Fault("E1204", f"{where}, action {at[n + 1]} ({entries[int(at[n + 1])]}): {text}")
+        done[part] = np.full(whole, len(entries))
+        done[part][microbatches[::-1]] = at[::-1]
+        for n in np.flatnonzero(done[before][microbatches] > at).tolist() if before else ():
+            yield Fault("E1204", f"{where}, action {at[n]} ({entries[int(at[n])]}): {before} of its microbatch has not been done before")
+        counts = np.bincount(microbatches, minlength=whole)
+        wanted = np.arange(whole) < (whole if part == "F" else backward)
+        for n in np.flatnonzero(counts != wanted)[:1].tolist():
+            text = f"{name} of microbatch {n} is done {counts[n]} times, not {int(wanted[n])}"
+            yield Fault("E1204", f"{where}, chunk {chunk}: {text}")
 
 
 def _tail_faults(place: Place, chain: str) -> Iterator[Fault]:
     entries = place.lists[chain]
-    ends = [(at, e) for at, e in enumerate(entries) if e.kind in ENDINGS]
+    ends = [(at, entries[at]) for at in np.flatnonzero(~entries.computes & ~entries.transfers).tolist()]
     where = f"{chain}: rank {place.number}"
-    last = max((at for at, e in enumerate(entries) if e.kind in (*COMPUTE, *TRANSFERS)), default=-1)
+    last = int(np.flatnonzero(entries.computes | entries.transfers).max(initial=-1))
     if ends and ends[0][0] < last:
         yield Fault("E1204", f"{where}, action {ends[0][0]} ({ends[0][1]}): comes before action {last} ({entries[last]})")
     reduced = [int(e.of) for _, e in ends if e.kind == "REDUCE"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from mlc.lower.program import Lowered
 from mlc.parallel.actions import Schedule
-from mlc.parallel.planned import ENDINGS, Channel, Entry
+from mlc.parallel.entries import ENDINGS, Entries, Entry, packed
+from mlc.parallel.planned import Channel
 from mlc.plan.backward import add_backward_rows
 from mlc.plan.channels import Edge, chain_edges, chain_lists, edge_channel
 from mlc.plan.forward import add_forward_rows
@@ -36,7 +37,7 @@ class PlannedChain:
     memories: tuple[StageMemory, ...]
     edges: tuple[Edge, ...]
     channels: tuple[Channel, ...]
-    lists: tuple[tuple[Entry, ...], ...]
+    lists: tuple[Entries, ...]
     columns: Columns
     values: tuple[tuple[tuple[int, str], ...], ...]
 
@@ -56,16 +57,14 @@ def plan_chain(lowered: Lowered, layout: Layout, staged: StagedChain, uses: Sequ
             of.buffer(f"input.{name}", inputs[name])
     columns, found = _columns(staged, rows)
     memories = tuple(
-        stage_memory(staged, of, table.kinds(of.stage), [buffer for _, buffer in lasting], _logits(staged, of))
+        stage_memory(staged, of, table.kinds[of.stage], [buffer for _, buffer in lasting], _logits(staged, of))
         for of, lasting in zip(rows, found, strict=True)
     )
     edges = tuple(chain_edges(staged, memories))
     placement = layout.schedule.placement
     channels = tuple(edge_channel(edge, table) for edge in edges if placement[edge.source] != placement[edge.target])
-    lists = chain_lists(table, edges, {channel.name: channel for channel in channels})
-    end = _end(layout, staged.kind)
-    whole = tuple((*entries, *end) for entries in lists)
-    return PlannedChain(staged, table, rows, memories, edges, channels, whole, columns, found)
+    lists = chain_lists(table, edges, channels, packed(_end(layout, staged.kind)))
+    return PlannedChain(staged, table, rows, memories, edges, channels, lists, columns, found)
 
 
 def _schedule(layout: Layout, kind: str) -> Schedule:

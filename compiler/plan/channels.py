@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mlc.lower.layout import aligned
-from mlc.parallel.planned import Channel, Entry
-from mlc.plan.lists import Timetable, in_flight, window
+from mlc.parallel.actions import Action
+from mlc.parallel.entries import CODES, Entries
+from mlc.parallel.planned import Channel
+from mlc.plan.lists import Numbers, Timetable, in_flight, window
 from mlc.plan.regions import StageMemory, message
 from mlc.plan.stages import StagedChain
 
@@ -77,43 +81,82 @@ def ring_slots(edge: Edge, table: Timetable) -> int:
     """Slots of an edge between two stages of one place."""
     written, kept = table.times[edge.source, edge.write], table.times[edge.source, edge.keep]
     last = table.times[edge.target, edge.last]
-    ends = [max(pair) for pair in zip(kept.positions, last.positions, strict=True)]
-    return window(written.positions, ends)
+    return window(written.positions, np.maximum(kept.positions, last.positions))
 
 
-def chain_lists(table: Timetable, edges: Sequence[Edge], channels: Mapping[str, Channel]) -> list[list[Entry]]:
-    """The list of each place: its actions, each between the transfers it needs and those it makes possible.
+#: Columns of the rows of a list in the making. Position: of the compute action it stands at; rank: its place among those of one
+#: position, below 0 before the action, which has 0.
+_POSITION, _RANK, _KIND, _OF, _MICROBATCH = range(5)
+
+
+def _rows(kind: Numbers | int, of: Numbers | int, positions: Numbers | int, rank: Numbers | int, microbatches: Numbers) -> Numbers:
+    """Rows of a list, one for each microbatch; what is one number is that of them all."""
+    rows = np.empty((len(microbatches), 5), np.int64)
+    for column, values in ((_POSITION, positions), (_RANK, rank), (_KIND, kind), (_OF, of), (_MICROBATCH, microbatches)):
+        rows[:, column] = values
+    return rows
+
+
+def chain_lists(table: Timetable, edges: Sequence[Edge], channels: Sequence[Channel], end: Entries) -> tuple[Entries, ...]:
+    """The list of each place: its actions, each between the transfers it needs and those it makes possible; then `end`.
 
     A message is received right before the first action that reads it and freed right after the last, sent right after the action that
     writes it; that its slot of the outbox is free again is waited for right before the action that writes there.
     """
-    before: dict[tuple[int, int], list[Entry]] = {}
-    after: dict[tuple[int, int], list[Entry]] = {}
-    ends: list[list[Entry]] = [[] for _ in table.schedule.lists]
-    for edge in edges:
-        channel = channels.get(edge.name)
-        if channel is None:
-            continue
-        messages, slots = table.schedule.microbatches, channel.outbox_slots
-        written = table.times[edge.source, edge.write].positions
-        first, last = table.times[edge.target, edge.first].positions, table.times[edge.target, edge.last].positions
-        for number in range(messages):
-            if number >= slots:
-                before.setdefault((channel.source, written[number]), []).append(Entry("SENT", edge.name, number - slots))
-            after.setdefault((channel.source, written[number]), []).insert(0, Entry("SEND", edge.name, number))
-            before.setdefault((channel.target, first[number]), []).append(Entry("RECEIVE", edge.name, number))
-            after.setdefault((channel.target, last[number]), []).append(Entry("FREE", edge.name, number))
-        ends[channel.source] += [Entry("SENT", edge.name, number) for number in range(max(0, messages - slots), messages)]
-    lists: list[list[Entry]] = []
-    for place, actions in enumerate(table.schedule.lists):
-        chunk_of = {stage: chunk for chunk, stage in enumerate(s for s, p in enumerate(table.schedule.placement) if p == place)}
-        entries: list[Entry] = []
-        for position, action in enumerate(actions):
-            entries += before.get((place, position), [])
-            entries.append(Entry(action.kind, chunk_of[action.stage], action.microbatch))
-            entries += after.get((place, position), [])
-        lists.append(entries + ends[place])
-    return lists
+    chunks = np.array(_chunk_numbers(table.schedule.placement))
+    parts = [[_compute(actions, chunks), _behind(len(actions), end)] for actions in table.schedule.lists]
+    edge_of = {edge.name: edge for edge in edges}
+    for number, channel in enumerate(channels):
+        edge, messages = edge_of[channel.name], np.arange(table.schedule.microbatches)
+        parts[channel.source].append(_sender_rows(table, edge, channel.outbox_slots, number, len(channels), messages))
+        parts[channel.target].append(_receiver_rows(table, edge, number, len(channels), messages))
+    names = tuple(channel.name for channel in channels)
+    return tuple(_joined(np.concatenate(of), names) for of in parts)
+
+
+def _sender_rows(table: Timetable, edge: Edge, slots: int, number: int, count: int, messages: Numbers) -> Numbers:
+    """SEND and SENT of a channel, the one of that number among `count`. What is sent by the last channel is sent first."""
+    written, end = table.times[edge.source, edge.write].positions, len(table.schedule.lists[table.schedule.placement[edge.source]])
+    again = np.append(written[slots:], np.full(slots, end))
+    sent = _rows(CODES["SENT"], number, again, number - count, messages)
+    return np.concatenate([sent, _rows(CODES["SEND"], number, written, count - number, messages)])
+
+
+def _receiver_rows(table: Timetable, edge: Edge, number: int, count: int, messages: Numbers) -> Numbers:
+    """RECEIVE and FREE of a channel."""
+    first, last = (table.times[edge.target, phase].positions for phase in (edge.first, edge.last))
+    received = _rows(CODES["RECEIVE"], number, first, number - count, messages)
+    return np.concatenate([received, _rows(CODES["FREE"], number, last, count + 1 + number, messages)])
+
+
+def _compute(actions: Sequence[Action], chunks: Numbers) -> Numbers:
+    """The actions of a place as rows."""
+    if not actions:
+        return _rows(0, 0, 0, 0, np.empty(0, np.int64))
+    kinds, stages, microbatches = zip(*actions, strict=True)
+    codes = np.fromiter(map(CODES.__getitem__, kinds), np.int64, len(kinds))
+    return _rows(codes, chunks[list(stages)], np.arange(len(actions)), 0, np.array(microbatches))
+
+
+def _behind(actions: int, end: Entries) -> Numbers:
+    """The rows behind all others."""
+    return _rows(end.kinds, end.of, actions + 1, np.arange(len(end)), end.microbatches)
+
+
+def _chunk_numbers(placement: Sequence[int]) -> list[int]:
+    """Which chunk of its place each stage is."""
+    counts = [0] * (max(placement) + 1)
+    numbers: list[int] = []
+    for place in placement:
+        numbers.append(counts[place])
+        counts[place] += 1
+    return numbers
+
+
+def _joined(rows: Numbers, names: tuple[str, ...]) -> Entries:
+    """The list of these rows, in the order of their positions and ranks."""
+    ordered = rows[np.lexsort((rows[:, _RANK], rows[:, _POSITION]))]
+    return Entries(ordered[:, _KIND], ordered[:, _OF], ordered[:, _MICROBATCH], names)
 
 
 def segment_channel(name: str, kind: str, source: int, target: int, size: int) -> Channel:

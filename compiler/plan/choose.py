@@ -1,6 +1,6 @@
 """Choose a layout: how many ranks, which schedule, where the chain is cut.
 
-    Lowered, LayoutOptions  ->  Layout
+Lowered, LayoutOptions  ->  Layout
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from mlc.lower.program import Lowered
 from mlc.parallel.actions import Action, Schedule, refusal
 from mlc.parallel.costs import CallCost, call_costs
 from mlc.parallel.cut_report import stage_rows
+from mlc.parallel.entries import COMPUTE
 from mlc.parallel.footprint import schedule_windows
 from mlc.parallel.limits import check_extent
 from mlc.parallel.partition import partition
-from mlc.parallel.planned import COMPUTE, Planned, read_plan
 from mlc.parallel.planned import Place as PlannedPlace
+from mlc.parallel.planned import Planned, read_plan
 from mlc.parallel.schedules import chunks_of, schedule
 from mlc.parallel.simulate import Costs, simulate, uniform
 from mlc.parallel.split import split_calls

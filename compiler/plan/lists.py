@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlc.parallel.actions import Action, Schedule
+from mlc.parallel.entries import CODES
 from mlc.parallel.simulate import run, uniform
 from mlc.plan.layout import Layout
+
+Numbers = NDArray[np.integer[Any]]
+Moments = NDArray[np.float64]
+
+#: The phases that an action of a kind does.
+_PHASES = {"F": ("F",), "I": ("I",), "W": ("W",), "B": ("B", "I", "W")}
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
     """One phase of a stage: for each microbatch, its position in the list of its place, its begin and its end in an ideal run."""
 
-    positions: tuple[int, ...]
-    begins: tuple[float, ...]
-    ends: tuple[float, ...]
+    positions: Numbers
+    begins: Moments
+    ends: Moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,58 +35,66 @@ class Timetable:
     """The compute actions of a chain.
 
     schedule:  of one replica; train: the layout's
+    kinds:     per stage, those of its actions
     times:     by (stage, phase); I and W are where B is, for microbatches that have B
     """
 
     schedule: Schedule
-    times: dict[tuple[int, str], Times]
-
-    def kinds(self, stage: int) -> frozenset[str]:
-        """The kinds of action of a stage."""
-        place = self.schedule.placement[stage]
-        return frozenset(action.kind for action in self.schedule.lists[place] if action.stage == stage)
+    kinds: tuple[frozenset[str], ...]
+    times: Mapping[tuple[int, str], Times]
 
 
 def timetable(schedule: Schedule) -> Timetable:
     """Lists with an ideal run of them in which transfers take no time and nothing waits for memory."""
     begins, ends = run(schedule, uniform(schedule.stages, 1.0, 1.0, 1.0))
-    times: dict[tuple[int, str], list[tuple[int, float, float]]] = {}
-    for place, actions in enumerate(schedule.lists):
-        for position, action in enumerate(actions):
-            at = position, begins[place][position], ends[place][position]
-            for phase in ("B", "I", "W") if action.kind == "B" else (action.kind,):
-                times.setdefault((action.stage, phase), []).append(at)
-    return Timetable(schedule, {key: Times(*zip(*rows, strict=True)) for key, rows in times.items()})
+    kinds: list[frozenset[str]] = [frozenset()] * schedule.stages
+    times: dict[tuple[int, str], Times] = {}
+    for actions, begun, ended in zip(schedule.lists, map(np.array, begins), map(np.array, ends), strict=True):
+        for stage, positions, codes in _by_stage(actions):
+            kinds[stage] = frozenset(kind for kind in _PHASES if (codes == CODES[kind]).any())
+            for phase in dict.fromkeys(phase for kind in kinds[stage] for phase in _PHASES[kind]):
+                at = positions[np.isin(codes, [CODES[kind] for kind, phases in _PHASES.items() if phase in phases])]
+                times[stage, phase] = Times(at, begun[at], ended[at])
+    return Timetable(schedule, tuple(kinds), times)
+
+
+def _by_stage(actions: Sequence[Action]) -> Iterator[tuple[int, Numbers, Numbers]]:
+    """Of each stage of a list: the positions of its actions, and the codes of their kinds."""
+    kinds, stages, _ = zip(*actions, strict=True) if actions else ((), (), ())
+    codes = np.fromiter(map(CODES.__getitem__, kinds), np.int64, len(kinds))
+    order = np.argsort(stages, kind="stable")
+    found, first = np.unique(np.array(stages, np.int64)[order], return_index=True)
+    for stage, positions in zip(found.tolist(), np.split(order, first[1:]), strict=True):
+        yield stage, positions, codes[positions]
 
 
 def forward_schedule(layout: Layout, microbatches: int) -> Schedule:
     """Each stage forward on all microbatches, in the order of stages."""
     placement = layout.schedule.placement
-    lists = tuple(
-        tuple(Action("F", s, j) for s in range(layout.stages) if placement[s] == place for j in range(microbatches))
-        for place in range(layout.pp)
-    )
-    return Schedule("forward", layout.pp, layout.chunks, microbatches, placement, lists)
+    lists: list[list[Action]] = [[] for _ in range(layout.pp)]
+    for stage, place in enumerate(placement):
+        lists[place] += [Action("F", stage, j) for j in range(microbatches)]
+    return Schedule("forward", layout.pp, layout.chunks, microbatches, placement, tuple(map(tuple, lists)))
 
 
-def window(first: Sequence[int], last: Sequence[int]) -> int:
-    """The most microbatches alive at once on one place, each from position first[k] to position last[k] of its list."""
-    low = most = 0
-    for number, begin in enumerate(first):
-        while low < number and last[low] < begin:
-            low += 1
-        most = max(most, number - low + 1)
-    return most
+def window(first: Numbers, last: Numbers) -> int:
+    """The most microbatches alive at once on one place, each from position first[k] to position last[k] of its list.
+
+    first: ascending; slots are taken in turn, so that one that ends late holds up those behind it
+    """
+    return _widest(first, np.searchsorted(np.maximum.accumulate(last), first, "left"))
 
 
-def in_flight(begins: Sequence[float], ends: Sequence[float]) -> int:
+def in_flight(begins: Moments, ends: Moments) -> int:
     """The most messages that are begun and not read to the end at once, as each is begun, in the ideal run.
 
     With so many slots, outbox and inbox together, the ideal run is possible; so no run can deadlock for want of slots.
+    begins: ascending
     """
-    low = most = 0
-    for number, begin in enumerate(begins):
-        while low < number and ends[low] <= begin:
-            low += 1
-        most = max(most, number - low + 1)
-    return most
+    return _widest(begins, np.searchsorted(np.maximum.accumulate(ends), begins, "right"))
+
+
+def _widest(begins: Numbers | Moments, lows: Numbers) -> int:
+    """The most numbers from lows[k] to k; at least k itself is alive as it begins."""
+    numbers = np.arange(len(begins))
+    return int((numbers - np.minimum(lows, numbers)).max(initial=-1)) + 1

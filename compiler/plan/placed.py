@@ -9,7 +9,8 @@ from mlc.ir.program import Program
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
-from mlc.parallel.planned import Area, Channel, Entry, Region
+from mlc.parallel.entries import Entries
+from mlc.parallel.planned import Area, Channel, Region
 from mlc.plan.layout import Layout
 
 #: An operand of a row: the number of a region above this bit, the offset in its slot below. Region 0 is the arena.
@@ -104,7 +105,7 @@ class Place:
     fixed: tuple[Area, ...]
     regions: tuple[Region, ...]
     phases: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]]
-    lists: Mapping[str, tuple[Entry, ...]]
+    lists: Mapping[str, Entries]
     chunks: Mapping[str, tuple[Chunk, ...]]
     held: tuple[Held, ...]
     shards: tuple[tuple[Piece, ...], ...]

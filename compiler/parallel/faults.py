@@ -1,0 +1,13 @@
+"""Why a plan is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error code, and a sentence that names rank, action and peer."""
+
+    code: str
+    message: str
