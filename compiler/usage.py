@@ -1,6 +1,6 @@
 """What is said to who types a command, or an option, that `mlc` does not have: what it is called here.
 
-A program has a table of its own, runtime/src/advice.c: what trains is asked of the program, what shapes it of the compiler.
+A program has a table of its own, runtime/src/command/advice.c: what trains is asked of the program, what shapes it of the compiler.
 """
 
 from __future__ import annotations

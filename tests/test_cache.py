@@ -32,8 +32,8 @@ exec cc "$@"
 
 FILES = {
     "include/mlc.h": "#define ANSWER 41\n",
-    "src/error.c": '#include "mlc.h"\nint mlc_answer(void);\nint mlc_answer(void)\n{\n    return ANSWER;\n}\n',
-    "src/other.c": "int mlc_other(void);\nint mlc_other(void)\n{\n    return 1;\n}\n",
+    "src/system/error.c": '#include "mlc.h"\nint mlc_answer(void);\nint mlc_answer(void)\n{\n    return ANSWER;\n}\n',
+    "src/system/other.c": "int mlc_other(void);\nint mlc_other(void)\n{\n    return 1;\n}\n",
     "transports/mpi.c": '#include "mlc.h"\nint mlc_module(void);\nint mlc_module(void)\n{\n    return ANSWER;\n}\n',
 }
 PROGRAM = '#include <stdio.h>\nint mlc_answer(void);\nint main(void)\n{\n    return !printf("%d", mlc_answer());\n}\n'
@@ -80,7 +80,7 @@ class Place:
         return sorted(self.cache.glob("runtime-*"))
 
 
-WHOLE = ["src/error.c", "src/other.c"]
+WHOLE = ["src/system/error.c", "src/system/other.c"]
 
 
 @pytest.fixture
@@ -125,14 +125,14 @@ def test_the_same_as_make_builds(place: Place, monkeypatch: pytest.MonkeyPatch) 
         assert (cached / name).read_bytes() == (own / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("edited", ["src/error.c", "include/mlc.h"])
+@pytest.mark.parametrize("edited", ["src/system/error.c", "include/mlc.h"])
 def test_sources_edited_by_hand_are_compiled(place: Place, edited: str) -> None:
     out = place.install()
     place.compiled()
     path = out / "src" / "runtime" / edited
     path.write_text(path.read_text().replace("return ANSWER", "return 7").replace("41", "7"))
     assert make(out) == "7"
-    assert "src/error.c" in place.compiled()
+    assert "src/system/error.c" in place.compiled()
     assert make(place.install()) == "41", "compiling the model again gives the runtime of mlc"
     assert place.compiled() == []
 
@@ -320,7 +320,7 @@ def test_a_second_model_costs_its_own_code(tiny: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("MLC_CACHE", str(tmp_path / "cache"))
     assert run_command(["compile", str(tiny), "-o", str(tmp_path / "one")]) == 0
-    assert "runtime/src/session.c" in notes.read_text()
+    assert "runtime/src/program/session.c" in notes.read_text()
     notes.unlink()
     assert run_command(["compile", str(tiny), "-o", str(tmp_path / "two"), "-D", "batch=8"]) == 0
     compiled = [line for line in notes.read_text().splitlines() if " -c " in line]

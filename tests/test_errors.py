@@ -106,7 +106,7 @@ def parts(name: str) -> Module | None:
 
 
 def test_options_of_every_program_are_those_of_the_runtime() -> None:
-    text = (Path(__file__).parent.parent / "runtime/src/options.c").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "runtime/src/command/options.c").read_text(encoding="utf-8")
     names = set(re.findall(r'^    \{"([^"]+)", ', text, re.MULTILINE))
     assert {"data", "seed", "help"} <= names
     assert {name for name in names if "-" not in name} | {"step"} == PROGRAM_OPTIONS

@@ -19,6 +19,9 @@ LAYERS = (
     "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "render", "resources", "diagnostics",
 )  # fmt: skip
 
+#: The same for the runtime: an include points up this list, never down. `include` and `kernels` are for all.
+ROOMS = ("system", "world", "transports", "model", "command", "data", "report", "step", "checkpoint", "launch", "program")
+
 #: Words that say nothing, or what only history knows.
 FORBIDDEN_WORDS = {"fast", "new", "old", "tmp", "util", "utils", "helper", "helpers", "manager", "misc"}
 
@@ -46,6 +49,25 @@ def imported(tree: ast.AST) -> list[tuple[int, str]]:
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "mlc"]
     return found
+
+
+def rooms_of(path: Path) -> tuple[int, list[tuple[str, int]]]:
+    """The place in ROOMS of a C file, and (name, place) of what it includes of other rooms."""
+    headers = {header.name: "transports" for header in (ROOT / "runtime/transports").glob("*.h")}
+    names = re.findall(r'#include "([^"]+)"', path.read_text())
+    found = [(name, headers.get(name) or name.split("/")[0]) for name in names]
+    return ROOMS.index(path.parent.name), [(name, ROOMS.index(room)) for name, room in found if room in ROOMS]
+
+
+@pytest.mark.parametrize("path", [p for part in ("src/*", "transports") for p in sorted(ROOT.glob(f"runtime/{part}/*.[ch]"))], ids=str)
+def test_includes_go_one_way(path: Path) -> None:
+    own, included = rooms_of(path)
+    assert not [name for name, room in included if room > own]
+
+
+def test_every_file_of_the_runtime_is_in_a_room() -> None:
+    assert not list(ROOT.glob("runtime/src/*.[ch]"))
+    assert {path.name for path in ROOT.glob("runtime/src/*")} == {*ROOMS} - {"transports"}
 
 
 def without_type_checking(path: Path) -> ast.AST:

@@ -165,7 +165,7 @@ def test_asks_for_nothing_newer_than_glibc_2_17(compiled) -> None:
         assert "malloc" in wanted
         for name in sorted(wanted):
             known = [min(table[name]) for table in libraries if name in table]
-            assert not known or min(known) <= OLDEST, f"{name} came with glibc {min(known)}: see runtime/src/system.h"
+            assert not known or min(known) <= OLDEST, f"{name} came with glibc {min(known)}: see runtime/src/system/system.h"
 
 
 def test_hardened(compiled) -> None:

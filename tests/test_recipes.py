@@ -246,9 +246,9 @@ RECIPES = {
                 "\\g<0>\n/* The same of the transport `counted`. */\nvoid mlc_counted_attach(mlc_hub *hub, mlc_world *world);\n",
                 r"void mlc_hub_attach\(.*\n",
             ),
-            Edit("runtime/src/launcher.c", "mlc_counted_attach(launch->hub, world)", r"mlc_hub_attach\(launch->hub, world\)"),
+            Edit("runtime/src/launch/launcher.c", "mlc_counted_attach(launch->hub, world)", r"mlc_hub_attach\(launch->hub, world\)"),
             Edit(
-                "runtime/src/launcher.c",
+                "runtime/src/launch/launcher.c",
                 'transport && (!strcmp(transport, "counted") || !strcmp(transport, "threads")) ?',
                 r'transport && !strcmp\(transport, "threads"\) \?',
             ),

@@ -30,7 +30,7 @@ class DType:
     name: str
 
 
-#: Options that every program has, and the numbers that it counts itself: no run-time constant can be one (runtime/src/options.c).
+#: Options that every program has, and the numbers that it counts itself: no run-time constant can be one (runtime/src/command/options.c).
 PROGRAM_OPTIONS = frozenset(
     (
         *("allow", "checkpoint", "completion", "data", "evaluate", "every", "fit", "fresh", "grace", "hash", "help", "keep", "log"),

@@ -86,8 +86,8 @@ runtime: libmlcrt.a $(MODULE)
 	$(SHARE) -Wl,-Bsymbolic -o $@.part $(MODEL_OBJECTS) -Wl,--whole-archive libmlcrt.a -Wl,--no-whole-archive $(LIBRARIES)
 	@mv -f $@.part $@
 
-../libmlc_mpi.so: {mpi} runtime/src/error.c Makefile settings
-	$(SHARE) -fvisibility=hidden -o $@.part {mpi} runtime/src/error.c $$($(MPI_SHOWN) | sed 's/^cc //')
+../libmlc_mpi.so: {mpi} runtime/src/system/error.c Makefile settings
+	$(SHARE) -fvisibility=hidden -o $@.part {mpi} runtime/src/system/error.c $$($(MPI_SHOWN) | sed 's/^cc //')
 	@mv -f $@.part $@
 
 libmlcrt.a: $(RUNTIME_OBJECTS)
@@ -103,7 +103,7 @@ objects/%.o: %.c Makefile settings
 
 # The library stands for its objects while no source is newer: mlc may have put it here without them, and so without their lists of headers.
 .SECONDARY: $(RUNTIME_OBJECTS)
-$(RUNTIME_OBJECTS): $(wildcard runtime/*/*.h)
+$(RUNTIME_OBJECTS): $(wildcard runtime/*/*.h runtime/*/*/*.h)
 
 # The command that links, whose words are those of the one that compiles too: when it changes, all that was made otherwise is made again.
 SETTING = $(subst ','\\'',$(LINK))
@@ -140,9 +140,9 @@ def add_project(model: SourceTree, name: str, runtime: Path, toolchain: Toolchai
     target:    the options that name the machine
     """
     copied = tuple(
-        (f"src/runtime/{part}/{path.name}", path.read_text(encoding="utf-8"))
+        (f"src/runtime/{path.relative_to(runtime).as_posix()}", path.read_text(encoding="utf-8"))
         for part in _RUNTIME_PARTS
-        for path in sorted((runtime / part).glob("*.[ch]"))
+        for path in sorted((runtime / part).rglob("*.[ch]"))
     )
     sources = [path.removeprefix("src/") for path, _ in (*model.files, *copied) if path.endswith(".c") and path != f"src/{_MPI}"]
     makefile = _MAKEFILE.format(

@@ -1,9 +1,9 @@
 /* fuzz_loaders.c: mutated files for everything that reads files: SECONDS [SEED]. A loader may refuse, not crash. */
-#include "checkpoint.h"
-#include "data.h"
-#include "json.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/weights.h"
+#include "data/data.h"
 #include "stored.h"
-#include "weights.h"
+#include "system/json.h"
 
 #include <time.h>
 

@@ -12,9 +12,10 @@
 #define MLC_LAYOUT_H
 
 #include "check.h"
-#include "rank.h"
+#include "model/rank.h"
+#include "model/tree.h"
+#include "step/open.h"
 #include "transports.h"
-#include "tree.h"
 
 #include <pthread.h>
 

@@ -4,7 +4,7 @@
 
 #include "check.h"
 #include "mlc_abi.h"
-#include "world.h"
+#include "world/world.h"
 
 enum { MESH_PLACES = 8, MESH_CHANNELS = 64, MESH_PAGE = 4096 };
 

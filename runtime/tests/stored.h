@@ -4,8 +4,9 @@
 #define MLC_STORED_H
 
 #include "check.h"
-#include "order.h"
-#include "rank.h"
+#include "data/order.h"
+#include "model/rank.h"
+#include "step/open.h"
 #include "transports.h"
 
 #include <pthread.h>

@@ -1,7 +1,7 @@
 /* test_data.c: files of every kind, what is refused of them, and the order of examples. */
 #include "check.h"
-#include "convert.h"
-#include "data.h"
+#include "data/convert.h"
+#include "data/data.h"
 #include "mlc.h"
 
 #include <math.h>

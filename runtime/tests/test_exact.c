@@ -1,7 +1,7 @@
 /* test_exact.c: the exact sum of squares, and the order in which groups add up. */
 #include "check.h"
-#include "exact.h"
-#include "tree.h"
+#include "model/tree.h"
+#include "system/exact.h"
 
 #include <math.h>
 #include <stdbool.h>

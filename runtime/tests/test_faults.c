@@ -1,6 +1,7 @@
 /* test_faults.c: steps that fail, on every rank alike: values that are not finite, inputs that cannot be read, lost and silent
  * peers, tables that are not sane. */
-#include "executor.h"
+#include "step/executor.h"
+#include "step/open.h"
 #include "sums.h"
 
 /* ---- steps that fail ---- */

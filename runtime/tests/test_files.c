@@ -1,10 +1,10 @@
 /* test_files.c: hashes, JSON, safetensors, weights of others, checkpoints and what is refused of them, the digest. */
-#include "bundle.h"
-#include "checkpoint.h"
-#include "digest.h"
-#include "json.h"
+#include "checkpoint/bundle.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/digest.h"
+#include "checkpoint/weights.h"
 #include "stored.h"
-#include "weights.h"
+#include "system/json.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
 /* test_index.c: which index out of range is the first, and which values of an input its domains hold. */
 #include "check.h"
-#include "index.h"
 #include "mlc_kernel.h"
-#include "threads.h"
+#include "system/index.h"
+#include "system/threads.h"
 
 static mlc_worker worker;
 static mlc_team team = {.workers = &worker};

@@ -1,8 +1,8 @@
 /* test_layouts.c: checkpoints, weights and digests do not depend on the layout of the ranks; failures of one rank are those of all. */
-#include "checkpoint.h"
-#include "digest.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/digest.h"
+#include "checkpoint/weights.h"
 #include "stored.h"
-#include "weights.h"
 
 #include <signal.h>
 #include <sys/mman.h>

@@ -3,9 +3,9 @@
  * on. The program runs in a child of the test. */
 #include "bigram.h"
 #include "check.h"
-#include "json.h"
-#include "progress.h"
-#include "sample.h"
+#include "report/progress.h"
+#include "step/sample.h"
+#include "system/json.h"
 
 #include <dirent.h>
 #include <errno.h>

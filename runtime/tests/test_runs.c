@@ -1,11 +1,11 @@
 /* test_runs.c: a model that is trained, evaluated, sampled, saved and resumed on every layout: the same numbers, text and files. */
 #include "bigram.h"
-#include "checkpoint.h"
-#include "data.h"
-#include "digest.h"
-#include "evaluate.h"
-#include "executor.h"
-#include "sample.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/digest.h"
+#include "data/data.h"
+#include "step/evaluate.h"
+#include "step/executor.h"
+#include "step/sample.h"
 
 enum { TEXT_BYTES = 4000, FIRST = 3, ALL = 6, LAYOUTS = 4, DRAWN = 24 };
 

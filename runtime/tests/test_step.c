@@ -1,8 +1,8 @@
 /* test_step.c: the exact meaning of a step, against plain sums written down from its definition, for every way to lay it out; and a
  * model that learns the same in all. */
 #include "bigram.h"
-#include "executor.h"
-#include "gradient.h"
+#include "step/executor.h"
+#include "step/gradient.h"
 #include "sums.h"
 
 /* ---- the definition, written down ---- */

@@ -1,8 +1,8 @@
 /* test_terms.c: ranks that were given different things find it out, whatever their programs are; and the words that nobody reads. */
 #include "check.h"
-#include "terms.h"
+#include "command/terms.h"
+#include "system/voice.h"
 #include "transports.h"
-#include "voice.h"
 
 #include "mlc.h"
 

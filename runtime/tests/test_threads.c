@@ -1,7 +1,7 @@
 /* test_threads.c: barriers, floating-point mode, several teams at once. */
 #include "check.h"
 #include "mlc.h"
-#include "threads.h"
+#include "system/threads.h"
 
 #include <fenv.h>
 #include <pthread.h>

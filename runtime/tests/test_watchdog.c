@@ -1,7 +1,7 @@
 /* test_watchdog.c: who is late, of few ranks and of many; limits that no clock holds. What programs do with both is in test_program.c. */
 #include "check.h"
-#include "limit.h"
-#include "watchdog.h"
+#include "launch/watchdog.h"
+#include "system/limit.h"
 
 enum { RANKS = 8, MANY = 2000000 };
 

@@ -2,7 +2,7 @@
 #include "hub.h"
 
 #include "mlc.h"
-#include "system.h"
+#include "system/system.h"
 
 #include <sched.h>
 #include <stdlib.h>

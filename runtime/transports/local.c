@@ -10,7 +10,7 @@
 #include "local.h"
 
 #include "mlc.h"
-#include "system.h"
+#include "system/system.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -7,7 +7,7 @@
 #ifndef MLC_MEETING_H
 #define MLC_MEETING_H
 
-#include "error.h"
+#include "system/error.h"
 
 #include <stdbool.h>
 #include <stddef.h>

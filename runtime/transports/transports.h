@@ -10,10 +10,10 @@
 #ifndef MLC_TRANSPORTS_H
 #define MLC_TRANSPORTS_H
 
-#include "error.h"
 #include "meeting.h"
 #include "mlc_abi.h"
-#include "world.h"
+#include "system/error.h"
+#include "world/world.h"
 
 #include <stddef.h>
 

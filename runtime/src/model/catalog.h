@@ -1,0 +1,48 @@
+/* catalog.h: the tensors of a model by the names that files give them, and the ranks that hold their elements. */
+#ifndef MLC_CATALOG_H
+#define MLC_CATALOG_H
+
+#include "mlc_abi.h"
+#include "system/error.h"
+
+/* One f32 tensor of a file: a parameter, an optimizer state (<parameter>/<state>), or, where the name has a '*', one slice of it. */
+typedef struct mlc_entry {
+    char *name;
+    const int64_t *shape;
+    int rank;
+    int64_t elements;
+    int64_t first; /* of the whole tensor's elements, the first of this entry */
+    int parameter;
+    int state;     /* -1: the master */
+} mlc_entry;
+
+typedef struct mlc_entries {
+    mlc_entry *items;
+    int64_t count;
+} mlc_entries;
+
+typedef struct mlc_catalog {
+    mlc_entries parameters; /* in the model's order, '*' counted out */
+    mlc_entries states;     /* the same */
+    mlc_entries whole;      /* both, '*' not counted out, sorted by name: what the digest walks */
+} mlc_catalog;
+
+/* Makes the catalog of a model. Refuses a model whose shards do not hold every element of every parameter. Returns a status. */
+int mlc_catalog_open(mlc_catalog *catalog, const mlc_model *model, mlc_error *error);
+void mlc_catalog_close(mlc_catalog *catalog);
+
+/* Elements [begin, end) that one rank answers for: its shard updates them, and their values are valid there. */
+typedef struct mlc_owned {
+    int64_t begin;
+    int64_t end;
+    int rank;    /* -1: no shard holds element `begin` */
+    uint64_t at; /* of element `begin`, offset in the arena of that rank */
+} mlc_owned;
+
+/* The longest run from `element` on of a whole master (state -1) or optimizer state. */
+mlc_owned mlc_owned_at(const mlc_model *model, int parameter, int state, int64_t element);
+
+/* The same of an entry: elements count from its own first one. */
+mlc_owned mlc_entry_owned(const mlc_model *model, const mlc_entry *entry, int64_t element);
+
+#endif

@@ -1,0 +1,47 @@
+/* finite.c: see finite.h. */
+#include "model/finite.h"
+
+#include <stdio.h>
+
+/* The number of what is not finite in a piece of a parameter, from number `first` on; -1: nothing. */
+static int64_t search_piece(const mlc_rank *rank, const mlc_piece *piece, int64_t first)
+{
+    const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
+    const float *master = mlc_rank_at(rank, mlc_rank_held(rank, piece->parameter)->master);
+    if (first <= 0 && mlc_finite_highest(master + piece->begin, piece->end - piece->begin) >= MLC_INFINITE)
+        return 0;
+    for (int64_t s = first > 0 ? first - 1 : 0; s < parameter->state_count; s++) {
+        int64_t elements = mlc_rank_state_elements(rank->model, piece, (int)s);
+        if (mlc_finite_highest(mlc_rank_at(rank, piece->states[s]), elements) >= MLC_INFINITE)
+            return 1 + s;
+    }
+    return -1;
+}
+
+int64_t mlc_finite_search(const mlc_rank *rank, int64_t after)
+{
+    int64_t found = -1;
+    for (int i = 0; i < rank->shard->count; i++) {
+        const mlc_piece *piece = &rank->shard->pieces[i];
+        int64_t first = after + 1 - mlc_flaw_of(piece->parameter, 0);
+        if ((!piece->update_flat && !piece->update) || piece->begin == piece->end || first >= MLC_FLAWS)
+            continue;
+        int64_t what = search_piece(rank, piece, first);
+        if (what >= 0)
+            found = mlc_flaw_first(found, mlc_flaw_of(piece->parameter, what));
+    }
+    return found;
+}
+
+char *mlc_flaw_name(char text[MLC_FLAW_BYTES], const mlc_model *model, int64_t flaw)
+{
+    const mlc_parameter *parameter = &model->parameters[flaw / MLC_FLAWS];
+    int64_t what = flaw % MLC_FLAWS;
+    if (what == 0)
+        snprintf(text, MLC_FLAW_BYTES, "parameter %s", parameter->name);
+    else if (what == MLC_FLAW_COPY)
+        snprintf(text, MLC_FLAW_BYTES, "the bf16 copy of parameter %s", parameter->name);
+    else
+        snprintf(text, MLC_FLAW_BYTES, "state %s of parameter %s", parameter->states[what - 1].name, parameter->name);
+    return text;
+}

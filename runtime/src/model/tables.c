@@ -1,0 +1,149 @@
+/* tables.c: see tables.h. */
+#include "model/tables.h"
+
+#include <stdlib.h>
+
+#define LINE_WORDS 8 /* of a cache line */
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- uses ---- */
+
+typedef void (*use_visitor)(mlc_tables *tables, const mlc_use *use, int place, int stage);
+
+static void visit_uses(const mlc_model *model, mlc_tables *tables, use_visitor visit)
+{
+    for (int place = 0; place < model->pp; place++)
+        for (int c = 0; c < model->roles[place].chunk_count; c++) {
+            const mlc_chunk *chunk = &model->roles[place].chunks[MLC_TRAIN][c];
+            for (int u = 0; u < chunk->use_count; u++)
+                visit(tables, &chunk->uses[u], place, chunk->stage);
+        }
+}
+
+static void count_use(mlc_tables *tables, const mlc_use *use, int place, int stage)
+{
+    (void)place, (void)stage;
+    tables->first_use[use->parameter + 1]++;
+}
+
+static void place_use(mlc_tables *tables, const mlc_use *use, int place, int stage)
+{
+    tables->uses[tables->first_use[use->parameter] + use->index] = (mlc_placed_use){use, place, stage};
+}
+
+static int open_uses(mlc_rank *rank, mlc_error *error)
+{
+    const mlc_model *model = rank->model;
+    mlc_tables *tables = rank->tables;
+    visit_uses(model, tables, count_use);
+    for (int p = 0; p < model->parameter_count; p++)
+        tables->first_use[p + 1] += tables->first_use[p];
+    tables->uses = calloc((size_t)tables->first_use[model->parameter_count] + 1, sizeof *tables->uses);
+    if (!tables->uses)
+        return mlc_error_set(error, MLC_FAILED, "rank: out of memory");
+    visit_uses(model, tables, place_use);
+    for (int p = 0; p < model->parameter_count; p++)
+        for (int u = 0; u < mlc_use_count(rank, p); u++)
+            tables->shared[p] |= mlc_use_at(rank, p, u)->place != model->parameters[p].owner;
+    return MLC_OK;
+}
+
+/* ---- the rest ---- */
+
+static void open_links(mlc_rank *rank)
+{
+    for (int i = 0; i < rank->world.link_count; i++) {
+        mlc_link *link = &rank->world.links[i];
+        if (link->channel->kind != MLC_TREE && link->channel->from != link->channel->to)
+            rank->tables->links[link->number] = link;
+    }
+}
+
+static void open_tree(mlc_rank *rank)
+{
+    const mlc_model *model = rank->model;
+    mlc_tables *tables = rank->tables;
+    tables->before_last = tables->roots = mlc_tree_before_last(model->groups, model->dp, rank->replica);
+    tables->merges = mlc_tree_push(&tables->roots, mlc_tree_share(model->groups, model->dp, rank->replica + 1));
+}
+
+/* Each worker's words lie on cache lines of their own. */
+static bool open_words(mlc_rank *rank)
+{
+    size_t bases = ((size_t)rank->program->region_count / LINE_WORDS + 1) * LINE_WORDS;
+    size_t operands = ((size_t)rank->model->operands / LINE_WORDS + 1) * LINE_WORDS;
+    int threads = rank->team->threads;
+    rank->tables->words = aligned_alloc(64, (size_t)threads * (bases + operands) * sizeof(uint64_t));
+    for (int i = 0; rank->tables->words && i < threads; i++) {
+        rank->team->workers[i].bases = rank->tables->words + (size_t)i * (bases + operands);
+        rank->team->workers[i].operands = rank->team->workers[i].bases + bases;
+    }
+    return rank->tables->words != NULL;
+}
+
+static bool open_statistics(mlc_rank *rank)
+{
+    const mlc_model *model = rank->model;
+    int64_t lines = model->microbatches, columns = 0;
+    for (int chain = 0; chain < MLC_CHAINS; chain++) {
+        lines = larger(lines, (int64_t)model->schedule->rounds[chain] * model->dp);
+        columns = larger(columns, model->chains[chain].column_count);
+    }
+    size_t doubles = (size_t)(lines * (1 + columns));
+    rank->tables->statistics = calloc(1, sizeof(mlc_statistics) + doubles * sizeof(double));
+    rank->tables->sums = calloc((size_t)columns + 1, sizeof(double));
+    rank->metrics = calloc((size_t)columns + 1, sizeof(double));
+    rank->table = rank->tables->statistics ? rank->tables->statistics->table : NULL;
+    return rank->table && rank->tables->sums && rank->metrics;
+}
+
+static bool open_arrays(mlc_rank *rank)
+{
+    const mlc_model *model = rank->model;
+    mlc_tables *tables = rank->tables;
+    size_t parameters = (size_t)model->parameter_count + 1;
+    tables->held = calloc(parameters, sizeof *tables->held);
+    tables->first_use = calloc(parameters, sizeof *tables->first_use);
+    tables->shared = calloc(parameters, sizeof *tables->shared);
+    tables->links = calloc((size_t)model->schedule->channel_count + 1, sizeof *tables->links);
+    rank->scalars = calloc((size_t)model->scalar_count + 1, sizeof *rank->scalars);
+    return tables->held && tables->first_use && tables->shared && tables->links && rank->scalars;
+}
+
+int mlc_tables_open(mlc_rank *rank, mlc_error *error)
+{
+    const mlc_model *model = rank->model;
+    rank->tables = calloc(1, sizeof *rank->tables);
+    if (!rank->tables || !open_arrays(rank) || !open_words(rank) || !open_statistics(rank))
+        return mlc_error_set(error, MLC_FAILED, "rank: out of memory");
+    for (int i = 0; i < rank->role->held_count; i++)
+        rank->tables->held[rank->role->held[i].parameter] = &rank->role->held[i];
+    for (int i = 0; i < model->scalar_count; i++)
+        rank->scalars[i] = model->scalars[i].value;
+    open_links(rank);
+    open_tree(rank);
+    return open_uses(rank, error);
+}
+
+void mlc_tables_close(mlc_rank *rank)
+{
+    mlc_tables *tables = rank->tables;
+    if (!tables)
+        return;
+    free(tables->held);
+    free(tables->uses);
+    free(tables->first_use);
+    free(tables->shared);
+    free(tables->links);
+    free(tables->words);
+    free(tables->statistics);
+    free(tables->sums);
+    free(tables);
+    free(rank->metrics);
+    free(rank->scalars);
+    rank->tables = NULL;
+}

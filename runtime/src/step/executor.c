@@ -1,0 +1,254 @@
+/* executor.c: see executor.h. */
+#include "step/executor.h"
+
+#include "data/cause.h"
+#include "model/finite.h"
+#include "model/tables.h"
+#include "step/gradient.h"
+#include "step/pass.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- one pass ---- */
+
+static mlc_pass pass_make(mlc_rank *rank, int kind, const mlc_feed *feed)
+{
+    for (int i = 0; i < rank->team->threads; i++)
+        rank->team->workers[i].error.status = 0, rank->team->workers[i].refused = mlc_refusal_none();
+    for (int i = 0; i < rank->model->chains[kind].column_count; i++)
+        rank->tables->sums[i] = 0;
+    return (mlc_pass){.rank = rank, .kind = kind, .chain = &rank->model->chains[kind], .chunks = rank->role->chunks[kind], .feed = feed,
+                  .begun = rank->begun[kind], .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .flaw = -1,
+                  .found = {.stage = INT64_MAX}, .refused = mlc_refusal_none()};
+}
+
+/* All microbatches of a step. */
+static mlc_pass step_make(mlc_rank *rank, const mlc_feed *feed)
+{
+    mlc_pass run = pass_make(rank, MLC_TRAIN, feed);
+    run.lines = rank->model->microbatches;
+    run.count = run.lines / rank->model->dp;
+    run.first = run.count * rank->replica;
+    return run;
+}
+
+/* ---- what is not finite ---- */
+
+static void combine_findings(void *into, const void *from, size_t bytes)
+{
+    mlc_finding *own = into;
+    const mlc_finding *other = from;
+    for (size_t i = 0; i < bytes / sizeof *own; i++)
+        if (mlc_finding_comes_before(&other[i], &own[i]))
+            own[i] = other[i];
+}
+
+/* Runs the microbatches of a step again, nothing updated, each gradient on its own. Returns a status; run->found is that of all
+ * ranks. */
+static int search(mlc_pass *run, const mlc_pass *failed, enum mlc_search what)
+{
+    *run = step_make(failed->rank, failed->feed);
+    run->search = what;
+    if (mlc_pass_walk(run))
+        return run->rank->error.status;
+    return mlc_exchange(&run->rank->world, &run->found, sizeof run->found, sizeof run->found, combine_findings);
+}
+
+/* The stage that made a part of the loss of a microbatch that is not finite. */
+static int64_t stage_of_loss(const mlc_pass *run)
+{
+    const double *line = mlc_pass_line(run, run->bad_microbatch);
+    for (int i = 0; i < run->chain->losses; i++)
+        if (!isfinite(line[1 + i]))
+            return run->chain->columns[i].stage;
+    return run->chain->columns[0].stage;
+}
+
+static int report_loss(const mlc_pass *failed)
+{
+    mlc_rank *rank = failed->rank;
+    char cause[MLC_CAUSE_BYTES];
+    mlc_finding found = {stage_of_loss(failed), failed->bad_microbatch, -1};
+    if (rank->model->stages > 1) {
+        mlc_pass run;
+        if (search(&run, failed, MLC_SEARCH_LOSS))
+            return rank->error.status;
+        found = run.found.stage < INT64_MAX ? run.found : found;
+    }
+    mlc_cause_of(rank, failed->feed, failed->bad_microbatch, cause);
+    return mlc_error_set(&rank->error, MLC_NOT_FINITE, "step %lld, stage %lld, microbatch %lld: the loss is not finite%s",
+                         (long long)rank->step, (long long)found.stage, (long long)found.microbatch, cause);
+}
+
+static int report_gradient(const mlc_pass *failed)
+{
+    mlc_rank *rank = failed->rank;
+    mlc_pass run;
+    if (search(&run, failed, MLC_SEARCH_GRADIENT))
+        return rank->error.status;
+    bool found = run.found.stage < INT64_MAX;
+    char cause[MLC_CAUSE_BYTES] = " (each microbatch is, their sum is not)";
+    if (found)
+        mlc_cause_of(rank, failed->feed, run.found.microbatch, cause);
+    int stage = mlc_use_at(rank, (int)failed->bad_parameter, 0)->stage;
+    if (!found)
+        run.found = (mlc_finding){stage, rank->model->microbatches - 1, failed->bad_parameter};
+    return mlc_error_set(&rank->error, MLC_NOT_FINITE, "step %lld, stage %lld, microbatch %lld: the gradient of %s is not finite%s",
+                         (long long)rank->step, (long long)run.found.stage, (long long)run.found.microbatch,
+                         rank->model->parameters[run.found.parameter].name, cause);
+}
+
+/* The data, or what the model makes of it, is wrong: the first index that is out of range, whatever became of it. */
+static int report_refusal(const mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    const mlc_refusal *first = &run->refused;
+    char place[64] = "";
+    if (first->each > 0)
+        snprintf(place, sizeof place, ", record %lld",
+                 (long long)mlc_cause_record(rank, run->feed, first->microbatch, first->element / first->each));
+    return mlc_error_set(&rank->error, MLC_BAD_INPUT, "step %lld, microbatch %lld%s: %s: %d is not in 0 to %d (element %lld)",
+                         (long long)rank->step, (long long)first->microbatch, place, first->where, first->value, first->extent - 1,
+                         (long long)(first->each > 0 ? first->element % first->each : first->element));
+}
+
+static int report_weight(const mlc_pass *run)
+{
+    return mlc_error_set(&run->rank->error, MLC_NOT_FINITE,
+                         "step %lld: the loss is not finite: the weights of its microbatches add up to %g", (long long)run->rank->step,
+                         run->weight_sum);
+}
+
+static int report_update(const mlc_pass *run)
+{
+    char name[MLC_FLAW_BYTES];
+    mlc_rank *rank = run->rank;
+    return mlc_error_set(&rank->error, MLC_NOT_FINITE, "step %lld: its update makes %s not finite", (long long)rank->step,
+                         mlc_flaw_name(name, rank->model, run->flaw));
+}
+
+/* ---- the interface ---- */
+
+static void settle(const mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    rank->result.loss = run->loss_sum / run->weight_sum;
+    rank->result.weight = run->weight_sum;
+    for (int i = run->chain->losses; i < run->chain->column_count; i++)
+        rank->metrics[i - run->chain->losses] = rank->tables->sums[i] / run->weight_sum;
+}
+
+int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update)
+{
+    mlc_pass run = step_make(rank, feed);
+    run.update = update;
+    mlc_executor_record(rank);
+    if (mlc_pass_walk(&run))
+        return rank->error.status;
+    if (run.refused.site >= 0)
+        return report_refusal(&run);
+    if (run.bad_microbatch >= 0)
+        return report_loss(&run);
+    if (!isfinite(1.0 / run.weight_sum))
+        return report_weight(&run);
+    if (run.bad_parameter >= 0)
+        return report_gradient(&run);
+    if (run.flaw >= 0)
+        return report_update(&run);
+    settle(&run);
+    return MLC_OK;
+}
+
+static int report_evaluation(const mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    char cause[MLC_CAUSE_BYTES];
+    mlc_cause_of(rank, run->feed, run->bad_microbatch, cause);
+    return mlc_error_set(&rank->error, MLC_NOT_FINITE,
+                         "evaluation after step %lld, stage %lld, microbatch %lld: the loss is not finite%s", (long long)rank->step,
+                         (long long)stage_of_loss(run), (long long)run->bad_microbatch, cause);
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* One round: its microbatches go to the replicas in contiguous shares, the first ones one larger where they do not come out even. */
+static void deal(mlc_pass *run, int64_t first, int64_t count)
+{
+    const mlc_rank *rank = run->rank;
+    int64_t even = count / rank->model->dp, rest = count % rank->model->dp;
+    run->begun = rank->begun[run->kind];
+    run->exchanged = false;
+    run->origin = first;
+    run->lines = count;
+    run->count = even + (rank->replica < rest);
+    run->first = first + even * rank->replica + smaller(rank->replica, rest);
+}
+
+int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_t first, int64_t count, double share, double *loss,
+                         double *weight)
+{
+    mlc_pass run = pass_make(rank, chain, feed);
+    int64_t round = (int64_t)rank->model->schedule->rounds[chain] * rank->model->dp;
+    run.share = share;
+    run.loss_sum = *loss;
+    run.weight_sum = *weight;
+    mlc_executor_record(rank);
+    for (int64_t at = 0; at < count && !rank->result.signals; at += round) {
+        deal(&run, first + at, smaller(round, count - at));
+        if (mlc_pass_walk(&run))
+            return rank->error.status;
+        if (run.refused.site >= 0)
+            return report_refusal(&run);
+        if (run.bad_microbatch >= 0)
+            return report_evaluation(&run);
+    }
+    *loss = run.loss_sum;
+    *weight = run.weight_sum;
+    return MLC_OK;
+}
+
+void mlc_executor_record(mlc_rank *rank)
+{
+    const mlc_model *model = rank->model;
+    mlc_record *record = rank->record;
+    record->seed = rank->seed;
+    record->step = rank->step;
+    record->steps = rank->steps;
+    record->microbatch = 0;
+    memcpy(record->scalars, rank->scalars, (size_t)model->scalar_count * sizeof(float));
+    if (model->scalar_count > 0)
+        record->scalars[0] = (float)rank->step;
+    if (model->scalar_count > 1)
+        record->scalars[1] = (float)rank->steps;
+    if (model->set_scalars)
+        model->set_scalars(record->scalars);
+}
+
+static void refresh_job(mlc_env *env, void *context)
+{
+    mlc_gradient_refresh(context, env);
+}
+
+void mlc_executor_refresh(mlc_rank *rank)
+{
+    mlc_team_run(rank->team, refresh_job, rank);
+}
+
+static void initialize_job(mlc_env *env, void *context)
+{
+    mlc_gradient_initialize(context, env);
+}
+
+void mlc_executor_initialize(mlc_rank *rank)
+{
+    int64_t step = rank->step;
+    rank->step = 0;
+    mlc_executor_record(rank);
+    rank->step = step;
+    mlc_team_run(rank->team, initialize_job, rank);
+}

@@ -1,0 +1,36 @@
+/* executor.h: the walk over a place's action lists. Every thread of the team walks the same list and runs the same rows; the lead
+ * thread alone moves messages. */
+#ifndef MLC_EXECUTOR_H
+#define MLC_EXECUTOR_H
+
+#include "model/rank.h"
+
+/* Is this model one that the executor can walk (mesh, groups, levels, regions, lists, channels)? Catches tables that would make it
+ * crash; that the lists are right is the compiler's proof. Returns a status. */
+int mlc_executor_check(const mlc_model *model, mlc_error *error);
+
+/* Makes the record of the rank's current step: seed, step, scalars. */
+void mlc_executor_record(mlc_rank *rank);
+
+/* Rounds all bf16 copies from the masters, which must be whole and current; of this rank alone. */
+void mlc_executor_refresh(mlc_rank *rank);
+
+/* Initial values of all parameters that the rank holds, and their copies. */
+void mlc_executor_initialize(mlc_rank *rank);
+
+/* One step over the microbatches of `feed`, numbered from 0 over all replicas. Every rank calls it with equal arguments. With
+ * `update` false, stops when gradients are whole and scaled in the pieces of their owners (mlc_gradient_of).
+ * On success rank->result and rank->metrics are set, alike on every rank; step and cursor are the caller's to advance. A failure is
+ * one status and one sentence on every rank that still runs. Nothing was updated when it is MLC_BAD_INPUT, or MLC_NOT_FINITE for a
+ * loss or a gradient; where the update itself left something that is not finite, parameters are as it left them. */
+int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update);
+
+/* Forward passes of a chain over microbatches [first, first + count) of `feed`, over all replicas, in as many rounds of the chain's
+ * list as they take (mlc.h, EVALUATION). Every rank calls it with equal arguments. Each microbatch's weight is multiplied by
+ * `share`. Adds to *loss and *weight, alike on every rank and in ascending order, each weight * loss and each weight. A chain
+ * without a loss leaves them; what a stage left for microbatch j then lies where slot rank->begun[chain] - 1 of the rank that ran
+ * it last says (mlc_rank_resolve): with count 1 that is replica 0. */
+int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_t first, int64_t count, double share, double *loss,
+                         double *weight);
+
+#endif

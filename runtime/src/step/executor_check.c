@@ -1,0 +1,276 @@
+/* executor_check.c: tables that would make the executor crash or write where it may not (executor.h, mlc_executor_check). */
+#include "step/executor.h"
+
+#include "model/tree.h"
+#include "system/exact.h"
+
+#include <stdlib.h>
+
+static const char *const CHAINS[] = {"train", "evaluate", "sample"};
+
+static int refuse_place(const mlc_model *model, int place, const char *what, int number, mlc_error *error)
+{
+    return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: %s %d is not sane", model->name, place, what, number);
+}
+
+/* ---- the mesh ---- */
+
+static int check_mesh(const mlc_model *model, mlc_error *error)
+{
+    if (model->abi_version != MLC_ABI_VERSION)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: made for runtime ABI %d, this is %d", model->name, model->abi_version,
+                             MLC_ABI_VERSION);
+    if (model->pp < 1 || model->dp < 1 || model->stages < model->pp)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: %d stages on %d places, %d replicas", model->name, model->stages, model->pp,
+                             model->dp);
+    if (model->microbatches < 1 || model->groups < 1 || model->microbatches % model->groups)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: %d microbatches do not form %d groups", model->name, model->microbatches,
+                             model->groups);
+    if (model->groups % model->dp)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: %d groups cannot be dealt out to %d replicas", model->name, model->groups,
+                             model->dp);
+    if (model->schedule->rounds[MLC_TRAIN] != model->microbatches / model->dp)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: a list of %d microbatches for %d over %d replicas", model->name,
+                             model->schedule->rounds[MLC_TRAIN], model->microbatches, model->dp);
+    return MLC_OK;
+}
+
+static int check_channels(const mlc_model *model, mlc_error *error)
+{
+    for (int i = 0; i < model->schedule->channel_count; i++) {
+        const mlc_channel *channel = &model->schedule->channels[i];
+        bool tree = channel->kind == MLC_TREE;
+        bool known = tree || (channel->from >= 0 && channel->from < model->pp && channel->to >= 0 && channel->to < model->pp);
+        if (!known || channel->kind < MLC_ACTIVATION || channel->kind > MLC_TREE || channel->slots < 1 || channel->outbox_slots < 1)
+            return mlc_error_set(error, MLC_BAD_INPUT, "model %s: channel %s is not sane", model->name, channel->name);
+    }
+    return MLC_OK;
+}
+
+/* ---- a place ---- */
+
+static int check_regions(const mlc_model *model, int place, mlc_error *error)
+{
+    const mlc_program *program = &model->schedule->places[place];
+    for (int i = 0; i < program->region_count; i++)
+        if (program->regions[i].slots < 1 || program->regions[i].base > model->roles[place].arena_bytes)
+            return refuse_place(model, place, "region", i, error);
+    bool arena = program->region_count > 0 && program->regions[0].base == 0 && program->regions[0].slots == 1;
+    return arena ? MLC_OK : refuse_place(model, place, "region", 0, error);
+}
+
+static const mlc_held *held_by(const mlc_role *role, int parameter)
+{
+    for (int i = 0; i < role->held_count; i++)
+        if (role->held[i].parameter == parameter)
+            return &role->held[i];
+    return NULL;
+}
+
+/* Its owner holds it too, and both hold a copy or none does: what they exchange has one type. */
+static int check_held(const mlc_model *model, int place, mlc_error *error)
+{
+    const mlc_role *role = &model->roles[place];
+    for (int i = 0; i < role->held_count; i++) {
+        const mlc_held *held = &role->held[i];
+        if (held->parameter < 0 || held->parameter >= model->parameter_count)
+            return refuse_place(model, place, "held parameter", i, error);
+        const mlc_held *owners = held_by(&model->roles[model->parameters[held->parameter].owner], held->parameter);
+        if (!owners || (owners->copy == MLC_NONE) != (held->copy == MLC_NONE))
+            return refuse_place(model, place, "held parameter", i, error);
+    }
+    return MLC_OK;
+}
+
+static int check_shard(const mlc_model *model, int place, const mlc_shard *shard, mlc_error *error)
+{
+    for (int i = 0; i < shard->count; i++) {
+        const mlc_piece *piece = &shard->pieces[i];
+        bool known = piece->parameter >= 0 && piece->parameter < model->parameter_count && held_by(&model->roles[place], piece->parameter);
+        if (!known || model->parameters[piece->parameter].owner != place)
+            return refuse_place(model, place, "piece", i, error);
+        int64_t elements = mlc_parameter_elements(&model->parameters[piece->parameter]);
+        bool cut = piece->begin >= 0 && piece->begin % MLC_BLOCK == 0 && piece->begin <= piece->end && piece->end <= elements &&
+                   (piece->end % MLC_BLOCK == 0 || piece->end == elements);
+        if (!cut)
+            return refuse_place(model, place, "piece", i, error);
+    }
+    return MLC_OK;
+}
+
+static int check_row(const mlc_model *model, int place, const mlc_row *row, mlc_error *error)
+{
+    if (!row->run || row->count < 0 || row->count > model->operands)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: row %s has %d operands, the most is %d", model->name, row->name, row->count,
+                             model->operands);
+    for (int i = 0; i < row->count; i++)
+        if (row->at[i] >> MLC_REGION_SHIFT >= (uint64_t)model->schedule->places[place].region_count)
+            return mlc_error_set(error, MLC_BAD_INPUT, "model %s: row %s names a region that place %d does not have", model->name,
+                                 row->name, place);
+    return MLC_OK;
+}
+
+static int check_rows(const mlc_model *model, int place, mlc_rows rows, mlc_error *error)
+{
+    for (int64_t i = 0; i < rows.count; i++)
+        if (check_row(model, place, &rows.rows[i], error))
+            return error->status;
+    return MLC_OK;
+}
+
+static int check_uses(const mlc_model *model, int place, const mlc_chunk *chunk, mlc_error *error)
+{
+    for (int i = 0; i < chunk->use_count; i++) {
+        const mlc_use *use = &chunk->uses[i];
+        bool phase = use->phase == MLC_FORWARD || use->phase == MLC_INPUT_GRADIENT || use->phase == MLC_WEIGHT_GRADIENT;
+        bool known = use->parameter >= 0 && use->parameter < model->parameter_count && use->index >= 0 &&
+                     use->index < model->parameters[use->parameter].uses;
+        if (!phase || !known || !held_by(&model->roles[place], use->parameter))
+            return refuse_place(model, place, "use", i, error);
+    }
+    return MLC_OK;
+}
+
+static int check_chunk(const mlc_model *model, int place, int kind, const mlc_chunk *chunk, mlc_error *error)
+{
+    if (chunk->stage < 0 || chunk->stage >= model->stages)
+        return refuse_place(model, place, "stage", chunk->stage, error);
+    for (int i = 0; i < chunk->input_count; i++)
+        if (chunk->inputs[i].input < 0 || chunk->inputs[i].input >= model->input_count)
+            return refuse_place(model, place, "input", i, error);
+    for (int i = 0; i < chunk->value_count; i++)
+        if (chunk->values[i].column < 0 || chunk->values[i].column >= model->chains[kind].column_count)
+            return refuse_place(model, place, "column", i, error);
+    if (check_rows(model, place, chunk->weight, error) || check_rows(model, place, chunk->forward, error) ||
+        check_rows(model, place, chunk->input_gradient, error) || check_rows(model, place, chunk->weight_gradient, error) ||
+        check_rows(model, place, chunk->backward, error))
+        return error->status;
+    return check_uses(model, place, chunk, error);
+}
+
+static int check_role(const mlc_model *model, int place, mlc_error *error)
+{
+    const mlc_role *role = &model->roles[place];
+    int levels = mlc_tree_levels(model->groups, model->dp);
+    if (role->levels < levels)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: %d accumulators a use, %d groups need %d", model->name, place,
+                             role->levels, model->groups, levels);
+    bool seed = role->seed_at == MLC_NONE || role->seed_at <= role->arena_bytes - sizeof(float);
+    if (role->record >= role->arena_bytes || !seed)
+        return refuse_place(model, place, "record", 0, error);
+    if (check_regions(model, place, error) || check_held(model, place, error))
+        return error->status;
+    for (int d = 0; d < model->dp; d++)
+        if (check_shard(model, place, &role->shards[d], error))
+            return error->status;
+    for (int kind = 0; kind < MLC_CHAINS; kind++)
+        for (int c = 0; role->chunks[kind] && c < role->chunk_count; c++)
+            if (check_chunk(model, place, kind, &role->chunks[kind][c], error))
+                return error->status;
+    return MLC_OK;
+}
+
+/* ---- a list ---- */
+
+/* A list as far as it has been read: what comes next of each kind on each chunk and channel. */
+typedef struct reader {
+    const mlc_model *model;
+    int place;
+    int kind;     /* of the chain */
+    int expected; /* actions of the end of a step that have come */
+    int32_t *next; /* [MLC_SENT + 1][width] */
+    int width;
+} reader;
+
+static int refuse_action(const reader *list, int index, const char *why, mlc_error *error)
+{
+    return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: action %d of the %s list %s", list->model->name, list->place, index,
+                         CHAINS[list->kind], why);
+}
+
+static bool is_own_end(const reader *list, const mlc_action *action)
+{
+    if (action->of < 0 || action->of >= list->model->schedule->channel_count)
+        return false;
+    const mlc_channel *channel = &list->model->schedule->channels[action->of];
+    bool sends = action->kind == MLC_SEND || action->kind == MLC_SENT;
+    bool states = channel->kind == MLC_ACTIVATION || channel->kind == MLC_GRADIENT;
+    return states && channel->chain == list->kind && channel->from != channel->to && (sends ? channel->from : channel->to) == list->place;
+}
+
+/* Input gradients of a chunk are made by I and by B: both are in one order. */
+static int32_t *next_of(const reader *list, const mlc_action *action)
+{
+    int kind = action->kind == MLC_BACKWARD ? MLC_INPUT_GRADIENT : action->kind;
+    return &list->next[kind * list->width + action->of];
+}
+
+static int read_early(reader *list, int index, const mlc_action *action, mlc_error *error)
+{
+    const mlc_role *role = &list->model->roles[list->place];
+    bool computes = action->kind <= MLC_WEIGHT_GRADIENT;
+    if (list->expected)
+        return refuse_action(list, index, "comes after the end of the step", error);
+    if (computes ? !role->chunks[list->kind] || action->of < 0 || action->of >= role->chunk_count : !is_own_end(list, action))
+        return refuse_action(list, index, computes ? "is of no chunk" : "is of no channel that ends here", error);
+    if (computes && action->kind != MLC_FORWARD && list->kind != MLC_TRAIN)
+        return refuse_action(list, index, "is not a forward pass", error);
+    int32_t *next = next_of(list, action);
+    if (action->kind == MLC_WEIGHT_GRADIENT ? action->microbatch < *next : action->microbatch != *next)
+        return refuse_action(list, index, "is out of order", error);
+    *next = action->microbatch + 1;
+    if (action->microbatch >= list->model->schedule->rounds[list->kind])
+        return refuse_action(list, index, "is of a microbatch that there is not", error);
+    return MLC_OK;
+}
+
+/* The end of a step: STATISTICS, REDUCE of each chunk, SHARE, NORM, UPDATE, SPREAD; of an evaluation: STATISTICS. */
+static int read_end(reader *list, int index, const mlc_action *action, mlc_error *error)
+{
+    int chunks = list->model->roles[list->place].chunk_count, at = list->expected++;
+    int kind = at == 0 ? MLC_STATISTICS : at <= chunks ? MLC_REDUCE : MLC_SHARE + at - chunks - 1;
+    if (action->kind != kind || (at > 0 && list->kind != MLC_TRAIN) || (kind == MLC_REDUCE && action->of != at - 1))
+        return refuse_action(list, index, "does not belong there", error);
+    return MLC_OK;
+}
+
+static int read_list(reader *list, mlc_error *error)
+{
+    mlc_actions actions = list->model->schedule->places[list->place].lists[list->kind];
+    for (int i = 0; i < actions.count; i++) {
+        const mlc_action *action = &actions.actions[i];
+        if (action->kind < MLC_FORWARD || action->kind > MLC_SPREAD || action->microbatch < 0)
+            return refuse_action(list, i, "is of no kind", error);
+        if (action->kind <= MLC_SENT ? read_early(list, i, action, error) : read_end(list, i, action, error))
+            return error->status;
+    }
+    int whole = list->kind == MLC_TRAIN && actions.count ? list->model->roles[list->place].chunk_count + 5 : list->expected;
+    return list->expected == whole ? MLC_OK : refuse_action(list, actions.count, "is missing: the step does not end", error);
+}
+
+static int check_lists(const mlc_model *model, int place, mlc_error *error)
+{
+    int chunks = model->roles[place].chunk_count, channels = model->schedule->channel_count;
+    for (int kind = 0; kind < MLC_CHAINS; kind++) {
+        reader list = {.model = model, .place = place, .kind = kind, .width = (chunks > channels ? chunks : channels) + 1};
+        list.next = calloc((size_t)(MLC_SENT + 1) * (size_t)list.width, sizeof *list.next);
+        int status = list.next ? read_list(&list, error) : mlc_error_set(error, MLC_FAILED, "model %s: out of memory", model->name);
+        free(list.next);
+        if (status)
+            return status;
+    }
+    return MLC_OK;
+}
+
+int mlc_executor_check(const mlc_model *model, mlc_error *error)
+{
+    if (check_mesh(model, error) || check_channels(model, error))
+        return error->status;
+    for (int p = 0; p < model->parameter_count; p++)
+        if (model->parameters[p].owner < 0 || model->parameters[p].owner >= model->pp)
+            return mlc_error_set(error, MLC_BAD_INPUT, "model %s: parameter %s has no owner", model->name, model->parameters[p].name);
+    for (int place = 0; place < model->pp; place++)
+        if (check_role(model, place, error) || check_lists(model, place, error))
+            return error->status;
+    return MLC_OK;
+}

@@ -1,0 +1,202 @@
+/* microbatch.c: a compute action: inputs, rows of a chunk, and what follows from them (pass.h). */
+#include "step/pass.h"
+
+#include "report/trace.h"
+#include "step/gradient.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- rows ---- */
+
+/* Where the slots of local microbatch `microbatch` lie. */
+static void place_regions(const mlc_pass *run, const mlc_env *env, int64_t microbatch)
+{
+    const mlc_program *program = run->rank->program;
+    uint64_t *bases = mlc_worker_of(env)->bases;
+    for (int i = 0; i < program->region_count; i++) {
+        const mlc_region *region = &program->regions[i];
+        bases[i] = region->base;
+        if (region->slots > 1)
+            bases[i] += (uint64_t)((run->begun + microbatch) % region->slots) * region->stride;
+    }
+}
+
+/* The offset in the arena of an operand. */
+static uint64_t resolve(const mlc_env *env, uint64_t operand)
+{
+    return mlc_worker_of(env)->bases[operand >> MLC_REGION_SHIFT] + (operand & MLC_OFFSET_MASK);
+}
+
+static const uint64_t *operands_of(const mlc_env *env, const mlc_row *row)
+{
+    uint64_t *operands = mlc_worker_of(env)->operands;
+    for (int i = 0; i < row->count; i++)
+        operands[i] = resolve(env, row->at[i]);
+    return row->count ? operands : row->at;
+}
+
+/* Something is done: others may see it, and messages may move. By the lead thread. */
+static void advance(const mlc_pass *run)
+{
+    mlc_world *world = &run->rank->world;
+    atomic_fetch_add_explicit(&world->status->progress, 1, memory_order_relaxed);
+    if (world->transport)
+        mlc_world_progress(world);
+}
+
+static void run_row(const mlc_pass *run, mlc_env *env, const mlc_row *row)
+{
+    mlc_trace *trace = run->rank->trace;
+    atomic_store_explicit(&mlc_worker_of(env)->row, row->name, memory_order_relaxed);
+    env->path = row->path;
+    int64_t started = trace ? mlc_clock() : 0;
+    row->run(env, operands_of(env, row));
+    int64_t done = trace ? mlc_clock() : 0;
+    mlc_barrier(env);
+    if (trace)
+        mlc_trace_row(trace, env, row->name, row->flops, started, done, mlc_clock());
+    if (env->thread == 0)
+        advance(run);
+}
+
+static void run_rows(const mlc_pass *run, mlc_env *env, mlc_rows rows)
+{
+    for (int64_t i = 0; i < rows.count; i++)
+        run_row(run, env, &rows.rows[i]);
+}
+
+/* ---- one microbatch on one chunk ---- */
+
+static float scalar_at(const mlc_pass *run, const mlc_env *env, uint64_t operand)
+{
+    float value;
+    memcpy(&value, mlc_rank_at(run->rank, resolve(env, operand)), sizeof value);
+    return value;
+}
+
+static void fill_input(mlc_pass *run, mlc_env *env, const mlc_binding *binding, int64_t microbatch)
+{
+    const mlc_model *model = run->rank->model;
+    int64_t begin = model->batch * env->thread / env->threads, end = model->batch * (env->thread + 1) / env->threads;
+    char *to = mlc_rank_at(run->rank, resolve(env, binding->at));
+    if (begin == end || !run->feed->fill(run->feed, run->rank, binding->input, microbatch, begin, end, to, &mlc_worker_of(env)->error))
+        return;
+    atomic_store_explicit(&run->unfed, true, memory_order_relaxed);
+    int64_t row_bytes = mlc_input_row_bytes(&model->inputs[binding->input]);
+    memset(to + begin * row_bytes, 0, (size_t)((end - begin) * row_bytes));
+}
+
+/* This thread's rows of the inputs that the chunk reads. Where it fails, the walk goes on with zeros: the others wait for messages. */
+static void fill(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk, int64_t microbatch)
+{
+    if (!chunk->input_count)
+        return;
+    int64_t started = mlc_pass_begin_part(run, env, "inputs");
+    for (int i = 0; i < chunk->input_count; i++)
+        fill_input(run, env, &chunk->inputs[i], microbatch);
+    mlc_pass_end_part(run, env, "inputs", started);
+}
+
+/* The weight of the microbatch: 1, or what the weight row makes of its inputs. */
+static void weigh(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk)
+{
+    run_rows(run, env, chunk->weight);
+    if (env->thread == 0)
+        run->weight = run->share * (chunk->weight.count ? scalar_at(run, env, chunk->weight_at) : 1.0);
+    if (chunk->weight.count)
+        mlc_barrier(env);
+}
+
+/* Notes what the forward rows of a chunk left for the columns; a chunk that makes a part of the loss knows the weight, too. */
+static void account(mlc_pass *run, const mlc_env *env, const mlc_chunk *chunk, int64_t microbatch)
+{
+    double *line = mlc_pass_line(run, microbatch);
+    for (int i = 0; i < chunk->value_count; i++) {
+        int column = chunk->values[i].column;
+        line[1 + column] = scalar_at(run, env, chunk->values[i].at);
+        if (column >= run->chain->losses)
+            continue;
+        line[0] = run->weight;
+        if (run->search == MLC_SEARCH_LOSS && !isfinite(line[1 + column]))
+            mlc_pass_find(run, chunk->stage, microbatch, -1);
+    }
+}
+
+static void forward(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk, int64_t microbatch)
+{
+    weigh(run, env, chunk);
+    run_rows(run, env, chunk->forward);
+    if (!chunk->value_count)
+        return;
+    if (env->thread == 0)
+        account(run, env, chunk, microbatch);
+    mlc_barrier(env);
+}
+
+static mlc_rows rows_of(const mlc_chunk *chunk, int kind)
+{
+    return kind == MLC_BACKWARD ? chunk->backward : kind == MLC_INPUT_GRADIENT ? chunk->input_gradient : chunk->weight_gradient;
+}
+
+/* What rows read that changes with the microbatch. */
+static void prepare(const mlc_pass *run, const mlc_action *action, int64_t microbatch)
+{
+    mlc_rank *rank = run->rank;
+    rank->record->microbatch = microbatch;
+    if (action->kind == MLC_FORWARD || rank->role->seed_at == MLC_NONE)
+        return;
+    float seed = (float)*mlc_pass_line(run, microbatch);
+    memcpy(mlc_rank_at(rank, rank->role->seed_at), &seed, sizeof seed);
+}
+
+static bool has_uses(const mlc_chunk *chunk, unsigned phases)
+{
+    for (int i = 0; i < chunk->use_count; i++)
+        if (phases >> chunk->uses[i].phase & 1)
+            return true;
+    return false;
+}
+
+/* The uses that this action has added to: folds a group that is complete, or looks for what is not finite. */
+static void follow(mlc_pass *run, const mlc_env *env, const mlc_action *action, int64_t microbatch)
+{
+    const mlc_model *model = run->rank->model;
+    const mlc_chunk *chunk = &run->chunks[action->of];
+    unsigned phases = mlc_gradient_phases(action->kind);
+    int members = model->microbatches / model->groups, group = action->microbatch / members;
+    if (run->search == MLC_SEARCH_GRADIENT && has_uses(chunk, phases)) {
+        mlc_gradient_search(run->rank, env, action->of, phases);
+        if (env->thread == 0 && mlc_gradient_bad(run->rank) >= 0)
+            mlc_pass_find(run, chunk->stage, microbatch, mlc_gradient_bad(run->rank));
+    }
+    bool complete = (action->microbatch + 1) % members == 0 && group + 1 < model->groups / model->dp;
+    if (run->search == MLC_SEARCH_NONE && complete && has_uses(chunk, phases))
+        mlc_gradient_fold(run->rank, env, action->of, phases, group);
+}
+
+bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)
+{
+    const mlc_model *model = run->rank->model;
+    const mlc_chunk *chunk = &run->chunks[action->of];
+    int64_t microbatch = run->first + action->microbatch;
+    place_regions(run, env, action->microbatch);
+    if (env->thread == 0)
+        prepare(run, action, microbatch);
+    if (action->kind == MLC_FORWARD)
+        fill(run, env, chunk, microbatch);
+    mlc_barrier(env);
+    if (mlc_stopped(env))
+        return false;
+    bool folds = run->kind == MLC_TRAIN && run->search == MLC_SEARCH_NONE;
+    env->fold = folds && action->microbatch % (model->microbatches / model->groups) != 0;
+    if (env->thread == 0 && action->kind == MLC_FORWARD)
+        run->stage = chunk->stage;
+    if (action->kind == MLC_FORWARD)
+        forward(run, env, chunk, microbatch);
+    else
+        run_rows(run, env, rows_of(chunk, action->kind));
+    if (run->kind == MLC_TRAIN)
+        follow(run, env, action, microbatch);
+    return true;
+}

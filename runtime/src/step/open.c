@@ -1,0 +1,97 @@
+/* open.c: see open.h. */
+#include "step/open.h"
+
+#include "model/tables.h"
+#include "step/collective.h"
+#include "step/executor.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_STEPS 1000
+
+static int open_memory(mlc_rank *rank, int threads, int inbox_fd, mlc_error *error)
+{
+    const mlc_role *role = rank->role;
+    if (mlc_arena_open(&rank->arena, role->arena_bytes, rank->model->scratch_bytes_per_thread, threads, error))
+        return error->status;
+    if (inbox_fd >= 0 && mlc_arena_map_inbox(&rank->arena, role->inbox_bytes, inbox_fd, error))
+        return error->status;
+    rank->record = mlc_rank_at(rank, role->record);
+    return mlc_team_open(&rank->team, threads, &rank->arena, rank->record, error);
+}
+
+/* The first error of opening is the rank's too. */
+static int open_parts(mlc_rank *rank, int threads, int inbox_fd)
+{
+    mlc_error *error = &rank->error;
+    if (mlc_catalog_open(&rank->catalog, rank->model, error) || open_memory(rank, threads, inbox_fd, error) ||
+        mlc_world_open(&rank->world, rank->model, rank->rank, &rank->arena, error) || mlc_tables_open(rank, error))
+        return error->status;
+    return mlc_collective_open(rank, error);
+}
+
+mlc_rank *mlc_rank_open(const mlc_model *model, int number, const mlc_open_options *options, int inbox_fd, mlc_error *error)
+{
+    mlc_open_options chosen = options ? *options : (mlc_open_options){0};
+    if (chosen.threads < 0 || chosen.threads > MLC_MAX_THREADS || chosen.steps < 0) {
+        mlc_error_set(error, MLC_USAGE, "threads must be 1 to %d, steps at least 1", MLC_MAX_THREADS);
+        return NULL;
+    }
+    if (mlc_executor_check(model, error))
+        return NULL;
+    mlc_rank *rank = calloc(1, sizeof *rank);
+    if (!rank) {
+        mlc_error_set(error, MLC_FAILED, "rank: out of memory");
+        return NULL;
+    }
+    rank->model = model;
+    rank->rank = number;
+    rank->place = number % model->pp;
+    rank->replica = number / model->pp;
+    rank->role = &model->roles[rank->place];
+    rank->program = &model->schedule->places[rank->place];
+    rank->shard = &rank->role->shards[rank->replica];
+    rank->seed = chosen.seed;
+    rank->steps = chosen.steps ? chosen.steps : DEFAULT_STEPS;
+    if (open_parts(rank, chosen.threads ? chosen.threads : mlc_cpu_count(), inbox_fd)) {
+        mlc_error_set(error, rank->error.status, "%s", rank->error.text);
+        mlc_rank_close(rank);
+        return NULL;
+    }
+    return rank;
+}
+
+void mlc_rank_close(mlc_rank *rank)
+{
+    if (!rank)
+        return;
+    mlc_collective_close(rank);
+    mlc_tables_close(rank);
+    mlc_world_close(&rank->world);
+    mlc_team_close(rank->team);
+    mlc_arena_close(&rank->arena);
+    mlc_catalog_close(&rank->catalog);
+    mlc_home_close(&rank->home);
+    free(rank->identity);
+    free(rank);
+}
+
+/* Ranks that share CPUs do not spin at barriers either. */
+static void settle_spins(mlc_rank *rank)
+{
+    if (rank->world.transport && rank->world.spins < atomic_load(&rank->team->spins))
+        atomic_store(&rank->team->spins, rank->world.spins);
+}
+
+void mlc_rank_initialize(mlc_rank *rank)
+{
+    settle_spins(rank);
+    for (int i = 0; i < rank->shard->count; i++) {
+        const mlc_piece *piece = &rank->shard->pieces[i];
+        const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
+        for (int s = 0; s < parameter->state_count; s++)
+            memset(mlc_rank_at(rank, piece->states[s]), 0, (size_t)mlc_rank_state_elements(rank->model, piece, s) * sizeof(float));
+    }
+    mlc_executor_initialize(rank);
+}

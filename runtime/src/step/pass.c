@@ -1,0 +1,353 @@
+/* pass.c: see pass.h. */
+#include "step/pass.h"
+
+#include "model/finite.h"
+#include "model/tables.h"
+#include "report/trace.h"
+#include "step/collective.h"
+#include "step/gradient.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- the board, and names for traces and reports ---- */
+
+static void board_step(const mlc_pass *run)
+{
+    mlc_status_board *board = run->rank->world.status;
+    atomic_store_explicit(&board->action, -1, memory_order_relaxed);
+    atomic_store_explicit(&board->chain, run->kind, memory_order_relaxed);
+    atomic_store_explicit(&board->step, run->rank->step, memory_order_relaxed);
+    atomic_store_explicit(&board->state, MLC_RANK_COMPUTES, memory_order_relaxed);
+}
+
+static void board_action(const mlc_pass *run, int64_t action)
+{
+    atomic_store_explicit(&run->rank->world.status->action, action, memory_order_relaxed);
+}
+
+int64_t mlc_pass_begin_part(const mlc_pass *run, const mlc_env *env, const char *name)
+{
+    atomic_store_explicit(&mlc_worker_of(env)->row, name, memory_order_relaxed);
+    return run->rank->trace ? mlc_clock() : 0;
+}
+
+void mlc_pass_end_part(const mlc_pass *run, const mlc_env *env, const char *name, int64_t started)
+{
+    if (!run->rank->trace)
+        return;
+    int64_t now = mlc_clock();
+    mlc_trace_row(run->rank->trace, env, name, 0, started, now, now);
+}
+
+/* ---- messages ---- */
+
+/* Looks through a message of states for what arithmetic leaves where it is not finite: infinities and the NaN that the machine makes,
+ * in f32, or in bf16 at the upper half of a word. Nothing but the name of a stage depends on it. */
+static bool is_tainted(const char *slot, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes; at += sizeof(uint32_t)) {
+        uint32_t word;
+        memcpy(&word, slot + at, sizeof word);
+        uint32_t upper = word >> 16 & 0x7fff;
+        if (upper == 0x7f80 || upper == 0x7fc0)
+            return true;
+    }
+    return false;
+}
+
+static int send(mlc_pass *run, mlc_link *link, int64_t n, int64_t microbatch)
+{
+    bool searched = run->search == MLC_SEARCH_LOSS && link->channel->kind == MLC_ACTIVATION;
+    if (searched && is_tainted(mlc_link_outgoing(link, n), link->channel->slot_bytes))
+        mlc_pass_find(run, run->stage, microbatch, -1);
+    mlc_link_post(&run->rank->world, link);
+    return MLC_OK;
+}
+
+/* Local message `action->microbatch` of a channel, by the lead thread. */
+static int transfer(mlc_pass *run, const mlc_action *action)
+{
+    mlc_world *world = &run->rank->world;
+    mlc_link *link = run->rank->tables->links[action->of];
+    int64_t n = run->begun + action->microbatch;
+    switch (action->kind) {
+    case MLC_RECEIVE:
+        return mlc_link_wait_arrived(world, link, n);
+    case MLC_SENT:
+        return mlc_link_wait_sent(world, link, n);
+    case MLC_SEND:
+        return send(run, link, n, run->first + action->microbatch);
+    default:
+        mlc_link_release(world, link);
+        return MLC_OK;
+    }
+}
+
+/* ---- statistics ---- */
+
+/* Folds loss and metrics in ascending order of microbatches, up to the first whose loss is not finite. */
+static void fold_table(mlc_pass *run)
+{
+    const mlc_chain *chain = run->chain;
+    double *sums = run->rank->tables->sums;
+    for (int64_t j = run->origin; chain->losses && j < run->origin + run->lines; j++) {
+        const double *line = mlc_pass_line(run, j);
+        double weight = line[0], loss = line[1];
+        for (int i = 1; i < chain->losses; i++)
+            loss += line[1 + i];
+        if (!isfinite(loss * weight)) {
+            run->bad_microbatch = j;
+            return;
+        }
+        run->loss_sum += weight * loss;
+        run->weight_sum += weight;
+        for (int i = chain->losses; i < chain->column_count; i++)
+            sums[i] += weight * line[1 + i];
+    }
+}
+
+/* The first index out of range that a thread of this rank has met. */
+static mlc_refusal refused_here(const mlc_rank *rank)
+{
+    mlc_refusal first = mlc_refusal_none();
+    for (int i = 0; i < rank->team->threads; i++)
+        mlc_refusal_combine(&first, &rank->team->workers[i].refused, sizeof first);
+    return first;
+}
+
+/* Some rank has met one: every rank gets the first. Returns a status. */
+static int exchange_refusals(mlc_pass *run)
+{
+    return mlc_exchange(&run->rank->world, &run->refused, sizeof run->refused, sizeof run->refused, mlc_refusal_combine);
+}
+
+/* Every rank gets what all ranks have noted. Returns a status. */
+static int exchange(mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    mlc_statistics *statistics = rank->tables->statistics;
+    statistics->signals = rank->signals ? *rank->signals : 0;
+    statistics->failed = atomic_load_explicit(&run->unfed, memory_order_relaxed);
+    run->refused = refused_here(rank);
+    statistics->refused = run->refused.site >= 0;
+    size_t bytes = sizeof *statistics + (size_t)(run->lines * (1 + run->chain->column_count)) * sizeof(double);
+    run->exchanged = true;
+    if (mlc_exchange(&rank->world, statistics, bytes, 1, mlc_combine_or))
+        return rank->error.status;
+    rank->result.signals = statistics->signals;
+    if (statistics->refused && !statistics->failed && exchange_refusals(run))
+        return rank->error.status;
+    if (!statistics->failed)
+        fold_table(run);
+    run->halted = statistics->failed || statistics->refused || run->bad_microbatch >= 0 || (run->kind == MLC_TRAIN && !isfinite(1.0 / run->weight_sum));
+    return MLC_OK;
+}
+
+static bool run_statistics(mlc_pass *run, mlc_env *env)
+{
+    if (run->search != MLC_SEARCH_NONE)
+        return false;
+    int64_t started = mlc_pass_begin_part(run, env, "statistics");
+    if (env->thread == 0 && !mlc_team_stopping(env) && exchange(run))
+        mlc_team_stop(env);
+    mlc_barrier(env);
+    mlc_pass_end_part(run, env, "statistics", started);
+    return !mlc_stopped(env) && !run->halted;
+}
+
+/* ---- gradients ---- */
+
+typedef struct squares {
+    mlc_exact sum;
+    int64_t bad; /* lowest parameter that is not finite, or -1 */
+} squares;
+
+static void combine_squares(void *into, const void *from, size_t bytes)
+{
+    squares *own = into;
+    const squares *other = from;
+    for (size_t i = 0; i < bytes / sizeof *own; i++) {
+        mlc_exact_merge(&own[i].sum, &other[i].sum);
+        if (other[i].bad >= 0 && (own[i].bad < 0 || other[i].bad < own[i].bad))
+            own[i].bad = other[i].bad;
+    }
+}
+
+/* By the lead thread: the norm over all ranks. Returns a status. */
+static int measure(mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    squares all = {mlc_gradient_squares(rank), mlc_gradient_bad(rank)};
+    if (mlc_exchange(&rank->world, &all, sizeof all, sizeof all, combine_squares))
+        return rank->error.status;
+    double norm = sqrt(mlc_exact_value(&all.sum)), clip = rank->model->clip;
+    rank->result.grad_norm = norm;
+    rank->result.clip_factor = clip > 0 && norm > clip ? (float)(clip / norm) : 1;
+    run->bad_parameter = all.bad;
+    return MLC_OK;
+}
+
+/* Whole gradients and their norm. False: stop, for a gradient is not finite or gradients are all that is wanted. */
+static bool run_norm(mlc_pass *run, mlc_env *env)
+{
+    int64_t started = mlc_pass_begin_part(run, env, "gradients");
+    mlc_gradient_finish(run->rank, env, (float)(1.0 / run->weight_sum));
+    if (env->thread == 0 && measure(run))
+        mlc_team_stop(env);
+    mlc_barrier(env);
+    mlc_pass_end_part(run, env, "gradients", started);
+    return !mlc_stopped(env) && run->bad_parameter < 0 && run->update;
+}
+
+static bool run_reduce(mlc_pass *run, mlc_env *env, int chunk)
+{
+    int64_t started = mlc_pass_begin_part(run, env, "reduce");
+    bool whole = mlc_collective_reduce(run->rank, env, chunk);
+    mlc_pass_end_part(run, env, "reduce", started);
+    return whole;
+}
+
+static bool run_share(mlc_pass *run, mlc_env *env)
+{
+    int64_t started = mlc_pass_begin_part(run, env, "share");
+    bool whole = mlc_collective_share(run->rank, env);
+    mlc_pass_end_part(run, env, "share", started);
+    return whole;
+}
+
+static void combine_flaws(void *into, const void *from, size_t bytes)
+{
+    int64_t *own = into;
+    const int64_t *other = from;
+    for (size_t i = 0; i < bytes / sizeof *own; i++)
+        own[i] = mlc_flaw_first(own[i], other[i]);
+}
+
+/* By the lead thread: the first flaw over all ranks. Returns a status. */
+static int look_at_update(mlc_pass *run)
+{
+    int64_t first = mlc_gradient_flaw(run->rank);
+    int status = mlc_exchange(&run->rank->world, &first, sizeof first, sizeof first, combine_flaws);
+    run->flaw = first;
+    return status;
+}
+
+/* False: stop, for what was updated is not finite; nobody else gets it. */
+static bool run_update(mlc_pass *run, mlc_env *env)
+{
+    int64_t started = mlc_pass_begin_part(run, env, "update");
+    mlc_gradient_update(run->rank, env, run->rank->result.clip_factor);
+    if (env->thread == 0 && look_at_update(run))
+        mlc_team_stop(env);
+    mlc_barrier(env);
+    mlc_pass_end_part(run, env, "update", started);
+    return !mlc_stopped(env) && run->flaw < 0;
+}
+
+static bool run_spread(mlc_pass *run, mlc_env *env)
+{
+    int64_t started = mlc_pass_begin_part(run, env, "spread");
+    bool whole = mlc_collective_spread(run->rank, env);
+    mlc_pass_end_part(run, env, "spread", started);
+    return whole;
+}
+
+/* ---- the walk ---- */
+
+static bool is_transfer(const mlc_action *action)
+{
+    return action->kind >= MLC_RECEIVE && action->kind <= MLC_SENT;
+}
+
+/* Is this an action of a microbatch that the round does not have? */
+static bool is_absent(const mlc_pass *run, const mlc_action *action)
+{
+    return action->kind <= MLC_SENT && action->microbatch >= run->count;
+}
+
+/* False on every thread: the walk ends here. */
+static bool act(mlc_pass *run, mlc_env *env, const mlc_action *action)
+{
+    switch (action->kind) {
+    case MLC_FORWARD:
+    case MLC_BACKWARD:
+    case MLC_INPUT_GRADIENT:
+    case MLC_WEIGHT_GRADIENT:
+        return mlc_microbatch_run(run, env, action);
+    case MLC_STATISTICS:
+        return run_statistics(run, env);
+    case MLC_REDUCE:
+        return run_reduce(run, env, action->of);
+    case MLC_SHARE:
+        return run_share(run, env);
+    case MLC_NORM:
+        return run_norm(run, env);
+    case MLC_UPDATE:
+        return run_update(run, env);
+    default:
+        return run_spread(run, env);
+    }
+}
+
+/* The lead thread alone moves messages; the others meet it at the next action. After a failure it only goes there. */
+static void lead_transfer(mlc_pass *run, const mlc_env *env, const mlc_action *action)
+{
+    if (!mlc_team_stopping(env) && transfer(run, action))
+        mlc_team_stop(env);
+}
+
+static bool step_list(mlc_pass *run, mlc_env *env, const mlc_action *action, int64_t index)
+{
+    bool leads = env->thread == 0, goes_on = true;
+    if (is_transfer(action) && !leads)
+        return true;
+    if (leads && !mlc_team_stopping(env))
+        board_action(run, index);
+    int64_t started = leads && run->rank->trace ? mlc_clock() : 0;
+    if (is_transfer(action))
+        lead_transfer(run, env, action);
+    else
+        goes_on = act(run, env, action);
+    if (leads && run->rank->trace)
+        mlc_trace_action(run->rank->trace, env, action, started, mlc_clock());
+    return goes_on;
+}
+
+static void walk_job(mlc_env *env, void *context)
+{
+    mlc_pass *run = context;
+    mlc_actions list = run->rank->program->lists[run->kind];
+    for (int i = 0; i < list.count; i++)
+        if (!is_absent(run, &list.actions[i]) && !step_list(run, env, &list.actions[i], i))
+            return;
+}
+
+/* Filling failed here: the error of the lowest thread. */
+static void report_unfed(mlc_rank *rank)
+{
+    for (int i = 0; i < rank->team->threads; i++) {
+        mlc_error *error = &rank->team->workers[i].error;
+        if (error->status)
+            mlc_error_set(&rank->error, error->status, "%s", error->text);
+    }
+}
+
+int mlc_pass_walk(mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    rank->error.status = 0;
+    memset(rank->table, 0, (size_t)(run->lines * (1 + run->chain->column_count)) * sizeof(double));
+    board_step(run);
+    mlc_team_run(rank->team, walk_job, run);
+    rank->begun[run->kind] += run->count;
+    if (!rank->error.status)
+        board_action(run, -1);
+    if (!rank->error.status && run->search == MLC_SEARCH_NONE && !run->exchanged)
+        exchange(run);
+    if (rank->error.status || run->search != MLC_SEARCH_NONE || !rank->tables->statistics->failed)
+        return rank->error.status;
+    if (atomic_load_explicit(&run->unfed, memory_order_relaxed))
+        report_unfed(rank);
+    return mlc_agree(&rank->world, &rank->error);
+}

@@ -1,0 +1,79 @@
+/* pass.h: one walk of all threads of a rank over a list, and what it leaves. Between executor.c, which says what to walk and what
+ * follows from it, pass.c, which walks, and microbatch.c, which runs a chunk on a microbatch. */
+#ifndef MLC_PASS_H
+#define MLC_PASS_H
+
+#include "model/rank.h"
+
+/* What a second walk over a step that failed looks for. */
+enum mlc_search { MLC_SEARCH_NONE, MLC_SEARCH_LOSS, MLC_SEARCH_GRADIENT };
+
+/* The first value that is not finite, by stage, then microbatch, then parameter. */
+typedef struct mlc_finding {
+    int64_t stage; /* INT64_MAX: none */
+    int64_t microbatch;
+    int64_t parameter;
+} mlc_finding;
+
+/* One walk over a list, shared by the threads that make it. Thread 0 alone writes what is not atomic, before a barrier. */
+typedef struct mlc_pass {
+    mlc_rank *rank;
+    int kind;                /* of the chain */
+    const mlc_chain *chain;
+    const mlc_chunk *chunks;
+    const mlc_feed *feed;
+    int64_t begun;           /* number of local microbatch 0 since the rank was opened */
+    int64_t origin;          /* the feed's number of the first microbatch of all replicas: line 0 of the table */
+    int64_t lines;           /* microbatches of all replicas */
+    int64_t first;           /* the feed's number of local microbatch 0 */
+    int64_t count;           /* microbatches of this replica */
+    bool update;
+    double share;            /* multiplies every weight */
+    enum mlc_search search;
+    int stage;               /* of the last forward action */
+    double weight;           /* of the current microbatch */
+    double loss_sum;
+    double weight_sum;
+    atomic_bool unfed;       /* filling failed: the worker's error says why */
+    bool exchanged;          /* statistics of all ranks are in the table */
+    bool halted;             /* and they do not allow to go on */
+    int64_t bad_microbatch;  /* the first with a loss that is not finite, or -1 */
+    int64_t bad_parameter;   /* the first with a gradient that is not finite, or -1 */
+    int64_t flaw;            /* the first that the update left (finite.h), or -1 */
+    mlc_finding found;
+    mlc_refusal refused;     /* the first index out of range, of all ranks */
+} mlc_pass;
+
+static inline bool mlc_finding_comes_before(const mlc_finding *a, const mlc_finding *b)
+{
+    if (a->stage != b->stage)
+        return a->stage < b->stage;
+    return a->microbatch != b->microbatch ? a->microbatch < b->microbatch : a->parameter < b->parameter;
+}
+
+/* By the lead thread: a value that is not finite. */
+static inline void mlc_pass_find(mlc_pass *run, int64_t stage, int64_t microbatch, int64_t parameter)
+{
+    mlc_finding found = {stage, microbatch, parameter};
+    if (mlc_finding_comes_before(&found, &run->found))
+        run->found = found;
+}
+
+/* The line of a microbatch in the table: its weight, then its columns. */
+static inline double *mlc_pass_line(const mlc_pass *run, int64_t microbatch)
+{
+    return run->rank->table + (microbatch - run->origin) * (1 + run->chain->column_count);
+}
+
+/* Walks the list once, from the tables to what rank->table holds of all ranks. Returns a status: a peer was lost (the board then
+ * keeps the action), or some rank could not fill its inputs. */
+int mlc_pass_walk(mlc_pass *run);
+
+/* A compute action of the list; every thread calls it. False on every thread: the lead thread could not get what it reads. */
+bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action);
+
+/* A part of the step that is the runtime's own, for traces and reports of a hang. */
+int64_t mlc_pass_begin_part(const mlc_pass *run, const mlc_env *env, const char *name);
+void mlc_pass_end_part(const mlc_pass *run, const mlc_env *env, const char *name, int64_t started);
+
+#endif

@@ -1,0 +1,76 @@
+/* stream.c: see stream.h. */
+#include "step/stream.h"
+
+#include <stdlib.h>
+
+#define CHUNK 32768 /* bytes worked on at a time: stays in the first cache through all additions */
+
+static uint64_t aligned(uint64_t bytes)
+{
+    return (bytes + MLC_STREAM_LINE - 1) / MLC_STREAM_LINE * MLC_STREAM_LINE;
+}
+
+bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, uint64_t offset, uint64_t bytes)
+{
+    if (stream->count == stream->capacity) {
+        int capacity = stream->capacity ? 2 * stream->capacity : 8;
+        mlc_stretch *grown = realloc(stream->stretches, (size_t)capacity * sizeof *grown);
+        if (!grown)
+            return false;
+        stream->stretches = grown;
+        stream->capacity = capacity;
+    }
+    stream->stretches[stream->count++] = (mlc_stretch){levels, offset, bytes, stream->bytes};
+    stream->bytes += aligned(bytes);
+    return true;
+}
+
+int64_t mlc_stream_segments(const mlc_stream *stream, uint64_t room)
+{
+    return (int64_t)((stream->bytes + room - 1) / room);
+}
+
+/* The stretch in which a byte of the stream lies. */
+static int stretch_at(const mlc_stream *stream, uint64_t byte)
+{
+    int low = 0, high = stream->count;
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        if (stream->stretches[middle].start <= byte)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The bytes of a stretch that lie in [low, high) of the stream. */
+static void visit_stretch(const mlc_rank *rank, const mlc_stretch *it, uint64_t low, uint64_t high, uint64_t segment,
+                          mlc_part_visitor visit, void *context)
+{
+    uint64_t begin = low > it->start ? low : it->start, end = high < it->start + it->bytes ? high : it->start + it->bytes;
+    for (uint64_t at = begin; at < end; at += CHUNK) {
+        uint64_t bytes = end - at < CHUNK ? end - at : CHUNK;
+        visit(rank, &(mlc_part){it->levels, it->offset + at - it->start, bytes, at - segment}, context);
+    }
+}
+
+void mlc_stream_visit(const mlc_rank *rank, const mlc_env *env, const mlc_stream *stream, uint64_t room, int64_t k, mlc_part_visitor visit,
+                          void *context)
+{
+    uint64_t segment = (uint64_t)k * room;
+    uint64_t length = stream->bytes - segment < room ? stream->bytes - segment : room;
+    uint64_t threads = (uint64_t)env->threads, lines = length / MLC_STREAM_LINE;
+    uint64_t low = segment + lines * (uint64_t)env->thread / threads * MLC_STREAM_LINE;
+    uint64_t high = segment + lines * ((uint64_t)env->thread + 1) / threads * MLC_STREAM_LINE;
+    if (low >= high)
+        return;
+    for (int i = stretch_at(stream, low); i < stream->count && stream->stretches[i].start < high; i++)
+        visit_stretch(rank, &stream->stretches[i], low, high, segment, visit, context);
+}
+
+void mlc_stream_close(mlc_stream *stream)
+{
+    free(stream->stretches);
+    *stream = (mlc_stream){0};
+}

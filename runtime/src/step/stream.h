@@ -1,0 +1,45 @@
+/* stream.h: pieces of tensors one after the other, cut into segments that fit a message (collective.h). */
+#ifndef MLC_STREAM_H
+#define MLC_STREAM_H
+
+#include "model/rank.h"
+
+#define MLC_STREAM_LINE 64 /* bytes: where pieces of a stream start, and what threads share out */
+
+/* Bytes [offset, offset + bytes) of the buffer at levels[0], and of the accumulators at levels[1], ... */
+typedef struct mlc_stretch {
+    const uint64_t *levels;
+    uint64_t offset;
+    uint64_t bytes;
+    uint64_t start; /* in the stream */
+} mlc_stretch;
+
+typedef struct mlc_stream {
+    mlc_stretch *stretches;
+    int count;
+    int capacity;
+    uint64_t bytes;
+} mlc_stream;
+
+/* Adds a stretch of `bytes` bytes. False: out of memory. */
+bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, uint64_t offset, uint64_t bytes);
+void mlc_stream_close(mlc_stream *stream);
+
+/* How many segments of `room` bytes, a multiple of MLC_STREAM_LINE, it takes. */
+int64_t mlc_stream_segments(const mlc_stream *stream, uint64_t room);
+
+/* Some bytes of one stretch, and where they lie in their segment. */
+typedef struct mlc_part {
+    const uint64_t *levels;
+    uint64_t offset;
+    uint64_t bytes;
+    uint64_t at;
+} mlc_part;
+
+typedef void (*mlc_part_visitor)(const mlc_rank *rank, const mlc_part *part, void *context);
+
+/* Visits the calling thread's share of segment k, in parts of at most 32 KiB. Called by every thread; no barrier inside. */
+void mlc_stream_visit(const mlc_rank *rank, const mlc_env *env, const mlc_stream *stream, uint64_t room, int64_t k, mlc_part_visitor visit,
+                      void *context);
+
+#endif

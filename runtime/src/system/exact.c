@@ -1,0 +1,101 @@
+/* exact.c: see exact.h. */
+#include "system/exact.h"
+
+#include <math.h>
+
+#define LOWEST (-298)
+
+/* Adds a 64-bit word at a bit position and lets the carry run up. */
+static void limbs_add(uint32_t *limbs, uint64_t word, int position)
+{
+    int limb = position / 32, shift = position % 32;
+    uint64_t parts[3] = {(uint32_t)(word << shift), (uint32_t)(word >> (32 - shift)), shift ? word >> (64 - shift) : 0};
+    uint64_t carry = 0;
+    for (int i = 0; limb + i < MLC_EXACT_LIMBS && (i < 3 || carry); i++) {
+        carry += (uint64_t)limbs[limb + i] + (i < 3 ? (uint32_t)parts[i] : 0);
+        limbs[limb + i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+}
+
+void mlc_exact_add(mlc_exact *sum, double block)
+{
+    if (block <= 0)
+        return;
+    int exponent;
+    double fraction = frexp(block, &exponent); /* block = fraction * 2^exponent, fraction in [0.5, 1) */
+    uint64_t word = (uint64_t)ldexp(fraction, 53);
+    int position = exponent - 53 - LOWEST;
+    if (position < 0) {
+        word >>= -position; /* exact: block is a multiple of 2^-298 */
+        position = 0;
+    }
+    limbs_add(sum->limbs, word, position);
+}
+
+void mlc_exact_merge(mlc_exact *sum, const mlc_exact *other)
+{
+    uint64_t carry = 0;
+    for (int i = 0; i < MLC_EXACT_LIMBS; i++) {
+        carry += (uint64_t)sum->limbs[i] + other->limbs[i];
+        sum->limbs[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+}
+
+/* Limb i, or 0 below the lowest. */
+static uint64_t limb_at(const mlc_exact *sum, int i)
+{
+    return i >= 0 ? sum->limbs[i] : 0;
+}
+
+double mlc_exact_value(const mlc_exact *sum)
+{
+    int top = MLC_EXACT_LIMBS - 1;
+    while (top >= 0 && !sum->limbs[top])
+        top--;
+    if (top < 0)
+        return 0;
+    int lead = __builtin_clz(sum->limbs[top]);
+    uint64_t word = limb_at(sum, top) << 32 | limb_at(sum, top - 1);
+    uint64_t rest = limb_at(sum, top - 2) << 32;
+    if (lead) {
+        word = word << lead | rest >> (64 - lead);
+        rest <<= lead;
+    }
+    for (int i = top - 3; i >= 0; i--)
+        rest |= sum->limbs[i];
+    word |= rest != 0; /* sticky: the word's lowest bit is below half a unit of the f64 it rounds to */
+    return ldexp((double)word, 32 * (top - 1) - lead + LOWEST);
+}
+
+double mlc_exact_squares_part(const float *x, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+/* Eight blocks side by side: eight independent chains of additions hide the latency of one. */
+static void squares_eight(const float *x, double *sums)
+{
+    double s[8] = {0};
+    for (int i = 0; i < MLC_BLOCK; i++)
+        for (int b = 0; b < 8; b++) {
+            double v = x[b * MLC_BLOCK + i];
+            s[b] += v * v;
+        }
+    for (int b = 0; b < 8; b++)
+        sums[b] = s[b];
+}
+
+void mlc_exact_squares(const float *x, int blocks, double *sums)
+{
+    if (blocks == 8) {
+        squares_eight(x, sums);
+        return;
+    }
+    for (int b = 0; b < blocks; b++)
+        sums[b] = mlc_exact_squares_part(x + b * MLC_BLOCK, MLC_BLOCK);
+}
