@@ -188,11 +188,11 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         check_memory(planned)
     described = timed(observe, "describe", describe, planned)
     timed(observe, "prove", prove_plan, described[1], lowered)
-    tree = timed(observe, "emit", TARGETS[options.target], planned, described, name, sources[0].name, VERSION)
     if options.emit == "plan":
         check_outputs(folder, ["plan.json"], sources)
-        write_files(folder, (("plan.json", tree.text("plan.json")),))
+        write_files(folder, (("plan.json", described[0]),))
         return build
+    tree = timed(observe, "emit", TARGETS[options.target], planned, described, name, sources[0].name, VERSION)
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
     project = add_project(tree, name, runtime_folder(), toolchain, flags)

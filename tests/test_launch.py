@@ -77,8 +77,7 @@ def parents() -> Iterator[tuple[int, int]]:
 
 
 def children_of(parent: int) -> list[int]:
-    """In the order in which they were started: numbers begin again at the bottom when the highest is given out."""
-    return sorted((child for child, its in parents() if its == parent), key=lambda child: (child < parent, child))
+    return sorted(child for child, its in parents() if its == parent)
 
 
 def wait_until_gone(processes: list[int], seconds: float = 10) -> None:

@@ -18,7 +18,7 @@ from mlc.parallel.actions import Action, Schedule, needed
 from mlc.parallel.csv import read_csv, write_csv
 from mlc.parallel.draw import draw_svg, draw_text
 from mlc.parallel.limits import least_makespan
-from mlc.parallel.placement import looped, stages_of, v_shaped
+from mlc.parallel.placement import by_rank, looped, v_shaped
 from mlc.parallel.schedules import SCHEDULES, named, schedule
 from mlc.parallel.simulate import Costs, Residuals, messages, peak, simulate, uniform
 from mlc.parallel.validate import validate, validate_imported
@@ -75,7 +75,7 @@ def test_placements() -> None:
     assert looped(3, 2) == (0, 1, 2, 0, 1, 2)
     assert v_shaped(3, 2) == (0, 1, 2, 2, 1, 0)
     assert v_shaped(2, 3) == (0, 1, 1, 0, 0, 1)
-    assert stages_of(v_shaped(3, 2), 1) == (1, 4)
+    assert by_rank(v_shaped(3, 2), 3) == [[0, 5], [1, 4], [2, 3]]
 
 
 # Closed forms under equal costs.

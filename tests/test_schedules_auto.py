@@ -130,7 +130,7 @@ def test_list_schedules_never_lock_up(p: int, m: int, v: int, turned: bool, data
     size = data.draw(st.lists(st.integers(1, 9), min_size=p * v, max_size=p * v).map(tuple))
     pending = data.draw(st.lists(st.integers(0, 12), min_size=p * v, max_size=p * v).map(tuple))
     memory = Memory((0,) * p, Residuals(size, pending))
-    memory = Memory(tuple(memory.least(placement, r) + data.draw(st.integers(0, 20)) for r in range(p)), memory.residuals)
+    memory = Memory(tuple(least + data.draw(st.integers(0, 20)) for least in memory.least(placement)), memory.residuals)
     held = tuple(data.draw(st.integers(v, 3 * v)) for _ in range(p))
     patience = data.draw(st.sampled_from([1.0, 2.0, float("inf")]))
     policy = Policy(data.draw(st.booleans()), data.draw(st.booleans()), patience, held)

@@ -11,16 +11,16 @@ from mlc.lower.loops import Attention, Contract, Operand
 from mlc.lower.uses import kernel_uses, statement_uses
 
 
-def _epilogue_buffers(buffers: Mapping[str, tuple[str, str]], kernel: Contract) -> list[str]:
-    """What the epilogue reads and writes, in the order of the routine's buffers."""
+def _epilogue_buffers(kernel: Contract) -> list[str]:
+    """What the epilogue reads and writes, by name."""
     reads, writes = statement_uses((*kernel.row_body, *kernel.body))
-    return [name for name in buffers if name in reads or name in writes]
+    return sorted(reads | writes)
 
 
 def write_epilogue(writer: Writer, buffers: Mapping[str, tuple[str, str]], closure: str, kernel: Contract) -> None:
     """What the runtime calls with each block of a contraction: struct `closure` and function `closure`_store."""
     _, writes = kernel_uses(kernel)
-    pointers = [(pointer_type(buffers[n][1], n in writes), buffers[n][0]) for n in _epilogue_buffers(buffers, kernel)]
+    pointers = [(pointer_type(buffers[n][1], n in writes), buffers[n][0]) for n in _epilogue_buffers(kernel)]
     with writer.block(f"struct {closure}", "};"):
         for kind, name in pointers:
             writer.line(f"{kind} *{name};")
@@ -64,7 +64,7 @@ def write_contract(body: Body, closure: str, kernel: Contract) -> None:
                     writer.line(f".{key} = {{{', '.join(f'{{{e}, {a}, {b}}}' for e, a, b in group)}}},")
             a_dtype, b_dtype = (buffers[o.buffer][1].upper() for o in (kernel.a, kernel.b))
             writer.line(f".a_dtype = MLC_{a_dtype}, .b_dtype = MLC_{b_dtype},")
-        names = ", ".join(buffers[n][0] for n in _epilogue_buffers(buffers, kernel))
+        names = ", ".join(buffers[n][0] for n in _epilogue_buffers(kernel))
         writer.line(f"const struct {closure} to = {{{names}}};")
         writer.line(f"mlc_contract(env, &shape, {_places(body, [kernel.a, kernel.b])}, {closure}_store, &to);")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from mlc.emit.actions import actions_text
@@ -21,7 +20,7 @@ from mlc.lower.names import identifier
 from mlc.lower.routine import Routine
 from mlc.lower.scope import Scope
 from mlc.ops import OPS
-from mlc.parallel.planned import Planned, read_plan
+from mlc.parallel.planned import Planned, parse_plan, read_plan
 from mlc.plan.placed import Plan
 
 _MAIN = """\
@@ -136,7 +135,7 @@ def _tables_text(plan: Plan) -> str:
 def describe(plan: Plan) -> tuple[str, Planned]:
     """plan.json: its text, and what it says when it is read back."""
     text = plan_json(plan)
-    return text, read_plan(json.loads(text))
+    return text, read_plan(parse_plan(text))
 
 
 def emit(plan: Plan, described: tuple[str, Planned], name: str, source: str, version: str) -> SourceTree:

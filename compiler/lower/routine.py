@@ -138,15 +138,24 @@ def _barriers(
 def _in_place(kernels: Sequence[Kernel], uses: Sequence[Uses], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str], ...]:
     """Results that one elementwise kernel writes exactly where it reads a parameter that no later kernel reads."""
     found: dict[str, str] = {}  # parameter -> result
+    first_read: dict[str, int] = {}
+    last_read: dict[str, int] = {}
+    writers: dict[str, list[int]] = {}
+    for n, (reads, writes) in enumerate(uses):
+        for name in reads:
+            first_read.setdefault(name, n)
+            last_read[name] = n
+        for name in writes:
+            writers.setdefault(name, []).append(n)
     for result in (b for b in buffers.values() if b.kind == "result"):
-        writers = [n for n, (_, writes) in enumerate(uses) if result.name in writes]
-        if len(writers) != 1 or any(result.name in reads for reads, _ in uses[: writers[0]]):
-            continue
-        later = frozenset().union(*(reads for reads, _ in uses[writers[0] + 1 :]))
-        candidates = uses[writers[0]][0] - later - found.keys()
-        parameter = _overwritten(kernels[writers[0]], result, candidates, buffers)
-        if parameter is not None:
-            found[parameter] = result.name
+        match writers.get(result.name, []):
+            case [n] if first_read.get(result.name, n) >= n:
+                candidates = frozenset(name for name in uses[n][0] if last_read[name] == n and name not in found)
+                parameter = _overwritten(kernels[n], result, candidates, buffers)
+                if parameter is not None:
+                    found[parameter] = result.name
+            case _:
+                pass
     return tuple((result, parameter) for parameter, result in found.items())
 
 

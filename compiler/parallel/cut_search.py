@@ -7,14 +7,15 @@ cut. A move takes one call from stage a and gives one to stage b: every bound be
 
 Moves from the busiest rank are tried first, then single bounds, then all pairs. They serve three ends in turn: to fit the memory,
 to make the busiest rank less busy (or one of several such: the sum of squares tells), and to better the balance as a whole. The
-search ends when none helps, and goes on from the best cut with some bounds kicked, more often when there are few. Where there are only
-so many cuts, all are weighed instead. It is deterministic, and never worse than any of the cuts it starts from, the equal one among them.
+search ends when none helps, or when so many cuts were weighed, and goes on from the best cut with some bounds kicked, more often when
+there are few. Where there are only so many cuts, all are weighed instead. It is deterministic, and never worse than any of the cuts it
+starts from, the equal one among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import combinations_with_replacement
+from itertools import chain, combinations_with_replacement, islice
 from math import comb
 from random import Random
 
@@ -30,6 +31,11 @@ _KICKS = 20_000
 
 #: So many cuts are weighed one by one.
 _FEW = 1000
+
+#: Stages that are looked at in all searches from the first cuts together; to weigh a cut is to look at each of its stages.
+_LOOKS = 3_000_000
+#: Searches there are: from each of the first cuts, towards each aim.
+_SEARCHES = 6
 
 
 def searched_cut(question: Question) -> Bounds:
@@ -88,27 +94,32 @@ def _exact(question: Question) -> Bounds:
 
 
 def _descend(question: Question, bounds: Bounds, aim: Aim) -> Bounds:
-    """Apply moves while one helps: first those that fit it into memory, then those that lower the aim."""
+    """Apply moves while one helps and there are some left: first those that fit it into memory, then those that lower the aim."""
     excess, score = question.excess_bytes(bounds), aim(question, bounds)
+    left = _LOOKS // (_SEARCHES * question.stages)
     while True:
-        found = _better(question, bounds, excess, score, aim)
+        found, weighed = _better(question, bounds, excess, score, aim, left)
+        left -= weighed
         if found is None:
             return bounds
         excess, score, bounds = found
 
 
-def _better(question: Question, bounds: Bounds, excess: int, score: Aimed, aim: Aim) -> tuple[int, Aimed, Bounds] | None:
-    """The first cut one move away that is better, with its excess and its score."""
-    for moves in (_of_busiest, _single_bounds, _all_pairs):
-        for giver, taker in moves(question, bounds):
-            moved = _moved(bounds, giver, taker)
-            made = aim(question, moved) if moved else score
-            if moved is None or (excess == 0 and made >= score):
-                continue
-            remaining = question.excess_bytes(moved)
-            if (remaining, made) < (excess, score):
-                return remaining, made, moved
-    return None
+def _better(
+    question: Question, bounds: Bounds, excess: int, score: Aimed, aim: Aim, left: int
+) -> tuple[tuple[int, Aimed, Bounds] | None, int]:
+    """The first cut one move away that is better, with its excess and its score; and how many of at most `left` were weighed."""
+    tried = islice(chain.from_iterable(moves(question, bounds) for moves in (_of_busiest, _single_bounds, _all_pairs)), left)
+    weighed = 0
+    for weighed, (giver, taker) in enumerate(tried, 1):
+        moved = _moved(bounds, giver, taker)
+        made = aim(question, moved) if moved else score
+        if moved is None or (excess == 0 and made >= score):
+            continue
+        remaining = question.excess_bytes(moved)
+        if (remaining, made) < (excess, score):
+            return (remaining, made, moved), weighed
+    return None, weighed
 
 
 def _moved(bounds: Bounds, giver: int, taker: int) -> Bounds | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mlc.parallel.actions import Action, Schedule
-from mlc.parallel.placement import stages_of
+from mlc.parallel.placement import by_rank
 from mlc.parallel.simulate import Simulation
 
 _COLORS = {"F": "#a8c8f0", "I": "#f5c891", "W": "#b5dcab", "B": "#f0a8a8"}
@@ -76,7 +76,7 @@ class _Labels:
 
     def __init__(self, schedule: Schedule):
         self.several = schedule.chunks > 1
-        self.chunk = {s: c for rank in range(schedule.ranks) for c, s in enumerate(stages_of(schedule.placement, rank))}
+        self.chunk = {s: c for stages in by_rank(schedule.placement, schedule.ranks) for c, s in enumerate(stages)}
 
     def of(self, action: Action) -> str:
         label = f"{action.kind}{action.microbatch}"

@@ -35,11 +35,15 @@ class Window(NamedTuple):
 
 def schedule_windows(schedule: Schedule) -> tuple[Window, ...]:
     """The windows of every stage under a schedule."""
-    return tuple(_stage_window(schedule, stage) for stage in range(schedule.stages))
+    kinds: list[list[str]] = [[] for _ in range(schedule.stages)]
+    for actions in schedule.lists:
+        for kind, stage, _ in actions:
+            kinds[stage].append(kind)
+    return tuple(map(_stage_window, kinds))
 
 
-def _stage_window(schedule: Schedule, stage: int) -> Window:
-    kinds = [action.kind for action in schedule.lists[schedule.placement[stage]] if action.stage == stage]
+def _stage_window(kinds: Sequence[str]) -> Window:
+    """kinds: of the stage's actions, in order"""
     return Window(_most(kinds, "F", "IB"), _most(kinds, "F", "WB"), _most(kinds, "I", "W"))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mlc.parallel.actions import Schedule, refusal
-from mlc.parallel.placement import stages_of
+from mlc.parallel.placement import by_rank
 from mlc.parallel.plan_schema import MOST_PLACES, MOST_REPLICAS
 from mlc.parallel.simulate import Costs, Residuals, peak
 
@@ -41,9 +41,9 @@ class Memory:
     def fits(self, schedule: Schedule) -> bool:
         return all(held <= limit for held, limit in zip(peak(schedule, self.residuals), self.limit))
 
-    def least(self, placement: tuple[int, ...], rank: int) -> int:
-        """What a rank must at least be allowed to hold: one microbatch on each of its chunks."""
-        return sum(self.size(stage) for stage in stages_of(placement, rank))
+    def least(self, placement: tuple[int, ...]) -> list[int]:
+        """What each rank must at least be allowed to hold: one microbatch on each of its chunks."""
+        return [sum(map(self.size, stages)) for stages in by_rank(placement, len(self.limit))]
 
     def size(self, stage: int) -> int:
         """The most that one residual of a stage ever takes."""
@@ -68,10 +68,10 @@ def least_makespan(placement: tuple[int, ...], ranks: int, microbatches: int, co
     for stage, hop in enumerate(hops):
         head.append(head[-1] + costs.forward[stage] + hop)
         tail.append(tail[-1] + costs.input_gradient[stage] + hop)
-    return max(_rank_least(stages_of(placement, rank), microbatches, costs, head, tail) for rank in range(ranks))
+    return max(_rank_least(stages, microbatches, costs, head, tail) for stages in by_rank(placement, ranks))
 
 
-def _rank_least(stages: tuple[int, ...], microbatches: int, costs: Costs, head: list[float], tail: list[float]) -> float:
+def _rank_least(stages: list[int], microbatches: int, costs: Costs, head: list[float], tail: list[float]) -> float:
     critical = microbatches * sum(costs.forward[s] + costs.input_gradient[s] for s in stages)
     deferred = microbatches * sum(costs.weight_gradient[s] for s in stages)
     return min(head[s] for s in stages) + critical + max(deferred, min(tail[s] for s in stages))

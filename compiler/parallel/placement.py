@@ -13,6 +13,9 @@ def v_shaped(ranks: int, chunks: int) -> tuple[int, ...]:
     return tuple(stage % ranks if stage // ranks % 2 == 0 else ranks - 1 - stage % ranks for stage in range(ranks * chunks))
 
 
-def stages_of(placement: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """The stages of a rank, ascending: its chunks."""
-    return tuple(stage for stage, owner in enumerate(placement) if owner == rank)
+def by_rank(placement: tuple[int, ...], ranks: int) -> list[list[int]]:
+    """The stages of every rank."""
+    stages: list[list[int]] = [[] for _ in range(ranks)]
+    for stage, rank in enumerate(placement):
+        stages[rank].append(stage)
+    return stages

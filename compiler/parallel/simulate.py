@@ -95,6 +95,11 @@ def simulate(schedule: Schedule, costs: Costs) -> Simulation:
     )
 
 
+def makespan(schedule: Schedule, costs: Costs) -> float:
+    """That of `simulate`, alone."""
+    return max((times[-1] for times in run(schedule, costs)[1] if times), default=0.0)
+
+
 def run(schedule: Schedule, costs: Costs) -> tuple[list[list[float]], list[list[float]]]:
     """Start and end of every action of every list. Each action is looked at once, and once more for each time its rank waits at it."""
     placement, last, count = schedule.placement, schedule.stages - 1, schedule.microbatches
@@ -180,21 +185,24 @@ def peak(schedule: Schedule, residuals: Residuals) -> tuple[int, ...]:
 
 def rank_peak(actions: Sequence[Action], residuals: Residuals) -> int:
     """The most that one rank holds at once, from its list."""
-    held = 0
-    most = 0
-    for action in actions:
-        saved, pending = residuals.saved[action.stage], residuals.pending[action.stage]
-        held += {"F": saved, "I": pending - saved, "W": -pending, "B": -saved}[action.kind]
-        most = max(most, held)
+    saved, pending = residuals.saved, residuals.pending
+    held = most = 0
+    for kind, stage, _ in actions:
+        if kind == "F":
+            held += saved[stage]
+        elif kind == "I":
+            held += pending[stage] - saved[stage]
+        else:
+            held -= pending[stage] if kind == "W" else saved[stage]
+        if held > most:
+            most = held
     return most
 
 
 def messages(schedule: Schedule) -> tuple[int, ...]:
     """How many messages each rank sends: an activation behind, a gradient before, unless the other stage is its own."""
-    counts = [0] * schedule.ranks
-    for rank, actions in enumerate(schedule.lists):
-        for action in actions:
-            if action.kind != "W":
-                other = action.stage + (1 if action.kind == "F" else -1)
-                counts[rank] += 0 <= other < schedule.stages and schedule.placement[other] != rank
-    return tuple(counts)
+    placement, last = schedule.placement, schedule.stages - 1
+    behind = [s < last and placement[s] != placement[s + 1] for s in range(schedule.stages)]
+    before = [s > 0 and placement[s] != placement[s - 1] for s in range(schedule.stages)]
+    sends = {"F": behind, "I": before, "B": before, "W": [False] * schedule.stages}
+    return tuple(sum(sends[kind][stage] for kind, stage, _ in actions) for actions in schedule.lists)

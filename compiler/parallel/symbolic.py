@@ -34,15 +34,6 @@ class Outcome:
     messages: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    """A row that waits until another place is past a row of its own; `need` is behind the end of that list where there is no such row."""
-
-    position: int
-    other: int
-    need: int
-
-
 def run_symbolic(planned: Planned, chain: str) -> Outcome:
     """Run the lists of a chain; names the first fault of each list, or what is wrong when they have been run."""
     channels = {name: channel for name, channel in planned.channels.items() if channel.chain == chain}
