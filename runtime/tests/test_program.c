@@ -690,16 +690,6 @@ static char look_at(int pid, int *parent)
     return name ? name[2] : ' ';
 }
 
-/* Whose children are sorted by birth: numbers of processes begin again at the bottom when the highest is given out. */
-static pid_t parent_of_sorted;
-
-static int compare_births(const void *a, const void *b)
-{
-    pid_t x = *(const pid_t *)a, y = *(const pid_t *)b;
-    bool x_wrapped = x < parent_of_sorted, y_wrapped = y < parent_of_sorted;
-    return x_wrapped != y_wrapped ? x_wrapped - y_wrapped : x < y ? -1 : x > y;
-}
-
 /* The processes that a supervisor has started, in that order, once all have. False: it has ended. */
 static bool read_children(pid_t supervisor, pid_t children[4])
 {
@@ -717,12 +707,10 @@ static bool read_children(pid_t supervisor, pid_t children[4])
         if (found < 4 && look_at(supervisor, &parent) == 'Z')
             return false;
     }
-    parent_of_sorted = supervisor;
-    qsort(children, 4, sizeof *children, compare_births);
     return true;
 }
 
-/* A run of four ranks that is in its steps; ranks' processes by rank. */
+/* A run of four ranks that is in its steps; its ranks' processes in ascending order. */
 static pid_t start_ranks(const char *more, pid_t children[4])
 {
     char line[256];

@@ -170,11 +170,12 @@ static int find_run(int folder, const char *directory, char run[MLC_RUN_BYTES], 
 {
     char name[MLC_NAME_BYTES];
     mlc_error ignored = {0};
-    mlc_step step = {.step = INT64_MAX}, first = {0};
+    mlc_steps steps = {.folder = folder};
+    mlc_step step, first = {0};
     run[0] = 0;
     if (!mlc_step_named(folder, "latest", directory, name, NULL, &ignored))
         mlc_step_run(folder, name, run);
-    while (!*run && mlc_step_next(folder, &step)) {
+    while (!*run && mlc_steps_next(&steps, &step)) {
         if (*step.run && *first.run && strcmp(step.run, first.run))
             return refuse_several(directory, &first, &step, error);
         if (!*first.run)
@@ -188,6 +189,7 @@ static int find_run(int folder, const char *directory, char run[MLC_RUN_BYTES], 
 /* A search for the newest, of rank 0. */
 typedef struct search {
     int folder; /* -1: there is no directory */
+    mlc_steps steps;
     char run[MLC_RUN_BYTES];
     mlc_step step;
     int64_t passed_over;
@@ -195,19 +197,19 @@ typedef struct search {
 
 static int begin_search(search *found, const char *directory, mlc_error *error)
 {
-    *found = (search){.folder = -1, .step.step = INT64_MAX};
+    *found = (search){.folder = -1};
     if (!mlc_path_is_directory(directory))
         return MLC_OK;
-    found->folder = mlc_folder_open(directory, error);
+    found->folder = found->steps.folder = mlc_folder_open(directory, error);
     return found->folder < 0 ? error->status : find_run(found->folder, directory, found->run, error);
 }
 
 /* The next older step that is of the run, or that cannot be read. "": no more. */
 static int find_next(search *found, const char *directory, char path[MLC_PATH_BYTES], mlc_error *error)
 {
-    bool more = found->folder >= 0 && mlc_step_next(found->folder, &found->step);
+    bool more = found->folder >= 0 && mlc_steps_next(&found->steps, &found->step);
     while (more && *found->step.run && strcmp(found->step.run, found->run))
-        more = mlc_step_next(found->folder, &found->step);
+        more = mlc_steps_next(&found->steps, &found->step);
     if (more)
         return mlc_path_join(path, directory, found->step.name, error);
     if (found->passed_over)

@@ -44,8 +44,9 @@ typedef struct census {
 
 static void count_steps(const mlc_rank *rank, int folder, census *found)
 {
+    mlc_steps steps = {.folder = folder};
     *found = (census){0};
-    for (mlc_step step = {.step = INT64_MAX}; mlc_step_next(folder, &step);) {
+    for (mlc_step step; mlc_steps_next(&steps, &step);) {
         bool own = rank->is_resumed && !strcmp(step.run, run_of(rank));
         found->own += own;
         found->later += own && step.step > rank->resumed;
@@ -287,7 +288,8 @@ static void prune(const mlc_rank *rank)
     double loss;
     int64_t kept = 0;
     bool has_best = read_best(rank, best, &loss);
-    for (mlc_step step = {.step = INT64_MAX}; rank->keep && mlc_step_next(rank->home.folder, &step);) {
+    mlc_steps steps = {.folder = rank->home.folder};
+    for (mlc_step step; rank->keep && mlc_steps_next(&steps, &step);) {
         bool own = !strcmp(step.run, run_of(rank));
         bool spared = !own || kept++ < rank->keep || (has_best && !strcmp(step.name, best));
         if (!spared && !mlc_step_remove(rank->home.folder, step.name))

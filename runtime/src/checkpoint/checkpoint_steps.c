@@ -127,35 +127,51 @@ void mlc_step_run(int folder, const char *name, char run[MLC_RUN_BYTES])
     close(step);
 }
 
-typedef struct search {
-    const mlc_step *below;
-    mlc_step best;
-} search;
+typedef struct scan {
+    mlc_steps *steps;
+    const mlc_step *below; /* only what is older; NULL: everything */
+} scan;
 
 static bool is_older(const char *name, int64_t number, const mlc_step *than)
 {
     return number != than->step ? number < than->step : strcmp(name, than->name) < 0;
 }
 
+/* Puts a name to its place among those listed; the oldest makes room. */
 static bool consider(void *context, const char *name)
 {
-    search *found = context;
+    const scan *of = context;
+    mlc_steps *steps = of->steps;
     int64_t number = mlc_step_number(name);
-    if (number < 0 || !is_older(name, number, found->below) || (*found->best.name && is_older(name, number, &found->best)))
+    if (number < 0 || (of->below && !is_older(name, number, of->below)))
         return true;
-    found->best.step = number;
-    snprintf(found->best.name, sizeof found->best.name, "%s", name);
+    int at = steps->count;
+    while (at > 0 && !is_older(name, number, &steps->listed[at - 1]))
+        at--;
+    steps->more |= steps->count == MLC_STEPS_AT_ONCE;
+    if (at == MLC_STEPS_AT_ONCE)
+        return true;
+    steps->count += steps->count < MLC_STEPS_AT_ONCE;
+    memmove(&steps->listed[at + 1], &steps->listed[at], (size_t)(steps->count - at - 1) * sizeof *steps->listed);
+    steps->listed[at] = (mlc_step){.step = number};
+    snprintf(steps->listed[at].name, sizeof steps->listed[at].name, "%s", name);
     return true;
 }
 
-bool mlc_step_next(int folder, mlc_step *step)
+bool mlc_steps_next(mlc_steps *steps, mlc_step *step)
 {
-    search found = {.below = step};
-    mlc_folder_each(folder, consider, &found);
-    if (!*found.best.name)
+    bool first = !steps->count;
+    if (steps->passed == steps->count && (first || steps->more)) {
+        mlc_step last = first ? (mlc_step){0} : steps->listed[steps->count - 1];
+        scan of = {steps, first ? NULL : &last};
+        steps->count = steps->passed = 0;
+        steps->more = false;
+        mlc_folder_each(steps->folder, consider, &of);
+    }
+    if (steps->passed == steps->count)
         return false;
-    *step = found.best;
-    mlc_step_run(folder, step->name, step->run);
+    *step = steps->listed[steps->passed++];
+    mlc_step_run(steps->folder, step->name, step->run);
     return true;
 }
 

@@ -39,8 +39,18 @@ int64_t mlc_step_number(const char *name);
 void mlc_step_name(char name[MLC_NAME_BYTES], int64_t step);
 void mlc_step_name_of_run(char name[MLC_NAME_BYTES], int64_t step, const char *run);
 
-/* Finds the next older entry; before the first call `step->step` is INT64_MAX. False: no more. */
-bool mlc_step_next(int folder, mlc_step *step);
+#define MLC_STEPS_AT_ONCE 64
+
+/* A look at the steps of a directory, the newest first. The directory is scanned once for so many of them. {.folder = fd} begins it. */
+typedef struct mlc_steps {
+    int folder;
+    int count, passed; /* of `listed`, in order */
+    bool more;         /* the last scan found more than it could list */
+    mlc_step listed[MLC_STEPS_AT_ONCE];
+} mlc_steps;
+
+/* Finds the next step, which is older than the one before. False: no more. */
+bool mlc_steps_next(mlc_steps *steps, mlc_step *step);
 
 /* Whose is the step of a name? "": of nobody that can be known. */
 void mlc_step_run(int folder, const char *name, char run[MLC_RUN_BYTES]);

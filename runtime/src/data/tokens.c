@@ -202,24 +202,36 @@ static char *path_of(const char *path, mlc_width width)
     return made;
 }
 
-/* A pattern that matches both an index and its .bin means the .bin once. */
-static bool is_there(const mlc_tokens *tokens, const char *path)
+/* By path; of equal ones, in the order in which they were given: their places in one array. */
+static int compare_places(const void *a, const void *b)
 {
-    for (int i = 0; i < tokens->count; i++)
-        if (mlc_path_ends(path, ".bin") && !strcmp(tokens->files[i].path, path))
-            return true;
-    return false;
+    char *const *left = *(char *const *const *)a, *const *right = *(char *const *const *)b;
+    int order = strcmp(*left, *right);
+    return order ? order : (left > right) - (left < right);
 }
 
-static int add_file(mlc_tokens *tokens, const char *given, mlc_width width, mlc_error *error)
+/* A pattern that matches both an index and its .bin means the .bin once: NULL in the place of the later ones. */
+static bool drop_repeated(char **paths, int count)
 {
-    char *path = path_of(given, width);
-    if (!path)
-        return mlc_error_set(error, MLC_FAILED, "%s: out of memory", given);
-    if (is_there(tokens, path)) {
-        free(path);
-        return MLC_OK;
+    char ***places = malloc(sizeof *places * (size_t)count + 1);
+    if (!places)
+        return false;
+    for (int i = 0; i < count; i++)
+        places[i] = &paths[i];
+    qsort(places, (size_t)count, sizeof *places, compare_places);
+    for (int i = 1, kept = 0; i < count; i++) {
+        bool again = mlc_path_ends(*places[i], ".bin") && !strcmp(*places[kept], *places[i]);
+        if (again)
+            free(*places[i]), *places[i] = NULL;
+        else
+            kept = i;
     }
+    return free(places), true;
+}
+
+/* Takes the path over. */
+static int add_file(mlc_tokens *tokens, char *path, mlc_width width, mlc_error *error)
+{
     mlc_token_file *file = &tokens->files[tokens->count++];
     file->path = path;
     if (open_file(file, width, error))
@@ -236,12 +248,20 @@ static int add_file(mlc_tokens *tokens, const char *given, mlc_width width, mlc_
 int mlc_tokens_open(mlc_tokens *tokens, char *const *paths, int count, mlc_width width, int64_t stride, int64_t extent, mlc_error *error)
 {
     *tokens = (mlc_tokens){.stride = stride, .extent = extent, .files = calloc((size_t)count, sizeof *tokens->files)};
-    if (!tokens->files)
-        return mlc_error_set(error, MLC_FAILED, "tokens: out of memory");
-    for (int i = 0; i < count; i++)
-        if (add_file(tokens, paths[i], width, error))
-            return error->status;
-    return MLC_OK;
+    char **made = calloc((size_t)count + 1, sizeof *made);
+    bool ready = tokens->files && made;
+    for (int i = 0; ready && i < count; i++)
+        ready = (made[i] = path_of(paths[i], width));
+    if (!ready || !drop_repeated(made, count))
+        mlc_error_set(error, MLC_FAILED, "tokens: out of memory");
+    for (int i = 0; made && i < count; i++) {
+        if (error->status)
+            free(made[i]);
+        else if (made[i])
+            add_file(tokens, made[i], width, error);
+    }
+    free(made);
+    return error->status;
 }
 
 void mlc_tokens_close(mlc_tokens *tokens)

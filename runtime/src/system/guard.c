@@ -1,7 +1,7 @@
 /* guard.c: see guard.h.
  *
  * Guards form a list that only grows: one that is closed is free for the next. So the handler, which may take no lock, can walk it
- * at any time. The first ones need no memory, so that a mapping that is made between two steps allocates none.
+ * at any time. Those that are free form another, which the handler does not look at. The first ones need no memory, so that a mapping that is made between two steps allocates none.
  */
 #include "system/guard.h"
 
@@ -21,6 +21,7 @@ struct mlc_guard {
     atomic_uintptr_t end; /* 0: free */
     atomic_bool broken;
     mlc_guard *next;
+    mlc_guard *next_free; /* under the mutex */
 };
 
 /* What a handler can reach must be global, and mappings belong to the process anyway. */
@@ -30,6 +31,7 @@ static struct sigaction before;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static int open_guards;
+static mlc_guard *free_guards;
 static mlc_guard first_guards[FIRST_GUARDS];
 static int made; /* of the first ones */
 
@@ -86,23 +88,26 @@ static mlc_guard *make_guard(void)
     return made < FIRST_GUARDS ? &first_guards[made++] : calloc(1, sizeof(mlc_guard));
 }
 
-static mlc_guard *find_free(void)
+/* Under the mutex. */
+static mlc_guard *take_guard(void)
 {
-    for (mlc_guard *guard = atomic_load(&guards); guard; guard = guard->next)
-        if (!atomic_load(&guard->end))
-            return guard;
-    mlc_guard *fresh = make_guard();
-    if (!fresh)
+    mlc_guard *guard = free_guards;
+    if (guard) {
+        free_guards = guard->next_free;
+        return guard;
+    }
+    guard = make_guard();
+    if (!guard)
         return NULL;
-    fresh->next = atomic_load(&guards);
-    atomic_store(&guards, fresh);
-    return fresh;
+    guard->next = atomic_load(&guards);
+    atomic_store(&guards, guard);
+    return guard;
 }
 
 mlc_guard *mlc_guard_open(const void *base, uint64_t bytes)
 {
     pthread_mutex_lock(&mutex);
-    mlc_guard *guard = find_free();
+    mlc_guard *guard = take_guard();
     if (guard) {
         if (open_guards++ == 0)
             set_handler();
@@ -120,6 +125,8 @@ void mlc_guard_close(mlc_guard *guard)
         return;
     pthread_mutex_lock(&mutex);
     atomic_store(&guard->end, 0);
+    guard->next_free = free_guards;
+    free_guards = guard;
     if (--open_guards == 0)
         reset_handler();
     pthread_mutex_unlock(&mutex);
