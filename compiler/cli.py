@@ -26,7 +26,7 @@ from mlc.bench import measure
 from mlc.build import check_sources, find_toolchain, target_flags, write_file
 from mlc.cache import describe_cache, find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
-from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source
+from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source, with_factors
 from mlc.ir.text import print_function, print_program
 from mlc.parallel.actions import Schedule
 from mlc.parallel.csv import read_csv, write_csv
@@ -324,19 +324,19 @@ def format_file(file: Path, check: bool) -> bool:
 @click.option("--stage", type=click.Choice(STAGES), help="Print these functions of the derivative.")
 @diagnosed
 def ir_verb(file: Path, defines: dict[str, str], unit: str | None, stage: str | None) -> None:
-    """Print the typed tensor IR of FILE."""
+    """Print the typed tensor IR of FILE, with the factors of all dims."""
     program, _ = load_program(file, defines, Options(), observer())
     names = [u.name for u in program.units]
     if unit is not None and unit not in names:
         near = nearest(unit, names)
         raise click.UsageError(f"no unit `{unit}`; " + (f"did you mean `{near}`?" if near else f"there are {', '.join(names)}"))
+    step = with_factors(differentiated(program))
     if unit is None and stage is None:
-        click.echo(print_program(program))
+        click.echo(print_program(step.program))
         return
-    functions = [(u.name, u.function) for u in program.units]
+    functions = [(u.name, u.function) for u in step.program.units]
     if stage is not None:
-        variants = [v for v in differentiated(program).variants if v is not None]
-        functions = [(names[v.unit], getattr(v, stage)) for v in variants]
+        functions = [(names[v.unit], getattr(v, stage)) for v in step.variants if v is not None]
     click.echo("\n".join(print_function(function) for name, function in functions if unit in (None, name)))
 
 

@@ -31,6 +31,7 @@ from mlc.parallel.planned import Planned, load_plan
 from mlc.parallel.quantities import size_texts
 from mlc.parallel.verify import Proof, prove
 from mlc.passes import differentiate
+from mlc.passes.factor import check_factors, factored_step
 from mlc.plan import Plan, plan
 from mlc.plan.choose import LayoutOptions, choose_layout
 from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
@@ -172,13 +173,20 @@ def differentiated(program: Program, observe: Observer = ignore) -> Step:
     return step
 
 
+def with_factors(step: Step, observe: Observer = ignore) -> Step:
+    """Step -> Step in which every dim is the product of its factors, verified."""
+    made = timed(observe, "factor", factored_step, step, OPS)
+    timed(observe, "verify", check_factors, made, OPS)
+    return made
+
+
 def build_program(program: Program, name: str, folder: Path, sources: tuple[Path, ...], options: Options, observe: Observer) -> Build:
     """Program -> files in `folder`, as far as options.emit goes."""
     build = Build(folder, name, sources, program.warnings)
     step = differentiated(program, observe)
     if options.emit == "ir":
         check_sources([folder / f"{name}.ir"], sources)
-        write_files(folder, ((f"{name}.ir", print_program(step)),))
+        write_files(folder, ((f"{name}.ir", print_program(with_factors(step, observe))),))
         return build
     lowered = timed(observe, "lower", lower, step, OPS)
     layout = timed(observe, "choose", choose_layout, lowered, options, None if options.plan is None else load_plan(options.plan))

@@ -11,10 +11,16 @@ from mlc.ir.op import Op, Sample
 from mlc.ir.text import parse_type
 from mlc.ir.types import TensorType, Value
 from mlc.ops import OPS
+from mlc.ops.attention import TIMED, VJP_TIMED
 
 
 def sample_cases() -> list[tuple[Op, Sample]]:
     return [(op, sample) for op in OPS.values() for sample in op.samples]
+
+
+def every_case() -> list[tuple[Op, Sample]]:
+    """With those of forms that no kernel takes."""
+    return [*sample_cases(), *((OPS["attention"], s) for s in TIMED), *((OPS["attention_vjp"], s) for s in VJP_TIMED)]
 
 
 def case_id(case: object) -> str:
@@ -45,7 +51,7 @@ def draw_arguments(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]
 
 
 def draw_argument(how: str, t: TensorType, rng: np.random.Generator) -> np.ndarray:
-    """An array as `Sample.draw` says; a mask keeps the first element of each row."""
+    """An array as `Sample.draw` says; a mask keeps the first element of each row, rising numbers begin at 0."""
     shape = t.shape
     match how.partition(":"):
         case ("normal", _, _):
@@ -58,6 +64,8 @@ def draw_argument(how: str, t: TensorType, rng: np.random.Generator) -> np.ndarr
             return np.asarray(rng.permutation(t.size).reshape(shape) * 0.25 - 1.0)
         case ("index", _, limit):
             return np.asarray(rng.integers(0, int(limit), shape))
+        case ("rising", _, _):
+            return np.asarray(np.cumsum(rng.integers(0, 3, shape)) * (np.arange(t.size) > 0))
         case ("nonzero", _, _):
             return np.asarray(rng.integers(1, 9, shape) * rng.choice([-1, 1], shape))
         case ("mask", _, _):

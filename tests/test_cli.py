@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from mlc.cli import run_command
 from mlc.diagnostics import MlcError
-from mlc.driver import Options, compile_file, load_program
+from mlc.driver import Options, compile_file, differentiated, load_program, with_factors
 from mlc.ir.text import parse_program
 
 WRONG = """from mlc.optim import sgd
@@ -202,7 +203,15 @@ def test_ir_names_the_nearest_unit(tiny: Path, capsys: pytest.CaptureFixture[str
 
 def test_ir_parses_back(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["ir", str(tiny)]) == 0
-    assert parse_program(capsys.readouterr().out) == load_program(tiny, {}, Options())[0]
+    step = with_factors(differentiated(load_program(tiny, {}, Options())[0]))
+    assert parse_program(capsys.readouterr().out) == step.program
+
+
+def test_ir_shows_factors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["ir", str(ROOT / "examples" / "gpt2.dsl"), "--unit", "block"]) == 0
+    shown = capsys.readouterr().out
+    assert "%attn.c_attn.weight: f32[width=768, 3*heads=12*" in shown
+    assert "%attn.c_proj.weight: f32[heads=12*" in shown
 
 
 def test_explain_plan(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

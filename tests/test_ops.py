@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from op_samples import case_id, draw_arguments, sample_cases, sample_function
+from op_samples import case_id, draw_arguments, every_case, sample_cases, sample_function
 from tolerances import TOLERANCES
 
 from mlc.diagnostics import NO_SPAN, InternalError, OpError
@@ -18,15 +18,17 @@ from mlc.ir.op import Apply, Arg, Composite, Const, Keys, NoGradient, Op, Pointw
 from mlc.ir.text import parse_function, parse_type, print_function
 from mlc.ir.types import ONE, Value, dim
 from mlc.ir.verify import verify
+from mlc.lower.routine import lower_function
 from mlc.ops import ALL, OPS
 from mlc.ops.broadcasting import align, broadcast_to, reduce_to
 from mlc.ops.generators import philox
 from mlc.ops.page import ops_page
+from mlc.passes.reverse import derivative
 
-CASES = pytest.mark.parametrize(("op", "sample"), sample_cases(), ids=case_id)
+CASES = pytest.mark.parametrize(("op", "sample"), every_case(), ids=case_id)
 
 #: Results through which no gradient is taken: the log-sum-exp beside what it normalizes.
-SIDE_RESULTS = {"attention": 1, "cross_entropy": 1}
+SIDE_RESULTS = {"cross_entropy": 1}
 
 #: By dtype, relative to the largest number of the result or 1.
 TOLERANCE = {
@@ -90,7 +92,7 @@ def differentiable(op: Op, sample: Sample) -> bool:
     return not isinstance(op.vjp, NoGradient) and all(floats)
 
 
-DIFFERENTIABLE = [(op, sample) for op, sample in sample_cases() if differentiable(op, sample)]
+DIFFERENTIABLE = [(op, sample) for op, sample in every_case() if differentiable(op, sample)]
 
 
 def gradient_function(op: Op, sample: Sample) -> tuple[Function, list[int]]:
@@ -256,13 +258,58 @@ def test_type_errors_name_op_and_types(code: str, text: str, op: str, types: tup
     assert caught.value.message.startswith(op)
 
 
-def test_attention_refuses_a_gradient_of_its_normalizer():
-    (instruction,) = sample_function(OPS["attention"], OPS["attention"].samples[0]).instructions
-    b = Builder(OPS, "test", NO_SPAN)
-    vjp = OPS["attention"].vjp
-    assert not isinstance(vjp, NoGradient)
-    with pytest.raises(InternalError):
-        vjp(b, instruction, (None, instruction.results[1]))
+def test_attention_takes_no_other_operands():
+    q, times, mask = "f32[1, 2, 1, 3]", "i32[2]", "bool[1, 2]"
+    for others, causal in (((times,), True), ((times, times), False), ((times,) * 3, True), ((mask, mask), True)):
+        with pytest.raises((InternalError, OpError)):
+            one("attention", q, q, q, *others, causal=causal, scale=1.0)
+    with pytest.raises(OpError, match=r"attention: wants bool"):
+        one("attention", q, q, q, "f32[1, 2]", causal=True, scale=1.0)
+
+
+@pytest.mark.parametrize(("op", "sample"), [case for case in every_case() if case not in sample_cases()], ids=case_id)
+def test_kernels_refuse_the_forms_they_do_not_take(op: Op, sample: Sample):
+    with pytest.raises(InternalError, match="takes no times and no gradient"):
+        lower_function(sample_function(op, sample), OPS)
+
+
+def test_attention_over_parts_of_the_context_is_attention():
+    """Keys in two parts, the later queries alone: joined by their log-sum-exps, as ops that have gradients; so do all gradients."""
+    names = ("q", "k", "v")
+    q, k, v = (Value(n, parse_type(t)) for n, t in zip(names, ("f32[2, 3, 4, 5]", "f32[2, 6, 2, 5]", "f32[2, 6, 2, 5]"), strict=True))
+    whole, pieces = (builder_of(q, k, v) for _ in range(2))
+    begins = [b.one("constant", dtype="i32", value=3) for b in (whole, pieces)]
+    times = whole.one("iota", begins[0], dim=dim(3)), whole.one("iota", dim=dim(6))
+    attributes = {"causal": True, "scale": 0.5}
+    y, _ = whole.emit("attention", q, k, v, *times, **attributes)
+    parts = [pieces.emit("split", x, axis=1, sizes=(dim(3), dim(3))) for x in (k, v)]
+    query = pieces.one("iota", begins[1], dim=dim(3))
+    key = [pieces.one("iota", dim=dim(3)), query]
+    made = [pieces.emit("attention", q, *kv, query, at, **attributes) for *kv, at in zip(*parts, key, strict=True)]
+    peak = pieces.one("maximum", made[0][1], made[1][1])
+    weights = [pieces.one("exp", pieces.one("sub", lse, peak)) for _, lse in made]
+
+    def spread(row: Value) -> Value:
+        return pieces.one("broadcast", pieces.one("transpose", row, permutation=(0, 2, 1)), dims=y.type.dims, axes=(0, 1, 2))
+
+    terms = [pieces.one("mul", part, spread(weight)) for (part, _), weight in zip(made, weights, strict=True)]
+    joined = pieces.one("div", pieces.one("add", *terms), spread(pieces.one("add", *weights)))
+    rng = np.random.default_rng(1)
+    arguments = [rng.normal(size=x.type.shape) for x in (q, k, v, y)]
+    first, second = (with_gradients((q, k, v), b, result) for b, result in ((whole, y), (pieces, joined)))
+    for a, c in zip(run(first, arguments), run(second, arguments), strict=True):
+        np.testing.assert_allclose(a, c, rtol=0, atol=1e-12)
+
+
+def with_gradients(parameters: tuple[Value, ...], b: Builder, result: Value) -> Function:
+    """The result and the gradients of all parameters, of parameters and the gradient of the result."""
+    function = Function("f", parameters, tuple(b.instructions), (result,))
+    names = frozenset(p.name for p in parameters)
+    made = derivative(function, names, frozenset([result.name]), frozenset(), OPS)
+    results = (result, *(made.cotangents[p.name] for p in parameters))
+    whole = Function("f", (*parameters, *made.seeds.values()), (*function.instructions, *made.instructions), results)
+    verify(whole, OPS)
+    return whole
 
 
 def test_a_query_that_sees_no_key_is_nan():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlc.ir.factors import Correspondence
 from mlc.ir.function import Attribute, Instruction
 from mlc.ir.types import TensorType, Value
 
@@ -111,7 +112,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Elements are computed from their index alone: iota, constant, random_bits. `kind` names the rule."""
+    """Elements are computed from their index, or from a number given for each: iota, constant, random. `kind` names the rule."""
 
     kind: str
 
@@ -176,7 +177,7 @@ class Sample:
     """One test of an op: operand types (text form, "f32[2, 3]"), attributes, and how operands are drawn.
 
     `draw` per operand: "normal", "positive" (0.1 to 2), "unit" (-0.9 to 0.9), "distinct" (no ties), "index:N" (i32 below N), "mask",
-    "nonzero" (i32, either sign).
+    "nonzero" (i32, either sign), "rising" (i32 from 0).
     """
 
     operands: tuple[str, ...]
@@ -194,6 +195,7 @@ class Op:
     type_rule: Callable[[tuple[TensorType, ...], Attributes], tuple[TensorType, ...]]  # raises OpError
     meaning: Callable[[tuple[np.ndarray, ...], Attributes, Keys], tuple[np.ndarray, ...]]  # dtype-generic: f64 in, f64 out
     vjp: Vjp | NoGradient
+    factors: Correspondence
     lowering: Lowering
     flops: Callable[[Instruction], int]
     samples: tuple[Sample, ...]

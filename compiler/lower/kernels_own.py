@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from mlc.diagnostics import InternalError
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
@@ -17,7 +18,9 @@ def attention_kernel(sources: Sources, instruction: Instruction) -> Attention:
     """The attention kernel of the runtime, forward or vjp, with or without a mask."""
     vjp = instruction.op == "attention_vjp"
     operands = list(instruction.operands)
-    has_mask = len(operands) == (7 if vjp else 4)
+    has_mask = len(operands) > 3 and operands[3].type.dtype == "bool"
+    if len(operands) != (6 if vjp else 3) + has_mask:
+        raise InternalError(f"lower: the kernel of {instruction.op} takes no times and no gradient of the log-sum-exp")
     mask = operands.pop(3) if has_mask else None
     values = [*operands[:3], mask, *operands[3:], *instruction.results]
     q, k, v = (o.type.shape for o in operands[:3])

@@ -169,9 +169,12 @@ class Scope:
             case "constant":
                 return Number(instruction.attribute("value"), scalar_dtype(result.type.dtype))
             case "iota":
-                return Position(at[0])
+                begins = [self.value(o, ()) for o in instruction.operands]
+                return Operation("add", (Position(at[0]), *begins)) if begins else Position(at[0])
             case "random_uniform" | "random_normal":
                 flat = ix.linear(at, ix.row_major(result.type.shape))
+                for numbers in instruction.operands:
+                    flat = Index(((Datum(self.value(numbers, at), 1 << 31), 1),))
                 return Random(instruction.op, instruction.attribute("ordinal"), instruction.attribute("stream"), flat)
         raise InternalError(f"lower: no rule for {instruction.op}")
 
@@ -252,7 +255,7 @@ class Scope:
         indices = instruction.operands[1]
         node = self.value(indices, at)
         produced = self.graph.producers.get(base_of(self.graph, indices).name)
-        if produced is not None and produced[0].op in ("iota", "top_k", "argmax"):
+        if produced is not None and _counts(produced[0]):
             return Index(((Datum(node, extent), 1),)), None
         held = self._held(instruction, node, at, extent)
         if not self._guarded:
@@ -278,3 +281,8 @@ class Scope:
         if found is None or scalar_dtype(value.type.dtype) != "f32":
             return element
         return Operation("select", (found, element, Number(math.nan, "f32")))
+
+
+def _counts(instruction: Instruction) -> bool:
+    """Are its i32 results indices of a dim, and so within it?"""
+    return instruction.op in ("top_k", "argmax") or (instruction.op == "iota" and not instruction.operands)

@@ -6,11 +6,13 @@ import numpy as np
 
 from mlc.diagnostics import InternalError
 from mlc.ir.builder import Builder
+from mlc.ir.factors import Correspondence
 from mlc.ir.function import Instruction
 from mlc.ir.op import Apply, Arg, Attributes, ByAttribute, Keys, NoGradient, Op, Pointwise, Sample
 from mlc.ir.types import DTYPE_BYTES, FLOAT_DTYPES, TensorType, Value
 from mlc.ops.broadcasting import constant_like, zeros
 from mlc.ops.families import SHAPES, Arrays, X, apply, binary, comparison, elements, times
+from mlc.ops.letters import corresponding, same
 from mlc.ops.rules import ANY, NUMBERS, Types, check_count, check_dtype, merged_dims, same_dtype, same_sizes
 
 Slopes = tuple[Value, Value]
@@ -54,10 +56,10 @@ INTEGER = NoGradient("the operands are integers")
 MASK = NoGradient("the operands are bool")
 
 ARITHMETIC = (
-    binary("add", "x + y", np.add, lambda b, x, y, z, dz: (dz, dz), NUMBERS),
-    binary("sub", "x - y", np.subtract, lambda b, x, y, z, dz: (dz, b.one("neg", dz)), NUMBERS),
-    binary("mul", "x * y", np.multiply, _mul_slopes, NUMBERS),
-    binary("div", "x / y", np.divide, _div_slopes, draw=("normal", "positive")),
+    binary("add", "x + y", np.add, lambda b, x, y, z, dz: (dz, dz), NUMBERS, linear=((0, 1),)),
+    binary("sub", "x - y", np.subtract, lambda b, x, y, z, dz: (dz, b.one("neg", dz)), NUMBERS, linear=((0, 1),)),
+    binary("mul", "x * y", np.multiply, _mul_slopes, NUMBERS, linear=((0,), (1,))),
+    binary("div", "x / y", np.divide, _div_slopes, draw=("normal", "positive"), linear=((0,),)),
     binary("pow", "x to the power y", np.power, _pow_slopes, draw=("positive", "normal")),
     binary("maximum", "the larger of x and y; on ties each gets half the gradient", np.maximum, _extreme_slopes(True), NUMBERS),
     binary("minimum", "the smaller of x and y; on ties each gets half the gradient", np.minimum, _extreme_slopes(False), NUMBERS),
@@ -106,6 +108,7 @@ SELECT = Op(
     type_rule=_select_rule,
     meaning=_select_meaning,
     vjp=_select_vjp,
+    factors=corresponding(same, (1, 2)),
     lowering=Pointwise(apply("select", Arg(0), Arg(1), Arg(2))),
     flops=elements,
     samples=(
@@ -145,6 +148,13 @@ def _cast_vjp(b: Builder, instruction: Instruction, cotangents: tuple[Value | No
     return (dy if dy.type.dtype == source else b.one("cast", dy, dtype=source),)
 
 
+def _cast_linear(instruction: Instruction) -> tuple[frozenset[int], ...]:
+    """To a wider float: rounding sums is not summing what is rounded."""
+    source, made = instruction.operands[0].type, instruction.result.type
+    wide = source.dtype == made.dtype or DTYPE_BYTES[source.dtype] < DTYPE_BYTES[made.dtype]
+    return (frozenset([0]),) if source.is_float and made.is_float and wide else ()
+
+
 CAST = Op(
     name="cast",
     doc="x in another dtype: floats round to nearest even, f32 to i32 truncates toward zero, to bool is x != 0",
@@ -152,6 +162,7 @@ CAST = Op(
     type_rule=_cast_rule,
     meaning=_cast_meaning,
     vjp=_cast_vjp,
+    factors=Correspondence(same, _cast_linear, None),
     lowering=Pointwise(
         ByAttribute(
             "dtype",

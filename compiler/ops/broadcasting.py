@@ -76,6 +76,21 @@ def constant_value(number: float | int | bool, dtype: str) -> float | int | bool
     return bool(number) if dtype == "bool" else int(number)
 
 
+def numbered(b: Builder, dims: Sequence[Dim]) -> Value:
+    """The number of each element of these dims in row-major order, from iotas that each count one factor."""
+    factors = [f for d in dims for f in d.factors if f.size > 1]
+    apart = TensorType("i32", tuple(Dim((f,)) for f in factors))
+    if len(factors) == 1 and len(dims) == 1:
+        return b.one("iota", dim=dims[0])
+    number = zeros(b, apart)
+    stride = apart.size
+    for axis, d in enumerate(apart.dims):
+        stride //= d.size
+        steps = b.one("mul", b.one("iota", dim=d), constant_like(b, stride, TensorType("i32", (d,))))
+        number = b.one("add", number, b.one("broadcast", steps, dims=apart.dims, axes=(axis,)))
+    return number if tuple(dims) == apart.dims else b.one("reshape", number, dims=tuple(dims))
+
+
 def zeros(b: Builder, value_type: TensorType) -> Value:
     return constant_like(b, 0, value_type)
 

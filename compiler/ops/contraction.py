@@ -7,10 +7,12 @@ from functools import lru_cache
 
 from mlc.diagnostics import OpError
 from mlc.ir.builder import Builder
+from mlc.ir.factors import Join
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Contraction, Keys, Op, Sample
 from mlc.ir.types import TensorType, Value
 from mlc.ops.families import Array, Arrays, given, other_dtypes
+from mlc.ops.letters import Letters, corresponding, lettered
 from mlc.ops.rules import FLOATS, Types, check_count, check_dtype, same_dtype, show
 
 
@@ -85,6 +87,11 @@ def _contract_vjp(b: Builder, instruction: Instruction, cotangents: tuple[Value 
     return (dx, dy)
 
 
+def _contract_letters(instruction: Instruction) -> Letters:
+    left, right, out = letters(instruction.attribute("spec"))
+    return lettered(instruction, (left, right, out), {letter: Join.SUM for letter in left if letter not in out})
+
+
 def contraction_flops(instruction: Instruction) -> int:
     """2 for each product of two elements."""
     left, right, _ = letters(given(instruction)["spec"])
@@ -103,6 +110,7 @@ CONTRACT = Op(
     type_rule=_contract_rule,
     meaning=_contract_meaning,
     vjp=_contract_vjp,
+    factors=corresponding(_contract_letters, (0,), (1,)),
     lowering=Contraction(),
     flops=contraction_flops,
     samples=(

@@ -12,6 +12,7 @@ from mlc.ir.function import Instruction
 from mlc.ir.op import Apply, Arg, Attributes, Keys, NoGradient, Op, Pointwise, Sample, Scalar
 from mlc.ir.types import TensorType, Value
 from mlc.ops.broadcasting import constant_like
+from mlc.ops.letters import SAME, corresponding, same
 from mlc.ops.rules import FLOATS, Types, elementwise
 
 Array = np.ndarray
@@ -74,8 +75,9 @@ def unary(
     slope: Callable[[Builder, Value, Value, Value], Value] | NoGradient,
     draw: str = "normal",
     dtypes: tuple[str, ...] = FLOATS,
+    linear: tuple[tuple[int, ...], ...] = (),
 ) -> Op:
-    """An op of one tensor. slope(builder, x, y, cotangent of y) gives the cotangent of x."""
+    """An op of one tensor. slope(builder, x, y, cotangent of y) gives the cotangent of x; `linear` are sets of operands."""
 
     def type_rule(types: Types, _attributes: Attributes) -> Types:
         return (elementwise(name, types, 1, dtypes),)
@@ -98,6 +100,7 @@ def unary(
         type_rule=type_rule,
         meaning=evaluate,
         vjp=slope if isinstance(slope, NoGradient) else vjp,
+        factors=corresponding(same, *linear),
         lowering=Pointwise(scalar),
         flops=elements,
         samples=elementwise_samples(1, dtypes, (draw,)),
@@ -112,9 +115,10 @@ def binary(
     dtypes: tuple[str, ...] = FLOATS,
     draw: tuple[str, str] = ("normal", "normal"),
     function: str | None = None,
+    linear: tuple[tuple[int, ...], ...] = (),
 ) -> Op:
     """An op of two tensors of equal type. slopes(builder, x, y, z, cotangent of z) gives the cotangents of x and y;
-    `function` is the scalar function where it is not named like the op."""
+    `function` is the scalar function where it is not named like the op; `linear` are sets of operands."""
 
     def type_rule(types: Types, _attributes: Attributes) -> Types:
         return (elementwise(name, types, 2, dtypes),)
@@ -137,6 +141,7 @@ def binary(
         type_rule=type_rule,
         meaning=evaluate,
         vjp=slopes if isinstance(slopes, NoGradient) else vjp,
+        factors=corresponding(same, *linear),
         lowering=Pointwise(apply(function or name, X, Y)),
         flops=elements,
         samples=elementwise_samples(2, dtypes, draw),
@@ -161,6 +166,7 @@ def comparison(name: str, doc: str, meaning: Callable[[Array, Array], Any]) -> O
         type_rule=type_rule,
         meaning=evaluate,
         vjp=NoGradient("the result is bool"),
+        factors=SAME,
         lowering=Pointwise(apply(name, X, Y)),
         flops=elements,
         samples=(

@@ -1,4 +1,4 @@
-"""Ops without operands: constants, positions and random numbers.
+"""What is computed from its place: constants, positions and random numbers.
 
 Random numbers are Philox4x32-10 (Salmon et al. 2011), counted, never drawn from a state. The key is
 splitmix64(seed ^ path) as two words, low then high. Element n is word n & 3 of the block at the counter
@@ -12,18 +12,27 @@ normal:   words (0, 1) make elements 4i and 4i + 1, words (2, 3) make 4i + 2 and
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from mlc.diagnostics import InternalError
+from mlc.ir.builder import Builder
+from mlc.ir.factors import Correspondence, Offset
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Generate, Keys, NoGradient, Op, Sample
 from mlc.ir.program import path_hash
-from mlc.ir.types import DTYPE_BYTES, ONE, TensorType, dim
-from mlc.ops.families import Array, Arrays, no_flops
-from mlc.ops.rules import Types, check_count
+from mlc.ir.types import DTYPE_BYTES, ONE, TensorType, Value, dim
+from mlc.ops.broadcasting import numbered
+from mlc.ops.families import Array, Arrays, given, no_flops
+from mlc.ops.letters import NAMES, WHOLE, Letters, corresponding, lettered, linear_in, same
+from mlc.ops.rules import Types, check_count, check_dims, check_dtype
 
-CONSTANT_INPUT = NoGradient("there are no operands")
+CONSTANT_INPUT = NoGradient("there are no operands of floats")
+
+#: The largest tensor whose elements an i32 can number.
+MOST_NUMBERED = 1 << 31
+
 MASK_32 = np.uint64(0xFFFFFFFF)
 
 
@@ -48,6 +57,7 @@ CONSTANT = Op(
     type_rule=_constant_rule,
     meaning=_constant_meaning,
     vjp=CONSTANT_INPUT,
+    factors=corresponding(same),
     lowering=Generate("constant"),
     flops=no_flops,
     samples=(
@@ -62,24 +72,49 @@ CONSTANT = Op(
 
 
 def _iota_rule(types: Types, attributes: Attributes) -> Types:
-    check_count("iota", types, 0)
+    if types:
+        check_count("iota", types, 1)
+        check_dtype("iota", types[0], ("i32",))
+        check_dims("iota", (), types[0].dims, types)
     return (TensorType("i32", (attributes["dim"],)),)
 
 
-def _iota_meaning(_operands: Arrays, attributes: Attributes, _keys: Keys) -> Arrays:
-    return (np.arange(attributes["dim"].size, dtype=np.int32),)
+def _iota_meaning(operands: Arrays, attributes: Attributes, _keys: Keys) -> Arrays:
+    counted = np.arange(attributes["dim"].size, dtype=np.int32)
+    return (counted + operands[0] if operands else counted,)
+
+
+def _counted(instruction: Instruction) -> Letters:
+    """The dims of a result that is computed from where its elements lie."""
+    names = NAMES[: len(instruction.result.type.dims)]
+    slots = [*((WHOLE,) * len(o.type.dims) for o in instruction.operands), names]
+    return lettered(instruction, slots, offsets=dict.fromkeys(names, Offset.POSITION))
+
+
+def _apart(b: Builder, instruction: Instruction) -> tuple[Value, ...]:
+    """Counted by iotas of one factor each."""
+    number = numbered(b, instruction.result.type.dims)
+    for begin in instruction.operands:
+        number = b.one("add", number, b.one("broadcast", begin, dims=number.type.dims, axes=()))
+    return (number,)
 
 
 IOTA = Op(
     name="iota",
-    doc="0, 1, 2, ... along one dim",
+    doc="0, 1, 2, ... along one dim; counted from the i32 number that is given, if one is",
     attributes=("dim",),
     type_rule=_iota_rule,
     meaning=_iota_meaning,
     vjp=CONSTANT_INPUT,
+    factors=Correspondence(_counted, linear_in(), _apart),
     lowering=Generate("iota"),
     flops=no_flops,
-    samples=(Sample((), (("dim", dim(7)),)), Sample((), (("dim", dim(13, "context")),)), Sample((), (("dim", ONE),))),
+    samples=(
+        Sample((), (("dim", dim(7)),)),
+        Sample((), (("dim", dim(13, "context")),)),
+        Sample((), (("dim", ONE),)),
+        Sample(("i32[]",), (("dim", dim(6)),), ("index:90",)),
+    ),
 )
 
 
@@ -104,18 +139,20 @@ def philox(counter: list[Array], key: tuple[int, int]) -> list[Array]:
     return [a, b, c, d]
 
 
-def random_words(count: int, attributes: Attributes, keys: Keys) -> Array:
-    """[blocks, 4] words of 32 bits for `count` elements."""
+def random_words(blocks: Array, attributes: Attributes, keys: Keys) -> Array:
+    """[blocks, 4] words of 32 bits, of the blocks at these counters (uint64)."""
     path = keys.path if attributes["stream"] == "call" else path_hash("")
     key = splitmix64(keys.seed ^ path)
-    block = np.arange(-(-count // 4), dtype=np.uint64)
-    constant = [np.full_like(block, word & 0xFFFFFFFF) for word in (attributes["ordinal"], keys.step, keys.microbatch)]
-    return np.stack(philox([block & MASK_32, *constant], (key & 0xFFFFFFFF, key >> 32)), axis=-1)
+    constant = [np.full_like(blocks, word & 0xFFFFFFFF) for word in (attributes["ordinal"], keys.step, keys.microbatch)]
+    return np.stack(philox([blocks & MASK_32, *constant], (key & 0xFFFFFFFF, key >> 32)), axis=-1)
 
 
 def _random_rule(op: str):
     def type_rule(types: Types, attributes: Attributes) -> Types:
-        check_count(op, types, 0)
+        if types:
+            check_count(op, types, 1)
+            check_dtype(op, types[0], ("i32",))
+            check_dims(op, attributes["dims"], types[0].dims, types)
         if attributes["stream"] not in ("call", "model"):
             raise InternalError(f"{op}: unknown stream {attributes['stream']!r}")
         return (TensorType("f32", attributes["dims"]),)
@@ -123,25 +160,49 @@ def _random_rule(op: str):
     return type_rule
 
 
-def _shaped(values: Array, attributes: Attributes) -> Arrays:
+def _drawn(operands: Arrays, attributes: Attributes, keys: Keys, numbers: Callable[[Array], Array]) -> Arrays:
+    """The elements that are asked for, all of them or by number; numbers(words) makes four of each block."""
     shape = tuple(d.size for d in attributes["dims"])
-    return (values.reshape(-1)[: math.prod(shape)].reshape(shape),)
+    if not operands:
+        blocks = np.arange(-(-math.prod(shape) // 4), dtype=np.uint64)
+        return (numbers(random_words(blocks, attributes, keys)).reshape(-1)[: math.prod(shape)].reshape(shape),)
+    at = operands[0].reshape(-1).astype(np.int64)
+    made = numbers(random_words((at >> 2).astype(np.uint64), attributes, keys))
+    return (np.take_along_axis(made, (at & 3)[:, None], axis=1).reshape(shape),)
 
 
-def _count(attributes: Attributes) -> int:
-    return math.prod(d.size for d in attributes["dims"])
+def _uniform(words: Array) -> Array:
+    return (words >> np.uint64(8)).astype(np.float64) * 2.0**-24
 
 
-def _uniform_meaning(_operands: Arrays, attributes: Attributes, keys: Keys) -> Arrays:
-    words = random_words(_count(attributes), attributes, keys)
-    return _shaped((words >> np.uint64(8)).astype(np.float64) * 2.0**-24, attributes)
-
-
-def _normal_meaning(_operands: Arrays, attributes: Attributes, keys: Keys) -> Arrays:
-    high = (random_words(_count(attributes), attributes, keys) >> np.uint64(8)).astype(np.float64)
+def _normal(words: Array) -> Array:
+    high = (words >> np.uint64(8)).astype(np.float64)
     radius = np.sqrt(-2.0 * np.log((high[:, 0::2] + 1.0) * 2.0**-24))
     angle = 2.0 * math.pi * (high[:, 1::2] * 2.0**-24)
-    return _shaped(np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1), attributes)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1, 4)
+
+
+def _uniform_meaning(operands: Arrays, attributes: Attributes, keys: Keys) -> Arrays:
+    return _drawn(operands, attributes, keys, _uniform)
+
+
+def _normal_meaning(operands: Arrays, attributes: Attributes, keys: Keys) -> Arrays:
+    return _drawn(operands, attributes, keys, _normal)
+
+
+def _random_letters(instruction: Instruction) -> Letters:
+    return same(instruction) if instruction.operands else _counted(instruction)
+
+
+def _numbered(b: Builder, instruction: Instruction) -> tuple[Value, ...]:
+    """Drawn by the number of each element."""
+    kind = instruction.result.type
+    if kind.size > MOST_NUMBERED:
+        raise InternalError(f"{instruction.op}: elements of {kind} cannot be numbered by an i32")
+    return b.emit(instruction.op, numbered(b, kind.dims), **given(instruction))
+
+
+RANDOM_FACTORS = Correspondence(_random_letters, linear_in(), _numbered)
 
 
 def _ten_an_element(instruction: Instruction) -> int:
@@ -149,6 +210,7 @@ def _ten_an_element(instruction: Instruction) -> int:
 
 
 _RANDOM_SAMPLES = (
+    Sample(("i32[2, 3]",), (("dims", (dim(2), dim(3))), ("ordinal", 2), ("stream", "call")), ("index:1000",)),
     Sample((), (("dims", (dim(7),)), ("ordinal", 0), ("stream", "call"))),
     Sample((), (("dims", ()), ("ordinal", 3), ("stream", "call"))),
     Sample((), (("dims", (dim(3, "batch"), dim(5), dim(1))), ("ordinal", 1), ("stream", "model"))),
@@ -156,11 +218,12 @@ _RANDOM_SAMPLES = (
 
 RANDOM_UNIFORM = Op(
     name="random_uniform",
-    doc="random numbers of [0, 1), by seed, step, microbatch, call path and ordinal",
+    doc="random numbers of [0, 1), by seed, step, microbatch, call path and ordinal; those of given numbers, if any are",
     attributes=("dims", "ordinal", "stream"),
     type_rule=_random_rule("random_uniform"),
     meaning=_uniform_meaning,
     vjp=CONSTANT_INPUT,
+    factors=RANDOM_FACTORS,
     lowering=Generate("random_uniform"),
     flops=_ten_an_element,
     samples=_RANDOM_SAMPLES,
@@ -168,11 +231,12 @@ RANDOM_UNIFORM = Op(
 
 RANDOM_NORMAL = Op(
     name="random_normal",
-    doc="random numbers of mean 0 and variance 1, by seed, step, microbatch, call path and ordinal",
+    doc="random numbers of mean 0 and variance 1, by seed, step, microbatch, call path and ordinal; those of given numbers, if any are",
     attributes=("dims", "ordinal", "stream"),
     type_rule=_random_rule("random_normal"),
     meaning=_normal_meaning,
     vjp=CONSTANT_INPUT,
+    factors=RANDOM_FACTORS,
     lowering=Generate("random_normal"),
     flops=_ten_an_element,
     samples=_RANDOM_SAMPLES,

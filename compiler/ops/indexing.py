@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from mlc.ir.builder import Builder
+from mlc.ir.factors import Join, Offset
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Keys, Move, Op, Sample, Scatter
 from mlc.ir.types import Dim, TensorType, Value, dim
 from mlc.ops.families import Arrays, given, no_flops, operand_elements, other_dtypes
+from mlc.ops.letters import NAMES, WHOLE, Letters, corresponding, lettered
 from mlc.ops.rules import ANY, NUMBERS, Types, check_axis, check_count, check_dims, check_dtype
 
 Cotangents = tuple[Value | None, ...]
@@ -26,6 +28,24 @@ def _gather_rule(types: Types, attributes: Attributes) -> Types:
 def _gather_meaning(operands: Arrays, attributes: Attributes, _keys: Keys) -> Arrays:
     x, index = operands
     return (np.take(x, index, axis=attributes["axis"]),)
+
+
+#: The letter that an index counts along, and those of all other dims.
+PICKED = "v"
+DIM_NAMES = NAMES.replace(PICKED, "")
+
+
+def _picked(x: Value) -> str:
+    """The letter of the dim that is picked from; whole where what parts pick cannot be summed."""
+    return WHOLE if x.type.dtype == "bool" else PICKED
+
+
+def _gather_letters(instruction: Instruction) -> Letters:
+    x, index = instruction.operands
+    axis, count = instruction.attribute("axis"), len(index.type.dims)
+    names = DIM_NAMES[: len(instruction.result.type.dims)]
+    slots = ((*names[:axis], _picked(x), *names[axis + count :]), names[axis : axis + count], names)
+    return lettered(instruction, slots, {PICKED: Join.SUM}, {PICKED: Offset.INDEX})
 
 
 def _gather_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents) -> Cotangents:
@@ -57,6 +77,7 @@ GATHER = Op(
     type_rule=_gather_rule,
     meaning=_gather_meaning,
     vjp=_gather_vjp,
+    factors=corresponding(_gather_letters, (0,)),
     lowering=Move("gather"),
     flops=no_flops,
     samples=(
@@ -88,6 +109,14 @@ def _scatter_add_meaning(operands: Arrays, attributes: Attributes, _keys: Keys) 
     return (y,)
 
 
+def _scatter_add_letters(instruction: Instruction) -> Letters:
+    rows, index = instruction.operands
+    count = len(index.type.dims)
+    names = DIM_NAMES[: len(rows.type.dims)]
+    slots = (names, names[:count], (PICKED, *names[count:]))
+    return lettered(instruction, slots, dict.fromkeys(names[:count], Join.SUM), {PICKED: Offset.INDEX})
+
+
 def _scatter_add_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents) -> Cotangents:
     (dy,) = cotangents
     if dy is None or not dy.type.is_float:
@@ -106,6 +135,7 @@ SCATTER_ADD = Op(
     type_rule=_scatter_add_rule,
     meaning=_scatter_add_meaning,
     vjp=_scatter_add_vjp,
+    factors=corresponding(_scatter_add_letters, (0,)),
     lowering=Scatter("scatter_add"),
     flops=operand_elements,
     samples=(
@@ -138,6 +168,14 @@ def _take_along_meaning(operands: Arrays, attributes: Attributes, _keys: Keys) -
     return (np.take_along_axis(x, index, attributes["axis"]),)
 
 
+def _take_along_letters(instruction: Instruction) -> Letters:
+    x, _ = instruction.operands
+    axis = instruction.attribute("axis")
+    names = DIM_NAMES[: len(x.type.dims)]
+    slots = ((*names[:axis], _picked(x), *names[axis + 1 :]), names, names)
+    return lettered(instruction, slots, {PICKED: Join.SUM}, {PICKED: Offset.INDEX})
+
+
 def _take_along_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents) -> Cotangents:
     (dy,) = cotangents
     x, index = instruction.operands
@@ -154,6 +192,7 @@ TAKE_ALONG = Op(
     type_rule=_take_along_rule,
     meaning=_take_along_meaning,
     vjp=_take_along_vjp,
+    factors=corresponding(_take_along_letters, (0,)),
     lowering=Move("take_along"),
     flops=no_flops,
     samples=(
@@ -187,6 +226,13 @@ def _put_along_meaning(operands: Arrays, attributes: Attributes, _keys: Keys) ->
     return (y,)
 
 
+def _put_along_letters(instruction: Instruction) -> Letters:
+    axis = instruction.attribute("axis")
+    names = DIM_NAMES[: len(instruction.result.type.dims)]
+    slots = (names, names, (*names[:axis], PICKED, *names[axis + 1 :]))
+    return lettered(instruction, slots, {names[axis]: Join.SUM}, {PICKED: Offset.INDEX})
+
+
 def _put_along_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents) -> Cotangents:
     (dy,) = cotangents
     if dy is None or not dy.type.is_float:
@@ -205,6 +251,7 @@ PUT_ALONG = Op(
     type_rule=_put_along_rule,
     meaning=_put_along_meaning,
     vjp=_put_along_vjp,
+    factors=corresponding(_put_along_letters, (0,)),
     lowering=Scatter("put_along"),
     flops=operand_elements,
     samples=(

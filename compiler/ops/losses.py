@@ -10,11 +10,13 @@ import numpy as np
 
 from mlc.diagnostics import InternalError
 from mlc.ir.builder import Builder
+from mlc.ir.factors import Join, values_of
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Composite, Keys, NoGradient, Op, Sample
 from mlc.ir.types import ONE, TensorType, Value
 from mlc.ops.broadcasting import broadcast_to, constant_like, zeros
 from mlc.ops.families import Array, Arrays, given, times
+from mlc.ops.letters import NAMES, Letters, corresponding, lettered
 from mlc.ops.normalizers import log_sum_exp, log_sum_exp_meaning
 from mlc.ops.rules import FLOATS, Types, check_axis, check_count, check_dims, check_dtype
 
@@ -118,6 +120,13 @@ def _index(logits: str) -> str:
     return f"index:{logits.rstrip(']').replace('[', ' ').replace('=', ' ').split()[-1]}"
 
 
+def _letters(instruction: Instruction) -> Letters:
+    """All is whole: classes, for they are normalized, and rows, for the mean counts them. Written out, sums of either may be divided."""
+    names = NAMES[: len(instruction.operands[0].type.dims)]
+    slots = [names[: len(v.type.dims)] for v in values_of(instruction)]
+    return lettered(instruction, slots, dict.fromkeys(names, Join.WHOLE))
+
+
 CROSS_ENTROPY = Op(
     name="cross_entropy",
     doc="the mean over kept targets of -log softmax(logits)[target] + z * logsumexp(logits)^2, and that logsumexp; `ignore` is not kept",
@@ -125,6 +134,7 @@ CROSS_ENTROPY = Op(
     type_rule=_forward_rule,
     meaning=_forward_meaning,
     vjp=_forward_vjp,
+    factors=corresponding(_letters),
     lowering=Composite(_forward_expand),
     flops=_flops,
     samples=tuple(Sample((logits, targets), options, ("normal", _index(logits))) for logits, targets, _, options in _CASES),
@@ -183,6 +193,7 @@ CROSS_ENTROPY_VJP = Op(
     type_rule=_vjp_rule,
     meaning=_vjp_meaning,
     vjp=NoGradient("second derivatives are not taken"),
+    factors=corresponding(_letters, (3,)),
     lowering=Composite(_vjp_expand),
     flops=_flops,
     samples=tuple(

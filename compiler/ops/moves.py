@@ -8,11 +8,13 @@ import numpy as np
 
 from mlc.diagnostics import OpError
 from mlc.ir.builder import Builder
+from mlc.ir.factors import Correspondence, values_of
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Keys, Move, Op, Sample
 from mlc.ir.types import ONE, Dim, TensorType, Value, dim
 from mlc.ops.broadcasting import sum_back, zeros
 from mlc.ops.families import Arrays, given, no_flops, other_dtypes
+from mlc.ops.letters import NAMES, WHOLE, Letters, corresponding, lettered, linear_in_all, reshaped
 from mlc.ops.rules import ANY, Types, check_axis, check_count, label, plain, same_dtype, show
 
 Cotangents = tuple[Value | None, ...]
@@ -52,6 +54,7 @@ RESHAPE = Op(
     type_rule=_reshape_rule,
     meaning=_reshape_meaning,
     vjp=_reshape_vjp,
+    factors=corresponding(reshaped, (0,)),
     lowering=Move("reshape"),
     flops=no_flops,
     samples=(
@@ -85,6 +88,11 @@ def _transpose_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents)
     return (None,) if dy is None else (b.one("transpose", dy, permutation=_inverse(given(instruction)["permutation"])),)
 
 
+def _transpose_letters(instruction: Instruction) -> Letters:
+    permutation = instruction.attribute("permutation")
+    return lettered(instruction, (NAMES[: len(permutation)], [NAMES[p] for p in permutation]))
+
+
 TRANSPOSE = Op(
     name="transpose",
     doc="axis i of the result is axis permutation[i] of x",
@@ -92,6 +100,7 @@ TRANSPOSE = Op(
     type_rule=_transpose_rule,
     meaning=_transpose_meaning,
     vjp=_transpose_vjp,
+    factors=corresponding(_transpose_letters, (0,)),
     lowering=Move("transpose"),
     flops=no_flops,
     samples=(
@@ -141,6 +150,17 @@ def _bounds(starts: tuple[int, ...], stops: tuple[int, ...], steps: tuple[int, .
     return (("starts", starts), ("steps", steps), ("stops", stops))
 
 
+def _run_letters(instruction: Instruction) -> Letters:
+    """Of slice and pad, whose one side is a run of the other: a run that is one of the equal parts of a dim is a factor of it."""
+    starts, steps = instruction.attribute("starts"), instruction.attribute("steps")
+    x, y = (v.type.shape for v in (*instruction.operands, *instruction.results))
+    names = [
+        NAMES[d] if step == 1 and max(n, m) % min(n, m) == 0 and start % min(n, m) == 0 else WHOLE
+        for d, (start, step, n, m) in enumerate(zip(starts, steps, x, y, strict=True))
+    ]
+    return lettered(instruction, (names, names), sizes={NAMES[d]: min(n, m) for d, (n, m) in enumerate(zip(x, y, strict=True))})
+
+
 SLICE = Op(
     name="slice",
     doc="elements start, start + step, ... below stop of each axis; step >= 1",
@@ -148,12 +168,14 @@ SLICE = Op(
     type_rule=_slice_rule,
     meaning=_slice_meaning,
     vjp=_slice_vjp,
+    factors=corresponding(_run_letters, (0,)),
     lowering=Move("slice"),
     flops=no_flops,
     samples=(
         Sample(("f32[7]",), _bounds((2,), (5,), (1,)), ("normal",)),
         Sample(("f32[batch=3, 8]",), _bounds((0, 1), (3, 8), (1, 2)), ("normal",)),
         Sample(("f32[3, 8]",), _bounds((2, 0), (3, 8), (1, 3)), ("normal",)),
+        Sample(("f32[3, 8]",), _bounds((0, 4), (3, 8), (1, 1)), ("normal",)),
         *other_dtypes(Sample(("f32[3, 8]",), _bounds((0, 3), (3, 4), (1, 1)), ("normal",)), ANY),
     ),
 )
@@ -193,12 +215,14 @@ PAD = Op(
     type_rule=_pad_rule,
     meaning=_pad_meaning,
     vjp=_pad_vjp,
+    factors=corresponding(_run_letters, (0,)),
     lowering=Move("pad"),
     flops=no_flops,
     samples=(
         Sample(("f32[3]",), (("dims", _dims(7)), ("starts", (2,)), ("steps", (1,))), ("normal",)),
         Sample(("f32[3, 4]",), (("dims", _dims(3, "width=8")), ("starts", (0, 1)), ("steps", (1, 2))), ("normal",)),
         Sample(("f32[1, 1]",), (("dims", _dims(2, 2)), ("starts", (1, 0)), ("steps", (1, 1))), ("normal",)),
+        Sample(("f32[3, 4]",), (("dims", _dims(3, 12)), ("starts", (0, 8)), ("steps", (1, 1))), ("normal",)),
         *other_dtypes(Sample(("f32[3]",), (("dims", _dims(5)), ("starts", (0,)), ("steps", (2,))), ("normal",)), ANY),
     ),
 )
@@ -230,6 +254,13 @@ def _broadcast_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents)
     return (sum_back(b, dy, instruction.operands[0].type, given(instruction)["axes"]),)
 
 
+def _broadcast_letters(instruction: Instruction) -> Letters:
+    """Dims that are added or stretched are the result's own: each makes its part of them."""
+    axes = instruction.attribute("axes")
+    x, y = (v.type.shape for v in (*instruction.operands, *instruction.results))
+    return lettered(instruction, ([NAMES[a] if n == y[a] else WHOLE for a, n in zip(axes, x, strict=True)], NAMES[: len(y)]))
+
+
 BROADCAST = Op(
     name="broadcast",
     doc="x repeated to `dims`: axis i of x is axis axes[i] of the result, of its size or a literal 1",
@@ -237,6 +268,7 @@ BROADCAST = Op(
     type_rule=_broadcast_rule,
     meaning=_broadcast_meaning,
     vjp=_broadcast_vjp,
+    factors=corresponding(_broadcast_letters, (0,)),
     lowering=Move("broadcast"),
     flops=no_flops,
     samples=(
@@ -277,6 +309,16 @@ def _concat_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents) ->
     return b.emit("split", dy, axis=axis, sizes=tuple(x.type.dims[axis] for x in instruction.operands))
 
 
+def _parts_letters(instruction: Instruction) -> Letters:
+    """Of split and concat: a dim of equal parts is a factor that tells them times the dim of a part."""
+    axis = instruction.attribute("axis")
+    values = values_of(instruction)
+    sizes = sorted({v.type.shape[axis] for v in values})
+    equal = len(values) == 2 or len(sizes) == 2
+    names = [NAMES[d] if d != axis or equal else WHOLE for d in range(len(values[0].type.dims))]
+    return lettered(instruction, [names] * len(values), sizes={NAMES[axis]: sizes[0]})
+
+
 CONCAT = Op(
     name="concat",
     doc="the operands one after the other along an axis",
@@ -284,12 +326,14 @@ CONCAT = Op(
     type_rule=_concat_rule,
     meaning=_concat_meaning,
     vjp=_concat_vjp,
+    factors=Correspondence(_parts_letters, linear_in_all, None),
     lowering=Move("concat"),
     flops=no_flops,
     samples=(
         Sample(("f32[3]", "f32[5]"), (("axis", 0),), ("normal",) * 2),
         Sample(("f32[2, nope=3]", "f32[2, rope=4]", "f32[2, 1]"), (("axis", 1),), ("normal",) * 3),
         Sample(("f32[1, 7]",), (("axis", 0),), ("normal",)),
+        Sample(("f32[2, 6]", "f32[2, 6]"), (("axis", 1),), ("normal",) * 2),
         *other_dtypes(Sample(("f32[3, 2]", "f32[1, 2]"), (("axis", 0),), ("normal",) * 2), ANY),
     ),
 )
@@ -324,6 +368,7 @@ SPLIT = Op(
     type_rule=_split_rule,
     meaning=_split_meaning,
     vjp=_split_vjp,
+    factors=corresponding(_parts_letters, (0,)),
     lowering=Move("split"),
     flops=no_flops,
     samples=(

@@ -12,6 +12,7 @@ from mlc.ir.op import Attributes, Composite, Keys, Op, Sample
 from mlc.ir.types import TensorType, Value
 from mlc.ops.broadcasting import constant_like, spread, zeros
 from mlc.ops.families import Array, Arrays, given, other_dtypes
+from mlc.ops.letters import corresponding, same_but_axis
 from mlc.ops.rules import FLOATS, Types, check_axis, check_count, check_dtype, reduced_dims
 
 Cotangents = tuple[Value | None, ...]
@@ -90,6 +91,7 @@ SOFTMAX = Op(
     type_rule=_softmax_rule,
     meaning=_softmax_meaning,
     vjp=_softmax_vjp,
+    factors=corresponding(same_but_axis),
     lowering=Composite(_softmax_expand),
     flops=_five_an_element,
     samples=(
@@ -143,6 +145,7 @@ LOGSUMEXP = Op(
     type_rule=_logsumexp_rule,
     meaning=_logsumexp_meaning,
     vjp=_logsumexp_vjp,
+    factors=corresponding(same_but_axis),
     lowering=Composite(_logsumexp_expand),
     flops=_five_an_element,
     samples=(

@@ -196,7 +196,7 @@ class _Tracer:
             case "constant", _:
                 value = instruction.attribute("value")
                 return Origin(None, 0, None, (int(value), int(value)))
-            case "iota", _:
+            case "iota", []:
                 return Origin(None, 0, None, (0, kind.size - 1))
             case ("top_k" | "argmax"), _:
                 axis = -1 if instruction.op == "top_k" else instruction.attribute("axis")

@@ -6,11 +6,13 @@ import numpy as np
 
 from mlc.diagnostics import OpError
 from mlc.ir.builder import Builder
+from mlc.ir.factors import Join
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Keys, NoGradient, Op, Reduction, Sample, Scan
 from mlc.ir.types import TensorType, Value, dim
 from mlc.ops.broadcasting import spread, zeros
 from mlc.ops.families import Arrays, given, operand_elements, other_dtypes
+from mlc.ops.letters import NAMES, WHOLE, Letters, corresponding, lettered, same_but, same_but_axis
 from mlc.ops.rules import NUMBERS, Types, check_axis, check_count, check_dtype, reduced_dims
 
 Cotangents = tuple[Value | None, ...]
@@ -62,6 +64,16 @@ def _axes(axes: tuple[int, ...], keepdims: bool):
     return (("axes", axes), ("keepdims", keepdims))
 
 
+def _reduction_letters(join: Join):
+    def letters(instruction: Instruction) -> Letters:
+        axes, keepdims = instruction.attribute("axes"), instruction.attribute("keepdims")
+        names = NAMES[: len(instruction.operands[0].type.dims)]
+        kept = [WHOLE if d in axes else name for d, name in enumerate(names) if keepdims or d not in axes]
+        return lettered(instruction, (names, kept), {names[a]: join for a in axes})
+
+    return letters
+
+
 def _reduction_samples(draw: str) -> tuple[Sample, ...]:
     return (
         Sample(("f32[7]",), _axes((0,), False), (draw,)),
@@ -83,6 +95,7 @@ SUM = Op(
     type_rule=_reduction_rule("sum"),
     meaning=_sum_meaning,
     vjp=_sum_vjp,
+    factors=corresponding(_reduction_letters(Join.SUM), (0,)),
     lowering=Reduction("sum"),
     flops=operand_elements,
     samples=_reduction_samples("normal"),
@@ -95,6 +108,7 @@ MAX = Op(
     type_rule=_reduction_rule("max"),
     meaning=_max_meaning,
     vjp=_max_vjp,
+    factors=corresponding(_reduction_letters(Join.MAX)),
     lowering=Reduction("max"),
     flops=operand_elements,
     samples=_reduction_samples("distinct"),
@@ -130,6 +144,7 @@ ARGMAX = Op(
     type_rule=_argmax_rule,
     meaning=_argmax_meaning,
     vjp=NoGradient("the result is an index"),
+    factors=corresponding(same_but_axis),
     lowering=Scan("argmax"),
     flops=operand_elements,
     samples=(
@@ -163,6 +178,7 @@ CUMSUM = Op(
     type_rule=_axis_rule("cumsum"),
     meaning=_cumsum_meaning,
     vjp=_cumsum_vjp,
+    factors=corresponding(same_but_axis, (0,)),
     lowering=Scan("cumsum"),
     flops=operand_elements,
     samples=(
@@ -207,6 +223,7 @@ TOP_K = Op(
     type_rule=_top_k_rule,
     meaning=_top_k_meaning,
     vjp=_top_k_vjp,
+    factors=corresponding(lambda i: same_but(i, len(i.operands[0].type.dims) - 1)),
     lowering=Scan("top_k"),
     flops=operand_elements,
     samples=(

@@ -12,6 +12,7 @@ from mlc.ir.op import Attributes, Const, Keys, Move, NoGradient, Op, Pointwise, 
 from mlc.ir.types import Value
 from mlc.ops.broadcasting import constant_like
 from mlc.ops.families import SHAPES, Array, Arrays, X, apply, elements, no_flops, times, unary
+from mlc.ops.letters import SAME, corresponding, same
 from mlc.ops.rules import ANY, NUMBERS, Types, check_count, elementwise
 
 STEPWISE = NoGradient("constant between steps")
@@ -63,7 +64,7 @@ def _softplus(x: Array) -> Array:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
-NEG = unary("neg", "-x", np.negative, apply("neg", X), lambda b, x, y, dy: b.one("neg", dy), dtypes=NUMBERS)
+NEG = unary("neg", "-x", np.negative, apply("neg", X), lambda b, x, y, dy: b.one("neg", dy), dtypes=NUMBERS, linear=((0,),))
 ABS = unary("abs", "the magnitude of x; its slope at 0 is 0", np.abs, apply("abs", X), _abs_slope, dtypes=NUMBERS)
 SIGN = unary("sign", "-1, 0 or 1", np.sign, apply("sign", X), STEPWISE, dtypes=NUMBERS)
 SQRT = unary("sqrt", "the square root", np.sqrt, apply("sqrt", X), _sqrt_slope, "positive")
@@ -97,6 +98,7 @@ NOT = Op(
     type_rule=_mask_rule,
     meaning=lambda operands, _attributes, _keys: (np.logical_not(operands[0]),),
     vjp=NoGradient("the result is bool"),
+    factors=SAME,
     lowering=Pointwise(apply("not", X)),
     flops=elements,
     samples=tuple(Sample((f"bool[{shape}]",), (), ("mask",)) for shape in SHAPES),
@@ -131,6 +133,7 @@ STOP_GRADIENT = Op(
     type_rule=_same_rule("stop_gradient"),
     meaning=_identity,
     vjp=NoGradient("that is its purpose"),
+    factors=corresponding(same, (0,)),
     lowering=Pointwise(X),
     flops=no_flops,
     samples=_IDENTITY_SAMPLES,
@@ -143,6 +146,7 @@ COPY = Op(
     type_rule=_same_rule("copy"),
     meaning=_identity,
     vjp=_copy_vjp,
+    factors=corresponding(same, (0,)),
     lowering=Move("copy"),
     flops=no_flops,
     samples=_IDENTITY_SAMPLES,

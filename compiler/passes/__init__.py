@@ -3,6 +3,7 @@
 simplify(function, ops) -> function      simplify.py: equal values once, moves of moves, known numbers (algebra.py, places.py)
 expand(function, ops) -> function        expand.py: compositions written out, after differentiation
 differentiate(program, ops) -> Step      differentiate.py, with reverse.py, saved.py, split.py
+factored_step(step, ops) -> Step         factor.py: dims as products of what reshapes, splits and heads make of them
 """
 
 from collections.abc import Callable, Mapping

@@ -155,7 +155,8 @@ def _reduction_of_one(s: Rewriter, wanted: Call) -> Call | None:
 def _gather_in_order(s: Rewriter, wanted: Call) -> Call | None:
     """Rows 0, 1, 2, ... are a slice."""
     x, index = wanted.operands
-    if s.maker(index, "iota") is None or index.type.size > x.type.shape[wanted["axis"]]:
+    counted = s.maker(index, "iota")
+    if counted is None or counted.operands or index.type.size > x.type.shape[wanted["axis"]]:
         return None
     stops = tuple(index.type.size if a == wanted["axis"] else n for a, n in enumerate(x.type.shape))
     return call("slice", x, starts=(0,) * len(stops), stops=stops, steps=(1,) * len(stops))
