@@ -35,7 +35,7 @@ def mutate(plan: Plan, rng: random.Random) -> Mutant:
 
 
 def _list(plan: Plan, rng: random.Random) -> tuple[int, list[list[Any]]]:
-    place = rng.randrange(plan["pp"])
+    place = rng.randrange(plan["mesh"]["pp"])
     return place, plan["places"][place]["lists"]["train"]
 
 
@@ -57,7 +57,7 @@ def drop(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     place, rows = _list(plan, rng)
     row = rows.pop(rng.randrange(len(rows)))
     reasons = {COVERAGE} if row[0] not in TRANSFERS else {MESSAGES, LIFETIMES, DEADLOCK}
-    return f"rank {place} drops {row}", reasons
+    return f"place {place} drops {row}", reasons
 
 
 def duplicate(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
@@ -67,7 +67,7 @@ def duplicate(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     to = rng.choice([at + 1, rng.randrange(at + 1, len(rows) + 1)])
     rows.insert(to, list(rows[at]))
     reasons = {COVERAGE} if rows[at][0] not in TRANSFERS else {MESSAGES, LIFETIMES, COVERAGE}
-    return f"rank {place} repeats {rows[at]} at {to}", reasons
+    return f"place {place} repeats {rows[at]} at {to}", reasons
 
 
 def swap(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
@@ -76,7 +76,7 @@ def swap(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     at = rng.randrange(len(rows) - 1)
     to = rng.choice([at + 1, rng.randrange(len(rows))])
     rows[at], rows[to] = rows[to], rows[at]
-    return f"rank {place} swaps {rows[to]} and {rows[at]}", _reasons(rows[at], rows[to])
+    return f"place {place} swaps {rows[to]} and {rows[at]}", _reasons(rows[at], rows[to])
 
 
 def reorder(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
@@ -85,7 +85,7 @@ def reorder(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     row = rows.pop(rng.randrange(len(rows)))
     to = rng.randrange(len(rows) + 1)
     rows.insert(to, row)
-    return f"rank {place} moves {row} to {to}", _reasons(row)
+    return f"place {place} moves {row} to {to}", _reasons(row)
 
 
 def repeer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
@@ -93,7 +93,7 @@ def repeer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     channels = [c for c in plan["channels"] if c["chain"] == "train"]
     if channels and rng.random() < 0.3:
         channel, end = rng.choice(channels), rng.choice(["from", "to"])
-        channel[end] = (channel[end] + 1) % plan["pp"]
+        channel[end] = (channel[end] + 1) % plan["mesh"]["pp"]
         return f"{channel['name']} goes {end} {channel[end]}", {MESSAGES, LIFETIMES, MEMORY, DEADLOCK}
     place, rows = _list(plan, rng)
     transfers = [r for r in rows if r[0] in TRANSFERS]
@@ -102,7 +102,7 @@ def repeer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     row = rng.choice(transfers)
     before = row[1]
     row[1] = rng.choice([c["name"] for c in channels if c["name"] != before])
-    return f"rank {place}: {row[0]} {before} {row[2]} names {row[1]}", {MESSAGES, LIFETIMES, DEADLOCK}
+    return f"place {place}: {row[0]} {before} {row[2]} names {row[1]}", {MESSAGES, LIFETIMES, DEADLOCK}
 
 
 def renumber(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
@@ -116,7 +116,7 @@ def renumber(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
         row[0] = rng.choice([k for k in TRANSFERS if k != row[0]])
     else:
         row[2] = max(0, row[2] + rng.choice([-1, 1]))
-    return f"rank {place}: {before} becomes {row}", _reasons(before, row)
+    return f"place {place}: {before} becomes {row}", _reasons(before, row)
 
 
 def shrink(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
@@ -139,6 +139,7 @@ def shrink(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     shrinkable.append(lambda: _less(place, "arena_bytes", 4096))
     shrinkable.append(lambda: _less(place, "inbox_bytes", 4096))
     shrinkable.append(lambda: _move_fixed(place, rng))
+    shrinkable += [lambda area=area: _less(area, "bytes", 64) for area in place["shards"].values() if area["bytes"]]
     return rng.choice(shrinkable)(), {LIFETIMES, MEMORY, DEADLOCK}
 
 

@@ -166,7 +166,7 @@ def report(arguments: argparse.Namespace, folder: Path, size: str) -> bool:
     if peers:
         print(f"{size}: times the peers' speed: {', '.join(f'{p} {r:.2f}' for p, r in ratios.items())} (limit {LIMITS[size]})")
     plan = json.loads((program.path.parent / "plan.json").read_text())
-    rate = plan["flops_per_microbatch"] * MICROBATCHES / (medians["mlc"] / 1e3) / plan["pp"]
+    rate = plan["flops_per_microbatch"] * MICROBATCHES / (medians["mlc"] / 1e3) / plan["mesh"]["pp"]
     print(f"{size}: {rate / 1e9:.1f} GFLOP/s a core")
     limit = f" (limit {EFFICIENCY})" if size == "small" else ""
     print(f"{size}: simulated makespan {simulated:.2f} ms, measured step {measured:.2f} ms: efficiency {ratio:.3f}{limit}", flush=True)

@@ -25,12 +25,15 @@ import cffi
 import numpy as np
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError, nearest
+from mlc.mesh import AXES, Mesh
 from mlc.resources import runtime_folder
 
 #: By enum mlc_dtype: the name in the language, and how NumPy holds the stored words.
 _DTYPES = (("f32", np.float32), ("bf16", np.uint16), ("f16", np.float16), ("i32", np.int32), ("bool", np.bool_))
 
-_HEADERS = ("mlc_abi.h", "mlc.h")
+_HEADERS = ("mlc_mesh.h", "mlc_abi.h", "mlc.h")
+#: What a header has that declares nothing: the preprocessor's lines, and functions with a body.
+_NO_DECLARATIONS = re.compile(r"^#.*?$|^static inline .*?^}$", re.MULTILINE | re.DOTALL)
 _MESSAGE_BYTES = 2048
 _DIGEST_BYTES = 65
 
@@ -46,7 +49,7 @@ def _interface() -> Any:
         text = (runtime_folder() / "include" / name).read_text(encoding="utf-8")
         text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
         text = re.sub(r"#ifdef __cplusplus.*?#endif", "", text, flags=re.DOTALL)
-        ffi.cdef(re.sub(r"^#.*$", "", text, flags=re.MULTILINE))
+        ffi.cdef(_NO_DECLARATIONS.sub("", text))
     ffi.cdef("extern mlc_model mlc_emitted_model;")
     return ffi
 
@@ -256,8 +259,9 @@ class Model:
         self.batch: int = model.batch
         self.tokens: int = model.tokens
         self.flops: float = model.flops
-        self.ranks: int = model.pp * model.dp
-        self.arena_bytes: int = model.dp * sum(model.roles[place].arena_bytes for place in range(model.pp))
+        mesh = Mesh(**{axis: model.mesh.size[n] for n, axis in enumerate(AXES)})
+        self.ranks: int = mesh.ranks
+        self.arena_bytes: int = sum(model.roles[mesh.coordinate(rank).pp].arena_bytes for rank in range(mesh.ranks))
 
     @property
     def _session(self) -> _Session:

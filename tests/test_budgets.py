@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlc.cli import run_command
 from mlc.diagnostics import MlcError
 from mlc.driver import Options, check_options, compile_file, load_program
+from mlc.mesh import Cohort
 from mlc.parallel.limits import MOST_ACTIONS, check_extent
 from mlc.parallel.plan_schema import fault
 from mlc.render import MOST_SHOWN
@@ -24,7 +26,7 @@ from mlc.render import MOST_SHOWN
 @pytest.mark.parametrize(
     "options",
     [
-        {"microbatches": 1_000_000_000},
+        {"microbatches": 2_000_000_000},
         {"pp": 1_000_000},
         {"dp": 10**9},
         {"chunks": 10**9},
@@ -43,6 +45,7 @@ def test_layouts_that_nothing_runs(options: dict[str, int], tiny: Path, tmp_path
 def test_the_largest_layouts_pass() -> None:
     check_extent(64, 64, 4, 64 * 1024)
     check_extent(1, 1, 1, MOST_ACTIONS)
+    check_extent(64, 1 << 20, 1, 1 << 21)
     check_options(Options(pp=64, dp=16, microbatches=1024))
 
 
@@ -224,3 +227,23 @@ def test_regions_that_no_channel_or_place_has(
             path.write_text(json.dumps(edited))
             assert run_command(["verify", str(path)]) == 1, given_name
             assert "error[E12" in capsys.readouterr().err
+
+
+def test_nothing_grows_with_replicas(tmp_path: Path) -> None:
+    """A million ranks: plan, tables, lists, memory for messages and proof are those of a few replicas."""
+    sizes: dict[int, tuple[int, int]] = {}
+    for replicas in (1, 3, 1000, 1 << 19):
+        options = Options(pp=2, dp=replicas, microbatches=2 * replicas, groups=2 * replicas, emit="c")
+        compile_file(EXAMPLES / "gpt2.dsl", tmp_path / str(replicas), {"depth": 4, "width": 64, "heads": 2, "context": 32}, options)
+        files = [tmp_path / str(replicas) / name for name in ("plan.json", "src/tables.h", "src/actions.c")]
+        plan = json.loads(files[0].read_text())
+        sizes[replicas] = files[0].stat().st_size, sum(path.stat().st_size for path in files[1:])
+        boxes = [place["inbox_bytes"] + sum(outbox_bytes(plan, place["place"], c) for c in plan["channels"]) for place in plan["places"]]
+        assert max(boxes) < 48 << 20
+    for replicas, found in sizes.items():
+        assert all(size <= 1.1 * least for size, least in zip(found, sizes[1], strict=True)), (replicas, sizes)
+
+
+def outbox_bytes(plan: dict[str, Any], place: int, channel: dict[str, Any]) -> int:
+    blocks = Cohort(plan["mesh"]["dp"]).blocks if channel["kind"] == "replicas" else 1
+    return blocks * channel["outbox_slots"] * channel["slot_bytes"] if channel["from"] == place else 0

@@ -119,6 +119,17 @@ def test_groups_that_are_no_power_of_two(microbatches: int, groups: int, dp: int
 
 
 @pytest.mark.parametrize(
+    ("model", "layout", "microbatches"),
+    [("gpt2", Layout(3, 3, "zb-h1", groups=6), 6), ("gpt2-bf16", Layout(2, 5, "1f1b", groups=5), 5), ("muon", Layout(1, 7, groups=7), 7),
+     ("muon", Layout(2, 6, "zb-v", groups=18), 18), ("supervised", Layout(2, 7, "1f1b", groups=14), 14)],
+    ids=str,
+)  # fmt: skip
+def test_replicas_that_are_no_power_of_two(model: str, layout: Layout, microbatches: int, runs: Runs) -> None:
+    """Replicas that stand in for absent ones; shared parameters, bf16 copies, whole updates, losses on several places."""
+    runs.check(MODELS[model], microbatches, layout)
+
+
+@pytest.mark.parametrize(
     ("microbatches", "groups", "dp", "nearest"),
     [(8, None, 3, "--microbatches 9 --groups 3"), (8, None, 16, "--microbatches 16 --groups 16"), (9, None, 2, "--microbatches 8"),
      (8, 4, 3, "--microbatches 9 --groups 3"), (12, None, 3, "--groups 3"), (10, None, 5, "--groups 5"),
@@ -275,7 +286,7 @@ def test_schedules_that_cannot_be(options: Options, code: str, tmp_path: Path) -
 
 def test_chunks_alone_choose_a_schedule_that_takes_them(tmp_path: Path) -> None:
     plan = plan_of(GPT, tmp_path, Options(chunks=2, microbatches=2))
-    assert (plan["pp"], plan["chunks"], plan["schedule"]) == (1, 2, "auto")
+    assert (plan["mesh"]["pp"], plan["chunks"], plan["schedule"]) == (1, 2, "auto")
 
 
 def test_memory_is_a_limit(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_a_chain_that_fits_nowhere_names_the_fullest_rank_of_the_nearest_cut() -
         partition(costs, (0, 1), [Window(2, 2, 0), Window(1, 1, 0)], 4, 60 << 20)
     (found,) = caught.value.diagnostics
     assert str(found) == (
-        "error[E1002]: no cut into 2 stages fits: the nearest wants 62.5 MiB on rank 1, which has 60.0 MiB, with h.2 to h.5 on stage 1: "
+        "error[E1002]: no cut into 2 stages fits: the nearest wants 62.5 MiB on place 1, which has 60.0 MiB, with h.2 to h.5 on stage 1: "
         "0 B of parameters, gradients and optimizer states, 60.0 MiB kept for 1 microbatch in flight, 2.5 MiB while it runs"
     )
     with pytest.raises(MlcError, match=r"no cut into 4 stages was found that fits: the nearest wants .* on rank [01]"):
@@ -380,7 +380,7 @@ def test_report_is_plain_data_and_says_why() -> None:
     assert sum(row["cost"]["share"] for row in rows) == pytest.approx(1.0)
     assert rows[0]["why"] == "moving h.6 to stage 1 would raise the bottleneck from 300 ms to 330 ms"
     text = explain_stages(rows)
-    assert text[0] == "stage 0 on rank 0: h.0 to h.6 (7 calls)"
+    assert text[0] == "stage 0 on place 0: h.0 to h.6 (7 calls)"
     assert text[1] == "    time   280 ms a microbatch on a core, as modelled (48.3% of all): F 93.3 ms, I 93.3 ms, W 93.3 ms"
 
 
@@ -390,7 +390,7 @@ def test_report_of_a_cut_by_hand() -> None:
     assert rows[0]["why"] == "moving h.0 to stage 1 would raise the bottleneck from 5 ms to 6 ms"
     assert rows[1]["why"].startswith("moving h.1 to stage 0 would lower the bottleneck from 5 ms to 4 ms; moving h.5 to stage 2")
     assert rows[2]["why"] == "6 calls for 3 stages: this one passes the state on"
-    assert explain_stages(rows)[-2:] == ["stage 2 on rank 2: no calls", "    why    6 calls for 3 stages: this one passes the state on"]
+    assert explain_stages(rows)[-2:] == ["stage 2 on place 2: no calls", "    why    6 calls for 3 stages: this one passes the state on"]
 
 
 def test_report_names_the_memory_that_holds_a_call_back() -> None:
@@ -400,7 +400,7 @@ def test_report_names_the_memory_that_holds_a_call_back() -> None:
     cut = partition(costs, (0, 1), windows, 4, limit)
     rows = stage_rows(costs, cut, (0, 1), windows, 4, limit)
     assert lengths(cut) == [2, 2]
-    assert "moving h.2 to stage 0 would want 55.5 MiB on rank 0, which has 40.0 MiB" in rows[1]["why"]
+    assert "moving h.2 to stage 0 would want 55.5 MiB on place 0, which has 40.0 MiB" in rows[1]["why"]
 
 
 # ------------------------------------------------------------------------------------------------ --split

@@ -11,25 +11,29 @@ from pathlib import Path
 
 import pytest
 from conftest import EXAMPLES, ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 from planned_run import run_plan
 
 from mlc.driver import Options, load_program
 from mlc.emit import SourceTree, describe, emit
 from mlc.emit.actions import actions_text
 from mlc.emit.items import model_items
-from mlc.emit.tables import plan_rows
+from mlc.emit.tables import plan_routines
 from mlc.ir.program import Program
 from mlc.lower import lower
 from mlc.lower.program import Lowered
+from mlc.mesh import Cohort, Mesh, Portions
 from mlc.ops import OPS
 from mlc.parallel.planned import read_plan
 from mlc.parallel.schedules import schedule
+from mlc.parallel.shards import BLOCK, Owned, Share, Sharing, line_bytes
+from mlc.parallel.tree import most_roots, roots, subtrees, tree_levels
 from mlc.parallel.verify import verify
 from mlc.passes import differentiate
 from mlc.plan import Layout, Plan, plan
 from mlc.plan.placed import Area, Place
 from mlc.plan.report import explain_plan
-from mlc.plan.shards import BLOCK, Share, roots, shares, subtrees, tree_levels
 from mlc.plan.stages import staged_chains
 
 MODELS = {
@@ -80,7 +84,7 @@ def layout_of(program: Program, name: str) -> Layout:
     calls = len(program.train.calls)
     edges = {None: cut_evenly(calls, pp * chunks), "all in the third": [0, 0, 0, calls, calls], "none in the middle": [0, 1, 1, calls]}
     ranges = tuple(range(a, b) for a, b in pairwise(edges[cuts]))
-    return Layout(pp, dp, chunks, schedule(order, pp, MICROBATCHES // dp, chunks), ranges, MICROBATCHES, GROUPS)
+    return Layout(Mesh(pp, dp), chunks, schedule(order, pp, MICROBATCHES // dp, chunks), ranges, MICROBATCHES, GROUPS)
 
 
 @cache
@@ -107,9 +111,10 @@ def areas_of(plan: Plan, place: Place, chain: str) -> list[Area]:
     """Everything that is in use while a chain runs."""
     regions = [Area(r.name, r.base, (r.slots - 1) * r.stride + r.bytes, r.chain) for r in place.regions if not r.name.startswith("in:")]
     found = [area for area in (*place.fixed, *regions) if area.chain in (None, chain) and area.bytes]
+    found += [area for area in (place.states, place.work, place.guests) if area.bytes]
     for channel in plan.channels:
         tree = channel.kind == "tree"
-        peers = 3 if tree else plan.layout.dp - 1 if channel.source == channel.target else 1
+        peers = 3 if tree else Cohort(plan.layout.dp).blocks if channel.source == channel.target else 1
         if tree or channel.target == place.place:
             found.append(Area(f"headers {channel.name}", channel.headers, 256 * peers, None))
             found.append(Area(f"inbox {channel.name}", channel.inbox, peers * channel.slots * channel.slot_bytes, None))
@@ -131,41 +136,61 @@ def test_buffers_lie_side_by_side(model: str, layout: str) -> None:
 
 
 @cases("gpt2", "muon")
-def test_pieces_cover_every_parameter_once(model: str, layout: str) -> None:
+def test_places_own_every_parameter_once(model: str, layout: str) -> None:
     made = planned(model, layout)
-    found: dict[int, list[tuple[int, int]]] = {}
+    owned = [(one.parameter, place.place) for place in made.places for one in place.owned]
+    assert sorted(owned) == [(number, parameter.owner) for number, parameter in enumerate(made.parameters)]
     for place in made.places:
-        assert len(place.shards) == made.layout.dp
-        for piece in (piece for shard in place.shards for piece in shard):
-            assert made.parameters[piece.parameter].owner == place.place
-            assert piece.begin % BLOCK == 0
-            found.setdefault(piece.parameter, []).append((piece.begin, piece.end))
-    for number, parameter in enumerate(made.program.parameters):
-        pieces = sorted(found[number])
-        assert [0, *(end for _, end in pieces)] == [*(begin for begin, _ in pieces), parameter.type.size]
+        assert all(one.sharing == made.parameters[one.parameter].sharing for one in place.owned)
 
 
-@cases("gpt2", "muon")
-def test_states_of_a_shard_do_not_overlap(model: str, layout: str) -> None:
-    made = planned(model, layout)
-    for shard in (shard for place in made.places for shard in place.shards):
-        spans: list[tuple[int, int]] = []
-        for piece in shard:
-            planned_parameter = made.parameters[piece.parameter]
-            for at, (_, kind) in zip(piece.states, planned_parameter.states, strict=True):
-                size = piece.end - piece.begin if planned_parameter.elementwise else kind.size
-                spans.append((at, at + 4 * size))
-        assert all(low[1] <= high[0] for low, high in pairwise(sorted(spans)))
+SIZES = st.sampled_from((1, 17, BLOCK, 3 * BLOCK, 5000, 90 * BLOCK + 3))
+SHARED = st.lists(st.tuples(SIZES, st.sampled_from(("sliced", "whole", "still"))), max_size=8)
 
 
-@pytest.mark.parametrize("dp", [1, 2, 3, 5])
-def test_shares_are_balanced(dp: int) -> None:
-    sizes = [5 * BLOCK, 17, 3 * BLOCK + 1, 9 * BLOCK, 4]
-    found = shares([Share(n, 0, size) for n, size in enumerate(sizes)], (), dp)
-    blocks = [sum(-(-(share.end - share.begin) // BLOCK) for share in shard) for shard in found]
+def shares_of(sharing: Sharing, first: int, width: int = 1) -> tuple[Share, ...]:
+    return sharing.shares(Portions(first, first + width))
+
+
+@given(SHARED, st.integers(1, 9))
+def test_portions_cover_every_parameter_once(kinds: list[tuple[int, str]], replicas: int) -> None:
+    sharing = Sharing([Owned(n, elements, kind) for n, (elements, kind) in enumerate(kinds)], replicas)
+    for one in sharing.owned:
+        found = [share for portion in range(replicas) for share in shares_of(sharing, portion) if share.parameter == one.parameter]
+        assert [0, *(share.end for share in found)] == [*(share.begin for share in found), one.elements]
+        assert all(share.begin % BLOCK == 0 for share in found)
+        assert one.sharing != "whole" or len(found) == 1
+
+
+@given(SHARED, st.integers(1, 9), st.data())
+def test_no_run_of_portions_has_more_than_the_most(kinds: list[tuple[int, str]], replicas: int, data: st.DataObject) -> None:
+    sharing = Sharing([Owned(n, elements, kind) for n, (elements, kind) in enumerate(kinds)], replicas)
+    buffers = {n: data.draw(st.integers(0, 3)) for n in range(len(kinds))}
+    whole = {n: 64 * data.draw(st.integers(0, 9)) for n in range(len(kinds))}
+    width = data.draw(st.integers(1, replicas))
+
+    def size(share: Share) -> int:
+        return whole[share.parameter] if kinds[share.parameter][1] == "whole" else buffers[share.parameter] * line_bytes(share.size)
+
+    loads = [sum(map(size, shares_of(sharing, first, width))) for first in range(replicas - width + 1)]
+    assert max(loads) <= sharing.most(buffers, whole, width)
+    if width == replicas:
+        assert loads == [sharing.most(buffers, whole, width)]
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 5, 64, 1_000_000])
+def test_shares_are_balanced(replicas: int) -> None:
+    sizes = [500 * BLOCK, 17, 300 * BLOCK + 1, 900 * BLOCK, 4]
+    sharing = Sharing([Owned(n, size, "sliced") for n, size in enumerate(sizes)], replicas)
+    some = range(replicas) if replicas < 100 else range(0, replicas, 9973)
+    blocks = [sum(-(-share.size // BLOCK) for share in shares_of(sharing, portion)) for portion in some]
     assert max(blocks) - min(blocks) <= 1
-    whole = shares((), [Share(n, 0, size) for n, size in enumerate((5, 4, 3, 3, 1))], 2)
-    assert [[share.parameter for share in shard] for shard in whole] == [[0, 3], [1, 2, 4]]
+
+
+def test_whole_parameters_are_spread_out() -> None:
+    sharing = Sharing([Owned(n, BLOCK, "whole") for n in range(12)], 4)
+    found = [[share.parameter for share in shares_of(sharing, portion)] for portion in range(4)]
+    assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
 
 
 def tree_of(groups: int) -> set[tuple[int, int]]:
@@ -195,12 +220,15 @@ def test_sums_of_groups_are_those_of_the_tree(groups: int) -> None:
             assert [(node.start, node.stop) for node in subtrees(begin, end, groups)] == held
             assert roots(replica, groups, dp) == len(held)
         assert tree_levels(groups, dp) == 1 + most
+        runs = [(a, min(a + width, dp)) for width in (1 << n for n in range(6)) for a in range(0, dp, width)]
+        assert max(len(list(subtrees(groups // dp * a, groups // dp * b, groups))) for a, b in runs) == most_roots(groups, dp)
+        assert most_roots(groups, dp) <= tree_levels(groups, dp)
 
 
 @cases("gpt2", "unet")
 def test_all_layouts_have_the_same_routines(model: str, layout: str) -> None:
     def layers(made: Plan) -> set[str]:
-        return {row.routine.name for row in plan_rows(made) if row.routine.function.name not in ("copy", "zero", "add")}
+        return {routine.name for routine in plan_routines(made) if routine.function.name not in ("copy", "zero", "add")}
 
     assert layers(planned(model, layout)) == layers(planned(model, "one"))
     assert model_items(planned(model, layout)) == model_items(planned(model, "one"))

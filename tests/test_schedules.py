@@ -421,17 +421,17 @@ def swap(rank: int, i: int, j: int) -> Callable[[list[list[Action]]], None]:
 
 
 BROKEN = [
-    (lambda lists: lists[1].pop(), "rank 1: 1W3 is missing"),
-    (lambda lists: lists[0].append(Action("F", 0, 2)), "rank 0: 0F2 comes twice"),
-    (lambda lists: lists[0].append(Action("B", 0, 2)), "rank 0: 0B2 does I of its microbatch a second time"),
-    (lambda lists: lists[0].append(Action("F", 1, 2)), "rank 0: 1F2 is not of this rank: stage 1 is on rank 1"),
-    (lambda lists: lists[0].append(Action("F", 2, 2)), "rank 0: 2F2 does not exist"),
-    (lambda lists: lists[0].append(Action("F", 0, 4)), "rank 0: 0F4 does not exist"),
-    (lambda lists: lists[0].append(Action("X", 0, 1)), "rank 0: 0X1 does not exist"),
+    (lambda lists: lists[1].pop(), "place 1: 1W3 is missing"),
+    (lambda lists: lists[0].append(Action("F", 0, 2)), "place 0: 0F2 comes twice"),
+    (lambda lists: lists[0].append(Action("B", 0, 2)), "place 0: 0B2 does I of its microbatch a second time"),
+    (lambda lists: lists[0].append(Action("F", 1, 2)), "place 0: 1F2 is not of this place: stage 1 is on place 1"),
+    (lambda lists: lists[0].append(Action("F", 2, 2)), "place 0: 2F2 does not exist"),
+    (lambda lists: lists[0].append(Action("F", 0, 4)), "place 0: 0F4 does not exist"),
+    (lambda lists: lists[0].append(Action("X", 0, 1)), "place 0: 0X1 does not exist"),
     (lambda lists: lists.pop(), "1 lists and 2 stages for 2 ranks of 1 chunks"),
-    (swap(1, 0, 1), "rank 1: 1I0 comes before 1F0"),
-    (swap(0, 2, 3), "rank 0: 0W0 comes before 0I0"),
-    (swap(0, 0, 1), "rank 0: 0F0 comes after 0F1"),
+    (swap(1, 0, 1), "place 1: 1I0 comes before 1F0"),
+    (swap(0, 2, 3), "place 0: 0W0 comes before 0I0"),
+    (swap(0, 0, 1), "place 0: 0F0 comes after 0F1"),
 ]
 
 
@@ -444,7 +444,7 @@ def test_lists_that_are_not_of_a_step(edit: Callable[[list[list[Action]]], None]
 def test_descending_order_can_be_imported_only() -> None:
     broken = changed("gpipe", swap(0, 4, 5))
     validate_imported(broken)
-    assert "rank 0: 0B0 comes after 0B1" in code(validate, broken)[1]
+    assert "place 0: 0B0 comes after 0B1" in code(validate, broken)[1]
 
 
 def test_lists_that_lock_up() -> None:
@@ -484,8 +484,8 @@ def test_csv_of_others() -> None:
         ("(0F0;0Q0)OVERLAP_F_B\n", "E1106", "is not an action"),
         ("0F0,0B0,1F0,1B0\n2F0,2B0\n", "E1106", "ranks hold 2, 1 stages"),
         ("0F0,0B0\n2F0,2B0\n", "E1106", "no action of stage 1"),
-        ("0F0,0B0\n0F1,0B1\n", "E1104", "rank 1: 0F1 is not of this rank: stage 0 is on rank 0"),
-        ("0F0\n", "E1104", "rank 0: 0I0 is missing"),
+        ("0F0,0B0\n0F1,0B1\n", "E1104", "place 1: 0F1 is not of this place: stage 0 is on place 0"),
+        ("0F0\n", "E1104", "place 0: 0I0 is missing"),
         (f"0F{'9' * 5000}\n", "E1106", "is not an action"),
     ],
 )

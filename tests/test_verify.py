@@ -186,8 +186,13 @@ def no_tree(plan: Plan) -> None:
     plan["channels"] = [c for c in plan["channels"] if c["kind"] != "tree"]
 
 
-def no_reduction(plan: Plan) -> None:
-    plan["channels"] = [c for c in plan["channels"] if (c["kind"], c["from"]) != ("reduction", 1)]
+def no_exchange(plan: Plan) -> None:
+    plan["channels"] = [c for c in plan["channels"] if (c["kind"], c["from"]) != ("replicas", 1)]
+
+
+def replicas_of_two_places(plan: Plan) -> None:
+    """The exchange of replicas joins two places: what stands for one replica then does not for another."""
+    channel(plan, "replicas.0")["to"] = 1
 
 
 # -------------------------------------------------------------------------------------------------------------------- coverage
@@ -220,23 +225,34 @@ def reduced_twice(plan: Plan) -> None:
     rows(plan, 0).insert(at(plan, 0, ["REDUCE", 0, 0]), ["REDUCE", 0, 0])
 
 
-def slot_owned_twice(plan: Plan) -> None:
-    shards = plan["places"][0]["shards"]
-    shards[1].append(dict(shards[0][0]))
+def owned_twice(plan: Plan) -> None:
+    plan["places"][1]["owned"].insert(0, dict(plan["places"][0]["owned"][0]))
 
 
 def nobody_updates(plan: Plan) -> None:
-    shards = plan["places"][1]["shards"]
-    shards[0 if shards[0] else 1].pop()
+    plan["places"][1]["owned"].pop()
+
+
+def owned_in_another_order(plan: Plan) -> None:
+    plan["places"][0]["owned"].reverse()
+
+
+def cut_where_it_must_be_whole(plan: Plan) -> None:
+    """Replicas would each update a part of what its rule wants whole."""
+    plan["parameters"][plan["places"][0]["owned"][0]["parameter"]]["elementwise"] = False
 
 
 def use_forgotten(plan: Plan) -> None:
     plan["places"][1]["uses"].pop()
 
 
-def shard_edge(plan: Plan) -> None:
-    piece = next(p for p in plan["places"][0]["shards"][0] if p["end"] - p["begin"] > 1024)
-    piece["end"] -= 512
+def part_is_owned(plan: Plan) -> None:
+    plan["places"][0]["owned"][0]["elements"] -= 1
+
+
+def replicas_do_not_divide(plan: Plan) -> None:
+    """Replicas are alike only where each has as many microbatches."""
+    plan["mesh"]["dp"] = 3
 
 
 # ------------------------------------------------------------------------------------------------------------------- lifetimes
@@ -312,55 +328,64 @@ def inbox_too_large(plan: Plan) -> None:
 
 
 def states_overlap(plan: Plan) -> None:
-    pieces = [piece for piece in plan["places"][0]["shards"][0] if piece["states"]]
-    pieces[0]["states"][0] = pieces[1]["states"][0]
+    plan["places"][0]["shards"]["states"]["at"] -= 64
+
+
+def states_of_the_largest_replica(plan: Plan) -> None:
+    """One replica fits, another does not: one memory map is then not that of all."""
+    plan["places"][0]["shards"]["states"]["bytes"] -= 64
 
 
 EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1201": ((no_version, "version"), (no_lists, "lists"), (unknown_kind, "'G'"), (names_twice, "one name"), (half_a_slot, "1.5")),
     "E1202": (
-        (gradient_before_activation, "rank 0 at action 1 (RECEIVE grad.train.0 0)"),
-        (waits_before_sending, "rank 1 at action"),
-        (no_slot_left, "waits for one of its own 2 slots, to which rank 0 can send it"),
+        (gradient_before_activation, "place 0 at action 1 (RECEIVE grad.train.0 0)"),
+        (waits_before_sending, "place 1 at action"),
+        (no_slot_left, "waits for one of its own 2 slots, to which place 0 can send it"),
     ),
     "E1203": (
-        (send_dropped, "rank 1 at action"),
-        (receive_twice, "rank 1, action"),
-        (sent_out_of_order, "rank 0, action"),
-        (another_channel, "the sender of act.train.0 is rank 0, not rank 1"),
+        (send_dropped, "place 1 at action"),
+        (receive_twice, "place 1, action"),
+        (sent_out_of_order, "place 0, action"),
+        (another_channel, "the sender of act.train.0 is place 0, not place 1"),
         (no_such_channel, "there is no channel act.train.7"),
         (no_tree, "no tree channel"),
-        (no_reduction, "no reduction channel from place 1"),
+        (no_exchange, "no replicas channel from place 1"),
+        (replicas_of_two_places, "a replicas channel from place 0 to place 1"),
     ),
     "E1204": (
-        (forward_dropped, "rank 1, chunk 0: forward of microbatch 2 is done 0 times"),
-        (backward_twice, "rank 0, chunk 0: input gradient of microbatch 2 is done 2 times"),
-        (descending, "rank 0, action"),
-        (weight_gradient_dropped, "rank 1, chunk 0: weight gradient of microbatch 3 is done 0 times"),
-        (update_dropped, "rank 0: the list ends with"),
-        (reduced_twice, "rank 0: gradients are reduced of chunks [0, 0]"),
-        (slot_owned_twice, "elements 0 to"),
-        (nobody_updates, "are updated"),
+        (forward_dropped, "place 1, chunk 0: forward of microbatch 2 is done 0 times"),
+        (backward_twice, "place 0, chunk 0: input gradient of microbatch 2 is done 2 times"),
+        (descending, "place 0, action"),
+        (weight_gradient_dropped, "place 1, chunk 0: weight gradient of microbatch 3 is done 0 times"),
+        (update_dropped, "place 0: the list ends with"),
+        (reduced_twice, "place 0: gradients are reduced of chunks [0, 0]"),
+        (owned_twice, "are updated 2 times"),
+        (nobody_updates, "are updated 0 times"),
+        (owned_in_another_order, "not in the order of parameters"),
+        (cut_where_it_must_be_whole, "its rule wants it whole"),
+        (replicas_do_not_divide, "do not divide over 3 replicas"),
         (use_forgotten, "are summed, the model has"),
-        (shard_edge, "edges are multiples of 1024"),
+        (part_is_owned, "elements are updated, it has"),
     ),
     "E1205": (
-        (ring_too_small, "rank 0, action"),
-        (freed_too_soon, "message 1 from rank 0 is freed before"),
-        (never_freed, "rank 1 never frees message 3 of act.train.0 from rank 0"),
-        (sent_before_made, "rank 0, action"),
-        (read_before_received, "(rank 0), which holds nothing"),
-        (outbox_overwritten, "it may not have left for rank 1"),
+        (ring_too_small, "place 0, action"),
+        (freed_too_soon, "message 1 from place 0 is freed before"),
+        (never_freed, "place 1 never frees message 3 of act.train.0 from place 0"),
+        (sent_before_made, "place 0, action"),
+        (read_before_received, "(place 0), which holds nothing"),
+        (outbox_overwritten, "it may not have left for place 1"),
     ),
     "E1206": (
-        (arena_too_small, "rank 1: "),
-        (rings_overlap, "rank 0: train.0.F-B"),
-        (slot_too_small, "rank 0: train.0.F-B puts"),
+        (arena_too_small, "place 1: "),
+        (rings_overlap, "place 0: train.0.F-B"),
+        (slot_too_small, "place 0: train.0.F-B puts"),
         (message_too_small, "into messages of"),
-        (inbox_elsewhere, "rank 1: in:act.train.0 is not the inbox of its channel"),
+        (inbox_elsewhere, "place 1: in:act.train.0 is not the inbox of its channel"),
         (inbox_not_shared, "of an inbox of"),
-        (inbox_too_large, "rank 0: record begins at byte"),
-        (states_overlap, "rank 0: state 0 of"),
+        (inbox_too_large, "place 0: record begins at byte"),
+        (states_overlap, "optimizer states"),
+        (states_of_the_largest_replica, "the largest shard of a replica needs"),
     ),
 }
 

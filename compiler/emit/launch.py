@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mlc.mesh import Mesh
+
 _MPIRUN = """\
 #!/bin/sh
 # {name} on {ranks} ranks under Open MPI: pp {pp} x dp {dp}. Options of the program follow, those of mpirun are in MPIRUN_OPTIONS:
@@ -9,7 +11,7 @@ _MPIRUN = """\
 #   ./{name}.mpirun.sh --data FILE --steps N --threads T
 #   MPIRUN_OPTIONS="--hostfile hosts" ./{name}.mpirun.sh --data FILE
 #
-# Rank = replica * {pp} + place, so the stages of a replica are neighbours. Every machine needs this directory under the same path.
+# The {pp} places of replica 0 come first, then those of replica 1. Every machine needs this directory under the same path.
 exec mpirun -n {ranks} --bind-to none ${{MPIRUN_OPTIONS-}} "$(cd "$(dirname "$0")" && pwd)/{name}" --transport mpi "$@"
 """
 
@@ -31,10 +33,9 @@ exec srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task="$threads" ./{name} --
 """
 
 
-def launch_files(name: str, pp: int, dp: int) -> tuple[tuple[str, str], ...]:
+def launch_files(name: str, mesh: Mesh) -> tuple[tuple[str, str], ...]:
     """The launch files of a program: (path beside the program, text), both to be executable. A program of one rank has none."""
-    ranks = pp * dp
-    if ranks == 1:
+    if mesh.ranks == 1:
         return ()
-    values = {"name": name, "ranks": ranks, "pp": pp, "dp": dp}
+    values = {"name": name, "ranks": mesh.ranks, "pp": mesh.pp, "dp": mesh.dp}
     return (f"{name}.mpirun.sh", _MPIRUN.format(**values)), (f"{name}.sbatch", _SLURM.format(**values))

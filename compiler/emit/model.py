@@ -10,7 +10,7 @@ from mlc.emit.launch import launch_files
 from mlc.emit.plan_json import plan_json
 from mlc.emit.project import SourceTree
 from mlc.emit.routines import write_flat_routine, write_routine
-from mlc.emit.tables import Tables, plan_rows
+from mlc.emit.tables import Tables, plan_routines
 from mlc.emit.writer import Writer
 from mlc.ir.function import Function
 from mlc.ir.program import path_hash
@@ -58,7 +58,7 @@ extern const mlc_model mlc_emitted_model;
 
 def _used(plan: Plan) -> list[Routine]:
     """The routines some row calls, in the order they were lowered."""
-    names = {row.routine.name for row in plan_rows(plan)}
+    names = {routine.name for routine in plan_routines(plan)}
     return [r for r in plan.lowered.routines if r.name in names]
 
 
@@ -156,6 +156,6 @@ def emit(plan: Plan, described: tuple[str, Planned], name: str, source: str, ver
             ("src/main.c", _MAIN),
             (f"{name}.h", _HEADER.format(name=name, guard=guard)),
             ("plan.json", decided),
-            *launch_files(name, plan.layout.pp, plan.layout.dp),
+            *launch_files(name, plan.layout.mesh),
         )
     )

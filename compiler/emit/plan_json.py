@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlc.parallel.planned import VERSION, Channel, Region
-from mlc.plan.placed import Piece, Place, Plan
+from mlc.plan.placed import Owned, Place, Plan
 
 #: Indents of the lists of a place, and of the lists in those.
 _INNER = "   "
@@ -17,13 +17,12 @@ _MARK = "\0"
 
 
 def plan_json(plan: Plan) -> str:
-    """The text of plan.json: one line for each stage, parameter, channel, buffer, region, phase, action and piece."""
+    """The text of plan.json: one line for each stage, parameter, channel, buffer, region, phase, action and owned parameter."""
     layout = plan.layout
     fields: dict[str, Any] = {
         "version": VERSION,
         "model": plan.program.name,
-        "pp": layout.pp,
-        "dp": layout.dp,
+        "mesh": {axis: getattr(layout.mesh, axis) for axis in ("pp", "dp", "ep", "tp", "cp")},
         "chunks": layout.chunks,
         "schedule": layout.schedule.name,
         "microbatches": plan.microbatches,
@@ -102,6 +101,7 @@ def _channel(channel: Channel) -> dict[str, Any]:
 
 
 def _place(plan: Plan, place: Place) -> str:
+    shards = {"states": place.states, "work": place.work, "guests": place.guests}
     phases = {chain: {name: {"reads": r, "writes": w} for name, (r, w) in of.items()} for chain, of in place.phases.items()}
     plain = {
         "place": place.place,
@@ -110,13 +110,14 @@ def _place(plan: Plan, place: Place) -> str:
         "record": place.record,
         "levels": plan.levels,
         "stages": place.stages,
+        "shards": {name: {"at": area.at, "bytes": area.bytes} for name, area in shards.items()},
     }
     rows = {
         "fixed": _list((_of_chain({"name": a.name, "at": a.at, "bytes": a.bytes}, a.chain) for a in place.fixed), _INNER),
         "regions": _list((_region(region) for region in place.regions), _INNER),
         "phases": _by_chain({chain: _object({k: json.dumps(v) for k, v in of.items()}, _DEEP) for chain, of in phases.items()}),
         "lists": _by_chain({chain: _nested(list(entries.json_rows()), _DEEP) for chain, entries in place.lists.items()}),
-        "shards": _nested([_list(map(_piece, shard), _DEEP) for shard in place.shards], _INNER),
+        "owned": _list((_owned(plan, one) for one in place.owned), _INNER),
         "uses": _list(_uses(place), _INNER),
     }
     return _object({**{key: json.dumps(value) for key, value in plain.items()}, **rows}, "  ")
@@ -131,14 +132,9 @@ def _region(region: Region) -> dict[str, Any]:
     return _of_chain(fields, region.chain)
 
 
-def _piece(piece: Piece) -> dict[str, Any]:
-    return {
-        "parameter": piece.parameter,
-        "begin": piece.begin,
-        "end": piece.end,
-        "states": list(piece.states),
-        "gradient": piece.gradient,
-    }
+def _owned(plan: Plan, one: Owned) -> dict[str, Any]:
+    elements = plan.program.parameters[one.parameter].type.size
+    return {"parameter": one.parameter, "elements": elements, "sharing": one.sharing, "gradient": one.gradient, "work": one.work}
 
 
 def _uses(place: Place) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from mlc.emit.literals import c_string, compound, initializer, packed, write_arr
 from mlc.emit.writer import Writer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
-from mlc.plan.placed import REGION_SHIFT, Chunk, Columns, Held, Piece, Place, PlacedRow, PlacedUse, Plan
+from mlc.lower.routine import Routine
+from mlc.plan.placed import REGION_SHIFT, Chunk, Columns, Held, Owned, Place, PlacedRow, PlacedUse, Plan
 from mlc.resources import VERSION
 
 _CHAINS = ("train", "evaluate", "sample")
@@ -116,7 +117,6 @@ class Tables:
         prefix = f"place{place.place}"
         chunks = [self._chunks(prefix, kind, place) for kind in _CHAINS]
         held = self._array("mlc_held", f"{prefix}_held", [self._held(of) for of in place.held])
-        shards = [self._shard(f"{prefix}_shard{replica}", pieces) for replica, pieces in enumerate(place.shards)]
         return initializer(
             (
                 place.arena_bytes,
@@ -128,7 +128,9 @@ class Tables:
                 len(place.stages),
                 held,
                 len(place.held),
-                self._array("mlc_shard", f"{prefix}_shards", shards),
+                self._array("mlc_own", f"{prefix}_owned", [self._owned(one) for one in place.owned]),
+                len(place.owned),
+                *(initializer((area.at, area.bytes)) for area in (place.states, place.work, place.guests)),
             )
         )
 
@@ -175,23 +177,18 @@ class Tables:
         return initializer((self._array("mlc_row", f"{name}_rows", entries), len(rows)))
 
     def _held(self, held: Held) -> str:
-        copy = "MLC_NONE" if held.copy is None else held.copy
-        return initializer((held.parameter, held.master, copy, *self._function(held.init)))
+        copy, at = "MLC_NONE" if held.copy is None else held.copy, compound("uint64_t", [str(a) for a in held.init.at])
+        return initializer((held.parameter, held.master, copy, *self._functions(held.init.routine), at))
 
-    def _shard(self, name: str, pieces: Sequence[Piece]) -> str:
-        """Define the pieces of a replica; returns its mlc_shard."""
-        return initializer((self._array("mlc_piece", name, [self._piece(piece) for piece in pieces]), len(pieces)))
+    def _owned(self, one: Owned) -> str:
+        """An mlc_own."""
+        reads = compound("uint64_t", [str(at) for at in one.reads])
+        functions = ("NULL", "NULL") if one.update is None else self._functions(one.update)
+        return initializer((one.parameter, f"MLC_{one.sharing.upper()}", *functions, reads, len(one.reads), one.work))
 
-    def _piece(self, piece: Piece) -> str:
-        states = compound("uint64_t", [str(at) for at in piece.states])
-        return initializer((piece.parameter, piece.begin, piece.end, states, *self._function(piece.update)))
-
-    def _function(self, row: PlacedRow | None) -> tuple[str, str, str]:
-        """The function of a row over a range, or over the whole, and its addresses."""
-        if row is None:
-            return "NULL", "NULL", "NULL"
-        name, at = row.routine.name, compound("uint64_t", [str(a) for a in row.at])
-        return (name, "NULL", at) if name in self.plan.lowered.flat else ("NULL", name, at)
+    def _functions(self, routine: Routine) -> tuple[str, str]:
+        """The function of a routine over a range, or over the whole."""
+        return (routine.name, "NULL") if routine.name in self.plan.lowered.flat else ("NULL", routine.name)
 
     # ---- the model ----
 
@@ -226,7 +223,8 @@ class Tables:
 
     def _mesh(self) -> dict[str, object]:
         layout = self.plan.layout
-        return {"pp": layout.pp, "dp": layout.dp, "stages": layout.stages, "roles": "roles", "schedule": "&mlc_emitted_schedule"}
+        mesh = f"MLC_MESH({layout.pp}, {layout.dp})"
+        return {"mesh": mesh, "stages": layout.stages, "roles": "roles", "schedule": "&mlc_emitted_schedule"}
 
     def _tables(self) -> dict[str, object]:
         plan, program = self.plan, self.plan.program
@@ -292,7 +290,7 @@ def _use(use: PlacedUse) -> str:
 
 
 def plan_rows(plan: Plan) -> list[PlacedRow]:
-    """Every row of a plan, of all places."""
+    """Every row of a plan, of all places; updates are none."""
     rows: list[PlacedRow] = []
     for place in plan.places:
         for chunks in place.chunks.values():
@@ -300,8 +298,12 @@ def plan_rows(plan: Plan) -> list[PlacedRow]:
                 rows += [row for of in chunk.rows.values() for row in of]
                 rows += [chunk.weight] if chunk.weight else []
         rows += [held.init for held in place.held]
-        rows += [piece.update for shard in place.shards for piece in shard if piece.update is not None]
     return rows
+
+
+def plan_routines(plan: Plan) -> list[Routine]:
+    """Every routine that a rank calls, as often as a row or an update does."""
+    return [row.routine for row in plan_rows(plan)] + [one.update for place in plan.places for one in place.owned if one.update is not None]
 
 
 def rate_index(plan: Plan) -> int:

@@ -34,7 +34,8 @@ def read_csv(text: str, name: str) -> Schedule:
     for rank, actions in enumerate(lists):
         for action in actions:
             if owners.setdefault(action.stage, rank) != rank:
-                raise refusal("E1104", f"rank {rank}: {action} is not of this rank: stage {action.stage} is on rank {owners[action.stage]}")
+                where = f"stage {action.stage} is on place {owners[action.stage]}"
+                raise refusal("E1104", f"place {rank}: {action} is not of this place: {where}")
     if not owners:
         raise refusal("E1106", f"{name}: no actions")
     ranks, stages = len(lists), max(owners) + 1

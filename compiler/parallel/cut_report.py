@@ -83,7 +83,7 @@ def _effect(question: Question, bounds: Bounds, moved: Bounds, call: int, stage:
     wanted, limit = question.rank_bytes(moved, rank), question.memory_bytes
     if limit is not None and wanted > limit:
         wants, has = size_texts(wanted, limit)
-        return f"{move} would want {wants} on rank {rank}, which has {has}"
+        return f"{move} would want {wants} on place {rank}, which has {has}"
     for name, here, there in _compared(question, bounds, moved):
         if seconds_text(here) != seconds_text(there):
             return f"{move} would {'raise' if there > here else 'lower'} {name} from {seconds_text(here)} to {seconds_text(there)}"
@@ -109,7 +109,7 @@ def explain_stages(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _stage_lines(row: Mapping[str, Any]) -> Iterator[str]:
     cost = row["cost"]
     parts = (cost["forward_seconds"], cost["input_gradient_seconds"], cost["weight_gradient_seconds"])
-    yield f"stage {row['stage']} on rank {row['place']}: {_calls(row['calls'])}"
+    yield f"stage {row['stage']} on place {row['place']}: {_calls(row['calls'])}"
     if row["calls"]:
         named = ", ".join(f"{name} {seconds_text(seconds)}" for name, seconds in zip("FIW", parts, strict=True))
         yield f"    time   {seconds_text(sum(parts))} a microbatch on a core, as modelled ({cost['share']:.1%} of all): {named}"

@@ -24,8 +24,8 @@ _NONE = np.empty(0, np.int64)
 _BOXES = {"SEND": ("out",), "RECEIVE": ("in",)}
 #: Kinds of transfers that come one after the other, and how it is said that the first is missing.
 _PAIRS = (
-    ("SEND", "SENT", "E1203", "to rank {0.target} was not sent"),
-    ("RECEIVE", "FREE", "E1205", "from rank {0.source} was not received"),
+    ("SEND", "SENT", "E1203", "to place {0.target} was not sent"),
+    ("RECEIVE", "FREE", "E1205", "from place {0.source} was not received"),
 )
 
 
@@ -71,7 +71,7 @@ class Listed:
 
     def refuse(self, position: int, code: str, message: str) -> None:
         """Something is wrong with the row at a position."""
-        where = f"{self.chain}: rank {self.place.number}, action {position} ({self.entries[position]})"
+        where = f"{self.chain}: place {self.place.number}, action {position} ({self.entries[position]})"
         self.found.append((position, Fault(code, f"{where}: {message}")))
 
 
@@ -113,13 +113,13 @@ def _number_messages(listed: Listed, channels: Mapping[str, Channel]) -> None:
             continue
         end, role, peer = ("source", "sender", channel.target) if kind in ("SEND", "SENT") else ("target", "receiver", channel.source)
         if getattr(channel, end) != own:
-            listed.refuse(int(positions[0]), "E1203", f"the {role} of {name} is rank {getattr(channel, end)}, not rank {own}")
+            listed.refuse(int(positions[0]), "E1203", f"the {role} of {name} is place {getattr(channel, end)}, not place {own}")
             continue
         numbers = listed.entries.microbatches[positions]
         wrong = np.flatnonzero(numbers != np.arange(len(numbers)))
         if len(wrong):
             n = int(wrong[0])
-            text = f"message {numbers[n]} is {verbs[kind]} where message {n} is next in the order of rank {peer}"
+            text = f"message {numbers[n]} is {verbs[kind]} where message {n} is next in the order of place {peer}"
             listed.refuse(int(positions[n]), "E1203", text)
         listed.moves[kind, str(name)] = positions[: int(wrong[0])] if len(wrong) else positions
 
@@ -211,7 +211,7 @@ def _check_inbox(listed: Listed, region: Region, channel: Channel) -> None:
             listed.refuse(int(use.positions[n]), "E1205", text if use.reads else unread)
     for n in np.flatnonzero(last > ends)[:1].tolist():
         later = _later(listed, region.name, n, int(ends[n]))
-        listed.refuse(int(ends[n]), "E1205", f"message {n} from rank {channel.source} is freed before {later} reads it")
+        listed.refuse(int(ends[n]), "E1205", f"message {n} from place {channel.source} is freed before {later} reads it")
     listed.peak[region.name] = _most(begins[: len(received)], ends[: len(received)])
 
 
@@ -243,7 +243,7 @@ def _check_sends(listed: Listed, region: Region, channel: Channel, begins: Colum
     posted = _padded(sends, len(begins), len(listed.entries))
     for use in (use for use in listed.touching(region.name) if use.writes):
         for n in np.flatnonzero(use.positions > posted[use.microbatches])[:1].tolist():
-            text = f"writes message {use.microbatches[n]} of {channel.name}, which was sent before to rank {channel.target}"
+            text = f"writes message {use.microbatches[n]} of {channel.name}, which was sent before to place {channel.target}"
             listed.refuse(int(use.positions[n]), "E1205", text)
 
 
@@ -258,7 +258,7 @@ def _reading(listed: Listed, region: Region, n: int, position: int, begins: Colu
     others = np.arange(n % region.slots, len(begins), region.slots)
     held = [m for m in others.tolist() if m != n and begins[m] < position <= ends[m]]
     what = f"microbatch {held[-1]}" if held else "nothing"
-    return f"reads microbatch {n} in {region.name}{'' if peer is None else f' (rank {peer})'}, which holds {what}"
+    return f"reads microbatch {n} in {region.name}{'' if peer is None else f' (place {peer})'}, which holds {what}"
 
 
 def _overwriting(listed: Listed, region: Region, channel: Channel | None, held: int, position: int) -> str:
@@ -267,7 +267,7 @@ def _overwriting(listed: Listed, region: Region, channel: Channel | None, held: 
     if later or channel is None:
         return f"overwrites microbatch {held} in {region.name} ({region.slots} slots), which {later} still reads"
     text = f"overwrites message {held} of {channel.name} ({region.slots} slots)"
-    return f"{text}: it may not have left for rank {channel.target}"
+    return f"{text}: it may not have left for place {channel.target}"
 
 
 def _later(listed: Listed, name: str, n: int, position: int) -> str:

@@ -12,15 +12,17 @@ from mlc.parallel.simulate import Costs, Residuals, peak
 
 #: Actions of a list are planned, simulated and proved one by one.
 MOST_ACTIONS = 1 << 20
+#: Of all replicas; what a list holds is counted apart.
+MOST_MICROBATCHES = 1 << 30
 
 
 def check_extent(pp: int, dp: int, chunks: int, microbatches: int) -> None:
     """Before any work: is it a size that lists can be made for? raises: E1108"""
     for flag, value, most, what in (
-        ("pp", pp, MOST_PLACES, "ranks of a pipeline"),
+        ("pp", pp, MOST_PLACES, "places of a pipeline"),
         ("dp", dp, MOST_REPLICAS, "replicas"),
-        ("chunks", chunks, MOST_PLACES, "stages a rank"),
-        ("microbatches", microbatches, MOST_ACTIONS, "microbatches a step"),
+        ("chunks", chunks, MOST_PLACES, "stages a place"),
+        ("microbatches", microbatches, MOST_MICROBATCHES, "microbatches a step"),
     ):
         if value > most:
             raise refusal("E1108", f"--{flag} {value}: {most:,} {what} are the most that a plan is made for")

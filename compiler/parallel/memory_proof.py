@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
+from mlc.mesh import Cohort
 from mlc.parallel.faults import Fault
 from mlc.parallel.planned import HEADER_BYTES, Area, Channel, Place, Planned
-
-FLOAT_BYTES = 4
+from mlc.parallel.shards import LINE_BYTES, line_bytes
+from mlc.parallel.tree import most_roots, tree_levels
 
 
 def memory_faults(planned: Planned) -> Iterator[Fault]:
@@ -16,34 +18,37 @@ def memory_faults(planned: Planned) -> Iterator[Fault]:
         yield from _region_faults(planned, place)
         yield from _accumulator_faults(planned, place)
         yield from _inbox_faults(planned, place)
-        for replica in range(len(place.shards)):
-            yield from _overlaps(place, [*_areas(planned, place), *_states(planned, place, replica)])
+        yield from _shard_faults(planned, place)
+        yield from _overlaps(place, list(_areas(planned, place)))
 
 
 def _region_faults(planned: Planned, place: Place) -> Iterator[Fault]:
     """Slots that hold what is put there; inboxes and outboxes that are the channels' own."""
     for region in place.regions.values():
         if region.slots > 1 and region.stride < region.bytes:
-            yield Fault("E1206", f"rank {place.number}: {region.name} puts {region.bytes} bytes into slots of {region.stride}")
+            yield Fault("E1206", f"place {place.number}: {region.name} puts {region.bytes} bytes into slots of {region.stride}")
         side, _, name = region.name.partition(":")
         channel = planned.channels.get(name)
         if side not in ("in", "out") or not name:
             continue
         if channel is None:
-            yield Fault("E1206", f"rank {place.number}: {region.name} belongs to no channel")
+            yield Fault("E1206", f"place {place.number}: {region.name} belongs to no channel")
             continue
         wanted = (channel.inbox, channel.slots) if side == "in" else (channel.outbox, channel.outbox_slots)
         if (region.base, region.slots) != wanted or region.stride != channel.slot_bytes:
-            yield Fault("E1206", f"rank {place.number}: {region.name} is not the {side}box of its channel")
+            yield Fault("E1206", f"place {place.number}: {region.name} is not the {side}box of its channel")
         if region.bytes > channel.slot_bytes:
-            yield Fault("E1206", f"rank {place.number}: {region.name} puts {region.bytes} bytes into messages of {channel.slot_bytes}")
+            yield Fault("E1206", f"place {place.number}: {region.name} puts {region.bytes} bytes into messages of {channel.slot_bytes}")
 
 
 def _accumulator_faults(planned: Planned, place: Place) -> Iterator[Fault]:
+    least = tree_levels(planned.groups, planned.dp)
+    if place.levels < least:
+        yield Fault("E1206", f"place {place.number}: {place.levels} accumulators a use, {planned.groups} groups need {least}")
     for use in place.uses:
         if len(use.levels) != place.levels:
             name = planned.parameters[use.parameter].name
-            yield Fault("E1206", f"rank {place.number}: {name} has {len(use.levels)} accumulators for a tree of {place.levels} levels")
+            yield Fault("E1206", f"place {place.number}: {name} has {len(use.levels)} accumulators for a tree of {place.levels} levels")
 
 
 def _inbox_faults(planned: Planned, place: Place) -> Iterator[Fault]:
@@ -54,12 +59,12 @@ def _inbox_faults(planned: Planned, place: Place) -> Iterator[Fault]:
         shared = areas if channel.kind == "tree" else areas[:2] if channel.target == place.number else []
         for area in areas:
             if area in shared and area.end > end:
-                yield Fault("E1206", f"rank {place.number}: {area.name} ends at byte {area.end} of an inbox of {end}")
+                yield Fault("E1206", f"place {place.number}: {area.name} ends at byte {area.end} of an inbox of {end}")
             if area not in shared and area.at < end:
-                yield Fault("E1206", f"rank {place.number}: {area.name} begins at byte {area.at}, in the inbox of {end}")
-    for area in (*place.fixed, *_rings(place)):
+                yield Fault("E1206", f"place {place.number}: {area.name} begins at byte {area.at}, in the inbox of {end}")
+    for area in (*place.fixed, place.states, place.work, place.guests, *_rings(place)):
         if area.bytes and area.at < end:
-            yield Fault("E1206", f"rank {place.number}: {area.name} begins at byte {area.at}, in the inbox of {end}")
+            yield Fault("E1206", f"place {place.number}: {area.name} begins at byte {area.at}, in the inbox of {end}")
 
 
 def _rings(place: Place) -> Iterator[Area]:
@@ -70,8 +75,9 @@ def _rings(place: Place) -> Iterator[Area]:
 
 
 def _areas(planned: Planned, place: Place) -> Iterator[Area]:
-    """Everything of a place that does not depend on the replica."""
+    """Everything of a place."""
     yield from place.fixed
+    yield from (place.states, place.work, place.guests)
     yield from _rings(place)
     for channel in planned.channels.values():
         yield from _channel_areas(planned, place, channel)
@@ -89,13 +95,36 @@ def _channel_areas(planned: Planned, place: Place, channel: Channel) -> Iterator
         yield Area(f"outbox of {channel.name}", channel.outbox, size, channel.chain)
 
 
-def _states(planned: Planned, place: Place, replica: int) -> Iterator[Area]:
-    """The optimizer state of a replica's shard."""
-    for piece in place.shards[replica]:
-        parameter = planned.parameters[piece.parameter]
-        for number, at in enumerate(piece.states):
-            size = piece.end - piece.begin if parameter.elementwise else parameter.states[number]
-            yield Area(f"state {number} of {parameter.name}", at, FLOAT_BYTES * size, None)
+def _shard_faults(planned: Planned, place: Place) -> Iterator[Fault]:
+    """What a replica has of its own lies in areas of which every replica of the place has one: the largest fits."""
+    sharing = place.sharing(planned.dp)
+    states = {one.parameter: planned.parameters[one.parameter].states for one in place.owned}
+    buffers = {number: len(sizes) for number, sizes in states.items()}
+    whole = {number: sum(map(line_bytes, sizes)) for number, sizes in states.items()}
+    needs = (
+        (place.states, sharing.most(buffers, whole)),
+        (place.work, sharing.most({}, {one.parameter: one.work for one in place.owned})),
+        (place.guests, _guest_bytes(planned, place)),
+    )
+    for area, least in needs:
+        if area.bytes < least:
+            yield Fault("E1206", f"place {place.number}: {area.name} have {area.bytes} bytes, the largest shard of a replica needs {least}")
+        if least and area.at % LINE_BYTES:
+            yield Fault("E1206", f"place {place.number}: {area.name} begin at byte {area.at}, which is no multiple of {LINE_BYTES}")
+
+
+def _guest_bytes(planned: Planned, place: Place) -> int:
+    """The sums of a chunk that a replica keeps for an absent one, at most."""
+    width = Cohort(planned.dp).most_hosted
+    if not width:
+        return 0
+    most = 0
+    for chunk in range(len(place.stages)):
+        count = Counter(use.parameter for use in place.uses if use.chunk == chunk)
+        whole = {number: times * line_bytes(planned.parameters[number].elements) for number, times in count.items()}
+        owners = {planned.parameters[number].owner for number in count}
+        most = max(most, sum(planned.places[owner].sharing(planned.dp).most(count, whole, width) for owner in owners if owner < planned.pp))
+    return most * most_roots(planned.groups, planned.dp)
 
 
 def _overlaps(place: Place, areas: list[Area]) -> Iterator[Fault]:
@@ -104,10 +133,10 @@ def _overlaps(place: Place, areas: list[Area]) -> Iterator[Fault]:
     active: list[Area] = []
     for area in areas:
         if area.at < 0 or area.end > place.arena_bytes:
-            yield Fault("E1206", f"rank {place.number}: {area.name} ends at byte {area.end} of an arena of {place.arena_bytes}")
+            yield Fault("E1206", f"place {place.number}: {area.name} ends at byte {area.end} of an arena of {place.arena_bytes}")
         active = [a for a in active if a.end > area.at]
         for other in active:
             if other.chain is None or area.chain is None or other.chain == area.chain:
                 text = f"{area.name} at {area.at} overlaps {other.name}, which ends at {other.end}"
-                yield Fault("E1206", f"rank {place.number}: {text}")
+                yield Fault("E1206", f"place {place.number}: {text}")
         active.append(area)

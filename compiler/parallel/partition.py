@@ -64,7 +64,7 @@ def _overfull(question: Question, bounds: Bounds) -> Exception:
     wants, has = size_texts(wanted, question.memory_bytes or 0)
     fits = "fits" if question.ranks == question.stages else "was found that fits"
     message = (
-        f"no cut into {question.stages} stages {fits}: the nearest wants {wants} on rank {rank}, which has {has}, "
+        f"no cut into {question.stages} stages {fits}: the nearest wants {wants} on place {rank}, which has {has}, "
         f"with {calls} on stage {stage}: {_held(question, i, j, stage)}"
     )
     return refusal("E1002", message, "more ranks, a smaller batch, or a schedule with fewer microbatches in flight")

@@ -13,7 +13,7 @@ from mlc.parallel.entries import Entries
 
 #: Of a plan: more than any machine runs, and little enough to look at one by one.
 MOST_PLACES = 4096
-MOST_REPLICAS = 1 << 16
+MOST_REPLICAS = 1 << 20
 MOST_LEVELS = 64
 #: Whole numbers are addresses and sizes of a 64-bit machine.
 MOST = 1 << 62
@@ -37,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "a whole number from 1": _whole(1, MOST),
     f"a whole number from 1 to {MOST_PLACES}": _whole(1, MOST_PLACES),
     f"a whole number from 1 to {MOST_REPLICAS}": _whole(1, MOST_REPLICAS),
+    "1: nothing is divided on this axis yet": _whole(1, 1),
     f"a whole number from 0 to {MOST_LEVELS}": _whole(0, MOST_LEVELS),
     "a number from 0": lambda value: type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e30,
     "a text": lambda value: isinstance(value, str),
@@ -50,10 +51,14 @@ KINDS: dict[str, Kind] = {
 WHOLE, LEAST_0, LEAST_1 = "a whole number", "a whole number from 0", "a whole number from 1"
 TEXT, FLAG, NUMBER = "a text", "true or false", "a number from 0"
 PLACES, REPLICAS, LEVELS = (name for name in KINDS if " to " in name)
+ONE = "1: nothing is divided on this axis yet"
+
+AREA = {"at": LEAST_0, "bytes": LEAST_0}
 
 #: Objects have all of these keys, but for those with a `?`; [kind] is a list, {"*": kind} an object with any keys.
 SCHEMA: dict[str, Any] = {
-    "version": WHOLE, "model": TEXT, "pp": PLACES, "dp": REPLICAS, "chunks": PLACES, "schedule": TEXT,
+    "version": WHOLE, "model": TEXT, "chunks": PLACES, "schedule": TEXT,
+    "mesh": {"pp": PLACES, "dp": REPLICAS, "ep": ONE, "tp": ONE, "cp": ONE},
     "microbatches": LEAST_1, "groups": LEAST_1, "scratch_bytes_per_thread": LEAST_0, "flops_per_microbatch": NUMBER,
     "rounds": {"train": LEAST_1, "evaluate?": LEAST_1, "sample?": LEAST_1},
     "stages": [{"stage": LEAST_0, "place": LEAST_0, "calls": [TEXT], "cost": {"*": NUMBER}, "why": TEXT}],
@@ -72,7 +77,8 @@ SCHEMA: dict[str, Any] = {
         "regions": [{"name": TEXT, "base": WHOLE, "stride": WHOLE, "slots": LEAST_1, "bytes": WHOLE, "chain?": "a chain"}],
         "phases": {"*": {"*": {"reads": [TEXT], "writes": [TEXT]}}},
         "lists": {"*": ["[action, chunk or channel, microbatch]"]},
-        "shards": [[{"parameter": LEAST_0, "begin": WHOLE, "end": WHOLE, "states": [WHOLE], "gradient": "a whole number or null"}]],
+        "owned": [{"parameter": LEAST_0, "elements": LEAST_1, "sharing": TEXT, "gradient": "a whole number or null", "work": LEAST_0}],
+        "shards": {"states": AREA, "work": AREA, "guests": AREA},
         "uses": [{"parameter": LEAST_0, "index": WHOLE, "chunk": LEAST_0, "phase": TEXT, "levels": [WHOLE]}],
     }],
 }  # fmt: skip

@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.mesh import AXES, TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries, packed
 from mlc.parallel.plan_schema import fault
+from mlc.parallel.shards import SHARINGS, Owned, Sharing
 from mlc.resources import read_text
 
-VERSION = 2
+VERSION = 3
 CHAINS = ("train", "evaluate", "sample")
 #: A plan of a thousand ranks has some tens of megabytes.
 MOST_PLAN_BYTES = 1 << 30
 #: More microbatches of one replica than any step has.
 MOST_ROUNDS = 1 << 20
-#: Bytes of the header that a channel has for each sender; elements of which every edge of a shard is a multiple, or the end.
+#: Bytes of the header that a channel has for each sender.
 HEADER_BYTES = 256
-BLOCK = 1024
-#: Of a rank in the binary tree of all: the one above and two below.
-TREE_NEIGHBOURS = 3
-CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "tree")
+CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "replicas", "tree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +73,10 @@ class Channel:
     outbox: int
 
     def peers(self, replicas: int) -> int:
-        """How many senders a receiver has, and receivers a sender."""
+        """Blocks of slots that a receiver has, one for each sender, and a sender for each receiver."""
         if self.kind == "tree":
             return TREE_NEIGHBOURS
-        return replicas - 1 if self.source == self.target else 1
+        return Cohort(replicas).blocks if self.kind == "replicas" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +88,13 @@ class Touch:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Elements [begin, end) of a parameter that one replica updates."""
+class OwnedParameter:
+    """A parameter that the replicas of the place share out; `work`: bytes that its update makes and uses up, where it is whole."""
 
     parameter: int
-    begin: int
-    end: int
-    states: tuple[int, ...]
+    elements: int
+    sharing: str
+    work: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +121,15 @@ class Place:
     phases: Mapping[str, Mapping[str, Touch]]
     lists: Mapping[str, Entries]
     stages: tuple[int, ...]
-    shards: tuple[tuple[Piece, ...], ...]
+    owned: tuple[OwnedParameter, ...]
+    states: Area
+    work: Area
+    guests: Area
     uses: tuple[Use, ...]
+
+    def sharing(self, replicas: int) -> Sharing:
+        """How the replicas share out what the place owns."""
+        return Sharing([Owned(one.parameter, one.elements, one.sharing) for one in self.owned], replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +151,7 @@ class Planned:
     """A whole plan. `rounds` are the microbatches of a list of each chain, for one replica."""
 
     model: str
-    pp: int
-    dp: int
+    mesh: Mesh
     microbatches: int
     groups: int
     stages: tuple[int, ...]
@@ -155,6 +160,16 @@ class Planned:
     channels: Mapping[str, Channel]
     places: tuple[Place, ...]
     rounds: Mapping[str, int]
+
+    @property
+    def pp(self) -> int:
+        """Places of the pipeline."""
+        return self.mesh.pp
+
+    @property
+    def dp(self) -> int:
+        """Replicas."""
+        return self.mesh.dp
 
 
 def load_plan(path: Path) -> dict[str, Any]:
@@ -215,8 +230,7 @@ def reading() -> Iterator[None]:
 def _read(content: Mapping[str, Any]) -> Planned:
     planned = Planned(
         model=str(content["model"]),
-        pp=_count(content["pp"]),
-        dp=_count(content["dp"]),
+        mesh=Mesh(**{axis: _count(content["mesh"][axis]) for axis in AXES}),
         microbatches=_count(content["microbatches"]),
         groups=_count(content["groups"]),
         stages=tuple(_whole(s["place"]) for s in content["stages"]),
@@ -236,9 +250,8 @@ def _read(content: Mapping[str, Any]) -> Planned:
 def _check_references(planned: Planned) -> None:
     """Numbers of parameters, chunks and stages are of some that there are."""
     for place in planned.places:
-        for piece in (piece for shard in place.shards for piece in shard):
-            states = planned.parameters[_below(piece.parameter, len(planned.parameters), "parameters")].states
-            _below(len(piece.states), len(states) + 1, "states")
+        for one in place.owned:
+            _below(one.parameter, len(planned.parameters), "parameters")
         for use in place.uses:
             _below(use.parameter, len(planned.parameters), "parameters")
             _below(use.chunk, len(place.stages), "chunks")
@@ -316,7 +329,10 @@ def _place(p: Mapping[str, Any]) -> Place:
         phases={chain: {name: _touch(t) for name, t in of.items()} for chain, of in p["phases"].items()},
         lists={chain: rows if isinstance(rows, Entries) else packed(rows) for chain, rows in p["lists"].items()},
         stages=tuple(map(_whole, p["stages"])),
-        shards=tuple(tuple(map(_piece, shard)) for shard in p["shards"]),
+        owned=tuple(map(_owned, p["owned"])),
+        states=_area("optimizer states", p["shards"]["states"]),
+        work=_area("work of updates", p["shards"]["work"]),
+        guests=_area("sums of absent replicas", p["shards"]["guests"]),
         uses=tuple(map(_use, p["uses"])),
     )
 
@@ -325,8 +341,14 @@ def _touch(t: Mapping[str, Any]) -> Touch:
     return Touch(_names(t["reads"]), _names(t["writes"]))
 
 
-def _piece(p: Mapping[str, Any]) -> Piece:
-    return Piece(_whole(p["parameter"]), _whole(p["begin"]), _whole(p["end"]), tuple(map(_whole, p["states"])))
+def _area(name: str, a: Mapping[str, Any]) -> Area:
+    return Area(name, _whole(a["at"]), _whole(a["bytes"]), None)
+
+
+def _owned(o: Mapping[str, Any]) -> OwnedParameter:
+    if o["sharing"] not in SHARINGS:
+        raise ValueError(f"{o['sharing']!r} is no way to share out a parameter")
+    return OwnedParameter(_whole(o["parameter"]), _count(o["elements"]), str(o["sharing"]), _whole(o["work"]))
 
 
 def _use(u: Mapping[str, Any]) -> Use:

@@ -112,11 +112,11 @@ def _left_over(streams: Sequence[Listed], channels: Mapping[str, Channel]) -> It
         posted, waited = len(source.of("SEND", name)), len(source.of("SENT", name))
         received, freed = len(target.of("RECEIVE", name)), len(target.of("FREE", name))
         if received < posted:
-            yield "E1203", f"message {received} of {name} from rank {c.source} is never received by rank {c.target}"
+            yield "E1203", f"message {received} of {name} from place {c.source} is never received by place {c.target}"
         if freed < posted:
-            yield "E1205", f"rank {c.target} never frees message {freed} of {name} from rank {c.source}"
+            yield "E1205", f"place {c.target} never frees message {freed} of {name} from place {c.source}"
         if waited < posted:
-            yield "E1205", f"rank {c.source} ends without waiting until message {waited} of {name} has left for rank {c.target}"
+            yield "E1205", f"place {c.source} ends without waiting until message {waited} of {name} has left for place {c.target}"
 
 
 def _stuck(chain: str, streams: Sequence[Listed], channels: Mapping[str, Channel], reached: Sequence[int]) -> Fault:
@@ -130,14 +130,14 @@ def _stuck(chain: str, streams: Sequence[Listed], channels: Mapping[str, Channel
         posted = streams[channel.source].of("SEND", channel.name)
         hopeless |= entry.kind == "RECEIVE" and entry.microbatch >= len(posted)
         why = _why(entry.kind, channel, bool((posted[entry.microbatch :][:1] < reached[channel.source]).any()))
-        told.append(f"rank {place} at action {reached[place]} ({entry}) waits for {why}")
+        told.append(f"place {place} at action {reached[place]} ({entry}) waits for {why}")
     return Fault("E1203" if hopeless else "E1202", f"{chain}: nobody can go on: {'; '.join(told)}")
 
 
 def _why(kind: str, channel: Channel, posted: bool) -> str:
     """What a row waits for. posted: the message of a RECEIVE was sent"""
     if kind == "SENT":
-        return f"rank {channel.target} to free a slot"
+        return f"place {channel.target} to free a slot"
     if posted:
-        return f"one of its own {channel.slots} slots, to which rank {channel.source} can send it"
-    return f"rank {channel.source} to send it"
+        return f"one of its own {channel.slots} slots, to which place {channel.source} can send it"
+    return f"place {channel.source} to send it"

@@ -52,7 +52,7 @@ def _check_place(schedule: Schedule, rank: int, action: Action) -> None:
         raise _invalid(rank, action, f"does not exist: there are {size}, and kinds {', '.join(KINDS)}")
     owner = schedule.placement[action.stage]
     if owner != rank:
-        raise _invalid(rank, action, f"is not of this rank: stage {action.stage} is on rank {owner}")
+        raise _invalid(rank, action, f"is not of this place: stage {action.stage} is on place {owner}")
 
 
 def _check_before(done: set[tuple[str, int, int]], rank: int, action: Action) -> None:
@@ -68,4 +68,4 @@ def _check_before(done: set[tuple[str, int, int]], rank: int, action: Action) ->
 
 
 def _invalid(rank: int, action: Action, what: str) -> Exception:
-    return refusal("E1104", f"rank {rank}: {action} {what}")
+    return refusal("E1104", f"place {rank}: {action} {what}")

@@ -21,7 +21,7 @@ from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.parallel.entries import CODES, ENDINGS, Column, Entries
 from mlc.parallel.faults import Fault
 from mlc.parallel.memory_proof import memory_faults
-from mlc.parallel.planned import BLOCK, Piece, Place, Planned, PlannedParameter, read_plan
+from mlc.parallel.planned import OwnedParameter, Place, Planned, PlannedParameter, read_plan
 from mlc.parallel.symbolic import run_symbolic
 
 #: How the list of a chain ends, REDUCE of each chunk apart.
@@ -73,7 +73,7 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
 def explain_proof(proof: Proof) -> str:
     """What was proved, in words."""
     total = sum(proof.messages.values())
-    live = ", ".join(f"rank {place}: {size:,}" for place, size in enumerate(proof.live_bytes))
+    live = ", ".join(f"place {place}: {size:,}" for place, size in enumerate(proof.live_bytes))
     return (
         f"verified: {proof.actions} actions a step of a replica, {total} messages over {len(proof.messages)} channels\n"
         f"live bytes of the rings at their peak: {live}"
@@ -101,7 +101,7 @@ def _coverage(planned: Planned, calls: tuple[str, ...] | None) -> Iterator[Fault
     for place in planned.places:
         for chain, whole in planned.rounds.items():
             if chain not in place.lists:
-                yield Fault("E1204", f"{chain}: rank {place.number} has no list")
+                yield Fault("E1204", f"{chain}: place {place.number} has no list")
                 continue
             yield from _list_faults(place, chain, whole)
 
@@ -114,7 +114,7 @@ def _stage_faults(planned: Planned) -> Iterator[Fault]:
     for place in planned.places:
         own = tuple(s for s, p in enumerate(planned.stages) if p == place.number)
         if place.stages != own:
-            yield Fault("E1204", f"rank {place.number} holds stages {list(place.stages)}, the plan gives it {list(own)}")
+            yield Fault("E1204", f"place {place.number} holds stages {list(place.stages)}, the plan gives it {list(own)}")
     if any(not 0 <= p < planned.pp for p in planned.stages):
         yield Fault("E1204", f"a stage lies on a place outside 0 to {planned.pp - 1}")
 
@@ -127,9 +127,9 @@ def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
     of, microbatches = entries.of[compute], entries.microbatches[compute]
     chunks = len(place.stages)
     known = (of >= 0) & (of < chunks) & (microbatches >= 0) & (microbatches < whole)
-    where = f"{chain}: rank {place.number}"
+    where = f"{chain}: place {place.number}"
     for at in compute[~known].tolist():
-        text = f"this rank has chunks 0 to {chunks - 1} and microbatches 0 to {whole - 1}"
+        text = f"this place has chunks 0 to {chunks - 1} and microbatches 0 to {whole - 1}"
         yield Fault("E1204", f"{where}, action {at} ({entries[at]}): {text}")
     if chain != "train":
         for at in compute[known & (entries.kinds[compute] != CODES["F"])].tolist():
@@ -168,7 +168,7 @@ def _chunk_faults(entries: Entries, where: str, chunk: int, rows: Column, backwa
 def _tail_faults(place: Place, chain: str) -> Iterator[Fault]:
     entries = place.lists[chain]
     ends = [(at, entries[at]) for at in np.flatnonzero(~entries.computes & ~entries.transfers).tolist()]
-    where = f"{chain}: rank {place.number}"
+    where = f"{chain}: place {place.number}"
     last = int(np.flatnonzero(entries.computes | entries.transfers).max(initial=-1))
     if ends and ends[0][0] < last:
         yield Fault("E1204", f"{where}, action {ends[0][0]} ({ends[0][1]}): comes before action {last} ({entries[last]})")
@@ -190,15 +190,13 @@ def _tail_faults(place: Place, chain: str) -> Iterator[Fault]:
 def _ownership(planned: Planned) -> Iterator[Fault]:
     """Each use summed once, each element updated once, by the place of the first use."""
     uses: defaultdict[int, list[tuple[int, int, str]]] = defaultdict(list)
-    pieces: defaultdict[int, list[tuple[int, Piece]]] = defaultdict(list)
+    owners: defaultdict[int, list[tuple[int, OwnedParameter]]] = defaultdict(list)
     for place in planned.places:
-        if len(place.shards) != planned.dp:
-            yield Fault("E1204", f"rank {place.number} has {len(place.shards)} shards for {planned.dp} replicas")
         for use in place.uses:
             stage = place.stages[use.chunk] if 0 <= use.chunk < len(place.stages) else -1
             uses[use.parameter].append((use.index, stage, use.phase))
-        for piece in (piece for shard in place.shards for piece in shard):
-            pieces[piece.parameter].append((place.number, piece))
+        for one in place.owned:
+            owners[one.parameter].append((place.number, one))
     for number, parameter in enumerate(planned.parameters):
         found = sorted(uses[number])
         wanted = [(index, stage, phase) for index, (stage, phase) in enumerate(parameter.uses)]
@@ -210,25 +208,26 @@ def _ownership(planned: Planned) -> Iterator[Fault]:
         first = planned.stages[parameter.uses[0][0]] if parameter.uses else parameter.owner
         if first != parameter.owner:
             yield Fault("E1204", f"parameter {parameter.name}: its owner is place {parameter.owner}, its first use is on place {first}")
-        yield from _piece_faults(parameter, pieces[number])
+        yield from _owner_faults(parameter, owners[number])
+    for place in planned.places:
+        numbers = [one.parameter for one in place.owned]
+        if numbers != sorted(numbers):
+            yield Fault("E1204", f"place {place.number}: what it owns is not in the order of parameters, by which replicas share it out")
 
 
-def _piece_faults(parameter: PlannedParameter, pieces: list[tuple[int, Piece]]) -> Iterator[Fault]:
-    """pieces: of the parameter, each with its place"""
-    for place in sorted({place for place, _ in pieces} - {parameter.owner}):
-        yield Fault("E1204", f"parameter {parameter.name}: place {place} updates it, its owner is place {parameter.owner}")
-    end = 0
-    for piece in sorted((piece for _, piece in pieces), key=lambda p: (p.begin, p.end)):
-        if piece.begin != end or piece.end <= piece.begin or (piece.end % BLOCK and piece.end != parameter.elements):
-            text = f"elements {piece.begin} to {piece.end} are updated where {end} comes next (edges are multiples of {BLOCK})"
-            yield Fault("E1204", f"parameter {parameter.name}: {text}")
-        if not parameter.elementwise and piece.end - piece.begin != parameter.elements:
-            yield Fault("E1204", f"parameter {parameter.name}: its rule wants the whole tensor, a piece has {piece.begin} to {piece.end}")
-        if parameter.updated and len(piece.states) != len(parameter.states):
-            yield Fault("E1204", f"parameter {parameter.name}: {len(piece.states)} optimizer states, its rule has {len(parameter.states)}")
-        end = max(end, piece.end)
-    if end != parameter.elements:
-        yield Fault("E1204", f"parameter {parameter.name}: elements {end} to {parameter.elements} are updated by nobody")
+def _owner_faults(parameter: PlannedParameter, owners: list[tuple[int, OwnedParameter]]) -> Iterator[Fault]:
+    """One place shares it out, in the way that its rule allows. owners: each with its place"""
+    for place, _ in owners:
+        if place != parameter.owner:
+            yield Fault("E1204", f"parameter {parameter.name}: place {place} updates it, its owner is place {parameter.owner}")
+    if len(owners) != 1:
+        yield Fault("E1204", f"parameter {parameter.name}: its elements are updated {len(owners)} times, not once")
+    wanted = "still" if not parameter.updated else "sliced" if parameter.elementwise else "whole"
+    for _, one in owners:
+        if one.elements != parameter.elements:
+            yield Fault("E1204", f"parameter {parameter.name}: {one.elements} elements are updated, it has {parameter.elements}")
+        if one.sharing != wanted:
+            yield Fault("E1204", f"parameter {parameter.name}: its replicas have it {one.sharing}, its rule wants it {wanted}")
 
 
 # ---------------------------------------------------------------------------------------------------------------- channels
@@ -241,11 +240,13 @@ def _channels(planned: Planned) -> Iterator[Fault]:
         low = -1 if c.kind == "tree" else 0
         if not low <= c.source < planned.pp or not low <= c.target < planned.pp:
             yield Fault("E1203", f"channel {c.name}: goes from place {c.source} to place {c.target} of {planned.pp}")
-        if c.kind in ("activation", "gradient") and (c.chain not in planned.rounds or c.source == c.target):
+        if c.kind in ("activation", "gradient") and c.chain not in planned.rounds:
             yield Fault("E1203", f"channel {c.name}: joins place {c.source} to place {c.target} in the chain {c.chain}")
+        if (c.source == c.target) != (c.kind in ("replicas", "tree")):
+            yield Fault("E1203", f"channel {c.name}: a {c.kind} channel from place {c.source} to place {c.target}")
         if c.slots < 1 or c.outbox_slots < 1 or c.slot_bytes < 1:
             yield Fault("E1206", f"channel {c.name}: {c.slots} slots, {c.outbox_slots} outbox slots of {c.slot_bytes} bytes")
-    if planned.pp * planned.dp > 1 and ("tree", -1, -1) not in ends:
+    if planned.mesh.ranks > 1 and ("tree", -1, -1) not in ends:
         yield Fault("E1203", "there is no tree channel: the ranks cannot agree on loss and norm")
     for kind, source, target, why in _wanted_channels(planned):
         if (kind, source, target) not in ends:
@@ -257,9 +258,7 @@ def _wanted_channels(planned: Planned) -> Iterator[tuple[str, int, int, str]]:
         homes = [planned.stages[stage] for stage, _ in parameter.uses]
         if planned.dp > 1:
             for home in homes:
-                yield "reduction", home, home, f"replicas sum gradients of {parameter.name}"
-            if parameter.updated:
-                yield "parameter", parameter.owner, parameter.owner, f"replicas exchange new values of {parameter.name}"
+                yield "replicas", home, home, f"replicas sum gradients and exchange new values of {parameter.name}"
         for home in homes:
             if home != parameter.owner:
                 yield "reduction", home, parameter.owner, f"{parameter.name} is used on both"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlc.lower.program import Lowered
+from mlc.mesh import Mesh
 from mlc.parallel.actions import Action, Schedule, refusal
 from mlc.parallel.costs import CallCost, call_costs
 from mlc.parallel.cut_report import stage_rows
@@ -24,9 +25,9 @@ from mlc.parallel.planned import Planned, read_plan
 from mlc.parallel.schedules import chunks_of, schedule
 from mlc.parallel.simulate import Costs, simulate, uniform
 from mlc.parallel.split import split_calls
+from mlc.parallel.tree import tree_levels
 from mlc.parallel.validate import validate
 from mlc.plan.layout import Layout, StageNote
-from mlc.plan.shards import tree_levels
 
 #: A message between two processes of one machine: seconds to begin, bytes a second.
 TRANSFER_SECONDS = 5e-6
@@ -70,7 +71,8 @@ def choose_layout(lowered: Lowered, options: LayoutOptions, plan: Mapping[str, A
     first = schedule(name, options.pp, own, chunks)
     cuts = _cuts(lowered, costs, first, options)
     made = schedule(name, options.pp, own, chunks, _stage_costs(costs, cuts)) if name == "auto" else first
-    return Layout(options.pp, options.dp, chunks, made, cuts, microbatches, groups, _notes(costs, cuts, made, options.memory))
+    mesh = Mesh(options.pp, options.dp)
+    return Layout(mesh, chunks, made, cuts, microbatches, groups, _notes(costs, cuts, made, options.memory))
 
 
 def _check_division(microbatches: int, groups: int, dp: int) -> None:
@@ -137,7 +139,7 @@ def _planned_layout(lowered: Lowered, content: Mapping[str, Any]) -> Layout:
     made = _planned_schedule(planned, str(content.get("schedule", "")))
     costs = call_costs(lowered, tree_levels(planned.groups, planned.dp), planned.dp)
     notes = _notes(costs, cuts, made, None)
-    return Layout(planned.pp, planned.dp, made.chunks, made, cuts, planned.microbatches, planned.groups, notes)
+    return Layout(planned.mesh, made.chunks, made, cuts, planned.microbatches, planned.groups, notes)
 
 
 def _planned_schedule(planned: Planned, name: str) -> Schedule:
@@ -161,5 +163,5 @@ def _compute_list(place: PlannedPlace) -> tuple[Action, ...]:
     entries = [e for e in place.lists.get("train", ()) if e.kind in COMPUTE]
     for entry in entries:
         if not 0 <= int(entry.of) < len(place.stages):
-            raise refusal("E1201", f"plan.json is damaged: rank {place.number} has {len(place.stages)} chunks, and an action {entry}")
+            raise refusal("E1201", f"plan.json is damaged: place {place.number} has {len(place.stages)} chunks, and an action {entry}")
     return tuple(Action(e.kind, place.stages[int(e.of)], e.microbatch) for e in entries)

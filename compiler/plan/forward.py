@@ -30,7 +30,7 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
             kind = staged.types[state]
             buffers = [rows.buffer(f"received.{state}", kind), rows.buffer(f"state.{state}", kind)]
             rows.add("F", lowered.copies[kind.dtype, kind.size], buffers, "", f"{state} passes")
-    if _makes_loss(staged, rows):
+    if _leaves_column(staged, rows):
         rows.weight = _weight_row(lowered, staged, rows)
     return values
 
@@ -74,10 +74,13 @@ def _input(rows: StageRows, name: str) -> str:
     return f"input.{name}"
 
 
-def _makes_loss(staged: StagedChain, rows: StageRows) -> bool:
-    """Whether a column of the stage is weighted."""
+def _leaves_column(staged: StagedChain, rows: StageRows) -> bool:
+    """Whether the stage leaves a number of a microbatch, which its weight goes with."""
+    if staged.kind == "sample":
+        return False
+    states = {staged.chain.loss, *(state for _, state in staged.chain.metrics)}
     calls = (staged.chain.calls[n] for n in staged.calls[rows.stage])
-    return bool(rows.losses) or any(staged.chain.loss in call.results for call in calls)
+    return bool(rows.losses or rows.metrics) or any(states & set(call.results) for call in calls)
 
 
 def _weight_row(lowered: Lowered, staged: StagedChain, rows: StageRows) -> Row | None:

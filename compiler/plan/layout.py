@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlc.ir.program import Program
+from mlc.mesh import Mesh
 from mlc.parallel.actions import Action, Schedule
 
 
@@ -28,14 +29,23 @@ class Layout:
     notes:         per stage, or none
     """
 
-    pp: int
-    dp: int
+    mesh: Mesh
     chunks: int
     schedule: Schedule
     cuts: tuple[range, ...]
     microbatches: int
     groups: int
     notes: tuple[StageNote, ...] = ()
+
+    @property
+    def pp(self) -> int:
+        """Places of the pipeline."""
+        return self.mesh.pp
+
+    @property
+    def dp(self) -> int:
+        """Replicas."""
+        return self.mesh.dp
 
     @property
     def stages(self) -> int:
@@ -47,8 +57,7 @@ def single_layout(program: Program) -> Layout:
     microbatches = program.recipe.microbatches
     actions = tuple(Action(kind, 0, j) for j in range(microbatches) for kind in ("F", "B"))
     return Layout(
-        pp=1,
-        dp=1,
+        mesh=Mesh(),
         chunks=1,
         schedule=Schedule("1f1b", 1, 1, microbatches, (0,), (actions,)),
         cuts=(range(len(program.train.calls)),),

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from mlc.ir.program import Parameter
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
+from mlc.parallel.shards import Owned, Sharing
 from mlc.plan.layout import Layout
 from mlc.plan.placed import PlannedParameter
-from mlc.plan.shards import Share, shares
 from mlc.plan.stages import StagedChain, parameters_of
 from mlc.plan.uses import Use
 
@@ -72,26 +72,8 @@ def held_parameters(
     return [sorted(place) for place in held]
 
 
-def place_shares(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParameter]) -> list[tuple[tuple[Share, ...], ...]]:
-    """Per place and replica, the parts of the place's own parameters: trained ones by slices or whole, then what is never updated."""
+def place_sharings(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParameter]) -> list[Sharing]:
+    """Per place, how its replicas share out the parameters that it owns."""
     sizes = [p.type.size for p in lowered.step.program.parameters]
-    found: list[tuple[tuple[Share, ...], ...]] = []
-    for place in range(layout.pp):
-        own = [Share(n, 0, sizes[n]) for n, p in enumerate(parameters) if p.owner == place]
-        trained = [share for share in own if parameters[share.parameter].update is not None]
-        sliced = [share for share in trained if parameters[share.parameter].elementwise]
-        whole = [share for share in trained if not parameters[share.parameter].elementwise]
-        still = shares([share for share in own if parameters[share.parameter].update is None], (), layout.dp)
-        moved = shares(sliced, whole, layout.dp)
-        found.append(tuple(tuple(sorted((*a, *b), key=lambda s: s.parameter)) for a, b in zip(moved, still, strict=True)))
-    return found
-
-
-def piece_sizes(parameters: Sequence[PlannedParameter], shares: Sequence[tuple[tuple[Share, ...], ...]]) -> list[list[int]]:
-    """Per parameter, the elements that each replica of its owner updates."""
-    sizes = [[0] * len(shares[parameter.owner]) for parameter in parameters]
-    for place in shares:
-        for replica, shard in enumerate(place):
-            for share in shard:
-                sizes[share.parameter][replica] += share.size
-    return sizes
+    owned = [[Owned(n, sizes[n], p.sharing) for n, p in enumerate(parameters) if p.owner == place] for place in range(layout.pp)]
+    return [Sharing(of, layout.dp) for of in owned]

@@ -1,18 +1,24 @@
 """The arena of a place: every buffer an address, every row its operands.
 
     inbox      at 0: the tree's headers, slots and outbox, which lie alike on every place; headers, then slots of other channels
-    lasting    the step record, seed and weight, parameters, accumulators, outboxes towards replicas and holders, optimizer state
+    lasting    the step record, seed and weight, parameters, accumulators, outboxes towards replicas and holders, optimizer states
     chains     train, evaluate and sample lay out the rest each for itself: transient values, rings, outboxes
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mlc.diagnostics import InternalError
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
+from mlc.mesh import Cohort
 from mlc.parallel.planned import HEADER_BYTES, Area, Channel, Region
+from mlc.parallel.shards import Owned as SharedOut
+from mlc.parallel.shards import Sharing, line_bytes
+from mlc.parallel.tree import most_roots
 from mlc.plan.chains import PlannedChain
 from mlc.plan.channels import Edge, ring_slots
 from mlc.plan.layout import Layout
@@ -21,7 +27,7 @@ from mlc.plan.placed import (
     REGION_SHIFT,
     Chunk,
     Held,
-    Piece,
+    Owned,
     Place,
     PlacedRow,
     PlacedUse,
@@ -30,7 +36,6 @@ from mlc.plan.placed import (
 )
 from mlc.plan.regions import BOXES, TRANSIENT
 from mlc.plan.rows import Row
-from mlc.plan.shards import Share
 from mlc.plan.uses import Use
 
 #: Bytes of mlc_record before its scalars, and of a page.
@@ -43,9 +48,8 @@ FLOAT_BYTES = 4
 class Sketch:
     """A plan before addresses.
 
-    held:    per place, numbers of parameters
-    shares:  per place and replica
-    pieces:  per parameter, the elements that each replica of its owner updates
+    held:      per place, numbers of parameters
+    sharings:  per place
     """
 
     lowered: Lowered
@@ -54,8 +58,7 @@ class Sketch:
     uses: tuple[Use, ...]
     parameters: tuple[PlannedParameter, ...]
     held: Sequence[Sequence[int]]
-    shares: Sequence[tuple[tuple[Share, ...], ...]]
-    pieces: Sequence[Sequence[int]]
+    sharings: Sequence[Sharing]
     levels: int
 
 
@@ -113,7 +116,7 @@ class PlacePlanner:
         for channel in list(self.channels.values()):
             if channel.source == self.place and channel.chain is None:
                 self._outbox(channel)
-        shards = self._shards()
+        states, work, guests = self._states(), self._work_of_updates(), self._guests(uses)
         base = end = self.bytes
         chunks: dict[str, tuple[Chunk, ...]] = {}
         for chain in self.sketch.chains:
@@ -134,7 +137,10 @@ class PlacePlanner:
             lists={chain.staged.kind: chain.lists[self.place] for chain in self.sketch.chains},
             chunks=chunks,
             held=held,
-            shards=shards,
+            owned=tuple(self._owned(one) for one in self.sketch.sharings[self.place].owned),
+            states=states,
+            work=work,
+            guests=guests,
         )
 
     # ---- memory that lasts ----
@@ -187,66 +193,62 @@ class PlacePlanner:
 
     # ---- optimizer ----
 
-    def _shards(self) -> tuple[tuple[Piece, ...], ...]:
-        """What each replica updates. All lay out their states, then their work memory, from the same address; the largest fits."""
-        shards = self.sketch.shares[self.place]
-        states = self._for_each([lambda shares=shares: [self._states(share) for share in shares] for shares in shards])
-        base = self.bytes
-        works = self._for_each([lambda shares=shares: [self._update_work(share) for share in shares] for shares in shards])
-        if self.bytes > base:
-            self.fixed.append(Area("work of updates", base, self.bytes - base, None))
-        return tuple(
-            tuple(self._piece(*piece) for piece in zip(shares, states[replica], works[replica], strict=True))
-            for replica, shares in enumerate(shards)
-        )
-
-    def _for_each(self, layouts: Sequence[Callable[[], list[tuple[int, ...]]]]) -> list[list[tuple[int, ...]]]:
-        """What each of several layouts takes from the same address on."""
-        base = end = self.bytes
-        found: list[list[tuple[int, ...]]] = []
-        for layout in layouts:
-            self.bytes = base
-            found.append(layout())
-            end = max(end, self.bytes)
-        self.bytes = end
-        return found
-
-    def _states(self, share: Share) -> tuple[int, ...]:
-        """Addresses of the optimizer states of a piece."""
-        parameter = self.sketch.parameters[share.parameter]
-        return self._several([share.size if parameter.elementwise else kind.size for _, kind in parameter.states])
-
-    def _update_work(self, share: Share) -> tuple[int, ...]:
-        """Addresses of the results of a rule that is not elementwise, which lie beside what it reads, and of its work memory."""
-        parameter = self.sketch.parameters[share.parameter]
+    def _owned(self, one: SharedOut) -> Owned:
+        """A parameter of the place's own, with what updates it."""
+        parameter, name = self.sketch.parameters[one.parameter], self.program.parameters[one.parameter].name
+        gradient = self.named[f"gradient of {name} 0 0"] if parameter.uses else None
         if parameter.update is None:
-            return ()
-        results = () if parameter.elementwise else self._several([share.size, *(kind.size for _, kind in parameter.states)])
-        return (*results, *self._several([-(-self.sketch.lowered.updates[parameter.update].work_bytes // FLOAT_BYTES)]))
+            return Owned(one.parameter, one.sharing, gradient, None, (), 0)
+        scalars = self.program.updates[parameter.update].scalars
+        reads = tuple(self.named[f"scalar {scalar}"] for scalar in scalars)
+        return Owned(one.parameter, one.sharing, gradient, self.sketch.lowered.updates[parameter.update], reads, self._work_bytes(one))
 
-    def _several(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Addresses for buffers of so many floats; none for an empty one."""
-        places: list[int] = []
-        for size in sizes:
-            if size:
-                places.append(self.bytes)
-                self.bytes += aligned(FLOAT_BYTES * size)
-        return tuple(places)
+    def _shared(self, name: str, size: int) -> Area:
+        """Memory that each replica lays out for itself; the largest fits."""
+        at = self.bytes
+        self.bytes += aligned(size)
+        return Area(name, at, size, None)
 
-    def _piece(self, share: Share, states: tuple[int, ...], works: tuple[int, ...]) -> Piece:
-        """A part of a parameter with the row that updates it: master, gradient, states, results, scalars, work memory."""
-        parameter = self.sketch.parameters[share.parameter]
-        name = self.program.parameters[share.parameter].name
-        first = FLOAT_BYTES * share.begin
-        gradient = self.named[f"gradient of {name} 0 0"] + first if parameter.uses else None
-        if parameter.update is None or gradient is None:
-            return Piece(share.parameter, share.begin, share.end, gradient, states, None)
-        master = self.masters[share.parameter] + first
-        results, work = ((master, *states), works) if parameter.elementwise else (works[: 1 + len(states)], works[1 + len(states) :])
-        scalars = [self.named[f"scalar {scalar}"] for scalar in self.program.updates[parameter.update].scalars]
-        routine = self.sketch.lowered.updates[parameter.update]
-        update = PlacedRow(routine, (master, gradient, *states, *results, *scalars, *work), name, f"{name} update")
-        return Piece(share.parameter, share.begin, share.end, gradient, states, update)
+    def _states(self) -> Area:
+        """Optimizer states."""
+        sharing = self.sketch.sharings[self.place]
+        parameters = {one.parameter: self.sketch.parameters[one.parameter] for one in sharing.owned}
+        buffers = {number: len(p.states) for number, p in parameters.items()}
+        whole = {number: sum(line_bytes(kind.size) for _, kind in p.states) for number, p in parameters.items()}
+        return self._shared("optimizer states", sharing.most(buffers, whole))
+
+    def _work_of_updates(self) -> Area:
+        """The results of rules that are not elementwise, which lie beside what they read, and their work memory."""
+        sharing = self.sketch.sharings[self.place]
+        return self._shared("work of updates", sharing.most({}, {one.parameter: self._work_bytes(one) for one in sharing.owned}))
+
+    def _work_bytes(self, one: SharedOut) -> int:
+        """What the update of a parameter that is not sliced makes and uses up."""
+        parameter = self.sketch.parameters[one.parameter]
+        if parameter.update is None:
+            return 0
+        work = self.sketch.lowered.updates[parameter.update].work_bytes
+        if one.sharing == "sliced" and work:
+            raise InternalError(f"plan: the elementwise update of parameter {one.parameter} wants work memory")
+        results = [one.elements, *(kind.size for _, kind in parameter.states)] if one.sharing == "whole" else []
+        return sum(map(line_bytes, results)) + aligned(work)
+
+    def _guests(self, uses: Mapping[int, list[PlacedUse]]) -> Area:
+        """Sums of absent replicas, chunk by chunk, where the replicas are no power of two."""
+        layout = self.sketch.layout
+        width = Cohort(layout.dp).most_hosted
+        most = max((self._hosted(of, width) for of in uses.values()), default=0) if width else 0
+        return self._shared("sums of absent replicas", most * most_roots(layout.groups, layout.dp))
+
+    def _hosted(self, uses: Sequence[PlacedUse], width: int) -> int:
+        """The most bytes that a run of so many portions has of the gradients of a chunk."""
+        total = 0
+        for place in {self.sketch.parameters[use.parameter].owner for use in uses}:
+            sharing = self.sketch.sharings[place]
+            count = Counter(use.parameter for use in uses)
+            whole = {number: times * line_bytes(self.program.parameters[number].type.size) for number, times in count.items()}
+            total += sharing.most(count, whole, width)
+        return total
 
     # ---- chains ----
 

@@ -38,20 +38,21 @@ class PlacedUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What one replica updates of a parameter: elements [begin, end).
+class Owned:
+    """A parameter that the replicas of the place share out (mlc.parallel.shards).
 
-    gradient, states:  addresses of element `begin`; of states of a rule that is not elementwise, of the whole. gradient: None where
-                       none arrives
-    update:            None where it is not trained
+    gradient:  address of the accumulator of use 0; None where none arrives
+    update:    None where it is not trained
+    reads:     addresses of the scalars that the update reads
+    work:      bytes of what an update that is not elementwise makes and uses up
     """
 
     parameter: int
-    begin: int
-    end: int
+    sharing: str
     gradient: int | None
-    states: tuple[int, ...]
-    update: PlacedRow | None
+    update: Routine | None
+    reads: tuple[int, ...]
+    work: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,9 @@ class Place:
     weight_at:    f32, the weight of a microbatch; seed: f32, the cotangent of every loss
     phases:       per chain and phase of a chunk ("F0"), the names of the regions it reads from before and writes into
     chunks:       per chain, in the order of its stages
-    shards:       per replica
+    states:       where a replica lays out the optimizer states of its pieces, one after the other
+    work:         the same of what updates that are not elementwise make and use up
+    guests:       where a replica keeps the sums of an absent one for which it stands in (mlc.mesh.Cohort)
     """
 
     place: int
@@ -108,7 +111,10 @@ class Place:
     lists: Mapping[str, Entries]
     chunks: Mapping[str, tuple[Chunk, ...]]
     held: tuple[Held, ...]
-    shards: tuple[tuple[Piece, ...], ...]
+    owned: tuple[Owned, ...]
+    states: Area
+    work: Area
+    guests: Area
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,11 @@ class PlannedParameter:
     states: tuple[tuple[str, TensorType], ...]
     elementwise: bool
     update: int | None
+
+    @property
+    def sharing(self) -> str:
+        """How the replicas of the owner share it out."""
+        return "still" if self.update is None else "sliced" if self.elementwise else "whole"
 
 
 @dataclass(frozen=True, slots=True)

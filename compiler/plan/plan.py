@@ -3,13 +3,12 @@
     Lowered, Layout  ->  Plan
 
 stages.py cuts each chain; forward.py, backward.py make the rows of a stage; regions.py says which buffers live between actions;
-channels.py and lists.py turn schedules into lists with transfers; parameters.py and shards.py share parameters out; place.py gives
+channels.py and lists.py turn schedules into lists with transfers; parameters.py says who owns and holds which parameter; place.py gives
 addresses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from mlc.diagnostics import InternalError
@@ -17,13 +16,13 @@ from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.lower.scratch import scratch_bytes
 from mlc.parallel.planned import Channel
+from mlc.parallel.tree import most_roots, tree_levels
 from mlc.plan.chains import plan_chain
 from mlc.plan.channels import segment_channel, tree_channel
 from mlc.plan.layout import Layout
-from mlc.plan.parameters import held_parameters, piece_sizes, place_shares, plan_parameters
+from mlc.plan.parameters import held_parameters, place_sharings, plan_parameters
 from mlc.plan.place import FLOAT_BYTES, PlacePlanner, Sketch, place_inboxes
 from mlc.plan.placed import Place, Plan
-from mlc.plan.shards import roots, tree_levels
 from mlc.plan.stages import staged_chains
 from mlc.plan.uses import parameter_uses
 
@@ -35,7 +34,6 @@ def plan(lowered: Lowered, layout: Layout) -> Plan:
     uses = parameter_uses(lowered.step)
     chains = tuple(plan_chain(lowered, layout, chain, uses) for chain in staged)
     parameters = plan_parameters(lowered, layout, staged, uses)
-    shares = place_shares(lowered, layout, parameters)
     sketch = Sketch(
         lowered=lowered,
         layout=layout,
@@ -43,8 +41,7 @@ def plan(lowered: Lowered, layout: Layout) -> Plan:
         uses=uses,
         parameters=parameters,
         held=held_parameters(lowered, layout, staged, parameters),
-        shares=shares,
-        pieces=piece_sizes(parameters, shares),
+        sharings=place_sharings(lowered, layout, parameters),
         levels=tree_levels(layout.groups, layout.dp),
     )
     places, channels = _places(sketch)
@@ -88,66 +85,68 @@ def _places(sketch: Sketch) -> tuple[tuple[Place, ...], tuple[Channel, ...]]:
 
 
 def _channels(sketch: Sketch) -> list[Channel]:
-    """All channels without addresses, in the order of the table: chains, gradients, values, the tree."""
+    """All channels without addresses, in the order of the table: chains, gradients and values between places and replicas, the tree."""
     layout = sketch.layout
     channels = [channel for chain in sketch.chains for channel in chain.channels]
-    for name, kind, sizes in (("reduce", "reduction", _reduced(sketch)), ("share", "reduction", _shared(sketch)), *_spread(sketch)):
+    for name, kind, sizes in (("share", "reduction", _shared(sketch)), ("spread", "parameter", _spread(sketch))):
         for (source, target), size in sorted(sizes.items()):
-            if size:
-                ends = f"{name}.{source}" if source == target else f"{name}.{source}.{target}"
-                channels.append(segment_channel(ends, kind, source, target, size))
-    return [*channels, tree_channel()] if layout.pp * layout.dp > 1 else channels
+            channels.append(segment_channel(f"{name}.{source}.{target}", kind, source, target, size))
+    for place, size in sorted(_exchanged(sketch).items()):
+        channels.append(segment_channel(f"replicas.{place}", "replicas", place, place, size))
+    return [*channels, tree_channel()] if layout.mesh.ranks > 1 else channels
 
 
 def _used(sketch: Sketch) -> list[tuple[int, int]]:
-    """(parameter, stage) of every use."""
-    return [(number, stage) for number, parameter in enumerate(sketch.parameters) for stage, _ in parameter.uses]
+    """(parameter, place) of every use."""
+    placement = sketch.layout.schedule.placement
+    return [(number, placement[stage]) for number, parameter in enumerate(sketch.parameters) for stage, _ in parameter.uses]
 
 
-def _reduced(sketch: Sketch) -> dict[tuple[int, int], int]:
-    """Per place, the most bytes of gradients of a chunk that one replica sends another."""
-    layout = sketch.layout
-    if layout.dp == 1:
+def _exchanged(sketch: Sketch) -> dict[int, int]:
+    """Per place that has something for other replicas, a bound for the bytes of a message: all sums that there are of its gradients."""
+    if sketch.layout.dp == 1:
         return {}
-    most = max(roots(replica, layout.groups, layout.dp) for replica in range(layout.dp))
-    totals = [[0] * layout.dp for _ in range(layout.stages)]
-    for number, stage in _used(sketch):
-        for replica, elements in enumerate(sketch.pieces[number]):
-            totals[stage][replica] += most * aligned(FLOAT_BYTES * elements)
-    sizes: dict[tuple[int, int], int] = {}
-    for stage, place in enumerate(layout.schedule.placement):
-        sizes[place, place] = max(sizes.get((place, place), 0), *totals[stage])
+    sizes: dict[int, int] = {}
+    most = most_roots(sketch.layout.groups, sketch.layout.dp)
+    elements = [p.type.size for p in sketch.lowered.step.program.parameters]
+    for number, place in _used(sketch):
+        sizes[place] = sizes.get(place, 0) + most * aligned(FLOAT_BYTES * elements[number])
+    for place, number in _moved(sketch):
+        sizes.setdefault(place, aligned(FLOAT_BYTES * elements[number]))
     return sizes
 
 
-def _shared(sketch: Sketch) -> dict[tuple[int, int], int]:
-    """Per pair of places, the most bytes of gradients that a replica sends to the owner."""
-    return _most(sketch, [(sketch.layout.schedule.placement[stage], number) for number, stage in _used(sketch)], True)
-
-
-def _spread(sketch: Sketch) -> list[tuple[str, str, dict[tuple[int, int], int]]]:
-    """The channels of new values: from the owner to other holders, and on each place between replicas."""
+def _moved(sketch: Sketch) -> list[tuple[int, int]]:
+    """(place, parameter) for every place that holds a parameter which changes."""
     held = [(place, number) for place, numbers in enumerate(sketch.held) for number in numbers]
-    moved = [(place, number) for place, number in held if sketch.parameters[number].update is not None]
-    spread = {(owner, holder): size for (holder, owner), size in _most(sketch, moved, False).items()}
-    gathered: dict[tuple[int, int], list[int]] = {}
-    for place, number in moved if sketch.layout.dp > 1 else []:
-        totals = gathered.setdefault((place, place), [0] * sketch.layout.dp)
-        for replica, elements in enumerate(sketch.pieces[number]):
-            totals[replica] += elements * _value_bytes(sketch, number)
-    return [("spread", "parameter", spread), ("gather", "parameter", {ends: max(totals) for ends, totals in gathered.items()})]
+    return [(place, number) for place, number in held if sketch.parameters[number].update is not None]
 
 
-def _most(sketch: Sketch, pairs: Sequence[tuple[int, int]], gradients: bool) -> dict[tuple[int, int], int]:
-    """(place, owner) -> the most bytes over replicas, of (place, parameter) pairs whose parameter another place owns."""
-    totals: dict[tuple[int, int], list[int]] = {}
-    for place, number in pairs:
+def _shared(sketch: Sketch) -> dict[tuple[int, int], int]:
+    """(place, owner) -> the most bytes of gradients that a replica sends to the owner."""
+    found: dict[tuple[int, int], int] = {}
+    for number, place in _used(sketch):
         owner = sketch.parameters[number].owner
         if owner != place:
-            found = totals.setdefault((place, owner), [0] * sketch.layout.dp)
-            for replica, elements in enumerate(sketch.pieces[number]):
-                found[replica] += elements * (FLOAT_BYTES if gradients else _value_bytes(sketch, number))
-    return {ends: max(sizes) for ends, sizes in totals.items()}
+            found[place, owner] = found.get((place, owner), 0) + _share_bytes(sketch, number, FLOAT_BYTES)
+    return found
+
+
+def _spread(sketch: Sketch) -> dict[tuple[int, int], int]:
+    """(owner, place) -> the most bytes of values that a replica of the owner sends."""
+    found: dict[tuple[int, int], int] = {}
+    for place, number in _moved(sketch):
+        owner = sketch.parameters[number].owner
+        if owner != place:
+            found[owner, place] = found.get((owner, place), 0) + _share_bytes(sketch, number, _value_bytes(sketch, number))
+    return found
+
+
+def _share_bytes(sketch: Sketch, number: int, each: int) -> int:
+    """A bound for what a replica has of a parameter, of elements of so many bytes."""
+    sharing = sketch.sharings[sketch.parameters[number].owner]
+    floats = sharing.most({number: 1}, {number: FLOAT_BYTES * sketch.lowered.step.program.parameters[number].type.size})
+    return floats * each // FLOAT_BYTES
 
 
 def _value_bytes(sketch: Sketch, number: int) -> int:

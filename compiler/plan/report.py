@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from math import prod
 from typing import Any
 
+from mlc.mesh import Cohort, Mesh
 from mlc.parallel.cut_report import explain_stages
 from mlc.parallel.planned import reading
 from mlc.parallel.quantities import size_text
@@ -43,8 +43,9 @@ def _explained(plan: Json) -> str:
 
 
 def _ranks(plan: Json) -> str:
-    pp, dp = plan["pp"], plan["dp"]
-    return "one rank" if pp * dp == 1 else f"{pp * dp} ranks: {pp} place{'s' * (pp > 1)} of the pipeline, {dp} replica{'s' * (dp > 1)}"
+    pp, dp = plan["mesh"]["pp"], plan["mesh"]["dp"]
+    ranks = Mesh(pp, dp).ranks
+    return "one rank" if ranks == 1 else f"{ranks} ranks: {pp} place{'s' * (pp > 1)} of the pipeline, {dp} replica{'s' * (dp > 1)}"
 
 
 def _stages(plan: Json) -> list[str]:
@@ -80,7 +81,7 @@ def _memory(plan: Json, place: Json) -> dict[str, int]:
 
     known = {
         "parameters": named("parameter ", "copy of "),
-        "states": max(sum(_states(plan, piece) for piece in shard) for shard in place["shards"]),
+        "states": place["shards"]["states"]["bytes"],
         "gradients": named("gradient of "),
         "residuals": rings(True),
         "inputs": rings(False),
@@ -88,22 +89,15 @@ def _memory(plan: Json, place: Json) -> dict[str, int]:
         "inbox": place["inbox_bytes"],
         "outbox": sum(_outbox(plan, place["place"], channel) for channel in plan["channels"]),
     }
-    return {**known, "others": sum(fixed.values()) - known["parameters"] - known["gradients"] - known["transient"]}
-
-
-def _states(plan: Json, piece: Json) -> int:
-    """Bytes of optimizer state of a piece."""
-    parameter = plan["parameters"][piece["parameter"]]
-    if parameter["elementwise"]:
-        return 4 * (piece["end"] - piece["begin"]) * len(piece["states"])
-    return sum(4 * prod(state["shape"]) for state in parameter["states"])
+    rest = sum(fixed.values()) + sum(place["shards"][name]["bytes"] for name in ("work", "guests"))
+    return {**known, "others": rest - known["parameters"] - known["gradients"] - known["transient"]}
 
 
 def _outbox(plan: Json, place: int, channel: Json) -> int:
     """Bytes of a channel's outbox in the private memory of a place; that of the tree lies in its inbox."""
     if channel["from"] != place or channel["chain"] not in ("train", None):
         return 0
-    peers = plan["dp"] - 1 if channel["from"] == channel["to"] else 1
+    peers = Cohort(plan["mesh"]["dp"]).blocks if channel["from"] == channel["to"] else 1
     return peers * channel["outbox_slots"] * channel["slot_bytes"]
 
 

@@ -3,7 +3,7 @@
  * An emitted model is tables and straight-line functions. The runtime owns memory, threads, files and the walk over the tables.
  * Every buffer is named by its offset in the rank's arena, a multiple of 64 bytes. Nothing here allocates.
  *
- * Ranks form a mesh: rank = replica * pp + place, place in [0, pp) along the pipeline, replica in [0, dp). A stage is a range of
+ * Ranks form a mesh (mlc_mesh.h): a rank has a place along the pipeline, pp of them, and a replica, dp of them. A stage is a range of
  * the chain of layer calls; stage s lies on one place, a place holds one or more stages (its chunks, in ascending order). All
  * that a rank does and holds is its role's, and the roles are the places; only the shard of optimizer state, the microbatches and
  * the peers depend on the replica.
@@ -14,9 +14,11 @@
 #ifndef MLC_ABI_H
 #define MLC_ABI_H
 
+#include "mlc_mesh.h"
+
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 3
+#define MLC_ABI_VERSION 4
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL }; /* bool: one byte, 0 or 1 */
@@ -121,23 +123,23 @@ typedef struct mlc_use {
     const uint64_t *levels; /* level 0 takes the microbatches of a group; the others hold group sums of the tree; mlc_role.levels */
 } mlc_use;
 
-/* What one replica of the owner updates: elements [begin, end) of a parameter, both multiples of 1024 or the end of the tensor.
- * Its gradient is that of use 0. A rule that is not elementwise has one piece, the whole. */
-typedef struct mlc_piece {
-    int32_t parameter;
-    int64_t begin;
-    int64_t end;
-    const uint64_t *states;        /* of element `begin` of each state; of a rule that is not elementwise, of the whole state */
-    mlc_flat_function update_flat; /* at: master, gradient, states... from element `begin` on; results in place; or */
-    mlc_function update;           /* at: master, gradient, states..., new master, new states... (work buffers), then others */
-    const uint64_t *update_at;     /* both NULL: frozen, or fed by nothing */
-} mlc_piece;
+/* How the replicas of its owner share out a parameter (src/shard.h). */
+enum mlc_sharing {
+    MLC_SLICED, /* a rule that is elementwise: each updates equal, contiguous shares of the blocks of 1024 elements of all of them */
+    MLC_WHOLE,  /* any other: one replica updates it */
+    MLC_STILL,  /* frozen, or fed by nothing: each answers for shares of the blocks, as of sliced ones */
+};
 
-/* The pieces of one replica, in order of parameter. */
-typedef struct mlc_shard {
-    const mlc_piece *pieces;
-    int32_t count;
-} mlc_shard;
+/* A parameter in the hands of its owner. Its gradient is that of use 0. */
+typedef struct mlc_own {
+    int32_t parameter;
+    int32_t sharing;
+    mlc_flat_function update_flat; /* MLC_SLICED; at: master, gradient, states..., the same masters and states as results, reads... */
+    mlc_function update;           /* MLC_WHOLE; at: master, gradient, states..., results (new master, new states...), reads..., work */
+    const uint64_t *reads;         /* scalars of the record */
+    int32_t read_count;
+    uint64_t work;                 /* MLC_WHOLE: bytes of results and work memory */
+} mlc_own;
 
 enum mlc_source { MLC_SOURCE_DATA, MLC_SOURCE_FOLLOWING };
 
@@ -247,15 +249,16 @@ typedef struct mlc_actions {
 enum mlc_channel_kind {
     MLC_ACTIVATION, /* states that cross a cut: place `from` to place `to` of the same replica */
     MLC_GRADIENT,   /* their cotangents, the other way */
-    MLC_REDUCTION,  /* from == to: gradients, from each replica to each other one; else of a shared parameter, same replica */
-    MLC_PARAMETER,  /* from == to: new values, from each replica to each other one; else of a shared parameter, same replica */
-    MLC_TREE,       /* statistics: between a rank and its neighbours in the binary tree of ranks (parent (r - 1) / 2); from, to -1 */
+    MLC_REDUCTION,  /* gradients of a parameter that both places use, same replica */
+    MLC_PARAMETER,  /* new values of a parameter that both places use, same replica */
+    MLC_REPLICAS,   /* from == to: sums of gradients and new values between replicas that are neighbours in their cohort (mlc_mesh.h) */
+    MLC_TREE,       /* statistics: between a rank and its neighbours in the binary tree of all ranks; from, to -1 */
 };
 
-/* A directed edge between two ranks, or as many as there are pairs of replicas. Messages have slot_bytes bytes and arrive in the
- * order in which they were sent. Message n of a pair lies in slot n % slots of the receiver's inbox and in slot n % outbox_slots
- * of the sender's outbox. A receiver has one block of slots (slots * slot_bytes bytes) and one header for each sender: for pairs
- * of replicas in order of replica without its own; for MLC_TREE parent, left child, right child. The same for outboxes. */
+/* A directed edge between two ranks, or between all that are neighbours in a cohort or tree. Messages have slot_bytes bytes and arrive in
+ * the order in which they were sent. Message n of a pair lies in slot n % slots of the receiver's inbox and in slot n % outbox_slots of the
+ * sender's outbox. A receiver has one block of slots (slots * slot_bytes bytes) and one header for each sender: of MLC_REPLICAS in the
+ * order of mlc_cohort_neighbour, of MLC_TREE of mlc_mesh_tree_neighbour. The same for outboxes. */
 typedef struct mlc_channel {
     const char *name;
     int32_t kind;
@@ -285,6 +288,12 @@ typedef struct mlc_schedule {
     int32_t rounds[MLC_CHAINS]; /* microbatches of a list, of one replica */
 } mlc_schedule;
 
+/* Bytes of the arena. */
+typedef struct mlc_area {
+    uint64_t at;
+    uint64_t bytes;
+} mlc_area;
+
 /* What the ranks of one place have in common. */
 typedef struct mlc_role {
     uint64_t arena_bytes;        /* the inbox, then the private part */
@@ -296,7 +305,11 @@ typedef struct mlc_role {
     int32_t chunk_count;         /* of every chain alike */
     const mlc_held *held;        /* in order of parameter */
     int32_t held_count;
-    const mlc_shard *shards;     /* [dp] */
+    const mlc_own *owned;        /* in order of parameter */
+    int32_t owned_count;
+    mlc_area states;             /* each replica lays out the states of its pieces there, in order, each on 64 bytes */
+    mlc_area work;               /* the same of results and work memory of its whole updates */
+    mlc_area guests;             /* sums of a chunk that are kept for an absent replica (mlc_mesh.h) */
 } mlc_role;
 
 /* A number of the file that was fixed at compile time, and what it was: `heads: int = 12`. bool: 0 or 1. */
@@ -310,8 +323,7 @@ typedef struct mlc_model {
     const char *name;
     const char *hash;            /* hex: names, shapes, dtypes, recipe, batch, M, G; what a checkpoint must match */
     const char *description;     /* the items behind `hash`, one a line, "item=value": names what differs */
-    int32_t pp;
-    int32_t dp;
+    mlc_mesh mesh;
     int32_t stages;
     const mlc_role *roles;       /* [pp] */
     const mlc_schedule *schedule;

@@ -3,7 +3,7 @@
  *
  *   layout_begin     mesh and sizes of what crosses a cut; channels and inboxes
  *   layout_take, layout_region, layout_row, layout_hold, layout_use ...   what the stages consist of
- *   layout_end       shards, lists
+ *   layout_end       what places own, lists
  *
  * Stage s lies on place s % pp. A step goes by windows of so many microbatches: forward through all stages, then backward; with
  * `split` W comes after all I of the window. Every private ring and every inbox has a slot for each microbatch of a window.
@@ -61,10 +61,7 @@ typedef struct layout {
     bool flat[PARAMETERS]; /* its rule is elementwise */
     mlc_flat_function update_flat[PARAMETERS];
     mlc_function update[PARAMETERS];
-    mlc_shard shards[PLACES][REPLICAS];
-    mlc_piece pieces[PLACES][REPLICAS][PARAMETERS];
-    uint64_t states[PLACES][REPLICAS][PARAMETERS][MOST_STATES];
-    uint64_t update_at[PLACES][REPLICAS][PARAMETERS][3 + 2 * MOST_STATES + 1];
+    mlc_own owned[PLACES][PARAMETERS];
     uint64_t init_at[PLACES][PARAMETERS];
 } layout;
 
@@ -108,13 +105,14 @@ static inline int layout_channel(layout *all, const char *name, int kind, int ch
 
 static inline uint64_t layout_blocks(const layout *all, const mlc_channel *channel)
 {
-    return channel->kind == MLC_TREE ? 3 : channel->from == channel->to ? (uint64_t)all->model.dp - 1 : 1;
+    uint64_t neighbours = (uint64_t)mlc_cohort_blocks(all->model.mesh.size[MLC_DP]);
+    return channel->kind == MLC_TREE ? MLC_TREE_NEIGHBOURS : channel->kind == MLC_REPLICAS ? neighbours : 1;
 }
 
 /* The tree lies at the same offsets everywhere, in the inbox with its outbox; then each place's own inboxes; then the outboxes. */
 static inline void layout_arenas(layout *all)
 {
-    for (int place = 0; place < all->model.pp; place++) {
+    for (int place = 0; place < all->model.mesh.size[MLC_PP]; place++) {
         uint64_t *top = &all->roles[place].arena_bytes;
         for (int i = 0; i < all->schedule.channel_count; i++) {
             mlc_channel *channel = &all->channels[i];
@@ -154,7 +152,7 @@ static inline uint64_t layout_outbox(layout *all, int number)
 static inline void layout_cut(layout *all, int chain, int s, uint64_t state_bytes, uint64_t cotangent_bytes)
 {
     layout_stage *before = &all->stage[chain][s], *behind = before + 1;
-    int place = s % all->model.pp;
+    int place = s % all->model.mesh.size[MLC_PP];
     if (before->out_channel >= 0) {
         before->out = layout_outbox(all, before->out_channel);
         behind->in = layout_inbox(all, behind->in_channel);
@@ -171,7 +169,7 @@ static inline void layout_cut(layout *all, int chain, int s, uint64_t state_byte
 
 static inline void layout_cut_channels(layout *all, int chain, int s, uint64_t state_bytes, uint64_t cotangent_bytes)
 {
-    int pp = all->model.pp, from = s % pp, to = (s + 1) % pp;
+    int pp = all->model.mesh.size[MLC_PP], from = s % pp, to = (s + 1) % pp;
     layout_stage *before = &all->stage[chain][s], *behind = before + 1;
     if (from == to)
         return;
@@ -185,11 +183,13 @@ static inline void layout_cut_channels(layout *all, int chain, int s, uint64_t s
 /* Between replicas, and of shared parameters between any two places. */
 static inline void layout_collective_channels(layout *all, uint64_t slot_bytes, int slots)
 {
-    for (int from = 0; from < all->model.pp; from++)
-        for (int to = 0; to < all->model.pp; to++)
-            if (from != to || all->model.dp > 1) {
-                layout_channel(all, "reduce", MLC_REDUCTION, -1, from, to, slot_bytes, slots, slots);
-                layout_channel(all, "values", MLC_PARAMETER, -1, from, to, slot_bytes, slots, slots);
+    for (int from = 0; from < all->model.mesh.size[MLC_PP]; from++)
+        for (int to = 0; to < all->model.mesh.size[MLC_PP]; to++)
+            if (from != to) {
+                layout_channel(all, "share", MLC_REDUCTION, -1, from, to, slot_bytes, slots, slots);
+                layout_channel(all, "spread", MLC_PARAMETER, -1, from, to, slot_bytes, slots, slots);
+            } else if (all->model.mesh.size[MLC_DP] > 1) {
+                layout_channel(all, "replicas", MLC_REPLICAS, -1, from, to, slot_bytes, slots, slots);
             }
 }
 
@@ -215,7 +215,7 @@ static inline layout *layout_begin(layout_shape shape)
     all->outbox = shape.outbox;
     all->split = shape.split;
     all->schedule = (mlc_schedule){all->programs, all->channels, 0, {m, shape.rounds, 1}};
-    all->model = (mlc_model){.abi_version = MLC_ABI_VERSION, .hash = "0", .pp = shape.pp, .dp = shape.dp, .stages = all->stages,
+    all->model = (mlc_model){.abi_version = MLC_ABI_VERSION, .hash = "0", .mesh = MLC_MESH(shape.pp, shape.dp), .stages = all->stages,
                              .roles = all->roles, .schedule = &all->schedule, .scratch_bytes_per_thread = 64, .operands = MOST_OPERANDS,
                              .parameters = all->parameters, .rate = -1, .microbatches = shape.microbatches, .groups = shape.groups};
     for (int chain = 0; chain < MLC_CHAINS; chain++)
@@ -280,7 +280,7 @@ static inline const mlc_held *layout_held(const layout *all, int place, int para
 static inline uint64_t layout_use(layout *all, int s, int parameter, int index, int phase)
 {
     layout_stage *stage = &all->stage[MLC_TRAIN][s];
-    int number = stage->chunk.use_count++, place = s % all->model.pp;
+    int number = stage->chunk.use_count++, place = s % all->model.mesh.size[MLC_PP];
     CHECK(number < MOST_USES && all->roles[place].levels <= MOST_LEVELS);
     for (int i = 0; i < all->roles[place].levels; i++)
         stage->levels[number][i] = layout_take(all, place, 4 * (uint64_t)mlc_parameter_elements(&all->parameters[parameter]));
@@ -300,55 +300,43 @@ static inline uint64_t layout_gradient(const layout *all, int parameter)
     return MLC_NONE;
 }
 
-/* ---- shards ---- */
+/* ---- what places own ---- */
 
-static inline void layout_piece(layout *all, int place, int replica, int p, int64_t begin, int64_t end)
+static inline uint64_t layout_floats(int64_t elements)
 {
-    mlc_shard *shard = &all->shards[place][replica];
-    const mlc_parameter *parameter = &all->parameters[p];
-    uint64_t *states = all->states[place][replica][shard->count], *at = all->update_at[place][replica][shard->count];
-    uint64_t offset = 4 * (uint64_t)begin, gradient = layout_gradient(all, p);
-    int n = 0;
-    at[n++] = layout_held(all, place, p)->master + offset;
-    at[n++] = gradient + offset;
-    for (int s = 0; s < parameter->state_count; s++) {
-        int64_t elements = all->flat[p] ? end - begin : mlc_tensor_elements(&parameter->states[s]);
-        states[s] = at[n++] = layout_take(all, place, 4 * (uint64_t)elements);
-    }
-    if (all->update[p]) {
-        at[n++] = layout_take(all, place, 4 * (uint64_t)mlc_parameter_elements(parameter));
-        for (int s = 0; s < parameter->state_count; s++)
-            at[n++] = layout_take(all, place, 4 * (uint64_t)mlc_tensor_elements(&parameter->states[s]));
-    }
-    all->pieces[place][replica][shard->count++] = (mlc_piece){p, begin, end, states, all->update_flat[p], all->update[p], at};
+    return ((uint64_t)elements * sizeof(float) + 63) / 64 * 64;
 }
 
-/* Elementwise rules: contiguous shares of the 1024-element blocks of all parameters. Others: whole, replica after replica. */
-static inline void layout_shards(layout *all, int place)
+/* Bytes of all states of a parameter. */
+static inline uint64_t layout_state_bytes(const mlc_parameter *parameter)
 {
-    int64_t blocks = 0, first = 0;
-    int dp = all->model.dp, turn = dp - 1;
-    for (int p = 0; p < all->model.parameter_count; p++)
-        if (all->parameters[p].owner == place && all->flat[p])
-            blocks += (mlc_parameter_elements(&all->parameters[p]) + 1023) / 1024;
+    uint64_t bytes = 0;
+    for (int s = 0; s < parameter->state_count; s++)
+        bytes += layout_floats(mlc_tensor_elements(&parameter->states[s]));
+    return bytes;
+}
+
+/* Room for the states of all parameters, for the results of all updates, and for as many sums of each use as there are levels. */
+static inline void layout_own(layout *all, int place)
+{
+    mlc_role *role = &all->roles[place];
+    uint64_t states = 0, work = 0, guests = 0;
     for (int p = 0; p < all->model.parameter_count; p++) {
-        int64_t elements = mlc_parameter_elements(&all->parameters[p]), own = (elements + 1023) / 1024;
-        if (all->parameters[p].owner != place)
+        const mlc_parameter *parameter = &all->parameters[p];
+        uint64_t bytes = layout_floats(mlc_parameter_elements(parameter));
+        guests += (uint64_t)(parameter->uses * role->levels) * bytes;
+        if (parameter->owner != place)
             continue;
-        for (int d = 0; d < dp && all->flat[p]; d++) {
-            int64_t begin = 1024 * (blocks * d / dp - first), end = 1024 * (blocks * (d + 1) / dp - first);
-            begin = begin < 0 ? 0 : begin;
-            end = end > elements ? elements : end;
-            if (begin < end)
-                layout_piece(all, place, d, p, begin, end);
-        }
-        first += all->flat[p] ? own : 0;
-        if (!all->flat[p])
-            layout_piece(all, place, turn-- % dp, p, 0, elements);
+        int sharing = all->update_flat[p] ? MLC_SLICED : all->update[p] ? MLC_WHOLE : MLC_STILL;
+        uint64_t results = sharing == MLC_WHOLE ? bytes + layout_state_bytes(parameter) : 0;
+        all->owned[place][role->owned_count++] = (mlc_own){p, sharing, all->update_flat[p], all->update[p], NULL, 0, results};
+        states += layout_state_bytes(parameter);
+        work += results;
     }
-    for (int d = 0; d < dp; d++)
-        all->shards[place][d].pieces = all->pieces[place][d];
-    all->roles[place].shards = all->shards[place];
+    role->owned = all->owned[place];
+    role->states = (mlc_area){layout_take(all, place, states), states};
+    role->work = (mlc_area){layout_take(all, place, work), work};
+    role->guests = (mlc_area){layout_take(all, place, guests), guests};
 }
 
 /* ---- lists ---- */
@@ -376,7 +364,7 @@ static inline void layout_forward(layout_list *list, int s, int j)
     const layout_stage *stage = &list->all->stage[list->chain][s];
     layout_transfer(list, MLC_RECEIVE, stage->in_channel, j);
     layout_transfer(list, MLC_SENT, stage->out_channel, j - list->all->outbox);
-    layout_act(list, MLC_FORWARD, s / list->all->model.pp, j);
+    layout_act(list, MLC_FORWARD, s / list->all->model.mesh.size[MLC_PP], j);
     layout_transfer(list, MLC_SEND, stage->out_channel, j);
     if (list->chain != MLC_TRAIN)
         layout_transfer(list, MLC_FREE, stage->in_channel, j);
@@ -387,7 +375,7 @@ static inline void layout_backward(layout_list *list, int s, int j)
     const layout_stage *stage = &list->all->stage[list->chain][s];
     layout_transfer(list, MLC_RECEIVE, stage->cotangent_in_channel, j);
     layout_transfer(list, MLC_SENT, stage->cotangent_out_channel, j - list->all->outbox);
-    layout_act(list, list->all->split ? MLC_INPUT_GRADIENT : MLC_BACKWARD, s / list->all->model.pp, j);
+    layout_act(list, list->all->split ? MLC_INPUT_GRADIENT : MLC_BACKWARD, s / list->all->model.mesh.size[MLC_PP], j);
     layout_transfer(list, MLC_SEND, stage->cotangent_out_channel, j);
     layout_transfer(list, MLC_FREE, stage->cotangent_in_channel, j);
     if (!list->all->split)
@@ -396,13 +384,13 @@ static inline void layout_backward(layout_list *list, int s, int j)
 
 static inline void layout_weight(layout_list *list, int s, int j)
 {
-    layout_act(list, MLC_WEIGHT_GRADIENT, s / list->all->model.pp, j);
+    layout_act(list, MLC_WEIGHT_GRADIENT, s / list->all->model.mesh.size[MLC_PP], j);
     layout_transfer(list, MLC_FREE, list->all->stage[list->chain][s].in_channel, j);
 }
 
 static inline void layout_window(layout_list *list, int first, int last)
 {
-    int pp = list->all->model.pp, stages = list->all->stages;
+    int pp = list->all->model.mesh.size[MLC_PP], stages = list->all->stages;
     bool trains = list->chain == MLC_TRAIN;
     for (int s = list->place; s < stages; s += pp)
         for (int j = first; j < last; j++)
@@ -421,7 +409,7 @@ static inline void layout_write_list(layout *all, int place, int chain)
     int count = all->schedule.rounds[chain];
     for (int first = 0; first < count; first += all->window)
         layout_window(&list, first, first + all->window < count ? first + all->window : count);
-    for (int s = place; s < all->stages; s += all->model.pp)
+    for (int s = place; s < all->stages; s += all->model.mesh.size[MLC_PP])
         for (int j = count - all->outbox < 0 ? 0 : count - all->outbox; j < count; j++) {
             layout_transfer(&list, MLC_SENT, all->stage[chain][s].out_channel, j);
             layout_transfer(&list, MLC_SENT, all->stage[chain][s].cotangent_out_channel, j);
@@ -457,7 +445,7 @@ static inline void layout_end_stage(layout *all, int chain, int s)
     chunk->uses = stage->uses;
     if (!chunk->logits.name)
         chunk->logits.at = MLC_NONE;
-    all->chunk[s % all->model.pp][chain][s / all->model.pp] = *chunk;
+    all->chunk[s % all->model.mesh.size[MLC_PP]][chain][s / all->model.mesh.size[MLC_PP]] = *chunk;
 }
 
 /* B is I, then W. */
@@ -478,12 +466,12 @@ static inline void layout_end(layout *all)
             layout_join(&all->stage[chain][s]);
             layout_end_stage(all, chain, s);
         }
-    for (int place = 0; place < all->model.pp; place++) {
+    for (int place = 0; place < all->model.mesh.size[MLC_PP]; place++) {
         mlc_role *role = &all->roles[place];
         role->held = all->held[place];
         role->chunk_count = all->chunks;
         all->programs[place].regions = all->regions[place];
-        layout_shards(all, place);
+        layout_own(all, place);
         for (int chain = 0; chain < MLC_CHAINS; chain++) {
             role->chunks[chain] = all->chunk[place][chain];
             layout_write_list(all, place, chain);
@@ -532,7 +520,7 @@ static inline void layout_run(const mlc_model *model, mlc_open_options options, 
 {
     layout_runner runners[RANKS];
     pthread_t handles[RANKS];
-    int ranks = model->pp * model->dp;
+    int ranks = mlc_mesh_ranks(&model->mesh);
     mlc_hub *hub = NULL;
     mlc_error error = {0};
     CHECK(ranks <= RANKS && (ranks == 1 || !mlc_hub_open(&hub, ranks, &error)));

@@ -1,6 +1,6 @@
 /* mesh.h: models that are nothing but ranks and channels, for what tests transports. */
-#ifndef MLC_MESH_H
-#define MLC_MESH_H
+#ifndef TEST_MESH_H
+#define TEST_MESH_H
 
 #include "check.h"
 #include "mlc_abi.h"
@@ -21,7 +21,7 @@ static inline void mesh_begin(mesh *ranks, int pp, int dp, uint64_t tree_bytes, 
 {
     CHECK(pp <= MESH_PLACES);
     memset(ranks, 0, sizeof *ranks);
-    ranks->model = (mlc_model){.abi_version = MLC_ABI_VERSION, .name = "mesh", .hash = "0", .pp = pp, .dp = dp, .roles = ranks->roles,
+    ranks->model = (mlc_model){.abi_version = MLC_ABI_VERSION, .name = "mesh", .hash = "0", .mesh = MLC_MESH(pp, dp), .roles = ranks->roles,
                                .schedule = &ranks->schedule};
     ranks->schedule.channels = ranks->channels;
     ranks->channels[0] = (mlc_channel){.name = "tree", .kind = MLC_TREE, .chain = -1, .from = -1, .to = -1, .slot_bytes = tree_bytes,
@@ -41,7 +41,8 @@ static inline void mesh_add(mesh *ranks, int kind, int from, int to, uint64_t sl
 /* Blocks of slots that a rank has of a channel, in one direction. */
 static inline int mesh_blocks(const mesh *ranks, const mlc_channel *channel)
 {
-    return channel->kind == MLC_TREE ? 3 : channel->from == channel->to ? ranks->model.dp - 1 : 1;
+    int neighbours = mlc_cohort_blocks(ranks->model.mesh.size[MLC_DP]);
+    return channel->kind == MLC_TREE ? MLC_TREE_NEIGHBOURS : channel->kind == MLC_REPLICAS ? neighbours : 1;
 }
 
 static inline uint64_t mesh_take(uint64_t *end, uint64_t bytes)
@@ -53,7 +54,7 @@ static inline uint64_t mesh_take(uint64_t *end, uint64_t bytes)
 /* Gives every channel its place: at each place the tree, the inboxes, then the outboxes. */
 static inline void mesh_end(mesh *ranks)
 {
-    for (int place = 0; place < ranks->model.pp; place++) {
+    for (int place = 0; place < ranks->model.mesh.size[MLC_PP]; place++) {
         uint64_t end = 0;
         for (int i = 0; i < ranks->schedule.channel_count; i++) {
             mlc_channel *channel = &ranks->channels[i];

@@ -34,9 +34,7 @@ typedef struct stored {
     const stored_kind *kinds;
     mlc_parameter parameters[STORED_PARAMETERS];
     mlc_held held[STORED_RANKS][STORED_PARAMETERS];                /* by place */
-    mlc_piece pieces[STORED_RANKS][STORED_RANKS][STORED_PARAMETERS];   /* by place, replica */
-    uint64_t states[STORED_RANKS][STORED_RANKS][STORED_PARAMETERS][2];
-    mlc_shard shards[STORED_RANKS][STORED_RANKS];
+    mlc_own owned[STORED_RANKS][STORED_PARAMETERS];                /* by place */
     mlc_role roles[STORED_RANKS];
     mlc_program programs[STORED_RANKS];
     mlc_region arena;
@@ -56,41 +54,21 @@ static inline uint64_t stored_place_bytes(uint64_t *top, uint64_t bytes)
     return at;
 }
 
-static inline void stored_add_piece(stored *all, int place, int replica, int parameter, int64_t begin, int64_t end)
+/* Models that only store update nothing. Room for all states, of which a replica has its own. */
+static inline void stored_own(stored *all, int place)
 {
-    mlc_shard *shard = &all->shards[place][replica];
-    uint64_t *states = all->states[place][replica][shard->count], *top = &all->roles[place].arena_bytes;
-    const mlc_parameter *p = &all->parameters[parameter];
-    for (int s = 0; s < p->state_count; s++) {
-        int64_t elements = all->kinds[parameter].whole ? mlc_tensor_elements(&p->states[s]) : end - begin;
-        states[s] = stored_place_bytes(top, (uint64_t)elements * sizeof(float));
-    }
-    CHECK(shard->count < STORED_PARAMETERS);
-    all->pieces[place][replica][shard->count++] = (mlc_piece){.parameter = parameter, .begin = begin, .end = end, .states = states};
-}
-
-/* Blocks of elementwise parameters in contiguous shares over the replicas; others whole. */
-static inline void stored_cut(stored *all, int place)
-{
-    int64_t blocks = 0, seen = 0, dp = all->model.dp;
-    for (int p = 0; p < all->model.parameter_count; p++)
-        if (all->parameters[p].owner == place && !all->kinds[p].whole)
-            blocks += (mlc_parameter_elements(&all->parameters[p]) + PIECE_BLOCK - 1) / PIECE_BLOCK;
+    mlc_role *role = &all->roles[place];
+    uint64_t states = 0;
     for (int p = 0; p < all->model.parameter_count; p++) {
-        int64_t elements = mlc_parameter_elements(&all->parameters[p]), own = (elements + PIECE_BLOCK - 1) / PIECE_BLOCK;
-        if (all->parameters[p].owner != place)
+        const mlc_parameter *parameter = &all->parameters[p];
+        bool whole = all->kinds[p].whole;
+        if (parameter->owner != place)
             continue;
-        if (all->kinds[p].whole)
-            stored_add_piece(all, place, p % (int)dp, p, 0, elements);
-        for (int d = 0; d < dp && !all->kinds[p].whole; d++) {
-            int64_t begin = d * blocks / dp - seen, end = (d + 1) * blocks / dp - seen;
-            begin = begin < 0 ? 0 : begin;
-            end = end > own ? own : end;
-            if (begin < end)
-                stored_add_piece(all, place, d, p, begin * PIECE_BLOCK, end == own ? elements : end * PIECE_BLOCK);
-        }
-        seen += all->kinds[p].whole ? 0 : own;
+        for (int s = 0; s < parameter->state_count; s++)
+            states += ((uint64_t)mlc_tensor_elements(&parameter->states[s]) * sizeof(float) + 63) / 64 * 64;
+        all->owned[place][role->owned_count++] = (mlc_own){.parameter = p, .sharing = whole ? MLC_WHOLE : MLC_STILL};
     }
+    role->states = (mlc_area){stored_place_bytes(&role->arena_bytes, states), states};
 }
 
 /* The first parameter is held by the last place too; bf16: masters are valid in the own pieces alone when dp > 1. */
@@ -98,19 +76,17 @@ static inline void stored_fill_role(stored *all, int place, bool bf16)
 {
     mlc_role *role = &all->roles[place];
     *role = (mlc_role){.arena_bytes = TREE_BYTES, .inbox_bytes = TREE_BYTES, .levels = 1, .held = all->held[place],
-                       .shards = all->shards[place]};
+                       .owned = all->owned[place]};
     role->record = stored_place_bytes(&role->arena_bytes, 256);
     for (int p = 0; p < all->model.parameter_count; p++) {
         const mlc_parameter *parameter = &all->parameters[p];
-        if (parameter->owner != place && !(p == 0 && place == all->model.pp - 1))
+        if (parameter->owner != place && !(p == 0 && place == all->model.mesh.size[MLC_PP] - 1))
             continue;
         uint64_t bytes = (uint64_t)mlc_parameter_elements(parameter) * sizeof(float);
         uint64_t master = stored_place_bytes(&role->arena_bytes, bytes);
         all->held[place][role->held_count++] = (mlc_held){.parameter = p, .master = master, .copy = bf16 ? master : MLC_NONE};
     }
-    stored_cut(all, place);
-    for (int d = 0; d < all->model.dp; d++)
-        all->shards[place][d].pieces = all->pieces[place][d];
+    stored_own(all, place);
     all->arena = (mlc_region){"arena", 0, 0, 1};
     all->programs[place] = (mlc_program){.regions = &all->arena, .region_count = 1, .lists[MLC_TRAIN] = {STORED_STEP, STORED_ACTIONS}};
 }
@@ -123,7 +99,7 @@ static inline stored *stored_make(const stored_kind *kinds, int count, int pp, i
     all->tree = (mlc_channel){.name = "tree", .kind = MLC_TREE, .chain = -1, .from = -1, .to = -1, .slot_bytes = TREE_SLOT, .slots = 2,
                               .outbox_slots = 2, .inbox = 1024, .headers = 0, .outbox = 8192};
     all->schedule = (mlc_schedule){.places = all->programs, .channels = &all->tree, .channel_count = 1, .rounds = {1, 1, 1}};
-    all->model = (mlc_model){.abi_version = MLC_ABI_VERSION, .name = "stored", .hash = "57", .description = "a=1\n", .pp = pp, .dp = dp,
+    all->model = (mlc_model){.abi_version = MLC_ABI_VERSION, .name = "stored", .hash = "57", .description = "a=1\n", .mesh = MLC_MESH(pp, dp),
                              .stages = pp, .roles = all->roles, .schedule = &all->schedule, .scratch_bytes_per_thread = 64,
                              .parameters = all->parameters, .parameter_count = count, .microbatches = dp, .groups = dp, .batch = 1};
     for (int p = 0; p < count; p++)
@@ -160,12 +136,12 @@ static inline void stored_set(mlc_rank *rank, uint64_t salt)
     for (int h = 0; h < rank->role->held_count; h++) {
         const mlc_held *held = &rank->role->held[h];
         int64_t elements = mlc_parameter_elements(&rank->model->parameters[held->parameter]);
-        bool valid = held->copy == MLC_NONE || (rank->model->dp == 1 && rank->model->parameters[held->parameter].owner == rank->place);
+        bool valid = held->copy == MLC_NONE || (rank->model->mesh.size[MLC_DP] == 1 && rank->model->parameters[held->parameter].owner == rank->place);
         for (int64_t i = 0; i < elements; i++)
             stored_floats(rank, held->master)[i] = valid ? stored_value(held->parameter, -1, i, salt) : (float)(-1 - rank->rank);
     }
-    for (int i = 0; i < rank->shard->count; i++) {
-        const mlc_piece *piece = &rank->shard->pieces[i];
+    for (int i = 0; i < rank->shard.count; i++) {
+        const mlc_piece *piece = &rank->shard.pieces[i];
         float *master = stored_floats(rank, mlc_rank_held(rank, piece->parameter)->master);
         for (int64_t e = piece->begin; e < piece->end; e++)
             master[e] = stored_value(piece->parameter, -1, e, salt);
@@ -191,8 +167,8 @@ static inline void stored_expect_masters(const mlc_rank *rank, uint64_t salt)
 static inline void stored_expect(const mlc_rank *rank, uint64_t salt)
 {
     stored_expect_masters(rank, salt);
-    for (int i = 0; i < rank->shard->count; i++) {
-        const mlc_piece *piece = &rank->shard->pieces[i];
+    for (int i = 0; i < rank->shard.count; i++) {
+        const mlc_piece *piece = &rank->shard.pieces[i];
         int64_t first = stored_of(rank)->kinds[piece->parameter].whole ? 0 : piece->begin;
         for (int s = 0; s < rank->model->parameters[piece->parameter].state_count; s++)
             for (int64_t e = 0; e < stored_state_elements(rank, piece, s); e++)
@@ -260,7 +236,7 @@ static inline void stored_run(stored *all, int threads, void (*run)(mlc_rank *ra
     pthread_t handles[STORED_RANKS];
     stored_seat seats[STORED_RANKS];
     mlc_hub *hub;
-    int ranks = all->model.pp * all->model.dp;
+    int ranks = mlc_mesh_ranks(&all->model.mesh);
     CHECK(!mlc_hub_open(&hub, ranks, &error) && !pthread_barrier_init(&together, NULL, (unsigned)ranks));
     for (int i = 0; i < ranks; i++) {
         seats[i] = (stored_seat){all, hub, i, threads, run, context, &together};

@@ -175,7 +175,7 @@ static inline int stage_of_use(const layout *all, int use)
 
 static inline void make_parameters(layout *all, bool copied)
 {
-    int pp = all->model.pp, middle = all->stages / 2 % pp, last = (all->stages - 1) % pp;
+    int pp = all->model.mesh.size[MLC_PP], middle = all->stages / 2 % pp, last = (all->stages - 1) % pp;
     all->parameters[P_SHARED] = (mlc_parameter){"shared", 1, SHARED_SHAPE, 0, SHARED_USES, 0, NULL, 0, 80};
     all->parameters[P_COUNTS] = (mlc_parameter){"counts", 1, COUNTS_SHAPE, 1, 1, middle, NULL, 0, 81};
     all->parameters[P_MATRIX] = (mlc_parameter){"matrix", 2, MATRIX_SHAPE, 0, 1, last, STATES, 1, 82};
@@ -201,12 +201,12 @@ static inline void make_parameters(layout *all, bool copied)
 static inline void make_value(layout *all, int chain, int s, int column, int set)
 {
     layout_stage *stage = &all->stage[chain][s];
-    uint64_t at = layout_region(all, s % all->model.pp, 4);
+    uint64_t at = layout_region(all, s % all->model.mesh.size[MLC_PP], 4);
     layout_row(&stage->forward, put_value, "value", 4, (uint64_t[]){at, (uint64_t)set, (uint64_t)s, stage->in});
     stage->values[stage->chunk.value_count++] = (mlc_value){column, at};
     columns[column].stage = s;
-    if (column < C_METRIC && weighted && !stage->weight.count) {
-        stage->chunk.weight_at = layout_take(all, s % all->model.pp, 4);
+    if (weighted && !stage->weight.count) {
+        stage->chunk.weight_at = layout_take(all, s % all->model.mesh.size[MLC_PP], 4);
         layout_row(&stage->weight, put_weight, "weight", 1, &stage->chunk.weight_at);
     }
 }
@@ -214,7 +214,7 @@ static inline void make_value(layout *all, int chain, int s, int column, int set
 static inline void make_forward(layout *all, int chain, int s)
 {
     layout_stage *stage = &all->stage[chain][s];
-    int place = s % all->model.pp;
+    int place = s % all->model.mesh.size[MLC_PP];
     uint64_t kept = layout_region(all, place, STATE * 4), x = layout_region(all, place, 8), stages = (uint64_t)all->stages;
     stage->inputs[stage->chunk.input_count++] = (mlc_binding){0, x};
     layout_row(&stage->forward, pass_state, "state", 5, (uint64_t[]){stage->in, stage->out, kept, (uint64_t)s, stages});

@@ -1,5 +1,6 @@
 /* test_exact.c: the exact sum of squares, and the order in which groups add up. */
 #include "check.h"
+#include "data/order.h"
 #include "model/tree.h"
 #include "system/exact.h"
 
@@ -63,6 +64,31 @@ static void check_order_free(void)
         CHECK(together[b] == mlc_exact_squares_part(x + 1024 * b, 1024));
 }
 
+/* Numbers of both signs, of any magnitude: whole numbers of 2^-60 here, so that an integer knows the sum. */
+static void check_signs(void)
+{
+    mlc_exact up = {{0}}, down = {{0}}, parts[2] = {{{0}}, {{0}}};
+    __int128 sum = 0;
+    for (int i = 0; i < 999; i++) {
+        int64_t whole = (int64_t)(mlc_order_mix((uint64_t)i) >> 11) * (i % 3 ? 1 : -1);
+        sum += whole;
+        mlc_exact_add(&up, ldexp((double)whole, -60));
+        mlc_exact_add(&parts[i % 2], ldexp((double)whole, -60));
+        CHECK(mlc_exact_value(&up) == ldexp((double)sum, -60));
+    }
+    for (int i = 998; i >= 0; i--)
+        mlc_exact_add(&down, ldexp((double)(int64_t)(mlc_order_mix((uint64_t)i) >> 11) * (i % 3 ? -1 : 1), -60));
+    mlc_exact_merge(&parts[0], &parts[1]);
+    CHECK(!memcmp(&parts[0], &up, sizeof up) && mlc_exact_value(&down) == -mlc_exact_value(&up));
+    mlc_exact_merge(&up, &down);
+    CHECK(mlc_exact_value(&up) == 0 && !signbit(mlc_exact_value(&up)));
+    mlc_exact_add(&up, 0x1p250);
+    mlc_exact_add(&up, -1);
+    mlc_exact_add(&up, -0x1p250);
+    mlc_exact_add(&up, 0x1p-320); /* below what is kept */
+    CHECK(mlc_exact_value(&up) == -1);
+}
+
 /* ---- the tree ---- */
 
 /* Brute force: the levels of the tree as lists of ranges; does one hold [begin, end)? */
@@ -84,7 +110,9 @@ static void check_shares(int groups, int replicas)
     for (int d = 0; d < replicas; d++) {
         mlc_tree own = mlc_tree_roots(groups, replicas, d), waiting = mlc_tree_before_last(groups, replicas, d);
         int first = groups / replicas * d, last = first + groups / replicas;
+        mlc_tree cover = mlc_tree_cover(groups, first, last);
         CHECK(own.starts[0] == first && own.end == last && waiting.end == last - 1);
+        CHECK(cover.depth == own.depth && cover.end == last && !memcmp(cover.starts, own.starts, (size_t)own.depth * sizeof *own.starts));
         int before = waiting.depth, merges = mlc_tree_push(&waiting, last);
         CHECK(own.depth == before - merges + 1 && own.depth == waiting.depth && own.depth <= mlc_tree_most_roots(groups, replicas));
         CHECK(before < mlc_tree_levels(groups, replicas));
@@ -116,6 +144,7 @@ int main(void)
 {
     check_exact();
     check_order_free();
+    check_signs();
     check_tree();
     printf("test_exact: ok\n");
     return 0;

@@ -635,7 +635,7 @@ static void check_layout(int pp, int dp, const char *transport)
     expect(0, "trained 12 steps", "--data text --steps 12 --checkpoint m --every 5 --transport %s --timeout 60", transport);
     expect(0, straight, "--data text --steps 12 --resume m/step-00000005 --hash --transport %s --threads 2", transport);
     expect(0, straight, "--data text --steps 12 --resume auto --checkpoint m --hash --transport %s", transport);
-    expect(0, "memory of rank 1 (place ", "--data text --dry-run --transport %s", transport);
+    expect(0, "memory of a rank of place 0: ", "--data text --dry-run --transport %s", transport);
     expect(0, "evaluation after 0 steps", "--evaluate half --transport %s", transport);
     expect(0, "\nHello", "--weights x --sample 3 --prompt Hello --evaluate half --transport %s", transport);
     use_layout(1, 1);

@@ -64,7 +64,7 @@ static void run_calls(const mlc_model *model, int threads, outcome *got)
     CHECK(!mlc_session_step(session, INPUTS, ROWS, &got->losses[2]));
     memcpy(got->table, table, sizeof got->table);
     mlc_view momentum = mlc_parameter_state(session, 0, 0);
-    CHECK(momentum.copy == (model->dp > 1) && !mlc_parameter_state(session, 0, 1).data && !mlc_parameter_master(session, 1).data);
+    CHECK(momentum.copy == (model->mesh.size[MLC_DP] > 1) && !mlc_parameter_state(session, 0, 1).data && !mlc_parameter_master(session, 1).data);
     memcpy(got->momentum, momentum.data, sizeof got->momentum);
     CHECK(!mlc_session_load(session, "saved") && !mlc_session_digest(session, got->loaded));
     CHECK(mlc_session_steps_done(session) == 2 && !strcmp(got->loaded, got->hex));

@@ -56,20 +56,27 @@ static struct {
     double norm, loss, metric;
 } expected;
 
-static double loss_of(int64_t j)
+/* Sums over microbatches are exact, and rounded once. */
+typedef struct means {
+    mlc_exact weight, loss, metric;
+} means;
+
+static void add_terms(means *sums, int64_t j, double share)
 {
-    return (double)number(S_LOSS, j, 0) + (double)number(S_LOSS + C_EXTRA, j, 0);
+    double weight = (double)weight_of(j) * share;
+    mlc_exact_add(&sums->weight, weight);
+    mlc_exact_add(&sums->loss, weight * (double)number(S_LOSS, j, 0));
+    mlc_exact_add(&sums->loss, weight * (double)number(S_LOSS + C_EXTRA, j, 0));
+    mlc_exact_add(&sums->metric, weight * (double)number(S_LOSS + C_METRIC, j, 0));
 }
 
 static void expect(int microbatches, int groups)
 {
     int members = microbatches / groups;
-    double weights = 0, loss = 0, metric = 0;
-    for (int j = 0; j < microbatches; j++) {
-        loss += (double)weight_of(j) * loss_of(j);
-        metric += (double)weight_of(j) * number(S_LOSS + C_METRIC, j, 0);
-        weights += weight_of(j);
-    }
+    means sums = {{{0}}, {{0}}, {{0}}};
+    for (int j = 0; j < microbatches; j++)
+        add_terms(&sums, j, 1);
+    double weights = mlc_exact_value(&sums.weight);
     float scale = (float)(1 / weights);
     for (int i = 0; i < SHARED; i++)
         expected.shared[i] = (tree_sum(0, groups, members, i) + tree_sum(1, groups, members, i) + tree_sum(2, groups, members, i)) * scale;
@@ -78,8 +85,8 @@ static void expect(int microbatches, int groups)
     for (int i = 0; i < MATRIX; i++)
         expected.matrix[i] = tree_sum(S_MATRIX, groups, members, i) * scale;
     expected.norm = norm_of(expected.shared, expected.matrix);
-    expected.loss = loss / weights;
-    expected.metric = metric / weights;
+    expected.loss = mlc_exact_value(&sums.loss) / weights;
+    expected.metric = mlc_exact_value(&sums.metric) / weights;
 }
 
 static const float *expected_gradient(int parameter)
@@ -104,8 +111,8 @@ static float expected_value(int parameter, int64_t i, int steps, float factor)
 
 static void check_gradients(const mlc_rank *rank)
 {
-    for (int i = 0; i < rank->shard->count; i++) {
-        const mlc_piece *piece = &rank->shard->pieces[i];
+    for (int i = 0; i < rank->shard.count; i++) {
+        const mlc_piece *piece = &rank->shard.pieces[i];
         const float *gradient = mlc_gradient_of(rank, piece->parameter);
         size_t bytes = (size_t)(piece->end - piece->begin) * 4;
         if (piece->parameter == P_FROZEN)
@@ -132,8 +139,8 @@ static void check_values(const mlc_rank *rank, int steps)
             CHECK(held->copy == MLC_NONE ? master[i] == value : copy[i] == rounded(value));
         }
     }
-    for (int i = 0; i < rank->shard->count; i++) {
-        const mlc_piece *piece = &rank->shard->pieces[i];
+    for (int i = 0; i < rank->shard.count; i++) {
+        const mlc_piece *piece = &rank->shard.pieces[i];
         const float *master = mlc_rank_at(rank, mlc_rank_held(rank, piece->parameter)->master);
         for (int64_t e = piece->begin; e < piece->end; e++)
             CHECK(master[e] == expected_value(piece->parameter, e, steps, factor));
@@ -144,13 +151,14 @@ static void check_values(const mlc_rank *rank, int steps)
 
 static void check_evaluation(mlc_rank *rank, int64_t first, int64_t count)
 {
-    double loss = 0, weight = 0, sum = 0, weights = 0;
-    for (int64_t j = first; j < first + count; j++) {
-        sum += (double)weight_of(j) * 0.25 * loss_of(j);
-        weights += (double)weight_of(j) * 0.25;
-    }
-    CHECK(!mlc_executor_forward(rank, MLC_EVALUATE, &FEED, first, count, 0.25, &loss, &weight));
-    CHECK(loss == sum && weight == weights);
+    means sums = {{{0}}, {{0}}, {{0}}};
+    double loss;
+    for (int64_t j = first; j < first + count; j++)
+        add_terms(&sums, j, 0.25);
+    mlc_executor_clear(rank);
+    CHECK(!mlc_executor_forward(rank, MLC_EVALUATE, &FEED, first, count, 0.25));
+    CHECK(mlc_executor_means(rank, MLC_EVALUATE, &loss) == mlc_exact_value(&sums.weight));
+    CHECK(loss == mlc_exact_value(&sums.loss) / mlc_exact_value(&sums.weight));
 }
 
 static void step_job(mlc_rank *rank, void *context)
@@ -201,6 +209,10 @@ static void check_layouts(void)
         {1, 3, 1, 9, 9, 3, false, 1, 2, 0, 0, 65536, 1},  {4, 1, 2, 5, 5, 5, true, 1, 5, 0, 0, 4096, 1},
         {2, 4, 1, 12, 12, 3, false, 3, 1, 0, 0, 4096, 2}, {1, 6, 1, 18, 18, 1, true, 1, 1, 0, 0, 1024, 1},
         {2, 3, 2, 24, 24, 4, true, 2, 3, 0, 0, 3072, 2},  {3, 1, 1, 2, 1, 0, false, 1, 1, 0, 0, 128, 1},
+        {1, 5, 1, 5, 5, 0, false, 1, 1, 0, 0, 4096, 1},   {1, 7, 1, 7, 7, 0, false, 1, 1, 0, 0, 1024, 2},
+        {2, 5, 1, 15, 15, 3, true, 1, 2, 0, 0, 2048, 1},  {1, 7, 2, 21, 21, 3, false, 1, 1, 0, 0, 3072, 1},
+        {2, 7, 1, 35, 35, 5, false, 1, 1, 0, 0, 4096, 1}, {2, 8, 1, 24, 24, 3, false, 1, 1, 0, 0, 4096, 1},
+        {1, 3, 1, 33, 33, 11, false, 1, 1, 0, 0, 8192, 1}, {1, 6, 1, 30, 30, 5, false, 1, 1, 0, 0, 6144, 2},
     };
     for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++)
         for (int threads = 1; threads <= 2; threads++)
@@ -243,13 +255,14 @@ static void learn_job(mlc_rank *rank, void *context)
     learned *learned = context;
     const mlc_feed feed = {fill_tokens, NULL};
     const mlc_chunk *sample = &rank->role->chunks[MLC_SAMPLE][0];
-    double evaluation = 0, weight = 0, none = 0;
+    double evaluation;
     for (rank->step = 0; rank->step < 6; rank->step++) {
         CHECK(!mlc_executor_step(rank, &feed, true));
         look_at(learned->known, &learned->losses[rank->step], &rank->result.loss, sizeof(double));
     }
-    CHECK(!mlc_executor_forward(rank, MLC_EVALUATE, &feed, 0, 7, 1, &evaluation, &weight) && weight == 7);
-    CHECK(!mlc_executor_forward(rank, MLC_SAMPLE, &feed, 0, 1, 1, &none, &none) && none == 0);
+    mlc_executor_clear(rank);
+    CHECK(!mlc_executor_forward(rank, MLC_EVALUATE, &feed, 0, 7, 1) && mlc_executor_means(rank, MLC_EVALUATE, &evaluation) == 7);
+    CHECK(!mlc_executor_forward(rank, MLC_SAMPLE, &feed, 0, 1, 1));
     look_at(learned->known, &learned->evaluation, &evaluation, sizeof evaluation);
     if (rank->place == 0)
         look_at(learned->known, learned->table, mlc_rank_at(rank, mlc_rank_held(rank, 0)->master), sizeof learned->table);

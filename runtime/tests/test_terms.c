@@ -14,7 +14,7 @@ enum { RANKS = 5, ODD = 3 };
 
 static const mlc_role ROLES[RANKS] = {{.inbox_bytes = 4096}, {.inbox_bytes = 4096}, {.inbox_bytes = 4096}, {.inbox_bytes = 4096},
                                       {.inbox_bytes = 4096}};
-static const mlc_model MESH = {.name = "mesh", .hash = "", .description = "", .pp = RANKS, .dp = 1, .roles = ROLES};
+static const mlc_model MESH = {.name = "mesh", .hash = "", .description = "", .mesh = MLC_MESH(RANKS, 1), .roles = ROLES};
 
 /* What each rank got. */
 typedef struct outcome {

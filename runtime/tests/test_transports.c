@@ -73,7 +73,7 @@ static void make_plan(plan *run, uint64_t seed, int pp, int dp)
     for (int place = 0; place < pp; place++)
         for (int to = 0; to < pp; to++)
             if ((place == to && dp > 1) || (place != to && below(&state, 2)))
-                mesh_add(&run->ranks, place == to ? MLC_REDUCTION : MLC_ACTIVATION, place, to, 64u * (1u + (unsigned)below(&state, 300)),
+                mesh_add(&run->ranks, place == to ? MLC_REPLICAS : MLC_ACTIVATION, place, to, 64u * (1u + (unsigned)below(&state, 300)),
                          1 + below(&state, 4), 1 + below(&state, 4));
     mesh_end(&run->ranks);
 }
@@ -85,7 +85,7 @@ static void trouble_plan(plan *run, enum trouble trouble)
     if (trouble == NONE)
         return;
     run->trouble = trouble;
-    run->troubled = below(&state, run->ranks.model.pp * run->ranks.model.dp);
+    run->troubled = below(&state, mlc_mesh_ranks(&run->ranks.model.mesh));
     run->when = below(&state, run->events);
     if (trouble == STOPS || trouble == SLOW)
         run->timeout = 0.4;
@@ -193,12 +193,15 @@ static int move_one(rank_run *self, counts *sofar, uint64_t *state)
 {
     const mlc_model *model = &self->plan->ranks.model;
     int number = below(state, model->schedule->channel_count);
-    int replica = below(state, model->dp), other = below(state, model->dp), held = below(state, 100);
+    int replicas = model->mesh.size[MLC_DP], replica = below(state, replicas), held = below(state, 100);
+    int block = replicas > 1 ? below(state, mlc_cohort_blocks(replicas)) : 0;
     const mlc_channel *channel = &model->schedule->channels[number];
-    if (channel->kind == MLC_TREE || (channel->from == channel->to && replica == other))
+    int other = channel->kind == MLC_REPLICAS ? mlc_cohort_neighbour(replicas, replica, block) : replica;
+    if (channel->kind == MLC_TREE || other < 0)
         return MLC_OK;
-    int from = replica * model->pp + channel->from;
-    int to = (channel->from == channel->to ? other : replica) * model->pp + channel->to;
+    mlc_coordinate source = {.at = {[MLC_PP] = channel->from, [MLC_DP] = replica}};
+    mlc_coordinate target = {.at = {[MLC_PP] = channel->to, [MLC_DP] = other}};
+    int from = mlc_mesh_rank(&model->mesh, &source), to = mlc_mesh_rank(&model->mesh, &target);
     int64_t n = sofar->begun[number][from][to]++;
     if (from == self->rank)
         return send_one(self, number, to);
@@ -304,7 +307,7 @@ static int run_connected(rank_run *self)
 static int run_rank(rank_run *self)
 {
     const mlc_model *model = &self->plan->ranks.model;
-    const mlc_role *role = &model->roles[self->rank % model->pp];
+    const mlc_role *role = &model->roles[mlc_mesh_place(&model->mesh, self->rank)];
     CHECK(!mlc_arena_open(&self->arena, role->arena_bytes, 64, 1, &self->error));
     if (self->local)
         CHECK(!mlc_arena_map_inbox(&self->arena, role->inbox_bytes, mlc_local_inbox(self->local, self->rank), &self->error));
@@ -361,7 +364,7 @@ static void run_threads(const plan *run)
     mlc_error error = {0};
     atomic_bool released = false;
     mlc_hub *hub;
-    int count = run->ranks.model.pp * run->ranks.model.dp;
+    int count = mlc_mesh_ranks(&run->ranks.model.mesh);
     CHECK(!mlc_hub_open(&hub, count, &error));
     for (int i = 0; i < count; i++) {
         ranks[i] = (rank_run){.plan = run, .rank = i, .hub = hub, .released = &released};
@@ -441,7 +444,7 @@ static void run_local(const plan *run, const char *name)
     pid_t children[MOST_RANKS];
     mlc_error error = {0};
     mlc_local *local = NULL;
-    int count = run->ranks.model.pp * run->ranks.model.dp, files = file_count();
+    int count = mlc_mesh_ranks(&run->ranks.model.mesh), files = file_count();
     if (!name)
         CHECK(!mlc_local_create(&local, &run->ranks.model, &error));
     for (int i = 0; i < count; i++) {
@@ -494,7 +497,7 @@ static int mpi_main(char **arguments)
     self = (rank_run){.plan = &run};
     CHECK(!mlc_mpi_load(&self.mpi, &self.error));
     CHECK(!self.mpi->init(&self.error));
-    CHECK(self.mpi->ranks() == run.ranks.model.pp * run.ranks.model.dp);
+    CHECK(self.mpi->ranks() == mlc_mesh_ranks(&run.ranks.model.mesh));
     self.rank = self.mpi->rank();
     self.status = run_rank(&self);
     check_outcome(&self);

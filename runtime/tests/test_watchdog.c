@@ -15,7 +15,7 @@ static int late_of(const int *waits, int ranks)
         seats[r] = (mlc_status_board){.state = waits[r] < 0 ? MLC_RANK_COMPUTES : MLC_RANK_WAITS, .waits_for = waits[r]};
         boards[r] = &seats[r];
     }
-    return mlc_watch_late(&(mlc_watch){.boards = boards, .ranks = ranks});
+    return mlc_watch_late(&(mlc_watch){.boards = boards, .seen_ranks = ranks, .ranks = ranks});
 }
 
 static void check_late(void)
@@ -36,9 +36,9 @@ static void check_many(void)
     CHECK(boards);
     seats[0] = (mlc_status_board){.state = MLC_RANK_WAITS, .waits_for = MANY - 1};
     boards[5] = &seats[0];
-    CHECK(mlc_watch_late(&(mlc_watch){.boards = boards, .ranks = MANY}) == MANY - 1);
+    CHECK(mlc_watch_late(&(mlc_watch){.boards = boards, .seen_ranks = MANY, .ranks = MANY}) == MANY - 1);
     atomic_store(&seats[0].state, MLC_RANK_COMPUTES);
-    CHECK(mlc_watch_late(&(mlc_watch){.boards = boards, .ranks = MANY}) == 5);
+    CHECK(mlc_watch_late(&(mlc_watch){.boards = boards, .seen_ranks = MANY, .ranks = MANY}) == 5);
     free(boards);
 }
 

@@ -251,6 +251,7 @@ static const mlc_transport threads_transport = {
     .released = threads_released,
     .lost = threads_lost,
     .board = threads_board,
+    .sees_all = true,
     .abandon = threads_abandon,
     .abandoned = threads_abandoned,
     .close = mlc_hub_disconnect,

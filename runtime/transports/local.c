@@ -36,7 +36,7 @@ static double now(void)
 
 static uint64_t inbox_file_bytes(const mlc_local *local, int rank)
 {
-    return mlc_arena_file_bytes(local->model->roles[rank % local->model->pp].inbox_bytes);
+    return mlc_arena_file_bytes(local->model->roles[mlc_mesh_place(&local->model->mesh, rank)].inbox_bytes);
 }
 
 void mlc_local_close_file(int *fd)
@@ -66,7 +66,7 @@ static int allow_files(int ranks, mlc_error *error)
 
 mlc_local *mlc_local_allocate(const mlc_model *model, mlc_error *error)
 {
-    int ranks = model->pp * model->dp;
+    int ranks = mlc_mesh_ranks(&model->mesh);
     if (allow_files(ranks, error))
         return NULL;
     mlc_local *local = calloc(1, sizeof *local);
@@ -289,6 +289,7 @@ static const mlc_transport local_transport = {
     .released = local_released,
     .lost = local_lost,
     .board = local_board,
+    .sees_all = true,
     .abandon = local_abandon,
     .abandoned = local_abandoned,
     .close = local_close,

@@ -336,12 +336,9 @@ static void take_entry(const mlc_rank *rank, const mlc_entry *entry, const uint8
     const mlc_held *held = entry->state < 0 ? mlc_rank_held(rank, entry->parameter) : NULL;
     if (held)
         memcpy(mlc_rank_at(rank, held->master + (uint64_t)entry->first * sizeof(float)), data, (size_t)entry->elements * sizeof(float));
-    mlc_owned owned = {0};
-    for (int64_t i = 0; entry->state >= 0 && i < entry->elements; i = owned.end) {
-        owned = mlc_entry_owned(rank->model, entry, i);
-        if (owned.rank == rank->rank)
-            memcpy(mlc_rank_at(rank, owned.at), data + (uint64_t)i * sizeof(float), (size_t)(owned.end - i) * sizeof(float));
-    }
+    mlc_owned own = mlc_entry_own(rank, entry);
+    if (entry->state >= 0 && own.begin < own.end)
+        memcpy(mlc_rank_at(rank, own.at), data + (uint64_t)own.begin * sizeof(float), (size_t)(own.end - own.begin) * sizeof(float));
 }
 
 static void take_entries(const loading *load, const mlc_bundle *bundle, const mlc_entries *entries)

@@ -74,7 +74,7 @@ static void gather(hashing *work)
 /* The part of a block that comes next, within one shard. */
 static mlc_owned next_part(const hashing *work, const block *of)
 {
-    mlc_owned part = mlc_entry_owned(work->rank->model, of->entry, of->at);
+    mlc_owned part = mlc_entry_owned(work->rank, of->entry, of->at);
     part.end = part.end < of->end ? part.end : of->end;
     return part;
 }

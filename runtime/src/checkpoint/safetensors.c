@@ -285,15 +285,12 @@ static int put_bytes(filling *file, const char *data, uint64_t bytes, uint64_t a
 /* Puts what this rank owns of an entry whose data starts at byte `at` of the file. */
 static int put_entry(filling *file, const mlc_entry *entry, uint64_t at)
 {
-    mlc_owned owned;
-    for (int64_t i = 0; i < entry->elements; i = owned.end) {
-        owned = mlc_entry_owned(file->rank->model, entry, i);
-        if (owned.rank != file->rank->rank)
-            continue;
-        uint64_t bytes = (uint64_t)(owned.end - i) * sizeof(float);
-        if (open_filling(file) || put_bytes(file, mlc_rank_at(file->rank, owned.at), bytes, at + (uint64_t)i * sizeof(float)))
-            return file->error->status;
-    }
+    mlc_owned own = mlc_entry_own(file->rank, entry);
+    if (own.begin == own.end)
+        return MLC_OK;
+    uint64_t bytes = (uint64_t)(own.end - own.begin) * sizeof(float);
+    if (open_filling(file) || put_bytes(file, mlc_rank_at(file->rank, own.at), bytes, at + (uint64_t)own.begin * sizeof(float)))
+        return file->error->status;
     return MLC_OK;
 }
 

@@ -62,6 +62,6 @@ void mlc_about_print(const mlc_model *model, FILE *out)
     fprintf(out, "%s: a training program made by mlc %s\n", model->name, model->compiler ? model->compiler : "(unknown)");
     fprintf(out, "model   %s (%d parameters, %d microbatches of %lld)\n", model->hash, model->parameter_count, model->microbatches,
             (long long)model->batch);
-    fprintf(out, "layout  pp %d, dp %d, %d stages\n", model->pp, model->dp, model->stages);
+    fprintf(out, "layout  pp %d, dp %d, %d stages\n", model->mesh.size[MLC_PP], model->mesh.size[MLC_DP], model->stages);
     fprintf(out, "target  %s%s%s, %s, %s\n", MACHINE, VECTORS, FUSED, COMPILER, LIBRARY);
 }

@@ -78,7 +78,7 @@ void mlc_terms_gather(mlc_terms *terms, const mlc_model *model, const mlc_option
     char name[64], value[32];
     terms->count = 0;
     mlc_terms_add(terms, "model", model->name);
-    snprintf(value, sizeof value, "pp %d, dp %d", model->pp, model->dp);
+    snprintf(value, sizeof value, "pp %d, dp %d", model->mesh.size[MLC_PP], model->mesh.size[MLC_DP]);
     mlc_terms_add(terms, "layout", value);
     add_whole(terms, "batch", model->batch);
     add_whole(terms, "microbatches", model->microbatches);

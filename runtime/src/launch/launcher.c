@@ -113,7 +113,7 @@ static int check_starter(mlc_launch *launch, const starter *from, mlc_error *err
         return mlc_error_set(error, MLC_USAGE, "%s=%s: a launcher started several ranks, this program has one", from->size, size);
     if (number_of(from->size) != launch->ranks)
         return mlc_error_set(error, MLC_USAGE, "%s=%s: %s started %s ranks, this program has %d (pp %d x dp %d)", from->size, size,
-                             from->name, size, launch->ranks, model->pp, model->dp);
+                             from->name, size, launch->ranks, model->mesh.size[MLC_PP], model->mesh.size[MLC_DP]);
     int rank = number_of(from->rank);
     if (rank < 0 || rank >= launch->ranks)
         return mlc_error_set(error, MLC_USAGE, "%s=%s, but %s is not a rank of them", from->size, size, from->rank);
@@ -186,7 +186,7 @@ static int decide_own(mlc_launch *launch, const char *transport, mlc_error *erro
 
 int mlc_launch_decide(mlc_launch *launch, const mlc_model *model, const char *transport, double timeout, mlc_error *error)
 {
-    *launch = (mlc_launch){.model = model, .kind = MLC_LAUNCH_ALONE, .ranks = model->pp * model->dp, .rank = -1, .timeout = timeout};
+    *launch = (mlc_launch){.model = model, .kind = MLC_LAUNCH_ALONE, .ranks = mlc_mesh_ranks(&model->mesh), .rank = -1, .timeout = timeout};
     const starter *from;
     if (find_starter(&from, error))
         return error->status;

@@ -13,6 +13,7 @@
 #include "mlc.h"
 #include "system/signals.h"
 #include "system/voice.h"
+#include "world/coordinate.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -99,11 +100,10 @@ static void fail(supervisor *own, int status)
 
 static void name_rank(const supervisor *own, int rank, const char *end, int number)
 {
-    char place[160];
+    char name[MLC_RANK_NAME_BYTES], place[160];
     const mlc_model *model = own->launch->model;
-    mlc_watch_print_place(place, model, rank, own->watch.boards[rank]);
-    mlc_say("%s: error: rank %d (place %d, replica %d) %s %d %s\n", model->name, rank, rank % model->pp, rank / model->pp, end, number,
-            place);
+    mlc_watch_print_place(place, model, rank, mlc_watch_board(&own->watch, rank));
+    mlc_say("%s: error: %s %s %d %s\n", model->name, mlc_rank_name(name, &model->mesh, rank), end, number, place);
 }
 
 /* An interrupt of one is meant for all; other signals end the run only when they came through here. */
@@ -213,7 +213,7 @@ static void look_for_hang(supervisor *own, double seconds)
     if (own->failing >= 0 || !mlc_watch_look(&own->watch, seconds))
         return;
     int late = mlc_watch_late(&own->watch);
-    bool speaks = late >= 0 && own->children[late] && !mlc_watch_is_stopped(own->watch.boards[late]);
+    bool speaks = late >= 0 && own->children[late] && !mlc_watch_is_stopped(mlc_watch_board(&own->watch, late));
     if (speaks && own->watch.still < mlc_watch_limit(&own->watch) + LAST_WORD)
         return;
     if (mlc_launch_may_speak(own->launch))
@@ -256,7 +256,7 @@ static int allocate(supervisor *own, mlc_error *error)
     const mlc_status_board **boards = calloc(ranks, sizeof *boards);
     own->children = calloc(ranks, sizeof *own->children);
     launch->spoken = mmap(NULL, sizeof *launch->spoken, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    own->watch = (mlc_watch){.model = launch->model, .boards = boards, .ranks = launch->ranks, .limit = launch->timeout,
+    own->watch = (mlc_watch){.model = launch->model, .boards = boards, .seen_ranks = launch->ranks, .ranks = launch->ranks, .limit = launch->timeout,
                              .start = launch->start, .grace = launch->grace};
     launch->supervisor = (int)getpid();
     if (!own->children || !boards || launch->spoken == MAP_FAILED)

@@ -3,6 +3,7 @@
 
 #include "model/action.h"
 #include "system/voice.h"
+#include "world/coordinate.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,8 +27,8 @@ static int state_of(const mlc_status_board *board)
 /* Is there a rank in sight that has not begun, or has not come yet? */
 static bool is_starting(const mlc_watch *watch)
 {
-    for (int r = 0; r < watch->ranks; r++)
-        if (watch->boards[r] && !atomic_load_explicit(&watch->boards[r]->begun, memory_order_relaxed))
+    for (int r = watch->first; r < watch->first + watch->seen_ranks; r++)
+        if (mlc_watch_board(watch, r) && !atomic_load_explicit(&mlc_watch_board(watch, r)->begun, memory_order_relaxed))
             return true;
     return false;
 }
@@ -51,11 +52,11 @@ bool mlc_watch_look(mlc_watch *watch, double seconds)
 {
     unsigned long long progress = 0;
     int told = watch->told;
-    for (int r = 0; r < watch->ranks; r++) {
-        if (!watch->boards[r])
+    for (int r = watch->first; r < watch->first + watch->seen_ranks; r++) {
+        if (!mlc_watch_board(watch, r))
             continue;
-        progress += atomic_load_explicit(&watch->boards[r]->progress, memory_order_relaxed);
-        told = told ? told : atomic_load_explicit(&watch->boards[r]->told, memory_order_relaxed);
+        progress += atomic_load_explicit(&mlc_watch_board(watch, r)->progress, memory_order_relaxed);
+        told = told ? told : atomic_load_explicit(&mlc_watch_board(watch, r)->told, memory_order_relaxed);
     }
     watch->still = progress == watch->seen && told == watch->told ? watch->still + seconds : 0;
     watch->seen = progress;
@@ -88,7 +89,7 @@ bool mlc_watch_is_stopped(const mlc_status_board *board)
 /* The rank that a rank waits for; -1 when it waits for none, or is not seen. */
 static int waits_for(const mlc_watch *watch, int rank)
 {
-    const mlc_status_board *board = watch->boards[rank];
+    const mlc_status_board *board = mlc_watch_board(watch, rank);
     if (!board || state_of(board) != MLC_RANK_WAITS || mlc_watch_is_stopped(board))
         return -1;
     int peer = atomic_load_explicit(&board->waits_for, memory_order_relaxed);
@@ -112,8 +113,8 @@ static int lateness(const mlc_watch *watch, int rank)
 {
     if (waits_for(watch, rank) >= 0)
         return 0;
-    int count = watch->boards[rank] != NULL;
-    for (int r = 0; r < watch->ranks; r++)
+    int count = mlc_watch_board(watch, rank) != NULL;
+    for (int r = watch->first; r < watch->first + watch->seen_ranks; r++)
         count += r != rank && end_of(watch, r) == rank ? 2 : 0;
     return count;
 }
@@ -122,8 +123,8 @@ static int lateness(const mlc_watch *watch, int rank)
 int mlc_watch_late(const mlc_watch *watch)
 {
     int late = -1, most = 0;
-    for (int r = 0; r < watch->ranks; r++) {
-        int end = watch->boards[r] ? end_of(watch, r) : -1;
+    for (int r = watch->first; r < watch->first + watch->seen_ranks; r++) {
+        int end = mlc_watch_board(watch, r) ? end_of(watch, r) : -1;
         int count = end < 0 || end == late ? 0 : lateness(watch, end);
         if (count < most || !count || (count == most && end > late))
             continue;
@@ -140,7 +141,7 @@ void mlc_watch_print_place(char text[160], const mlc_model *model, int rank, con
     static const char *const OF[] = {"", " of evaluation", " of sampling"};
     long long step = atomic_load_explicit(&board->step, memory_order_relaxed);
     long long at = atomic_load_explicit(&board->action, memory_order_relaxed);
-    int chain = atomic_load_explicit(&board->chain, memory_order_relaxed), place = rank % model->pp;
+    int chain = atomic_load_explicit(&board->chain, memory_order_relaxed), place = mlc_mesh_place(&model->mesh, rank);
     bool listed = chain >= 0 && chain < MLC_CHAINS && at >= 0 && at < model->schedule->places[place].lists[chain].count;
     bool starts = state_of(board) == MLC_RANK_STARTING || !atomic_load_explicit(&board->begun, memory_order_relaxed);
     if (starts)
@@ -156,7 +157,7 @@ void mlc_watch_print_place(char text[160], const mlc_model *model, int rank, con
 
 static void report_waiting(const mlc_watch *watch, int rank, mlc_voice *voice)
 {
-    const mlc_status_board *board = watch->boards[rank];
+    const mlc_status_board *board = mlc_watch_board(watch, rank);
     int channel = atomic_load_explicit(&board->channel, memory_order_relaxed);
     bool known = channel >= 0 && channel < watch->model->schedule->channel_count;
     mlc_voice_print(voice, "waits for rank %d (message %lld of %s)", waits_for(watch, rank),
@@ -167,10 +168,9 @@ static void report_waiting(const mlc_watch *watch, int rank, mlc_voice *voice)
 static void report_rank(const mlc_watch *watch, int rank, mlc_voice *voice)
 {
     static const char *const DOES[] = {"starts", "computes", "waits", "is done", "has failed"};
-    const mlc_status_board *board = watch->boards[rank];
-    int pp = watch->model->pp;
-    char place[160];
-    mlc_voice_print(voice, "rank %d (place %d, replica %d) ", rank, rank % pp, rank / pp);
+    const mlc_status_board *board = mlc_watch_board(watch, rank);
+    char name[MLC_RANK_NAME_BYTES], place[160];
+    mlc_voice_print(voice, "%s ", mlc_rank_name(name, &watch->model->mesh, rank));
     mlc_watch_print_place(place, watch->model, rank, board);
     if (mlc_watch_is_stopped(board))
         mlc_voice_print(voice, "was stopped by a signal");
@@ -199,14 +199,14 @@ void mlc_watch_report(const mlc_watch *watch)
     mlc_voice voice = mlc_voice_open();
     print_limit(limit, watch);
     if (watch->ranks == 1) {
-        mlc_watch_print_place(place, watch->model, 0, watch->boards[0]);
+        mlc_watch_print_place(place, watch->model, 0, mlc_watch_board(watch, 0));
         mlc_voice_print(&voice, "%s: error: %s %s\n", name, limit, place);
     } else if (late < 0)
         mlc_voice_print(&voice, "%s: error: %s: ranks wait for each other\n", name, limit);
     else
         mlc_voice_print(&voice, "%s: error: %s: rank %d is late\n", name, limit, late);
-    for (int r = 0; r < watch->ranks && watch->ranks > 1; r++) {
-        if (!watch->boards[r])
+    for (int r = watch->first; r < watch->first + watch->seen_ranks && watch->ranks > 1; r++) {
+        if (!mlc_watch_board(watch, r))
             continue;
         mlc_voice_print(&voice, "  ");
         report_rank(watch, r, &voice);
@@ -328,10 +328,10 @@ static int reporter(const mlc_watchdog *watchdog)
 {
     const mlc_watch *watch = &watchdog->watch;
     int late = mlc_watch_late(watch);
-    if (late >= 0 && watch->boards[late] && !mlc_watch_is_stopped(watch->boards[late]))
+    if (late >= 0 && mlc_watch_board(watch, late) && !mlc_watch_is_stopped(mlc_watch_board(watch, late)))
         return late;
-    for (int r = 0; r < watch->ranks && !is_supervised(watchdog); r++)
-        if (watch->boards[r] && !mlc_watch_is_stopped(watch->boards[r]))
+    for (int r = watch->first; r < watch->first + watch->seen_ranks && !is_supervised(watchdog); r++)
+        if (mlc_watch_board(watch, r) && !mlc_watch_is_stopped(mlc_watch_board(watch, r)))
             return r;
     return -1;
 }
@@ -350,7 +350,7 @@ static void report(const mlc_watchdog *watchdog)
 static void tell_neighbours(const mlc_watchdog *watchdog)
 {
     mlc_world *world = &watchdog->rank->world;
-    if (world->ranks > 1 && watchdog->boards[(world->rank + 1) % world->ranks])
+    if (watchdog->watch.seen_ranks > 1)
         world->transport->abandon(world, MLC_HANG);
 }
 
@@ -399,20 +399,22 @@ static void *watch(void *argument)
 static void see_boards(mlc_watchdog *watchdog)
 {
     const mlc_world *world = &watchdog->rank->world;
-    for (int r = 0; r < world->ranks; r++)
-        watchdog->boards[r] = world->transport ? world->transport->board(world, r) : NULL;
-    watchdog->boards[world->rank] = world->status;
+    mlc_sight sight = mlc_world_sight(world);
+    for (int r = sight.first; r < sight.end; r++)
+        watchdog->boards[r - sight.first] = r == world->rank ? world->status : world->transport->board(world, r);
 }
 
 int mlc_watchdog_open(mlc_watchdog *watchdog, mlc_rank *rank, mlc_watchdog_duty duty, mlc_error *error)
 {
-    int ranks = rank->world.ranks;
+    mlc_sight sight = mlc_world_sight(&rank->world);
+    int seen = sight.end - sight.first;
     *watchdog = (mlc_watchdog){.rank = rank, .duty = duty};
-    watchdog->boards = calloc((size_t)ranks, sizeof *watchdog->boards);
+    watchdog->boards = calloc((size_t)seen, sizeof *watchdog->boards);
     if (!watchdog->boards)
         return mlc_error_set(error, MLC_FAILED, "watchdog: out of memory");
     see_boards(watchdog);
-    watchdog->watch = (mlc_watch){.model = rank->model, .boards = watchdog->boards, .ranks = ranks, .limit = duty.seconds,
+    watchdog->watch = (mlc_watch){.model = rank->model, .boards = watchdog->boards, .first = sight.first, .seen_ranks = seen,
+                                  .ranks = rank->world.ranks, .limit = duty.seconds,
                                   .start = duty.start, .grace = duty.grace};
     pthread_mutex_init(&watchdog->mutex, NULL);
     pthread_condattr_t monotonic;

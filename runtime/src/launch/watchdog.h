@@ -17,7 +17,9 @@
 /* The boards of ranks, and since when they stand still. */
 typedef struct mlc_watch {
     const mlc_model *model;
-    const mlc_status_board *const *boards; /* [ranks]; NULL where one cannot be seen */
+    const mlc_status_board *const *boards; /* of the ranks in sight; NULL where one cannot be seen all the same */
+    int first;               /* rank in sight */
+    int seen_ranks;
     int ranks;
     double limit;            /* seconds; 0: none, as in the next two */
     double start;            /* before the ranks have begun */
@@ -26,6 +28,13 @@ typedef struct mlc_watch {
     double still;            /* seconds without progress, as far as looked: what was not looked at does not count */
     unsigned long long seen; /* progress of all */
 } mlc_watch;
+
+/* The board of a rank; NULL: it cannot be seen. */
+static inline const mlc_status_board *mlc_watch_board(const mlc_watch *watch, int rank)
+{
+    bool seen = rank >= watch->first && rank - watch->first < watch->seen_ranks;
+    return seen ? watch->boards[rank - watch->first] : NULL;
+}
 
 /* The limit that holds now; 0: none. */
 double mlc_watch_limit(const mlc_watch *watch);

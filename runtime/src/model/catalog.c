@@ -93,59 +93,69 @@ static int by_name(const void *a, const void *b)
 
 /* ---- owners ---- */
 
-/* The piece of a shard that holds an element of a parameter, NULL when none does. */
-static const mlc_piece *piece_in(const mlc_shard *shard, int parameter, int64_t element)
+/* The piece of a parameter in a rank's shard, NULL when it has none. */
+static const mlc_piece *piece_of(const mlc_rank *rank, int parameter)
 {
-    int low = 0, high = shard->count; /* the last piece that starts at or before the element is below `high` */
+    int low = 0, high = rank->shard.count; /* the last piece of this parameter or one before it is below `high` */
     while (low < high) {
         int middle = low + (high - low) / 2;
-        const mlc_piece *piece = &shard->pieces[middle];
-        bool before = piece->parameter < parameter || (piece->parameter == parameter && piece->begin <= element);
+        bool before = rank->shard.pieces[middle].parameter <= parameter;
         low = before ? middle + 1 : low;
         high = before ? high : middle;
     }
-    const mlc_piece *piece = low ? &shard->pieces[low - 1] : NULL;
-    return piece && piece->parameter == parameter && element < piece->end ? piece : NULL;
+    const mlc_piece *piece = low ? &rank->shard.pieces[low - 1] : NULL;
+    return piece && piece->parameter == parameter ? piece : NULL;
 }
 
-static uint64_t master_at(const mlc_role *role, int parameter)
+/* Are elements of a master or state those of the parameter? Of a rule that is not elementwise a state may have another shape. */
+static bool is_alike(const mlc_parameter *parameter, int state)
 {
-    int i = 0;
-    while (i < role->held_count && role->held[i].parameter != parameter)
-        i++;
-    return i < role->held_count ? role->held[i].master : MLC_NONE;
+    return state < 0 || mlc_tensor_elements(&parameter->states[state]) == mlc_parameter_elements(parameter);
 }
 
-/* What a piece says of a state: the same elements, or, of a rule that is not elementwise, all of them. */
-static mlc_owned state_owned(const mlc_parameter *parameter, int state, const mlc_piece *piece, int64_t element, int rank)
+static mlc_owned own_run(const mlc_rank *rank, int parameter, int state)
 {
-    int64_t elements = mlc_tensor_elements(&parameter->states[state]);
-    bool alike = elements == mlc_parameter_elements(parameter);
-    int64_t begin = alike ? piece->begin : 0, end = alike ? piece->end : elements;
-    return (mlc_owned){element, end, rank, piece->states[state] + (uint64_t)(element - begin) * sizeof(float)};
+    const mlc_parameter *p = &rank->model->parameters[parameter];
+    const mlc_piece *piece = piece_of(rank, parameter);
+    if (!piece)
+        return (mlc_owned){0, 0, rank->rank, MLC_NONE};
+    if (state < 0)
+        return (mlc_owned){piece->begin, piece->end, rank->rank,
+                           mlc_rank_held(rank, parameter)->master + (uint64_t)piece->begin * sizeof(float)};
+    bool alike = is_alike(p, state);
+    int64_t end = alike ? piece->end : mlc_tensor_elements(&p->states[state]);
+    return (mlc_owned){alike ? piece->begin : 0, end, rank->rank, piece->states[state]};
 }
 
-mlc_owned mlc_owned_at(const mlc_model *model, int parameter, int state, int64_t element)
+/* What lies in [begin, end) of a run. */
+static mlc_owned clipped(mlc_owned run, int64_t begin, int64_t end)
 {
-    const mlc_parameter *p = &model->parameters[parameter];
-    const mlc_role *role = &model->roles[p->owner];
-    bool alike = state < 0 || mlc_tensor_elements(&p->states[state]) == mlc_parameter_elements(p);
-    for (int replica = 0; replica < model->dp; replica++) {
-        const mlc_piece *piece = piece_in(&role->shards[replica], parameter, alike ? element : 0);
-        int rank = replica * model->pp + p->owner;
-        if (piece && state >= 0)
-            return state_owned(p, state, piece, element, rank);
-        if (piece)
-            return (mlc_owned){element, piece->end, rank, master_at(role, parameter) + (uint64_t)element * sizeof(float)};
-    }
-    return (mlc_owned){element, element, -1, MLC_NONE};
+    int64_t low = run.begin > begin ? run.begin : begin, high = run.end < end ? run.end : end;
+    return (mlc_owned){low, high > low ? high : low, run.rank, run.at == MLC_NONE ? MLC_NONE : run.at + (uint64_t)(low - run.begin) * sizeof(float)};
 }
 
-mlc_owned mlc_entry_owned(const mlc_model *model, const mlc_entry *entry, int64_t element)
+mlc_owned mlc_owned_at(const mlc_rank *rank, int parameter, int state, int64_t element)
 {
-    mlc_owned owned = mlc_owned_at(model, entry->parameter, entry->state, entry->first + element);
+    const mlc_parameter *p = &rank->model->parameters[parameter];
+    bool alike = is_alike(p, state);
+    int64_t end;
+    mlc_coordinate at = {.at = {[MLC_PP] = p->owner}};
+    at.at[MLC_DP] = mlc_owners_replica(&rank->catalog.owners, parameter, alike ? element : 0, &end);
+    mlc_owned owned = {element, alike ? end : mlc_tensor_elements(&p->states[state]), mlc_mesh_rank(&rank->model->mesh, &at), MLC_NONE};
+    return owned.rank == rank->rank ? clipped(own_run(rank, parameter, state), element, owned.end) : owned;
+}
+
+mlc_owned mlc_entry_owned(const mlc_rank *rank, const mlc_entry *entry, int64_t element)
+{
+    mlc_owned owned = mlc_owned_at(rank, entry->parameter, entry->state, entry->first + element);
     int64_t end = owned.end - entry->first;
     return (mlc_owned){element, end < entry->elements ? end : entry->elements, owned.rank, owned.at};
+}
+
+mlc_owned mlc_entry_own(const mlc_rank *rank, const mlc_entry *entry)
+{
+    mlc_owned run = clipped(own_run(rank, entry->parameter, entry->state), entry->first, entry->first + entry->elements);
+    return (mlc_owned){run.begin - entry->first, run.end - entry->first, run.rank, run.at};
 }
 
 /* ---- opening and closing ---- */
@@ -167,20 +177,6 @@ static bool allocate(mlc_catalog *catalog, const mlc_model *model)
     return catalog->parameters.items && catalog->states.items && catalog->whole.items;
 }
 
-static int check_shards(const mlc_catalog *catalog, const mlc_model *model, mlc_error *error)
-{
-    for (int64_t i = 0; i < catalog->whole.count; i++) {
-        const mlc_entry *entry = &catalog->whole.items[i];
-        mlc_owned owned = {0};
-        for (int64_t at = 0; at < entry->elements && owned.rank >= 0; at = owned.end)
-            owned = mlc_entry_owned(model, entry, at);
-        if (owned.rank < 0)
-            return mlc_error_set(error, MLC_BAD_INPUT, "model %s: element %lld of %s is in no shard", model->name, (long long)owned.begin,
-                                 entry->name);
-    }
-    return MLC_OK;
-}
-
 int mlc_catalog_open(mlc_catalog *catalog, const mlc_model *model, mlc_error *error)
 {
     *catalog = (mlc_catalog){0};
@@ -190,7 +186,7 @@ int mlc_catalog_open(mlc_catalog *catalog, const mlc_model *model, mlc_error *er
     if (!whole)
         return mlc_error_set(error, MLC_FAILED, "catalog: out of memory");
     qsort(catalog->whole.items, (size_t)catalog->whole.count, sizeof(mlc_entry), by_name);
-    return check_shards(catalog, model, error);
+    return mlc_owners_open(&catalog->owners, model, error);
 }
 
 static void entries_free(mlc_entries *entries)
@@ -205,5 +201,6 @@ void mlc_catalog_close(mlc_catalog *catalog)
     entries_free(&catalog->parameters);
     entries_free(&catalog->states);
     entries_free(&catalog->whole);
+    mlc_owners_close(&catalog->owners);
     *catalog = (mlc_catalog){0};
 }

@@ -3,6 +3,7 @@
 #define MLC_CATALOG_H
 
 #include "mlc_abi.h"
+#include "model/shard.h"
 #include "system/error.h"
 
 /* One f32 tensor of a file: a parameter, an optimizer state (<parameter>/<state>), or, where the name has a '*', one slice of it. */
@@ -25,9 +26,10 @@ typedef struct mlc_catalog {
     mlc_entries parameters; /* in the model's order, '*' counted out */
     mlc_entries states;     /* the same */
     mlc_entries whole;      /* both, '*' not counted out, sorted by name: what the digest walks */
+    mlc_owners owners;
 } mlc_catalog;
 
-/* Makes the catalog of a model. Refuses a model whose shards do not hold every element of every parameter. Returns a status. */
+/* Makes the catalog of a model. Refuses a model in which a parameter is not owned once. Returns a status. */
 int mlc_catalog_open(mlc_catalog *catalog, const mlc_model *model, mlc_error *error);
 void mlc_catalog_close(mlc_catalog *catalog);
 
@@ -35,14 +37,19 @@ void mlc_catalog_close(mlc_catalog *catalog);
 typedef struct mlc_owned {
     int64_t begin;
     int64_t end;
-    int rank;    /* -1: no shard holds element `begin` */
-    uint64_t at; /* of element `begin`, offset in the arena of that rank */
+    int rank;
+    uint64_t at; /* of element `begin`, offset in the arena of the rank that asks; MLC_NONE: another's */
 } mlc_owned;
 
+struct mlc_rank;
+
 /* The longest run from `element` on of a whole master (state -1) or optimizer state. */
-mlc_owned mlc_owned_at(const mlc_model *model, int parameter, int state, int64_t element);
+mlc_owned mlc_owned_at(const struct mlc_rank *rank, int parameter, int state, int64_t element);
 
 /* The same of an entry: elements count from its own first one. */
-mlc_owned mlc_entry_owned(const mlc_model *model, const mlc_entry *entry, int64_t element);
+mlc_owned mlc_entry_owned(const struct mlc_rank *rank, const mlc_entry *entry, int64_t element);
+
+/* What this rank owns of an entry: one run, which may be empty. */
+mlc_owned mlc_entry_own(const struct mlc_rank *rank, const mlc_entry *entry);
 
 #endif

@@ -21,8 +21,8 @@ static int64_t search_piece(const mlc_rank *rank, const mlc_piece *piece, int64_
 int64_t mlc_finite_search(const mlc_rank *rank, int64_t after)
 {
     int64_t found = -1;
-    for (int i = 0; i < rank->shard->count; i++) {
-        const mlc_piece *piece = &rank->shard->pieces[i];
+    for (int i = 0; i < rank->shard.count; i++) {
+        const mlc_piece *piece = &rank->shard.pieces[i];
         int64_t first = after + 1 - mlc_flaw_of(piece->parameter, 0);
         if ((!piece->update_flat && !piece->update) || piece->begin == piece->end || first >= MLC_FLAWS)
             continue;

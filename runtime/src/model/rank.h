@@ -5,6 +5,7 @@
 
 #include "mlc.h"
 #include "model/catalog.h"
+#include "model/shard.h"
 #include "system/arena.h"
 #include "system/error.h"
 #include "system/home.h"
@@ -41,10 +42,10 @@ struct mlc_rank {
     const mlc_model *model;
     const mlc_role *role;
     const mlc_program *program;
-    const mlc_shard *shard;
-    int rank;             /* replica * pp + place */
-    int place;
-    int replica;
+    mlc_shard shard;
+    int rank;
+    int place;            /* its coordinate on pp */
+    int replica;          /* its coordinate on dp */
     mlc_arena arena;
     mlc_team *team;
     mlc_world world;
@@ -69,7 +70,6 @@ struct mlc_rank {
     int64_t begun[MLC_CHAINS]; /* microbatches begun on each chain: what numbers slots and messages */
     float *scalars;       /* option values by scalar index; what set_scalars computes is in the record only */
     double *metrics;      /* of the last pass: by column, losses apart */
-    double *table;        /* [microbatch of the step or round, over all replicas][1 + columns]: weight, then values */
     mlc_result result;
     const _Atomic uint64_t *signals; /* what this rank puts into the next exchange; NULL: nothing */
     struct mlc_trace *trace; /* NULL, or who wants the times of rows */

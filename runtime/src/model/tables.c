@@ -16,7 +16,7 @@ typedef void (*use_visitor)(mlc_tables *tables, const mlc_use *use, int place, i
 
 static void visit_uses(const mlc_model *model, mlc_tables *tables, use_visitor visit)
 {
-    for (int place = 0; place < model->pp; place++)
+    for (int place = 0; place < model->mesh.size[MLC_PP]; place++)
         for (int c = 0; c < model->roles[place].chunk_count; c++) {
             const mlc_chunk *chunk = &model->roles[place].chunks[MLC_TRAIN][c];
             for (int u = 0; u < chunk->use_count; u++)
@@ -67,8 +67,8 @@ static void open_tree(mlc_rank *rank)
 {
     const mlc_model *model = rank->model;
     mlc_tables *tables = rank->tables;
-    tables->before_last = tables->roots = mlc_tree_before_last(model->groups, model->dp, rank->replica);
-    tables->merges = mlc_tree_push(&tables->roots, mlc_tree_share(model->groups, model->dp, rank->replica + 1));
+    tables->before_last = tables->roots = mlc_tree_before_last(model->groups, model->mesh.size[MLC_DP], rank->replica);
+    tables->merges = mlc_tree_push(&tables->roots, mlc_tree_share(model->groups, model->mesh.size[MLC_DP], rank->replica + 1));
 }
 
 /* Each worker's words lie on cache lines of their own. */
@@ -88,17 +88,17 @@ static bool open_words(mlc_rank *rank)
 static bool open_statistics(mlc_rank *rank)
 {
     const mlc_model *model = rank->model;
-    int64_t lines = model->microbatches, columns = 0;
+    int64_t microbatches = 1, columns = 0;
     for (int chain = 0; chain < MLC_CHAINS; chain++) {
-        lines = larger(lines, (int64_t)model->schedule->rounds[chain] * model->dp);
+        microbatches = larger(microbatches, model->schedule->rounds[chain]);
         columns = larger(columns, model->chains[chain].column_count);
     }
-    size_t doubles = (size_t)(lines * (1 + columns));
-    rank->tables->statistics = calloc(1, sizeof(mlc_statistics) + doubles * sizeof(double));
-    rank->tables->sums = calloc((size_t)columns + 1, sizeof(double));
+    size_t most = (size_t)columns + 1 + MLC_TALLY_METRICS;
+    rank->tables->statistics = calloc(most, sizeof *rank->tables->statistics);
+    rank->tables->totals = calloc(most, sizeof *rank->tables->totals);
+    rank->tables->weights = calloc((size_t)microbatches, sizeof *rank->tables->weights);
     rank->metrics = calloc((size_t)columns + 1, sizeof(double));
-    rank->table = rank->tables->statistics ? rank->tables->statistics->table : NULL;
-    return rank->table && rank->tables->sums && rank->metrics;
+    return rank->tables->statistics && rank->tables->totals && rank->tables->weights && rank->metrics;
 }
 
 static bool open_arrays(mlc_rank *rank)
@@ -141,7 +141,8 @@ void mlc_tables_close(mlc_rank *rank)
     free(tables->links);
     free(tables->words);
     free(tables->statistics);
-    free(tables->sums);
+    free(tables->totals);
+    free(tables->weights);
     free(tables);
     free(rank->metrics);
     free(rank->scalars);

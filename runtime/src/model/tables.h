@@ -3,6 +3,7 @@
 #define MLC_TABLES_H
 
 #include "model/rank.h"
+#include "model/statistics.h"
 #include "model/tree.h"
 
 /* A use of a parameter, and where it lies. */
@@ -11,14 +12,6 @@ typedef struct mlc_placed_use {
     int place;
     int stage;
 } mlc_placed_use;
-
-/* What all ranks exchange after the last microbatch: every rank fills its own part, the others are zero; bitwise or. */
-typedef struct mlc_statistics {
-    uint64_t signals;
-    uint64_t failed; /* 1: some rank could not fill its inputs */
-    uint64_t refused; /* 1: some rank has met an index out of range */
-    double table[];  /* mlc_rank.table */
-} mlc_statistics;
 
 struct mlc_tables {
     const mlc_held **held;    /* by parameter; NULL: this place does not hold it */
@@ -30,11 +23,12 @@ struct mlc_tables {
     mlc_tree roots;
     int merges;               /* with how many of them the last group joins */
     uint64_t *words;          /* of the workers: bases and operands */
-    mlc_statistics *statistics;
-    double *sums;             /* by column */
+    mlc_statistic *statistics; /* of a list: of this rank, after STATISTICS of all */
+    mlc_statistic *totals;     /* of all lists since mlc_executor_clear, of all ranks */
+    double *weights;           /* by microbatch of the replica, where a stage of this place leaves a number of it */
 };
 
-/* Makes the tables of a rank whose team and links exist, and rank->table, rank->metrics, rank->scalars. Returns a status. */
+/* Makes the tables of a rank whose team and links exist, and rank->metrics, rank->scalars. Returns a status. */
 int mlc_tables_open(mlc_rank *rank, mlc_error *error);
 void mlc_tables_close(mlc_rank *rank);
 

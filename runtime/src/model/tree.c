@@ -1,23 +1,17 @@
 /* tree.c: see tree.h. */
 #include "model/tree.h"
 
-#include <stdbool.h>
+#include <stdint.h>
 
 static int larger(int a, int b)
 {
     return a > b ? a : b;
 }
 
-static int smaller(int a, int b)
+bool mlc_tree_joins(int groups, int a, int b, int c)
 {
-    return a < b ? a : b;
-}
-
-/* Are [a, b) and [b, c) the two halves of a node of the tree? */
-static bool joins(int groups, int a, int b, int c)
-{
-    int size = b - a;
-    return (size & (size - 1)) == 0 && a % (2 * size) == 0 && c == smaller(a + 2 * size, groups);
+    int64_t size = b - a, end = a + 2 * size;
+    return (size & (size - 1)) == 0 && a % (2 * size) == 0 && c == (end < groups ? end : groups);
 }
 
 mlc_tree mlc_tree_begin(int groups, int begin)
@@ -28,7 +22,7 @@ mlc_tree mlc_tree_begin(int groups, int begin)
 int mlc_tree_push(mlc_tree *tree, int end)
 {
     int start = tree->end, merges = 0;
-    while (tree->depth > 0 && joins(tree->groups, tree->starts[tree->depth - 1], start, end)) {
+    while (tree->depth > 0 && mlc_tree_joins(tree->groups, tree->starts[tree->depth - 1], start, end)) {
         start = tree->starts[--tree->depth];
         merges++;
     }
@@ -69,18 +63,42 @@ static int most_waiting(int groups, int replicas, int replica)
     return most;
 }
 
+mlc_tree mlc_tree_cover(int groups, int begin, int end)
+{
+    mlc_tree tree = mlc_tree_begin(groups, begin);
+    while (tree.end < end) {
+        int64_t size = 1;
+        while (tree.end % (2 * size) == 0 && size < groups && (tree.end + 2 * size <= end || end == groups))
+            size *= 2;
+        tree.starts[tree.depth++] = tree.end;
+        tree.end = tree.end + size < end ? (int)(tree.end + size) : end;
+    }
+    return tree;
+}
+
+/* Replicas before the last of which each other one is like one: with as many groups as a power of two holds, what joins repeats. */
+static int kinds(int groups, int replicas)
+{
+    int own = groups / replicas;
+    int64_t span = 1;
+    while (span < own)
+        span *= 2;
+    span /= own & -own;
+    return span < replicas ? (int)span : replicas;
+}
+
 int mlc_tree_levels(int groups, int replicas)
 {
-    int most = 0;
-    for (int d = 0; d < replicas; d++)
+    int most = most_waiting(groups, replicas, replicas - 1);
+    for (int d = 0; d < kinds(groups, replicas); d++)
         most = larger(most, most_waiting(groups, replicas, d));
     return 1 + most;
 }
 
 int mlc_tree_most_roots(int groups, int replicas)
 {
-    int most = 0;
-    for (int d = 0; d < replicas; d++)
+    int most = mlc_tree_roots(groups, replicas, replicas - 1).depth;
+    for (int d = 0; d < kinds(groups, replicas); d++)
         most = larger(most, mlc_tree_roots(groups, replicas, d).depth);
     return most;
 }

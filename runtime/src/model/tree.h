@@ -13,6 +13,8 @@
 #ifndef MLC_TREE_H
 #define MLC_TREE_H
 
+#include <stdbool.h>
+
 #define MLC_TREE_DEPTH 64 /* the most subtrees that wait at once, for any number of groups */
 
 /* A stack of neighbouring subtrees: the first group of each, and where the last ends. */
@@ -22,6 +24,9 @@ typedef struct mlc_tree {
     int end;
     int starts[MLC_TREE_DEPTH];
 } mlc_tree;
+
+/* Are [a, b) and [b, c) the two halves of a node of the tree? */
+bool mlc_tree_joins(int groups, int a, int b, int c);
 
 /* An empty stack for the groups from `begin` on. */
 mlc_tree mlc_tree_begin(int groups, int begin);
@@ -38,10 +43,13 @@ mlc_tree mlc_tree_before_last(int groups, int replicas, int replica);
 /* The maximal subtrees in a replica's share: its roots. */
 mlc_tree mlc_tree_roots(int groups, int replicas, int replica);
 
+/* The maximal subtrees that lie in groups [begin, end). */
+mlc_tree mlc_tree_cover(int groups, int begin, int end);
+
 /* How many accumulators a use needs on any replica: one that takes microbatches, and those that wait beside it. */
 int mlc_tree_levels(int groups, int replicas);
 
-/* The most roots of any replica. */
+/* The most roots of any replica, and of any aligned run of 2^n of them. */
 int mlc_tree_most_roots(int groups, int replicas);
 
 #endif

@@ -26,6 +26,7 @@
 #include "system/signals.h"
 #include "system/stack.h"
 #include "system/voice.h"
+#include "world/coordinate.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -498,37 +499,51 @@ static int train_and_report(program *run)
     return status;
 }
 
-static void print_memory(const program *run, int rank, int64_t threads)
+/* The fewest and most threads of any rank. */
+typedef struct thread_counts {
+    int64_t least;
+    int64_t most;
+} thread_counts;
+
+static void combine_threads(void *into, const void *from, size_t bytes)
+{
+    thread_counts *own = into;
+    const thread_counts *other = from;
+    for (size_t i = 0; i < bytes / sizeof *own; i++) {
+        own[i].least = other[i].least < own[i].least ? other[i].least : own[i].least;
+        own[i].most = other[i].most > own[i].most ? other[i].most : own[i].most;
+    }
+}
+
+/* The ranks of a place map the same: those with the most threads most. */
+static void print_memory(const program *run, int place, const thread_counts *threads)
 {
     const mlc_model *model = run->model;
-    uint64_t arena = model->roles[rank % model->pp].arena_bytes, scratch = model->scratch_bytes_per_thread;
+    uint64_t arena = model->roles[place].arena_bytes, scratch = model->scratch_bytes_per_thread;
     printf("memory");
     if (run->launch->ranks > 1)
-        printf(" of rank %d (place %d, replica %d)", rank, rank % model->pp, rank / model->pp);
-    printf(": %llu bytes mapped: arena %llu, scratch %lld x %llu\n", (unsigned long long)(arena + (uint64_t)threads * scratch),
-           (unsigned long long)arena, (long long)threads, (unsigned long long)scratch);
+        printf(" of a rank of place %d", place);
+    printf(": %llu bytes mapped: arena %llu, scratch %lld x %llu", (unsigned long long)(arena + (uint64_t)threads->most * scratch),
+           (unsigned long long)arena, (long long)threads->most, (unsigned long long)scratch);
+    if (threads->least < threads->most)
+        printf(" (%lld threads at least)", (long long)threads->least);
+    printf("\n");
 }
 
 static int print_dry_run(program *run)
 {
     const mlc_rank *rank = run->rank;
-    int ranks = run->launch->ranks;
-    int64_t *threads = calloc((size_t)ranks, sizeof *threads);
-    if (!threads)
-        mlc_error_set(run->error, MLC_FAILED, "--dry-run: out of memory");
-    if (!agree(run)) {
-        threads[run->number] = rank->team->threads;
-        mlc_exchange(&run->rank->world, threads, (size_t)ranks * sizeof *threads, 1, mlc_combine_or);
-    }
+    thread_counts threads = {rank->team->threads, rank->team->threads};
+    if (!agree(run))
+        mlc_exchange(&run->rank->world, &threads, sizeof threads, sizeof threads, combine_threads);
     if (!run->error->status && is_first(run)) {
         printf("%s: %lld steps of %d microbatches of %lld, %lld done\n", run->model->name, (long long)rank->steps, run->model->microbatches,
                (long long)run->model->batch, (long long)rank->step);
-        for (int r = 0; r < ranks; r++)
-            print_memory(run, r, threads[r]);
+        for (int place = 0; place < run->model->mesh.size[MLC_PP]; place++)
+            print_memory(run, place, &threads);
         if (run->data.examples)
             printf("data: %lld %s\n", (long long)run->data.examples, mlc_counts_tokens(run->model) ? "windows" : "records");
     }
-    free(threads);
     return run->error->status;
 }
 
@@ -584,7 +599,7 @@ static void print_error(const program *run, bool own, bool waited)
 {
     const mlc_model *model = run->model;
     const char *text = run->error->text;
-    char place[160] = "before it began";
+    char name[MLC_RANK_NAME_BYTES], place[160] = "before it began";
     if (run->rank)
         mlc_watch_print_place(place, model, run->number, run->rank->world.status);
     if (!own || run->launch->ranks == 1)
@@ -592,8 +607,7 @@ static void print_error(const program *run, bool own, bool waited)
     else if (waited)
         mlc_say("%s: error: %s, %s\n", model->name, text, place);
     else
-        mlc_say("%s: error: rank %d (place %d, replica %d) %s: %s\n", model->name, run->number, run->number % model->pp,
-                run->number / model->pp, place, text);
+        mlc_say("%s: error: %s %s: %s\n", model->name, mlc_rank_name(name, &model->mesh, run->number), place, text);
 }
 
 /* A launcher may end the others as soon as one has: so nobody leaves before rank 0 has spoken. */

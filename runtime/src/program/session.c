@@ -88,7 +88,7 @@ static mlc_session *session_allocate(const mlc_model *model, mlc_error *error)
     mlc_session *session = calloc(1, sizeof *session);
     if (session) {
         session->model = model;
-        session->ranks = model->pp * model->dp;
+        session->ranks = mlc_mesh_ranks(&model->mesh);
         session->members = calloc((size_t)session->ranks, sizeof *session->members);
         session->leads = calloc((size_t)session->ranks, sizeof *session->leads);
         session->copies = calloc((size_t)state_count(model) + 1, sizeof *session->copies);
@@ -225,7 +225,8 @@ void mlc_close(mlc_session *session)
 /* The rank of a replica that owns a parameter. */
 static mlc_rank *owner_of(const mlc_session *session, int parameter, int replica)
 {
-    return session->members[replica * session->model->pp + session->model->parameters[parameter].owner];
+    mlc_coordinate at = {.at = {[MLC_PP] = session->model->parameters[parameter].owner, [MLC_DP] = replica}};
+    return session->members[mlc_mesh_rank(&session->model->mesh, &at)];
 }
 
 static float *master_of(const mlc_rank *rank, int parameter)
@@ -236,8 +237,8 @@ static float *master_of(const mlc_rank *rank, int parameter)
 /* A rank's own piece of a parameter from index `from` of its shard on; NULL: no more. */
 static const mlc_piece *next_piece(const mlc_rank *rank, int parameter, int *from)
 {
-    while (*from < rank->shard->count) {
-        const mlc_piece *piece = &rank->shard->pieces[(*from)++];
+    while (*from < rank->shard.count) {
+        const mlc_piece *piece = &rank->shard.pieces[(*from)++];
         if (piece->parameter == parameter)
             return piece;
     }
@@ -248,7 +249,7 @@ static const mlc_piece *next_piece(const mlc_rank *rank, int parameter, int *fro
 static void gather(const mlc_session *session, int parameter, float *(*tensor)(const mlc_rank *rank, int parameter))
 {
     float *to = tensor(owner_of(session, parameter, 0), parameter);
-    for (int replica = 1; replica < session->model->dp && to; replica++) {
+    for (int replica = 1; replica < session->model->mesh.size[MLC_DP] && to; replica++) {
         const mlc_rank *rank = owner_of(session, parameter, replica);
         const float *from = tensor(rank, parameter);
         int at = 0;
@@ -260,7 +261,7 @@ static void gather(const mlc_session *session, int parameter, float *(*tensor)(c
 /* Masters with a bf16 copy are current in the pieces of their replicas only. */
 static void gather_masters(const mlc_session *session)
 {
-    for (int p = 0; p < session->model->parameter_count && session->model->dp > 1; p++)
+    for (int p = 0; p < session->model->parameter_count && session->model->mesh.size[MLC_DP] > 1; p++)
         if (mlc_rank_held(owner_of(session, p, 0), p)->copy != MLC_NONE)
             gather(session, p, master_of);
 }
@@ -345,7 +346,7 @@ int mlc_parameter_state_count(const mlc_session *session, int parameter)
 static float *whole_state(const mlc_session *session, int parameter, int state)
 {
     int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
-    for (int replica = 0; replica < session->model->dp; replica++) {
+    for (int replica = 0; replica < session->model->mesh.size[MLC_DP]; replica++) {
         const mlc_rank *rank = owner_of(session, parameter, replica);
         int at = 0;
         const mlc_piece *piece = next_piece(rank, parameter, &at);
@@ -365,7 +366,7 @@ static float *copy_state(const mlc_session *session, int parameter, int state)
     if (!session->copies[index])
         session->copies[index] = calloc((size_t)elements, sizeof(float));
     float *to = session->copies[index];
-    for (int replica = 0; replica < session->model->dp && to; replica++) {
+    for (int replica = 0; replica < session->model->mesh.size[MLC_DP] && to; replica++) {
         const mlc_rank *rank = owner_of(session, parameter, replica);
         int at = 0;
         for (const mlc_piece *piece; (piece = next_piece(rank, parameter, &at));)
@@ -567,11 +568,14 @@ int mlc_session_gradient(mlc_session *session, const void *const *inputs, int64_
 static void evaluate_member(mlc_rank *rank, void *context)
 {
     pass *run = context;
-    double loss = 0, weight = 0;
+    double loss;
     take_masters(rank, run->session);
-    int status = mlc_executor_forward(rank, MLC_EVALUATE, &run->feed.feed, 0, run->rows / rank->model->batch, 1, &loss, &weight);
-    if (!status && !rank->rank)
-        run->loss = loss / weight;
+    mlc_executor_clear(rank);
+    if (mlc_executor_forward(rank, MLC_EVALUATE, &run->feed.feed, 0, run->rows / rank->model->batch, 1))
+        return;
+    mlc_executor_means(rank, MLC_EVALUATE, &loss);
+    if (!rank->rank)
+        run->loss = loss;
 }
 
 static void evaluate(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)

@@ -11,7 +11,7 @@
 
 static char *bytes_at(const mlc_rank *rank, const mlc_part *part, int level)
 {
-    return (char *)mlc_rank_at(rank, part->levels[level]) + part->offset;
+    return mlc_rank_at(rank, part->levels[level] + part->offset);
 }
 
 static float *floats_at(const mlc_rank *rank, const mlc_part *part, int level)
@@ -42,7 +42,7 @@ static void unpack_values(const mlc_rank *rank, const mlc_part *part, void *slot
 /* The sum of one use over all replicas; with one replica it is made here. */
 static void pack_sum(const mlc_rank *rank, const mlc_part *part, void *slot)
 {
-    if (rank->model->dp == 1)
+    if (rank->model->mesh.size[MLC_DP] == 1)
         settle(rank, part);
     pack_values(rank, part, slot);
 }
@@ -56,76 +56,45 @@ static void add_sum(const mlc_rank *rank, const mlc_part *part, void *slot)
 static void join_sum(const mlc_rank *rank, const mlc_part *of_first, void *context)
 {
     const mlc_event *event = context;
-    mlc_part own = {event->levels, of_first->offset, of_first->bytes, 0};
-    if (rank->model->dp == 1)
+    mlc_part own = {event->levels, NULL, of_first->offset, of_first->bytes, 0};
+    if (rank->model->mesh.size[MLC_DP] == 1)
         settle(rank, &own);
     if (event->use)
         mlc_gradient_add(floats_at(rank, of_first, 0), floats_at(rank, &own, 0), count_of(of_first));
 }
 
-/* The accumulator of a root: those before the last wait in 1, 2, ... */
-static int level_of(const mlc_rank *rank, int number)
-{
-    return number + 1 == rank->tables->roots.depth ? 0 : number + 1;
-}
-
-/* A message between replicas. */
-typedef struct message {
-    char *slot;
+/* A segment of an exchange of sums, of as many equal parts as there may be roots. */
+typedef struct segment {
+    const mlc_joining *joining;
+    char *slot; /* NULL: what arrives is the guest's */
     uint64_t room;
-} message;
+} segment;
 
-static void pack_roots(const mlc_rank *rank, const mlc_part *part, void *context)
+static float *arrived_at(const mlc_rank *rank, const mlc_part *part, const segment *from, int number)
 {
-    const message *message = context;
-    settle(rank, part);
-    for (int i = 0; i < rank->tables->roots.depth; i++)
-        memcpy(message->slot + (uint64_t)i * message->room + part->at, bytes_at(rank, part, level_of(rank, i)), part->bytes);
+    if (!from->slot)
+        return (float *)mlc_rank_at(rank, part->guests[number] + part->offset);
+    return (float *)(from->slot + (uint64_t)number * from->room + part->at);
 }
 
-/* Sums of neighbouring subtrees: own ones lie in accumulators, others in their slots, and are added up in place. */
-typedef struct operand {
-    float *sum;
-    bool own;
-} operand;
-
-static operand add_operands(operand left, operand right, int64_t count)
+static void pack_sums(const mlc_rank *rank, const mlc_part *part, void *context)
 {
-    operand into = right.own ? right : left, from = right.own ? left : right;
-    mlc_gradient_add(into.sum, from.sum, count);
-    return into;
+    const segment *to = context;
+    for (int i = 0; i < to->joining->sent_count; i++)
+        memcpy(to->slot + (uint64_t)i * to->room + part->at, bytes_at(rank, part, to->joining->sent[i]), part->bytes);
 }
 
-/* One segment of what this rank owns, from all other replicas. */
-typedef struct arrival {
-    const mlc_swap *swap;
-} arrival;
-
-static operand root_operand(const mlc_rank *rank, const mlc_part *part, const mlc_swap *swap, const mlc_root *root)
+static void join_sums(const mlc_rank *rank, const mlc_part *part, void *context)
 {
-    if (root->replica == rank->replica)
-        return (operand){floats_at(rank, part, level_of(rank, root->number)), true};
-    const mlc_link *link = swap->in[root->replica];
-    char *slot = mlc_link_incoming(link, link->released);
-    return (operand){(float *)(slot + (uint64_t)root->number * swap->room + part->at), false};
-}
-
-static void combine_roots(const mlc_rank *rank, const mlc_part *part, void *context)
-{
-    const mlc_swap *swap = ((const arrival *)context)->swap;
-    const mlc_collective *collective = rank->collective;
-    operand stack[MLC_TREE_DEPTH + 1];
-    int depth = 0;
-    settle(rank, part);
-    for (int i = 0; i < collective->root_count; i++) {
-        const mlc_root *root = &collective->roots[i];
-        operand sum = root_operand(rank, part, swap, root);
-        for (int k = 0; k < root->merges; k++)
-            sum = add_operands(stack[--depth], sum, count_of(part));
-        stack[depth++] = sum;
+    const segment *from = context;
+    for (int i = 0; i < from->joining->join_count; i++) {
+        const mlc_join *join = &from->joining->joins[i];
+        const float *x = join->arrived ? arrived_at(rank, part, from, join->from) : floats_at(rank, part, join->from);
+        if (join->adds)
+            mlc_gradient_add(floats_at(rank, part, join->to), x, count_of(part));
+        else
+            memcpy(floats_at(rank, part, join->to), x, part->bytes);
     }
-    if (stack[0].sum != floats_at(rank, part, 0))
-        memcpy(floats_at(rank, part, 0), stack[0].sum, part->bytes);
 }
 
 /* ---- waiting ---- */
@@ -152,106 +121,86 @@ static void await_outbox(mlc_rank *rank, const mlc_env *env, mlc_link *link)
 
 /* ---- between replicas ---- */
 
-static const mlc_stream *outgoing(const mlc_rank *rank, const mlc_swap *swap, int replica)
-{
-    return &swap->streams[swap->gathers ? rank->replica : replica];
-}
-
-static const mlc_stream *incoming(const mlc_rank *rank, const mlc_swap *swap, int replica)
-{
-    return &swap->streams[swap->gathers ? replica : rank->replica];
-}
-
-static bool sends_segment(const mlc_rank *rank, const mlc_swap *swap, int replica, int64_t k)
-{
-    return replica != rank->replica && k < mlc_stream_segments(outgoing(rank, swap, replica), swap->room);
-}
-
-static bool receives_segment(const mlc_rank *rank, const mlc_swap *swap, int replica, int64_t k)
-{
-    return replica != rank->replica && k >= 0 && k < mlc_stream_segments(incoming(rank, swap, replica), swap->room);
-}
-
-static void release_segment(mlc_rank *rank, const mlc_swap *swap, int64_t k)
-{
-    for (int d = 0; d < rank->model->dp; d++)
-        if (receives_segment(rank, swap, d, k))
-            mlc_link_release(&rank->world, swap->in[d]);
-}
-
-static void post_segment(mlc_rank *rank, const mlc_swap *swap, int64_t k)
-{
-    for (int d = 0; d < rank->model->dp; d++)
-        if (sends_segment(rank, swap, d, k))
-            mlc_link_post(&rank->world, swap->out[d]);
-}
-
 /* By the lead thread: segment k - 2 has been worked in; then until k can be written and k - 1 is here. */
-static void await_segment(mlc_rank *rank, const mlc_env *env, const mlc_swap *swap, int64_t k)
+static void await_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, int64_t k)
 {
-    release_segment(rank, swap, k - 2);
-    for (int d = 0; d < rank->model->dp; d++)
-        if (sends_segment(rank, swap, d, k))
-            await_outbox(rank, env, swap->out[d]);
-    for (int d = 0; d < rank->model->dp; d++)
-        if (receives_segment(rank, swap, d, k - 1))
-            await_arrival(rank, env, swap->in[d]);
+    int64_t kept = mlc_stream_segments(&one->kept, room);
+    if (one->in && k >= 2 && k - 2 < kept)
+        mlc_link_release(&rank->world, one->in);
+    if (one->out && k < mlc_stream_segments(&one->sent, room))
+        await_outbox(rank, env, one->out);
+    if (one->in && k >= 1 && k - 1 < kept)
+        await_arrival(rank, env, one->in);
 }
 
-static void pack_segment(mlc_rank *rank, const mlc_env *env, const mlc_swap *swap, int64_t k)
+static void pack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, int64_t k)
 {
-    for (int d = 0; d < rank->model->dp; d++) {
-        if (!sends_segment(rank, swap, d, k))
-            continue;
-        char *slot = mlc_link_outgoing(swap->out[d], swap->out[d]->posted);
-        message message = {slot, swap->room};
-        if (swap->gathers)
-            mlc_stream_visit(rank, env, outgoing(rank, swap, d), swap->room, k, pack_values, slot);
-        else
-            mlc_stream_visit(rank, env, outgoing(rank, swap, d), swap->room, k, pack_roots, &message);
-    }
+    if (!one->out || k >= mlc_stream_segments(&one->sent, room))
+        return;
+    char *slot = mlc_link_outgoing(one->out, one->out->posted);
+    segment to = {one->joining, slot, room};
+    mlc_stream_visit(rank, env, &one->sent, room, k, one->joining ? pack_sums : pack_values, one->joining ? (void *)&to : slot);
 }
 
-static void unpack_segment(mlc_rank *rank, const mlc_env *env, const mlc_swap *swap, int64_t k)
+static void unpack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, int64_t k)
 {
-    if (!swap->gathers && k >= 0 && k < mlc_stream_segments(&swap->streams[rank->replica], swap->room))
-        mlc_stream_visit(rank, env, &swap->streams[rank->replica], swap->room, k, combine_roots, &(arrival){swap});
-    for (int d = 0; swap->gathers && d < rank->model->dp; d++) {
-        const mlc_link *link = swap->in[d];
-        if (receives_segment(rank, swap, d, k))
-            mlc_stream_visit(rank, env, &swap->streams[d], swap->room, k, unpack_values, mlc_link_incoming(link, link->released));
-    }
+    if (!one->in || k < 0 || k >= mlc_stream_segments(&one->kept, room))
+        return;
+    char *slot = mlc_link_incoming(one->in, one->in->released);
+    segment from = {one->joining, slot, room};
+    mlc_stream_visit(rank, env, &one->kept, room, k, one->joining ? join_sums : unpack_values, one->joining ? (void *)&from : slot);
 }
 
-static bool run_swap(mlc_rank *rank, const mlc_env *env, const mlc_swap *swap)
+static bool run_exchange(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room)
 {
-    int64_t steps = 0;
-    for (int d = 0; d < rank->model->dp; d++) {
-        int64_t count = mlc_stream_segments(&swap->streams[d], swap->room);
-        steps = count > steps ? count : steps;
-    }
-    if (!steps)
-        return true;
-    for (int64_t k = 0; k <= steps; k++) {
+    int64_t sent = one->out ? mlc_stream_segments(&one->sent, room) : 0, kept = one->in ? mlc_stream_segments(&one->kept, room) : 0;
+    int64_t steps = sent > kept ? sent : kept;
+    for (int64_t k = 0; steps && k <= steps; k++) {
         if (env->thread == 0)
-            await_segment(rank, env, swap, k);
+            await_segment(rank, env, one, room, k);
         mlc_barrier(env);
         if (mlc_stopped(env))
             return false;
-        pack_segment(rank, env, swap, k);
-        unpack_segment(rank, env, swap, k - 1);
+        pack_segment(rank, env, one, room, k);
+        unpack_segment(rank, env, one, room, k - 1);
         mlc_barrier(env);
-        if (env->thread == 0)
-            post_segment(rank, swap, k);
+        if (env->thread == 0 && k < sent)
+            mlc_link_post(&rank->world, one->out);
     }
-    if (env->thread == 0) {
-        release_segment(rank, swap, steps - 1);
-        for (int d = 0; d < rank->model->dp; d++)
-            if (sends_segment(rank, swap, d, 0))
-                await_sent(rank, env, swap->out[d], 0);
-    }
+    if (env->thread == 0 && kept && kept == steps)
+        mlc_link_release(&rank->world, one->in);
+    return true;
+}
+
+/* What a guest has joins what its host has, on one rank. */
+static bool run_alone(const mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one)
+{
+    segment from = {one->joining, NULL, 0};
+    if (one->kept.bytes)
+        mlc_stream_visit(rank, env, &one->kept, one->kept.bytes, 0, join_sums, &from);
+    mlc_barrier(env);
+    return true;
+}
+
+/* Nobody needs the progress of this rank for what it has sent. */
+static bool see_off(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all)
+{
+    for (int i = 0; env->thread == 0 && i < all->count; i++)
+        if (all->items[i].out)
+            await_sent(rank, env, all->items[i].out, 0);
     mlc_barrier(env);
     return !mlc_stopped(env);
+}
+
+static bool run_exchanges(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all)
+{
+    for (int i = 0; i < all->count; i++) {
+        const mlc_exchanged *one = &all->items[i];
+        bool alone = one->joining && !one->out && !one->in;
+        if (alone ? !run_alone(rank, env, one) : !run_exchange(rank, env, one, all->room))
+            return false;
+    }
+    return see_off(rank, env, all);
 }
 
 /* ---- between places ---- */
@@ -319,7 +268,10 @@ static bool run_events(mlc_rank *rank, const mlc_env *env, const mlc_events *eve
 
 bool mlc_collective_reduce(mlc_rank *rank, const mlc_env *env, int chunk)
 {
-    return rank->model->dp == 1 || run_swap(rank, env, &rank->collective->reduces[chunk]);
+    if (rank->model->mesh.size[MLC_DP] == 1)
+        return true;
+    mlc_gradient_settle_chunk(rank, env, chunk);
+    return run_exchanges(rank, env, &rank->collective->reduces[chunk]);
 }
 
 bool mlc_collective_share(mlc_rank *rank, const mlc_env *env)
@@ -331,5 +283,5 @@ bool mlc_collective_spread(mlc_rank *rank, const mlc_env *env)
 {
     if (!run_events(rank, env, &rank->collective->spreads, pack_values, unpack_values))
         return false;
-    return rank->model->dp == 1 || run_swap(rank, env, &rank->collective->gather);
+    return rank->model->mesh.size[MLC_DP] == 1 || run_exchanges(rank, env, &rank->collective->gather);
 }

@@ -3,14 +3,16 @@
  * Tensors travel as streams: pieces of tensors one after the other, each starting on a multiple of 64 bytes, cut into segments that
  * fit a slot. Both ends derive the same stream from the tables of the model, so messages carry no headers.
  *
- *   REDUCE   every replica to every other one   the uses of a chunk, piece by piece of the receiver's shard; each segment holds the
- *                                               same elements of all roots (tree.h) of the sender's share, one root after the other
+ *   REDUCE   between replicas, by halving       the uses of a chunk, each as far as it lies in the portions that the other end keeps; each
+ *                                               segment holds the same elements of all sums (tree.h) that the sender has
  *   SHARE    place of a use to the owner        the replica's pieces of one use, whole sums
  *   SPREAD   owner to a place that shares it    the replica's pieces of one parameter: bf16 copies, else masters
- *            every replica to every other one   the same of all that the place holds, piece by piece of the sender's shard
+ *            between replicas, by doubling      the same of all that the place holds, in the portions that the sender has so far
  *
- * Between replicas all go in step: segment k goes out while segment k - 1 of the others is worked in, so one slot is enough. SHARE
- * and the first half of SPREAD follow one order of events for all ranks (parameter, then use or place), so nobody waits in a circle.
+ * Halving and doubling go turn by turn as mlc_mesh.h says. Both ends of an exchange go in step: segment k goes out while segment k - 1 of
+ * the other is worked in, so one slot is enough. Exchanges are ordered by turn, then by the lower of their two points, at every rank that
+ * takes part in them; SHARE and the first half of SPREAD follow one order of events for all ranks (parameter, then use or place). So
+ * nobody waits in a circle.
  */
 #ifndef MLC_COLLECTIVE_H
 #define MLC_COLLECTIVE_H

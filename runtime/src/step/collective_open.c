@@ -7,30 +7,33 @@
 
 /* ---- streams ---- */
 
-/* The pieces of a parameter that a replica of its owner updates: of elements of `unit` bytes. */
-static bool stream_add_pieces(mlc_stream *stream, const mlc_model *model, int parameter, int replica, const uint64_t *levels, uint64_t unit,
-                              bool updated)
+static mlc_portions own_portion(const mlc_rank *rank)
 {
-    const mlc_shard *shard = &model->roles[model->parameters[parameter].owner].shards[replica];
-    for (int i = 0; i < shard->count; i++) {
-        const mlc_piece *piece = &shard->pieces[i];
-        if (piece->parameter != parameter || (updated && !mlc_is_updated(piece)))
-            continue;
-        if (!mlc_stream_add(stream, levels, (uint64_t)piece->begin * unit, (uint64_t)(piece->end - piece->begin) * unit))
-            return false;
-    }
-    return true;
+    int replicas = rank->model->mesh.size[MLC_DP];
+    return mlc_cohort_portions(replicas, rank->replica, mlc_cohort_turns(replicas));
+}
+
+/* The elements of a parameter that a run of portions has, of `unit` bytes each. */
+static bool stream_add_portions(mlc_stream *stream, const mlc_rank *rank, int parameter, mlc_portions portions, const uint64_t *levels,
+                                const uint64_t *guests, uint64_t unit)
+{
+    mlc_run run = mlc_owners_elements(&rank->catalog.owners, parameter, portions);
+    return run.begin >= run.end ||
+           mlc_stream_add(stream, levels, guests, (uint64_t)run.begin * unit, (uint64_t)(run.end - run.begin) * unit);
 }
 
 /* The values of a parameter that change hands: its bf16 copy, or the master. */
-static bool stream_add_values(mlc_stream *stream, const mlc_rank *rank, int parameter, int replica)
+static bool stream_add_values(mlc_stream *stream, const mlc_rank *rank, int parameter, mlc_portions portions)
 {
     const mlc_held *held = mlc_rank_held(rank, parameter);
     bool copied = held->copy != MLC_NONE;
-    return stream_add_pieces(stream, rank->model, parameter, replica, copied ? &held->copy : &held->master, copied ? 2 : 4, true);
+    const mlc_own *own = rank->catalog.owners.items[parameter].own;
+    if (!own->update && !own->update_flat)
+        return true;
+    return stream_add_portions(stream, rank, parameter, portions, copied ? &held->copy : &held->master, NULL, copied ? 2 : 4);
 }
 
-/* ---- exchanges ---- */
+/* ---- channels ---- */
 
 /* The channel of this kind from one place to another, -1: none. */
 static int channel_of(const mlc_model *model, int kind, int from, int to)
@@ -54,57 +57,160 @@ static int no_channel(const mlc_rank *rank, const char *what, int from, int to, 
                          from, to);
 }
 
-/* Finds the links of a swap, when something is to be exchanged. */
-static int open_swap(mlc_rank *rank, mlc_swap *swap, int kind, uint64_t sides, mlc_error *error)
+/* ---- between replicas ---- */
+
+/* Adds an exchange without streams and links; NULL: out of memory. */
+static mlc_exchanged *add_exchange(mlc_exchanges *all)
 {
-    int channel = channel_of(rank->model, kind, rank->place, rank->place);
-    uint64_t bytes = 0;
-    for (int d = 0; d < rank->model->dp; d++) {
-        bytes += swap->streams[d].bytes;
-        if (channel >= 0 && d != rank->replica) {
-            int peer = d * rank->model->pp + rank->place;
-            swap->in[d] = mlc_world_link(&rank->world, channel, peer, false);
-            swap->out[d] = mlc_world_link(&rank->world, channel, peer, true);
-        }
+    if (all->count == all->capacity) {
+        int capacity = all->capacity ? 2 * all->capacity : 8;
+        mlc_exchanged *grown = realloc(all->items, (size_t)capacity * sizeof *grown);
+        if (!grown)
+            return NULL;
+        all->items = grown;
+        all->capacity = capacity;
     }
-    uint64_t slot_bytes = channel >= 0 ? rank->model->schedule->channels[channel].slot_bytes : sides * MLC_STREAM_LINE;
-    swap->room = slot_bytes / sides / MLC_STREAM_LINE * MLC_STREAM_LINE;
-    if (bytes && (channel < 0 || !swap->room))
-        return no_channel(rank, kind == MLC_REDUCTION ? "gradients" : "values", rank->place, rank->place, error);
+    all->items[all->count] = (mlc_exchanged){0};
+    return &all->items[all->count++];
+}
+
+/* Finds the links of an exchange with a replica, for the directions in which something moves. */
+static int connect_exchange(mlc_rank *rank, mlc_exchanged *one, int replica, mlc_error *error)
+{
+    int channel = channel_of(rank->model, MLC_REPLICAS, rank->place, rank->place);
+    int peer = mlc_mesh_member(&rank->model->mesh, rank->rank, MLC_DP, replica);
+    one->out = channel >= 0 && one->sent.bytes ? mlc_world_link(&rank->world, channel, peer, true) : NULL;
+    one->in = channel >= 0 && one->kept.bytes ? mlc_world_link(&rank->world, channel, peer, false) : NULL;
+    bool whole = !one->out == !one->sent.bytes && !one->in == !one->kept.bytes;
+    return whole ? MLC_OK : no_channel(rank, "gradients and values", rank->place, rank->place, error);
+}
+
+/* Bytes of a stream in a segment of `sides` equal parts. */
+static int find_room(const mlc_rank *rank, mlc_exchanges *all, int sides, mlc_error *error)
+{
+    int channel = channel_of(rank->model, MLC_REPLICAS, rank->place, rank->place);
+    uint64_t slot_bytes = channel >= 0 ? rank->model->schedule->channels[channel].slot_bytes : (uint64_t)sides * MLC_STREAM_LINE;
+    all->room = slot_bytes / (uint64_t)sides / MLC_STREAM_LINE * MLC_STREAM_LINE;
+    return all->room ? MLC_OK : no_channel(rank, "gradients and values", rank->place, rank->place, error);
+}
+
+/* The uses of a chunk that have a gradient, as far as a run of portions has them. */
+static bool add_sums(mlc_stream *stream, const mlc_rank *rank, const mlc_chunk *chunk, mlc_portions portions, const uint64_t *guests,
+                     bool guest)
+{
+    int most = rank->collective->halving.most_roots;
+    for (int i = 0; i < chunk->use_count; i++) {
+        const mlc_use *use = &chunk->uses[i];
+        const uint64_t *theirs = guests ? guests + (size_t)i * (size_t)most : NULL;
+        bool fed = rank->model->parameters[use->parameter].fed != 2;
+        if (fed && !stream_add_portions(stream, rank, use->parameter, portions, guest ? theirs : use->levels, theirs, sizeof(float)))
+            return false;
+    }
+    return true;
+}
+
+/* The turn in which a guest gets its first sums, after which it has the most portions. */
+static int first_turn(const mlc_rank *rank, int guest)
+{
+    int turn = 0;
+    while (!mlc_cohort_is_present(rank->model->mesh.size[MLC_DP], guest, turn))
+        turn++;
+    return turn;
+}
+
+/* Addresses for the sums of the guest: root by root, in the order of a stream of all that it ever has of the chunk. An address is that of
+ * element 0 of the parameter, so it may lie before the buffer. */
+static int place_guest(const mlc_rank *rank, mlc_exchanges *all, const mlc_chunk *chunk, int guest, mlc_error *error)
+{
+    int most = rank->collective->halving.most_roots, replicas = rank->model->mesh.size[MLC_DP];
+    mlc_portions portions = mlc_cohort_portions(replicas, guest, first_turn(rank, guest));
+    mlc_stream stream = {0};
+    all->guests = calloc((size_t)(chunk->use_count * most) + 1, sizeof *all->guests);
+    bool whole = all->guests && add_sums(&stream, rank, chunk, portions, NULL, false);
+    uint64_t bytes = stream.bytes, start = 0;
+    mlc_stream_close(&stream);
+    if (!whole)
+        return no_memory(error);
+    if (bytes * (uint64_t)most > rank->role->guests.bytes)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: no room for the sums of an absent replica", rank->model->name,
+                             rank->place);
+    for (int i = 0; i < chunk->use_count; i++) {
+        mlc_run run = mlc_owners_elements(&rank->catalog.owners, chunk->uses[i].parameter, portions);
+        if (run.begin >= run.end || rank->model->parameters[chunk->uses[i].parameter].fed == 2)
+            continue;
+        for (int level = 0; level < most; level++)
+            all->guests[i * most + level] = rank->role->guests.at + (uint64_t)level * bytes + start - (uint64_t)run.begin * sizeof(float);
+        start += mlc_stream_aligned((uint64_t)(run.end - run.begin) * sizeof(float));
+    }
     return MLC_OK;
 }
 
-static int open_reduce(mlc_rank *rank, mlc_swap *swap, int chunk, mlc_error *error)
+/* A turn of REDUCE, of the rank itself or of its guest. */
+static int open_halving(mlc_rank *rank, mlc_exchanges *all, const mlc_chunk *chunk, const mlc_joining *turn, mlc_error *error)
 {
-    const mlc_model *model = rank->model;
-    const mlc_chunk *uses = &rank->role->chunks[MLC_TRAIN][chunk];
-    swap->in = rank->collective->links;
-    swap->out = swap->in + model->dp;
-    swap->streams = calloc((size_t)model->dp, sizeof *swap->streams);
-    if (!swap->streams)
+    int replicas = rank->model->mesh.size[MLC_DP];
+    bool guest = turn->point != rank->replica, alone = mlc_cohort_host(replicas, turn->partner) == rank->replica;
+    mlc_portions sent = mlc_cohort_portions(replicas, turn->partner, turn->turn + 1);
+    mlc_portions kept = mlc_cohort_portions(replicas, turn->point, turn->turn + 1);
+    mlc_exchanged *one = add_exchange(all);
+    if (!one)
         return no_memory(error);
-    for (int i = 0; i < uses->use_count; i++)
-        for (int d = 0; d < model->dp; d++)
-            if (model->parameters[uses->uses[i].parameter].fed != 2 &&
-                !stream_add_pieces(&swap->streams[d], model, uses->uses[i].parameter, d, uses->uses[i].levels, sizeof(float), false))
-                return no_memory(error);
-    return open_swap(rank, swap, MLC_REDUCTION, (uint64_t)mlc_tree_most_roots(model->groups, model->dp), error);
+    one->joining = turn;
+    bool whole = !turn->sends || alone || add_sums(&one->sent, rank, chunk, sent, all->guests, guest);
+    whole &= !turn->receives || add_sums(&one->kept, rank, chunk, kept, all->guests, guest);
+    if (!whole)
+        return no_memory(error);
+    if (alone)
+        return MLC_OK;
+    return connect_exchange(rank, one, mlc_cohort_host(replicas, turn->partner), error);
+}
+
+static int open_reduce(mlc_rank *rank, mlc_exchanges *all, int number, mlc_error *error)
+{
+    const mlc_chunk *chunk = &rank->role->chunks[MLC_TRAIN][number];
+    const mlc_halving *halving = &rank->collective->halving;
+    int guest = mlc_cohort_guest(rank->model->mesh.size[MLC_DP], rank->replica);
+    if (find_room(rank, all, halving->most_roots, error) || (guest >= 0 && place_guest(rank, all, chunk, guest, error)))
+        return error->status;
+    for (int i = 0; i < halving->count; i++)
+        if (open_halving(rank, all, chunk, &halving->items[i], error))
+            return error->status;
+    return MLC_OK;
+}
+
+/* A turn of doubling: the values of portions that a point has so far against those of its partner. */
+static int open_doubling(mlc_rank *rank, mlc_exchanges *all, int point, int turn, mlc_error *error)
+{
+    int replicas = rank->model->mesh.size[MLC_DP], partner = point ^ 1 << turn, peer = mlc_cohort_host(replicas, partner);
+    bool guest = point != rank->replica, sends = partner < replicas, receives = !guest;
+    if (peer == rank->replica || (guest && !sends))
+        return MLC_OK;
+    mlc_exchanged *one = add_exchange(all);
+    if (!one)
+        return no_memory(error);
+    for (int i = 0; i < rank->role->held_count; i++) {
+        int p = rank->role->held[i].parameter;
+        bool whole = !sends || stream_add_values(&one->sent, rank, p, mlc_cohort_portions(replicas, point, turn + 1));
+        whole &= !receives || stream_add_values(&one->kept, rank, p, mlc_cohort_portions(replicas, partner, turn + 1));
+        if (!whole)
+            return no_memory(error);
+    }
+    return connect_exchange(rank, one, peer, error);
 }
 
 static int open_gather(mlc_rank *rank, mlc_error *error)
 {
-    const mlc_model *model = rank->model;
-    mlc_swap *swap = &rank->collective->gather;
-    *swap = (mlc_swap){.gathers = true, .in = rank->collective->links + 2 * model->dp, .out = rank->collective->links + 3 * model->dp};
-    swap->streams = calloc((size_t)model->dp, sizeof *swap->streams);
-    if (!swap->streams)
-        return no_memory(error);
-    for (int i = 0; i < rank->role->held_count; i++)
-        for (int d = 0; d < model->dp; d++)
-            if (!stream_add_values(&swap->streams[d], rank, rank->role->held[i].parameter, d))
-                return no_memory(error);
-    return open_swap(rank, swap, MLC_PARAMETER, 1, error);
+    mlc_exchanges *all = &rank->collective->gather;
+    int replicas = rank->model->mesh.size[MLC_DP], guest = mlc_cohort_guest(replicas, rank->replica);
+    if (find_room(rank, all, 1, error))
+        return error->status;
+    for (int turn = mlc_cohort_turns(replicas) - 1; turn >= 0; turn--)
+        if (open_doubling(rank, all, rank->replica, turn, error) || (guest >= 0 && open_doubling(rank, all, guest, turn, error)))
+            return error->status;
+    return MLC_OK;
 }
+
+/* ---- between places ---- */
 
 /* Adds an event with an empty stream; NULL: out of memory. */
 static mlc_event *add_event(mlc_events *events, enum mlc_event_kind kind)
@@ -130,7 +236,7 @@ static int open_share(mlc_rank *rank, int parameter, int use, mlc_error *error)
     enum mlc_event_kind remote = rank->place == owner ? MLC_EVENT_RECEIVE : MLC_EVENT_SEND;
     mlc_event *event = add_event(&rank->collective->shares, it->place == owner ? MLC_EVENT_JOIN : remote);
     const mlc_use *streamed = rank->place == owner ? mlc_use_at(rank, parameter, 0)->use : it->use;
-    if (!event || !stream_add_pieces(&event->stream, rank->model, parameter, rank->replica, streamed->levels, sizeof(float), false))
+    if (!event || !stream_add_portions(&event->stream, rank, parameter, own_portion(rank), streamed->levels, NULL, sizeof(float)))
         return no_memory(error);
     event->use = use;
     event->levels = it->use->levels;
@@ -165,7 +271,7 @@ static int open_spread(mlc_rank *rank, int parameter, int place, mlc_error *erro
 {
     int owner = rank->model->parameters[parameter].owner;
     mlc_stream stream = {0};
-    if (!stream_add_values(&stream, rank, parameter, rank->replica)) {
+    if (!stream_add_values(&stream, rank, parameter, own_portion(rank))) {
         mlc_stream_close(&stream);
         return no_memory(error);
     }
@@ -185,7 +291,7 @@ static int open_spread(mlc_rank *rank, int parameter, int place, mlc_error *erro
 static int open_spreads(mlc_rank *rank, mlc_error *error)
 {
     for (int p = 0; p < rank->model->parameter_count; p++)
-        for (int place = 0; mlc_rank_held(rank, p) && place < rank->model->pp; place++) {
+        for (int place = 0; mlc_rank_held(rank, p) && place < rank->model->mesh.size[MLC_PP]; place++) {
             int owner = rank->model->parameters[p].owner;
             bool involved = rank->place == owner || rank->place == place;
             if (place != owner && involved && holds(&rank->model->roles[place], p) && open_spread(rank, p, place, error))
@@ -194,32 +300,14 @@ static int open_spreads(mlc_rank *rank, mlc_error *error)
     return MLC_OK;
 }
 
-/* The order in which the roots of all replicas join. */
-static int open_roots(mlc_rank *rank, mlc_error *error)
-{
-    const mlc_model *model = rank->model;
-    mlc_collective *collective = rank->collective;
-    mlc_tree tree = mlc_tree_begin(model->groups, 0);
-    collective->roots = calloc((size_t)model->groups, sizeof *collective->roots);
-    if (!collective->roots)
-        return no_memory(error);
-    for (int d = 0; d < model->dp; d++) {
-        mlc_tree own = mlc_tree_roots(model->groups, model->dp, d);
-        for (int i = 0; i < own.depth; i++) {
-            int end = i + 1 < own.depth ? own.starts[i + 1] : own.end;
-            collective->roots[collective->root_count++] = (mlc_root){d, i, mlc_tree_push(&tree, end)};
-        }
-    }
-    return MLC_OK;
-}
-
-static int open_swaps(mlc_rank *rank, mlc_error *error)
+static int open_exchanges(mlc_rank *rank, mlc_error *error)
 {
     mlc_collective *collective = rank->collective;
-    collective->links = calloc(4 * (size_t)rank->model->dp, sizeof *collective->links);
     collective->reduces = calloc((size_t)rank->role->chunk_count + 1, sizeof *collective->reduces);
-    if (!collective->links || !collective->reduces)
+    if (!collective->reduces)
         return no_memory(error);
+    if (mlc_halving_open(&collective->halving, rank->model, rank->replica, rank->role->levels, error))
+        return error->status;
     for (int c = 0; c < rank->role->chunk_count; c++)
         if (open_reduce(rank, &collective->reduces[c], c, error))
             return error->status;
@@ -231,18 +319,21 @@ int mlc_collective_open(mlc_rank *rank, mlc_error *error)
     rank->collective = calloc(1, sizeof *rank->collective);
     if (!rank->collective)
         return no_memory(error);
-    if (rank->model->dp > 1 && (open_roots(rank, error) || open_swaps(rank, error)))
+    if (rank->model->mesh.size[MLC_DP] > 1 && open_exchanges(rank, error))
         return error->status;
     if (open_shares(rank, error) || open_spreads(rank, error))
         return error->status;
     return MLC_OK;
 }
 
-static void close_swap(const mlc_rank *rank, mlc_swap *swap)
+static void close_exchanges(mlc_exchanges *all)
 {
-    for (int d = 0; swap->streams && d < rank->model->dp; d++)
-        mlc_stream_close(&swap->streams[d]);
-    free(swap->streams);
+    for (int i = 0; i < all->count; i++) {
+        mlc_stream_close(&all->items[i].sent);
+        mlc_stream_close(&all->items[i].kept);
+    }
+    free(all->items);
+    free(all->guests);
 }
 
 static void close_events(mlc_events *events)
@@ -258,13 +349,12 @@ void mlc_collective_close(mlc_rank *rank)
     if (!collective)
         return;
     for (int c = 0; collective->reduces && c < rank->role->chunk_count; c++)
-        close_swap(rank, &collective->reduces[c]);
-    close_swap(rank, &collective->gather);
+        close_exchanges(&collective->reduces[c]);
+    close_exchanges(&collective->gather);
     close_events(&collective->shares);
     close_events(&collective->spreads);
+    mlc_halving_close(&collective->halving);
     free(collective->reduces);
-    free(collective->links);
-    free(collective->roots);
     free(collective);
     rank->collective = NULL;
 }

@@ -3,6 +3,7 @@
 #define MLC_COLLECTIVE_PLAN_H
 
 #include "step/collective.h"
+#include "step/halving.h"
 #include "step/stream.h"
 
 /* Something that happens to one parameter in SHARE or in the first half of SPREAD. */
@@ -22,30 +23,30 @@ typedef struct mlc_events {
     int capacity;
 } mlc_events;
 
-/* One root of all replicas' in ascending order of groups, and with how many before it it joins. */
-typedef struct mlc_root {
-    int replica;
-    int number; /* among the replica's */
-    int merges;
-} mlc_root;
+/* What two replicas exchange in a turn; or what one does with the sums of its guest. */
+typedef struct mlc_exchanged {
+    const mlc_joining *joining; /* of REDUCE: how sums join; NULL: values */
+    mlc_link *out;              /* NULL: nothing goes */
+    mlc_link *in;               /* NULL: nothing comes */
+    mlc_stream sent;
+    mlc_stream kept;            /* what arrives */
+} mlc_exchanged;
 
-/* An exchange between all replicas of a place. */
-typedef struct mlc_swap {
-    mlc_stream *streams; /* by replica that owns the elements */
-    bool gathers;        /* the owner sends; else it receives */
-    mlc_link **in;       /* by replica */
-    mlc_link **out;
-    uint64_t room;       /* bytes of the stream in a segment */
-} mlc_swap;
+/* The exchanges of a rank in their order. */
+typedef struct mlc_exchanges {
+    mlc_exchanged *items;
+    int count;
+    int capacity;
+    uint64_t room;    /* bytes of a stream in a segment */
+    uint64_t *guests; /* of REDUCE: addresses of the guest's sums, by use, then level */
+} mlc_exchanges;
 
 struct mlc_collective {
-    mlc_swap *reduces; /* by chunk */
-    mlc_swap gather;
+    mlc_halving halving;
+    mlc_exchanges *reduces; /* by chunk */
+    mlc_exchanges gather;
     mlc_events shares;
     mlc_events spreads;
-    mlc_root *roots;
-    int root_count;
-    mlc_link **links;  /* behind the swaps: [reduction, parameter][in, out][replica] */
 };
 
 #endif

@@ -17,8 +17,6 @@ static mlc_pass pass_make(mlc_rank *rank, int kind, const mlc_feed *feed)
 {
     for (int i = 0; i < rank->team->threads; i++)
         rank->team->workers[i].error.status = 0, rank->team->workers[i].refused = mlc_refusal_none();
-    for (int i = 0; i < rank->model->chains[kind].column_count; i++)
-        rank->tables->sums[i] = 0;
     return (mlc_pass){.rank = rank, .kind = kind, .chain = &rank->model->chains[kind], .chunks = rank->role->chunks[kind], .feed = feed,
                   .begun = rank->begun[kind], .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .flaw = -1,
                   .found = {.stage = INT64_MAX}, .refused = mlc_refusal_none()};
@@ -28,8 +26,8 @@ static mlc_pass pass_make(mlc_rank *rank, int kind, const mlc_feed *feed)
 static mlc_pass step_make(mlc_rank *rank, const mlc_feed *feed)
 {
     mlc_pass run = pass_make(rank, MLC_TRAIN, feed);
-    run.lines = rank->model->microbatches;
-    run.count = run.lines / rank->model->dp;
+    mlc_executor_clear(rank);
+    run.count = rank->model->microbatches / rank->model->mesh.size[MLC_DP];
     run.first = run.count * rank->replica;
     return run;
 }
@@ -59,11 +57,7 @@ static int search(mlc_pass *run, const mlc_pass *failed, enum mlc_search what)
 /* The stage that made a part of the loss of a microbatch that is not finite. */
 static int64_t stage_of_loss(const mlc_pass *run)
 {
-    const double *line = mlc_pass_line(run, run->bad_microbatch);
-    for (int i = 0; i < run->chain->losses; i++)
-        if (!isfinite(line[1 + i]))
-            return run->chain->columns[i].stage;
-    return run->chain->columns[0].stage;
+    return run->chain->columns[run->bad_column].stage;
 }
 
 static int report_loss(const mlc_pass *failed)
@@ -131,13 +125,23 @@ static int report_update(const mlc_pass *run)
 
 /* ---- the interface ---- */
 
-static void settle(const mlc_pass *run)
+void mlc_executor_clear(mlc_rank *rank)
 {
-    mlc_rank *rank = run->rank;
-    rank->result.loss = run->loss_sum / run->weight_sum;
-    rank->result.weight = run->weight_sum;
-    for (int i = run->chain->losses; i < run->chain->column_count; i++)
-        rank->metrics[i - run->chain->losses] = rank->tables->sums[i] / run->weight_sum;
+    int count = 0;
+    for (int kind = 0; kind < MLC_CHAINS; kind++)
+        count = mlc_statistics_count(&rank->model->chains[kind]) > count ? mlc_statistics_count(&rank->model->chains[kind]) : count;
+    mlc_statistics_clear(rank->tables->totals, count);
+}
+
+double mlc_executor_means(mlc_rank *rank, int kind, double *loss)
+{
+    const mlc_chain *chain = &rank->model->chains[kind];
+    mlc_statistic *totals = rank->tables->totals;
+    double weight = mlc_tally_value(mlc_statistics_tally(totals, MLC_TALLY_WEIGHT));
+    *loss = mlc_tally_value(mlc_statistics_tally(totals, MLC_TALLY_LOSS)) / weight;
+    for (int i = 0; i < chain->column_count - chain->losses; i++)
+        rank->metrics[i] = mlc_tally_value(mlc_statistics_tally(totals, MLC_TALLY_METRICS + i)) / weight;
+    return weight;
 }
 
 int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update)
@@ -157,7 +161,7 @@ int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update)
         return report_gradient(&run);
     if (run.flaw >= 0)
         return report_update(&run);
-    settle(&run);
+    rank->result.weight = mlc_executor_means(rank, MLC_TRAIN, &rank->result.loss);
     return MLC_OK;
 }
 
@@ -180,23 +184,18 @@ static int64_t smaller(int64_t a, int64_t b)
 static void deal(mlc_pass *run, int64_t first, int64_t count)
 {
     const mlc_rank *rank = run->rank;
-    int64_t even = count / rank->model->dp, rest = count % rank->model->dp;
+    int64_t even = count / rank->model->mesh.size[MLC_DP], rest = count % rank->model->mesh.size[MLC_DP];
     run->begun = rank->begun[run->kind];
     run->exchanged = false;
-    run->origin = first;
-    run->lines = count;
     run->count = even + (rank->replica < rest);
     run->first = first + even * rank->replica + smaller(rank->replica, rest);
 }
 
-int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_t first, int64_t count, double share, double *loss,
-                         double *weight)
+int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_t first, int64_t count, double share)
 {
     mlc_pass run = pass_make(rank, chain, feed);
-    int64_t round = (int64_t)rank->model->schedule->rounds[chain] * rank->model->dp;
+    int64_t round = (int64_t)rank->model->schedule->rounds[chain] * rank->model->mesh.size[MLC_DP];
     run.share = share;
-    run.loss_sum = *loss;
-    run.weight_sum = *weight;
     mlc_executor_record(rank);
     for (int64_t at = 0; at < count && !rank->result.signals; at += round) {
         deal(&run, first + at, smaller(round, count - at));
@@ -207,8 +206,6 @@ int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_
         if (run.bad_microbatch >= 0)
             return report_evaluation(&run);
     }
-    *loss = run.loss_sum;
-    *weight = run.weight_sum;
     return MLC_OK;
 }
 

@@ -20,18 +20,18 @@ static int check_mesh(const mlc_model *model, mlc_error *error)
     if (model->abi_version != MLC_ABI_VERSION)
         return mlc_error_set(error, MLC_BAD_INPUT, "model %s: made for runtime ABI %d, this is %d", model->name, model->abi_version,
                              MLC_ABI_VERSION);
-    if (model->pp < 1 || model->dp < 1 || model->stages < model->pp)
-        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: %d stages on %d places, %d replicas", model->name, model->stages, model->pp,
-                             model->dp);
+    if (!mlc_mesh_is_sane(&model->mesh) || model->stages < model->mesh.size[MLC_PP])
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: %d stages on %d places, %d replicas", model->name, model->stages, model->mesh.size[MLC_PP],
+                             model->mesh.size[MLC_DP]);
     if (model->microbatches < 1 || model->groups < 1 || model->microbatches % model->groups)
         return mlc_error_set(error, MLC_BAD_INPUT, "model %s: %d microbatches do not form %d groups", model->name, model->microbatches,
                              model->groups);
-    if (model->groups % model->dp)
+    if (model->groups % model->mesh.size[MLC_DP])
         return mlc_error_set(error, MLC_BAD_INPUT, "model %s: %d groups cannot be dealt out to %d replicas", model->name, model->groups,
-                             model->dp);
-    if (model->schedule->rounds[MLC_TRAIN] != model->microbatches / model->dp)
+                             model->mesh.size[MLC_DP]);
+    if (model->schedule->rounds[MLC_TRAIN] != model->microbatches / model->mesh.size[MLC_DP])
         return mlc_error_set(error, MLC_BAD_INPUT, "model %s: a list of %d microbatches for %d over %d replicas", model->name,
-                             model->schedule->rounds[MLC_TRAIN], model->microbatches, model->dp);
+                             model->schedule->rounds[MLC_TRAIN], model->microbatches, model->mesh.size[MLC_DP]);
     return MLC_OK;
 }
 
@@ -40,7 +40,7 @@ static int check_channels(const mlc_model *model, mlc_error *error)
     for (int i = 0; i < model->schedule->channel_count; i++) {
         const mlc_channel *channel = &model->schedule->channels[i];
         bool tree = channel->kind == MLC_TREE;
-        bool known = tree || (channel->from >= 0 && channel->from < model->pp && channel->to >= 0 && channel->to < model->pp);
+        bool known = tree || (channel->from >= 0 && channel->from < model->mesh.size[MLC_PP] && channel->to >= 0 && channel->to < model->mesh.size[MLC_PP]);
         if (!known || channel->kind < MLC_ACTIVATION || channel->kind > MLC_TREE || channel->slots < 1 || channel->outbox_slots < 1)
             return mlc_error_set(error, MLC_BAD_INPUT, "model %s: channel %s is not sane", model->name, channel->name);
     }
@@ -82,19 +82,17 @@ static int check_held(const mlc_model *model, int place, mlc_error *error)
     return MLC_OK;
 }
 
-static int check_shard(const mlc_model *model, int place, const mlc_shard *shard, mlc_error *error)
+/* What it owns it also holds. That each parameter is owned once mlc_owners_open sees. */
+static int check_owned(const mlc_model *model, int place, mlc_error *error)
 {
-    for (int i = 0; i < shard->count; i++) {
-        const mlc_piece *piece = &shard->pieces[i];
-        bool known = piece->parameter >= 0 && piece->parameter < model->parameter_count && held_by(&model->roles[place], piece->parameter);
-        if (!known || model->parameters[piece->parameter].owner != place)
-            return refuse_place(model, place, "piece", i, error);
-        int64_t elements = mlc_parameter_elements(&model->parameters[piece->parameter]);
-        bool cut = piece->begin >= 0 && piece->begin % MLC_BLOCK == 0 && piece->begin <= piece->end && piece->end <= elements &&
-                   (piece->end % MLC_BLOCK == 0 || piece->end == elements);
-        if (!cut)
-            return refuse_place(model, place, "piece", i, error);
-    }
+    const mlc_role *role = &model->roles[place];
+    for (int i = 0; i < role->owned_count; i++)
+        if (!held_by(role, role->owned[i].parameter) || role->owned[i].read_count < 0)
+            return refuse_place(model, place, "owned parameter", i, error);
+    const mlc_area areas[] = {role->states, role->work, role->guests};
+    for (int i = 0; i < 3; i++)
+        if (areas[i].bytes > role->arena_bytes || areas[i].at > role->arena_bytes - areas[i].bytes || areas[i].at % 64)
+            return refuse_place(model, place, "area of shards", i, error);
     return MLC_OK;
 }
 
@@ -151,7 +149,7 @@ static int check_chunk(const mlc_model *model, int place, int kind, const mlc_ch
 static int check_role(const mlc_model *model, int place, mlc_error *error)
 {
     const mlc_role *role = &model->roles[place];
-    int levels = mlc_tree_levels(model->groups, model->dp);
+    int levels = mlc_tree_levels(model->groups, model->mesh.size[MLC_DP]);
     if (role->levels < levels)
         return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: %d accumulators a use, %d groups need %d", model->name, place,
                              role->levels, model->groups, levels);
@@ -160,9 +158,8 @@ static int check_role(const mlc_model *model, int place, mlc_error *error)
         return refuse_place(model, place, "record", 0, error);
     if (check_regions(model, place, error) || check_held(model, place, error))
         return error->status;
-    for (int d = 0; d < model->dp; d++)
-        if (check_shard(model, place, &role->shards[d], error))
-            return error->status;
+    if (check_owned(model, place, error))
+        return error->status;
     for (int kind = 0; kind < MLC_CHAINS; kind++)
         for (int c = 0; role->chunks[kind] && c < role->chunk_count; c++)
             if (check_chunk(model, place, kind, &role->chunks[kind][c], error))
@@ -267,9 +264,9 @@ int mlc_executor_check(const mlc_model *model, mlc_error *error)
     if (check_mesh(model, error) || check_channels(model, error))
         return error->status;
     for (int p = 0; p < model->parameter_count; p++)
-        if (model->parameters[p].owner < 0 || model->parameters[p].owner >= model->pp)
+        if (model->parameters[p].owner < 0 || model->parameters[p].owner >= model->mesh.size[MLC_PP])
             return mlc_error_set(error, MLC_BAD_INPUT, "model %s: parameter %s has no owner", model->name, model->parameters[p].name);
-    for (int place = 0; place < model->pp; place++)
+    for (int place = 0; place < model->mesh.size[MLC_PP]; place++)
         if (check_role(model, place, error) || check_lists(model, place, error))
             return error->status;
     return MLC_OK;

@@ -62,9 +62,9 @@ static const item LAST = {.elements = -1};
 /* The pieces of the rank's shard. */
 static item piece_item(const mlc_rank *rank, int i)
 {
-    if (i >= rank->shard->count)
+    if (i >= rank->shard.count)
         return LAST;
-    const mlc_piece *piece = &rank->shard->pieces[i];
+    const mlc_piece *piece = &rank->shard.pieces[i];
     return (item){piece->parameter, piece->begin, piece->end - piece->begin, piece};
 }
 
@@ -185,7 +185,7 @@ static void fold_slice(const mlc_rank *rank, mlc_env *env, const item *item, int
 void mlc_gradient_fold(const mlc_rank *rank, const mlc_env *env, int chunk, unsigned phases, int group)
 {
     const mlc_model *model = rank->model;
-    int first = mlc_tree_share(model->groups, model->dp, rank->replica);
+    int first = mlc_tree_share(model->groups, model->mesh.size[MLC_DP], rank->replica);
     mlc_tree tree = mlc_tree_begin(model->groups, first);
     for (int g = 0; g < group; g++)
         mlc_tree_push(&tree, first + g + 1);
@@ -198,6 +198,21 @@ void mlc_gradient_fold(const mlc_rank *rank, const mlc_env *env, int chunk, unsi
 void mlc_gradient_settle(const mlc_rank *rank, const uint64_t *levels, int64_t begin, int64_t count)
 {
     tree_merge(rank, levels, rank->tables->before_last.depth, rank->tables->merges, begin, count);
+}
+
+static void settle_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
+{
+    (void)env, (void)context;
+    for (int64_t at = begin; at < end; at += CHUNK)
+        mlc_gradient_settle(rank, ((const mlc_use *)item->of)->levels, at, smaller(CHUNK, end - at));
+}
+
+void mlc_gradient_settle_chunk(const mlc_rank *rank, const mlc_env *env, int chunk)
+{
+    unsigned all = 1U << MLC_FORWARD | 1U << MLC_INPUT_GRADIENT | 1U << MLC_WEIGHT_GRADIENT;
+    if (rank->tables->merges)
+        visit_share(rank, env, use_item, &(use_range){&rank->role->chunks[MLC_TRAIN][chunk], all}, settle_slice, NULL);
+    mlc_barrier(env);
 }
 
 /* ---- whole gradients and their norm ---- */
@@ -223,7 +238,7 @@ static void join_uses(const mlc_rank *rank, int p, float *whole, int64_t begin, 
 {
     for (int u = 0; u < mlc_use_count(rank, p); u++) {
         const uint64_t *levels = mlc_use_at(rank, p, u)->use->levels;
-        if (rank->model->dp == 1)
+        if (rank->model->mesh.size[MLC_DP] == 1)
             mlc_gradient_settle(rank, levels, begin, count);
         if (u)
             mlc_gradient_add(whole + begin, floats_at(rank, levels[0]) + begin, count);
@@ -414,8 +429,8 @@ void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, float factor)
 {
     mlc_worker_of(env)->flaw = -1;
     visit_share(rank, env, flat_piece, NULL, update_slice, &factor);
-    for (int i = 0; i < rank->shard->count; i++) {
-        const mlc_piece *piece = &rank->shard->pieces[i];
+    for (int i = 0; i < rank->shard.count; i++) {
+        const mlc_piece *piece = &rank->shard.pieces[i];
         if (!piece->update_flat && piece->update)
             update_whole(rank, env, piece, factor);
     }

@@ -23,6 +23,9 @@ void mlc_gradient_fold(const mlc_rank *rank, const mlc_env *env, int chunk, unsi
  * accumulator 0. With one replica that is the whole sum. Once for each element. */
 void mlc_gradient_settle(const mlc_rank *rank, const uint64_t *levels, int64_t begin, int64_t count);
 
+/* The same of all uses of a chunk. Called by every thread; ends with a barrier. */
+void mlc_gradient_settle_chunk(const mlc_rank *rank, const mlc_env *env, int chunk);
+
 /* sum[i] += x[i]. */
 void mlc_gradient_add(float *restrict sum, const float *restrict x, int64_t count);
 

@@ -1,6 +1,7 @@
 /* microbatch.c: a compute action: inputs, rows of a chunk, and what follows from them (pass.h). */
 #include "step/pass.h"
 
+#include "model/tables.h"
 #include "report/trace.h"
 #include "step/gradient.h"
 
@@ -108,17 +109,16 @@ static void weigh(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk)
         mlc_barrier(env);
 }
 
-/* Notes what the forward rows of a chunk left for the columns; a chunk that makes a part of the loss knows the weight, too. */
+/* Notes what the forward rows of a chunk left for the columns, with the weight of the microbatch; which the backward of a loss starts from. */
 static void account(mlc_pass *run, const mlc_env *env, const mlc_chunk *chunk, int64_t microbatch)
 {
-    double *line = mlc_pass_line(run, microbatch);
+    mlc_tables *tables = run->rank->tables;
     for (int i = 0; i < chunk->value_count; i++) {
         int column = chunk->values[i].column;
-        line[1 + column] = scalar_at(run, env, chunk->values[i].at);
-        if (column >= run->chain->losses)
-            continue;
-        line[0] = run->weight;
-        if (run->search == MLC_SEARCH_LOSS && !isfinite(line[1 + column]))
+        double value = scalar_at(run, env, chunk->values[i].at);
+        mlc_statistics_account(tables->statistics, run->chain, column, microbatch, run->weight, value);
+        tables->weights[microbatch - run->first] = run->weight;
+        if (column < run->chain->losses && run->search == MLC_SEARCH_LOSS && !isfinite(value))
             mlc_pass_find(run, chunk->stage, microbatch, -1);
     }
 }
@@ -146,7 +146,7 @@ static void prepare(const mlc_pass *run, const mlc_action *action, int64_t micro
     rank->record->microbatch = microbatch;
     if (action->kind == MLC_FORWARD || rank->role->seed_at == MLC_NONE)
         return;
-    float seed = (float)*mlc_pass_line(run, microbatch);
+    float seed = (float)rank->tables->weights[microbatch - run->first];
     memcpy(mlc_rank_at(rank, rank->role->seed_at), &seed, sizeof seed);
 }
 
@@ -170,7 +170,7 @@ static void follow(mlc_pass *run, const mlc_env *env, const mlc_action *action, 
         if (env->thread == 0 && mlc_gradient_bad(run->rank) >= 0)
             mlc_pass_find(run, chunk->stage, microbatch, mlc_gradient_bad(run->rank));
     }
-    bool complete = (action->microbatch + 1) % members == 0 && group + 1 < model->groups / model->dp;
+    bool complete = (action->microbatch + 1) % members == 0 && group + 1 < model->groups / model->mesh.size[MLC_DP];
     if (run->search == MLC_SEARCH_NONE && complete && has_uses(chunk, phases))
         mlc_gradient_fold(run->rank, env, action->of, phases, group);
 }

@@ -25,7 +25,8 @@ static int open_memory(mlc_rank *rank, int threads, int inbox_fd, mlc_error *err
 static int open_parts(mlc_rank *rank, int threads, int inbox_fd)
 {
     mlc_error *error = &rank->error;
-    if (mlc_catalog_open(&rank->catalog, rank->model, error) || open_memory(rank, threads, inbox_fd, error) ||
+    if (mlc_catalog_open(&rank->catalog, rank->model, error) ||
+        mlc_shard_open(&rank->shard, &rank->catalog.owners, rank->place, rank->replica, error) || open_memory(rank, threads, inbox_fd, error) ||
         mlc_world_open(&rank->world, rank->model, rank->rank, &rank->arena, error) || mlc_tables_open(rank, error))
         return error->status;
     return mlc_collective_open(rank, error);
@@ -47,11 +48,10 @@ mlc_rank *mlc_rank_open(const mlc_model *model, int number, const mlc_open_optio
     }
     rank->model = model;
     rank->rank = number;
-    rank->place = number % model->pp;
-    rank->replica = number / model->pp;
+    rank->place = mlc_mesh_place(&model->mesh, number);
+    rank->replica = mlc_mesh_replica(&model->mesh, number);
     rank->role = &model->roles[rank->place];
     rank->program = &model->schedule->places[rank->place];
-    rank->shard = &rank->role->shards[rank->replica];
     rank->seed = chosen.seed;
     rank->steps = chosen.steps ? chosen.steps : DEFAULT_STEPS;
     if (open_parts(rank, chosen.threads ? chosen.threads : mlc_cpu_count(), inbox_fd)) {
@@ -71,6 +71,7 @@ void mlc_rank_close(mlc_rank *rank)
     mlc_world_close(&rank->world);
     mlc_team_close(rank->team);
     mlc_arena_close(&rank->arena);
+    mlc_shard_close(&rank->shard);
     mlc_catalog_close(&rank->catalog);
     mlc_home_close(&rank->home);
     free(rank->identity);
@@ -87,8 +88,8 @@ static void settle_spins(mlc_rank *rank)
 void mlc_rank_initialize(mlc_rank *rank)
 {
     settle_spins(rank);
-    for (int i = 0; i < rank->shard->count; i++) {
-        const mlc_piece *piece = &rank->shard->pieces[i];
+    for (int i = 0; i < rank->shard.count; i++) {
+        const mlc_piece *piece = &rank->shard.pieces[i];
         const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
         for (int s = 0; s < parameter->state_count; s++)
             memset(mlc_rank_at(rank, piece->states[s]), 0, (size_t)mlc_rank_state_elements(rank->model, piece, s) * sizeof(float));

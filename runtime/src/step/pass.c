@@ -86,27 +86,6 @@ static int transfer(mlc_pass *run, const mlc_action *action)
 
 /* ---- statistics ---- */
 
-/* Folds loss and metrics in ascending order of microbatches, up to the first whose loss is not finite. */
-static void fold_table(mlc_pass *run)
-{
-    const mlc_chain *chain = run->chain;
-    double *sums = run->rank->tables->sums;
-    for (int64_t j = run->origin; chain->losses && j < run->origin + run->lines; j++) {
-        const double *line = mlc_pass_line(run, j);
-        double weight = line[0], loss = line[1];
-        for (int i = 1; i < chain->losses; i++)
-            loss += line[1 + i];
-        if (!isfinite(loss * weight)) {
-            run->bad_microbatch = j;
-            return;
-        }
-        run->loss_sum += weight * loss;
-        run->weight_sum += weight;
-        for (int i = chain->losses; i < chain->column_count; i++)
-            sums[i] += weight * line[1 + i];
-    }
-}
-
 /* The first index out of range that a thread of this rank has met. */
 static mlc_refusal refused_here(const mlc_rank *rank)
 {
@@ -126,21 +105,25 @@ static int exchange_refusals(mlc_pass *run)
 static int exchange(mlc_pass *run)
 {
     mlc_rank *rank = run->rank;
-    mlc_statistics *statistics = rank->tables->statistics;
-    statistics->signals = rank->signals ? *rank->signals : 0;
-    statistics->failed = atomic_load_explicit(&run->unfed, memory_order_relaxed);
+    mlc_statistic *statistics = rank->tables->statistics, *totals = rank->tables->totals;
+    mlc_notes *notes = mlc_statistics_notes(statistics);
+    notes->signals = rank->signals ? *rank->signals : 0;
+    notes->failed = atomic_load_explicit(&run->unfed, memory_order_relaxed);
     run->refused = refused_here(rank);
-    statistics->refused = run->refused.site >= 0;
-    size_t bytes = sizeof *statistics + (size_t)(run->lines * (1 + run->chain->column_count)) * sizeof(double);
+    notes->refused = run->refused.site >= 0;
+    size_t bytes = (size_t)mlc_statistics_count(run->chain) * sizeof *statistics;
     run->exchanged = true;
-    if (mlc_exchange(&rank->world, statistics, bytes, 1, mlc_combine_or))
+    if (mlc_exchange(&rank->world, statistics, bytes, sizeof *statistics, mlc_statistics_combine))
         return rank->error.status;
-    rank->result.signals = statistics->signals;
-    if (statistics->refused && !statistics->failed && exchange_refusals(run))
+    rank->result.signals = notes->signals;
+    if (notes->refused && !notes->failed && exchange_refusals(run))
         return rank->error.status;
-    if (!statistics->failed)
-        fold_table(run);
-    run->halted = statistics->failed || statistics->refused || run->bad_microbatch >= 0 || (run->kind == MLC_TRAIN && !isfinite(1.0 / run->weight_sum));
+    if (!notes->failed && notes->flawed.microbatch < INT64_MAX)
+        run->bad_microbatch = notes->flawed.microbatch, run->bad_column = notes->flawed.column;
+    mlc_statistics_combine(totals, statistics, bytes);
+    run->weight_sum = mlc_tally_value(mlc_statistics_tally(totals, MLC_TALLY_WEIGHT));
+    bool weightless = run->kind == MLC_TRAIN && !isfinite(1.0 / run->weight_sum);
+    run->halted = notes->failed || notes->refused || run->bad_microbatch >= 0 || weightless;
     return MLC_OK;
 }
 
@@ -337,7 +320,7 @@ int mlc_pass_walk(mlc_pass *run)
 {
     mlc_rank *rank = run->rank;
     rank->error.status = 0;
-    memset(rank->table, 0, (size_t)(run->lines * (1 + run->chain->column_count)) * sizeof(double));
+    mlc_statistics_clear(rank->tables->statistics, mlc_statistics_count(run->chain));
     board_step(run);
     mlc_team_run(rank->team, walk_job, run);
     rank->begun[run->kind] += run->count;
@@ -345,7 +328,7 @@ int mlc_pass_walk(mlc_pass *run)
         board_action(run, -1);
     if (!rank->error.status && run->search == MLC_SEARCH_NONE && !run->exchanged)
         exchange(run);
-    if (rank->error.status || run->search != MLC_SEARCH_NONE || !rank->tables->statistics->failed)
+    if (rank->error.status || run->search != MLC_SEARCH_NONE || !mlc_statistics_notes(rank->tables->statistics)->failed)
         return rank->error.status;
     if (atomic_load_explicit(&run->unfed, memory_order_relaxed))
         report_unfed(rank);

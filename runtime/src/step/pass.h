@@ -23,8 +23,6 @@ typedef struct mlc_pass {
     const mlc_chunk *chunks;
     const mlc_feed *feed;
     int64_t begun;           /* number of local microbatch 0 since the rank was opened */
-    int64_t origin;          /* the feed's number of the first microbatch of all replicas: line 0 of the table */
-    int64_t lines;           /* microbatches of all replicas */
     int64_t first;           /* the feed's number of local microbatch 0 */
     int64_t count;           /* microbatches of this replica */
     bool update;
@@ -32,12 +30,12 @@ typedef struct mlc_pass {
     enum mlc_search search;
     int stage;               /* of the last forward action */
     double weight;           /* of the current microbatch */
-    double loss_sum;
-    double weight_sum;
+    double weight_sum;       /* of all microbatches, after STATISTICS */
     atomic_bool unfed;       /* filling failed: the worker's error says why */
-    bool exchanged;          /* statistics of all ranks are in the table */
+    bool exchanged;          /* statistics are those of all ranks */
     bool halted;             /* and they do not allow to go on */
-    int64_t bad_microbatch;  /* the first with a loss that is not finite, or -1 */
+    int64_t bad_microbatch;  /* the first with a loss that is not finite, or -1, */
+    int64_t bad_column;      /* and the first part of it that is not */
     int64_t bad_parameter;   /* the first with a gradient that is not finite, or -1 */
     int64_t flaw;            /* the first that the update left (finite.h), or -1 */
     mlc_finding found;
@@ -59,13 +57,7 @@ static inline void mlc_pass_find(mlc_pass *run, int64_t stage, int64_t microbatc
         run->found = found;
 }
 
-/* The line of a microbatch in the table: its weight, then its columns. */
-static inline double *mlc_pass_line(const mlc_pass *run, int64_t microbatch)
-{
-    return run->rank->table + (microbatch - run->origin) * (1 + run->chain->column_count);
-}
-
-/* Walks the list once, from the tables to what rank->table holds of all ranks. Returns a status: a peer was lost (the board then
+/* Walks the list once; what STATISTICS found of all ranks is added to the totals. Returns a status: a peer was lost (the board then
  * keeps the action), or some rank could not fill its inputs. */
 int mlc_pass_walk(mlc_pass *run);
 

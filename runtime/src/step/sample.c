@@ -205,9 +205,8 @@ typedef struct drawn {
 /* The same on every rank. */
 static int next_token(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing, int64_t ordinal, FILE *out, drawn *next)
 {
-    double ignored = 0;
     *next = (drawn){0, out && ferror(out)};
-    if (mlc_executor_forward(rank, MLC_SAMPLE, &text->feed, 0, 1, 1, &ignored, &ignored))
+    if (mlc_executor_forward(rank, MLC_SAMPLE, &text->feed, 0, 1, 1))
         return rank->error.status;
     if (rank->rank == text->drawer)
         choose(rank, text, drawing, ordinal, &next->token);
@@ -219,11 +218,11 @@ static int next_token(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *draw
 /* The logits of the sample chain and the place that makes them. */
 static void find_logits(mlc_sampler *text, const mlc_model *model)
 {
-    for (int place = 0; place < model->pp; place++) {
+    for (int place = 0; place < model->mesh.size[MLC_PP]; place++) {
         const mlc_role *role = &model->roles[place];
         for (int c = 0; c < role->chunk_count; c++)
             if (role->chunks[MLC_SAMPLE][c].stage == model->chains[MLC_SAMPLE].logits_stage) {
-                text->drawer = place;
+                text->drawer = mlc_mesh_member(&model->mesh, 0, MLC_PP, place);
                 text->logits = &role->chunks[MLC_SAMPLE][c].logits;
             }
     }

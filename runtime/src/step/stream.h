@@ -9,9 +9,10 @@
 /* Bytes [offset, offset + bytes) of the buffer at levels[0], and of the accumulators at levels[1], ... */
 typedef struct mlc_stretch {
     const uint64_t *levels;
+    const uint64_t *guests; /* the same of a guest's sums; NULL: not needed */
     uint64_t offset;
     uint64_t bytes;
-    uint64_t start; /* in the stream */
+    uint64_t start;         /* in the stream */
 } mlc_stretch;
 
 typedef struct mlc_stream {
@@ -21,8 +22,11 @@ typedef struct mlc_stream {
     uint64_t bytes;
 } mlc_stream;
 
+/* Bytes up to the next line. */
+uint64_t mlc_stream_aligned(uint64_t bytes);
+
 /* Adds a stretch of `bytes` bytes. False: out of memory. */
-bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, uint64_t offset, uint64_t bytes);
+bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, const uint64_t *guests, uint64_t offset, uint64_t bytes);
 void mlc_stream_close(mlc_stream *stream);
 
 /* How many segments of `room` bytes, a multiple of MLC_STREAM_LINE, it takes. */
@@ -31,6 +35,7 @@ int64_t mlc_stream_segments(const mlc_stream *stream, uint64_t room);
 /* Some bytes of one stretch, and where they lie in their segment. */
 typedef struct mlc_part {
     const uint64_t *levels;
+    const uint64_t *guests;
     uint64_t offset;
     uint64_t bytes;
     uint64_t at;

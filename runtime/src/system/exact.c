@@ -18,19 +18,38 @@ static void limbs_add(uint32_t *limbs, uint64_t word, int position)
     }
 }
 
-void mlc_exact_add(mlc_exact *sum, double block)
+static void negate(mlc_exact *sum)
 {
-    if (block <= 0)
-        return;
+    uint64_t carry = 1;
+    for (int i = 0; i < MLC_EXACT_LIMBS; i++) {
+        carry += (uint32_t)~sum->limbs[i];
+        sum->limbs[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+}
+
+static void add_magnitude(mlc_exact *sum, double x)
+{
     int exponent;
-    double fraction = frexp(block, &exponent); /* block = fraction * 2^exponent, fraction in [0.5, 1) */
+    double fraction = frexp(x, &exponent); /* x = fraction * 2^exponent, fraction in [0.5, 1) */
     uint64_t word = (uint64_t)ldexp(fraction, 53);
     int position = exponent - 53 - LOWEST;
     if (position < 0) {
-        word >>= -position; /* exact: block is a multiple of 2^-298 */
+        word = position > -64 ? word >> -position : 0;
         position = 0;
     }
     limbs_add(sum->limbs, word, position);
+}
+
+void mlc_exact_add(mlc_exact *sum, double x)
+{
+    if (x > 0)
+        add_magnitude(sum, x);
+    if (x >= 0)
+        return;
+    negate(sum);
+    add_magnitude(sum, -x);
+    negate(sum);
 }
 
 void mlc_exact_merge(mlc_exact *sum, const mlc_exact *other)
@@ -49,7 +68,8 @@ static uint64_t limb_at(const mlc_exact *sum, int i)
     return i >= 0 ? sum->limbs[i] : 0;
 }
 
-double mlc_exact_value(const mlc_exact *sum)
+/* Of a sum that is not negative. */
+static double magnitude(const mlc_exact *sum)
 {
     int top = MLC_EXACT_LIMBS - 1;
     while (top >= 0 && !sum->limbs[top])
@@ -67,6 +87,15 @@ double mlc_exact_value(const mlc_exact *sum)
         rest |= sum->limbs[i];
     word |= rest != 0; /* sticky: the word's lowest bit is below half a unit of the f64 it rounds to */
     return ldexp((double)word, 32 * (top - 1) - lead + LOWEST);
+}
+
+double mlc_exact_value(const mlc_exact *sum)
+{
+    if (!(sum->limbs[MLC_EXACT_LIMBS - 1] >> 31))
+        return magnitude(sum);
+    mlc_exact opposite = *sum;
+    negate(&opposite);
+    return -magnitude(&opposite);
 }
 
 double mlc_exact_squares_part(const float *x, int64_t count)

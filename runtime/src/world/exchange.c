@@ -19,14 +19,10 @@ typedef struct block {
     mlc_combine combine;
 } block;
 
-static int parent_of(const mlc_world *world)
+/* The neighbour above (0) or below (1, 2), -1: none. */
+static int neighbour_of(const mlc_world *world, int number)
 {
-    return (world->rank - 1) / 2;
-}
-
-static bool has_child(const mlc_world *world, int side)
-{
-    return 2 * world->rank + side < world->ranks;
+    return mlc_mesh_tree_neighbour(world->ranks, world->rank, number);
 }
 
 static size_t part_bytes(const block *whole, size_t at)
@@ -66,10 +62,10 @@ static int send_up(mlc_world *world, const block *whole)
     int status = MLC_OK;
     for (size_t at = 0; at < whole->size && !status; at += whole->part) {
         for (int side = 1; side <= 2 && !status; side++)
-            if (has_child(world, side))
-                status = receive_part(world, 2 * world->rank + side, whole, at, true);
+            if (neighbour_of(world, side) >= 0)
+                status = receive_part(world, neighbour_of(world, side), whole, at, true);
         if (!status && world->rank > 0)
-            status = send_part(world, parent_of(world), whole, at);
+            status = send_part(world, neighbour_of(world, 0), whole, at);
     }
     return status;
 }
@@ -91,10 +87,10 @@ static int send_down(mlc_world *world, const block *whole)
     int status = MLC_OK;
     for (size_t at = 0; at < whole->size && !status; at += whole->part) {
         if (world->rank > 0)
-            status = receive_part(world, parent_of(world), whole, at, false);
+            status = receive_part(world, neighbour_of(world, 0), whole, at, false);
         for (int side = 1; side <= 2 && !status; side++)
-            if (has_child(world, side))
-                status = send_part(world, 2 * world->rank + side, whole, at);
+            if (neighbour_of(world, side) >= 0)
+                status = send_part(world, neighbour_of(world, side), whole, at);
     }
     return status;
 }

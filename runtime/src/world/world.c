@@ -2,6 +2,7 @@
 #include "world/world.h"
 
 #include "mlc.h"
+#include "world/coordinate.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,24 +11,18 @@
 #define SPINS 2000              /* some hundred microseconds: longer than the skew of balanced stages */
 #define REST_FIRST 20000        /* nanoseconds; doubled by each rest in which nothing moved */
 #define REST_LONGEST 2000000
-#define NAME_BYTES 64
 
 /* ---- links ---- */
-
-static int rank_of(const mlc_model *model, int place, int replica)
-{
-    return replica * model->pp + place;
-}
 
 /* Which of a rank's blocks of slots is the peer's. */
 static int block_of(const mlc_world *world, const mlc_channel *channel, int rank, int peer)
 {
     if (channel->kind == MLC_TREE)
-        return peer == 2 * rank + 1 ? 1 : peer == 2 * rank + 2 ? 2 : 0;
-    if (channel->from != channel->to)
+        return mlc_mesh_tree_number(rank, peer);
+    if (channel->kind != MLC_REPLICAS)
         return 0;
-    int own = rank / world->model->pp, other = peer / world->model->pp;
-    return other < own ? other : other - 1;
+    const mlc_mesh *mesh = &world->model->mesh;
+    return mlc_cohort_block(mesh->size[MLC_DP], mlc_mesh_replica(mesh, rank), mlc_mesh_replica(mesh, peer));
 }
 
 /* Counts a link; writes it where there is room for the links. */
@@ -59,10 +54,20 @@ static void add_pair(mlc_world *world, int number, int peer)
 static void add_tree_links(mlc_world *world, int number)
 {
     world->tree = number;
-    if (world->rank > 0)
-        add_pair(world, number, (world->rank - 1) / 2);
-    for (int child = 2 * world->rank + 1; child <= 2 * world->rank + 2 && child < world->ranks; child++)
-        add_pair(world, number, child);
+    for (int i = 0; i < MLC_TREE_NEIGHBOURS; i++)
+        if (mlc_mesh_tree_neighbour(world->ranks, world->rank, i) >= 0)
+            add_pair(world, number, mlc_mesh_tree_neighbour(world->ranks, world->rank, i));
+}
+
+static void add_replica_links(mlc_world *world, int number)
+{
+    const mlc_mesh *mesh = &world->model->mesh;
+    int replicas = mesh->size[MLC_DP];
+    for (int block = 0; block < mlc_cohort_blocks(replicas); block++) {
+        int neighbour = mlc_cohort_neighbour(replicas, world->replica, block);
+        if (neighbour >= 0)
+            add_pair(world, number, mlc_mesh_member(mesh, world->rank, MLC_DP, neighbour));
+    }
 }
 
 static void add_channel_links(mlc_world *world, int number)
@@ -75,13 +80,11 @@ static void add_channel_links(mlc_world *world, int number)
     }
     bool from = channel->from == world->place, to = channel->to == world->place;
     if (from && to)
-        for (int replica = 0; replica < model->dp; replica++)
-            if (replica != world->replica)
-                add_pair(world, number, rank_of(model, world->place, replica));
+        add_replica_links(world, number);
     if (from && !to)
-        add_link(world, number, rank_of(model, channel->to, world->replica), true);
+        add_link(world, number, mlc_mesh_member(&model->mesh, world->rank, MLC_PP, channel->to), true);
     if (to && !from)
-        add_link(world, number, rank_of(model, channel->from, world->replica), false);
+        add_link(world, number, mlc_mesh_member(&model->mesh, world->rank, MLC_PP, channel->from), false);
 }
 
 static void add_links(mlc_world *world)
@@ -96,7 +99,7 @@ static int check_link(const mlc_world *world, const mlc_link *link, mlc_error *e
 {
     const mlc_channel *channel = link->channel;
     int receiver = link->sends ? link->peer : world->rank;
-    uint64_t end = world->model->roles[receiver % world->model->pp].inbox_bytes;
+    uint64_t end = world->model->roles[mlc_mesh_place(&world->model->mesh, receiver)].inbox_bytes;
     uint64_t bytes = (uint64_t)channel->slots * channel->slot_bytes;
     bool fits = bytes <= end && link->peer_inbox <= end - bytes;
     bool header = end >= MLC_HEADER_BYTES && link->header <= end - MLC_HEADER_BYTES;
@@ -108,9 +111,9 @@ static int check_link(const mlc_world *world, const mlc_link *link, mlc_error *e
 
 int mlc_world_open(mlc_world *world, const mlc_model *model, int rank, mlc_arena *arena, mlc_error *error)
 {
-    int ranks = model->pp * model->dp;
-    *world = (mlc_world){.model = model, .rank = rank, .ranks = ranks, .place = rank % model->pp, .replica = rank / model->pp,
-                         .arena = arena, .tree = -1, .spins = SPINS, .error = error};
+    int ranks = mlc_mesh_ranks(&model->mesh);
+    *world = (mlc_world){.model = model, .rank = rank, .ranks = ranks, .place = mlc_mesh_place(&model->mesh, rank),
+                         .replica = mlc_mesh_replica(&model->mesh, rank), .arena = arena, .tree = -1, .spins = SPINS, .error = error};
     add_links(world);
     world->links = calloc((size_t)world->link_count + 1, sizeof *world->links);
     world->alone = aligned_alloc(_Alignof(mlc_status_board), sizeof *world->alone);
@@ -140,6 +143,12 @@ mlc_link *mlc_world_link(mlc_world *world, int channel, int peer, bool sends)
             return link;
     }
     return NULL;
+}
+
+mlc_sight mlc_world_sight(const mlc_world *world)
+{
+    bool all = world->transport && world->transport->sees_all;
+    return all ? (mlc_sight){0, world->ranks} : (mlc_sight){world->rank, world->rank + 1};
 }
 
 bool mlc_world_progress(mlc_world *world)
@@ -191,20 +200,11 @@ static void relax(void)
 #endif
 }
 
-static void name_rank(const mlc_world *world, int rank, char name[NAME_BYTES])
-{
-    const mlc_model *model = world->model;
-    if (model->dp > 1)
-        snprintf(name, NAME_BYTES, "rank %d (place %d, replica %d)", rank, rank % model->pp, rank / model->pp);
-    else
-        snprintf(name, NAME_BYTES, "rank %d (place %d)", rank, rank);
-}
-
 static void describe_wait(const mlc_world *world, const wait *what, char *text, size_t bytes)
 {
-    char own[NAME_BYTES], peer[NAME_BYTES];
-    name_rank(world, world->rank, own);
-    name_rank(world, what->link->peer, peer);
+    char own[MLC_RANK_NAME_BYTES], peer[MLC_RANK_NAME_BYTES];
+    mlc_rank_name(own, &world->model->mesh, world->rank);
+    mlc_rank_name(peer, &world->model->mesh, what->link->peer);
     const char *form = what->link->sends ? "%s waits until message %lld of %s has gone to %s" : "%s waits for message %lld of %s from %s";
     snprintf(text, bytes, form, own, (long long)what->n, what->link->channel->name, peer);
 }
@@ -226,12 +226,12 @@ static int late_rank(mlc_world *world, int peer)
 static int fail_late(mlc_world *world, const wait *what)
 {
     static const char *const states[] = {"has not started", "computes", "waits", "has ended", "has failed"};
-    char text[400], late[200] = "", name[NAME_BYTES];
+    char text[400], late[200] = "", name[MLC_RANK_NAME_BYTES];
     describe_wait(world, what, text, sizeof text);
     int rank = late_rank(world, what->link->peer);
     if (rank >= 0) {
         const mlc_status_board *board = world->transport->board(world, rank);
-        name_rank(world, rank, name);
+        mlc_rank_name(name, &world->model->mesh, rank);
         snprintf(late, sizeof late, "; %s is late: it %s, at action %lld of step %lld", name, states[atomic_load(&board->state)],
                  (long long)atomic_load(&board->action), (long long)atomic_load(&board->step));
     }
@@ -242,7 +242,7 @@ static int fail_late(mlc_world *world, const wait *what)
 /* Has a rank been lost, or ended the run? MLC_OK: no. */
 static int check_ranks(mlc_world *world, const wait *what)
 {
-    char text[400], name[NAME_BYTES];
+    char text[400], name[MLC_RANK_NAME_BYTES];
     int ender = -1;
     int lost = world->transport->lost(world);
     int status = world->transport->abandoned(world, &ender);
@@ -250,11 +250,11 @@ static int check_ranks(mlc_world *world, const wait *what)
         return MLC_OK;
     describe_wait(world, what, text, sizeof text);
     if (lost >= 0 && lost != ender && (!status || status == MLC_FAILED)) {
-        name_rank(world, lost, name);
+        mlc_rank_name(name, &world->model->mesh, lost);
         mlc_error_set(world->error, MLC_FAILED, "%s is lost; %s", name, text);
         return MLC_FAILED;
     }
-    name_rank(world, ender, name);
+    mlc_rank_name(name, &world->model->mesh, ender);
     mlc_error_set(world->error, status, "%s ended the run with code %d; %s", name, status, text);
     return status;
 }
@@ -263,7 +263,8 @@ static int check_ranks(mlc_world *world, const wait *what)
 static unsigned long long progress_in_sight(const mlc_world *world)
 {
     unsigned long long sum = 0;
-    for (int rank = 0; rank < world->ranks; rank++) {
+    mlc_sight sight = mlc_world_sight(world);
+    for (int rank = sight.first; rank < sight.end; rank++) {
         const mlc_status_board *board = world->transport->board(world, rank);
         sum += board ? atomic_load_explicit(&board->progress, memory_order_relaxed) : 0;
     }

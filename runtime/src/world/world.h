@@ -81,6 +81,7 @@ typedef struct mlc_transport {
 
     /* The board of any rank that this process can see, NULL when it cannot. */
     const mlc_status_board *(*board)(const mlc_world *world, int rank);
+    bool sees_all; /* it can see all ranks; else itself alone */
 
     /* Tells all ranks that can be reached that this one ends the run with `status`. By any thread; may not return (mpi). */
     void (*abandon)(mlc_world *world, int status);
@@ -110,7 +111,7 @@ struct mlc_world {
     mlc_error *error;             /* of the rank: waits that fail say why here */
 };
 
-/* Makes the links of a rank from the channels of the model, in order of channel, then of peer; nothing is connected. The world
+/* Makes the links of a rank from the channels of the model, in order of channel, then of neighbour; nothing is connected. The world
  * keeps `error` as the rank's. The caller sets timeout, and attaches a transport (transports.h) where there are several ranks. */
 int mlc_world_open(mlc_world *world, const mlc_model *model, int rank, mlc_arena *arena, mlc_error *error);
 void mlc_world_close(mlc_world *world);
@@ -118,6 +119,14 @@ void mlc_world_close(mlc_world *world);
 /* The link of a channel to a peer in one direction, NULL when this rank has none. Channels between replicas and MLC_TREE have
  * several links a channel; the others one. */
 mlc_link *mlc_world_link(mlc_world *world, int channel, int peer, bool sends);
+
+/* The ranks [first, end) that this process can see. */
+typedef struct mlc_sight {
+    int first;
+    int end;
+} mlc_sight;
+
+mlc_sight mlc_world_sight(const mlc_world *world);
 
 /* Moves what can be moved. True: something moved. */
 bool mlc_world_progress(mlc_world *world);
