@@ -23,7 +23,7 @@ from mlc.elaborate import elaborate, file_library
 from mlc.emit import describe, emit
 from mlc.lower import lower
 from mlc.ops import OPS
-from mlc.passes import differentiate
+from mlc.passes import prepared
 from mlc.plan import plan, single_layout
 from mlc.syntax.formatter import format_text
 from mlc.syntax.parser import parse
@@ -81,7 +81,7 @@ def compile_text(text: str | bytes, library) -> str:
         program = elaborate(module, defines, library)
     except MlcError:
         return "error in the model"
-    made = plan(lower(differentiate(program, OPS), OPS), single_layout(program))
+    made = plan(lower(prepared(program, OPS), OPS), single_layout(program))
     emit(made, describe(made), "fuzz", "fuzz.dsl", "0")
     return "compiled"
 

@@ -38,6 +38,7 @@ from mlc.parallel.schedules import SCHEDULES, chunks_of, schedule
 from mlc.parallel.simulate import Simulation
 from mlc.parallel.split import SPLIT
 from mlc.parallel.verify import explain_proof, verify
+from mlc.passes import PASSES
 from mlc.plan.report import explain_plan
 from mlc.render import Sources, as_json, explain, human
 from mlc.resources import VERSION
@@ -52,6 +53,9 @@ INTERRUPTED = 130
 FORMAT = "mlc.error_format"
 STAGES = ("forward", "input_gradient", "weight_gradient")
 PRINTED = ("elaborate", "differentiate")
+#: What --dump-passes writes: the step as differentiation makes it, then after each pass; one word where a pass changes nothing.
+DUMPED = ("differentiate", *(row.name for row in PASSES))
+UNCHANGED = "unchanged"
 
 
 def main() -> None:
@@ -197,6 +201,7 @@ def commands() -> None:
 @click.option("-MF", "depfile", type=click.Path(path_type=Path, dir_okay=False), help="Where -MD writes.  [default: OUT/<stem>.d]")
 @click.option("-v", "--verbose", is_flag=True, help="Print every stage with its time.")
 @click.option("--print-ir-after", type=click.Choice(PRINTED), multiple=True, help="Print the IR after a stage.")
+@click.option("--dump-passes", type=click.Path(path_type=Path, file_okay=False), help="Write the IR after each pass into this folder.")
 @diagnosed
 def compile_verb(
     file: Path,
@@ -206,12 +211,13 @@ def compile_verb(
     depfile: Path | None,
     verbose: bool,
     print_ir_after: tuple[str, ...],
+    dump_passes: Path | None,
     **options: Any,
 ) -> None:
     """Compile FILE into a program, a shared library, a header and their sources."""
     if depfile is not None and not depfile_wanted:
         raise click.UsageError("-MF names the file that -MD writes: give both")
-    build = compile_file(file, out, defines, Options(**options), observer(verbose, print_ir_after))
+    build = compile_file(file, out, defines, Options(**options), observer(verbose, print_ir_after, dump_passes))
     if depfile_wanted:
         write_depfile(build, depfile or build.folder / f"{build.name}.d")
     path = str(made(build, options["emit"]))
@@ -231,8 +237,11 @@ def made(build: Build, emit: str) -> Path:
             return build.program
 
 
-def observer(verbose: bool = False, print_ir_after: tuple[str, ...] = ()) -> Callable[[str, Any, float], None]:
-    """Shows warnings, and on request the stages of a compilation, on stderr; IR on stdout."""
+def observer(
+    verbose: bool = False, print_ir_after: tuple[str, ...] = (), dump_passes: Path | None = None
+) -> Callable[[str, Any, float], None]:
+    """Shows warnings, and on request the stages of a compilation, on stderr; IR on stdout, or after each pass in a file."""
+    dumped: list[str] = []
 
     def show(stage: str, value: Any, seconds: float) -> None:
         if stage == "elaborate":
@@ -241,6 +250,10 @@ def observer(verbose: bool = False, print_ir_after: tuple[str, ...] = ()) -> Cal
             click.echo(f"{stage:>14} {seconds * 1e3:9.1f} ms", err=True)
         if stage in print_ir_after:
             click.echo(print_program(value))
+        if dump_passes is not None and stage in DUMPED:
+            text = print_program(value)
+            write_file(dump_passes / f"{len(dumped):02}-{stage}.ir", f"{UNCHANGED if text in dumped[-1:] else text}\n".encode())
+            dumped.append(text)
 
     return show
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from mlc.parallel.limits import check_extent
 from mlc.parallel.planned import Planned, load_plan
 from mlc.parallel.quantities import size_texts
 from mlc.parallel.verify import Proof, prove
-from mlc.passes import differentiate
+from mlc.passes import PASSES, differentiate
 from mlc.passes.factor import check_factors, factored_step
 from mlc.plan import Plan, plan
 from mlc.plan.choose import LayoutOptions, choose_layout
@@ -169,7 +169,15 @@ def load_module(
 def differentiated(program: Program, observe: Observer = ignore) -> Step:
     """Program -> Step, verified."""
     step = timed(observe, "differentiate", differentiate, program, OPS)
-    timed(observe, "verify", verify_all, step_functions(step))
+    timed(observe, "verify", verify_all, step.functions())
+    return step
+
+
+def passed(step: Step, observe: Observer = ignore) -> Step:
+    """Step -> Step, through every pass; verified after each."""
+    for row in PASSES:
+        step = timed(observe, row.name, row.run, step, OPS)
+        timed(observe, "verify", verify_all, step.functions())
     return step
 
 
@@ -188,7 +196,7 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         check_sources([folder / f"{name}.ir"], sources)
         write_files(folder, ((f"{name}.ir", print_program(with_factors(step, observe))),))
         return build
-    lowered = timed(observe, "lower", lower, step, OPS)
+    lowered = timed(observe, "lower", lower, passed(step, observe), OPS)
     layout = timed(observe, "choose", choose_layout, lowered, options, None if options.plan is None else load_plan(options.plan))
     planned = timed(observe, "plan", plan, lowered, layout)
     check_limit(planned, options.memory)
@@ -224,15 +232,9 @@ def deep() -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-def verify_all(functions: list[Function]) -> None:
+def verify_all(functions: Iterable[Function]) -> None:
     for function in functions:
         verify(function, OPS)
-
-
-def step_functions(step: Step) -> list[Function]:
-    """The three functions of every variant."""
-    variants = [v for v in step.variants if v is not None]
-    return [f for v in variants for f in (v.forward, v.input_gradient, v.weight_gradient)]
 
 
 def read_source(path: Path) -> str:

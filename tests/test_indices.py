@@ -9,13 +9,14 @@ import pytest
 
 from mlc.api import compile
 from mlc.diagnostics import MlcError
-from mlc.driver import Build, differentiated
+from mlc.driver import Build
 from mlc.elaborate import elaborate, file_library
 from mlc.ir.program import Bound, Input
 from mlc.lower import lower
 from mlc.lower.expression import Checked, nodes_of
 from mlc.lower.loops import Let, Loop, Nest, Statement
 from mlc.ops import OPS
+from mlc.passes import prepared
 from mlc.syntax.parser import parse
 
 HEAD = """from mlc.losses import cross_entropy
@@ -149,7 +150,7 @@ def test_an_index_whose_element_is_masked_is_named(build: Build) -> None:
 )
 def test_a_record_is_named_only_where_records_lead(index: str, each: int) -> None:
     text = model("t: i32[batch, 3]", f"return mean(gather(w, {index}))")
-    lowered = lower(differentiated(elaborate(parse(text, "model.dsl"), {}, file_library(Path()))), OPS)
+    lowered = lower(prepared(elaborate(parse(text, "model.dsl"), {}, file_library(Path())), OPS), OPS)
     lets = [s for r in lowered.routines for k in r.kernels if isinstance(k, Nest) for s in _statements((*k.prologue, *k.body))]
     found = {node.each for s in lets if isinstance(s, Let) for node in nodes_of(s.value) if isinstance(node, Checked)}
     assert found == {each}

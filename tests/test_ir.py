@@ -129,7 +129,7 @@ def test_programs_round_trip():
 def test_steps_round_trip():
     block = parse_function(BLOCK)
     variant = Variant(0, block, block, block, ("y",), (), ("y",), ("dy", None), (("x", "dx"),), (("ln_1.weight", "dw", "input_gradient"),))
-    step = Step(program(), (variant, None))
+    step = Step(program(), (variant, None), (None, block), (block, block), (block,))
     assert parse_program(print_program(step)) == step
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mlc.driver import Options, differentiated, load_program
+from mlc.driver import Options, load_program
 from mlc.emit.items import model_items
 from mlc.lower import lower
 from mlc.ops import OPS
+from mlc.passes import prepared
 from mlc.plan import plan
 from mlc.plan.choose import choose_layout
 
@@ -23,8 +24,7 @@ def items(folder: Path, text: str, options: Options | None = None, name: str = "
     path = folder / f"{name}.dsl"
     path.write_text(text)
     chosen = options or Options(microbatches=8)
-    step = differentiated(load_program(path, SMALL, chosen)[0])
-    lowered = lower(step, OPS)
+    lowered = lower(prepared(load_program(path, SMALL, chosen)[0], OPS), OPS)
     lines = model_items(plan(lowered, choose_layout(lowered, chosen, None))).splitlines()
     return dict(line.split("=", 1) for line in lines)
 

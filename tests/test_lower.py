@@ -21,7 +21,7 @@ from mlc.lower.loops import Attention, Contract, Nest
 from mlc.lower.routine import Routine, lower_function
 from mlc.lower.uses import kernel_uses
 from mlc.ops import OPS
-from mlc.passes import differentiate
+from mlc.passes import prepared
 from mlc.passes.expand import expand
 from mlc.syntax.parser import parse
 
@@ -115,7 +115,7 @@ def routines(example: str, **defines: object) -> dict[str, Routine]:
     path = EXAMPLES / f"{example}.dsl"
     texts = {name: str(value) for name, value in defines.items()}
     program = elaborate(parse(path.read_text(encoding="utf-8"), path.name), texts, file_library(EXAMPLES))
-    return {r.name: r for r in lower(differentiate(program, OPS), OPS).routines}
+    return {r.name: r for r in lower(prepared(program, OPS), OPS).routines}
 
 
 def kinds(routine: Routine) -> list[type]:

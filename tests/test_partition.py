@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlc.diagnostics import MlcError
-from mlc.driver import Options, differentiated, load_program
+from mlc.driver import Options, load_program
 from mlc.lower import lower
 from mlc.lower.program import Lowered
 from mlc.ops import OPS
@@ -27,6 +27,7 @@ from mlc.parallel.placement import looped, v_shaped
 from mlc.parallel.roofline import kernel_bytes
 from mlc.parallel.schedules import schedule
 from mlc.parallel.split import SPLIT, split_calls
+from mlc.passes import prepared
 from mlc.render import human
 
 # ------------------------------------------------------------------------------------------------ chains
@@ -280,7 +281,7 @@ def test_a_chain_that_fits_nowhere_names_the_fullest_rank_of_the_nearest_cut() -
 @cache
 def lowered(name: str, **defines: int) -> Lowered:
     program, _ = load_program(EXAMPLES / f"{name}.dsl", defines, Options())
-    return lower(differentiated(program), OPS)
+    return lower(prepared(program, OPS), OPS)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "unet", "albert", "t5", "deepseek_v3", "vit", "muon", "state"])

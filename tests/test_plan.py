@@ -30,7 +30,7 @@ from mlc.parallel.schedules import schedule
 from mlc.parallel.shards import BLOCK, Owned, Share, Sharing, line_bytes
 from mlc.parallel.tree import most_roots, roots, subtrees, tree_levels
 from mlc.parallel.verify import verify
-from mlc.passes import differentiate
+from mlc.passes import prepared
 from mlc.plan import Layout, Plan, plan
 from mlc.plan.placed import Area, Place
 from mlc.plan.report import explain_plan
@@ -72,7 +72,7 @@ def lowered_model(name: str) -> Lowered:
     defines = {key: str(value) for key, value in MODELS[name].items()}
     program, _ = load_program(EXAMPLES / f"{name}.dsl", defines, Options())
     program = replace(program, recipe=replace(program.recipe, microbatches=MICROBATCHES, groups=GROUPS))
-    return lower(differentiate(program, OPS), OPS)
+    return lower(prepared(program, OPS), OPS)
 
 
 def cut_evenly(calls: int, stages: int) -> list[int]:

@@ -204,8 +204,12 @@ RECIPES = {
     "a pass": Recipe(
         (
             Edit("compiler/passes/prune.py", PRUNE),
-            Edit("compiler/passes/__init__.py", '"prune": prune, \\g<0>', r'"expand": expand'),
-            Edit("compiler/passes/__init__.py", "\\g<0>from mlc.passes.prune import prune as prune\n", r"from mlc\.passes\.expand .*\n"),
+            Edit(
+                "compiler/passes/__init__.py",
+                'Pass("prune", "Only what is read is made.", every(prune)),\n    \\g<0>',
+                r'Pass\("expand"',
+            ),
+            Edit("compiler/passes/__init__.py", "\\g<0>from mlc.passes.prune import prune\n", r"from mlc\.passes\.expand .*\n"),
             Edit("tests/passes/prune/dead.ir", PRUNE_FILE),
         ),
         (

@@ -1,7 +1,8 @@
 """The whole model as data: layer functions, the chain of their calls, parameters, inputs and the recipe.
 
     Program      what the elaborator makes: three chains (train, evaluate, sample) over one table of units
-    Step         what differentiation makes of it: each unit of the train chain as forward, input gradient, weight gradient
+    Step         what differentiation makes of it: each unit of the train chain as forward, input gradient, weight gradient; and all
+                 else that becomes code
 
 A unit is a layer function. Its parameters have roles, and a call binds each to something by name:
 
@@ -224,10 +225,25 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A program with the derivative of every unit its train chain calls: variants[u] belongs to units[u], None if unused."""
+    """A program with the derivative of every unit its train chain calls, and every other function that becomes code.
+
+    variants:  variants[u] belongs to units[u], None if unused
+    plain:     per unit without a variant, what a call runs
+    inits:     per parameter, its initial value
+    updates:   per Program.updates, its rule
+    """
 
     program: Program
     variants: tuple[Variant | None, ...]
+    plain: tuple[Function | None, ...]
+    inits: tuple[Function, ...]
+    updates: tuple[Function, ...]
+
+    def functions(self) -> tuple[Function, ...]:
+        """Every function that becomes code, each once."""
+        of_variants = [f for v in self.variants if v is not None for f in (v.forward, v.input_gradient, v.weight_gradient)]
+        every = (*of_variants, *self.plain, *self.inits, *self.updates)
+        return tuple({id(f): f for f in every if f is not None}.values())
 
 
 def path_hash(path: str) -> int:

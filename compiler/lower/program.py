@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlc.diagnostics import NO_SPAN
+from mlc.diagnostics import NO_SPAN, InternalError
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.op import Op
@@ -15,7 +15,6 @@ from mlc.lower.checks import Facts
 from mlc.lower.loops import Nest
 from mlc.lower.names import routine_name, unique_name
 from mlc.lower.routine import Routine, lower_function
-from mlc.passes import PASSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +65,17 @@ class _Lowerer:
         binds: tuple[str, ...] | None = None,
         facts: Facts | None = None,
     ) -> Routine:
-        """Lower one function under a name that no other routine has."""
+        """Lower one function, whose composites are expanded, under a name that no other routine has."""
         name = unique_name(routine_name(name), self.names)
-        for rewrite in PASSES.values():
-            function = rewrite(function, self.ops)
         routine = lower_function(function, self.ops, folds, name, binds, facts, self.sites)
         self.sites += routine.checked
         self.routines.append(routine)
         return routine
 
     def forward(self, number: int, unit: Unit, variant: Variant | None) -> Routine:
-        function = variant.forward if variant else unit.function
+        function = variant.forward if variant else self.step.plain[number]
+        if function is None:
+            raise InternalError(f"lower: {unit.name} has neither a derivative nor a function")
         results = function.results[unit.outputs : unit.outputs + len(unit.effects)]
         folds = frozenset(r.name for r, e in zip(results, unit.effects, strict=True) if e.kind == "accumulate")
         inputs = self.program.inputs
@@ -107,7 +106,7 @@ class _Lowerer:
         weight_gradient = tuple(self.weight_gradient(u, v) for u, v in units)
         kept = tuple(kept_cotangents(v) if v else {} for v in self.step.variants)
         inits = self._inits()
-        updates = tuple(self._update(u) for u in self.program.updates)
+        updates = tuple(map(self._update, self.program.updates, self.step.updates))
         adds, zeros = self._sums()
         copies = self._copies()
         flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
@@ -126,18 +125,18 @@ class _Lowerer:
             flat=flat,
         )
 
-    def _update(self, update: Update) -> Routine:
+    def _update(self, update: Update, function: Function) -> Routine:
         """Calls pass p, g and states, then the places of the results, then scalars."""
-        parameters = [p.name for p in update.function.parameters]
+        parameters = [p.name for p in function.parameters]
         tensors = 2 + len(update.states)
-        binds = (*parameters[:tensors], *(r.name for r in update.function.results), *parameters[tensors:])
-        return self.lower(update.function, f"update_{update.function.name}", binds=binds)
+        binds = (*parameters[:tensors], *(r.name for r in function.results), *parameters[tensors:])
+        return self.lower(function, f"update_{function.name}", binds=binds)
 
     def _inits(self) -> tuple[Routine, ...]:
         """A routine per parameter; parameters with the same initial value have one function, and share its routine."""
-        functions = {id(p.init): p.init for p in self.program.parameters}
+        functions = {id(init): init for init in self.step.inits}
         made = {key: self.lower(init, f"init_{init.name}") for key, init in functions.items()}
-        return tuple(made[id(p.init)] for p in self.program.parameters)
+        return tuple(made[id(init)] for init in self.step.inits)
 
     def _is_flat(self, routine: Routine) -> bool:
         """Elementwise over the flat vector of 1024 that stands for any size."""

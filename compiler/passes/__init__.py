@@ -1,18 +1,40 @@
-"""Passes on the tensor IR: functions to functions, and a program to its step.
+"""Passes on the tensor IR: functions to functions, a program to its step, steps to steps.
 
-simplify(function, ops) -> function      simplify.py: equal values once, moves of moves, known numbers (algebra.py, places.py)
-expand(function, ops) -> function        expand.py: compositions written out, after differentiation
 differentiate(program, ops) -> Step      differentiate.py, with reverse.py, saved.py, split.py
 factored_step(step, ops) -> Step         factor.py: dims as products of what reshapes, splits and heads make of them
+PASSES, steps to steps, in order         expand.py, simplify.py (algebra.py, places.py); every.py lifts rewrites of functions
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from mlc.ir.function import Function
 from mlc.ir.op import Op
+from mlc.ir.program import Program, Step
 from mlc.passes.differentiate import differentiate as differentiate
-from mlc.passes.expand import expand as expand
-from mlc.passes.simplify import simplify as simplify
+from mlc.passes.every import every
+from mlc.passes.expand import expand
+from mlc.passes.simplify import simplify
 
-#: What a function goes through between differentiation and lowering, in this order; tests/passes/ has a folder for each.
-PASSES: dict[str, Callable[[Function, Mapping[str, Op]], Function]] = {"expand": expand, "simplify": simplify}
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a step goes through: a name, what holds after it in one sentence, and the function."""
+
+    name: str
+    sentence: str
+    run: Callable[[Step, Mapping[str, Op]], Step]
+
+
+#: Between differentiation and lowering, in this order; tests/passes/ has a folder for each that rewrites functions.
+PASSES = (
+    Pass("expand", "Ops that are compositions of others are written out.", every(expand)),
+    Pass("simplify", "Equal values are computed once, in the simplest known way.", every(simplify)),
+)
+
+
+def prepared(program: Program, ops: Mapping[str, Op]) -> Step:
+    """What lowering takes: the step of a program after every pass."""
+    step = differentiate(program, ops)
+    for row in PASSES:
+        step = row.run(step, ops)
+    return step

@@ -28,7 +28,13 @@ def differentiate(program: Program, ops: Mapping[str, Op]) -> Step:
     units = {u: replace(program.units[u], function=simplify(program.units[u].function, ops)) for u in used}
     flow = _Flow(program, units, ops)
     variants = {u: differentiate_unit(u, unit, frozenset(flow.wanted[u]), frozenset(flow.arriving[u]), ops) for u, unit in units.items()}
-    return Step(program, tuple(variants.get(u) for u in range(len(program.units))))
+    return Step(
+        program=program,
+        variants=tuple(variants.get(u) for u in range(len(program.units))),
+        plain=tuple(None if u in variants else unit.function for u, unit in enumerate(program.units)),
+        inits=tuple(parameter.init for parameter in program.parameters),
+        updates=tuple(update.function for update in program.updates),
+    )
 
 
 def differentiate_unit(number: int, unit: Unit, wanted: frozenset[str], arriving: frozenset[str], ops: Mapping[str, Op]) -> Variant:

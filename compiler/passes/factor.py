@@ -51,7 +51,8 @@ def factored_step(step: Step, ops: Mapping[str, Op]) -> Step:
     parameters = tuple(replace(p, type=writer.type_of(("program", p.name), p.type)) for p in program.parameters)
     inputs = tuple(replace(i, type=writer.type_of(("program", i.name), i.type)) for i in program.inputs)
     variants = tuple(None if v is None else _written_variant(writer, v) for v in step.variants)
-    return Step(replace(program, units=units, parameters=parameters, inputs=inputs), variants)
+    plain = tuple(None if f is None else writer.function(f, _unit(n)) for n, f in enumerate(step.plain))
+    return replace(step, program=replace(program, units=units, parameters=parameters, inputs=inputs), variants=variants, plain=plain)
 
 
 def check_factors(step: Step, ops: Mapping[str, Op]) -> None:
