@@ -294,6 +294,15 @@ def check_function(function: Function, plain: Function) -> None:
             types = [values_of(instruction)[site.slot].type for site in letter.sites]
             inside = [spans_within(s, letter, t.dims[s.dim]) for s, t in zip(letter.sites, types, strict=True)]
             assert all(ends == inside[0] for ends in inside)
+        check_labels(instruction)
+
+
+def check_labels(instruction: Instruction) -> None:
+    """What is one index, whole or not, has one name."""
+    values = values_of(instruction)
+    letters = (x._replace(join=Join.KEPT) for x in OPS[instruction.op].factors.letters(instruction))
+    for division in divisions(instruction, letters):
+        assert len({values[slot].type.dims[d].factors[n] for slot, d, n in division.at}) == 1
 
 
 def reordered(function: Function, rng: random.Random) -> Function:
@@ -456,6 +465,8 @@ def test_examples(name: str) -> None:
         if variant is not None and before is not None:
             for role in ("forward", "input_gradient", "weight_gradient"):
                 verify(getattr(variant, role), OPS)
+                for instruction in getattr(variant, role).instructions:
+                    check_labels(instruction)
                 assert sizes(getattr(variant, role)).keys() == sizes(getattr(before, role)).keys()
 
 
