@@ -19,7 +19,7 @@ from parts import KEYS, TOLERANCE, check_instruction, check_sites, check_way, me
 from programs import RandomProgram, programs
 
 from mlc.diagnostics import NO_SPAN, InternalError, OpError
-from mlc.driver import Options, differentiated, load_program
+from mlc.driver import Options, differentiated, load_program, step_functions
 from mlc.ir.builder import Builder
 from mlc.ir.factors import Join, Letter, Offset, Site, chain, closed, divisions, is_chain, values_of
 from mlc.ir.function import Function, Instruction
@@ -30,6 +30,7 @@ from mlc.ir.text import parse_function, parse_program, print_function, print_pro
 from mlc.ir.types import Dim, Factor, TensorType, Value
 from mlc.ir.verify import verify
 from mlc.ops import OPS
+from mlc.passes.expand import expand
 from mlc.passes.factor import check_factors, factored, factored_step
 
 SAMPLES = every_case()
@@ -468,6 +469,22 @@ def test_examples(name: str) -> None:
                 for instruction in getattr(variant, role).instructions:
                     check_labels(instruction)
                 assert sizes(getattr(variant, role)).keys() == sizes(getattr(before, role)).keys()
+
+
+#: Sizes that have factors, and are small.
+SMALL = {
+    "gpt2": {"depth": 1, "width": 12, "heads": 3, "context": 4, "batch": 2, "vocab": 6},
+    "llama3": {"depth": 1, "width": 24, "heads": 4, "kv_heads": 2, "context": 4, "batch": 2, "vocab": 6, "hidden": 8},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_models_in_parts(name: str) -> None:
+    """Every instruction of forward and gradients, written out, along every factor that it can be divided along."""
+    for function in step_functions(example(name, **SMALL[name])):
+        rng = np.random.default_rng(1)
+        written = factored(expand(function, OPS), OPS)
+        check_parts(written, [draw_argument("index:2" if p.type.dtype == "i32" else "normal", p.type, rng) for p in written.parameters])
 
 
 def test_a_block_shares_its_factors_with_its_gradients_and_parameters() -> None:
