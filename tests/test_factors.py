@@ -19,7 +19,7 @@ from parts import KEYS, TOLERANCE, check_instruction, check_sites, check_way, me
 from programs import RandomProgram, programs
 
 from mlc.diagnostics import NO_SPAN, InternalError, OpError
-from mlc.driver import Options, differentiated, load_program, step_functions
+from mlc.driver import Options, differentiated, load_program, passed
 from mlc.ir.builder import Builder
 from mlc.ir.factors import Join, Letter, Offset, Site, chain, closed, divisions, is_chain, values_of
 from mlc.ir.function import Function, Instruction
@@ -30,7 +30,6 @@ from mlc.ir.text import parse_function, parse_program, print_function, print_pro
 from mlc.ir.types import Dim, Factor, TensorType, Value
 from mlc.ir.verify import verify
 from mlc.ops import OPS
-from mlc.passes.expand import expand
 from mlc.passes.factor import check_factors, factored, factored_step
 
 SAMPLES = every_case()
@@ -462,6 +461,7 @@ def test_examples(name: str) -> None:
     step = factored_step(plain, OPS)
     check_factors(step, OPS)
     assert parse_program(print_program(step)) == step
+    check_factors(factored_step(passed(step), OPS), OPS)
     for variant, before in zip(step.variants, plain.variants, strict=True):
         if variant is not None and before is not None:
             for role in ("forward", "input_gradient", "weight_gradient"):
@@ -481,10 +481,9 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_models_in_parts(name: str) -> None:
     """Every instruction of forward and gradients, written out, along every factor that it can be divided along."""
-    for function in step_functions(example(name, **SMALL[name])):
+    for function in factored_step(passed(example(name, **SMALL[name])), OPS).functions():
         rng = np.random.default_rng(1)
-        written = factored(expand(function, OPS), OPS)
-        check_parts(written, [draw_argument("index:2" if p.type.dtype == "i32" else "normal", p.type, rng) for p in written.parameters])
+        check_parts(function, [draw_argument("index:2" if p.type.dtype == "i32" else "normal", p.type, rng) for p in function.parameters])
 
 
 def test_a_block_shares_its_factors_with_its_gradients_and_parameters() -> None:

@@ -51,7 +51,7 @@ def factored_step(step: Step, ops: Mapping[str, Op]) -> Step:
     parameters = tuple(replace(p, type=writer.type_of(bound[p.name], p.type)) for p in program.parameters)
     inputs = tuple(replace(i, type=writer.type_of(bound[i.name], i.type)) for i in program.inputs)
     variants = tuple(None if v is None else _written_variant(writer, v) for v in step.variants)
-    plain = tuple(None if f is None else writer.function(f, _unit(n)) for n, f in enumerate(step.plain))
+    plain = tuple(None if f is None else writer.function(f, _plain(n)) for n, f in enumerate(step.plain))
     return replace(step, program=replace(program, units=units, parameters=parameters, inputs=inputs), variants=variants, plain=plain)
 
 
@@ -68,8 +68,7 @@ def check_factors(step: Step, ops: Mapping[str, Op]) -> None:
 
 
 def _functions(step: Step) -> list[Function]:
-    variants = [f for v in step.variants if v is not None for f in _parts(v)]
-    return [*(u.function for u in step.program.units), *variants]
+    return [*(u.function for u in step.program.units), *step.functions()]
 
 
 def _parts(variant: Variant) -> tuple[Function, Function, Function]:
@@ -88,6 +87,10 @@ def _unit(number: int) -> object:
     return ("unit", number)
 
 
+def _plain(number: int) -> object:
+    return ("plain", number)
+
+
 def _part(variant: Variant, number: int) -> object:
     return ("part", variant.unit, number)
 
@@ -97,6 +100,11 @@ def _read_step(solver: _Solver, step: Step) -> dict[str, Key]:
     program = step.program
     for number, unit in enumerate(program.units):
         solver.read(unit.function, _unit(number))
+    for number, function in enumerate(step.plain):
+        if function is not None:
+            solver.read(function, _plain(number))
+            for v in (*function.parameters, *function.results):
+                solver.same((_plain(number), v.name), (_unit(number), v.name))
     for variant in step.variants:
         if variant is not None:
             _read_variant(solver, program.units[variant.unit], variant)
