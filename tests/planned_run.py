@@ -68,7 +68,6 @@ class Run:
         self.flows = {c.name: Flow(c) for c in plan.channels}
         self.first = replica * plan.microbatches // plan.layout.dp
         self.results: dict[tuple[object, ...], int] = {}
-        self.begun = 0
         for place in plan.places:
             self._start(place)
 
@@ -84,12 +83,11 @@ class Run:
         for use in (use for chunk in place.chunks["train"] for use in chunk.uses):
             memory.write(use.levels[0], 4 * program.parameters[use.parameter].type.size, 0)
 
-    def walk(self, chain: str, begun: int) -> None:
-        """Walk the lists of a chain to their ends. begun: microbatches of the chain before."""
-        self.begun = begun
+    def walk(self, chain: str) -> None:
+        """Walk the lists of a chain to their ends."""
         for flow in self.flows.values():
             if flow.channel.chain == chain:
-                flow.posted = flow.moved = flow.released = begun
+                flow.posted = flow.moved = flow.released = 0
         at = [0] * len(self.plan.places)
         moved = True
         while moved:
@@ -104,12 +102,11 @@ class Run:
             assert not left, f"place {place.place} waits at {left[0]}"
         for flow in self.flows.values():
             if flow.channel.chain == chain:
-                assert flow.posted == flow.moved == flow.released == begun + self.plan.rounds[chain], flow
+                assert flow.posted == flow.moved == flow.released == self.plan.rounds[chain], flow
 
     def _act(self, place: Place, chain: str, entry: Entry) -> bool:
         """One entry of a list; False when it must wait."""
         kind, of, number = entry
-        number += self.begun
         if isinstance(of, str):
             return self._transfer(kind, self.flows[of], number)
         if kind in ("F", "I", "W", "B"):
@@ -145,7 +142,7 @@ class Run:
         return True
 
     def _compute(self, place: Place, chain: str, chunk: Chunk, kind: str, number: int) -> None:
-        memory, microbatch = self.memories[place.place], self.first + number - self.begun
+        memory, microbatch = self.memories[place.place], self.first + number
         memory.write(place.seed, 4, hash(("seed", microbatch)))
         if kind == "F":
             for of, operand in chunk.inputs:
@@ -204,10 +201,8 @@ def run_plan(plan: Plan, eager: bool, rounds: Sequence[str] = ("train", "train",
     results: Results = {}
     for replica in range(plan.layout.dp):
         run = Run(plan, replica, eager)
-        begun = dict.fromkeys(plan.rounds, 0)
         for chain in rounds:
-            if chain in begun:
-                run.walk(chain, begun[chain])
-                begun[chain] += plan.rounds[chain]
+            if chain in plan.rounds:
+                run.walk(chain)
         results |= {k: v for k, v in run.results.items() if k[0] == "gradient" or replica == 0 or k[1] == "train"}
     return results

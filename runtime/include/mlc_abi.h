@@ -57,7 +57,7 @@ typedef void (*mlc_flat_function)(const mlc_env *env, const uint64_t *at, int64_
 /* A place in the arena that a microbatch has for itself. The low 48 bits of an operand of a row count from the start of its
  * region's slot, the high 16 bits number the region; region 0 is the arena itself, with one slot at 0.
  *
- *   address = base + (n % slots) * stride + offset,   n: microbatches that this rank has begun on the chain before this one
+ *   address = base + (n % slots) * stride + offset,   n: the microbatch's number in the list, from 0 in every step or round
  */
 #define MLC_REGION_SHIFT 48
 #define MLC_OFFSET_MASK ((UINT64_C(1) << MLC_REGION_SHIFT) - 1)
@@ -256,8 +256,8 @@ enum mlc_channel_kind {
 };
 
 /* A directed edge between two ranks, or between all that are neighbours in a cohort or tree. Messages have slot_bytes bytes and arrive in
- * the order in which they were sent. Message n of a pair lies in slot n % slots of the receiver's inbox and in slot n % outbox_slots of the
- * sender's outbox. A receiver has one block of slots (slots * slot_bytes bytes) and one header for each sender: of MLC_REPLICAS in the
+ * the order in which they were sent. Message n of a list (a step, a round; each counts from 0) lies in slot n % slots of the receiver's
+ * inbox and in slot n % outbox_slots of the sender's outbox. A receiver has one block of slots (slots * slot_bytes bytes) and one header for each sender: of MLC_REPLICAS in the
  * order of mlc_cohort_neighbour, of MLC_TREE of mlc_mesh_tree_neighbour. The same for outboxes. */
 typedef struct mlc_channel {
     const char *name;

@@ -267,7 +267,7 @@ static void learn_job(mlc_rank *rank, void *context)
     if (rank->place == 0)
         look_at(learned->known, learned->table, mlc_rank_at(rank, mlc_rank_held(rank, 0)->master), sizeof learned->table);
     if (rank->replica == 0 && sample->logits.at != MLC_NONE)
-        look_at(learned->known, learned->logits, mlc_rank_at(rank, mlc_rank_resolve(rank, sample->logits.at, rank->begun[MLC_SAMPLE] - 1)),
+        look_at(learned->known, learned->logits, mlc_rank_at(rank, mlc_rank_resolve(rank, sample->logits.at, 0)),
                 sizeof learned->logits);
 }
 

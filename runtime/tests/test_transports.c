@@ -13,7 +13,7 @@
 
 enum trouble { NONE, ABANDONS, AGREES, DIES, STOPS, SLOW };
 
-enum { EVENTS = 150, MOST_RANKS = 32, BLOCK = 96 };
+enum { EVENTS = 150, LIST = 40, MOST_RANKS = 32, BLOCK = 96 };
 
 /* A run: the same on all ranks. */
 typedef struct plan {
@@ -105,7 +105,7 @@ static int send_one(rank_run *self, int number, int to)
         return status;
     uint64_t *slot = (uint64_t *)mlc_link_outgoing(link, link->posted);
     for (uint64_t i = 0; i < link->channel->slot_bytes / 8; i++)
-        slot[i] = word_of(self->plan, number, self->rank, to, link->posted, i);
+        slot[i] = word_of(self->plan, number, self->rank, to, link->base + link->posted, i);
     mlc_link_post(&self->world, link);
     return MLC_OK;
 }
@@ -120,8 +120,9 @@ static int receive_one(rank_run *self, int number, int from, int64_t n, int held
         return status;
     CHECK(link->arrived <= link->released + link->channel->slots);
     const uint64_t *slot = (const uint64_t *)mlc_link_incoming(link, n);
+    CHECK((const char *)slot == link->inbox + (uint64_t)(n % link->channel->slots) * link->channel->slot_bytes);
     for (uint64_t i = 0; i < link->channel->slot_bytes / 8; i++)
-        CHECK(slot[i] == word_of(self->plan, number, from, self->rank, n, i));
+        CHECK(slot[i] == word_of(self->plan, number, from, self->rank, link->base + n, i));
     while (link->released <= n - held)
         mlc_link_release(&self->world, link);
     return MLC_OK;
@@ -182,42 +183,87 @@ static int exchange_table(rank_run *self, int event, int share)
     return status;
 }
 
-/* The numbers of messages begun on each link of each rank, as every rank counts them for itself. */
-typedef struct counts {
-    int64_t begun[MESH_CHANNELS][MOST_RANKS][MOST_RANKS];
-} counts;
+/* What all ranks draw alike: an exchange of some kind and size, or a message of a link. */
+typedef struct event {
+    int kind, size;
+    int number; /* of the channel; -1: no message */
+    int from, to;
+    int held;
+} event;
 
-/* One message of a random link; all ranks draw the same. A receiver frees after at most slots - 1 more messages: events in one
- * global order then cannot deadlock, with however few slots. */
-static int move_one(rank_run *self, counts *sofar, uint64_t *state)
+static event draw_event(const plan *run, uint64_t *state)
 {
-    const mlc_model *model = &self->plan->ranks.model;
+    const mlc_model *model = &run->ranks.model;
+    event it = {.kind = below(state, 100), .size = 1 + below(state, BLOCK), .number = -1};
+    if (it.kind < 8)
+        return it;
     int number = below(state, model->schedule->channel_count);
     int replicas = model->mesh.size[MLC_DP], replica = below(state, replicas), held = below(state, 100);
     int block = replicas > 1 ? below(state, mlc_cohort_blocks(replicas)) : 0;
     const mlc_channel *channel = &model->schedule->channels[number];
     int other = channel->kind == MLC_REPLICAS ? mlc_cohort_neighbour(replicas, replica, block) : replica;
+    it.held = held % channel->slots;
     if (channel->kind == MLC_TREE || other < 0)
-        return MLC_OK;
-    mlc_coordinate source = {.at = {[MLC_PP] = channel->from, [MLC_DP] = replica}};
-    mlc_coordinate target = {.at = {[MLC_PP] = channel->to, [MLC_DP] = other}};
-    int from = mlc_mesh_rank(&model->mesh, &source), to = mlc_mesh_rank(&model->mesh, &target);
-    int64_t n = sofar->begun[number][from][to]++;
-    if (from == self->rank)
-        return send_one(self, number, to);
-    return to == self->rank ? receive_one(self, number, from, n, held % channel->slots) : MLC_OK;
+        return it;
+    it.number = number;
+    it.from = mlc_mesh_rank(&model->mesh, &(mlc_coordinate){.at = {[MLC_PP] = channel->from, [MLC_DP] = replica}});
+    it.to = mlc_mesh_rank(&model->mesh, &(mlc_coordinate){.at = {[MLC_PP] = channel->to, [MLC_DP] = other}});
+    return it;
 }
 
+/* Messages of each link, as every rank counts them for itself. */
+typedef struct counts {
+    int64_t of[MESH_CHANNELS][MOST_RANKS][MOST_RANKS];
+} counts;
+
+static void count_event(counts *counts, const event *it)
+{
+    if (it->number >= 0)
+        counts->of[it->number][it->from][it->to]++;
+}
+
+/* A receiver frees after at most slots - 1 more messages: events in one global order then cannot deadlock, with however few slots. */
+static int move_one(rank_run *self, const counts *sofar, const event *it)
+{
+    if (it->number < 0)
+        return MLC_OK;
+    if (it->from == self->rank)
+        return send_one(self, it->number, it->to);
+    return it->to == self->rank ? receive_one(self, it->number, it->from, sofar->of[it->number][it->from][it->to], it->held) : MLC_OK;
+}
+
+/* The messages of a list are gone, or released. */
 static int settle(rank_run *self)
 {
     int status = MLC_OK;
     for (int i = 0; i < self->world.link_count && !status; i++) {
         mlc_link *link = &self->world.links[i];
+        if (link->number == self->world.tree)
+            continue;
         if (link->sends)
             status = mlc_link_wait_sent(&self->world, link, link->posted - 1);
-        while (!link->sends && link->number != self->world.tree && link->released < link->arrived)
+        for (int64_t come = link->arrived; !link->sends && link->released < come;)
             mlc_link_release(&self->world, link);
     }
+    return status;
+}
+
+/* The next LIST events are a list: every rank knows what it will send and get. */
+static int begin_list(rank_run *self, uint64_t state, int events)
+{
+    counts *whole = calloc(1, sizeof *whole);
+    int status = MLC_OK;
+    for (int i = 0; i < events; i++) {
+        event it = draw_event(self->plan, &state);
+        count_event(whole, &it);
+    }
+    for (int i = 0; i < self->world.link_count && !status; i++) {
+        mlc_link *link = &self->world.links[i];
+        int from = link->sends ? self->rank : link->peer, to = link->sends ? link->peer : self->rank;
+        if (link->number != self->world.tree)
+            status = mlc_link_begin(&self->world, link, whole->of[link->number][from][to]);
+    }
+    free(whole);
     return status;
 }
 
@@ -256,19 +302,18 @@ static int be_troubled(rank_run *self)
     return MLC_OK;
 }
 
-static int one_event(rank_run *self, counts *sofar, int event, uint64_t *state)
+static int one_event(rank_run *self, const counts *sofar, int event, const struct event *it)
 {
-    int kind = below(state, 100), size = 1 + below(state, BLOCK);
     atomic_store(&self->world.status->action, event);
     if (mix((uint64_t)(self->rank + event * 131)) % 16 == 0)
         usleep((useconds_t)(mix((uint64_t)event) % 300));
     if (mix((uint64_t)(self->rank + event * 131)) % 7 == 0)
         mlc_world_progress(&self->world);
-    if (kind < 3 && self->plan->ranks.channels[0].slot_bytes >= sizeof(triple))
-        return exchange_triples(self, event, size);
-    if (kind < 6)
-        return exchange_table(self, event, 1 + size % 64);
-    return kind < 8 ? mlc_agree(&self->world, &self->error) : move_one(self, sofar, state);
+    if (it->kind < 3 && self->plan->ranks.channels[0].slot_bytes >= sizeof(triple))
+        return exchange_triples(self, event, it->size);
+    if (it->kind < 6)
+        return exchange_table(self, event, 1 + it->size % 64);
+    return it->kind < 8 ? mlc_agree(&self->world, &self->error) : move_one(self, sofar, it);
 }
 
 static int walk(rank_run *self)
@@ -277,12 +322,20 @@ static int walk(rank_run *self)
     uint64_t state = mix(self->plan->seed + 1);
     int status = MLC_OK;
     for (int event = 0; event < self->plan->events && !status; event++) {
-        if (event == self->plan->when && self->rank == self->plan->troubled)
+        int left = self->plan->events - event;
+        if (event % LIST == 0) {
+            memset(sofar, 0, sizeof *sofar);
+            status = settle(self);
+            status = status ? status : begin_list(self, state, left < LIST ? left : LIST);
+        }
+        if (!status && event == self->plan->when && self->rank == self->plan->troubled)
             status = be_troubled(self);
-        if (event == self->plan->when && self->plan->trouble == AGREES)
+        if (!status && event == self->plan->when && self->plan->trouble == AGREES)
             status = mlc_agree(&self->world, &self->error);
+        struct event it = draw_event(self->plan, &state);
         if (!status)
-            status = one_event(self, sofar, event, &state);
+            status = one_event(self, sofar, event, &it);
+        count_event(sofar, &it);
     }
     free(sofar);
     status = status ? status : settle(self);

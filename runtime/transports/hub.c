@@ -89,16 +89,24 @@ const mlc_status_board *mlc_hub_board(const mlc_hub *hub, int rank)
 
 /* ---- messages ---- */
 
+/* Is the receiver's slot for message link->sent free? Those of the list before all are, once it counts from 0 here. */
+static bool may_move(const mlc_link *link)
+{
+    const mlc_route *route = link->own;
+    int64_t released = atomic_load(&route->counters->released) - link->base;
+    return released >= 0 && link->sent < released + link->channel->slots;
+}
+
 static bool send_messages(mlc_hub *hub, mlc_link *link)
 {
     const mlc_route *route = link->own;
     const mlc_channel *channel = link->channel;
     int64_t before = link->sent;
-    while (link->sent < link->posted && link->sent < atomic_load(&route->counters->released) + channel->slots) {
+    while (link->sent < link->posted && may_move(link)) {
         char *slot = route->slots + (uint64_t)(link->sent % channel->slots) * channel->slot_bytes;
         memcpy(slot, mlc_link_outgoing(link, link->sent), channel->slot_bytes);
         link->sent++;
-        atomic_store(&route->counters->arrived, link->sent);
+        atomic_store(&route->counters->arrived, link->base + link->sent);
         ring(hub, link->peer);
     }
     return link->sent != before;
@@ -107,7 +115,7 @@ static bool send_messages(mlc_hub *hub, mlc_link *link)
 static bool see_arrivals(mlc_link *link)
 {
     const mlc_route *route = link->own;
-    int64_t arrived = atomic_load(&route->counters->arrived);
+    int64_t arrived = atomic_load(&route->counters->arrived) - link->base;
     bool moved = arrived != link->arrived;
     link->arrived = arrived;
     return moved;
@@ -126,7 +134,7 @@ bool mlc_hub_progress(mlc_hub *hub, mlc_world *world)
 void mlc_hub_released(mlc_hub *hub, mlc_link *link)
 {
     mlc_route *route = link->own;
-    atomic_store(&route->counters->released, link->released);
+    atomic_store(&route->counters->released, link->base + link->released);
     ring(hub, link->peer);
 }
 

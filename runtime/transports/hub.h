@@ -5,7 +5,8 @@
  *   arrived    messages whose bytes are in their slots    written by the sender, after the bytes
  *   released   messages that have been read               written by the receiver
  *
- * The sender copies message n from its outbox when released + slots > n, in its own progress. Each rank has a doorbell, a word to
+ * Both count over all lists (world.h). The sender copies message n of a list from its outbox when all of the lists before are released,
+ * and message n - slots of this one, in its own progress. Each rank has a doorbell, a word to
  * sleep on. Who sleeps says so first and then looks at the counters once more; who changes a counter looks at that word afterwards
  * (all of it sequentially consistent): one of them sees the other.
  *

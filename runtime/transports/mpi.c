@@ -3,7 +3,8 @@
  * Each slot of a link has a persistent request, made before step 0: MPI_Ssend_init on the slots of an outbox, MPI_Recv_init on
  * those of an inbox. The tag is the number of the channel, on a communicator of our own; no request names any source.
  *
- *   receiver   receive n is started when message n - slots has been released, so in order
+ *   receiver   receive n of a list is started when message n - slots has been released, so in order; beyond the messages that the list
+ *              brings none is, so the next list finds its message 0 in slot 0
  *   sender     send n is started when message n has been posted, in order; it is synchronous: complete only once receive n has
  *              been started, so a sender runs ahead of its receiver by outbox slots alone, as on every transport
  *
@@ -26,10 +27,10 @@
 #define MEET_REST 200000 /* nanoseconds */
 #define ABORT_SECONDS 5
 
-/* A link's `own`: requests by slot, of which those of messages [link->sent or link->arrived, started) are active. */
+/* A link's `own`: requests by slot, of which those of messages [link->sent or link->arrived, started_of) of the list are active. */
 typedef struct route {
     MPI_Request *requests;
-    int64_t started;
+    int64_t started; /* over all lists */
 } route;
 
 typedef struct state {
@@ -56,18 +57,36 @@ static int64_t completed(const mlc_link *link)
     return link->sends ? link->sent : link->arrived;
 }
 
-/* How many messages of a link may have been started by now. */
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* How many messages of the list may have been started by now. */
 static int64_t allowed(const mlc_link *link)
 {
-    return link->sends ? link->posted : link->released + link->channel->slots;
+    return link->sends ? link->posted : smaller(link->released + link->channel->slots, link->expected);
+}
+
+/* How many messages of the list have been. */
+static int64_t started_of(const mlc_link *link)
+{
+    const route *way = link->own;
+    return way->started - link->base;
+}
+
+static MPI_Request *request_of(const mlc_link *link, int64_t n)
+{
+    const route *way = link->own;
+    return &way->requests[n % slot_count(link)];
 }
 
 static bool start_messages(state *own, mlc_link *link)
 {
     route *way = link->own;
     int64_t before = way->started;
-    for (; way->started < allowed(link) && own->lost < 0; way->started++)
-        if (MPI_Start(&way->requests[way->started % slot_count(link)]) != MPI_SUCCESS)
+    for (; started_of(link) < allowed(link) && own->lost < 0; way->started++)
+        if (MPI_Start(request_of(link, started_of(link))) != MPI_SUCCESS)
             own->lost = link->peer;
     return way->started != before;
 }
@@ -78,10 +97,9 @@ static int list_oldest(const mlc_world *world, state *own)
     int count = 0;
     for (int i = 0; i < world->link_count; i++) {
         const mlc_link *link = &world->links[i];
-        const route *way = link->own;
-        if (completed(link) == way->started)
+        if (completed(link) == started_of(link))
             continue;
-        own->oldest[count] = way->requests[completed(link) % slot_count(link)];
+        own->oldest[count] = *request_of(link, completed(link));
         own->owners[count++] = i;
     }
     return count;
@@ -122,8 +140,7 @@ static bool mpi_progress(mlc_world *world)
         return false;
     bool moved = false;
     for (int i = 0; i < world->link_count; i++)
-        if (world->links[i].sends)
-            moved |= start_messages(own, &world->links[i]);
+        moved |= start_messages(own, &world->links[i]);
     while (own->lost < 0 && test_oldest(world, own))
         moved = true;
     return moved;
@@ -312,11 +329,9 @@ static void cancel_receives(mlc_world *world)
 {
     for (int i = 0; i < world->link_count; i++) {
         mlc_link *link = &world->links[i];
-        route *way = link->own;
-        for (int64_t n = link->arrived; !link->sends && way && n < way->started; n++) {
-            MPI_Request *request = &way->requests[n % slot_count(link)];
-            MPI_Cancel(request);
-            MPI_Wait(request, MPI_STATUS_IGNORE);
+        for (int64_t n = link->arrived; !link->sends && link->own && n < started_of(link); n++) {
+            MPI_Cancel(request_of(link, n));
+            MPI_Wait(request_of(link, n), MPI_STATUS_IGNORE);
         }
     }
 }

@@ -67,7 +67,6 @@ struct mlc_rank {
     mlc_home home;        /* rank 0: the directory that it writes checkpoints to */
     void (*note)(void *listener, const char *text); /* takes what is worth a line; NULL: nobody */
     void *listener;
-    int64_t begun[MLC_CHAINS]; /* microbatches begun on each chain: what numbers slots and messages */
     float *scalars;       /* option values by scalar index; what set_scalars computes is in the record only */
     double *metrics;      /* of the last pass: by column, losses apart */
     mlc_result result;
@@ -82,7 +81,7 @@ static inline void *mlc_rank_at(const mlc_rank *rank, uint64_t at)
     return rank->arena.base + at;
 }
 
-/* The offset in the arena that an operand means for microbatch n of a chain (mlc_abi.h, mlc_region). */
+/* The offset in the arena that an operand means for local microbatch n of a list (mlc_abi.h, mlc_region). */
 static inline uint64_t mlc_rank_resolve(const mlc_rank *rank, uint64_t operand, int64_t n)
 {
     const mlc_region *region = &rank->program->regions[operand >> MLC_REGION_SHIFT];

@@ -192,8 +192,23 @@ static bool see_off(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all
     return !mlc_stopped(env);
 }
 
+/* By the lead thread: exchanges that come together are one list of each link that they use. */
+static void begin_exchanges(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all)
+{
+    for (int i = 0; i < all->count && !mlc_team_stopping(env); i++) {
+        const mlc_exchanged *one = &all->items[i];
+        if ((one->in && mlc_link_begin(&rank->world, one->in, 0)) || (one->out && mlc_link_begin(&rank->world, one->out, 0)))
+            mlc_team_stop(env);
+    }
+    for (int i = 0; i < all->count && !mlc_team_stopping(env); i++)
+        if (all->items[i].in)
+            all->items[i].in->expected += mlc_stream_segments(&all->items[i].kept, all->room);
+}
+
 static bool run_exchanges(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all)
 {
+    if (env->thread == 0)
+        begin_exchanges(rank, env, all);
     for (int i = 0; i < all->count; i++) {
         const mlc_exchanged *one = &all->items[i];
         bool alone = one->joining && !one->out && !one->in;
@@ -251,8 +266,23 @@ static bool run_event(mlc_rank *rank, const mlc_env *env, mlc_event *event, mlc_
     return true;
 }
 
+/* By the lead thread: the events of an action are one list of each link that they use. */
+static void begin_events(mlc_rank *rank, const mlc_env *env, const mlc_events *events)
+{
+    for (int i = 0; i < events->count && !mlc_team_stopping(env); i++)
+        if (events->items[i].link && mlc_link_begin(&rank->world, events->items[i].link, 0))
+            mlc_team_stop(env);
+    for (int i = 0; i < events->count && !mlc_team_stopping(env); i++) {
+        const mlc_event *event = &events->items[i];
+        if (event->link)
+            event->link->expected += mlc_stream_segments(&event->stream, event->link->channel->slot_bytes);
+    }
+}
+
 static bool run_events(mlc_rank *rank, const mlc_env *env, const mlc_events *events, mlc_part_visitor pack, mlc_part_visitor unpack)
 {
+    if (env->thread == 0)
+        begin_events(rank, env, events);
     for (int i = 0; i < events->count; i++)
         if (!run_event(rank, env, &events->items[i], pack, unpack))
             return false;

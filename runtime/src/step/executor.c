@@ -18,7 +18,7 @@ static mlc_pass pass_make(mlc_rank *rank, int kind, const mlc_feed *feed)
     for (int i = 0; i < rank->team->threads; i++)
         rank->team->workers[i].error.status = 0, rank->team->workers[i].refused = mlc_refusal_none();
     return (mlc_pass){.rank = rank, .kind = kind, .chain = &rank->model->chains[kind], .chunks = rank->role->chunks[kind], .feed = feed,
-                  .begun = rank->begun[kind], .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .flaw = -1,
+                  .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .flaw = -1,
                   .found = {.stage = INT64_MAX}, .refused = mlc_refusal_none()};
 }
 
@@ -185,7 +185,6 @@ static void deal(mlc_pass *run, int64_t first, int64_t count)
 {
     const mlc_rank *rank = run->rank;
     int64_t even = count / rank->model->mesh.size[MLC_DP], rest = count % rank->model->mesh.size[MLC_DP];
-    run->begun = rank->begun[run->kind];
     run->exchanged = false;
     run->count = even + (rank->replica < rest);
     run->first = first + even * rank->replica + smaller(rank->replica, rest);

@@ -27,8 +27,9 @@ int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update);
 
 /* Forward passes of a chain over microbatches [first, first + count) of `feed`, over all replicas, in as many rounds of the chain's
  * list as they take (mlc.h, EVALUATION). Every rank calls it with equal arguments. Each microbatch's weight is multiplied by
- * `share`. Weights, losses and metrics are added to those since mlc_executor_clear, alike on every rank; what a stage left for microbatch j then lies where slot rank->begun[chain] - 1 of the rank that ran
- * it last says (mlc_rank_resolve): with count 1 that is replica 0. */
+ * `share`. Weights, losses and metrics are added to those since mlc_executor_clear, alike on every rank; what a stage left for the last
+ * round's microbatches then lies in their slots, of local microbatch n of each replica (mlc_rank_resolve): with count 1 in that of
+ * microbatch 0 of replica 0. */
 int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_t first, int64_t count, double share);
 
 /* Forgets all sums of weights, losses and metrics. */

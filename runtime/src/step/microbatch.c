@@ -19,7 +19,7 @@ static void place_regions(const mlc_pass *run, const mlc_env *env, int64_t micro
         const mlc_region *region = &program->regions[i];
         bases[i] = region->base;
         if (region->slots > 1)
-            bases[i] += (uint64_t)((run->begun + microbatch) % region->slots) * region->stride;
+            bases[i] += (uint64_t)(microbatch % region->slots) * region->stride;
     }
 }
 

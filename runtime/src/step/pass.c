@@ -70,7 +70,7 @@ static int transfer(mlc_pass *run, const mlc_action *action)
 {
     mlc_world *world = &run->rank->world;
     mlc_link *link = run->rank->tables->links[action->of];
-    int64_t n = run->begun + action->microbatch;
+    int64_t n = action->microbatch;
     switch (action->kind) {
     case MLC_RECEIVE:
         return mlc_link_wait_arrived(world, link, n);
@@ -82,6 +82,18 @@ static int transfer(mlc_pass *run, const mlc_action *action)
         mlc_link_release(world, link);
         return MLC_OK;
     }
+}
+
+/* The messages of the list, one a microbatch on each of its channels. Returns a status. */
+static int begin_messages(const mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    for (int i = 0; i < rank->model->schedule->channel_count; i++) {
+        mlc_link *link = rank->tables->links[i];
+        if (link && link->channel->chain == run->kind && mlc_link_begin(&rank->world, link, run->count))
+            return rank->error.status;
+    }
+    return MLC_OK;
 }
 
 /* ---- statistics ---- */
@@ -322,8 +334,9 @@ int mlc_pass_walk(mlc_pass *run)
     rank->error.status = 0;
     mlc_statistics_clear(rank->tables->statistics, mlc_statistics_count(run->chain));
     board_step(run);
+    if (begin_messages(run))
+        return rank->error.status;
     mlc_team_run(rank->team, walk_job, run);
-    rank->begun[run->kind] += run->count;
     if (!rank->error.status)
         board_action(run, -1);
     if (!rank->error.status && run->search == MLC_SEARCH_NONE && !run->exchanged)

@@ -22,7 +22,6 @@ typedef struct mlc_pass {
     const mlc_chain *chain;
     const mlc_chunk *chunks;
     const mlc_feed *feed;
-    int64_t begun;           /* number of local microbatch 0 since the rank was opened */
     int64_t first;           /* the feed's number of local microbatch 0 */
     int64_t count;           /* microbatches of this replica */
     bool update;

@@ -182,7 +182,7 @@ static int choose(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing,
 {
     double sum;
     const mlc_tensor *logits = text->logits;
-    uint64_t at = mlc_rank_resolve(rank, logits->at, rank->begun[MLC_SAMPLE] - 1);
+    uint64_t at = mlc_rank_resolve(rank, logits->at, 0);
     int64_t first = (text->length - 1) * text->vocabulary * mlc_dtype_bytes(logits->dtype);
     *token = weigh(text, (char *)mlc_rank_at(rank, at) + first, logits->dtype, drawing->temperature, &sum);
     if (drawing->temperature == 0)

@@ -70,6 +70,17 @@ static int send_up(mlc_world *world, const block *whole)
     return status;
 }
 
+/* Each exchange is a list: its messages lie in the same slots, whichever exchange it is. */
+static int begin_exchange(mlc_world *world, const block *whole)
+{
+    int status = MLC_OK;
+    int64_t parts = (int64_t)((whole->size + whole->part - 1) / whole->part);
+    for (int i = 0; i < world->link_count && !status; i++)
+        if (world->links[i].number == world->tree)
+            status = mlc_link_begin(world, &world->links[i], parts);
+    return status;
+}
+
 /* A rank may be busy with other things after an exchange, or end: nobody must need its progress then. */
 static int wait_gone(mlc_world *world)
 {
@@ -105,7 +116,8 @@ int mlc_exchange(mlc_world *world, void *bytes, size_t size, size_t unit, mlc_co
         return MLC_BAD_INPUT;
     }
     block whole = {bytes, size, slot / unit * unit, combine};
-    int status = send_up(world, &whole);
+    int status = begin_exchange(world, &whole);
+    status = status ? status : send_up(world, &whole);
     status = status ? status : send_down(world, &whole);
     return status ? status : wait_gone(world);
 }

@@ -1,7 +1,8 @@
 /* world.h: a rank among the others: its links, and the transport that moves messages over them.
  *
- * A link is one end of a channel between this rank and one peer (mlc_abi.h, mlc_channel). Messages are numbered from 0 and never
- * overtake each other. All functions are called by the lead thread of the rank (thread 0 of its team), and by no other.
+ * A link is one end of a channel between this rank and one peer (mlc_abi.h, mlc_channel). Messages never overtake each other; each
+ * list (a step, a round, an exchange) numbers its own from 0, so that message n lies in the same slots in every list. All functions
+ * are called by the lead thread of the rank (thread 0 of its team), and by no other.
  *
  *   sender                                            receiver
  *   slot = outbox + (n % outbox_slots) * slot_bytes   slot = inbox + (n % slots) * slot_bytes
@@ -10,9 +11,10 @@
  *   mlc_link_post: posted = n + 1                     mlc_link_release: released = n + 1
  *   later, by progress: sent = n + 1                  then message n + slots may be written there
  *
- * A message moves when it is posted and the receiver has released message n - slots; nothing else holds it back, and nothing
- * but mlc_world_progress (called by every wait, and by the executor between rows) is needed to move it. So whether a program can
- * deadlock depends on its lists and numbers of slots alone, never on a transport or on time.
+ * A message moves when it is posted and the receiver has released message n - slots, or, of the first messages of a list, all of the
+ * list before; nothing else holds it back (over mpi the receiver must also have begun the list), and nothing but mlc_world_progress
+ * (called by every wait, and by the executor between rows) is needed to move it. So whether a program can deadlock depends on its
+ * lists and numbers of slots alone, never on a transport or on time.
  */
 #ifndef MLC_WORLD_H
 #define MLC_WORLD_H
@@ -36,10 +38,12 @@ typedef struct mlc_link {
     char *outbox;        /* sender: slot 0 in this rank's arena */
     uint64_t peer_inbox; /* sender: offset of slot 0 in the peer's arena */
     uint64_t header;     /* offset of the MLC_HEADER_BYTES in the receiver's arena, which the transport uses as it likes */
+    int64_t base;        /* messages of the lists before this one; the next four count those of this list */
     int64_t posted;      /* sender */
     int64_t sent;
-    int64_t arrived;     /* receiver */
+    int64_t arrived;     /* receiver; some of the next list, too, once all of this one are released */
     int64_t released;
+    int64_t expected;    /* receiver: messages of the list; INT64_MAX: not known */
     void *own;           /* the transport's */
 } mlc_link;
 
@@ -130,6 +134,11 @@ mlc_sight mlc_world_sight(const mlc_world *world);
 
 /* Moves what can be moved. True: something moved. */
 bool mlc_world_progress(mlc_world *world);
+
+/* A list begins: the next message of the link is its message 0, and `messages` of them come (INT64_MAX: not known; then no other list
+ * can begin). Both ends call it, at the same point of their order of messages; those of the list before have been sent, or come and
+ * been released, all or none. Links of which it is never called have one list. Returns a status: MLC_FAILED where that is not so. */
+int mlc_link_begin(mlc_world *world, mlc_link *link, int64_t messages);
 
 /* Waits until message n has arrived / has gone. Spins briefly, then rests. Returns MLC_OK; MLC_FAILED when a peer was lost;
  * MLC_HANG after world->timeout seconds in which no rank that can be seen made progress; the status of a rank that abandoned the
