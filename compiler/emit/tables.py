@@ -169,10 +169,9 @@ class Tables:
         entries: list[str] = []
         for row in rows:
             place = f"{name}_at + {len(operands)}" if row.at else "NULL"
-            count = len(row.at) if any(at >> REGION_SHIFT for at in row.at) else 0
             operands += map(_operand, row.at)
             flops = repr(float(row.routine.flops))
-            entries.append(initializer((row.routine.name, place, count, self._path(row.path), c_string(row.name), flops)))
+            entries.append(initializer((row.routine.name, place, len(row.at), self._path(row.path), c_string(row.name), flops)))
         self._array("uint64_t", f"{name}_at", packed(operands))
         return initializer((self._array("mlc_row", f"{name}_rows", entries), len(rows)))
 

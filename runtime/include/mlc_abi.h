@@ -73,7 +73,7 @@ typedef struct mlc_region {
 typedef struct mlc_row {
     mlc_function run;
     const uint64_t *at;
-    int32_t count; /* operands at `at` that may name a region; 0: all are offsets in the arena */
+    int32_t count; /* of operands */
     uint64_t path;
     const char *name; /* "h.3 forward": for traces, profiles and messages */
     double flops;     /* of the model's meaning; recomputation is counted apart */

@@ -51,6 +51,7 @@ static const option OPTIONS[] = {
     {"grace", "SECONDS", REAL, FIELD(grace), "when told to stop, end by force once nothing has moved for so long (30)"},
     {"transport", MLC_TRANSPORTS, TEXT, FIELD(transport), "how ranks meet; local: processes (local; mpi under mpirun and srun)"},
     {"print-plan", NULL, FLAG, FIELD(print_plan), "write plan.json and end"},
+    {"print-launches", "K", COUNT, FIELD(print_launches), "write each row of step K with its operands, and each message, of every rank"},
     {"dry-run", NULL, FLAG, FIELD(dry_run), "open everything, take no step"},
     {"version", NULL, FLAG, FIELD(version), "write compiler, model and target, and end"},
     {"completion", "bash|zsh|fish", TEXT, FIELD(completion), "write a script that completes these options in a shell, and end"},

@@ -45,6 +45,7 @@ typedef struct mlc_options {
     bool hash;
     bool profile;
     bool print_plan;
+    int64_t print_launches; /* a step, from 1; 0: not given */
     bool dry_run;
     const char *completion; /* NULL: not given */
     bool version;

@@ -23,6 +23,7 @@ static const wish WISHES[] = {
     {"every", {"checkpoint", "evaluate"}, "that is what is done so often"},
     {"profile", {"data"}, "the steps of training are what is timed"},
     {"trace", {"data"}, "the steps of training are what is traced"},
+    {"print-launches", {"data"}, "the steps of training are what is listed"},
     {"keep", {"checkpoint"}, "it counts checkpoints"},
     {"fresh", {"checkpoint"}, "it begins a run in a directory of checkpoints"},
     {"allow", {"resume", "weights", "checkpoint"}, "it lets a difference from what is loaded pass"},

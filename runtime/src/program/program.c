@@ -27,6 +27,7 @@
 #include "system/stack.h"
 #include "system/voice.h"
 #include "world/coordinate.h"
+#include "world/launches.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -260,6 +261,16 @@ static int check_allowed(const program *run)
     return MLC_OK;
 }
 
+/* The step whose launches are wanted is one that this run takes. */
+static int check_listed(const program *run)
+{
+    int64_t step = run->options->print_launches, first = run->rank->step + 1, last = run->rank->steps;
+    if (!step || (step >= first && step <= last))
+        return MLC_OK;
+    return mlc_error_set(run->error, MLC_USAGE, "--print-launches %lld: this run takes steps %lld to %lld", (long long)step, (long long)first,
+                         (long long)last);
+}
+
 static int load_state(program *run)
 {
     const mlc_options *options = run->options;
@@ -277,7 +288,7 @@ static int load_state(program *run)
     if (options->checkpoint && claim(run))
         return run->error->status;
     mlc_executor_refresh(run->rank);
-    return MLC_OK;
+    return check_listed(run);
 }
 
 static int open_reports(program *run)
@@ -404,6 +415,38 @@ static void report_step(program *run, int64_t spent)
         lose_output(run, log.text);
 }
 
+/* What the ranks have launched, one after the other. Returns a status: a rank was lost. */
+static int print_launches(program *run, mlc_launches *launches)
+{
+    const mlc_rank *rank = run->rank;
+    char turn[8] = {0};
+    for (int r = 0; r < run->launch->ranks; r++) {
+        if (r == run->number && may_print(run)) {
+            printf("launches of step %lld, rank %d (place %d, replica %d)\n", (long long)rank->step + 1, r, rank->place, rank->replica);
+            if (!mlc_launches_print(launches, stdout))
+                lose_output(run, "--print-launches: out of memory");
+        }
+        if (mlc_exchange(&run->rank->world, turn, sizeof turn, 1, mlc_combine_or))
+            return run->error->status;
+    }
+    look_at_output(run);
+    return MLC_OK;
+}
+
+/* A step, and what it launched where that is asked for. */
+static int take_step(program *run, const mlc_feed *feed)
+{
+    mlc_world *world = &run->rank->world;
+    if (run->rank->step + 1 != run->options->print_launches)
+        return mlc_executor_step(run->rank, feed, true);
+    mlc_launches *launches = world->launches = mlc_launches_open();
+    int status = mlc_executor_step(run->rank, feed, true);
+    world->launches = NULL;
+    status = status ? status : print_launches(run, launches);
+    mlc_launches_close(launches);
+    return status;
+}
+
 static int train_step(program *run)
 {
     mlc_rank *rank = run->rank;
@@ -411,7 +454,7 @@ static int train_step(program *run)
     mlc_data_feed feed = mlc_data_feed_make(&run->data, order, rank->cursor, 1);
     int64_t started = mlc_clock();
     rank->trace = run->trace;
-    int status = mlc_executor_step(rank, &feed.feed, true);
+    int status = take_step(run, &feed.feed);
     rank->trace = NULL;
     if (status)
         return status;

@@ -4,6 +4,7 @@
 #include "model/tables.h"
 #include "report/trace.h"
 #include "step/gradient.h"
+#include "world/launches.h"
 
 #include <math.h>
 #include <string.h>
@@ -34,7 +35,7 @@ static const uint64_t *operands_of(const mlc_env *env, const mlc_row *row)
     uint64_t *operands = mlc_worker_of(env)->operands;
     for (int i = 0; i < row->count; i++)
         operands[i] = resolve(env, row->at[i]);
-    return row->count ? operands : row->at;
+    return operands;
 }
 
 /* Something is done: others may see it, and messages may move. By the lead thread. */
@@ -49,10 +50,13 @@ static void advance(const mlc_pass *run)
 static void run_row(const mlc_pass *run, mlc_env *env, const mlc_row *row)
 {
     mlc_trace *trace = run->rank->trace;
+    const uint64_t *operands = operands_of(env, row);
+    if (env->thread == 0)
+        mlc_launches_row(run->rank->world.launches, row->run, row->name, operands, row->count);
     atomic_store_explicit(&mlc_worker_of(env)->row, row->name, memory_order_relaxed);
     env->path = row->path;
     int64_t started = trace ? mlc_clock() : 0;
-    row->run(env, operands_of(env, row));
+    row->run(env, operands);
     int64_t done = trace ? mlc_clock() : 0;
     mlc_barrier(env);
     if (trace)

@@ -1,11 +1,13 @@
 /* pass.c: see pass.h. */
 #include "step/pass.h"
 
+#include "model/action.h"
 #include "model/finite.h"
 #include "model/tables.h"
 #include "report/trace.h"
 #include "step/collective.h"
 #include "step/gradient.h"
+#include "world/launches.h"
 
 #include <math.h>
 #include <string.h>
@@ -292,13 +294,25 @@ static void lead_transfer(mlc_pass *run, const mlc_env *env, const mlc_action *a
         mlc_team_stop(env);
 }
 
+/* By the lead thread: others may know. */
+static void begin_action(const mlc_pass *run, const mlc_action *action, int64_t index)
+{
+    const mlc_rank *rank = run->rank;
+    char name[MLC_ACTION_NAME_BYTES];
+    board_action(run, index);
+    if (!rank->world.launches)
+        return;
+    mlc_action_name(name, rank->model, rank->place, action);
+    mlc_launches_action(rank->world.launches, name);
+}
+
 static bool step_list(mlc_pass *run, mlc_env *env, const mlc_action *action, int64_t index)
 {
     bool leads = env->thread == 0, goes_on = true;
     if (is_transfer(action) && !leads)
         return true;
     if (leads && !mlc_team_stopping(env))
-        board_action(run, index);
+        begin_action(run, action, index);
     int64_t started = leads && run->rank->trace ? mlc_clock() : 0;
     if (is_transfer(action))
         lead_transfer(run, env, action);

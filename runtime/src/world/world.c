@@ -3,6 +3,7 @@
 
 #include "mlc.h"
 #include "world/coordinate.h"
+#include "world/launches.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -185,6 +186,7 @@ int mlc_link_begin(mlc_world *world, mlc_link *link, int64_t messages)
 
 void mlc_link_post(mlc_world *world, mlc_link *link)
 {
+    mlc_launches_message(world->launches, link, world->arena->base);
     link->posted++;
     count_progress(world);
     mlc_world_progress(world);
@@ -192,6 +194,7 @@ void mlc_link_post(mlc_world *world, mlc_link *link)
 
 void mlc_link_release(mlc_world *world, mlc_link *link)
 {
+    mlc_launches_message(world->launches, link, world->arena->base);
     link->released++;
     count_progress(world);
     world->transport->released(world, link);

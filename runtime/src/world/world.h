@@ -29,6 +29,8 @@
 
 typedef struct mlc_world mlc_world;
 
+struct mlc_launches;
+
 typedef struct mlc_link {
     const mlc_channel *channel;
     int number;          /* of the channel: with the two ranks, what names the link; the tag of its messages */
@@ -113,6 +115,7 @@ struct mlc_world {
     int spins;                    /* looks of a wait before it rests; fewer when ranks share CPUs */
     double timeout;               /* seconds without any progress after which a wait gives up; 0: never */
     mlc_error *error;             /* of the rank: waits that fail say why here */
+    struct mlc_launches *launches; /* NULL, or who wants the messages of a step */
 };
 
 /* Makes the links of a rank from the channels of the model, in order of channel, then of neighbour; nothing is connected. The world
