@@ -242,7 +242,8 @@ static int settle(rank_run *self)
             continue;
         if (link->sends)
             status = mlc_link_wait_sent(&self->world, link, link->posted - 1);
-        for (int64_t come = link->arrived; !link->sends && link->released < come;)
+        int64_t come = link->arrived < link->expected ? link->arrived : link->expected; /* some of the next list may have come */
+        while (!link->sends && link->released < come)
             mlc_link_release(&self->world, link);
     }
     return status;
@@ -330,7 +331,7 @@ static int walk(rank_run *self)
         }
         if (!status && event == self->plan->when && self->rank == self->plan->troubled)
             status = be_troubled(self);
-        if (!status && event == self->plan->when && self->plan->trouble == AGREES)
+        if (event == self->plan->when && self->plan->trouble == AGREES)
             status = mlc_agree(&self->world, &self->error);
         struct event it = draw_event(self->plan, &state);
         if (!status)
