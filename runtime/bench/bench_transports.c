@@ -44,6 +44,7 @@ static double play(mlc_world *world)
 {
     mlc_link *out = mlc_world_link(world, 1 + world->rank, 1 - world->rank, true);
     mlc_link *in = mlc_world_link(world, 2 - world->rank, 1 - world->rank, false);
+    CHECK(!mlc_link_begin(world, out, ROUNDS) && !mlc_link_begin(world, in, ROUNDS));
     double start = now();
     for (int round = 0; round < ROUNDS; round++) {
         if (world->rank == 0)

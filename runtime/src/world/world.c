@@ -37,7 +37,7 @@ static void add_link(mlc_world *world, int number, int peer, bool sends)
     int receiver = sends ? peer : world->rank, sender = sends ? world->rank : peer;
     uint64_t block = (uint64_t)block_of(world, channel, receiver, sender);
     uint64_t inbox = channel->inbox + block * (uint64_t)channel->slots * channel->slot_bytes;
-    *link = (mlc_link){.channel = channel, .number = number, .peer = peer, .sends = sends, .peer_inbox = inbox, .expected = INT64_MAX};
+    *link = (mlc_link){.channel = channel, .number = number, .peer = peer, .sends = sends, .peer_inbox = inbox};
     link->header = channel->headers + block * MLC_HEADER_BYTES;
     block = (uint64_t)block_of(world, channel, world->rank, peer);
     if (sends)
@@ -162,12 +162,10 @@ static void count_progress(mlc_world *world)
     atomic_fetch_add_explicit(&world->status->progress, 1, memory_order_relaxed);
 }
 
-/* Has the list of a link ended: all its messages gone, or come and released, or none come? */
+/* Has the list of a link ended: all its messages gone, or come and released? */
 static bool is_ended(const mlc_link *link)
 {
-    if (link->sends)
-        return link->sent == link->posted;
-    return !link->released || link->released == link->expected;
+    return link->sends ? link->sent == link->posted : link->released == link->expected;
 }
 
 int mlc_link_begin(mlc_world *world, mlc_link *link, int64_t messages)

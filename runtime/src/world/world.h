@@ -45,7 +45,7 @@ typedef struct mlc_link {
     int64_t sent;
     int64_t arrived;     /* receiver; some of the next list, too, once all of this one are released */
     int64_t released;
-    int64_t expected;    /* receiver: messages of the list; INT64_MAX: not known */
+    int64_t expected;    /* receiver: messages of the list; none before the first one begins */
     void *own;           /* the transport's */
 } mlc_link;
 
@@ -138,9 +138,9 @@ mlc_sight mlc_world_sight(const mlc_world *world);
 /* Moves what can be moved. True: something moved. */
 bool mlc_world_progress(mlc_world *world);
 
-/* A list begins: the next message of the link is its message 0, and `messages` of them come (INT64_MAX: not known; then no other list
- * can begin). Both ends call it, at the same point of their order of messages; those of the list before have been sent, or come and
- * been released, all or none. Links of which it is never called have one list. Returns a status: MLC_FAILED where that is not so. */
+/* A list begins: the next message of the link is its message 0, and `messages` of them come. Both ends call it, at the same point of
+ * their order of messages; those of the list before have all been sent, or come and been released. A receiver may say of more before
+ * the first has come (link->expected). Returns a status: MLC_FAILED where the list before has not ended. */
 int mlc_link_begin(mlc_world *world, mlc_link *link, int64_t messages);
 
 /* Waits until message n has arrived / has gone. Spins briefly, then rests. Returns MLC_OK; MLC_FAILED when a peer was lost;
