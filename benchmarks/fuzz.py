@@ -27,6 +27,7 @@ from mlc.passes import prepared
 from mlc.plan import plan, single_layout
 from mlc.syntax.formatter import format_text
 from mlc.syntax.parser import parse
+from mlc.targets.c import C
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -81,7 +82,7 @@ def compile_text(text: str | bytes, library) -> str:
         program = elaborate(module, defines, library)
     except MlcError:
         return "error in the model"
-    made = plan(lower(prepared(program, OPS), OPS), single_layout(program))
+    made = plan(lower(prepared(program, OPS), OPS, C.rules), single_layout(program))
     emit(made, describe(made), "fuzz", "fuzz.dsl", "0")
     return "compiled"
 

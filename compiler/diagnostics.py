@@ -644,8 +644,8 @@ CODES: dict[str, CodeText] = {
     "E0808": CodeText(
         "an option that cannot be honoured",
         """
-        What this version cannot do is refused, never ignored: it compiles for the C target. Options that contradict each other are
-        refused too.
+        What this version cannot do is refused, never ignored: it compiles for the targets that it has a record of, with the kernels
+        that those have. Options that contradict each other are refused too.
         """,
     ),
     "E0809": CodeText(

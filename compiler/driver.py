@@ -17,7 +17,7 @@ from mlc.cache import install_runtime
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
-from mlc.emit import TARGETS, describe
+from mlc.emit import describe
 from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree, add_project
 from mlc.ir.function import Function
 from mlc.ir.program import Program, Step
@@ -37,6 +37,7 @@ from mlc.plan.choose import LayoutOptions, choose_layout
 from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
 from mlc.syntax.parser import parse
 from mlc.syntax.tree import Module
+from mlc.targets import TARGETS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -191,12 +192,13 @@ def with_factors(step: Step, observe: Observer = ignore) -> Step:
 def build_program(program: Program, name: str, folder: Path, sources: tuple[Path, ...], options: Options, observe: Observer) -> Build:
     """Program -> files in `folder`, as far as options.emit goes."""
     build = Build(folder, name, sources, program.warnings)
+    target = TARGETS[options.target]
     step = differentiated(program, observe)
     if options.emit == "ir":
         check_sources([folder / f"{name}.ir"], sources)
         write_files(folder, ((f"{name}.ir", print_program(with_factors(step, observe))),))
         return build
-    lowered = timed(observe, "lower", lower, passed(step, observe), OPS)
+    lowered = timed(observe, "lower", lower, passed(step, observe), OPS, target.rules)
     layout = timed(observe, "choose", choose_layout, lowered, options, None if options.plan is None else load_plan(options.plan))
     planned = timed(observe, "plan", plan, lowered, layout)
     check_limit(planned, options.memory)
@@ -208,7 +210,7 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         check_outputs(folder, ["plan.json"], sources)
         write_files(folder, (("plan.json", described[0]),))
         return build
-    tree = timed(observe, "emit", TARGETS[options.target], planned, described, name, sources[0].name, VERSION)
+    tree = timed(observe, "emit", target.emit, planned, described, name, sources[0].name, VERSION)
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
     project = add_project(tree, name, runtime_folder(), toolchain, flags)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mlc.emit.routines import write_routine
-from mlc.emit.writer import Writer
+from mlc.emit import tree as c
+from mlc.emit.printer import c_text
+from mlc.emit.routines import routine_function
 from mlc.ir.function import Function
-from mlc.ir.op import Keys
+from mlc.ir.op import Keys, Op
 from mlc.ir.types import Value
 from mlc.lower.routine import Routine, lower_function
+from mlc.lower.rules import Rules
 from mlc.ops import OPS
 from mlc.passes.expand import expand
+from mlc.targets.c import C
 
 RUNTIME = Path(__file__).resolve().parent.parent / "runtime"
 
@@ -93,31 +96,36 @@ def from_stored(array: np.ndarray, dtype: str) -> np.ndarray:
 
 def source_text(routines: Sequence[Routine]) -> str:
     """C that defines run_0, run_1 ...: each runs one routine on a team of threads."""
-    writer = Writer()
-    for include in ("<math.h>", "<stddef.h>", '"mlc_kernel.h"'):
-        writer.line(f"#include {include}")
-    for line in _TEAM.splitlines():
-        writer.line(line)
+    nodes: list[c.Node] = []
     for n, routine in enumerate(routines):
-        write_routine(writer, routine, f"routine_{n}")
+        call = c.Do(f"run(routine_{n}, arena, scratch, scratch_bytes, record, at, path, threads, fold)")
         head = f"void run_{n}(char *arena, char *scratch, int64_t scratch_bytes, const mlc_record *record, const uint64_t *at,"
-        writer.line(head)
-        with writer.function("    uint64_t path, int threads, int fold)"):
-            writer.line(f"run(routine_{n}, arena, scratch, scratch_bytes, record, at, path, threads, fold);")
-    return writer.text()
+        nodes += routine_function(routine, f"routine_{n}")
+        nodes.append(c.Function((head, "    uint64_t path, int threads, int fold)"), (call,)))
+    includes = [c.Directive(f"include {name}") for name in ("<math.h>", "<stddef.h>", '"mlc_kernel.h"')]
+    return c_text(includes) + _TEAM + c_text(nodes)
 
 
 class Library:
     """Several routines compiled into one shared object."""
 
-    def __init__(self, functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset()):
-        self.routines: list[Routine] = [lower_function(expand(f, OPS), OPS, folds) for f in functions]
+    def __init__(
+        self,
+        functions: Sequence[Function],
+        folder: Path,
+        folds: frozenset[str] = frozenset(),
+        rules: Rules = C.rules,
+        ops: Mapping[str, Op] = OPS,
+        words: Sequence[str] = (),
+    ):
+        """words: more for the compiler, of kernels that the runtime does not have."""
+        self.routines: list[Routine] = [lower_function(expand(f, ops), ops, rules, folds) for f in functions]
         source = folder / "routines.c"
         source.write_text(source_text(self.routines))
         library = folder / "routines.so"
         kernels = sorted(str(p) for p in (RUNTIME / "kernels").glob("*.c"))
         includes = [f"-I{RUNTIME / 'include'}", f"-I{RUNTIME / 'kernels'}"]
-        subprocess.run(["gcc", *FLAGS, *includes, "-o", str(library), str(source), *kernels, "-lm"], check=True)
+        subprocess.run(["gcc", *FLAGS, *includes, "-o", str(library), str(source), *words, *kernels, "-lm"], check=True)
         self.library = ctypes.CDLL(str(library))
 
     def run(

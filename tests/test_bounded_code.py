@@ -5,6 +5,7 @@ is kept changes a bit.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,17 @@ from routines import NO_KEYS, Library
 from towers import LEVELS, cut, padded, tower, towers, with_gradients
 
 from mlc.diagnostics import NO_SPAN
-from mlc.emit.routines import write_routine
-from mlc.emit.writer import Writer
+from mlc.emit.printer import c_text
+from mlc.emit.routines import routine_function
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.interpret import interpret
 from mlc.ir.types import TensorType, Value, dim
-from mlc.lower import keep
 from mlc.lower.routine import Routine, lower_function
 from mlc.ops import OPS
 from mlc.passes.expand import expand
 from mlc.passes.simplify import simplify
+from mlc.targets.c import C
 
 #: What is promised: operations executed for one of the meaning, bytes of C for an instruction; and what a small function has beside.
 MOST_WORK, WORK_BESIDE = 4, 64
@@ -38,13 +39,11 @@ derandomized = settings(
 
 
 def code_bytes(routine: Routine) -> int:
-    writer = Writer()
-    write_routine(writer, routine, "f")
-    return len(writer.text())
+    return len(c_text(routine_function(routine, "f")))
 
 
 def check_bounds(function: Function) -> None:
-    routine = lower_function(function, OPS)
+    routine = lower_function(function, OPS, C.rules)
     assert executed(routine) <= MOST_WORK * meant(routine.function) + WORK_BESIDE
     assert code_bytes(routine) <= MOST_BYTES * len(function.instructions) + BYTES_BESIDE
 
@@ -65,7 +64,7 @@ def test_random_programs_are_bounded(program: RandomProgram) -> None:
 @pytest.mark.parametrize("backward", [False, True])
 def test_code_is_linear_in_the_height(level: object, backward: bool) -> None:
     number = LEVELS.index(level)  # type: ignore[arg-type]
-    sizes = [code_bytes(lower_function(tower([(number, 1)] * n, (3, 8, 5), (), "f32", backward), OPS)) for n in (8, 16, 32)]
+    sizes = [code_bytes(lower_function(tower([(number, 1)] * n, (3, 8, 5), (), "f32", backward), OPS, C.rules)) for n in (8, 16, 32)]
     assert sizes[2] - sizes[1] <= 2.5 * max(sizes[1] - sizes[0], 1)
 
 
@@ -97,10 +96,10 @@ SAMPLES = [
 def libraries() -> list[Library]:
     """The samples three times: with what is kept by default, with everything kept, with as little as the code can bear."""
     made = []
-    for limits in (keep.LIMITS, (1,), (32,)):
-        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-            patch.setattr(keep, "LIMITS", limits)
-            made.append(Library(SAMPLES, Path(folder)))
+    for limits in (C.rules.fusion.limits, (1,), (32,)):
+        rules = replace(C.rules, fusion=replace(C.rules.fusion, limits=limits))
+        with tempfile.TemporaryDirectory() as folder:
+            made.append(Library(SAMPLES, Path(folder), rules=rules))
     return made
 
 

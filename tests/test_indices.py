@@ -18,6 +18,7 @@ from mlc.lower.loops import Let, Loop, Nest, Statement
 from mlc.ops import OPS
 from mlc.passes import prepared
 from mlc.syntax.parser import parse
+from mlc.targets.c import C
 
 HEAD = """from mlc.losses import cross_entropy
 from mlc.nn import linear
@@ -150,7 +151,7 @@ def test_an_index_whose_element_is_masked_is_named(build: Build) -> None:
 )
 def test_a_record_is_named_only_where_records_lead(index: str, each: int) -> None:
     text = model("t: i32[batch, 3]", f"return mean(gather(w, {index}))")
-    lowered = lower(prepared(elaborate(parse(text, "model.dsl"), {}, file_library(Path())), OPS), OPS)
+    lowered = lower(prepared(elaborate(parse(text, "model.dsl"), {}, file_library(Path())), OPS), OPS, C.rules)
     lets = [s for r in lowered.routines for k in r.kernels if isinstance(k, Nest) for s in _statements((*k.prologue, *k.body))]
     found = {node.each for s in lets if isinstance(s, Let) for node in nodes_of(s.value) if isinstance(node, Checked)}
     assert found == {each}

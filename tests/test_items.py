@@ -14,6 +14,7 @@ from mlc.ops import OPS
 from mlc.passes import prepared
 from mlc.plan import plan
 from mlc.plan.choose import choose_layout
+from mlc.targets.c import C
 
 ROOT = Path(__file__).parent.parent
 GPT = (ROOT / "examples" / "gpt.dsl").read_text()
@@ -24,7 +25,7 @@ def items(folder: Path, text: str, options: Options | None = None, name: str = "
     path = folder / f"{name}.dsl"
     path.write_text(text)
     chosen = options or Options(microbatches=8)
-    lowered = lower(prepared(load_program(path, SMALL, chosen)[0], OPS), OPS)
+    lowered = lower(prepared(load_program(path, SMALL, chosen)[0], OPS), OPS, C.rules)
     lines = model_items(plan(lowered, choose_layout(lowered, chosen, None))).splitlines()
     return dict(line.split("=", 1) for line in lines)
 

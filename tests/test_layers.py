@@ -15,8 +15,8 @@ COMPILER = ROOT / "compiler"
 
 #: An import points down this list, never up; a folder is one entry, in which anything may import anything acyclic.
 LAYERS = (
-    "__main__", "docs", "cli", "usage", "__init__", "api", "corpus", "bench", "driver", "bind", "cache", "emit", "build", "plan",
-    "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "render", "resources", "mesh", "diagnostics",
+    "__main__", "docs", "cli", "usage", "__init__", "api", "corpus", "bench", "driver", "bind", "cache", "targets", "emit", "build",
+    "plan", "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "render", "resources", "mesh", "diagnostics",
 )  # fmt: skip
 
 #: The same for the runtime: an include points up this list, never down. `include` and `kernels` are for all.
@@ -148,3 +148,16 @@ def test_comments_leave_nothing_to_do() -> None:
         if path != Path(__file__).resolve():
             found = marks.search(path.read_text())
             assert not found, f"{path.name}: {found}"
+
+
+#: What makes texts of other languages.
+OTHER_LANGUAGES = {"project.py", "launch.py", "plan_json.py"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if layer(p) in ("emit", "targets")], ids=names_of)
+def test_one_file_writes_braces_and_semicolons(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    strings = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    documents = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    found = [n.value for n in strings if id(n) not in documents and set("{};") & set(n.value)]
+    assert path.name in OTHER_LANGUAGES | {"printer.py"} or not found, found

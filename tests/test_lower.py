@@ -17,13 +17,14 @@ from mlc.lower import index as ix
 from mlc.lower import lower
 from mlc.lower.expression import Counter, Index, Quotient, Remainder
 from mlc.lower.layout import lay_out
-from mlc.lower.loops import Attention, Contract, Nest
+from mlc.lower.loops import Call, Contract, Nest
 from mlc.lower.routine import Routine, lower_function
 from mlc.lower.uses import kernel_uses
 from mlc.ops import OPS
 from mlc.passes import prepared
 from mlc.passes.expand import expand
 from mlc.syntax.parser import parse
+from mlc.targets.c import C
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -115,7 +116,7 @@ def routines(example: str, **defines: object) -> dict[str, Routine]:
     path = EXAMPLES / f"{example}.dsl"
     texts = {name: str(value) for name, value in defines.items()}
     program = elaborate(parse(path.read_text(encoding="utf-8"), path.name), texts, file_library(EXAMPLES))
-    return {r.name: r for r in lower(prepared(program, OPS), OPS).routines}
+    return {r.name: r for r in lower(prepared(program, OPS), OPS, C.rules).routines}
 
 
 def kinds(routine: Routine) -> list[type]:
@@ -125,7 +126,7 @@ def kinds(routine: Routine) -> list[type]:
 def test_a_transformer_block_forward_is_seven_kernels() -> None:
     """Two norms, four contractions with bias, residual and GELU in their epilogues, attention."""
     block = routines("gpt2", depth=1)["block_forward"]
-    assert kinds(block) == [Nest, Contract, Attention, Contract, Nest, Contract, Contract]
+    assert kinds(block) == [Nest, Contract, Call, Contract, Nest, Contract, Contract]
     assert block.work_bytes == 0
 
 
@@ -168,7 +169,7 @@ def test_a_row_that_reads_another_place_of_what_it_writes_waits() -> None:
       %d = sub %g, %b : f32[5]  @<t>:1:1-1:2 via test
       %s = sum %d {axes=(0,), keepdims=false} : f32[]  @<t>:1:1-1:2 via test
     }"""
-    routine = lower_function(expand(parse_function(text), OPS), OPS)
+    routine = lower_function(expand(parse_function(text), OPS), OPS, C.rules)
     home = {name: n for n, k in enumerate(routine.kernels) for name in kernel_uses(k)[1]}
     assert home["y"] < home["s"] and any(routine.barriers[home["y"] + 1 : home["s"] + 1])
 

@@ -14,7 +14,7 @@ from mlc.diagnostics import NO_SPAN, InternalError, OpError
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function, Instruction
 from mlc.ir.interpret import interpret, round_bf16
-from mlc.ir.op import Apply, Arg, Composite, Const, Keys, NoGradient, Op, Pointwise, Sample, Scalar, resolve
+from mlc.ir.op import Apply, Arg, Composite, Const, Keys, NoGradient, Op, Pointwise, Sample, Scalar, View, resolve
 from mlc.ir.text import parse_function, parse_type, print_function
 from mlc.ir.types import ONE, Value, dim
 from mlc.ir.verify import verify
@@ -428,3 +428,19 @@ def test_labels_flow():
 def test_page_names_every_op():
     page = ops_page()
     assert all(f"`{name}`" in page for name in OPS)
+
+
+VIEWS = [(op, sample) for op, sample in sample_cases() if isinstance(op.lowering, View)]
+
+
+@pytest.mark.parametrize(("op", "sample"), VIEWS, ids=case_id)
+def test_a_view_says_where_its_elements_lie(op: Op, sample: Sample):
+    """The places of the record on arrays of coordinates: each element of a result is the operand's at its place, and the way back."""
+    assert isinstance(op.lowering, View)
+    (instruction,) = sample_function(op, sample).instructions
+    (x,) = draw_arguments(sample, np.random.default_rng(3))
+    for number, y in enumerate(op.meaning((x,), dict(instruction.attributes), Keys())):
+        places = op.lowering.operand(instruction, number, tuple(np.indices(y.shape)))
+        np.testing.assert_array_equal(np.broadcast_to(x[places], y.shape), y)
+        if op.lowering.result is not None:
+            np.testing.assert_array_equal(y[op.lowering.result(instruction, number, tuple(np.indices(x.shape)))], x)

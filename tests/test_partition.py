@@ -29,6 +29,7 @@ from mlc.parallel.schedules import schedule
 from mlc.parallel.split import SPLIT, split_calls
 from mlc.passes import prepared
 from mlc.render import human
+from mlc.targets.c import C
 
 # ------------------------------------------------------------------------------------------------ chains
 
@@ -281,7 +282,7 @@ def test_a_chain_that_fits_nowhere_names_the_fullest_rank_of_the_nearest_cut() -
 @cache
 def lowered(name: str, **defines: int) -> Lowered:
     program, _ = load_program(EXAMPLES / f"{name}.dsl", defines, Options())
-    return lower(prepared(program, OPS), OPS)
+    return lower(prepared(program, OPS), OPS, C.rules)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "unet", "albert", "t5", "deepseek_v3", "vit", "muon", "state"])

@@ -15,7 +15,7 @@ from programs import RandomProgram, programs
 from mlc.elaborate import elaborate, file_library
 from mlc.ir.function import Function
 from mlc.ir.interpret import interpret
-from mlc.ir.op import Composite, Generate, Keys, Move, Pointwise
+from mlc.ir.op import Composite, Generate, Keys, Move, Pointwise, View
 from mlc.ir.program import Chain, Effect, Program, Recipe, Step, Unit, Variant
 from mlc.ir.text import parse_function, print_function
 from mlc.ir.verify import verify
@@ -124,7 +124,7 @@ def test_simplify_keeps_the_meaning(program: RandomProgram):
 @given(programs(random=True))
 def test_simplify_keeps_every_bit_of_pointwise_work_and_moves(program: RandomProgram):
     simple = simplify(program.function, OPS)
-    if all(isinstance(OPS[i.op].lowering, Pointwise | Move | Generate) for i in program.function.instructions):
+    if all(isinstance(OPS[i.op].lowering, Pointwise | View | Move | Generate) for i in program.function.instructions):
         before, after = (run(f, program.arguments(0), float64=False) for f in (program.function, simple))
         for name in before:
             assert before[name].tobytes() == after[name].tobytes(), name

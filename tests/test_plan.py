@@ -35,6 +35,7 @@ from mlc.plan import Layout, Plan, plan
 from mlc.plan.placed import Area, Place
 from mlc.plan.report import explain_plan
 from mlc.plan.stages import staged_chains
+from mlc.targets.c import C
 
 MODELS = {
     "gpt2": {"depth": 4, "width": 32, "heads": 2, "context": 16, "vocab": 64, "batch": 2},  # tied embeddings
@@ -72,7 +73,7 @@ def lowered_model(name: str) -> Lowered:
     defines = {key: str(value) for key, value in MODELS[name].items()}
     program, _ = load_program(EXAMPLES / f"{name}.dsl", defines, Options())
     program = replace(program, recipe=replace(program.recipe, microbatches=MICROBATCHES, groups=GROUPS))
-    return lower(prepared(program, OPS), OPS)
+    return lower(prepared(program, OPS), OPS, C.rules)
 
 
 def cut_evenly(calls: int, stages: int) -> list[int]:
@@ -277,8 +278,8 @@ def test_no_region_has_more_slots_than_microbatches() -> None:
 
 
 def test_forward_chains_follow_the_cut() -> None:
-    step = lowered_model("gpt2").step
-    train, *others = staged_chains(step, layout_of(step.program, "four"))
+    lowered = lowered_model("gpt2")
+    train, *others = staged_chains(lowered, layout_of(lowered.step.program, "four"))
     stage_of = {train.chain.calls[n].path: stage for stage, numbers in enumerate(train.calls) for n in numbers}
     for chain in others:
         assert sum(len(numbers) for numbers in chain.calls) == len(chain.chain.calls)

@@ -127,16 +127,82 @@ ANNOTATED = '''"""The target `annotated`: the C of the target `c`, with a headin
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mlc.emit.model import emit
 from mlc.emit.project import SourceTree
+from mlc.targets.c import C
 
 
-def emit_annotated(*arguments: Any) -> SourceTree:
-    """As emit."""
+def _emit(*arguments: Any) -> SourceTree:
     files = emit(*arguments).files
     return SourceTree(tuple((path, f"/* annotated */\\n{text}" if path.endswith(".c") else text) for path, text in files))
+
+
+ANNOTATED = replace(C, doc="C with a heading", rules=replace(C.rules, target="annotated"), emit=_emit)
+'''
+
+#: What the runtime's header has is the whole kernel, and an op that is one.
+NEGATED = '''"""The kernel mlc_negated of mlc_kernel.h."""
+
+from __future__ import annotations
+
+from mlc.ir.function import Instruction
+from mlc.ir.types import Value
+from mlc.lower.library import NO_SCRATCH, Constants, Operand, RuntimeKernel
+
+
+def _operands(instruction: Instruction) -> tuple[Value | None, ...]:
+    return (instruction.operands[0],)
+
+
+def _constants(instruction: Instruction, _operands: tuple[Operand | None, ...]) -> tuple[Constants, ...]:
+    return ((("count", instruction.results[0].type.size),),)
+
+
+NEGATED = RuntimeKernel(
+    name="negated",
+    doc="minus x",
+    function=lambda _instruction: "mlc_negated",
+    shape="mlc_negation",
+    dtypes=("f32",),
+    dense=False,
+    operands=_operands,
+    constants=_constants,
+    scratch=lambda _instruction: NO_SCRATCH,
+    workspace=lambda _instruction: 0,
+)
+'''
+
+NEGATED_C = '''/* y = -x, count contiguous numbers. All threads call it. */
+typedef struct mlc_negation {
+    int64_t count;
+} mlc_negation;
+
+static inline void mlc_negated(const mlc_env *env, const mlc_negation *shape, const float *x, float *y)
+{
+    const mlc_range range = mlc_share(env, shape->count);
+    for (int64_t i = range.begin; i < range.end; i++)
+        y[i] = -x[i];
+}
+
+'''
+
+NEGATED_OP = '''
+NEGATED = Op(
+    name="negated",
+    doc="-x, as a kernel of the runtime",
+    attributes=(),
+    type_rule=NEG.type_rule,
+    meaning=NEG.meaning,
+    vjp=NEG.vjp,
+    lowering=LibraryKernel("negated"),
+    flops=NEG.flops,
+    samples=tuple(s for s in NEG.samples if "i32" not in s.operands[0]),
+)
+
+
 '''
 
 COUNTED = """/* counted.c: the transport `counted`: `threads` under another name. */
@@ -178,6 +244,22 @@ RECIPES = {
     "a built-in function": Recipe(
         (Edit("compiler/elaborate/arithmetic.py", '\\g<0>    "cube": lambda x: x * x * x,\n', r"(?m)^NUMBER_FUNCTIONS.*\n"),),
         ((sys.executable, "-m", "mlc", "check", "examples/walked.dsl"),),
+    ),
+    "a library kernel": Recipe(
+        (
+            Edit("compiler/targets/c/negated.py", NEGATED),
+            Edit("compiler/targets/c/__init__.py", "\\g<0>, NEGATED", r"(?m)^KERNELS = \(ATTENTION_FORWARD, ATTENTION_VJP"),
+            Edit(
+                "compiler/targets/c/__init__.py",
+                "\\g<0>\nfrom mlc.targets.c.negated import NEGATED",
+                r"from mlc\.targets\.c\.attention.*",
+            ),
+            Edit("compiler/ops/unary.py", NEGATED_OP + "\\g<0>NEGATED, ", r"(?m)^UNARY = \("),
+            Edit("compiler/ops/unary.py", "import LibraryKernel, ", r"(?<=from mlc\.ir\.op )import "),
+            Edit("runtime/include/mlc_kernel.h", NEGATED_C + "\\g<0>", r"#endif\s*\Z"),
+        ),
+        (pytest_of("tests/test_ops.py", "tests/test_emit.py", "-k", "negated"),),
+        free=("compiler/ops/unary.py", "runtime/include/mlc_kernel.h"),
     ),
     "a tuned kernel": Recipe(
         (
@@ -297,9 +379,9 @@ RECIPES = {
     ),
     "a target": Recipe(
         (
-            Edit("compiler/emit/annotated.py", ANNOTATED),
-            Edit("compiler/emit/__init__.py", '\\g<0>, "annotated": emit_annotated', r'"c": emit'),
-            Edit("compiler/emit/__init__.py", "from mlc.emit.annotated import emit_annotated\n\\g<0>", r"from mlc\.emit\.model"),
+            Edit("compiler/targets/annotated.py", ANNOTATED),
+            Edit("compiler/targets/__init__.py", "\\g<0>, ANNOTATED", r"in \(C(?=,)"),
+            Edit("compiler/targets/__init__.py", "from mlc.targets.annotated import ANNOTATED\n\\g<0>", r"from mlc\.targets\.c "),
         ),
         (
             (sys.executable, "-m", "mlc", "compile", "examples/walked.dsl", "-o", "built", "--emit", "c", "--target", "annotated"),

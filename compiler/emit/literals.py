@@ -1,10 +1,10 @@
-"""Values as C: strings, arrays, and the lines of a table."""
+"""Values as C: strings, and the lines of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from mlc.emit.writer import Writer
+from mlc.emit import tree as c
 
 
 def c_string(text: str) -> str:
@@ -15,24 +15,11 @@ def c_string(text: str) -> str:
     return '"' + "".join(chr(b) if 32 <= b < 127 else f"\\{b:03o}" for b in plain.encode()) + '"'
 
 
-def compound(kind: str, items: Sequence[str]) -> str:
-    """A compound literal of an array; NULL when it is empty."""
-    return f"(const {kind}[]){{{', '.join(items)}}}" if items else "NULL"
-
-
-def initializer(fields: Iterable[object]) -> str:
-    """The value of a struct from its fields in order."""
-    return "{" + ", ".join(map(str, fields)) + "}"
-
-
-def write_array(writer: Writer, kind: str, name: str, rows: Sequence[str]) -> str:
-    """Define an array; returns its name, NULL when it is empty."""
+def write_array(nodes: list[c.Node], kind: str, name: str, rows: Sequence[str]) -> str:
+    """Define an array behind other nodes; returns its name, NULL when it is empty."""
     if not rows:
         return "NULL"
-    with writer.block(f"static const {kind} {name}[] =", "};"):
-        for row in rows:
-            writer.line(f"{row},")
-    writer.line()
+    nodes += [c.Constant(f"static const {kind}", f"{name}[]", tuple(rows)), c.Blank()]
     return name
 
 

@@ -4,56 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mlc.emit import tree as c
 from mlc.emit.actions import actions_text
 from mlc.emit.body import Body
 from mlc.emit.launch import launch_files
+from mlc.emit.literals import c_string
 from mlc.emit.plan_json import plan_json
+from mlc.emit.printer import c_text
 from mlc.emit.project import SourceTree
-from mlc.emit.routines import write_flat_routine, write_routine
+from mlc.emit.routines import flat_routine_function, routine_function
 from mlc.emit.tables import Tables, plan_routines
-from mlc.emit.writer import Writer
 from mlc.ir.function import Function
 from mlc.ir.program import path_hash
-from mlc.lower.graph import Placement, graph_of
-from mlc.lower.loops import Attention, Contract
+from mlc.lower.arrangement import Placement
+from mlc.lower.graph import graph_of
 from mlc.lower.names import identifier
 from mlc.lower.routine import Routine
 from mlc.lower.scope import Scope
+from mlc.lower.scratch import kernel_scratch
 from mlc.ops import OPS
 from mlc.parallel.planned import Planned, parse_plan, read_plan
 from mlc.plan.placed import Plan
 
-_MAIN = """\
-/* The program: everything it knows is in mlc_emitted_model. */
-#include "mlc.h"
+#: What the sources of a model give to the runtime.
+_MODEL = c.Define("extern const mlc_model", "mlc_emitted_model")
 
-extern const mlc_model mlc_emitted_model;
 
-int main(int argc, char **argv)
-{
-    return mlc_main(&mlc_emitted_model, argc, argv);
-}
-"""
+def _main_text() -> str:
+    nodes = (
+        c.note("The program: everything it knows is in mlc_emitted_model."),
+        c.Directive('include "mlc.h"'),
+        c.Blank(),
+        _MODEL,
+        c.Blank(),
+        c.Function(("int main(int argc, char **argv)",), (c.Do("return mlc_main(&mlc_emitted_model, argc, argv)"),)),
+    )
+    return c_text(nodes)
 
-_HEADER = """\
-/* {name}.h: the model as a library. Link lib{name}.so and use the functions of mlc.h with &mlc_emitted_model. */
-#ifndef MLC_MODEL_{guard}_H
-#define MLC_MODEL_{guard}_H
 
-#include "mlc.h"
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-extern const mlc_model mlc_emitted_model;
-
-#ifdef __cplusplus
-}}
-#endif
-
-#endif
-"""
+def _header_text(name: str) -> str:
+    guard = f"MLC_MODEL_{identifier(name).upper()}_H"
+    use = f"Link lib{name}.so and use the functions of mlc.h with &mlc_emitted_model."
+    nodes = (
+        c.note(f"{name}.h: the model as a library. {use}"),
+        c.Directive(f"ifndef {guard}"),
+        c.Directive(f"define {guard}"),
+        c.Blank(),
+        c.Directive('include "mlc.h"'),
+        c.Blank(),
+        c.External((c.Blank(), _MODEL, c.Blank())),
+        c.Blank(),
+        c.Directive("endif"),
+    )
+    return c_text(nodes)
 
 
 def _used(plan: Plan) -> list[Routine]:
@@ -62,74 +65,55 @@ def _used(plan: Plan) -> list[Routine]:
     return [r for r in plan.lowered.routines if r.name in names]
 
 
-def _scratch_checks(writer: Writer, routines: Sequence[Routine], plan: Plan) -> None:
+def _scratch_checks(routines: Sequence[Routine], plan: Plan) -> list[c.Node]:
     """The kernels' own statement of their scratch must fit what was planned."""
-    needs: set[str] = set()
-    for routine in routines:
-        for kernel in routine.kernels:
-            match kernel:
-                case Contract():
-                    needs.add("MLC_CONTRACT_SCRATCH_BYTES")
-                case Attention(vjp=True, dims=(_, _, keys, _, _, head, value)):
-                    needs.add(f"MLC_ATTENTION_VJP_SCRATCH_BYTES({keys}, {head}, {value})")
-                case Attention(dims=(_, _, _, _, _, head, value)):
-                    needs.add(f"MLC_ATTENTION_FORWARD_SCRATCH_BYTES({head}, {value})")
-                case _:
-                    pass
-    for need in sorted(needs):
-        writer.line(f'_Static_assert({need} <= {plan.scratch_bytes_per_thread}, "scratch of a kernel is larger than planned");')
-    writer.line()
+    needs = {kernel_scratch(kernel).stated for routine in routines for kernel in routine.kernels} - {""}
+    said = c_string("scratch of a kernel is larger than planned")
+    return [c.Do(f"_Static_assert({need} <= {plan.scratch_bytes_per_thread}, {said})") for need in sorted(needs)]
 
 
-def _curves(writer: Writer, plan: Plan) -> None:
+def _curves(plan: Plan) -> c.Function:
     """Rates and other curves, computed once a step from step, steps and the options."""
-    with writer.function("static void set_scalars(float *scalars)"):
-        writer.line("(void)scalars;")
-        for scalar in plan.program.scalars:
-            if scalar.curve is not None:
-                with writer.block(f"/* {scalar.name} */"):
-                    _curve(writer, plan, scalar.name, scalar.curve)
+    body: list[c.Node] = [c.Do("(void)scalars")]
+    for scalar in plan.program.scalars:
+        if scalar.curve is not None:
+            body.append(c.Block(_curve(plan, scalar.name, scalar.curve), scalar.name))
+    return c.Function(("static void set_scalars(float *scalars)",), tuple(body))
 
 
-def _curve(writer: Writer, plan: Plan, name: str, function: Function) -> None:
+def _curve(plan: Plan, name: str, function: Function) -> tuple[c.Statement, ...]:
     """The statements that set one scalar of the record."""
     slots = {scalar: n for n, scalar in enumerate(plan.scalar_names)}
     memory = {p.name: Placement("scalars", slots[p.name], ()) for p in function.parameters}
-    scope = Scope(graph_of(function, OPS), memory, {}, {}, set())
+    scope = Scope(graph_of(function, OPS, plan.lowered.rules), memory, {}, {}, set())
     value = scope.value(function.results[0], ())
-    body = Body(writer, {"scalars": ("scalars", "f32")})
-    body.statements(scope.lets)
-    writer.line(f"scalars[{slots[name]}] = {body.text(value)};")
+    body = Body({"scalars": ("scalars", "f32")})
+    lets = body.statements(scope.lets)
+    return (*lets, c.Assign(f"scalars[{slots[name]}]", body.text(value)))
 
 
 def _model_text(plan: Plan, source: str, version: str) -> str:
-    writer = Writer()
-    program = plan.program
-    writer.line(f"/* {program.name}, compiled from {source} by mlc {version}.")
-    writer.line(" *")
-    writer.line(" */")
-    for include in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"'):
-        writer.line(f"#include {include}")
-    writer.line()
-    writer.line("/* Keys the random numbers that the model draws outside its layers. */")
-    writer.line(f"#define MLC_MODEL_PATH {path_hash(''):#018x}u")
-    writer.line()
     routines = _used(plan)
-    _scratch_checks(writer, routines, plan)
+    nodes: list[c.Node] = [
+        c.Comment((f"{plan.program.name}, compiled from {source} by mlc {version}.", "")),
+        *(c.Directive(f"include {name}") for name in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"')),
+        c.Blank(),
+        c.note("Keys the random numbers that the model draws outside its layers."),
+        c.Directive(f"define MLC_MODEL_PATH {path_hash(''):#018x}u"),
+        c.Blank(),
+        *_scratch_checks(routines, plan),
+        c.Blank(),
+    ]
     for routine in routines:
-        write = write_flat_routine if routine.name in plan.lowered.flat else write_routine
-        write(writer, routine, routine.name)
-    _curves(writer, plan)
-    writer.line('#include "tables.h"')
-    return writer.text()
+        make = flat_routine_function if routine.name in plan.lowered.flat else routine_function
+        nodes += make(routine, routine.name)
+    nodes += [_curves(plan), c.Blank(), c.Directive('include "tables.h"')]
+    return c_text(nodes)
 
 
 def _tables_text(plan: Plan) -> str:
-    writer = Writer()
-    writer.line("/* The tables of model.c: where every tensor lies, which rows run in which order. Included at its end. */")
-    writer.line()
-    Tables(writer, plan).write()
-    return writer.text()
+    said = "The tables of model.c: where every tensor lies, which rows run in which order. Included at its end."
+    return c_text([c.note(said), c.Blank(), *Tables(plan).made()])
 
 
 def describe(plan: Plan) -> tuple[str, Planned]:
@@ -146,15 +130,14 @@ def emit(plan: Plan, described: tuple[str, Planned], name: str, source: str, ver
     name:      stem of the program
     source:    the .dsl file as the header of model.c names it
     """
-    guard = identifier(name).upper()
     decided, planned = described
     return SourceTree(
         (
             ("src/model.c", _model_text(plan, source, version)),
             ("src/tables.h", _tables_text(plan)),
             ("src/actions.c", actions_text(planned)),
-            ("src/main.c", _MAIN),
-            (f"{name}.h", _HEADER.format(name=name, guard=guard)),
+            ("src/main.c", _main_text()),
+            (f"{name}.h", _header_text(name)),
             ("plan.json", decided),
             *launch_files(name, plan.layout.mesh),
         )

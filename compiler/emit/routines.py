@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mlc.diagnostics import InternalError
+from mlc.emit import tree as c
 from mlc.emit.body import Body
 from mlc.emit.expressions import pointer_type
-from mlc.emit.kernels_calls import write_attention, write_contract, write_epilogue
-from mlc.emit.kernels_loops import write_columns, write_flat_nest, write_nest, write_select
-from mlc.emit.writer import Writer
-from mlc.lower.loops import Attention, Columns, Contract, Kernel, Nest, Select
+from mlc.emit.kernels_calls import call, contract, epilogue
+from mlc.emit.kernels_loops import columns, flat_nest, nest, select
+from mlc.lower.loops import Call, Columns, Contract, Kernel, Nest, Scan, Scatter, Select, Whole
 from mlc.lower.names import memory_name, unique_name
 from mlc.lower.routine import Routine
 from mlc.lower.uses import kernel_uses
@@ -20,70 +20,66 @@ def _buffer_names(routine: Routine) -> dict[str, tuple[str, str]]:
     return {b.name: (unique_name(memory_name(b.name), taken), b.dtype) for b in routine.buffers.values()}
 
 
-def write_routine(writer: Writer, routine: Routine, name: str) -> None:
+def routine_function(routine: Routine, name: str) -> tuple[c.Node, ...]:
     """A routine as the function `name`, after the epilogues of its contractions."""
     buffers = _buffer_names(routine)
+    nodes: list[c.Node] = []
+    body: list[c.Node] = _pointers(routine, buffers)
     for number, kernel in enumerate(routine.kernels):
-        if isinstance(kernel, Contract):
-            write_epilogue(writer, buffers, f"{name}_{number}", kernel)
-    with writer.function(f"static void {name}(const mlc_env *env, const uint64_t *at)"):
-        _write_pointers(writer, routine, buffers)
-        for number, kernel in enumerate(routine.kernels):
-            if routine.barriers[number]:
-                writer.line("mlc_barrier(env);")
-            writer.line()
-            writer.line(f"/* {kernel.note} */")
-            _write_kernel(Body(writer, buffers), f"{name}_{number}", kernel)
+        closure = f"{name}_{number}"
+        nodes += epilogue(buffers, closure, kernel) if isinstance(kernel, Contract) else ()
+        body += [c.Do("mlc_barrier(env)")] if routine.barriers[number] else []
+        body += [c.Blank(), c.note(kernel.note), _kernel(buffers, closure, kernel)]
+    head = f"static void {name}(const mlc_env *env, const uint64_t *at)"
+    return (*nodes, c.Function((head,), tuple(body)), c.Blank())
 
 
-def write_flat_routine(writer: Writer, routine: Routine, name: str) -> None:
+def flat_routine_function(routine: Routine, name: str) -> tuple[c.Node, ...]:
     """An elementwise routine as a function over a range of flat elements."""
     (kernel,) = routine.kernels
     if not isinstance(kernel, Nest) or not kernel.vector:
         raise InternalError(f"emit: {routine.name} is not one elementwise loop")
     buffers = _buffer_names(routine)
-    with writer.function(f"static void {name}(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)"):
-        _write_pointers(writer, routine, buffers)
-        writer.line(f"/* {kernel.note} */")
-        write_flat_nest(Body(writer, buffers), kernel)
+    head = f"static void {name}(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)"
+    body = (*_pointers(routine, buffers), c.note(kernel.note), *flat_nest(Body(buffers), kernel))
+    return (c.Function((head,), body), c.Blank())
 
 
-def _write_kernel(body: Body, closure: str, kernel: Kernel) -> None:
+def _kernel(buffers: dict[str, tuple[str, str]], closure: str, kernel: Kernel) -> c.Statement:
+    body = Body(buffers)
     match kernel:
         case Nest():
-            write_nest(body, kernel)
+            return nest(body, kernel)
+        case Columns() if kernel.column.extent > 1:
+            return columns(Body(buffers, {**body.counters, kernel.column.number: "first + c"}), kernel)
         case Columns():
-            if kernel.column.extent > 1:
-                body = Body(body.writer, body.buffers, {**body.counters, kernel.column.number: "first + c"})
-            write_columns(body, kernel)
+            return columns(body, kernel)
         case Contract():
-            write_contract(body, closure, kernel)
-        case Attention():
-            write_attention(body, kernel)
+            return contract(body, closure, kernel)
+        case Call():
+            return call(body, kernel)
         case Select():
-            write_select(body, kernel)
+            return select(body, kernel)
+        case Whole() | Scatter() | Scan():
+            raise InternalError(f"emit: a {type(kernel).__name__} is not lowered to loops: {kernel.note}")
 
 
-def _write_pointers(writer: Writer, routine: Routine, buffers: dict[str, tuple[str, str]]) -> None:
+def _pointers(routine: Routine, buffers: dict[str, tuple[str, str]]) -> list[c.Node]:
     """A pointer to each buffer that some kernel uses: of parameters and results by `at`, then of work memory."""
     uses = [kernel_uses(k) for k in routine.kernels]
     reads = frozenset().union(*(r for r, _ in uses))
     writes = frozenset().union(*(w for _, w in uses))
     instructions = routine.function.instructions
     values = [*routine.function.parameters, *(r for i in instructions for r in i.results)]
-    types = {v.name: v.type for v in values}
+    types = {v.name: str(v.type) for v in values}
 
-    def pointer(name: str, place: str) -> None:
-        c, dtype = buffers[name]
-        kind = pointer_type(dtype, name in writes)
-        note = f" /* {types[name]} */" if name in types else ""
-        writer.line(f"{kind} *{c} = ({kind} *)({place});{note}")
+    def pointer(name: str, place: str) -> c.Define:
+        text, dtype = buffers[name]
+        kind = f"{pointer_type(dtype, name in writes)} *"
+        return c.Define(kind, text, f"({kind})({place})", types.get(name, ""))
 
-    writer.line("char *arena = env->arena;" if reads | writes else "(void)env, (void)at;")
-    for slot, name in enumerate(routine.binds):
-        if name in reads or name in writes:
-            pointer(name, f"arena + at[{slot}]")
-    if routine.work:
-        writer.line(f"char *work = arena + at[{len(routine.binds)}];")
-    for name, offset in sorted(routine.work.items(), key=lambda p: (p[1], p[0])):
-        pointer(name, f"work + {offset}")
+    arena = c.Define("char *", "arena", "env->arena") if reads | writes else c.Do("(void)env, (void)at")
+    bound = [pointer(name, f"arena + at[{slot}]") for slot, name in enumerate(routine.binds) if name in reads or name in writes]
+    work = [c.Define("char *", "work", f"arena + at[{len(routine.binds)}]")] if routine.work else []
+    inside = [pointer(name, f"work + {offset}") for name, offset in sorted(routine.work.items(), key=lambda p: (p[1], p[0]))]
+    return [arena, *bound, *work, *inside]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from mlc.emit import tree as c
 from mlc.emit.expressions import float_literal
 from mlc.emit.items import model_items
-from mlc.emit.literals import c_string, compound, initializer, packed, write_array
-from mlc.emit.writer import Writer
+from mlc.emit.literals import c_string, packed, write_array
+from mlc.emit.printer import compound, initializer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.routine import Routine
@@ -22,23 +23,24 @@ _PHASES = {"F": "MLC_FORWARD", "I": "MLC_INPUT_GRADIENT", "W": "MLC_WEIGHT_GRADI
 #: Phases of a chunk with the field of mlc_chunk that holds their rows.
 _ROWS = {"F": "forward", "I": "input_gradient", "W": "weight_gradient", "B": "backward"}
 
-_NO_TENSOR = '{"", MLC_F32, 0, NULL, MLC_NONE}'
+_NO_TENSOR = initializer((c_string(""), "MLC_F32", 0, "NULL", "MLC_NONE"))
 
 
 class Tables:
-    """Writes the tables of one plan.
+    """Makes the tables of one plan.
 
+    nodes: the tables so far
     paths: the hash of each call path as a literal
     """
 
-    def __init__(self, writer: Writer, plan: Plan):
-        self.writer = writer
+    def __init__(self, plan: Plan):
+        self.nodes: list[c.Node] = []
         self.plan = plan
         self.paths: dict[str, str] = {}
         self.domains = "NULL"
         self.tensors: dict[tuple[str, str, tuple[int, ...], int | str], str] = {}
 
-    def write(self) -> None:
+    def made(self) -> list[c.Node]:
         """All tables; the model, which names them, comes last."""
         plan = self.plan
         self._array("mlc_parameter", "parameters", [self._parameter(n) for n in range(len(plan.parameters))])
@@ -49,10 +51,11 @@ class Tables:
         columns = {kind: self._columns(kind, of) for kind, of in plan.columns.items()}
         self._array("mlc_role", "roles", [self._role(place) for place in plan.places])
         self._model(columns)
+        return self.nodes
 
     def _array(self, kind: str, name: str, rows: Sequence[str]) -> str:
         """Define an array; returns its name, NULL when it is empty."""
-        return write_array(self.writer, kind, name, rows)
+        return write_array(self.nodes, kind, name, rows)
 
     def _path(self, path: str) -> str:
         """The hash that keys random numbers."""
@@ -97,7 +100,7 @@ class Tables:
         return initializer((self._tensor(value.name, value.type, "MLC_NONE"), source, other, by, limit))
 
     def _scalars(self) -> None:
-        rows = ['{"step", 0.0f, 0}', '{"steps", 0.0f, 0}']
+        rows = [initializer((c_string(name), "0.0f", 0)) for name in ("step", "steps")]
         read = _read_outside_training(self.plan.program)
         for scalar in self.plan.program.scalars:
             value = 0.0 if scalar.value is None else scalar.value
@@ -192,7 +195,7 @@ class Tables:
     # ---- the model ----
 
     def _model(self, columns: dict[str, str]) -> None:
-        chains = [columns.get(kind, "{NULL, 0, 0, -1}") for kind in _CHAINS]
+        chains = [columns.get(kind, initializer(("NULL", 0, 0, -1))) for kind in _CHAINS]
         rows = [initializer((c_string(name), repr(value))) for name, value in self.plan.program.constants]
         constants = self._array("mlc_constant", "constants", rows)
         fields: dict[str, object] = {
@@ -210,11 +213,9 @@ class Tables:
             "constants": constants,
             "constant_count": len(self.plan.program.constants),
         }
-        self.writer.line("extern const mlc_schedule mlc_emitted_schedule;")
-        self.writer.line()
-        with self.writer.block("const mlc_model mlc_emitted_model =", "};"):
-            for field, value in fields.items():
-                self.writer.line(f".{field} = {value},")
+        lines = tuple(f".{field} = {value}" for field, value in fields.items())
+        model = c.Constant("const mlc_model", "mlc_emitted_model", lines)
+        self.nodes += [c.Define("extern const mlc_schedule", "mlc_emitted_schedule"), c.Blank(), model]
 
     def _identity(self) -> dict[str, object]:
         items = model_items(self.plan)

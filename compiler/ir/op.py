@@ -102,10 +102,33 @@ class Pointwise:
     scalar: Scalar
 
 
+#: Coordinates of an element: anything that +, * , // and % with integers work on. Lowering gives indices of its loops, a test arrays.
+Coordinates = tuple[Any, ...]
+
+#: (instruction, number of a result, coordinates of an element) -> coordinates of the same element elsewhere.
+Places = Callable[[Instruction, int, Coordinates], Coordinates]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Every element of a result is one of the operand, elsewhere.
+
+    name:     for people
+    operand:  where an element of a result lies in the operand
+    result:   where an element of the operand lies in the result, if every one does: then it can be written there at once; else None
+    alias:    whether the result may lie where its operand lies; else it is a value of its own
+    """
+
+    name: str
+    operand: Places
+    result: Places | None
+    alias: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Elements keep their value and change their place. `kind` names the index rule the lowering applies:
-    reshape, transpose, slice, broadcast, concat, split, pad, gather, take_along, copy."""
+    """Elements keep their value, and which one is taken depends on the place or on data. `kind` names the rule that lowering applies:
+    concat, pad, gather, take_along."""
 
     kind: str
 
@@ -157,7 +180,7 @@ class Composite:
     expand: Callable[[Builder, Instruction], tuple[Value, ...]]
 
 
-Lowering = Pointwise | Move | Generate | Reduction | Contraction | Scatter | Scan | LibraryKernel | Composite
+Lowering = Pointwise | View | Move | Generate | Reduction | Contraction | Scatter | Scan | LibraryKernel | Composite
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mlc.lower.expression import index_locals, locals_of
-from mlc.lower.loops import Columns, Contract, Fold, Kernel, Let, Loop, Nest, Select, Statement, Store
+from mlc.lower.loops import Columns, Contract, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Select, Statement, Store, Whole
 
 
 def _live(statements: Sequence[Statement], used: set[str]) -> tuple[Statement, ...]:
@@ -34,9 +34,16 @@ def drop_dead(kernel: Kernel) -> Kernel:
     """The kernel with live lets only."""
     used: set[str] = set()
     match kernel:
-        case Nest():
+        case Nest() | Whole():
             body = _live(kernel.body, used)
             return replace(kernel, body=body, prologue=_live(kernel.prologue, used))
+        case Scatter():
+            _live((*kernel.clears, *kernel.adds), used)
+            body = _live(kernel.body, used)
+            return replace(kernel, body=body, lookup=_live(kernel.lookup, used))
+        case Scan():
+            _live((kernel.fold, *kernel.stores), used)
+            return replace(kernel, body=_live(kernel.body, used))
         case Columns():
             for _, index, _, value in kernel.results:
                 used |= locals_of(value) | index_locals(index)

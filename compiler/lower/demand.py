@@ -13,15 +13,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mlc.diagnostics import InternalError
 from mlc.ir.function import Instruction
-from mlc.ir.op import Apply, Generate, Lowering, Move, Pointwise, Scalar, resolve
+from mlc.ir.op import Apply, Generate, Lowering, Move, Pointwise, Scalar, View, resolve
 from mlc.ir.types import Value
 from mlc.lower import index as ix
 from mlc.lower.expression import Counter, Datum, Index, Operation, Position, Ref, data_of
-from mlc.lower.graph import Graph, move_coordinates
-
-#: As nesting.LEAST_INNER: a loop with fewer iterations inside is not split, so nothing is hoisted out of it.
-LEAST_INNER = 8
+from mlc.lower.graph import Graph, view_coordinates
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +41,15 @@ class Demand:
     guarded: bool
     depth: int
 
-    @property
-    def times(self) -> float:
-        """How often it is computed: inner loops that it does not depend on are left."""
+    def times(self, least_inner: int) -> float:
+        """How often it is computed: inner loops that it does not depend on are left, unless they are too short to be split off."""
         inner = 1
         depends = counters_of(self.at)
         for n in reversed(range(len(self.shape))):
             if n in depends:
                 break
             inner *= self.shape[n]
-        return math.prod(self.shape) / (inner if inner >= LEAST_INNER else 1) * self.share
+        return math.prod(self.shape) / (inner if inner >= least_inner else 1) * self.share
 
 
 def counters_of(at: Sequence[Index]) -> set[int]:
@@ -79,12 +76,13 @@ def own_ops(instruction: Instruction, lowering: Lowering) -> int:
         case Generate(kind):
             return 1 if kind.startswith("random") else 0
         case Move():
-            return 1 if instruction.op in GUARDS else 0
+            return 1 if is_guard(lowering) else 0
     return 0
 
 
-#: Moves that choose where an element comes from: a test for each operand, or for each axis.
-GUARDS = ("concat", "pad")
+def is_guard(lowering: Lowering) -> bool:
+    """Whether it is a move that chooses where an element comes from: a test for each operand, or for each axis."""
+    return isinstance(lowering, Move) and lowering.kind in ("concat", "pad")
 
 
 def scalar_ops(scalar: Scalar) -> int:
@@ -109,20 +107,22 @@ def operand_demands(graph: Graph, instruction: Instruction, result: int, demand:
         case Pointwise():
             operands = instruction.operands if demand.guarded else {o.name: o for o in instruction.operands}.values()
             return [(o, deeper) for o in operands]
-        case Move():
-            return _moved(instruction, result, deeper)
+        case View() as view:
+            return [(instruction.operands[0], replace(deeper, at=view_coordinates(view, instruction, result, deeper.at)))]
+        case Move(kind):
+            return _moved(instruction, kind, deeper)
     return []
 
 
-def _moved(instruction: Instruction, result: int, demand: Demand) -> list[tuple[Value, Demand]]:
-    match instruction.op:
+def _moved(instruction: Instruction, kind: str, demand: Demand) -> list[tuple[Value, Demand]]:
+    match kind:
         case "concat":
             return _pieces(instruction, demand)
         case "pad":
             return _inside(instruction, demand)
         case "gather" | "take_along":
-            return _gathered(instruction, demand)
-    return [(instruction.operands[0], replace(demand, at=move_coordinates(instruction, result, demand.at)))]
+            return _gathered(instruction, kind, demand)
+    raise InternalError(f"lower: no rule for a move of kind {kind}")
 
 
 def _within(demand: Demand, index: Index, low: int, high: int) -> Demand | None:
@@ -162,12 +162,12 @@ def _inside(pad: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
     return [(operand, replace(taken, at=tuple(inner)))] if taken is not None else []
 
 
-def _gathered(instruction: Instruction, demand: Demand) -> list[tuple[Value, Demand]]:
+def _gathered(instruction: Instruction, kind: str, demand: Demand) -> list[tuple[Value, Demand]]:
     source, indices = instruction.operands
     at = demand.at
     axis = instruction.attribute("axis") % len(source.type.dims)
-    rank = 1 if instruction.op == "take_along" else len(indices.type.dims)
-    place = at if instruction.op == "take_along" else at[axis : axis + rank]
+    rank = 1 if kind == "take_along" else len(indices.type.dims)
+    place = at if kind == "take_along" else at[axis : axis + rank]
     key = Operation("clamp", (Ref(indices.name), *(Position(i) for i in place)))
     row = Index(((Datum(key, source.type.shape[axis]), 1),))
     return [(source, replace(demand, at=(*at[:axis], row, *at[axis + rank :]))), (indices, replace(demand, at=tuple(place)))]

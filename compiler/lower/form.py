@@ -18,16 +18,11 @@ from mlc.ir.function import Instruction
 from mlc.ir.op import Contraction, Reduction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
+from mlc.lower.arrangement import Placement
 from mlc.lower.expression import Counter, Index, Ref
-from mlc.lower.graph import VIEWS, Graph, Placement, is_over_rows, reduced_axes, reduction_order
-from mlc.lower.loops import Buffer
+from mlc.lower.graph import Graph, is_concat, is_over_rows, is_view, reduced_axes, reduction_order
 from mlc.lower.scope import Scope
-from mlc.lower.storage import Storage, contiguous, is_kept, is_opaque, work_name
-
-#: A nest over rows shares rows among threads: with fewer rows than this, stores of more elements than that keep a kernel of
-#: their own.
-FEW_ROWS = 16
-SMALL = 32768
+from mlc.lower.storage import Storage, add_work, is_kept, is_opaque, work_name
 
 #: In a function of more instructions values stay locals of their kernel in their order: builders of expressions are recursive.
 LONG = 400
@@ -149,9 +144,14 @@ class Former:
             produced = self.graph.producer(value)
             if value.name in self.made_by:
                 found.append(self.made_by[value.name])
-            elif produced is not None and produced[0].op in (*VIEWS, "concat"):
+            elif produced is not None and self._is_passed(produced[0]):
                 waiting.extend(produced[0].operands)
         return found
+
+    def _is_passed(self, instruction: Instruction) -> bool:
+        """Whether its result lies where its operands lie."""
+        lowering = self.graph.lowering(instruction)
+        return is_view(lowering) or is_concat(lowering)
 
     def _copies(self, after: Value) -> list[int]:
         """Copies into the pieces of `after`; returns the drafts that do it."""
@@ -235,7 +235,8 @@ class Former:
 
     def _enough(self, rows: tuple[int, ...], shape: tuple[int, ...]) -> bool:
         """Whether a store of this shape may be shared out by rows."""
-        return math.prod(rows) >= FEW_ROWS or math.prod(shape) <= (SMALL if rows else 1)
+        fusion = self.graph.rules.fusion
+        return math.prod(rows) >= fusion.few_rows or math.prod(shape) <= (fusion.small if rows else 1)
 
     def _aligned(self, loads: list[tuple[str, tuple[Index, ...]]], root: Root, rows: int) -> bool:
         """Whether what the root reads of its own kernel is of its own row."""
@@ -263,9 +264,7 @@ def add_places(graph: Graph, storage: Storage, drafts: list[Draft]) -> None:
                 if name not in storage.memory and home[name] != n:
                     instruction, result = graph.producers[name]
                     value = instruction.results[result]
-                    buffer = work_name(storage.buffers, name)
-                    storage.buffers[buffer] = Buffer(buffer, value.type.dtype, value.type.size, "work")
-                    storage.memory[name] = contiguous(buffer, value)
+                    storage.memory[name] = add_work(graph, storage, work_name(storage.buffers, name), value, value.type.dtype)
                     storage.stores.setdefault(name, []).append((storage.memory[name], "write"))
 
 

@@ -7,34 +7,25 @@ from dataclasses import dataclass
 
 from mlc.diagnostics import InternalError
 from mlc.ir.function import Function, Instruction
-from mlc.ir.op import Lowering, Op, Reduction
+from mlc.ir.op import Lowering, Move, Op, Reduction, View
 from mlc.ir.types import Value
 from mlc.lower import index as ix
 from mlc.lower.checks import Check
 from mlc.lower.expression import Index
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a value lies: element (i, j, ...) at offset + sum of stride * index of the buffer, in elements."""
-
-    buffer: str
-    offset: int
-    strides: tuple[int, ...]
-
-    def index(self, coordinates: Sequence[Index]) -> Index:
-        return ix.linear(coordinates, self.strides, self.offset)
+from mlc.lower.rules import Rules
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     """A function with what makes each value: the instruction, and which of its results.
 
+    rules:  of the target
     checks: by result of a lookup, how its index is checked while the program runs, with the number of the lookup in the program
     """
 
     function: Function
     ops: Mapping[str, Op]
+    rules: Rules
     producers: Mapping[str, tuple[Instruction, int]]
     checks: Mapping[str, tuple[Check, int]]
 
@@ -60,10 +51,10 @@ class Graph:
         return lowering.combine
 
 
-def graph_of(function: Function, ops: Mapping[str, Op], checks: Mapping[str, tuple[Check, int]] | None = None) -> Graph:
+def graph_of(function: Function, ops: Mapping[str, Op], rules: Rules, checks: Mapping[str, tuple[Check, int]] | None = None) -> Graph:
     """The graph of a function; ops is the op table. Without checks nothing is checked while the program runs."""
     producers = {r.name: (i, n) for i in function.instructions for n, r in enumerate(i.results)}
-    return Graph(function, ops, producers, {} if checks is None else checks)
+    return Graph(function, ops, rules, producers, {} if checks is None else checks)
 
 
 def scalar_dtype(dtype: str) -> str:
@@ -95,38 +86,23 @@ def is_over_rows(reduction: Instruction) -> bool:
     return not reduced or rank - 1 in reduced or len(set(reduced)) == rank
 
 
-def move_coordinates(instruction: Instruction, result: int, at: Sequence[Index]) -> tuple[Index, ...]:
-    """Where element `at` of a result of a one-to-one move lies in its operand."""
-    (operand, *_) = instruction.operands
-    match instruction.op:
-        case "reshape":
-            shape = instruction.results[0].type.shape
-            return ix.unflatten(ix.linear(at, ix.row_major(shape)), operand.type.shape)
-        case "transpose":
-            permutation = instruction.attribute("permutation")
-            source = dict(zip(permutation, at, strict=True))
-            return tuple(source[d] for d in range(len(permutation)))
-        case "slice":
-            starts, steps = instruction.attribute("starts"), instruction.attribute("steps")
-            return tuple(ix.add(ix.number(a), ix.scale(i, s)) for i, a, s in zip(at, starts, steps, strict=True))
-        case "broadcast":
-            axes = instruction.attribute("axes")
-            return tuple(ix.ZERO if d.size == 1 else at[a] for d, a in zip(operand.type.dims, axes, strict=True))
-        case "split":
-            axis = instruction.attribute("axis")
-            start = sum(d.size for d in instruction.attribute("sizes")[:result])
-            return tuple(ix.add(i, ix.number(start)) if d == axis else i for d, i in enumerate(at))
-        case "copy" | "stop_gradient":
-            return tuple(at)
-    raise InternalError(f"lower: {instruction.op} is not a one-to-one move")
+def view_coordinates(view: View, instruction: Instruction, result: int, at: Sequence[Index]) -> tuple[Index, ...]:
+    """Where element `at` of a result lies in the operand."""
+    return tuple(map(ix.index_of, view.operand(instruction, result, tuple(map(ix.At, at)))))
 
 
-#: Moves that rename places: their result is a view of their operand.
-VIEWS = ("reshape", "transpose", "slice", "broadcast", "split")
+def is_view(lowering: Lowering) -> bool:
+    """Whether its results may lie where its operand lies."""
+    return isinstance(lowering, View) and lowering.alias
+
+
+def is_concat(lowering: Lowering) -> bool:
+    """Whether its operands lie in its result one behind the other."""
+    return lowering == Move("concat")
 
 
 def base_of(graph: Graph, value: Value) -> Value:
     """What a value is a view of."""
-    while (produced := graph.producer(value)) and produced[0].op in VIEWS:
+    while (produced := graph.producer(value)) and is_view(graph.lowering(produced[0])):
         value = produced[0].operands[0]
     return value

@@ -7,10 +7,47 @@ ranges of the counters; what stays is removed by splitting a loop (`splits`), or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mlc.lower.expression import Atom, Counter, Datum, Index, Operation, Position, Quotient, Remainder
 
 ZERO = Index()
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """An index as a number to reckon with: what the places of an op's record are functions of."""
+
+    index: Index
+
+    def __add__(self, other: At | int) -> At:
+        return At(add(self.index, index_of(other)))
+
+    def __radd__(self, other: int) -> At:
+        return At(add(number(other), self.index))
+
+    def __sub__(self, other: At | int) -> At:
+        return At(add(self.index, scale(index_of(other), -1)))
+
+    def __rsub__(self, other: int) -> At:
+        return At(add(number(other), scale(self.index, -1)))
+
+    def __mul__(self, factor: int) -> At:
+        return At(scale(self.index, factor))
+
+    def __rmul__(self, factor: int) -> At:
+        return At(scale(self.index, factor))
+
+    def __floordiv__(self, divisor: int) -> At:
+        return At(divide(self.index, divisor))
+
+    def __mod__(self, divisor: int) -> At:
+        return At(modulo(self.index, divisor))
+
+
+def index_of(coordinate: At | int) -> Index:
+    """The index that a coordinate is."""
+    return coordinate.index if isinstance(coordinate, At) else number(coordinate)
 
 
 def length(indices: Sequence[Index]) -> int:

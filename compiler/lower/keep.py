@@ -2,8 +2,10 @@
 
 Left alone, a value that is only elementwise and moves is computed in every reader, and its operands again in every reader of
 those: work and code can grow with the number of paths. So readers are walked before what they read, with all that is demanded
-of each value (demand.py), and a value is kept that is demanded more often than a limit allows. The limit is the first of
-LIMITS under which the function as a whole stays within MOST_WORK times its own operations and MOST_CODE locals an instruction.
+of each value (demand.py), and a value is kept that is demanded more often than a limit allows. The limit is the first of the target's
+`limits` under which the function as a whole stays within `most_work` times its own operations and `most_code` locals an instruction.
+In the first a value may also be computed any number of times over a larger space that it is broadcast to; later no more often than it
+may be demanded. spec/lowering.md promises 4 times the operations.
 
     before:  %h = add %x, %s    %t = pad %h    %i = add %h, %t    %u = pad %i ...     every %h is computed once a path: 2^depth
     after:   every second %h lies in memory
@@ -15,36 +17,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mlc.ir.function import Instruction
-from mlc.ir.op import Generate, Move, Pointwise, Reduction
+from mlc.ir.op import Generate, Move, Pointwise, Reduction, View
 from mlc.ir.types import Value
 from mlc.lower import index as ix
-from mlc.lower.demand import GUARDS, Demand, operand_demands, own_ops, root_demand
+from mlc.lower.demand import Demand, is_guard, operand_demands, own_ops, root_demand
 from mlc.lower.graph import Graph, base_of, reduction_order
+from mlc.lower.rules import Fusion
 from mlc.lower.storage import Chooser
-
-#: Most operations of the emitted code for one of the function's meaning where nothing is kept for their sake, and where
-#: something is; spec/lowering.md promises 4.
-MOST_WORK = 3.5
-MOST_WORK_KEPT = 2.5
-
-#: Most locals of the emitted code for one instruction, and some beside for a small function.
-MOST_CODE = 4
-FREE_CODE = 64
-
-#: Most demands of a value: the first under which the function stays within both is taken. In the first a value may also be
-#: computed any number of times over a larger space that it is broadcast to; later no more often than it may be demanded.
-LIMITS = (32, 8, 4, 3, 2, 1)
 
 #: Most atoms in the coordinates of a demand: each move that does not simplify makes them longer.
 MOST_ATOMS = 64
 
 #: Most instructions between a root and what it reads: builders of expressions are recursive.
 MOST_DEPTH = 100
-
-#: Most pieces of a concatenation among which a reader chooses; with more it is written in place. So is a concatenation or a pad
-#: that is demanded more often than this.
-MOST_PIECES = 4
-MOST_CHOICES = 8
 
 
 @dataclass(slots=True)
@@ -61,17 +46,18 @@ class Account:
     code: int = 0
     instructions: int = 0
 
-    def fits(self, most_work: float) -> bool:
-        return self.work <= most_work * self.own and self.code <= MOST_CODE * self.instructions + FREE_CODE
+    def fits(self, fusion: Fusion, limit: int) -> bool:
+        most_work = fusion.most_work if limit == fusion.limits[0] else fusion.most_work_kept
+        return self.work <= most_work * self.own and self.code <= fusion.most_code * self.instructions + fusion.free_code
 
 
 def keep_costly(chooser: Chooser) -> Chooser:
     """The chooser with what must be kept so that work and code stay within their bounds; the one given is not changed."""
-    tried = chooser
-    for limit in LIMITS:
+    tried, fusion = chooser, chooser.graph.rules.fusion
+    for limit in fusion.limits:
         tried = chooser.copy()
         account = _Walk(tried, limit).run()
-        if account.fits(MOST_WORK if limit == LIMITS[0] else MOST_WORK_KEPT):
+        if account.fits(fusion, limit):
             break
     return tried
 
@@ -94,6 +80,10 @@ class _Walk:
     def graph(self) -> Graph:
         return self.chooser.graph
 
+    @property
+    def fusion(self) -> Fusion:
+        return self.graph.rules.fusion
+
     def run(self) -> Account:
         """Keep values; returns what the function then costs."""
         function = self.graph.function
@@ -102,7 +92,7 @@ class _Walk:
             self._copied(name)
         for instruction in reversed(function.instructions):
             match self.graph.lowering(instruction):
-                case Pointwise() | Move() | Generate():
+                case Pointwise() | View() | Move() | Generate():
                     for number, result in enumerate(instruction.results):
                         self._computed(instruction, number, result)
                 case Reduction():
@@ -137,7 +127,7 @@ class _Walk:
         key = len(wanted) if demand.guarded else (demand.root, demand.at)
         if key in wanted:
             wanted[key] = max(demand, wanted[key], key=lambda d: d.depth)
-        elif len(wanted) <= LIMITS[0]:
+        elif len(wanted) <= self.fusion.limits[0]:
             wanted[key] = demand
 
     def _computed(self, instruction: Instruction, number: int, result: Value) -> None:
@@ -149,7 +139,7 @@ class _Walk:
             wanted = []
         demands = [*self._stored(result), *wanted]
         self.account.own += ops * result.type.size
-        self.account.work += ops * sum(d.times for d in demands)
+        self.account.work += ops * sum(self._times(d) for d in demands)
         self.account.code += len(demands) if ops else 0
         for demand in demands:
             for operand, of_operand in operand_demands(self.graph, instruction, number, demand):
@@ -164,12 +154,16 @@ class _Walk:
             return False
         if any(d.depth > MOST_DEPTH or ix.length(d.at) > MOST_ATOMS for d in wanted):
             return True
-        if instruction.op in GUARDS and (len(instruction.operands) > MOST_PIECES or len(wanted) > MOST_CHOICES):
+        choices = is_guard(self.graph.lowering(instruction))
+        if choices and (len(instruction.operands) > self.fusion.most_pieces or len(wanted) > self.fusion.most_choices):
             return True
         if not ops:
             return False
-        often = self.limit < LIMITS[0] and sum(d.times for d in wanted) > self.limit * result.type.size
+        often = self.limit < self.fusion.limits[0] and sum(map(self._times, wanted)) > self.limit * result.type.size
         return often or len(wanted) > self.limit
+
+    def _times(self, demand: Demand) -> float:
+        return demand.times(self.graph.rules.loops.least_inner)
 
     def _keep(self, instruction: Instruction, result: Value) -> None:
         """Give a value a place. A narrow value stays the f32 that it is inside a kernel, unless it lies in memory rounded."""

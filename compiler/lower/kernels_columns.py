@@ -33,4 +33,6 @@ def columns_kernel(sources: Sources, draft: Draft) -> Columns:
         for place, mode in sources.stores(root.value):
             results.append((place.buffer, place.index(result_at), mode, value))
     combine = sources.graph.combine(instruction)
-    return Columns(draft_note(sources.graph, draft), outer, down, column, tuple(scope.lets), combine, tuple(results))
+    note, loops = draft_note(sources.graph, draft), sources.graph.rules.loops
+    lets, block = tuple(scope.lets), min(loops.column_block, column.extent)
+    return Columns(note, outer, down, column, lets, combine, tuple(results), loops.column_rows, block)

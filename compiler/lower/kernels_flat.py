@@ -20,7 +20,7 @@ def flat_kernel(sources: Sources, draft: Draft) -> Nest:
         scope = sources.scope()
         return scope, [s for root in draft.roots for s in root_stores(scope, root, ix.unflatten(flat, draft.shape))]
 
-    counters, scope, statements = split_loops(math.prod(draft.shape), 0, build)
+    counters, scope, statements = split_loops(math.prod(draft.shape), 0, sources.graph.rules.loops.least_inner, build)
     prologue = tuple(let for let in scope.lets if not let.needs)
     lets = [let for let in scope.lets if let.needs]
     body = nest(counters[1:], lets, statements, ())

@@ -14,7 +14,7 @@ from mlc.lower import index as ix
 from mlc.lower.expression import Counter, Index, Ref, locals_of, reads_of
 from mlc.lower.form import Draft, Root
 from mlc.lower.graph import reduced_axes, scalar_dtype
-from mlc.lower.loops import Accumulator, Fold, Let, Nest, Statement, Store
+from mlc.lower.loops import Accumulator, Fold, Let, Nest, Statement, Store, Whole
 from mlc.lower.nesting import nest, split_loops
 from mlc.lower.scope import Scope
 from mlc.lower.sources import Sources, draft_note, root_stores
@@ -30,8 +30,8 @@ class _Row:
     body: list[Statement] = field(default_factory=list)
 
 
-def rows_kernel(sources: Sources, draft: Draft, rows: tuple[int, ...]) -> Nest:
-    """The roots of a draft for each of its rows.
+def rows_kernel(sources: Sources, draft: Draft, rows: tuple[int, ...]) -> Nest | Whole:
+    """The roots of a draft for each of its rows; of a single row it is a reduction of the whole.
 
     rows: the leading extents that every root has
     """
@@ -42,7 +42,8 @@ def rows_kernel(sources: Sources, draft: Draft, rows: tuple[int, ...]) -> Nest:
     written = {p.buffer for r in draft.roots for p, _ in sources.stores(r.value)}
     written |= {r.placement.buffer for r in draft.roots if r.placement}
     prologue, body = _hoisted(row.body, written)
-    return Nest(draft_note(sources.graph, draft), prologue, item, body, False)
+    note = draft_note(sources.graph, draft)
+    return Nest(note, prologue, item, body, False) if item.extent > 1 else Whole(note, prologue, body)
 
 
 def _groups(draft: Draft, rows: int) -> list[list[Root]]:
@@ -76,7 +77,7 @@ def _add_group(sources: Sources, group: list[Root], row: _Row) -> None:
         return scope, [s for root in group for s in _statements(sources, scope, root, at, folds)]
 
     width = math.prod(columns)
-    counters, scope, statements = split_loops(width if width > 1 else 0, 1, build)
+    counters, scope, statements = split_loops(width if width > 1 else 0, 1, sources.graph.rules.loops.least_inner, build)
     row.scope.taken |= scope.taken
     numbers = {c.number for c in counters}
     hoisted = [let for let in scope.lets if not let.needs & numbers]

@@ -14,15 +14,15 @@ def aligned(size: int, to: int = ALIGNMENT) -> int:
     return -(-size // to) * to
 
 
-def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> tuple[dict[str, int], int]:
+def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: int = ALIGNMENT) -> tuple[dict[str, int], int]:
     """Offsets for buffers alive over closed intervals, and the bytes of the whole: largest first, each at the lowest free place.
 
-    sizes: bytes of each buffer. Offsets are multiples of 64 bytes. Buffers of one life lie side by side.
+    sizes: bytes of each buffer. Offsets are multiples of `to` bytes. Buffers of one life lie side by side.
     """
     bundles: dict[tuple[int, int], list[str]] = {}
     for name in sizes:
         bundles.setdefault(lives[name], []).append(name)
-    bytes_of = {life: sum(aligned(sizes[n]) for n in names) for life, names in bundles.items()}
+    bytes_of = {life: sum(aligned(sizes[n], to) for n in names) for life, names in bundles.items()}
     placed: list[tuple[int, int, tuple[int, int]]] = []  # start, end and life, in ascending order
     offsets: dict[str, int] = {}
     total = 0
@@ -33,7 +33,7 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> t
         total = max(total, start + size)
         for name in bundles[life]:
             offsets[name] = start
-            start += aligned(sizes[name])
+            start += aligned(sizes[name], to)
     return offsets, total
 
 

@@ -1,5 +1,8 @@
 """The loop IR: what a layer function does, as kernels over buffers. No addresses, no target.
 
+Some kernels are loops (Nest), others say what they do (Scatter, Scan, Whole, Columns, Select) until a target lowers them to loops of its
+own, or emits them as they are. Independence is stated of every loop, so that a target may share out or vectorise whichever it likes.
+
 A kernel is run by all threads of a rank; its items (rows, blocks) are shared out among them. Between kernels that depend
 on each other stands a barrier. A body is a small tree of statements over scalar expressions:
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlc.lower.expression import Counter, Expression, Index
+from mlc.lower.library import Constants, Operand, RuntimeKernel, Scratch
 
 # Statements.
 
@@ -59,11 +63,11 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The body for each value of the counter. `parallel`: iterations are independent but for the folds of `folds`."""
+    """The body for each value of the counter. `independent`: iterations are, but for the folds of `folds`."""
 
     counter: Counter
     body: tuple[Statement, ...]
-    parallel: bool
+    independent: bool
     folds: tuple[tuple[str, str], ...] = ()  # (accumulator, combine)
 
 
@@ -84,10 +88,59 @@ class Nest:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """Reductions of whole tensors, and what is computed from them: a nest of a single item, whose loops may be shared out."""
+
+    note: str
+    prologue: tuple[Let, ...]
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Lines of results cleared, then a value added at a place of the line that is looked up, in ascending order of `along`.
+
+    lines:   are independent
+    places:  of the result in a line
+    along:   elements of the operand in a line
+    shared:  whether each line has the same places, so that one look serves them all
+    lookup:  locals that need `along`, and `lines` too unless places are shared
+    body:    the other locals of the value
+    clears:  stores of zero at (line, place)
+    adds:    stores that add the value at the place that was looked up
+    """
+
+    note: str
+    lines: Counter
+    places: Counter
+    along: Counter
+    shared: bool
+    lookup: tuple[Let, ...]
+    body: tuple[Let, ...]
+    clears: tuple[Store, ...]
+    adds: tuple[Store, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Lines, which are independent, combined in ascending order of `along`: each partial value of `fold` is stored."""
+
+    note: str
+    lines: Counter
+    along: Counter
+    start: Accumulator
+    body: tuple[Let, ...]
+    fold: Fold
+    stores: tuple[Store, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
     """Sums over `reduced` for every value of `outer` and `column`, in ascending order of `reduced` within blocks of rows.
 
     results: (buffer, index, mode, value): value is summed.
+    rows:    of a block; the sums of blocks are summed in their order
+    block:   columns of a work item
     """
 
     note: str
@@ -97,15 +150,8 @@ class Columns:
     body: tuple[Let, ...]
     combine: str
     results: tuple[tuple[str, Index, str, Expression], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """A strided view of a buffer: element (i, j, ...) lies at offset + sum of stride * index, in elements."""
-
-    buffer: str
-    offset: int
-    strides: tuple[int, ...]
+    rows: int
+    block: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +168,26 @@ class Contract:
     counters: tuple[Counter, Counter, Counter]  # batch, m, n, each flat
     row_body: tuple[Let, ...]  # depend on batch and m only
     body: tuple[Statement, ...]
+    scratch: Scratch
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
-    """The attention kernels of the runtime. operands: q, k, v, mask or None, then y, lse (and dy, dq, dk, dv for the vjp)."""
+class Call:
+    """A kernel of the runtime, called by all threads. The first `reads` operands are read, the others written.
+
+    function:   of C
+    constants:  the fields of the kernel's struct
+    workspace:  the work buffer that is passed last; None: none
+    """
 
     note: str
-    vjp: bool
-    dims: tuple[int, ...]  # batch, time, keys, heads, groups, head, value
+    kernel: RuntimeKernel
+    function: str
     operands: tuple[Operand | None, ...]
-    scale: float
-    causal: bool
-    dtype: str
+    reads: int
+    constants: tuple[Constants, ...]
+    scratch: Scratch
+    workspace: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +206,7 @@ class Select:
     rank: Counter
 
 
-Kernel = Nest | Columns | Contract | Attention | Select
+Kernel = Nest | Whole | Scatter | Scan | Columns | Select | Contract | Call
 
 
 @dataclass(frozen=True, slots=True)

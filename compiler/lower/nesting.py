@@ -9,36 +9,34 @@ from mlc.lower.expression import Counter, Index, indices_of
 from mlc.lower.loops import Fold, Let, Loop, Statement, Store
 from mlc.lower.scope import Scope
 
-#: A loop is split to remove a division from it only when at least so many iterations stay inside.
-LEAST_INNER = 8
-
 #: Makes the statements for the flat element at an index; the scope holds the locals they need.
 Build = Callable[[Index], tuple[Scope, list[Statement]]]
 
 
-def split_loops(extent: int, number: int, build: Build) -> tuple[list[Counter], Scope, list[Statement]]:
+def split_loops(extent: int, number: int, least_inner: int, build: Build) -> tuple[list[Counter], Scope, list[Statement]]:
     """The loops over a flat space, the innermost one split until no division that a split removes stays in it.
 
     extent:  elements of the space; no loop at all where it is 0
     number:  of the outermost loop's counter
+    least_inner: iterations that stay inside, else a loop is not split
     returns: the counters from outside in, and what `build` made for the index they add up to
     """
     extents = [extent] if extent else []
     while True:
         counters = [Counter(number + n, e) for n, e in enumerate(extents)]
         scope, statements = build(ix.linear([ix.counter(c) for c in counters], ix.row_major(extents)))
-        inner = _inner_extent(counters[-1], scope.lets, statements) if counters else None
+        inner = _inner_extent(counters[-1], least_inner, scope.lets, statements) if counters else None
         if inner is None:
             return counters, scope, statements
         extents[-1:] = [extents[-1] // inner, inner]
 
 
-def _inner_extent(counter: Counter, lets: Sequence[Let], statements: Sequence[Statement]) -> int | None:
+def _inner_extent(counter: Counter, least_inner: int, lets: Sequence[Let], statements: Sequence[Statement]) -> int | None:
     """The inner extent to split a loop by so that a division leaves it; None when none helps."""
     nodes = [let.value for let in lets] + [s.value for s in statements if isinstance(s, Store | Fold)]
     indices = [i for node in nodes for i in indices_of(node)] + [s.index for s in statements if isinstance(s, Store)]
     found = [ix.splits(index).get(counter.number, 0) for index in indices]
-    return min((inner for inner in found if inner >= LEAST_INNER), default=None)
+    return min((inner for inner in found if inner >= least_inner), default=None)
 
 
 def nest(
@@ -55,5 +53,5 @@ def nest(
     body: tuple[Statement, ...] = tuple(statements)
     for n in reversed(range(len(counters))):
         own = tuple(let for let in lets if level(let) == n)
-        body = (Loop(counters[n], (*own, *body), n == len(counters) - 1, folds),)
+        body = (Loop(counters[n], (*own, *body), True, folds),)
     return body

@@ -10,51 +10,68 @@ from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.op import Op
 from mlc.ir.program import Input, Program, Step, Unit, Update, Variant
-from mlc.ir.types import ONE, TensorType, Value
+from mlc.ir.types import ONE, Value
+from mlc.lower.arrangement import Arrangement, Stored, canonical
+from mlc.lower.boundary import boundaries
 from mlc.lower.checks import Facts
 from mlc.lower.loops import Nest
 from mlc.lower.names import routine_name, unique_name
 from mlc.lower.routine import Routine, lower_function
+from mlc.lower.rules import Rules
+
+#: Stored.key.
+Key = tuple[str, int | tuple[int, ...], Arrangement | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """Routines by what they are for. `routines` holds each once, in the order they are emitted.
 
+    rules:            of the target
     forward:          per unit
     input_gradient:   per unit, None where there is nothing to do
     weight_gradient:  per unit, None where there is nothing to do
     kept:             per unit: pending value -> the incoming cotangent it is, which stays where it lies
     inits:            per parameter; flat where the initial value is elementwise
     updates:          per Program.updates
-    adds:             (dtype, size) of a state -> routine (a, b) -> a + b, for states that several calls read
-    zeros:            (dtype, size) -> routine () -> 0
-    copies:           (dtype, size) of a state -> routine (a) -> a, for states that pass through a stage, and their gradients
+    arranged:         per unit: value between its functions, or between units -> its arrangement, where that is not canonical
+    adds:             Stored.key of a state -> routine (a, b) -> a + b, for states that several calls read
+    zeros:            Stored.key -> routine () -> 0
+    copies:           Stored.key of a state -> routine (a) -> a, for states that pass through a stage, and their gradients
     flat:             names of the routines that run over a range of flat elements
     """
 
     step: Step
+    rules: Rules
     routines: tuple[Routine, ...]
     forward: tuple[Routine, ...]
     input_gradient: tuple[Routine | None, ...]
     weight_gradient: tuple[Routine | None, ...]
     kept: tuple[Mapping[str, str], ...]
+    arranged: tuple[Mapping[str, Arrangement], ...]
     inits: tuple[Routine, ...]
     updates: tuple[Routine, ...]
-    adds: Mapping[tuple[str, int], Routine]
-    zeros: Mapping[tuple[str, int], Routine]
-    copies: Mapping[tuple[str, int], Routine]
+    adds: Mapping[Key, Routine]
+    zeros: Mapping[Key, Routine]
+    copies: Mapping[Key, Routine]
     flat: frozenset[str]
+
+    def stored(self, unit: int, value: Value) -> Stored:
+        """How a value between the functions of a unit, or between units, lies in memory."""
+        return Stored(value.type, self.arranged[unit].get(value.name) or canonical(value.type.shape))
 
 
 class _Lowerer:
-    def __init__(self, step: Step, ops: Mapping[str, Op]):
+    def __init__(self, step: Step, ops: Mapping[str, Op], rules: Rules):
         self.step = step
+        self.rules = rules
         self.program = step.program
         self.ops = ops
         self.routines: list[Routine] = []
         self.names: set[str] = set()
         self.sites = 0
+        self.kept = tuple(kept_cotangents(v) if v else {} for v in step.variants)
+        self.arranged = boundaries(step, rules, self.kept)
         self.read = _inputs_read(self.program)
 
     def lower(
@@ -64,10 +81,14 @@ class _Lowerer:
         folds: frozenset[str] = frozenset(),
         binds: tuple[str, ...] | None = None,
         facts: Facts | None = None,
+        arranged: Mapping[str, Arrangement] | None = None,
     ) -> Routine:
-        """Lower one function, whose composites are expanded, under a name that no other routine has."""
+        """Lower one function, whose composites are expanded, under a name that no other routine has.
+
+        arranged: its parameters and results that are not canonical
+        """
         name = unique_name(routine_name(name), self.names)
-        routine = lower_function(function, self.ops, folds, name, binds, facts, self.sites)
+        routine = lower_function(function, self.ops, self.rules, folds, name, binds, facts, self.sites, arranged)
         self.sites += routine.checked
         self.routines.append(routine)
         return routine
@@ -80,31 +101,30 @@ class _Lowerer:
         folds = frozenset(r.name for r, e in zip(results, unit.effects, strict=True) if e.kind == "accumulate")
         inputs = self.program.inputs
         facts = Facts(self.read.get(number, {}), inputs[0].type.dims[0] if inputs and inputs[0].type.dims else ONE)
-        return self.lower(function, f"{unit.name}_forward", folds, facts=facts)
+        return self.lower(function, f"{unit.name}_forward", folds, facts=facts, arranged=self.arranged[number])
 
-    def input_gradient(self, unit: Unit, variant: Variant | None) -> Routine | None:
+    def input_gradient(self, number: int, unit: Unit, variant: Variant | None) -> Routine | None:
         if variant is None:
             return None
-        return self._gradient(unit, variant, _without(variant.input_gradient, kept_cotangents(variant)), "input_gradient")
+        return self._gradient(number, unit, variant, _without(variant.input_gradient, self.kept[number]), "input_gradient")
 
-    def weight_gradient(self, unit: Unit, variant: Variant | None) -> Routine | None:
+    def weight_gradient(self, number: int, unit: Unit, variant: Variant | None) -> Routine | None:
         if variant is None:
             return None
-        return self._gradient(unit, variant, variant.weight_gradient, "weight_gradient")
+        return self._gradient(number, unit, variant, variant.weight_gradient, "weight_gradient")
 
-    def _gradient(self, unit: Unit, variant: Variant, function: Function, which: str) -> Routine | None:
+    def _gradient(self, number: int, unit: Unit, variant: Variant, function: Function, which: str) -> Routine | None:
         if not function.instructions:
             return None
         folds = frozenset(result for _, result, where in variant.d_params if where == which)
-        return self.lower(function, f"{unit.name}_{which}", folds)
+        return self.lower(function, f"{unit.name}_{which}", folds, arranged=self.arranged[number])
 
     def run(self) -> Lowered:
         """Lower everything, in the order in which it is emitted."""
         units = list(zip(self.program.units, self.step.variants, strict=True))
         forward = tuple(self.forward(n, u, v) for n, (u, v) in enumerate(units))
-        input_gradient = tuple(self.input_gradient(u, v) for u, v in units)
-        weight_gradient = tuple(self.weight_gradient(u, v) for u, v in units)
-        kept = tuple(kept_cotangents(v) if v else {} for v in self.step.variants)
+        input_gradient = tuple(self.input_gradient(n, u, v) for n, (u, v) in enumerate(units))
+        weight_gradient = tuple(self.weight_gradient(n, u, v) for n, (u, v) in enumerate(units))
         inits = self._inits()
         updates = tuple(map(self._update, self.program.updates, self.step.updates))
         adds, zeros = self._sums()
@@ -112,11 +132,13 @@ class _Lowerer:
         flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
         return Lowered(
             step=self.step,
+            rules=self.rules,
             routines=tuple(self.routines),
             forward=forward,
             input_gradient=input_gradient,
             weight_gradient=weight_gradient,
-            kept=kept,
+            kept=self.kept,
+            arranged=self.arranged,
             inits=inits,
             updates=updates,
             adds=adds,
@@ -144,52 +166,58 @@ class _Lowerer:
         one = len(routine.kernels) == 1 and isinstance(routine.kernels[0], Nest) and routine.kernels[0].vector
         return one and [f.label for d in result.type.dims for f in d.factors] == ["n"]
 
-    def _sums(self) -> tuple[dict[tuple[str, int], Routine], dict[tuple[str, int], Routine]]:
-        """The routines that add gradients of states, and those that clear them, by dtype and size."""
-        adds: dict[tuple[str, int], Routine] = {}
-        zeros: dict[tuple[str, int], Routine] = {}
-        for unit, variant in zip(self.program.units, self.step.variants, strict=True):
+    def _stored(self, unit: int, value: Value) -> Stored:
+        return Stored(value.type, self.arranged[unit].get(value.name) or canonical(value.type.shape))
+
+    def _sums(self) -> tuple[dict[Key, Routine], dict[Key, Routine]]:
+        """The routines that add gradients of states, and those that clear them."""
+        adds: dict[Key, Routine] = {}
+        zeros: dict[Key, Routine] = {}
+        for number, (unit, variant) in enumerate(zip(self.program.units, self.step.variants, strict=True)):
             if variant is None:
                 continue
-            states = {p.name: p.type for p in unit.function.parameters}
+            states = {p.name: self._stored(number, p) for p in unit.function.parameters}
             for name, _ in variant.d_states:
-                kind = states[name]
-                if (kind.dtype, kind.size) not in adds:
-                    adds[kind.dtype, kind.size] = self._add(kind)
+                if states[name].key not in adds:
+                    adds[states[name].key] = self._add(states[name])
             for result, cotangent in zip(unit.function.results, variant.d_results, strict=True):
-                key = (result.type.dtype, result.type.size)
-                if cotangent is not None and key not in zeros:
-                    zeros[key] = self._zero(result.type)
+                stored = self._stored(number, result)
+                if cotangent is not None and stored.key not in zeros:
+                    zeros[stored.key] = self._zero(stored)
         return adds, zeros
 
-    def _copies(self) -> dict[tuple[str, int], Routine]:
-        """The routines that pass states on, by dtype and size."""
-        copies: dict[tuple[str, int], Routine] = {}
-        for unit in self.program.units:
+    def _copies(self) -> dict[Key, Routine]:
+        """The routines that pass states on."""
+        copies: dict[Key, Routine] = {}
+        for number, unit in enumerate(self.program.units):
             for result in unit.function.results[: unit.outputs]:
-                kind = result.type
-                if (kind.dtype, kind.size) not in copies:
-                    copies[kind.dtype, kind.size] = self._copy(kind)
+                stored = self._stored(number, result)
+                if stored.key not in copies:
+                    copies[stored.key] = self._copy(stored)
         return copies
 
-    def _copy(self, kind: TensorType) -> Routine:
-        a = Value("a", kind)
+    def _elementwise(self, what: str, stored: Stored, parameters: tuple[Value, ...], builder: Builder, result: Value) -> Routine:
+        """A routine on states that are stored alike."""
+        function = Function(what, parameters, tuple(builder.instructions), (result,))
+        arranged = {value.name: stored.arrangement for value in (*parameters, result)}
+        return self.lower(function, f"{what}_{stored.type.dtype}_{stored.type.size}", arranged=arranged)
+
+    def _copy(self, stored: Stored) -> Routine:
+        a = Value("a", stored.type)
         builder = Builder(self.ops, "lower", NO_SPAN, ("a",))
-        same = builder.one("copy", a, hint="same")
-        return self.lower(Function("copy", (a,), tuple(builder.instructions), (same,)), f"copy_{kind.dtype}_{kind.size}")
+        return self._elementwise("copy", stored, (a,), builder, builder.one("copy", a, hint="same"))
 
-    def _add(self, kind: TensorType) -> Routine:
-        a, b = Value("a", kind), Value("b", kind)
+    def _add(self, stored: Stored) -> Routine:
+        a, b = Value("a", stored.type), Value("b", stored.type)
         builder = Builder(self.ops, "lower", NO_SPAN, ("a", "b"))
-        total = builder.one("add", a, b, hint="sum")
-        return self.lower(Function("add", (a, b), tuple(builder.instructions), (total,)), f"add_{kind.dtype}_{kind.size}")
+        return self._elementwise("add", stored, (a, b), builder, builder.one("add", a, b, hint="sum"))
 
-    def _zero(self, kind: TensorType) -> Routine:
+    def _zero(self, stored: Stored) -> Routine:
         builder = Builder(self.ops, "lower", NO_SPAN)
-        zero = builder.one("constant", dtype=kind.dtype, value=0.0)
-        if kind.dims:
-            zero = builder.one("broadcast", zero, dims=kind.dims, axes=())
-        return self.lower(Function("zero", (), tuple(builder.instructions), (zero,)), f"zero_{kind.dtype}_{kind.size}")
+        zero = builder.one("constant", dtype=stored.type.dtype, value=0.0)
+        if stored.type.dims:
+            zero = builder.one("broadcast", zero, dims=stored.type.dims, axes=())
+        return self._elementwise("zero", stored, (), builder, zero)
 
 
 def kept_cotangents(variant: Variant) -> dict[str, str]:
@@ -221,6 +249,6 @@ def _inputs_read(program: Program) -> dict[int, dict[str, tuple[Input, ...]]]:
     return {number: {name: tuple(of.values()) for name, of in read.items()} for number, read in found.items()}
 
 
-def lower(step: Step, ops: Mapping[str, Op]) -> Lowered:
-    """Lower a differentiated program."""
-    return _Lowerer(step, ops).run()
+def lower(step: Step, ops: Mapping[str, Op], rules: Rules) -> Lowered:
+    """Lower a differentiated program by the rules of a target."""
+    return _Lowerer(step, ops, rules).run()

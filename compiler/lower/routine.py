@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mlc.ir.function import Function
 from mlc.ir.op import Op
 from mlc.ir.types import DTYPE_BYTES
+from mlc.lower.arrangement import Arrangement
 from mlc.lower.build import build_kernels
 from mlc.lower.checks import Facts, checks
 from mlc.lower.form import Former, add_places, drop_unread
@@ -15,6 +16,7 @@ from mlc.lower.graph import graph_of
 from mlc.lower.keep import keep_costly
 from mlc.lower.layout import lay_out
 from mlc.lower.loops import Buffer, Kernel, Nest
+from mlc.lower.rules import Rules, is_dense
 from mlc.lower.storage import chosen
 from mlc.lower.uses import kernel_uses, touched_indices
 from mlc.lower.widen import widen
@@ -32,6 +34,7 @@ class Routine:
     barriers: for each kernel, whether a barrier stands before it
     in_place: (result, parameter): the result may lie where the parameter lies, if nothing reads the parameter later
     flops:    floating-point operations of the meaning
+    dense_flops: those of contractions and of the library kernels that do much with each number they read
     checked:  lookups whose index is checked
     """
 
@@ -46,35 +49,40 @@ class Routine:
     barriers: tuple[bool, ...]
     in_place: tuple[tuple[str, str], ...]
     flops: int
+    dense_flops: int
     checked: int
 
 
 def lower_function(
     function: Function,
     ops: Mapping[str, Op],
+    rules: Rules,
     folds: frozenset[str] = frozenset(),
     name: str | None = None,
     binds: tuple[str, ...] | None = None,
     facts: Facts | None = None,
     first_site: int = 0,
+    arranged: Mapping[str, Arrangement] | None = None,
 ) -> Routine:
-    """Lower one function whose composites are expanded.
+    """Lower one function whose composites are expanded, by the rules of a target.
 
     folds: results added into their buffers when env->fold is set
     binds: the order in which calls pass addresses; parameters, then results, when not given
+    arranged: parameters and results that are not canonical
     facts: of a forward function, whose indices are checked; its lookups are numbered from `first_site` on
     """
     flops = sum(ops[i.op].flops(i) for i in function.instructions)
-    function = widen(function, ops)
+    dense_flops = sum(ops[i.op].flops(i) for i in function.instructions if is_dense(ops[i.op].lowering, rules))
+    function = widen(function, ops, rules)
     checked = {} if facts is None else checks(function, ops, facts)
-    graph = graph_of(function, ops, {name: (check, first_site + n) for n, (name, check) in enumerate(checked.items())})
-    storage = keep_costly(chosen(graph, folds)).storage
+    graph = graph_of(function, ops, rules, {name: (check, first_site + n) for n, (name, check) in enumerate(checked.items())})
+    storage = keep_costly(chosen(graph, folds, arranged or {})).storage
     drafts = Former(graph, storage).run()
     add_places(graph, storage, drafts)
     drop_unread(graph, storage, drafts)
     kernels = build_kernels(graph, storage, drafts)
     uses = [kernel_uses(k) for k in kernels]
-    work, work_bytes = _work(storage.buffers.values(), uses)
+    work, work_bytes = _work(storage.buffers.values(), uses, rules.alignment)
     buffers = {b.name: b for b in storage.buffers.values() if b.kind != "work" or b.name in work}
     in_place = _in_place(kernels, uses, buffers)
     return Routine(
@@ -89,18 +97,19 @@ def lower_function(
         barriers=_barriers(uses, buffers, work, in_place),
         in_place=in_place,
         flops=flops,
+        dense_flops=dense_flops,
         checked=len(checked),
     )
 
 
-def _work(buffers: Iterable[Buffer], uses: Sequence[Uses]) -> tuple[dict[str, int], int]:
+def _work(buffers: Iterable[Buffer], uses: Sequence[Uses], alignment: int) -> tuple[dict[str, int], int]:
     """Offsets of the work buffers that some kernel uses, and the bytes of all work memory."""
     lives: dict[str, tuple[int, int]] = {}
     for n, (reads, writes) in enumerate(uses):
         for name in reads | writes:
             lives[name] = (lives.get(name, (n, n))[0], n)
     sizes = {buffer.name: _bytes(buffer) for buffer in buffers if buffer.kind == "work" and buffer.name in lives}
-    return lay_out(sizes, lives)
+    return lay_out(sizes, lives, alignment)
 
 
 def _bytes(buffer: Buffer) -> int:

@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mlc.diagnostics import InternalError
 from mlc.ir.function import Instruction
-from mlc.ir.op import Apply, Arg, Const, Generate, Move, Pointwise, Scalar, resolve
+from mlc.ir.op import Apply, Arg, Const, Generate, Move, Pointwise, Scalar, Scan, View, resolve
 from mlc.ir.types import Value
 from mlc.lower import index as ix
+from mlc.lower.arrangement import Placement
 from mlc.lower.expression import Checked, Datum, Expression, Index, Number, Operation, Position, Random, Read, Ref, Within, data_of
-from mlc.lower.graph import Graph, Placement, base_of, move_coordinates, scalar_dtype
+from mlc.lower.graph import Graph, base_of, scalar_dtype, view_coordinates
 from mlc.lower.loops import Let
 from mlc.lower.names import local_name, place_of, unique_name
+
+#: What chooses places of a dim.
+_CHOSEN = (Scan("top_k"), Scan("argmax"))
 
 
 class Scope:
@@ -146,10 +150,12 @@ class Scope:
         match self.graph.lowering(instruction):
             case Pointwise(scalar):
                 return self._scalar(resolve(scalar, instruction), instruction, [self.value(o, at) for o in instruction.operands])
-            case Move():
-                return self._move(instruction, result, at)
-            case Generate():
-                return self._generate(instruction, at)
+            case View() as view:
+                return self.value(instruction.operands[0], view_coordinates(view, instruction, result, at))
+            case Move(kind):
+                return self._move(instruction, kind, at)
+            case Generate(kind):
+                return self._generate(instruction, kind, at)
         raise InternalError(f"lower: {instruction.op} is not computed by element and has no place")
 
     def _scalar(self, scalar: Scalar, instruction: Instruction, args: list[Expression]) -> Expression:
@@ -163,9 +169,9 @@ class Scope:
                 return Operation(fn, tuple(self._scalar(s, instruction, args) for s in inner))
         raise InternalError(f"lower: {instruction.op} has an unresolved scalar expression")
 
-    def _generate(self, instruction: Instruction, at: tuple[Index, ...]) -> Expression:
+    def _generate(self, instruction: Instruction, kind: str, at: tuple[Index, ...]) -> Expression:
         result = instruction.results[0]
-        match instruction.op:
+        match kind:
             case "constant":
                 return Number(instruction.attribute("value"), scalar_dtype(result.type.dtype))
             case "iota":
@@ -175,18 +181,18 @@ class Scope:
                 flat = ix.linear(at, ix.row_major(result.type.shape))
                 for numbers in instruction.operands:
                     flat = Index(((Datum(self.value(numbers, at), 1 << 31), 1),))
-                return Random(instruction.op, instruction.attribute("ordinal"), instruction.attribute("stream"), flat)
+                return Random(kind, instruction.attribute("ordinal"), instruction.attribute("stream"), flat)
         raise InternalError(f"lower: no rule for {instruction.op}")
 
-    def _move(self, instruction: Instruction, result: int, at: tuple[Index, ...]) -> Expression:
-        match instruction.op:
+    def _move(self, instruction: Instruction, kind: str, at: tuple[Index, ...]) -> Expression:
+        match kind:
             case "concat":
                 return self._concat(instruction, at)
             case "pad":
                 return self._pad(instruction, at)
             case "gather" | "take_along":
-                return self._gather(instruction, at)
-        return self.value(instruction.operands[0], move_coordinates(instruction, result, at))
+                return self._gather(instruction, kind, at)
+        raise InternalError(f"lower: no rule for a move of kind {kind}")
 
     def _within(self, index: Index, low: int, high: int, inside: Callable[[], Expression], outside: Callable[[], Expression]) -> Expression:
         """A choice that is decided now where the index allows it. `inside` and `outside` make their expressions."""
@@ -236,10 +242,10 @@ class Scope:
 
         return axis(0, ())
 
-    def _gather(self, instruction: Instruction, at: tuple[Index, ...]) -> Expression:
+    def _gather(self, instruction: Instruction, kind: str, at: tuple[Index, ...]) -> Expression:
         source, indices = instruction.operands
         axis = instruction.attribute("axis") % len(source.type.dims)
-        if instruction.op == "take_along":
+        if kind == "take_along":
             place = at
             before, after = at[:axis], at[axis + 1 :]
         else:
@@ -255,7 +261,7 @@ class Scope:
         indices = instruction.operands[1]
         node = self.value(indices, at)
         produced = self.graph.producers.get(base_of(self.graph, indices).name)
-        if produced is not None and _counts(produced[0]):
+        if produced is not None and self._counts(produced[0]):
             return Index(((Datum(node, extent), 1),)), None
         held = self._held(instruction, node, at, extent)
         if not self._guarded:
@@ -282,7 +288,7 @@ class Scope:
             return element
         return Operation("select", (found, element, Number(math.nan, "f32")))
 
-
-def _counts(instruction: Instruction) -> bool:
-    """Are its i32 results indices of a dim, and so within it?"""
-    return instruction.op in ("top_k", "argmax") or (instruction.op == "iota" and not instruction.operands)
+    def _counts(self, instruction: Instruction) -> bool:
+        """Are its i32 results indices of a dim, and so within it?"""
+        lowering = self.graph.lowering(instruction)
+        return lowering in _CHOSEN or (lowering == Generate("iota") and not instruction.operands)

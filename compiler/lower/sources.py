@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from mlc.diagnostics import InternalError
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
+from mlc.lower.arrangement import Placement
 from mlc.lower.expression import Index
 from mlc.lower.form import Draft, Root
-from mlc.lower.graph import Graph, Placement
+from mlc.lower.graph import Graph
 from mlc.lower.loops import Operand, Store
 from mlc.lower.names import place_of
 from mlc.lower.scope import Scope
@@ -32,9 +33,14 @@ class Sources:
         """Where a value must be written, and how."""
         return self.storage.stores.get(value.name, [])
 
+    def regrouped(self, result: str, number: int) -> Operand | None:
+        """An operand of the contraction that makes a result, as it is copied for its kernel; None where it is not."""
+        place = self.storage.regrouped.get((result, number))
+        return None if place is None else Operand(place.buffer, place.offset, place.strides)
+
     def operand(self, value: Value) -> Operand:
         """The strided place of a value that is kept."""
-        place = view_of(self.graph, self.storage.memory, value)
+        place = self.storage.strided.get(value.name) or view_of(self.graph, self.storage.memory, value)
         if place is None:
             raise InternalError(f"lower: {value} has no strided place")
         return Operand(place.buffer, place.offset, place.strides)

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mlc.diagnostics import InternalError
 from mlc.ir.function import Instruction
-from mlc.ir.op import Apply, Contraction, Generate, LibraryKernel, Lowering, Pointwise, Reduction, Scalar, Scan, Scatter
+from mlc.ir.op import Apply, Contraction, Generate, LibraryKernel, Lowering, Pointwise, Reduction, Scalar, Scan, Scatter, View
 from mlc.ir.types import Value
 from mlc.lower import index as ix
+from mlc.lower.arrangement import Arrangement, Placement, canonical, is_strided, ordered, placed
 from mlc.lower.expression import Counter
-from mlc.lower.graph import VIEWS, Graph, Placement, base_of, move_coordinates
+from mlc.lower.graph import Graph, base_of, is_concat, view_coordinates
+from mlc.lower.groups import index_groups, spec_of
 from mlc.lower.loops import Buffer
-
-#: Scalar functions that cost tens of operations: a value made with one is kept rather than computed twice.
-EXPENSIVE = ("exp", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow")
 
 #: Coordinates longer than this are no strided place again.
 MOST_VIEW_ATOMS = 256
@@ -29,6 +29,8 @@ MOST_VIEW_ATOMS = 256
 class Storage:
     """memory: where a value can be read. stores: where a value must be written, and how (mode of loops.Store).
 
+    strided: values again, as kernels that walk by strides read them, where their own place is none
+    regrouped: (result of a contraction, 0 or 1) -> that operand again, in an order that its kernel can walk
     costly: values kept for the sake of work and code alone; where their kernel alone reads them they are its locals
     """
 
@@ -36,6 +38,8 @@ class Storage:
     stores: dict[str, list[tuple[Placement, str]]] = field(default_factory=dict)
     buffers: dict[str, Buffer] = field(default_factory=dict)
     copies: dict[str, list[tuple[Value, Placement, str]]] = field(default_factory=dict)  # by the value whose place in the order they take
+    strided: dict[str, Placement] = field(default_factory=dict)
+    regrouped: dict[tuple[str, int], Placement] = field(default_factory=dict)
     costly: set[str] = field(default_factory=set)
 
 
@@ -44,11 +48,11 @@ def is_opaque(lowering: Lowering) -> bool:
     return isinstance(lowering, Contraction | Scatter | Scan | LibraryKernel)
 
 
-def is_expensive(lowering: Lowering) -> bool:
-    """Whether an element of the result costs tens of operations."""
+def is_expensive(lowering: Lowering, expensive: frozenset[str]) -> bool:
+    """Whether an element of the result takes one of the expensive scalar functions, or a random number."""
 
     def costs(scalar: Scalar) -> bool:
-        return isinstance(scalar, Apply) and (scalar.fn in EXPENSIVE or any(costs(a) for a in scalar.args))
+        return isinstance(scalar, Apply) and (scalar.fn in expensive or any(costs(a) for a in scalar.args))
 
     match lowering:
         case Pointwise(scalar):
@@ -63,25 +67,13 @@ def work_name(buffers: Mapping[str, Buffer], name: str) -> str:
     return f"{name}.value" if name in buffers else name
 
 
-def contiguous(buffer: str, value: Value) -> Placement:
-    """A value row-major at the start of a buffer."""
-    return Placement(buffer, 0, ix.row_major(value.type.shape))
-
-
-def through_view(instruction: Instruction, result: int, placement: Placement) -> Placement | None:
-    """Where the operand of a view lies when its result lies at `placement`; None when that is not a strided place.
-
-    Only moves that keep every element: reshape and transpose.
-    """
+def through_view(view: View, instruction: Instruction, result: int, placement: Placement) -> Placement | None:
+    """Where the operand of a view lies when its result lies at `placement`; None when that is not a strided place, or not every element."""
+    if view.result is None:
+        return None
     (operand,) = instruction.operands
     fresh = tuple(Counter(n, e) for n, e in enumerate(operand.type.shape))
-    at = tuple(ix.counter(c) for c in fresh)
-    if instruction.op == "reshape":
-        coordinates = ix.unflatten(ix.linear(at, ix.row_major(operand.type.shape)), instruction.results[result].type.shape)
-    elif instruction.op == "transpose":
-        coordinates = tuple(at[p] for p in instruction.attribute("permutation"))
-    else:
-        return None
+    coordinates = tuple(map(ix.index_of, view.result(instruction, result, tuple(ix.At(ix.counter(c)) for c in fresh))))
     return affine(placement.buffer, placement.index(coordinates), fresh)
 
 
@@ -104,9 +96,10 @@ def view_of(graph: Graph, memory: Mapping[str, Placement], value: Value) -> Plac
     at = tuple(ix.counter(c) for c in fresh)
     while value.name not in memory:
         produced = graph.producer(value)
-        if produced is None or produced[0].op not in VIEWS:
+        view = None if produced is None else graph.lowering(produced[0])
+        if produced is None or not isinstance(view, View) or not view.alias:
             return None
-        at = move_coordinates(*produced, at)
+        at = view_coordinates(view, *produced, at)
         if ix.length(at) > MOST_VIEW_ATOMS:
             return None
         value = produced[0].operands[0]
@@ -117,11 +110,13 @@ class Chooser:
     """Chooses what lies in memory.
 
     folds: results of the function that are added into what their buffer holds
+    arranged: parameters and results that are not canonical
     """
 
-    def __init__(self, graph: Graph, folds: frozenset[str]):
+    def __init__(self, graph: Graph, folds: frozenset[str], arranged: Mapping[str, Arrangement]):
         self.graph = graph
         self.folds = folds
+        self.arranged = arranged
         self.storage = Storage()
         self.uses: dict[str, int] = {}
         for instruction in graph.function.instructions:
@@ -132,25 +127,32 @@ class Chooser:
 
     def copy(self) -> Chooser:
         """One that has chosen the same so far."""
-        other = Chooser(self.graph, self.folds)
+        other = Chooser(self.graph, self.folds, self.arranged)
         stores = {name: list(places) for name, places in self.storage.stores.items()}
         copies = {name: list(places) for name, places in self.storage.copies.items()}
-        other.storage = Storage(dict(self.storage.memory), stores, dict(self.storage.buffers), copies, set(self.storage.costly))
+        again = (dict(self.storage.strided), dict(self.storage.regrouped))
+        other.storage = Storage(dict(self.storage.memory), stores, dict(self.storage.buffers), copies, *again, set(self.storage.costly))
         return other
 
-    def buffer(self, name: str, value: Value, kind: str, dtype: str | None = None) -> Placement:
-        """A new buffer that holds a value, in another dtype than its own where one is given."""
-        self.storage.buffers[name] = Buffer(name, dtype or value.type.dtype, value.type.size, kind)
-        return contiguous(name, value)
+    def bound(self, value: Value, kind: str) -> Placement:
+        """The buffer of a parameter or result."""
+        arrangement = self.arranged.get(value.name) or canonical(value.type.shape)
+        self.storage.buffers[value.name] = Buffer(value.name, value.type.dtype, arrangement.elements, kind)
+        return placed(value.name, arrangement)
 
-    def keep(self, value: Value, placement: Placement | None = None, dtype: str | None = None) -> None:
+    def work(self, value: Value, dtype: str | None = None, strided: bool = False) -> Placement:
+        """A new buffer for a value, in another dtype than its own where one is given. strided: its kernel walks by strides."""
+        dtype = dtype or value.type.dtype
+        return add_work(self.graph, self.storage, work_name(self.storage.buffers, value.name), value, dtype, strided)
+
+    def keep(self, value: Value, placement: Placement | None = None, dtype: str | None = None, strided: bool = False) -> None:
         """Give a value a place it can be read at."""
         if value.name in self.storage.memory:
             return
-        place = placement or self.buffer(work_name(self.storage.buffers, value.name), value, "work", dtype)
+        place = placement or self.work(value, dtype, strided)
         self.storage.memory[value.name] = place
         produced = self.graph.producer(value)
-        if produced and produced[0].op == "concat":
+        if produced and is_concat(self.graph.lowering(produced[0])) and not place.panels:
             self._distribute(value, produced[0], place, "write")
             return
         self.storage.stores.setdefault(value.name, []).append((place, "write"))
@@ -173,24 +175,25 @@ class Chooser:
         instruction, result = produced
         if mode == "fold" and self.uses[value.name] > 1:
             return False
-        if instruction.op in VIEWS:
-            inner = through_view(instruction, result, placement)
+        lowering = self.graph.lowering(instruction)
+        if isinstance(lowering, View) and lowering.alias:
+            inner = through_view(lowering, instruction, result, placement)
             return inner is not None and self._put(instruction.operands[0], inner, mode)
         if mode == "fold":
             return self._put_fold(value, instruction, placement)
-        library = isinstance(self.graph.lowering(instruction), LibraryKernel)
+        library = isinstance(lowering, LibraryKernel)
         if library and self.storage.buffers[placement.buffer].dtype != value.type.dtype:
             return False
-        if library and value.type.dims and value.type.shape[-1] > 1 and placement.strides[-1] != 1:
+        if library and (placement.panels or not _ends_in_ones(value, placement)):
             return False
         self.keep(value, placement)
         return True
 
     def _put_fold(self, value: Value, instruction: Instruction, placement: Placement) -> bool:
         lowering = self.graph.lowering(instruction)
-        if isinstance(lowering, LibraryKernel | Scan) or instruction.op == "put_along":
+        if isinstance(lowering, LibraryKernel | Scan) or lowering == Scatter("put_along"):
             return False
-        if instruction.op == "concat":
+        if is_concat(lowering):
             self._distribute(value, instruction, placement, "fold")
             return True
         self.storage.stores.setdefault(value.name, []).append((placement, "fold"))
@@ -199,7 +202,7 @@ class Chooser:
     def result(self, value: Value) -> None:
         """Give a result of the function its buffer, written by what computes the value where that can be."""
         mode = "fold" if value.name in self.folds else "write"
-        placement = self.buffer(value.name, value, "result")
+        placement = self.bound(value, "result")
         if self._put(value, placement, mode):
             if mode == "write":
                 self.storage.memory.setdefault(value.name, placement)
@@ -213,16 +216,46 @@ class Chooser:
             if isinstance(lowering, LibraryKernel | Scan | Scatter):
                 for result in instruction.results:
                     if result.name not in self.storage.stores:
-                        self.keep(result)
+                        self.keep(result, strided=isinstance(lowering, LibraryKernel))
             if is_opaque(lowering):
                 for operand in instruction.operands:
                     self._keep_view(operand, isinstance(lowering, LibraryKernel))
+            if isinstance(lowering, Contraction):
+                self._regroup(instruction)
 
     def _keep_view(self, operand: Value, last_contiguous: bool) -> None:
         self.keep(base_of(self.graph, operand))
         view = view_of(self.graph, self.storage.memory, operand)
-        if view is None or (last_contiguous and operand.type.dims and operand.type.shape[-1] > 1 and view.strides[-1] != 1):
-            self.keep(operand)
+        if view is not None and (not last_contiguous or _ends_in_ones(operand, view)):
+            return
+        if operand.name not in self.storage.memory:
+            self.keep(operand, strided=True)
+        elif operand.name not in self.storage.strided:
+            place = add_work(self.graph, self.storage, f"{operand.name}.strided", operand, operand.type.dtype, True)
+            self.storage.strided[operand.name] = place
+            self.storage.copies.setdefault(operand.name, []).append((operand, place, "write"))
+
+    def _regroup(self, contraction: Instruction) -> None:
+        """Copy the operands of a contraction whose strides make more indices of a group than its kernel walks."""
+        spec, result = spec_of(contraction), contraction.results[0].name
+        operands = (spec.a, spec.b)
+        a, b = (self._place(value) for value in operands)
+        if max(map(len, index_groups(spec, a.strides, b.strides))) <= self.graph.rules.contractions.indices:
+            return
+        letters = (spec.letters_a, spec.letters_b)
+        for number, (value, own, order) in enumerate(zip(operands, letters, spec.orders, strict=True)):
+            arrangement = ordered(value.type.shape, [own.index(c) for c in order])
+            buffer = f"{value.name}.{number}.{result}"
+            self.storage.buffers[buffer] = Buffer(buffer, value.type.dtype, value.type.size, "work")
+            self.storage.regrouped[result, number] = placed(buffer, arrangement)
+            self.storage.copies.setdefault(value.name, []).append((value, self.storage.regrouped[result, number], "write"))
+
+    def _place(self, value: Value) -> Placement:
+        """Where a kernel walks a value that is kept for it."""
+        place = self.storage.strided.get(value.name) or view_of(self.graph, self.storage.memory, value)
+        if place is None:
+            raise InternalError(f"lower: {value} has no strided place")
+        return place
 
     def shared(self) -> None:
         """Keep what is expensive and used by several kernels."""
@@ -231,7 +264,7 @@ class Chooser:
             lowering = self.graph.lowering(instruction)
             for result in instruction.results:
                 into = reach.get(result.name, frozenset())
-                if len(into) > 1 and is_expensive(lowering) and result.type.size > 1:
+                if len(into) > 1 and is_expensive(lowering, self.graph.rules.fusion.expensive) and result.type.size > 1:
                     self.keep(result)
                 if result.name in self.storage.stores or is_kept(lowering):
                     into = frozenset([result.name])
@@ -239,22 +272,36 @@ class Chooser:
                     reach[operand.name] = reach.get(operand.name, frozenset()) | into
 
 
+def _ends_in_ones(value: Value, place: Placement) -> bool:
+    """Whether the last dim lies in steps of one element."""
+    return not value.type.dims or value.type.shape[-1] <= 1 or place.strides[-1] == 1
+
+
+def add_work(graph: Graph, storage: Storage, buffer: str, value: Value, dtype: str, strided: bool = False) -> Placement:
+    """A work buffer for a value as the target arranges it; canonical where a kernel walks it by strides and could not otherwise."""
+    arrangement = graph.rules.arrange(dtype, value.type.shape)
+    if value.type.size <= 1 or (strided and not is_strided(arrangement)):
+        arrangement = canonical(value.type.shape)
+    storage.buffers[buffer] = Buffer(buffer, dtype, arrangement.elements, "work")
+    return placed(buffer, arrangement)
+
+
 def is_kept(lowering: Lowering) -> bool:
     """Whether results are not computed by element: they are locals of their kernel, or lie in memory."""
     return is_opaque(lowering) or isinstance(lowering, Reduction)
 
 
-def chosen(graph: Graph, folds: frozenset[str]) -> Chooser:
+def chosen(graph: Graph, folds: frozenset[str], arranged: Mapping[str, Arrangement]) -> Chooser:
     """What must lie in memory, and what is expensive.
 
-    folds: results of the function that are added into what their buffer holds
+    folds:    results of the function that are added into what their buffer holds
+    arranged: parameters and results that are not canonical
     Results of contractions and reductions get no place here unless a kernel must read or write them in memory; `form`
     adds one when it could not fuse all who read them.
     """
-    chooser = Chooser(graph, folds)
+    chooser = Chooser(graph, folds, arranged)
     for parameter in graph.function.parameters:
-        placement = chooser.buffer(parameter.name, parameter, "parameter")
-        chooser.storage.memory[parameter.name] = placement
+        chooser.storage.memory[parameter.name] = chooser.bound(parameter, "parameter")
     for result in graph.function.results:
         chooser.result(result)
     chooser.operands()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlc.lower.expression import Index, index_reads, read_indices, reads_of
-from mlc.lower.loops import Attention, Columns, Contract, Fold, Kernel, Let, Loop, Nest, Select, Statement, Store
+from mlc.lower.loops import Call, Columns, Contract, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Select, Statement, Store, Whole
 
 
 def statement_uses(statements: tuple[Statement, ...]) -> tuple[set[str], set[str]]:
@@ -29,8 +29,12 @@ def statement_uses(statements: tuple[Statement, ...]) -> tuple[set[str], set[str
 def kernel_uses(kernel: Kernel) -> tuple[frozenset[str], frozenset[str]]:
     """The buffers a kernel reads and those it writes."""
     match kernel:
-        case Nest(prologue=prologue, body=body):
+        case Nest(prologue=prologue, body=body) | Whole(prologue=prologue, body=body):
             reads, writes = statement_uses((*prologue, *body))
+        case Scatter():
+            reads, writes = statement_uses((*kernel.lookup, *kernel.body, *kernel.clears, *kernel.adds))
+        case Scan():
+            reads, writes = statement_uses((*kernel.body, kernel.fold, *kernel.stores))
         case Columns(body=body, results=results):
             reads, _ = statement_uses(body)
             reads |= set().union(*(reads_of(value) for *_, value in results))
@@ -38,10 +42,9 @@ def kernel_uses(kernel: Kernel) -> tuple[frozenset[str], frozenset[str]]:
         case Contract(a=a, b=b, row_body=row_body, body=body):
             reads, writes = statement_uses((*row_body, *body))
             reads |= {a.buffer, b.buffer}
-        case Attention(vjp=vjp, operands=operands):
-            count = 7 if vjp else 4
+        case Call(operands=operands, reads=count, workspace=workspace):
             reads = {o.buffer for o in operands[:count] if o}
-            writes = {o.buffer for o in operands[count:] if o}
+            writes = {o.buffer for o in operands[count:] if o} | ({workspace} if workspace else set())
         case Select(body=body, value=value, values=values, indices=indices):
             reads, _ = statement_uses(body)
             reads |= reads_of(value)

@@ -3,7 +3,7 @@
     before:  %y = scatter_add %x, %i : bf16[...]
     after:   %x.f32 = cast %x   %y.f32 = scatter_add %x.f32, %i   %y = cast %y.f32
 
-Scatters add in memory, so they add f32; contractions and attention read f32 and bf16, so f16 is widened.
+Which dtypes a kernel knows the target says.
 """
 
 from __future__ import annotations
@@ -14,26 +14,30 @@ from mlc.ir.builder import Builder
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Contraction, LibraryKernel, Op, Scatter
 from mlc.ir.types import Value
+from mlc.lower.rules import Rules
 
 
-def _narrow(instruction: Instruction, ops: Mapping[str, Op]) -> bool:
-    dtypes = {v.type.dtype for v in (*instruction.operands, *instruction.results)}
+def _narrow(instruction: Instruction, ops: Mapping[str, Op], rules: Rules) -> bool:
+    """Whether it has narrow values of a dtype that its kernel does not know."""
+    dtypes = {v.type.dtype for v in (*instruction.operands, *instruction.results)} & {"bf16", "f16"}
     match ops[instruction.op].lowering:
         case Scatter():
-            return bool(dtypes & {"bf16", "f16"})
-        case Contraction() | LibraryKernel():
-            return "f16" in dtypes
+            return not dtypes <= set(rules.scatters)
+        case Contraction():
+            return not dtypes <= set(rules.contractions.dtypes)
+        case LibraryKernel(name) if name in rules.kernels:
+            return not dtypes <= set(rules.kernels[name].dtypes)
     return False
 
 
-def widen(function: Function, ops: Mapping[str, Op]) -> Function:
-    """The function with narrow scatters, and f16 contractions, done in f32 between casts."""
-    if not any(_narrow(i, ops) for i in function.instructions):
+def widen(function: Function, ops: Mapping[str, Op], rules: Rules) -> Function:
+    """The function with scatters, contractions and library kernels in f32 between casts where the target has none for a narrow dtype."""
+    if not any(_narrow(i, ops, rules) for i in function.instructions):
         return function
     taken = {p.name for p in function.parameters} | {r.name for i in function.instructions for r in i.results}
     out: list[Instruction] = []
     for instruction in function.instructions:
-        if not _narrow(instruction, ops):
+        if not _narrow(instruction, ops, rules):
             out.append(instruction)
             continue
         builder = Builder(ops, "widen", instruction.span, taken)

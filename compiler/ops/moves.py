@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from mlc.diagnostics import OpError
 from mlc.ir.builder import Builder
 from mlc.ir.factors import Correspondence, values_of
 from mlc.ir.function import Instruction
-from mlc.ir.op import Attributes, Keys, Move, Op, Sample
+from mlc.ir.op import Attributes, Coordinates, Keys, Move, Op, Sample, View
 from mlc.ir.types import ONE, Dim, TensorType, Value, dim
 from mlc.ops.broadcasting import sum_back, zeros
 from mlc.ops.families import Arrays, given, no_flops, other_dtypes
@@ -47,6 +48,24 @@ def _dims(*sizes: int | str) -> tuple[Dim, ...]:
     return tuple(dim(s) if isinstance(s, int) else dim(int(s.split("=")[1]), s.split("=")[0]) for s in sizes)
 
 
+def _through(at: Coordinates, shape: tuple[int, ...], other: tuple[int, ...]) -> Coordinates:
+    """The coordinates in a tensor of another shape of the element that is as far from the first."""
+    flat = sum(i * math.prod(shape[d + 1 :]) for d, i in enumerate(at))
+    found = []
+    for extent in reversed(other):
+        found.append(flat % extent)
+        flat = flat // extent
+    return tuple(reversed(found))
+
+
+def _reshape_operand(reshape: Instruction, _result: int, at: Coordinates) -> Coordinates:
+    return _through(at, reshape.results[0].type.shape, reshape.operands[0].type.shape)
+
+
+def _reshape_result(reshape: Instruction, _result: int, at: Coordinates) -> Coordinates:
+    return _through(at, reshape.operands[0].type.shape, reshape.results[0].type.shape)
+
+
 RESHAPE = Op(
     name="reshape",
     doc="the elements in their order, under other dims",
@@ -55,7 +74,7 @@ RESHAPE = Op(
     meaning=_reshape_meaning,
     vjp=_reshape_vjp,
     factors=corresponding(reshaped, (0,)),
-    lowering=Move("reshape"),
+    lowering=View("reshape", _reshape_operand, _reshape_result, True),
     flops=no_flops,
     samples=(
         Sample(("f32[6]",), (("dims", _dims("a=2", 3)),), ("normal",)),
@@ -93,6 +112,14 @@ def _transpose_letters(instruction: Instruction) -> Letters:
     return lettered(instruction, (NAMES[: len(permutation)], [NAMES[p] for p in permutation]))
 
 
+def _transpose_operand(transpose: Instruction, _result: int, at: Coordinates) -> Coordinates:
+    return tuple(at[p] for p in _inverse(transpose.attribute("permutation")))
+
+
+def _transpose_result(transpose: Instruction, _result: int, at: Coordinates) -> Coordinates:
+    return tuple(at[p] for p in transpose.attribute("permutation"))
+
+
 TRANSPOSE = Op(
     name="transpose",
     doc="axis i of the result is axis permutation[i] of x",
@@ -101,7 +128,7 @@ TRANSPOSE = Op(
     meaning=_transpose_meaning,
     vjp=_transpose_vjp,
     factors=corresponding(_transpose_letters, (0,)),
-    lowering=Move("transpose"),
+    lowering=View("transpose", _transpose_operand, _transpose_result, True),
     flops=no_flops,
     samples=(
         Sample(("f32[3, 5]",), (("permutation", (1, 0)),), ("normal",)),
@@ -161,6 +188,11 @@ def _run_letters(instruction: Instruction) -> Letters:
     return lettered(instruction, (names, names), sizes={NAMES[d]: min(n, m) for d, (n, m) in enumerate(zip(x, y, strict=True))})
 
 
+def _slice_operand(cut: Instruction, _result: int, at: Coordinates) -> Coordinates:
+    starts, steps = cut.attribute("starts"), cut.attribute("steps")
+    return tuple(start + step * i for i, start, step in zip(at, starts, steps, strict=True))
+
+
 SLICE = Op(
     name="slice",
     doc="elements start, start + step, ... below stop of each axis; step >= 1",
@@ -169,7 +201,7 @@ SLICE = Op(
     meaning=_slice_meaning,
     vjp=_slice_vjp,
     factors=corresponding(_run_letters, (0,)),
-    lowering=Move("slice"),
+    lowering=View("slice", _slice_operand, None, True),
     flops=no_flops,
     samples=(
         Sample(("f32[7]",), _bounds((2,), (5,), (1,)), ("normal",)),
@@ -261,6 +293,11 @@ def _broadcast_letters(instruction: Instruction) -> Letters:
     return lettered(instruction, ([NAMES[a] if n == y[a] else WHOLE for a, n in zip(axes, x, strict=True)], NAMES[: len(y)]))
 
 
+def _broadcast_operand(broadcast: Instruction, _result: int, at: Coordinates) -> Coordinates:
+    sizes = broadcast.operands[0].type.shape
+    return tuple(0 if n == 1 else at[a] for n, a in zip(sizes, broadcast.attribute("axes"), strict=True))
+
+
 BROADCAST = Op(
     name="broadcast",
     doc="x repeated to `dims`: axis i of x is axis axes[i] of the result, of its size or a literal 1",
@@ -269,7 +306,7 @@ BROADCAST = Op(
     meaning=_broadcast_meaning,
     vjp=_broadcast_vjp,
     factors=corresponding(_broadcast_letters, (0,)),
-    lowering=Move("broadcast"),
+    lowering=View("broadcast", _broadcast_operand, None, True),
     flops=no_flops,
     samples=(
         Sample(("f32[]",), (("axes", ()), ("dims", _dims(3, "width=5"))), ("normal",)),
@@ -361,6 +398,12 @@ def _split_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents) -> 
     return (b.one("concat", *parts, axis=instruction.attribute("axis")),)
 
 
+def _split_operand(split: Instruction, result: int, at: Coordinates) -> Coordinates:
+    axis = split.attribute("axis")
+    start = sum(d.size for d in split.attribute("sizes")[:result])
+    return tuple(i + start if d == axis else i for d, i in enumerate(at))
+
+
 SPLIT = Op(
     name="split",
     doc="x cut along an axis into parts of `sizes`",
@@ -369,7 +412,7 @@ SPLIT = Op(
     meaning=_split_meaning,
     vjp=_split_vjp,
     factors=corresponding(_parts_letters, (0,)),
-    lowering=Move("split"),
+    lowering=View("split", _split_operand, None, True),
     flops=no_flops,
     samples=(
         Sample(("f32[8]",), (("axis", 0), ("sizes", _dims(3, 5))), ("normal",)),

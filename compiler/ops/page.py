@@ -22,6 +22,7 @@ from mlc.ir.op import (
     Sample,
     Scan,
     Scatter,
+    View,
 )
 from mlc.ir.text import parse_type
 from mlc.ir.types import TensorType, Value
@@ -49,6 +50,8 @@ def lowering_name(lowering: Lowering) -> str:
     match lowering:
         case Pointwise():
             return "pointwise"
+        case View(name):
+            return f"move ({name})"
         case Move(kind):
             return f"move ({kind})"
         case Generate(kind):

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlc.ir.builder import Builder
 from mlc.ir.function import Instruction
-from mlc.ir.op import Attributes, Const, Keys, Move, NoGradient, Op, Pointwise, Sample
+from mlc.ir.op import Attributes, Const, Coordinates, Keys, NoGradient, Op, Pointwise, Sample, View
 from mlc.ir.types import Value
 from mlc.ops.broadcasting import constant_like
 from mlc.ops.families import SHAPES, Array, Arrays, X, apply, elements, no_flops, times, unary
@@ -121,6 +121,10 @@ def _copy_vjp(_b: Builder, instruction: Instruction, cotangents: tuple[Value | N
     return cotangents if instruction.operands[0].type.is_float else (None,)
 
 
+def _same_place(_copy: Instruction, _result: int, at: Coordinates) -> Coordinates:
+    return at
+
+
 _IDENTITY_SAMPLES = (
     *(Sample((f"f32[{shape}]",), (), ("normal",)) for shape in SHAPES),
     *(Sample((f"{dtype}[3, 5]",), (), ("mask" if dtype == "bool" else "normal",)) for dtype in ANY[1:]),
@@ -147,7 +151,7 @@ COPY = Op(
     meaning=_identity,
     vjp=_copy_vjp,
     factors=corresponding(same, (0,)),
-    lowering=Move("copy"),
+    lowering=View("copy", _same_place, _same_place, False),
     flops=no_flops,
     samples=_IDENTITY_SAMPLES,
 )

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlc.ir.program import Call, Parameter, Program, Unit, Variant
-from mlc.ir.types import TensorType
+from mlc.ir.types import Value
+from mlc.lower.arrangement import Stored
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
-from mlc.parallel.roofline import CORE, Machine, routine_seconds
+from mlc.lower.rules import Machine
+from mlc.parallel.roofline import routine_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class CallCost:
         return self.path or self.unit
 
 
-def call_costs(lowered: Lowered, levels: int = 1, replicas: int = 1, machine: Machine = CORE) -> tuple[CallCost, ...]:
+def call_costs(lowered: Lowered, levels: int = 1, replicas: int = 1) -> tuple[CallCost, ...]:
     """The cost of every call of the train chain, in order.
 
     levels:    accumulators a use: the group being folded and the group sums held beside it
@@ -93,10 +95,10 @@ def call_costs(lowered: Lowered, levels: int = 1, replicas: int = 1, machine: Ma
     """
     program = lowered.step.program
     parameters = _ParameterSizes(lowered, levels, replicas)
-    states = _state_types(program)
+    states = _states(lowered)
     to_weight = _kept_to_weight(lowered)
     crossing = _crossing_bytes(program, states)
-    units = {number: _UnitCost(lowered, number, machine) for number in sorted({call.unit for call in program.train.calls})}
+    units = {number: _UnitCost(lowered, number) for number in sorted({call.unit for call in program.train.calls})}
     return tuple(
         CallCost(
             unit=program.units[call.unit].name,
@@ -120,15 +122,15 @@ def call_costs(lowered: Lowered, levels: int = 1, replicas: int = 1, machine: Ma
 class _UnitCost:
     """What all calls of one unit have in common."""
 
-    def __init__(self, lowered: Lowered, number: int, machine: Machine):
+    def __init__(self, lowered: Lowered, number: int):
         variant = lowered.step.variants[number]
         routines = (lowered.forward[number], lowered.input_gradient[number], lowered.weight_gradient[number])
-        self.seconds = tuple(_seconds(routine, machine) for routine in routines)
+        self.seconds = tuple(_seconds(routine, lowered.rules.machine) for routine in routines)
         self.work_bytes = max(routine.work_bytes for routine in routines if routine is not None)
-        saved = {r.name: r.type.bytes for r in variant.forward.results} if variant else {}
+        saved = {r.name: lowered.stored(number, r).bytes for r in variant.forward.results} if variant else {}
         self.saved_bytes = sum(saved[name] for name in variant.saved if name not in variant.saved_w) if variant else 0
         self.saved_w_bytes = sum(saved[name] for name in variant.saved_w) if variant else 0
-        self.pending_bytes = _pending_bytes(variant) if variant else 0
+        self.pending_bytes = _pending_bytes(lowered, number, variant) if variant else 0
         self.fused_bytes = _fused_bytes(lowered, number, variant) if variant else 0
 
 
@@ -136,11 +138,11 @@ def _seconds(routine: Routine | None, machine: Machine) -> float:
     return 0.0 if routine is None else routine_seconds(routine, machine)
 
 
-def _pending_bytes(variant: Variant) -> int:
+def _pending_bytes(lowered: Lowered, number: int, variant: Variant) -> int:
     """Pending values, and the cotangents that the weight gradient reads itself."""
-    made = {r.name: r.type.bytes for r in variant.input_gradient.results}
+    made = {r.name: lowered.stored(number, r).bytes for r in variant.input_gradient.results}
     cotangents = {name for name in variant.d_results if name is not None}
-    read = sum(p.type.bytes for p in variant.weight_gradient.parameters if p.name in cotangents)
+    read = sum(lowered.stored(number, p).bytes for p in variant.weight_gradient.parameters if p.name in cotangents)
     return sum(made[name] for name in variant.pending) + read
 
 
@@ -149,30 +151,30 @@ def _fused_bytes(lowered: Lowered, number: int, variant: Variant) -> int:
     routine, later = lowered.input_gradient[number], _read_names(variant, "weight_gradient")
     in_place = dict(routine.in_place) if routine else {}
     free = {name for name, over in in_place.items() if over in variant.saved and over not in later}
-    made = {r.name: r.type.bytes for r in variant.input_gradient.results}
+    made = {r.name: lowered.stored(number, r).bytes for r in variant.input_gradient.results}
     return sum(made[name] for name in variant.pending if name not in free and name not in lowered.kept[number])
 
 
-def _kept(lowered: Lowered, call: Call) -> Iterator[tuple[str, TensorType]]:
+def _kept(lowered: Lowered, call: Call) -> Iterator[tuple[str, Stored]]:
     """States and inputs, each once, that the backward of a call reads."""
     unit, variant = lowered.step.program.units[call.unit], lowered.step.variants[call.unit]
     if variant is None:
         return
     read = _read_names(variant, "input_gradient") | _read_names(variant, "weight_gradient")
     seen: set[str] = set()
-    for inside, name, kind in _bound_values(unit, call):
-        if inside in read and name not in seen:
+    for value, name in _bound_values(unit, call):
+        if value.name in read and name not in seen:
             seen.add(name)
-            yield name, kind
+            yield name, lowered.stored(call.unit, value)
 
 
-def _bound_values(unit: Unit, call: Call) -> Iterator[tuple[str, str, TensorType]]:
-    """(name inside the unit, name in the chain, type) of the states and inputs a call reads and the states it makes."""
+def _bound_values(unit: Unit, call: Call) -> Iterator[tuple[Value, str]]:
+    """(value of the unit, name in the chain) of the states and inputs a call reads and the states it makes."""
     for role, value, name in zip(unit.roles, unit.function.parameters, call.arguments, strict=True):
         if role in ("state", "input"):
-            yield value.name, name, value.type
+            yield value, name
     for value, name in zip(unit.function.results[: unit.outputs], call.results, strict=True):
-        yield value.name, name, value.type
+        yield value, name
 
 
 def _read_names(variant: Variant, which: str) -> set[str]:
@@ -186,20 +188,21 @@ def _kept_to_weight(lowered: Lowered) -> set[str]:
     for call in program.train.calls:
         variant = lowered.step.variants[call.unit]
         read = _read_names(variant, "weight_gradient") if variant else set()
-        found |= {name for inside, name, _ in _bound_values(program.units[call.unit], call) if inside in read}
+        found |= {name for value, name in _bound_values(program.units[call.unit], call) if value.name in read}
     return found
 
 
-def _state_types(program: Program) -> dict[str, TensorType]:
+def _states(lowered: Lowered) -> dict[str, Stored]:
     """The states of the train chain."""
+    program = lowered.step.program
     return {
-        name: value.type
+        name: lowered.stored(call.unit, value)
         for call in program.train.calls
         for value, name in zip(program.units[call.unit].function.results, call.results, strict=False)
     }
 
 
-def _crossing_bytes(program: Program, states: dict[str, TensorType]) -> list[int]:
+def _crossing_bytes(program: Program, states: dict[str, Stored]) -> list[int]:
     """For each call, the bytes of the states made by it or before it and read after it."""
     made: dict[str, int] = {}
     last: dict[str, int] = {}

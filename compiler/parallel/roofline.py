@@ -14,38 +14,47 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlc.ir.op import Contraction, LibraryKernel, Op
 from mlc.ir.types import DTYPE_BYTES
 from mlc.lower.expression import Expression, Index, Read, index_nodes, nodes_of
-from mlc.lower.loops import Attention, Buffer, Columns, Contract, Fold, Kernel, Let, Loop, Nest, Select, Statement, Store
+from mlc.lower.loops import (
+    Buffer,
+    Call,
+    Columns,
+    Contract,
+    Fold,
+    Kernel,
+    Let,
+    Loop,
+    Nest,
+    Scan,
+    Scatter,
+    Select,
+    Statement,
+    Store,
+    Whole,
+)
 from mlc.lower.routine import Routine
+from mlc.lower.rules import Machine
 from mlc.lower.uses import kernel_uses
-from mlc.ops import OPS
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What one core sustains: f32 operations of a contraction, and bytes to and from memory."""
-
-    flops_per_second: float
-    bytes_per_second: float
-
-
-#: A core of a server of this decade with vectors of 512 bits; only the proportion matters to a cut.
-CORE = Machine(flops_per_second=1e11, bytes_per_second=1e10)
-
-
-def routine_seconds(routine: Routine, machine: Machine = CORE) -> float:
+def routine_seconds(routine: Routine, machine: Machine) -> float:
     """Modelled seconds of one run of a routine on one core."""
-    dense_flops = sum(OPS[i.op].flops(i) for i in routine.function.instructions if _is_dense(OPS[i.op]))
-    dense = [isinstance(kernel, Contract | Attention) for kernel in routine.kernels]
+    dense = [_is_dense(kernel) for kernel in routine.kernels]
     moved = [kernel_bytes(kernel, routine.buffers) for kernel in routine.kernels]
     dense_bytes = sum(count for count, is_dense in zip(moved, dense, strict=True) if is_dense)
-    return _seconds(dense_flops, dense_bytes, machine) + _seconds(routine.flops - dense_flops, sum(moved) - dense_bytes, machine)
+    rest_flops, rest_bytes = routine.flops - routine.dense_flops, sum(moved) - dense_bytes
+    return _seconds(routine.dense_flops, dense_bytes, machine) + _seconds(rest_flops, rest_bytes, machine)
 
 
-def _is_dense(op: Op) -> bool:
-    return isinstance(op.lowering, Contraction | LibraryKernel)
+def _is_dense(kernel: Kernel) -> bool:
+    match kernel:
+        case Contract():
+            return True
+        case Call(kernel=called):
+            return called.dense
+        case _:
+            return False
 
 
 def _seconds(flops: int, moved_bytes: int, machine: Machine) -> float:
@@ -53,8 +62,8 @@ def _seconds(flops: int, moved_bytes: int, machine: Machine) -> float:
 
 
 def kernel_bytes(kernel: Kernel, buffers: Mapping[str, Buffer]) -> int:
-    """Bytes a kernel reads and writes. Contractions and attention touch their operands whole."""
-    if isinstance(kernel, Contract | Attention):
+    """Bytes a kernel reads and writes. Contractions and kernels of the runtime touch their operands whole."""
+    if isinstance(kernel, Contract | Call):
         reads, writes = kernel_uses(kernel)
         return sum(_buffer_bytes(buffers[name], buffers[name].elements) for names in (reads, writes) for name in names)
     touches = _Touches(Counter(), Counter())
@@ -74,8 +83,15 @@ class _Touches:
     writes: Counter[str]
 
 
-def _count_kernel(kernel: Nest | Columns | Select, touches: _Touches) -> None:
+def _count_kernel(kernel: Nest | Whole | Scatter | Scan | Columns | Select, touches: _Touches) -> None:
     match kernel:
+        case Whole(prologue=prologue, body=body):
+            _count_statements((*prologue, *body), 1, touches)
+        case Scatter(lines=lines, places=places, along=along):
+            _count_statements(kernel.clears, lines.extent * places.extent, touches)
+            _count_statements((*kernel.lookup, *kernel.body, *kernel.adds), lines.extent * along.extent, touches)
+        case Scan(lines=lines, along=along, body=body):
+            _count_statements((*body, kernel.fold, *kernel.stores), lines.extent * along.extent, touches)
         case Nest(prologue=prologue, items=items, body=body):
             _count_statements(prologue, 1, touches)
             _count_statements(body, items.extent, touches)

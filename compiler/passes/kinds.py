@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from mlc.ir.function import Instruction
-from mlc.ir.op import Apply, ByAttribute, Composite, Contraction, Generate, Move, Op, Pointwise, Reduction, Scalar, Scatter
+from mlc.ir.op import Apply, ByAttribute, Composite, Contraction, Generate, Move, Op, Pointwise, Reduction, Scalar, Scatter, View
 
 
 class Kind(Enum):
@@ -18,16 +18,16 @@ class Kind(Enum):
     OPAQUE = "needs its operands, and makes its results, as whole tensors"
 
 
-VIEWS = ("reshape", "transpose", "slice", "broadcast", "split", "copy")
-
 #: Scalar functions that cost more than reading an element again.
 COSTLY = ("exp", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow")
 
 
 def kind_of(op: Op) -> Kind:
     match op.lowering:
-        case Move(kind):
-            return Kind.VIEW if kind in VIEWS else Kind.MOVE
+        case View():
+            return Kind.VIEW
+        case Move():
+            return Kind.MOVE
         case Generate():
             return Kind.GENERATE
         case Pointwise():
@@ -45,7 +45,7 @@ def is_costly(op: Op) -> bool:
             return _has_costly(scalar)
         case Generate():
             return op.name.startswith("random_")
-        case Move():
+        case View() | Move():
             return False
         case _:
             return True

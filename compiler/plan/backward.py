@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlc.ir.program import Call, Unit, Variant
-from mlc.ir.types import TensorType
+from mlc.ir.types import Value
+from mlc.lower.arrangement import Stored
 from mlc.lower.program import Lowered
 from mlc.plan.forward import Accumulators, Values
 from mlc.plan.rows import StageRows
@@ -35,10 +36,10 @@ class _Gradient:
         return self.call.path or self.unit.name
 
     @property
-    def arguments(self) -> Mapping[str, tuple[str, TensorType]]:
-        """What each parameter of the unit is bound to, and its type."""
+    def arguments(self) -> Mapping[str, tuple[str, Value]]:
+        """What each parameter of the unit is bound to, and the parameter."""
         names = zip(self.unit.function.parameters, self.call.arguments, strict=True)
-        return {p.name: (name, p.type) for p, name in names}
+        return {p.name: (name, p) for p, name in names}
 
 
 def add_backward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, values: Values, rows: StageRows) -> None:
@@ -69,7 +70,7 @@ class _Planner:
             if state in self.totals and state not in added:
                 kind = self.staged.types[state]
                 buffers = [self.totals[state], self.rows.buffer(f"gradient.{state}", kind)]
-                self.rows.add("I", self.lowered.copies[kind.dtype, kind.size], buffers, "", f"gradient of {state} passes")
+                self.rows.add("I", self.lowered.copies[kind.key], buffers, "", f"gradient of {state} passes")
 
     def _states(self, number: int) -> list[str]:
         """The states whose gradients a call adds to."""
@@ -95,7 +96,7 @@ class _Planner:
         if input_gradient is not None:
             self.rows.add("I", input_gradient, [g.values[b] for b in input_gradient.binds], g.call.path, f"{g.label} input gradient")
         for parts, kind in sums:
-            self.rows.add("I", self.lowered.adds[kind.dtype, kind.size], parts, g.call.path, f"{g.label} sum of gradients")
+            self.rows.add("I", self.lowered.adds[kind.key], parts, g.call.path, f"{g.label} sum of gradients")
         if weight_gradient is not None:
             self.rows.add("W", weight_gradient, [g.values[b] for b in weight_gradient.binds], g.call.path, f"{g.label} weight gradient")
 
@@ -103,18 +104,19 @@ class _Planner:
         """Where the cotangent of a result lies; that of a state nothing reads is set to 0 first."""
         if n >= g.unit.outputs or g.call.results[n] == self.staged.chain.loss:
             return SEED
-        state, kind = g.call.results[n], g.unit.function.results[n].type
+        state, kind = g.call.results[n], self.lowered.stored(g.call.unit, g.unit.function.results[n])
         if state in self.totals:
             return self.totals[state]
         zero = self.rows.buffer(f"gradient.{state}", kind)
-        self.rows.add("I", self.lowered.zeros[kind.dtype, kind.size], [zero], g.call.path, f"{g.label} zero")
+        self.rows.add("I", self.lowered.zeros[kind.key], [zero], g.call.path, f"{g.label} zero")
         return zero
 
-    def _state_gradients(self, g: _Gradient) -> list[tuple[list[str], TensorType]]:
+    def _state_gradients(self, g: _Gradient) -> list[tuple[list[str], Stored]]:
         """Place the gradients of the states a call reads; returns what is to be added afterwards: total, part, new total."""
-        sums: list[tuple[list[str], TensorType]] = []
+        sums: list[tuple[list[str], Stored]] = []
         for parameter, result in g.variant.d_states:
-            state, kind = g.arguments[parameter]
+            state, value = g.arguments[parameter]
+            kind = self.lowered.stored(g.call.unit, value)
             total = self.rows.buffer(f"gradient.{state}", kind)
             if state in self.totals:
                 part = self.rows.buffer(f"{g.number}.part.{result}", kind)
@@ -127,7 +129,7 @@ class _Planner:
 
     def _place_pending(self, g: _Gradient) -> None:
         """Place what is kept for the weight gradient: where it lies already, over a saved value, or by itself."""
-        kinds = {r.name: r.type for r in g.variant.input_gradient.results}
+        kinds = {r.name: self.lowered.stored(g.call.unit, r) for r in g.variant.input_gradient.results}
         kept = self.lowered.kept[g.call.unit]
         for name in g.variant.pending:
             same = kept.get(name) or self._overwritten(g, name)

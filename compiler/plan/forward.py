@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlc.ir.program import Call, Unit
+from mlc.ir.program import Call
 from mlc.lower.program import Lowered
 from mlc.plan.rows import Row, StageRows
 from mlc.plan.stages import StagedChain
@@ -29,7 +29,7 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
         if state in received:
             kind = staged.types[state]
             buffers = [rows.buffer(f"received.{state}", kind), rows.buffer(f"state.{state}", kind)]
-            rows.add("F", lowered.copies[kind.dtype, kind.size], buffers, "", f"{state} passes")
+            rows.add("F", lowered.copies[kind.key], buffers, "", f"{state} passes")
     if _leaves_column(staged, rows):
         rows.weight = _weight_row(lowered, staged, rows)
     return values
@@ -39,15 +39,15 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: S
     """Append the forward row of a call; returns where its values lie, by name."""
     call, step = staged.chain.calls[number], lowered.step
     unit, routine, variant = step.program.units[call.unit], lowered.forward[call.unit], step.variants[call.unit]
-    values = {p.name: _argument(staged, rows, unit, call, n) for n, p in enumerate(unit.function.parameters)}
+    values = {p.name: _argument(lowered, staged, rows, call, n) for n, p in enumerate(unit.function.parameters)}
     results = variant.forward.results if variant else unit.function.results
     for n, result in enumerate(results):
         if n < unit.outputs:
-            values[result.name] = rows.buffer(f"state.{call.results[n]}", result.type)
+            values[result.name] = rows.buffer(f"state.{call.results[n]}", lowered.stored(call.unit, result))
         elif (number, result.name) in uses:
             values[result.name] = uses[number, result.name]
         else:
-            values[result.name] = rows.buffer(f"{number}.{result.name}", result.type)
+            values[result.name] = rows.buffer(f"{number}.{result.name}", lowered.stored(call.unit, result))
     for effect, name, result in zip(unit.effects, call.effects, results[unit.outputs :], strict=False):
         if effect.kind != "accumulate":
             (rows.losses if effect.kind == "add_loss" else rows.metrics).append((name, values[result.name]))
@@ -55,13 +55,14 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: S
     return values
 
 
-def _argument(staged: StagedChain, rows: StageRows, unit: Unit, call: Call, n: int) -> str:
+def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call, n: int) -> str:
     """The buffer of an argument of a call."""
-    role, name, kind = unit.roles[n], call.arguments[n], unit.function.parameters[n].type
+    unit = lowered.step.program.units[call.unit]
+    role, name, parameter = unit.roles[n], call.arguments[n], unit.function.parameters[n]
     match role:
         case "state":
             made = "received" if name in staged.received(rows.stage) else "state"
-            return rows.buffer(f"{made}.{name}", kind)
+            return rows.buffer(f"{made}.{name}", lowered.stored(call.unit, parameter))
         case "input":
             return _input(rows, name)
         case "param":

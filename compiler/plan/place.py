@@ -327,7 +327,7 @@ class PlacePlanner:
             weight=None if rows.weight is None else placed(rows.weight),
             values=tuple((column, spots[buffer]) for column, buffer in chain.values[stage]),
             uses=tuple(uses[stage]) if staged.kind == "train" else (),
-            logits=None if logits is None or chain.columns.logits_stage != stage else (staged.types[logits], spots[f"state.{logits}"]),
+            logits=None if logits is None or chain.columns.logits_stage != stage else (staged.types[logits].type, spots[f"state.{logits}"]),
         )
 
     def _phases(self, chain: PlannedChain) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -30,7 +30,7 @@ from mlc.plan.uses import parameter_uses
 def plan(lowered: Lowered, layout: Layout) -> Plan:
     """Plan a program for all ranks of a layout."""
     _check(lowered, layout)
-    staged = staged_chains(lowered.step, layout)
+    staged = staged_chains(lowered, layout)
     uses = parameter_uses(lowered.step)
     chains = tuple(plan_chain(lowered, layout, chain, uses) for chain in staged)
     parameters = plan_parameters(lowered, layout, staged, uses)

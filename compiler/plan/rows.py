@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mlc.ir.types import TensorType
+from mlc.lower.arrangement import Stored
 from mlc.lower.routine import Routine
 
 
@@ -39,8 +40,8 @@ class StageRows:
     metrics: list[tuple[str, str]] = field(default_factory=list)
     weight: Row | None = None
 
-    def buffer(self, name: str, kind: TensorType) -> str:
-        """A buffer of a microbatch for a value of this type; the same name is the same buffer."""
+    def buffer(self, name: str, kind: TensorType | Stored) -> str:
+        """A buffer of a microbatch for a value stored so (a type alone: canonical); the same name is the same buffer."""
         self.sizes.setdefault(name, kind.bytes)
         return name
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from mlc.ir.program import Call, Chain, Program, Step
-from mlc.ir.types import TensorType
+from mlc.lower.arrangement import Stored
+from mlc.lower.program import Lowered
 from mlc.plan.layout import Layout
 
 #: The chains of a program, in the order of the tables.
@@ -22,7 +23,7 @@ class StagedChain:
     calls:       per stage, the numbers of its calls
     states:      per cut s|s+1, the states made before it and read behind it, in the order they are made
     cotangents:  per cut s|s+1, those of them whose gradient somebody behind the cut adds to and their maker reads
-    types:       of every state
+    types:       of every state, with how it lies in memory
     """
 
     kind: str
@@ -30,7 +31,7 @@ class StagedChain:
     calls: tuple[range, ...]
     states: tuple[tuple[str, ...], ...]
     cotangents: tuple[tuple[str, ...], ...]
-    types: Mapping[str, TensorType]
+    types: Mapping[str, Stored]
 
     def received(self, stage: int) -> tuple[str, ...]:
         """The states that arrive at a stage."""
@@ -47,18 +48,19 @@ class StagedChain:
         return self.cotangents[stage - 1] if stage > 0 else ()
 
 
-def staged_chains(step: Step, layout: Layout) -> tuple[StagedChain, ...]:
+def staged_chains(lowered: Lowered, layout: Layout) -> tuple[StagedChain, ...]:
     """The chains of a program on the stages of a layout, in the order of CHAINS; the third only where there is one."""
-    program = step.program
-    train = _staged(step, "train", program.train, layout.cuts)
+    program = lowered.step.program
+    train = _staged(lowered, "train", program.train, layout.cuts)
     forward = (("evaluate", program.evaluate), ("sample", program.sample))
-    return (train, *(_staged(step, kind, chain, _followed(program, layout, chain)) for kind, chain in forward if chain is not None))
+    return (train, *(_staged(lowered, kind, chain, _followed(program, layout, chain)) for kind, chain in forward if chain is not None))
 
 
-def _staged(step: Step, kind: str, chain: Chain, calls: tuple[range, ...]) -> StagedChain:
+def _staged(lowered: Lowered, kind: str, chain: Chain, calls: tuple[range, ...]) -> StagedChain:
+    step = lowered.step
     units = step.program.units
     stage_of = [stage for stage, numbers in enumerate(calls) for _ in numbers]
-    types: dict[str, TensorType] = {}
+    types: dict[str, Stored] = {}
     made: dict[str, int] = {}
     read: dict[str, int] = {}
     for stage, call in zip(stage_of, chain.calls, strict=True):
@@ -67,7 +69,7 @@ def _staged(step: Step, kind: str, chain: Chain, calls: tuple[range, ...]) -> St
             if role == "state":
                 read[name] = stage
         for name, result in zip(call.results, unit.function.results[: unit.outputs], strict=True):
-            types[name], made[name] = result.type, stage
+            types[name], made[name] = lowered.stored(call.unit, result), stage
     added = _gradient_stages(step, chain, stage_of) if kind == "train" else {}
     return StagedChain(kind, chain, calls, _crossing(made, read, len(calls)), _crossing(made, added, len(calls)), types)
 

@@ -1,0 +1,129 @@
+"""Statements of C as a small tree. What builds sources builds this; printer.py alone writes braces, semicolons and indentation.
+
+Expressions are texts that know how tightly they bind (expressions.Text) until they stand in a statement, where a plain text is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Define:
+    """A variable with its value, if it has one at once: `kind name = value;`. note: a comment behind it."""
+
+    kind: str
+    name: str
+    value: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """place operator value; the operator is =, += ..."""
+
+    place: str
+    value: str
+    operator: str = "="
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """An expression for its effect: a call."""
+
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """The body for counter = start, start + step ... below end. pragma: what stands above the loop."""
+
+    counter: str
+    start: str
+    end: str
+    body: tuple[Statement, ...]
+    step: int = 1
+    pragma: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    """The body where the condition holds."""
+
+    condition: str
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A scope. note: a comment before its brace."""
+
+    body: tuple[Statement, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """A comment, of one line or several."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """An empty line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """A line of the preprocessor, without its `#`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """`kind name = { lines };`: an array or struct whose lines are written one below the other, each with its comma."""
+
+    kind: str
+    name: str
+    lines: tuple[str, ...]
+
+
+Statement = Define | Constant | Assign | Do | For | If | Block | Comment | Blank | Directive
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """A type with fields (kind, name)."""
+
+    name: str
+    fields: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A definition: the lines of its head, then its body."""
+
+    head: tuple[str, ...]
+    body: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """Declarations that C++ may read as C."""
+
+    body: tuple[Node, ...]
+
+
+Node = Statement | Struct | Function | External
+
+
+def note(text: str) -> Comment:
+    """A comment of one line."""
+    return Comment((text,))
+
+
+def declared(kind: str, name: str) -> str:
+    """A name behind its type, as in a parameter list."""
+    return f"{kind}{name}" if kind.endswith("*") else f"{kind} {name}"

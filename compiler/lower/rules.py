@@ -1,0 +1,113 @@
+"""What a target wants of lowering, as data: what it recomputes, how it wants loops, which kernels it has, what its machine sustains.
+
+Lowering, planning and costs read these rules and know no target; `mlc.targets` holds a record of each target, which states them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mlc.ir.op import Contraction, LibraryKernel, Lowering
+from mlc.lower.arrangement import Arrange
+from mlc.lower.library import RuntimeKernel, Scratch
+from mlc.lower.loops import Kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """Which instructions share a kernel, and what is computed again rather than kept.
+
+    few_rows, small:  with fewer rows than this, a store of more elements than that is not shared out by rows
+    expensive:        scalar functions whose values are kept where several kernels need them
+    most_work:        operations of the emitted code for one of the function's meaning where nothing is kept for their sake
+    most_work_kept:   the same where something is
+    most_code:        locals of the emitted code for one instruction, with
+    free_code:        some beside for a small function
+    limits:           demands of a value, from many to few: the first number under which a function stays within both is taken
+    most_pieces:      of a concatenation among which a reader chooses; with more it is written in place
+    most_choices:     demands of a concatenation or a pad before it is kept
+    """
+
+    few_rows: int
+    small: int
+    expensive: frozenset[str]
+    most_work: float
+    most_work_kept: float
+    most_code: int
+    free_code: int
+    limits: tuple[int, ...]
+    most_pieces: int
+    most_choices: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loops:
+    """How loops are cut.
+
+    least_inner:     iterations that must stay inside where a loop is split to remove a division
+    column_rows:     rows that a sum of columns adds in one block before the block is added to the total
+    column_block:    columns of one of its work items
+    """
+
+    least_inner: int
+    column_rows: int
+    column_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contractions:
+    """The kernel of contractions: dtypes that it reads, indices of a group that it walks, and its scratch whatever the shape."""
+
+    dtypes: tuple[str, ...]
+    indices: int
+    scratch: Scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What one core sustains: f32 operations of a contraction, and bytes to and from memory."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+
+#: Makes work memory of a routine: (what for, dtype, elements) -> the buffer's name.
+Reserve = Callable[[str, str, int], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The rules of one target.
+
+    target:        its name
+    lower_kind:    a kernel as the kernels that the target emits, in their order; the others keep their kind
+    contractions:  how contractions are done
+    kernels:       those of the runtime, by name
+    scatters:      dtypes in which scatters add in memory; others are cast to f32 and back
+    arrange:       how a value of a dtype and shape lies in memory, where the runtime itself does not read it
+    alignment:     bytes to whose multiples buffers are aligned
+    machine:       for costs
+    """
+
+    target: str
+    fusion: Fusion
+    loops: Loops
+    lower_kind: Callable[[Kernel, Reserve], tuple[Kernel, ...]]
+    contractions: Contractions
+    kernels: Mapping[str, RuntimeKernel]
+    scatters: tuple[str, ...]
+    arrange: Arrange
+    alignment: int
+    machine: Machine
+
+
+def is_dense(lowering: Lowering, rules: Rules) -> bool:
+    """Whether an instruction does much with each number it reads: a contraction, and what the target says of its library kernels."""
+    match lowering:
+        case Contraction():
+            return True
+        case LibraryKernel(name):
+            return name in rules.kernels and rules.kernels[name].dense
+        case _:
+            return False

@@ -1,0 +1,49 @@
+"""The target `c`: C11 for a few threads of a CPU, with the kernels of runtime/kernels."""
+
+from __future__ import annotations
+
+from mlc.emit.model import emit
+from mlc.lower.arrangement import Arrangement, canonical
+from mlc.lower.library import Scratch
+from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
+from mlc.lower.serial import serial_kind
+from mlc.targets.c.attention import ATTENTION_FORWARD, ATTENTION_VJP
+from mlc.targets.target import Target
+
+#: The kernels of the runtime that ops name, one record each.
+KERNELS = (ATTENTION_FORWARD, ATTENTION_VJP)
+
+
+def _canonical(_dtype: str, shape: tuple[int, ...]) -> Arrangement:
+    """Vectors of any element are loaded at one speed, so nothing is gained by gaps."""
+    return canonical(shape)
+
+
+C = Target(
+    doc="C for a few threads of a CPU",
+    rules=Rules(
+        target="c",
+        fusion=Fusion(
+            few_rows=16,
+            small=32768,
+            expensive=frozenset({"exp", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow"}),
+            most_work=3.5,
+            most_work_kept=2.5,
+            most_code=4,
+            free_code=64,
+            limits=(32, 8, 4, 3, 2, 1),
+            most_pieces=4,
+            most_choices=8,
+        ),
+        loops=Loops(least_inner=8, column_rows=64, column_block=64),
+        lower_kind=serial_kind,
+        contractions=Contractions(("f32", "bf16"), 4, Scratch(1572864, "MLC_CONTRACT_SCRATCH_BYTES")),
+        kernels={kernel.name: kernel for kernel in KERNELS},
+        scatters=("f32",),
+        arrange=_canonical,
+        alignment=64,
+        # A core of a server of this decade with vectors of 512 bits; only the proportion matters to a cut.
+        machine=Machine(flops_per_second=1e11, bytes_per_second=1e10),
+    ),
+    emit=emit,
+)

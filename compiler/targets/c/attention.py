@@ -1,0 +1,100 @@
+"""The attention kernels of the runtime: mlc_attention_forward and mlc_attention_vjp of mlc_kernel.h."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlc.diagnostics import InternalError
+from mlc.ir.function import Instruction
+from mlc.ir.types import Value
+from mlc.lower.expression import Number
+from mlc.lower.library import Constants, Operand, RuntimeKernel, Scratch
+
+#: The strided fields of mlc_attention in the order of the operands.
+_STRIDED = ("q", "k", "v", None, "y", None, "dy", "dq", "dk", "dv")
+
+
+def _forward_operands(instruction: Instruction) -> tuple[Value | None, ...]:
+    """q, k, v and the mask, which may be missing."""
+    return (*instruction.operands[:3], _mask(instruction, 0))
+
+
+def _vjp_operands(instruction: Instruction) -> tuple[Value | None, ...]:
+    """The same with y, its log-sum-exp and dy."""
+    return (*instruction.operands[:3], _mask(instruction, 3), *instruction.operands[-3:])
+
+
+def _mask(instruction: Instruction, others: int) -> Value | None:
+    """The mask of an instruction with so many operands behind it."""
+    behind = instruction.operands[3:]
+    masks = [value for value in behind[:1] if value.type.dtype == "bool"]
+    if len(behind) != len(masks) + others:
+        raise InternalError(f"lower: the kernel of {instruction.op} takes no times and no gradient of the log-sum-exp")
+    return masks[0] if masks else None
+
+
+def _sizes(instruction: Instruction) -> dict[str, int]:
+    q, k, v = (o.type.shape for o in instruction.operands[:3])
+    return {"batch": q[0], "time": q[1], "keys": k[1], "heads": q[2], "groups": k[2], "head": q[3], "value": v[3]}
+
+
+def _constants(instruction: Instruction, operands: tuple[Operand | None, ...]) -> tuple[Constants, ...]:
+    """The fields of mlc_attention."""
+
+    def strides() -> Iterator[Constants]:
+        for name, operand in zip(_STRIDED, operands, strict=False):
+            if name and operand:
+                yield tuple(zip((f"{name}_batch", f"{name}_time", f"{name}_head"), operand.strides, strict=False))
+
+    dtype = instruction.operands[0].type.dtype
+    last = (("scale", Number(instruction.attribute("scale"), "f32")), ("causal", int(instruction.attribute("causal"))), ("dtype", dtype))
+    return (tuple(_sizes(instruction).items()), *strides(), last)
+
+
+def _pitch(n: int) -> int:
+    return 16 * (-(-n // 16) | 1)
+
+
+def _forward_scratch(instruction: Instruction) -> Scratch:
+    sizes = _sizes(instruction)
+    head, value = sizes["head"], sizes["value"]
+    return Scratch(4 * (224 * head + 192 * _pitch(value) + 68 * 144), f"MLC_ATTENTION_FORWARD_SCRATCH_BYTES({head}, {value})")
+
+
+def _vjp_scratch(instruction: Instruction) -> Scratch:
+    sizes = _sizes(instruction)
+    keys, head, value = sizes["keys"], sizes["head"], sizes["value"]
+    blocks = 64 * (-(-keys // 64)) * (_pitch(head) + _pitch(value))
+    floats = 224 * (head + value) + 128 * (2 * _pitch(head) + _pitch(value)) + 64 * _pitch(head) + 20480 + 68 * 144 + blocks
+    return Scratch(4 * floats, f"MLC_ATTENTION_VJP_SCRATCH_BYTES({keys}, {head}, {value})")
+
+
+def _no_workspace(_instruction: Instruction) -> int:
+    return 0
+
+
+ATTENTION_FORWARD = RuntimeKernel(
+    name="attention_forward",
+    doc="softmax attention without a time x keys buffer, and the log-sum-exp of its scores",
+    function=lambda _instruction: "mlc_attention_forward",
+    shape="mlc_attention",
+    dtypes=("f32", "bf16"),
+    dense=True,
+    operands=_forward_operands,
+    constants=_constants,
+    scratch=_forward_scratch,
+    workspace=_no_workspace,
+)
+
+ATTENTION_VJP = RuntimeKernel(
+    name="attention_vjp",
+    doc="the gradients of attention's q, k and v",
+    function=lambda _instruction: "mlc_attention_vjp",
+    shape="mlc_attention",
+    dtypes=("f32", "bf16"),
+    dense=True,
+    operands=_vjp_operands,
+    constants=_constants,
+    scratch=_vjp_scratch,
+    workspace=_no_workspace,
+)

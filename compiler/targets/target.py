@@ -1,0 +1,32 @@
+"""The record of a target: what the compiler knows of a kind of machine that it emits programs for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlc.emit.project import SourceTree
+from mlc.lower.rules import Rules
+from mlc.parallel.planned import Planned
+from mlc.plan.placed import Plan
+
+#: (plan, what `describe` makes of it, stem of the program, the .dsl file as sources name it, version) -> the model's files.
+Emit = Callable[[Plan, tuple[str, Planned], str, str, str], SourceTree]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A target. No field has a default.
+
+    doc:    what it is, in a sentence
+    rules:  how functions become kernels, and what they cost; `rules.target` is what --target calls it
+    emit:   the sources of a plan; the Makefile compiles every src/*.c of theirs
+    """
+
+    doc: str
+    rules: Rules
+    emit: Emit
+
+    @property
+    def name(self) -> str:
+        return self.rules.target
