@@ -197,6 +197,7 @@ NEGATED = Op(
     type_rule=NEG.type_rule,
     meaning=NEG.meaning,
     vjp=NEG.vjp,
+    factors=NEG.factors,
     lowering=LibraryKernel("negated"),
     flops=NEG.flops,
     samples=tuple(s for s in NEG.samples if "i32" not in s.operands[0]),
