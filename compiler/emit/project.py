@@ -104,6 +104,7 @@ objects/%.o: %.c Makefile settings
 # The library stands for its objects while no source is newer: mlc may have put it here without them, and so without their lists of headers.
 .SECONDARY: $(RUNTIME_OBJECTS)
 $(RUNTIME_OBJECTS): $(wildcard runtime/*/*.h runtime/*/*/*.h)
+$(filter %_f64.o,$(RUNTIME_OBJECTS)): objects/%_f64.o: %.c
 
 # The command that links, whose words are those of the one that compiles too: when it changes, all that was made otherwise is made again.
 SETTING = $(subst ','\\'',$(LINK))

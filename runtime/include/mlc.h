@@ -31,11 +31,11 @@
  * The ranks of a supervisor end with it, however it ends.
  *
  * THE STEP. M microbatches run in ascending order. Gradients fold in groups of M/G microbatches, group sums combine by the
- * bottom-up pairwise tree, uses of a shared parameter add up in chain order; the total is multiplied once by f32(1 / sum of
- * weights). The loss is sum(weight * loss) / sum(weight) in f64, where the loss of a microbatch is the f32 loss plus its add_loss
- * effects in chain order, added in f64. Metrics and reports are reduced like the loss. Gradients fed by `accumulate` are the plain
+ * bottom-up pairwise tree, uses of a shared parameter add up in chain order; the total is multiplied once by 1 / sum of
+ * weights, rounded to the wide dtype (mlc_model.wide). The loss is sum(weight * loss) / sum(weight) in f64, where the loss of a
+ * microbatch is the loss plus its add_loss effects in chain order, added in f64. Metrics and reports are reduced like the loss. Gradients fed by `accumulate` are the plain
  * mean over microbatches and take no part in the norm. If the norm exceeds the recipe's clip, loss gradients are multiplied by
- * f32(clip / norm). The same bits come out for every pp, dp, schedule, transport and number of threads.
+ * clip / norm, rounded to the wide dtype. The same bits come out for every pp, dp, schedule, transport and number of threads.
  *
  * EVALUATION is a pass over microbatches 0, 1, ... of the data in rounds of R * dp microbatches (R: what one list of the evaluation
  * chain takes of a replica). Each round is dealt out in contiguous shares, in order of replica: n / dp microbatches each (rounded
@@ -45,8 +45,8 @@
  *
  * NOT FINITE. A loss or a gradient that is not finite ends the run with exit code 5 before anything is updated. The step is run once
  * more to name the lowest stage, and in it the lowest microbatch and parameter, at which such a value shows: in a part of the loss,
- * in states that the stage sends (looked through as f32), in the gradient of one microbatch. Where an input of that microbatch holds
- * a NaN or an infinity, the message ends with input, record and element. What an update writes is looked at too (parameters,
+ * in states that the stage sends (looked through as the wide dtype), in the gradient of one microbatch. Where an input of that
+ * microbatch holds a NaN or an infinity, the message ends with input, record and element. What an update writes is looked at too (parameters,
  * optimizer states, bf16 copies): where it is not finite the step has failed, with exit code 5 and the name, and no checkpoint is
  * written of it, nor of values that a caller of the library has put there.
  *
@@ -57,7 +57,7 @@
  * DATA of a program: --data [INPUT=][WIDTH:]PATTERN, a glob; several files are taken in order of their names, in which runs of digits
  * count as numbers (spec/data.md).
  *   *.npy      a NumPy array (format 1 to 3, C order, little-endian). Its first dim counts examples, the others are the input's.
- *              f32, bf16, f16 inputs take f2 f4 f8 (rounded once to nearest, ties to even) and b1 i1 u1 i2 u2 (exact); i32 inputs
+ *              f32, f64, bf16, f16 inputs take f2 f4 f8 (rounded once to nearest, ties to even) and b1 i1 u1 i2 u2 (exact); i32 inputs
  *              take b1 and every integer type (a value that does not fit is an error); bool inputs take b1, and u1 of 0 and 1.
  *              A one-dimensional array of integers given to a token input [batch, context] is a token stream.
  *   *.bin      tokens: of a Megatron data set, when its .idx lies beside it; an llm.c shard (256 x int32 header, magic 20240520:
@@ -71,7 +71,7 @@
  * where p permutes the N windows, keyed by seed and epoch (--order shuffled), or is the identity (--order sequential).
  *
  * CHECKPOINT, a directory DIR/step-00000100 (step: how many are done):
- *   model-00001-of-00001.safetensors      parameters, f32; a '*' in a name is counted out over the leading dim
+ *   model-00001-of-00001.safetensors      parameters, of the wide dtype; a '*' in a name is counted out over the leading dim
  *   model.safetensors.index.json
  *   optimizer-00001-of-00001.safetensors  optimizer state: <parameter>/<state>
  *   optimizer.safetensors.index.json
@@ -86,7 +86,7 @@
  * step of the run that `latest` names. A run that goes back to a step before its newest one there is a new run from then on.
  *
  * DIGEST: SHA-256 over, for parameters and optimizer states sorted by name (bytes; state: <parameter>/<state>):
- *   name, 0 byte, dtype ("F32"), 0 byte, rank as u64, each size as u64, SHA-256 of each 1 MiB block of the tensor;
+ *   name, 0 byte, dtype ("F32" or "F64"), 0 byte, rank as u64, each size as u64, SHA-256 of each 1 MiB block of the tensor;
  * then step and cursor as u64. All numbers little-endian.
  *
  * METRICS (--log): one JSON object a line: step (from 0), loss, grad_norm, rate, tokens (so far), step_ms, tokens_per_s, mfu
@@ -153,7 +153,7 @@ const mlc_model *mlc_session_model(const mlc_session *session);
 
 typedef struct mlc_view {
     const char *name;
-    int32_t dtype; /* enum mlc_dtype; masters, gradients and states are MLC_F32 */
+    int32_t dtype; /* enum mlc_dtype; masters, gradients and states have mlc_model.wide */
     int32_t rank;
     const int64_t *shape;
     void *data;   /* row-major; NULL when there is none (the gradient of a frozen parameter) */
@@ -172,7 +172,7 @@ int mlc_input_count(const mlc_session *session);
 mlc_view mlc_input_view(const mlc_session *session, int input); /* name, dtype, shape of one microbatch; data NULL */
 
 /* Sets a run-time constant of the model (`rate`). MLC_USAGE: no such constant. */
-int mlc_session_set_scalar(mlc_session *session, const char *name, float value);
+int mlc_session_set_scalar(mlc_session *session, const char *name, double value);
 int mlc_session_set_steps(mlc_session *session, int64_t steps);
 
 /* ---- training ----

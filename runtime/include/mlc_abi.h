@@ -21,7 +21,7 @@
 #define MLC_ABI_VERSION 4
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
-enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL }; /* bool: one byte, 0 or 1 */
+enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
 
 /* What changes between steps and microbatches. Lies in the arena at a fixed place; kernels read it, the runtime writes it. */
 typedef struct mlc_record {
@@ -30,7 +30,7 @@ typedef struct mlc_record {
     int64_t steps;
     int64_t microbatch; /* of the step, over all replicas */
     int64_t reserved[4];
-    float scalars[];    /* by index in mlc_model.scalars; [0] is step, [1] is steps */
+    char scalars[];     /* of the wide dtype, by index in mlc_model.scalars; the first is step, the second steps */
 } mlc_record;
 
 struct mlc_team;
@@ -92,7 +92,7 @@ typedef struct mlc_tensor {
     uint64_t at;
 } mlc_tensor;
 
-/* A parameter. Its master is f32. Checkpoint names: a '*' in the name counts the leading dim out. */
+/* A parameter. Its master has the wide dtype. Checkpoint names: a '*' in the name counts the leading dim out. */
 typedef struct mlc_parameter {
     const char *name;
     int32_t rank;
@@ -100,7 +100,7 @@ typedef struct mlc_parameter {
     int32_t fed;               /* 0 loss gradient, 1 accumulate effect, 2 none */
     int32_t uses;              /* layer calls that use it */
     int32_t owner;             /* place of the first use: holds the optimizer state */
-    const mlc_tensor *states;  /* optimizer state, f32, whole shapes; `at` is MLC_NONE */
+    const mlc_tensor *states;  /* optimizer state, of the wide dtype, whole shapes; `at` is MLC_NONE */
     int32_t state_count;
     uint64_t path;             /* hash of the name, keys the random numbers of init */
 } mlc_parameter;
@@ -163,10 +163,10 @@ typedef struct mlc_domain {
 
 #define MLC_NO_VALUE INT64_MIN
 
-/* A run-time f32: an option of the program (--rate), or computed at the start of each step by mlc_model.set_scalars. */
+/* A run-time scalar: an option of the program (--rate), or computed at the start of each step by mlc_model.set_scalars. */
 typedef struct mlc_scalar {
     const char *name;
-    float value;    /* default */
+    double value;   /* default, as the wide dtype has it */
     int32_t option; /* 1: --name sets it; 2: it does, and only training reads it */
 } mlc_scalar;
 
@@ -178,7 +178,7 @@ typedef struct mlc_column {
 
 typedef struct mlc_value {
     int32_t column;
-    uint64_t at; /* f32 scalar, as a row's operand, right after the forward rows of the microbatch */
+    uint64_t at; /* scalar of the wide dtype, as a row's operand, right after the forward rows of the microbatch */
 } mlc_value;
 
 typedef struct mlc_binding {
@@ -196,7 +196,7 @@ typedef struct mlc_chunk {
     const mlc_binding *inputs;   /* filled before forward; live as long as a row reads them */
     int32_t input_count;
     mlc_rows weight;             /* none or one row, from inputs to `weight_at`, run before forward; of stages that make a loss */
-    uint64_t weight_at;          /* f32 scalar */
+    uint64_t weight_at;          /* scalar of the wide dtype */
     const mlc_value *values;     /* what this stage leaves for the columns of the chain */
     int32_t value_count;
     const mlc_use *uses;         /* of the train chain */
@@ -299,7 +299,8 @@ typedef struct mlc_role {
     uint64_t arena_bytes;        /* the inbox, then the private part */
     uint64_t inbox_bytes;        /* a multiple of 4096: the inbox lies at 0, and so where senders of any place expect it */
     uint64_t record;             /* offset of the mlc_record */
-    uint64_t seed_at;            /* f32 scalar: the cotangent of the loss, the weight of the microbatch; set before each backward action */
+    uint64_t seed_at;            /* scalar of the wide dtype: the cotangent of the loss, the weight of the microbatch; set before
+                                    each backward action */
     int32_t levels;              /* accumulators a use: how many group sums are held at once */
     const mlc_chunk *chunks[MLC_CHAINS];
     int32_t chunk_count;         /* of every chain alike */
@@ -337,19 +338,20 @@ typedef struct mlc_model {
     int32_t domain_count;
     const mlc_scalar *scalars;   /* [0] step, [1] steps */
     int32_t scalar_count;
-    void (*set_scalars)(float *scalars); /* computes the curves from step, steps and the options */
+    void (*set_scalars)(void *scalars);  /* of a record: computes the curves from step, steps and the options */
     int32_t rate;                /* index of the scalar that metrics print as the rate, -1 when there is none */
     mlc_chain chains[MLC_CHAINS];
     int32_t samples;             /* 0: the model cannot sample, its third chain is empty */
     int32_t microbatches;        /* M, over all replicas */
     int32_t groups;              /* G, over all replicas */
-    float clip;                  /* largest global gradient norm; 0: none */
+    double clip;                 /* largest global gradient norm; 0: none */
     double flops;                /* of one microbatch, forward and backward, recomputation apart */
     int64_t batch;               /* rows of a microbatch */
     int64_t tokens;              /* elements of the first input in a microbatch when it is i32 [batch, context], else batch */
     const char *compiler;        /* version of mlc; NULL: not known */
     const mlc_constant *constants; /* of the file, in its order */
     int32_t constant_count;
+    int32_t wide;                /* enum mlc_dtype, MLC_F32 or MLC_F64: of masters, gradients, states, scalars, losses and weights */
 } mlc_model;
 
 #endif

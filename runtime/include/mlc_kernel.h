@@ -57,7 +57,7 @@ typedef struct mlc_index {
 #define MLC_INDICES 4
 
 /* c[batch, m, n] = sum over k of a[batch, m, k] * b[batch, k, n], each of the four a row-major group of indices.
- * a and b are f32 or bf16; sums are f32, in ascending k by blocks chosen from the shape alone. */
+ * a and b are f32 or bf16 and sums f32; or all are f64. Sums run in ascending k by blocks chosen from the shape alone. */
 typedef struct mlc_contraction {
     int32_t batch_rank, m_rank, n_rank, k_rank; /* 0 to MLC_INDICES; rank 0: extent 1 */
     mlc_index batch[MLC_INDICES], m[MLC_INDICES], n[MLC_INDICES], k[MLC_INDICES];
@@ -70,12 +70,16 @@ typedef struct mlc_contraction {
  * c lies in env->scratch and may be overwritten; nothing else in scratch may be touched. */
 typedef void (*mlc_epilogue)(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0,
     int64_t rows, int64_t n0, int64_t columns);
+typedef void (*mlc_epilogue_f64)(const mlc_env *env, const void *closure, const double *c, int64_t pitch, int64_t batch, int64_t m0,
+    int64_t rows, int64_t n0, int64_t columns);
 
-/* Bytes of env->scratch that mlc_contract uses, whatever the shape. */
+/* Bytes of env->scratch that mlc_contract uses, whatever the shape; mlc_contract_f64 uses twice as many. */
 #define MLC_CONTRACT_SCRATCH_BYTES 1572864
 
 /* All threads call it. No barrier before or after: the caller places them. a and b need the alignment of their dtype only. */
 void mlc_contract(const mlc_env *env, const mlc_contraction *contraction, const void *a, const void *b, mlc_epilogue epilogue,
+    const void *closure);
+void mlc_contract_f64(const mlc_env *env, const mlc_contraction *contraction, const void *a, const void *b, mlc_epilogue_f64 epilogue,
     const void *closure);
 
 /* Softmax attention without a T x T buffer (FlashAttention, Dao et al. 2022). Strides in elements; the last dim has stride 1.
@@ -90,13 +94,14 @@ typedef struct mlc_attention {
     int64_t dq_batch, dq_time, dq_head;
     int64_t dk_batch, dk_time, dk_head;
     int64_t dv_batch, dv_time, dv_head;
-    float scale;
+    double scale;
     int32_t causal;                       /* key s is seen by query t when s <= t */
-    int32_t dtype;                        /* of q k v y and their gradients: MLC_F32 or MLC_BF16 */
+    int32_t dtype;                        /* of q k v y and their gradients: MLC_F32 or MLC_BF16; MLC_F64 */
 } mlc_attention;
 
-/* Bytes of env->scratch that attention uses. Every pitch is an odd number of 64-byte lines: MLC_PITCH(n) = 16 * (ceil(n / 16) | 1).
- * The blocks are MLC_QUERY_BLOCK queries by MLC_KEY_BLOCK keys. With h = MLC_PITCH(head), e = MLC_PITCH(value), in floats:
+/* Bytes of env->scratch that attention uses; that of f64 uses twice as many. Every pitch is an odd number of 64-byte lines:
+ * MLC_PITCH(n) = 16 * (ceil(n / 16) | 1).
+ * The blocks are MLC_QUERY_BLOCK queries by MLC_KEY_BLOCK keys. With h = MLC_PITCH(head), e = MLC_PITCH(value), in elements:
  *   forward  224 head + 128 e + 64 e + 64 * 144 + 4 * 144
  *   vjp      224 (head + value) + 128 (2 h + e) + 64 h + 2 * 128 * 80 + 64 * 144 + 4 * 144 + 64 ceil(keys / 64) (h + e) */
 #define MLC_QUERY_BLOCK 128
@@ -107,13 +112,17 @@ typedef struct mlc_attention {
     (4 * (224 * ((int64_t)(head) + (value)) + 128 * (2 * MLC_PITCH(head) + MLC_PITCH(value)) + 64 * MLC_PITCH(head) + 20480 + 68 * 144 +  \
           64 * (((int64_t)(keys) + 63) / 64) * (MLC_PITCH(head) + MLC_PITCH(value))))
 
-/* y, and lse [batch, heads, time] f32. mask: [batch, keys] bool, true where a key may be seen, or NULL.
+/* y, and lse [batch, heads, time]. mask: [batch, keys] bool, true where a key may be seen, or NULL.
  * A query that sees no key gets y = NaN, as softmax of all -inf. All threads call it; no barrier before or after. */
 void mlc_attention_forward(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
     const uint8_t *mask, void *y, float *lse);
+void mlc_attention_forward_f64(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
+    const uint8_t *mask, void *y, double *lse);
 
 /* dq, dk, dv from dy. All threads call it; no barrier before or after. */
 void mlc_attention_vjp(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v, const uint8_t *mask,
     const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv);
+void mlc_attention_vjp_f64(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
+    const uint8_t *mask, const void *y, const double *lse, const void *dy, void *dq, void *dk, void *dv);
 
 #endif

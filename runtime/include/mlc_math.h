@@ -386,4 +386,6 @@ MLC_INLINE float mlc_pow(float x, float y)
     return ((x == 1.0f) | (y == 0.0f)) ? 1.0f : r;
 }
 
+#include "mlc_math_f64.h"
+
 #endif

@@ -63,6 +63,15 @@ MLC_INLINE float mlc_normal_of_words(uint32_t w0, uint32_t w1, uint32_t turn)
     return r * mlc_sin_quadrant(angle, quadrant + turn);
 }
 
+/* The same in f64. */
+MLC_INLINE double mlc_normal_of_words_f64(uint32_t w0, uint32_t w1, uint32_t turn)
+{
+    const double r = __builtin_sqrt(-2.0 * mlc_log_f64((double)((w0 >> 8) + 1u) * 0x1p-24));
+    const uint32_t v = w1 >> 8, quadrant = (v + 0x200000u) >> 22;
+    const double angle = (double)((int32_t)v - (int32_t)(quadrant << 22)) * (0x1.921fb54442d18p2 * 0x1p-24);
+    return r * mlc_sin_quadrant_f64(angle, quadrant + turn);
+}
+
 MLC_INLINE float mlc_random_uniform(const mlc_env *env, uint64_t path, uint32_t ordinal, int64_t n)
 {
     const mlc_random_words x = mlc_random_block(env, path, ordinal, n >> 2);
@@ -74,6 +83,18 @@ MLC_INLINE float mlc_random_normal(const mlc_env *env, uint64_t path, uint32_t o
 {
     const mlc_random_words x = mlc_random_block(env, path, ordinal, n >> 2);
     return mlc_normal_of_words(n & 2 ? x.w[2] : x.w[0], n & 2 ? x.w[3] : x.w[1], n & 1 ? 0 : 1);
+}
+
+/* In f64 a draw has the same uniform numbers, and the normal ones that those of f32 are near. */
+MLC_INLINE double mlc_random_uniform_f64(const mlc_env *env, uint64_t path, uint32_t ordinal, int64_t n)
+{
+    return (double)mlc_random_uniform(env, path, ordinal, n);
+}
+
+MLC_INLINE double mlc_random_normal_f64(const mlc_env *env, uint64_t path, uint32_t ordinal, int64_t n)
+{
+    const mlc_random_words x = mlc_random_block(env, path, ordinal, n >> 2);
+    return mlc_normal_of_words_f64(n & 2 ? x.w[2] : x.w[0], n & 2 ? x.w[3] : x.w[1], n & 1 ? 0 : 1);
 }
 
 /* out[i] = element first + i, i < count; `out` needs no alignment. Same bits as the functions of one element. */

@@ -3,7 +3,7 @@
  * In comments s is a score before scaling, p = exp(scale s - lse) a probability, q a query and k a key within their blocks.
  * Operands of tiles have the summed index first, so the forward pass keeps scores as [key][query]: maxima and sums over keys are
  * then sums of rows, and p is at once the operand of y = p v. The derivative sums p over queries: it keeps them as [query][key].
- * All buffers are f32 in scratch; block sizes and pitches are those that mlc_kernel.h counts.
+ * q, k, v, y are elements of the tile, or bf16 where that is f32: packing refuses the rest. All buffers are elements in scratch; block sizes and pitches are those that mlc_kernel.h counts.
  */
 #include <stddef.h>
 
@@ -23,13 +23,13 @@ static int64_t padded(int64_t n)
 
 static const void *at(const void *x, int dtype, int64_t elements)
 {
-    return (const char *)x + elements * (dtype == MLC_F32 ? 4 : 2);
+    return (const char *)x + elements * mlc_element_bytes(dtype);
 }
 
-static float *take(float **scratch, int64_t floats)
+static mlc_element *take(mlc_element **scratch, int64_t elements)
 {
-    float *taken = *scratch;
-    *scratch += floats;
+    mlc_element *taken = *scratch;
+    *scratch += elements;
     return taken;
 }
 
@@ -48,31 +48,31 @@ static int64_t panel_height(int64_t rows)
 }
 
 /* c[rows][columns] (+)= sum over depth of a[depth][rows] b[depth][columns]; columns are rounded up to whole vectors. */
-static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch,
-    float *c, int64_t c_pitch, int add)
+static void multiply(int64_t rows, int64_t columns, int64_t depth, const mlc_element *a, int64_t a_pitch, const mlc_element *b, int64_t b_pitch,
+    mlc_element *c, int64_t c_pitch, int add)
 {
     if (rows == 0)
         return;
     const int64_t height = panel_height(rows);
     for (int64_t i = 0; i < rows; i += height)
         for (int64_t j = 0; j < columns; j += MLC_TILE_COLUMNS)
-            mlc_tile((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, a_pitch, b + j, b_pitch,
+            MLC_OF_ELEMENT(mlc_tile)((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, a_pitch, b + j, b_pitch,
                 c + i * c_pitch + j, c_pitch, add, NULL);
 }
 
-/* Writes rows of f32 as the dtype of the result, each divided by its divisor if there are divisors. */
-static void store_rows(void *to, int dtype, int64_t stride, const float *from, int64_t pitch, int64_t rows, int64_t columns,
-    const float *divisors)
+/* Writes rows as the dtype of the result, each divided by its divisor if there are divisors. */
+static void store_rows(void *to, int dtype, int64_t stride, const mlc_element *from, int64_t pitch, int64_t rows, int64_t columns,
+    const mlc_element *divisors)
 {
     for (int64_t i = 0; i < rows; i++) {
-        const float *x = from + i * pitch;
-        const float divisor = divisors ? divisors[i] : 1.0f;
-        if (dtype == MLC_F32) {
-            float *y = (float *)to + i * stride;
-            MLC_SIMD for (int64_t j = 0; j < columns; j++) y[j] = x[j] / divisor;
-        } else {
+        const mlc_element *x = from + i * pitch;
+        const mlc_element divisor = divisors ? divisors[i] : 1;
+        if (dtype == MLC_BF16) {
             uint16_t *y = (uint16_t *)to + i * stride;
-            MLC_SIMD for (int64_t j = 0; j < columns; j++) y[j] = mlc_bf16_of_f32(x[j] / divisor);
+            MLC_SIMD for (int64_t j = 0; j < columns; j++) y[j] = mlc_bf16_of_f32((float)(x[j] / divisor));
+        } else {
+            mlc_element *y = (mlc_element *)to + i * stride;
+            MLC_SIMD for (int64_t j = 0; j < columns; j++) y[j] = x[j] / divisor;
         }
     }
 }
@@ -83,21 +83,21 @@ typedef struct forward {
     const void *k, *v;      /* of this head */
     const uint8_t *mask;    /* [keys] of this batch index, or NULL */
     int64_t query, queries; /* the first, and how many */
-    float *queries_dq;      /* q^T [head][QUERY_PITCH] */
-    float *keys_dk;         /* k^T [head][KEY_PITCH] */
-    float *values_ke;       /* v [KEYS][MLC_PITCH(value)] */
-    float *p_kq;            /* scores, then probabilities times `sum`, [KEYS][QUERY_PITCH] */
-    float *y_qe;            /* y times `sum` [QUERIES][MLC_PITCH(value)] */
-    float *most, *sum;      /* of a query, over the keys so far: largest scaled score; sum of exp(scaled score - most) */
-    float *shrink;          /* exp(most before - most) */
-    float *shift;           /* `most`, or 0 while it is -inf */
+    mlc_element *queries_dq;      /* q^T [head][QUERY_PITCH] */
+    mlc_element *keys_dk;         /* k^T [head][KEY_PITCH] */
+    mlc_element *values_ke;       /* v [KEYS][MLC_PITCH(value)] */
+    mlc_element *p_kq;            /* scores, then probabilities times `sum`, [KEYS][QUERY_PITCH] */
+    mlc_element *y_qe;            /* y times `sum` [QUERIES][MLC_PITCH(value)] */
+    mlc_element *most, *sum;      /* of a query, over the keys so far: largest scaled score; sum of exp(scaled score - most) */
+    mlc_element *shrink;          /* exp(most before - most) */
+    mlc_element *shift;           /* `most`, or 0 while it is -inf */
 } forward;
 
 /* Scores of the block of keys at `key`. */
 static void forward_scores(const forward *f, int64_t key, int64_t keys)
 {
     const mlc_attention *s = f->shape;
-    mlc_pack_transposed(f->keys_dk, KEY_PITCH, at(f->k, s->dtype, key * s->k_time), s->dtype, s->k_time, keys, s->head);
+    MLC_OF_ELEMENT(mlc_pack_transposed)(f->keys_dk, KEY_PITCH, at(f->k, s->dtype, key * s->k_time), s->dtype, s->k_time, keys, s->head);
     for (int64_t j = 0; j < padded(f->queries); j += MLC_TILE_COLUMNS) {
         const int64_t columns = least(MLC_TILE_COLUMNS, padded(f->queries) - j), seen = seen_by(s, f->query + j + columns - 1, key, keys);
         multiply(seen, columns, s->head, f->keys_dk, KEY_PITCH, f->queries_dq + j, QUERY_PITCH, f->p_kq + j, QUERY_PITCH, 0);
@@ -112,9 +112,9 @@ static void forward_softmax(const forward *f, int64_t q, int64_t key, int64_t ke
     const int64_t all = s->causal ? f->query + q - key + 1 : keys; /* keys that each of the queries sees: the first so many */
     const int64_t seen = seen_by(s, f->query + q + MLC_LANES - 1, key, keys);
     const mlc_vector_int last = mlc_vector_count((int32_t)(all < 0 ? -MLC_LANES : all) - 1); /* key that each query sees last */
-    const mlc_vector scale = mlc_vector_of(s->scale), nothing = mlc_vector_of(-__builtin_inff()), zero = {0};
+    const mlc_vector scale = mlc_vector_of((mlc_element)s->scale), nothing = mlc_vector_of(-__builtin_inff()), zero = {0};
     const mlc_vector before = mlc_vector_load(f->most + q);
-    float *p = f->p_kq + q;
+    mlc_element *p = f->p_kq + q;
     mlc_vector most = before;
     for (int64_t k = 0; k < seen; k++) {
         mlc_vector x = mlc_vector_load(p + k * QUERY_PITCH) * scale;
@@ -144,11 +144,11 @@ static void forward_values(const forward *f, int64_t key, int64_t keys)
 {
     const mlc_attention *s = f->shape;
     const int64_t pitch = MLC_PITCH(s->value), height = panel_height(f->queries);
-    mlc_pack_rows(f->values_ke, pitch, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
+    MLC_OF_ELEMENT(mlc_pack_rows)(f->values_ke, pitch, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
     for (int64_t q = 0; key > 0 && q < f->queries; q++) {
-        const float shrink = f->shrink[q];
-        float *y = f->y_qe + q * pitch;
-        if (shrink != 1.0f)
+        const mlc_element shrink = f->shrink[q];
+        mlc_element *y = f->y_qe + q * pitch;
+        if (shrink != 1)
             MLC_SIMD for (int64_t j = 0; j < s->value; j++) y[j] *= shrink;
     }
     for (int64_t q = 0; q < f->queries; q += height) {
@@ -182,11 +182,11 @@ static int64_t query_block(int64_t i, int64_t blocks)
     return i % 2 ? blocks - 1 - i / 2 : i / 2;
 }
 
-void mlc_attention_forward(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask,
-    void *y, float *lse)
+void MLC_OF_ELEMENT(mlc_attention_forward)(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask,
+    void *y, mlc_element *lse)
 {
     const int64_t blocks = (s->time + QUERIES - 1) / QUERIES, pitch = MLC_PITCH(s->value);
-    float *scratch = (float *)env->scratch;
+    mlc_element *scratch = (mlc_element *)env->scratch;
     forward f = {.shape = s};
     f.p_kq = take(&scratch, KEYS * QUERY_PITCH);
     f.most = take(&scratch, QUERY_PITCH);
@@ -204,13 +204,13 @@ void mlc_attention_forward(const mlc_env *env, const mlc_attention *s, const voi
         f.k = at(k, s->dtype, b * s->k_batch + g * s->k_head);
         f.v = at(v, s->dtype, b * s->v_batch + g * s->v_head);
         f.mask = mask ? mask + b * s->keys : NULL;
-        mlc_pack_transposed(f.queries_dq, QUERY_PITCH, at(q, s->dtype, b * s->q_batch + f.query * s->q_time + h * s->q_head), s->dtype,
+        MLC_OF_ELEMENT(mlc_pack_transposed)(f.queries_dq, QUERY_PITCH, at(q, s->dtype, b * s->q_batch + f.query * s->q_time + h * s->q_head), s->dtype,
             s->q_time, f.queries, s->head);
         forward_block(&f);
         store_rows((void *)at(y, s->dtype, b * s->y_batch + f.query * s->y_time + h * s->y_head), s->dtype, s->y_time, f.y_qe, pitch,
             f.queries, s->value, f.sum);
-        float *to = lse + (b * s->heads + h) * s->time + f.query;
-        MLC_SIMD for (int64_t i = 0; i < f.queries; i++) to[i] = f.most[i] + mlc_log(f.sum[i]);
+        mlc_element *to = lse + (b * s->heads + h) * s->time + f.query;
+        MLC_SIMD for (int64_t i = 0; i < f.queries; i++) to[i] = f.most[i] + MLC_OF_ELEMENT(mlc_log)(f.sum[i]);
     }
 }
 
@@ -221,17 +221,17 @@ typedef struct backward {
     const uint8_t *mask;      /* [keys] of this batch index, or NULL */
     int64_t query, queries;   /* the first, and how many */
     int64_t d_pitch, e_pitch; /* MLC_PITCH of head and of value */
-    float *q_dq, *q_qd;       /* q^T [head][QUERY_PITCH], q [QUERIES][d_pitch] */
-    float *dy_eq, *dy_qe;     /* dy^T [value][QUERY_PITCH], dy [QUERIES][e_pitch] */
-    float *k_dk, *k_kd;       /* k^T [head][KEY_PITCH], k [KEYS][d_pitch] */
-    float *v_ek;              /* v^T [value][KEY_PITCH] */
-    float *p_qk;              /* scores, then probabilities [QUERIES][KEY_PITCH] */
-    float *ds_qk;             /* gradient of p, then of the unscaled scores [QUERIES][KEY_PITCH] */
-    float *ds_kq;             /* its transpose [KEYS][QUERY_PITCH] */
-    float *lse, *delta;       /* of a query; delta: sum of dy y */
-    int32_t *visible;         /* of a key of the block: -1, or 0 where the mask hides it */
-    float *dq_qd;             /* [QUERIES][d_pitch] */
-    float *dk_kd, *dv_ke;     /* [all keys][d_pitch], [all keys][e_pitch] */
+    mlc_element *q_dq, *q_qd;       /* q^T [head][QUERY_PITCH], q [QUERIES][d_pitch] */
+    mlc_element *dy_eq, *dy_qe;     /* dy^T [value][QUERY_PITCH], dy [QUERIES][e_pitch] */
+    mlc_element *k_dk, *k_kd;       /* k^T [head][KEY_PITCH], k [KEYS][d_pitch] */
+    mlc_element *v_ek;              /* v^T [value][KEY_PITCH] */
+    mlc_element *p_qk;              /* scores, then probabilities [QUERIES][KEY_PITCH] */
+    mlc_element *ds_qk;             /* gradient of p, then of the unscaled scores [QUERIES][KEY_PITCH] */
+    mlc_element *ds_kq;             /* its transpose [KEYS][QUERY_PITCH] */
+    mlc_element *lse, *delta;       /* of a query; delta: sum of dy y */
+    mlc_element_int *visible; /* of a key of the block: -1, or 0 where the mask hides it */
+    mlc_element *dq_qd;             /* [QUERIES][d_pitch] */
+    mlc_element *dk_kd, *dv_ke;     /* [all keys][d_pitch], [all keys][e_pitch] */
 } backward;
 
 /* p_qk = q k^T and ds_qk = dy v^T, as far as queries see keys. */
@@ -249,9 +249,9 @@ static void backward_scores(const backward *f, int64_t key, int64_t keys)
 /* Scores become probabilities, and ds_qk the gradient of the unscaled scores; both 0 where a query does not see a key. */
 static void backward_probabilities(const backward *f, int64_t key, int64_t keys)
 {
-    const mlc_vector scale = mlc_vector_of(f->shape->scale), zero = {0};
+    const mlc_vector scale = mlc_vector_of((mlc_element)f->shape->scale), zero = {0};
     for (int64_t q = 0; q < f->queries; q++) {
-        float *p = f->p_qk + q * KEY_PITCH, *ds = f->ds_qk + q * KEY_PITCH;
+        mlc_element *p = f->p_qk + q * KEY_PITCH, *ds = f->ds_qk + q * KEY_PITCH;
         const int32_t seen = (int32_t)seen_by(f->shape, f->query + q, key, keys);
         const mlc_vector lse = mlc_vector_of(f->lse[q]), delta = mlc_vector_of(f->delta[q]);
         int32_t k = 0;
@@ -282,7 +282,7 @@ static void backward_gradients(const backward *f, int64_t key, int64_t keys)
             1);
         multiply(rows, s->head, depth, f->ds_qk + first * KEY_PITCH + k, KEY_PITCH, f->q_qd + first * d, d, f->dk_kd + (key + k) * d, d, 1);
     }
-    mlc_pack_transposed(f->ds_kq, QUERY_PITCH, f->ds_qk, MLC_F32, KEY_PITCH, f->queries, keys);
+    MLC_OF_ELEMENT(mlc_pack_transposed)(f->ds_kq, QUERY_PITCH, f->ds_qk, MLC_ELEMENT, KEY_PITCH, f->queries, keys);
     for (int64_t q = 0; q < f->queries; q += query_height) {
         const int64_t rows = least(query_height, f->queries - q), seen = seen_by(s, f->query + q + rows - 1, key, keys);
         if (seen > 0)
@@ -298,9 +298,9 @@ static void backward_block(const backward *f)
         if (keys == 0)
             break;
         const void *k = at(f->k, s->dtype, key * s->k_time);
-        mlc_pack_transposed(f->k_dk, KEY_PITCH, k, s->dtype, s->k_time, keys, s->head);
-        mlc_pack_rows(f->k_kd, f->d_pitch, k, s->dtype, s->k_time, keys, s->head);
-        mlc_pack_transposed(f->v_ek, KEY_PITCH, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
+        MLC_OF_ELEMENT(mlc_pack_transposed)(f->k_dk, KEY_PITCH, k, s->dtype, s->k_time, keys, s->head);
+        MLC_OF_ELEMENT(mlc_pack_rows)(f->k_kd, f->d_pitch, k, s->dtype, s->k_time, keys, s->head);
+        MLC_OF_ELEMENT(mlc_pack_transposed)(f->v_ek, KEY_PITCH, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
         for (int64_t i = 0; i < padded(keys); i++)
             f->visible[i] = -(i < keys && (!f->mask || f->mask[key + i]));
         backward_scores(f, key, keys);
@@ -314,14 +314,14 @@ static void backward_delta(const backward *f, const void *y)
 {
     const mlc_attention *s = f->shape;
     for (int64_t q = 0; q < f->queries; q++) {
-        const float *dy = f->dy_qe + q * f->e_pitch;
-        float sum = 0;
-        if (s->dtype == MLC_F32) {
-            const float *row = (const float *)y + q * s->y_time;
-            MLC_SIMD_SUM(sum) for (int64_t j = 0; j < s->value; j++) sum += dy[j] * row[j];
-        } else {
+        const mlc_element *dy = f->dy_qe + q * f->e_pitch;
+        mlc_element sum = 0;
+        if (s->dtype == MLC_BF16) {
             const uint16_t *row = (const uint16_t *)y + q * s->y_time;
-            MLC_SIMD_SUM(sum) for (int64_t j = 0; j < s->value; j++) sum += dy[j] * mlc_f32_of_bf16(row[j]);
+            MLC_SIMD_SUM(sum) for (int64_t j = 0; j < s->value; j++) sum += dy[j] * (mlc_element)mlc_f32_of_bf16(row[j]);
+        } else {
+            const mlc_element *row = (const mlc_element *)y + q * s->y_time;
+            MLC_SIMD_SUM(sum) for (int64_t j = 0; j < s->value; j++) sum += dy[j] * row[j];
         }
         f->delta[q] = sum;
     }
@@ -329,14 +329,14 @@ static void backward_delta(const backward *f, const void *y)
 
 static backward backward_of(const mlc_env *env, const mlc_attention *s)
 {
-    float *scratch = (float *)env->scratch;
+    mlc_element *scratch = (mlc_element *)env->scratch;
     backward f = {.shape = s, .d_pitch = MLC_PITCH(s->head), .e_pitch = MLC_PITCH(s->value)};
     f.p_qk = take(&scratch, QUERIES * KEY_PITCH);
     f.ds_qk = take(&scratch, QUERIES * KEY_PITCH);
     f.ds_kq = take(&scratch, KEYS * QUERY_PITCH);
     f.lse = take(&scratch, QUERY_PITCH);
     f.delta = take(&scratch, QUERY_PITCH);
-    f.visible = (int32_t *)take(&scratch, QUERY_PITCH);
+    f.visible = (mlc_element_int *)take(&scratch, QUERY_PITCH);
     f.q_qd = take(&scratch, QUERIES * f.d_pitch);
     f.dy_qe = take(&scratch, QUERIES * f.e_pitch);
     f.dq_qd = take(&scratch, QUERIES * f.d_pitch);
@@ -350,8 +350,8 @@ static backward backward_of(const mlc_env *env, const mlc_attention *s)
     return f;
 }
 
-void mlc_attention_vjp(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask,
-    const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv)
+void MLC_OF_ELEMENT(mlc_attention_vjp)(const mlc_env *env, const mlc_attention *s, const void *q, const void *k, const void *v, const uint8_t *mask,
+    const void *y, const mlc_element *lse, const void *dy, void *dq, void *dk, void *dv)
 {
     const int64_t ratio = s->heads / s->groups, blocks = (s->time + QUERIES - 1) / QUERIES;
     backward f = backward_of(env, s);
@@ -361,18 +361,18 @@ void mlc_attention_vjp(const mlc_env *env, const mlc_attention *s, const void *q
         f.k = at(k, s->dtype, b * s->k_batch + g * s->k_head);
         f.v = at(v, s->dtype, b * s->v_batch + g * s->v_head);
         f.mask = mask ? mask + b * s->keys : NULL;
-        __builtin_memset(f.dk_kd, 0, (size_t)(s->keys * (f.d_pitch + f.e_pitch)) * sizeof(float)); /* dv_ke follows */
+        __builtin_memset(f.dk_kd, 0, (size_t)(s->keys * (f.d_pitch + f.e_pitch)) * sizeof(mlc_element)); /* dv_ke follows */
         for (int64_t i = 0; i < ratio * blocks; i++) {
             const int64_t h = g * ratio + i / blocks;
             f.query = i % blocks * QUERIES;
             f.queries = least(QUERIES, s->time - f.query);
             const void *q_block = at(q, s->dtype, b * s->q_batch + f.query * s->q_time + h * s->q_head);
             const void *dy_block = at(dy, s->dtype, b * s->dy_batch + f.query * s->dy_time + h * s->dy_head);
-            mlc_pack_transposed(f.q_dq, QUERY_PITCH, q_block, s->dtype, s->q_time, f.queries, s->head);
-            mlc_pack_rows(f.q_qd, f.d_pitch, q_block, s->dtype, s->q_time, f.queries, s->head);
-            mlc_pack_transposed(f.dy_eq, QUERY_PITCH, dy_block, s->dtype, s->dy_time, f.queries, s->value);
-            mlc_pack_rows(f.dy_qe, f.e_pitch, dy_block, s->dtype, s->dy_time, f.queries, s->value);
-            __builtin_memcpy(f.lse, lse + (b * s->heads + h) * s->time + f.query, (size_t)f.queries * sizeof(float));
+            MLC_OF_ELEMENT(mlc_pack_transposed)(f.q_dq, QUERY_PITCH, q_block, s->dtype, s->q_time, f.queries, s->head);
+            MLC_OF_ELEMENT(mlc_pack_rows)(f.q_qd, f.d_pitch, q_block, s->dtype, s->q_time, f.queries, s->head);
+            MLC_OF_ELEMENT(mlc_pack_transposed)(f.dy_eq, QUERY_PITCH, dy_block, s->dtype, s->dy_time, f.queries, s->value);
+            MLC_OF_ELEMENT(mlc_pack_rows)(f.dy_qe, f.e_pitch, dy_block, s->dtype, s->dy_time, f.queries, s->value);
+            __builtin_memcpy(f.lse, lse + (b * s->heads + h) * s->time + f.query, (size_t)f.queries * sizeof(mlc_element));
             backward_delta(&f, at(y, s->dtype, b * s->y_batch + f.query * s->y_time + h * s->y_head));
             backward_block(&f);
             store_rows((void *)at(dq, s->dtype, b * s->dq_batch + f.query * s->dq_time + h * s->dq_head), s->dtype, s->dq_time, f.dq_qd,

@@ -18,13 +18,13 @@ enum {
     DEPTH = 384,      /* of a k block */
     SIDE = 1024,      /* rows or columns of a block of c, at most */
     PIECE = 512,      /* columns of a piece of c, at most; 64 at full depth: the lines that its epilogue writes fit into a store queue */
-    STAYING = 161792, /* floats of the operand that stays: 30 panels of a or 13 of b at full depth */
-    PASSING = 24576,  /* floats of a chunk of the other one: 4 panels of a or 2 of b at full depth */
+    STAYING = 161792, /* elements of the operand that stays: 30 panels of a or 13 of b at full depth */
+    PASSING = 24576,  /* elements of a chunk of the other one: 4 panels of a or 2 of b at full depth */
     OFFSETS = 2 * SIDE + DEPTH,
-    C_FLOATS = MLC_CONTRACT_SCRATCH_BYTES / 4 - STAYING - PASSING - 2 * OFFSETS,
+    C_ELEMENTS = MLC_CONTRACT_SCRATCH_BYTES / 4 - STAYING - PASSING - 2 * OFFSETS, /* of f32 the scratch is full */
 };
 _Static_assert(PASSING >= DEPTH * MLC_TILE_COLUMNS && PASSING >= DEPTH * MLC_TILE_ROWS + MLC_STRIP, "a chunk holds a panel");
-_Static_assert(C_FLOATS >= MLC_TILE_ROWS * MLC_PITCH(PIECE), "c holds a piece");
+_Static_assert(C_ELEMENTS >= MLC_TILE_ROWS * MLC_PITCH(PIECE), "c holds a piece");
 
 /* What a thread works on, and its buffers in scratch. */
 typedef struct contraction {
@@ -34,9 +34,9 @@ typedef struct contraction {
     mlc_index batch[MLC_INDICES], m[MLC_INDICES], n[MLC_INDICES], k[MLC_INDICES];
     int64_t batches, rows, columns, depth;
     int64_t k_block;          /* depth of a k block */
-    int64_t a_panel, b_panel; /* floats of a panel; a strip may write past the end of a row panel */
+    int64_t a_panel, b_panel; /* elements of a panel; a strip may write past the end of a row panel */
     int64_t piece;            /* columns of a piece of c */
-    float *staying, *passing, *c;
+    mlc_element *staying, *passing, *c;
     int64_t *m_at, *n_at, *k_at;
 } contraction;
 
@@ -101,7 +101,7 @@ static int64_t run_of(const mlc_index *index, int rank, int of_b)
 
 static const void *shifted(const void *x, int dtype, int64_t elements)
 {
-    return (const char *)x + elements * (dtype == MLC_F32 ? 4 : 2);
+    return (const char *)x + elements * mlc_element_bytes(dtype);
 }
 
 /* First row of panel i of `panels` over `rows`: heights differ by one at most. */
@@ -138,7 +138,7 @@ typedef struct block {
 } block;
 
 /* Row panels [first, end) of the block. */
-static void pack_a(const contraction *s, const mlc_packing *packing, const block *x, float *a_panels, int64_t first, int64_t end)
+static void pack_a(const contraction *s, const mlc_packing *packing, const block *x, mlc_element *a_panels, int64_t first, int64_t end)
 {
     mlc_strip strips[SIDE / MLC_TILE_ROWS + 1];
     for (int64_t i = first; i < end; i++) {
@@ -146,34 +146,34 @@ static void pack_a(const contraction *s, const mlc_packing *packing, const block
         const mlc_strip strip = {a_panels + (i - first) * s->a_panel, row, (int)height, (int)height};
         strips[i - first] = strip;
     }
-    mlc_pack(packing, strips, (int)(end - first));
+    MLC_OF_ELEMENT(mlc_pack)(packing, strips, (int)(end - first));
 }
 
 /* Columns [first, end) of the block. */
-static void pack_b(const contraction *s, const mlc_packing *packing, float *b_panels, int64_t first, int64_t end)
+static void pack_b(const contraction *s, const mlc_packing *packing, mlc_element *b_panels, int64_t first, int64_t end)
 {
     enum { STRIP = MLC_TILE_COLUMNS < MLC_STRIP ? MLC_TILE_COLUMNS : MLC_STRIP };
     mlc_strip strips[SIDE / STRIP];
     int count = 0;
     for (int64_t j = 0; j < end - first; j += STRIP) {
-        float *panel = b_panels + j / MLC_TILE_COLUMNS * s->b_panel;
+        mlc_element *panel = b_panels + j / MLC_TILE_COLUMNS * s->b_panel;
         const mlc_strip strip = {panel + j % MLC_TILE_COLUMNS, first + j, (int)least(STRIP, end - first - j), STRIP};
         strips[count++] = strip;
     }
-    mlc_pack(packing, strips, count);
+    MLC_OF_ELEMENT(mlc_pack)(packing, strips, count);
 }
 
 /* What is done with c. */
 typedef struct finish {
     const mlc_env *env;
-    mlc_epilogue epilogue;
+    MLC_OF_ELEMENT(mlc_epilogue) epilogue;
     const void *closure;
 } finish;
 
 /* A part of the block: row panels [first, end) by columns [n0, n1), with their operands, in one block of k. */
 typedef struct product {
     int64_t first, end, n0, n1;
-    const float *a_panels, *b_panels;
+    const mlc_element *a_panels, *b_panels;
     int64_t k0, depth;
     mlc_ahead ahead; /* what the next chunk is packed from */
 } product;
@@ -185,13 +185,13 @@ static void multiply(const contraction *s, const finish *f, const block *x, prod
     const int64_t pitch = MLC_PITCH(single ? s->piece : x->columns);
     for (int64_t i = p->first; i < p->end; i++) {
         const int64_t row = panel_row(x->rows, x->panels, i), height = panel_row(x->rows, x->panels, i + 1) - row;
-        const float *a = p->a_panels + (i - p->first) * s->a_panel;
+        const mlc_element *a = p->a_panels + (i - p->first) * s->a_panel;
         for (int64_t j = p->n0; j < p->n1; j += s->piece) {
             const int64_t columns = least(s->piece, p->n1 - j);
-            const float *b = p->b_panels + (j - p->n0) / MLC_TILE_COLUMNS * s->b_panel;
-            float *c = single ? s->c : s->c + row * pitch + j;
+            const mlc_element *b = p->b_panels + (j - p->n0) / MLC_TILE_COLUMNS * s->b_panel;
+            mlc_element *c = single ? s->c : s->c + row * pitch + j;
             for (int64_t l = 0; l < columns; l += MLC_TILE_COLUMNS, b += s->b_panel)
-                mlc_tile((int)height, columns - l > MLC_LANES ? 2 : 1, p->depth, a, MLC_TILE_ROWS, b, MLC_TILE_COLUMNS, c + l, pitch,
+                MLC_OF_ELEMENT(mlc_tile)((int)height, columns - l > MLC_LANES ? 2 : 1, p->depth, a, MLC_TILE_ROWS, b, MLC_TILE_COLUMNS, c + l, pitch,
                     p->k0 > 0, &p->ahead);
             if (p->k0 + p->depth == s->depth)
                 f->epilogue(f->env, f->closure, c, pitch, x->batch, x->m0 + row, height, x->n0 + j, columns);
@@ -212,7 +212,7 @@ static void block_with_a(const contraction *s, const finish *f, const block *x, 
         for (; p.n0 < x->columns; p.n0 = p.n1) {
             p.n1 = least(p.n0 + s->piece, x->columns);
             pack_b(s, &b, s->passing, p.n0, p.n1);
-            p.ahead = mlc_ahead_of(&b, p.n1, least(s->piece, x->columns - p.n1));
+            p.ahead = MLC_OF_ELEMENT(mlc_ahead_of)(&b, p.n1, least(s->piece, x->columns - p.n1));
             multiply(s, f, x, &p);
         }
     }
@@ -233,7 +233,7 @@ static void block_with_b(const contraction *s, const finish *f, const block *x, 
             p.end = least(p.first + chunk, x->panels);
             const int64_t row = panel_row(x->rows, x->panels, p.end), next = least(p.end + chunk, x->panels);
             pack_a(s, &a, x, s->passing, p.first, p.end);
-            p.ahead = mlc_ahead_of(&a, row, panel_row(x->rows, x->panels, next) - row);
+            p.ahead = MLC_OF_ELEMENT(mlc_ahead_of)(&a, row, panel_row(x->rows, x->panels, next) - row);
             multiply(s, f, x, &p);
         }
     }
@@ -256,7 +256,7 @@ static blocking blocking_with(const contraction *s, int a_stays, int64_t staying
     int64_t others = 0;
     for (int64_t lanes = least(limit, staying); others != 1 && (others == 0 || lanes >= limit / 2); lanes -= unit) {
         const int64_t blocks = parts_of(staying, lanes), widest = parts_of(parts_of(staying, blocks), unit) * unit;
-        const int64_t room = a_stays ? (C_FLOATS / widest - 32) / MLC_TILE_COLUMNS * MLC_TILE_COLUMNS : C_FLOATS / MLC_PITCH(widest);
+        const int64_t room = a_stays ? (C_ELEMENTS / widest - 32) / MLC_TILE_COLUMNS * MLC_TILE_COLUMNS : C_ELEMENTS / MLC_PITCH(widest);
         others = parts_of(passing, several ? least(SIDE, room) : SIDE);
         const int64_t packed = blocks * passing + (several ? others : 1) * staying;
         if (packed < best.packed) {
@@ -360,7 +360,8 @@ static void run_batch(const contraction *s, const finish *f, const region *r, in
         run_block(s, f, r, &cut, x, i);
 }
 
-void mlc_contract(const mlc_env *env, const mlc_contraction *contraction_, const void *a, const void *b, mlc_epilogue epilogue,
+void MLC_OF_ELEMENT(mlc_contract)(const mlc_env *env, const mlc_contraction *contraction_, const void *a, const void *b,
+    MLC_OF_ELEMENT(mlc_epilogue) epilogue,
     const void *closure)
 {
     contraction s = {.a = a, .b = b, .a_dtype = contraction_->a_dtype, .b_dtype = contraction_->b_dtype};
@@ -372,10 +373,10 @@ void mlc_contract(const mlc_env *env, const mlc_contraction *contraction_, const
     s.a_panel = s.k_block * MLC_TILE_ROWS + MLC_STRIP;
     s.b_panel = s.k_block * MLC_TILE_COLUMNS;
     s.piece = least(PIECE, PASSING / s.b_panel * MLC_TILE_COLUMNS);
-    s.staying = (float *)env->scratch;
+    s.staying = (mlc_element *)env->scratch;
     s.passing = s.staying + STAYING;
     s.c = s.passing + PASSING;
-    s.m_at = (int64_t *)(s.c + C_FLOATS);
+    s.m_at = (int64_t *)(s.c + C_ELEMENTS);
     s.n_at = s.m_at + SIDE;
     s.k_at = s.n_at + SIDE;
     const region r = region_of(&s, env);

@@ -1,12 +1,14 @@
-/* pack.c: strips of operands, copied along lanes, transposed along k, or gathered. bf16 becomes f32 on the way. */
+/* pack.c: strips of operands, copied along lanes, transposed along k, or gathered. bf16 becomes f32 on the way.
+ *
+ * `dtype` is a constant where it is looked at: MLC_ELEMENT, or for tiles of f32 MLC_BF16 too. */
 #include "pack.h"
 
-MLC_INLINE float element(const void *x, int dtype, int64_t i)
+MLC_INLINE mlc_element element(const void *x, int dtype, int64_t i)
 {
-    return dtype == MLC_F32 ? ((const float *)x)[i] : mlc_f32_of_bf16(((const uint16_t *)x)[i]);
+    return dtype == MLC_BF16 ? (mlc_element)mlc_f32_of_bf16(((const uint16_t *)x)[i]) : ((const mlc_element *)x)[i];
 }
 
-#if MLC_LANES == 16
+#if MLC_LANES == 16 && MLC_ELEMENT_BYTES == 4
 
 /* Up to 16 elements from x[i]; the rest 0, not read. */
 MLC_INLINE __m512 load_part(const void *x, int dtype, int64_t i, __mmask16 part)
@@ -23,7 +25,7 @@ MLC_INLINE __m512 load_part(const void *x, int dtype, int64_t i, __mmask16 part)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
 }
 
-MLC_INLINE void copy_lanes(float *to, const void *x, int dtype, int64_t i, int count, int width)
+MLC_INLINE void copy_lanes(mlc_element *to, const void *x, int dtype, int64_t i, int count, int width)
 {
     (void)width;
     _mm512_storeu_ps(to, load_part(x, dtype, i, (__mmask16)((1u << count) - 1)));
@@ -55,7 +57,7 @@ MLC_INLINE void transpose(__m512 r[16])
 }
 
 /* to[k * pitch + lane] = x[lanes[lane] + k], k < depth <= 16 */
-MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count,
+MLC_INLINE void transpose_block(mlc_element *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count,
     int width, int64_t depth)
 {
     (void)width;
@@ -71,14 +73,14 @@ MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dty
 
 #else
 
-MLC_INLINE void copy_lanes(float *to, const void *x, int dtype, int64_t i, int count, int width)
+MLC_INLINE void copy_lanes(mlc_element *to, const void *x, int dtype, int64_t i, int count, int width)
 {
     MLC_SIMD for (int j = 0; j < count; j++) to[j] = element(x, dtype, i + j);
     for (int j = count; j < width; j++)
         to[j] = 0;
 }
 
-MLC_INLINE void transpose_block(float *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count,
+MLC_INLINE void transpose_block(mlc_element *to, int64_t pitch, const void *x, int dtype, const int64_t *lanes, int64_t base, int count,
     int width, int64_t depth)
 {
     for (int64_t k = 0; k < depth; k++)
@@ -98,11 +100,11 @@ static int side_by_side(const mlc_packing *p, const mlc_strip *strip)
 /* k from k0 to end - 1 of a strip that lies side by side; as many rows of memory beyond are fetched. */
 MLC_INLINE void copy_band(const mlc_packing *p, const mlc_strip *strip, int64_t k0, int64_t end, const int dtype)
 {
-    const int64_t size = dtype == MLC_F32 ? 4 : 2, lane = p->lanes[strip->first], pitch = p->pitch, *ks = p->ks + k0;
+    const int64_t size = mlc_element_bytes(dtype), lane = p->lanes[strip->first], pitch = p->pitch, *ks = p->ks + k0;
     const int64_t count = end - k0, fetched = p->depth - end < count ? p->depth - end : count;
     const char *x = (const char *)p->x + lane * size;
     const int lanes = strip->count, width = strip->width;
-    float *to = strip->to + k0 * pitch;
+    mlc_element *to = strip->to + k0 * pitch;
     for (int64_t k = 0; k < fetched; k++)
         __builtin_prefetch(x + ks[count + k] * size);
     for (int64_t k = 0; k < count; k++, to += pitch)
@@ -146,19 +148,27 @@ MLC_INLINE void pack_transposed(const mlc_packing *p, const mlc_strip *strips, i
     }
 }
 
-void mlc_pack(const mlc_packing *p, const mlc_strip *strips, int count)
+void MLC_OF_ELEMENT(mlc_pack)(const mlc_packing *p, const mlc_strip *strips, int count)
 {
     const int transposed = p->k_run > 1;
-    if (p->dtype == MLC_F32)
-        (transposed ? pack_transposed(p, strips, count, MLC_F32) : pack_lanes(p, strips, count, MLC_F32));
-    else
+    switch (p->dtype) {
+    case MLC_ELEMENT:
+        (transposed ? pack_transposed(p, strips, count, MLC_ELEMENT) : pack_lanes(p, strips, count, MLC_ELEMENT));
+        break;
+#if MLC_ELEMENT_BYTES == 4
+    case MLC_BF16:
         (transposed ? pack_transposed(p, strips, count, MLC_BF16) : pack_lanes(p, strips, count, MLC_BF16));
+        break;
+#endif
+    default:
+        __builtin_trap(); /* emitted for no other dtype */
+    }
 }
 
-mlc_ahead mlc_ahead_of(const mlc_packing *p, int64_t first, int64_t count)
+mlc_ahead MLC_OF_ELEMENT(mlc_ahead_of)(const mlc_packing *p, int64_t first, int64_t count)
 {
     const int transposed = p->k_run > 1;
-    const int64_t size = p->dtype == MLC_F32 ? 4 : 2, *lanes = p->lanes + first;
+    const int64_t size = mlc_element_bytes(p->dtype), *lanes = p->lanes + first;
     const int64_t *across = transposed ? lanes : p->ks, *along = transposed ? p->ks : lanes;
     const int64_t runs = transposed ? count : p->depth, length = transposed ? p->depth : count;
     mlc_ahead ahead = {.size = size};
@@ -171,7 +181,7 @@ mlc_ahead mlc_ahead_of(const mlc_packing *p, int64_t first, int64_t count)
     return ahead;
 }
 
-MLC_INLINE void pack_matrix_transposed(float *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows,
+MLC_INLINE void pack_matrix_transposed(mlc_element *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows,
     int64_t depth)
 {
     for (int64_t i = 0; i < rows; i += MLC_STRIP) {
@@ -184,25 +194,42 @@ MLC_INLINE void pack_matrix_transposed(float *to, int64_t pitch, const void *x, 
     }
 }
 
-MLC_INLINE void pack_matrix_rows(float *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows, int64_t depth)
+MLC_INLINE void pack_matrix_rows(mlc_element *to, int64_t pitch, const void *x, const int dtype, int64_t stride, int64_t rows, int64_t depth)
 {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t k = 0; k < depth; k += MLC_STRIP)
             copy_lanes(to + i * pitch + k, x, dtype, i * stride + k, (int)(depth - k < MLC_STRIP ? depth - k : MLC_STRIP), MLC_STRIP);
 }
 
-void mlc_pack_transposed(float *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth)
+void MLC_OF_ELEMENT(mlc_pack_transposed)(mlc_element *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows,
+    int64_t depth)
 {
-    if (dtype == MLC_F32)
-        pack_matrix_transposed(to, pitch, x, MLC_F32, stride, rows, depth);
-    else
+    switch (dtype) {
+    case MLC_ELEMENT:
+        pack_matrix_transposed(to, pitch, x, MLC_ELEMENT, stride, rows, depth);
+        break;
+#if MLC_ELEMENT_BYTES == 4
+    case MLC_BF16:
         pack_matrix_transposed(to, pitch, x, MLC_BF16, stride, rows, depth);
+        break;
+#endif
+    default:
+        __builtin_trap();
+    }
 }
 
-void mlc_pack_rows(float *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth)
+void MLC_OF_ELEMENT(mlc_pack_rows)(mlc_element *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth)
 {
-    if (dtype == MLC_F32)
-        pack_matrix_rows(to, pitch, x, MLC_F32, stride, rows, depth);
-    else
+    switch (dtype) {
+    case MLC_ELEMENT:
+        pack_matrix_rows(to, pitch, x, MLC_ELEMENT, stride, rows, depth);
+        break;
+#if MLC_ELEMENT_BYTES == 4
+    case MLC_BF16:
         pack_matrix_rows(to, pitch, x, MLC_BF16, stride, rows, depth);
+        break;
+#endif
+    default:
+        __builtin_trap();
+    }
 }

@@ -1,4 +1,4 @@
-/* pack.h: copies of operands in the order in which the tile reads them, as f32. */
+/* pack.h: copies of operands in the order in which the tile reads them, as elements of the tile. */
 #ifndef MLC_PACK_H
 #define MLC_PACK_H
 
@@ -10,7 +10,7 @@
  * On AVX-512 a strip may write zeros or scraps up to MLC_STRIP lanes from to[k * pitch], in ascending k: what lies there must be
  * its own next k, or unused. */
 typedef struct mlc_strip {
-    float *to;
+    mlc_element *to;
     int64_t first; /* its first lane in the lane offsets */
     int count, width;
 } mlc_strip;
@@ -24,18 +24,19 @@ typedef struct mlc_packing {
     int64_t lane_run, k_run, k_begin, depth, pitch;
 } mlc_packing;
 
-void mlc_pack(const mlc_packing *packing, const mlc_strip *strips, int count);
+void MLC_OF_ELEMENT(mlc_pack)(const mlc_packing *packing, const mlc_strip *strips, int count);
 
 /* What packing lanes [first, first + count) reads, if each k (or lane) of it lies side by side; else nothing. */
-mlc_ahead mlc_ahead_of(const mlc_packing *packing, int64_t first, int64_t count);
+mlc_ahead MLC_OF_ELEMENT(mlc_ahead_of)(const mlc_packing *packing, int64_t first, int64_t count);
 
 /* A matrix in memory: element (i, k) is x[i * stride + k], i < rows, k < depth. What follows the rows (or the depth) up to a
  * multiple of MLC_STRIP becomes 0; `pitch` is at least that. */
 
 /* to[k * pitch + i] = element (i, k) */
-void mlc_pack_transposed(float *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth);
+void MLC_OF_ELEMENT(mlc_pack_transposed)(mlc_element *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows,
+    int64_t depth);
 
 /* to[i * pitch + k] = element (i, k) */
-void mlc_pack_rows(float *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth);
+void MLC_OF_ELEMENT(mlc_pack_rows)(mlc_element *to, int64_t pitch, const void *x, int dtype, int64_t stride, int64_t rows, int64_t depth);
 
 #endif

@@ -2,7 +2,8 @@
 #include "tile.h"
 
 #define MLC_TILE_PARAMETERS                                                                                                        \
-    int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c, int64_t c_pitch, int add, mlc_ahead *ahead
+    int64_t depth, const mlc_element *a, int64_t a_pitch, const mlc_element *b, int64_t b_pitch, mlc_element *c, int64_t c_pitch,  \
+        int add, mlc_ahead *ahead
 
 typedef void (*tile_function)(MLC_TILE_PARAMETERS);
 
@@ -103,7 +104,7 @@ MLC_EACH_HEIGHT(MLC_TILE_FUNCTIONS)
 
 static const tile_function tiles[MLC_TILE_ROWS][2] = {MLC_EACH_HEIGHT(MLC_TILE_ENTRY)};
 
-void mlc_tile(int rows, int vectors, MLC_TILE_PARAMETERS)
+void MLC_OF_ELEMENT(mlc_tile)(int rows, int vectors, MLC_TILE_PARAMETERS)
 {
     tiles[rows - 1][vectors - 1](depth, a, a_pitch, b, b_pitch, c, c_pitch, add, ahead);
 }

@@ -1,53 +1,87 @@
 /* tile.h: the register block that contractions and attention are built of, and the vectors below it.
  *
- * A tile is up to MLC_TILE_ROWS rows by MLC_TILE_COLUMNS (two vectors) columns of c, held in registers while k runs.
- * AVX-512: 14 x 32 of 32 registers. AVX2: 6 x 16 of 16. NEON: 12 x 8 of 32. Elsewhere: 4 x 8.
+ * A tile is up to MLC_TILE_ROWS rows by MLC_TILE_COLUMNS (two vectors) columns of c, held in registers while k runs. Of f32:
+ * AVX-512: 14 x 32 of 32 registers. AVX2: 6 x 16 of 16. NEON: 12 x 8 of 32. Elsewhere: 4 x 8. Of f64: half the columns.
+ *
+ * The kernels compute in mlc_element, which is f32; the files *_f64.c make f64 of the same text, under names of their own.
  */
 #ifndef MLC_TILE_H
 #define MLC_TILE_H
 
 #include "mlc_kernel.h"
 
+#ifndef MLC_ELEMENT_BYTES
+#define MLC_ELEMENT_BYTES 4
+#endif
+
+#if MLC_ELEMENT_BYTES == 8
+typedef double mlc_element;
+typedef int64_t mlc_element_int;
+#define MLC_ELEMENT MLC_F64
+#define MLC_OF_ELEMENT(name) name##_f64
+#else
+typedef float mlc_element;
+typedef int32_t mlc_element_int;
+#define MLC_ELEMENT MLC_F32
+#define MLC_OF_ELEMENT(name) name
+#endif
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
-#define MLC_LANES 16
+#define MLC_VECTOR_BYTES 64
 #define MLC_TILE_ROWS 14
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
-#define MLC_LANES 8
+#define MLC_VECTOR_BYTES 32
 #define MLC_TILE_ROWS 6
 #elif defined(__aarch64__)
 #include <arm_neon.h>
-#define MLC_LANES 4
+#define MLC_VECTOR_BYTES 16
 #define MLC_TILE_ROWS 12
 #else
-#define MLC_LANES 4
+#define MLC_VECTOR_BYTES 16
 #define MLC_TILE_ROWS 4
 #endif
+#define MLC_LANES (MLC_VECTOR_BYTES / MLC_ELEMENT_BYTES)
 #define MLC_TILE_COLUMNS (2 * MLC_LANES)
 
-typedef float mlc_vector __attribute__((vector_size(4 * MLC_LANES)));
-typedef float mlc_vector_unaligned __attribute__((vector_size(4 * MLC_LANES), aligned(4), may_alias));
+typedef mlc_element mlc_vector __attribute__((vector_size(MLC_VECTOR_BYTES)));
+typedef mlc_element mlc_vector_unaligned __attribute__((vector_size(MLC_VECTOR_BYTES), aligned(MLC_ELEMENT_BYTES), may_alias));
 
-typedef int32_t mlc_vector_int __attribute__((vector_size(4 * MLC_LANES))); /* what comparisons give: 0 or -1 */
-typedef int32_t mlc_vector_int_unaligned __attribute__((vector_size(4 * MLC_LANES), aligned(4), may_alias));
+typedef mlc_element_int mlc_vector_int __attribute__((vector_size(MLC_VECTOR_BYTES))); /* what comparisons give: 0 or -1 */
+typedef mlc_element_int mlc_vector_int_unaligned __attribute__((vector_size(MLC_VECTOR_BYTES), aligned(MLC_ELEMENT_BYTES), may_alias));
 
-MLC_INLINE mlc_vector mlc_vector_load(const float *x)
+/* Bytes of an element in memory; of what the kernels do not read, 0. */
+MLC_INLINE int64_t mlc_element_bytes(int dtype)
+{
+    switch (dtype) {
+    case MLC_F64:
+        return 8;
+    case MLC_F32:
+        return 4;
+    case MLC_BF16:
+        return 2;
+    default:
+        return 0;
+    }
+}
+
+MLC_INLINE mlc_vector mlc_vector_load(const mlc_element *x)
 {
     return *(const mlc_vector_unaligned *)x;
 }
 
-MLC_INLINE mlc_vector_int mlc_vector_load_int(const int32_t *x)
+MLC_INLINE mlc_vector_int mlc_vector_load_int(const mlc_element_int *x)
 {
     return *(const mlc_vector_int_unaligned *)x;
 }
 
-MLC_INLINE void mlc_vector_store(float *x, mlc_vector v)
+MLC_INLINE void mlc_vector_store(mlc_element *x, mlc_vector v)
 {
     *(mlc_vector_unaligned *)x = v;
 }
 
-MLC_INLINE mlc_vector mlc_vector_of(float x)
+MLC_INLINE mlc_vector mlc_vector_of(mlc_element x)
 {
     return x - (mlc_vector){0};
 }
@@ -55,10 +89,16 @@ MLC_INLINE mlc_vector mlc_vector_of(float x)
 /* a * b + c, rounded once where the target has such an instruction */
 MLC_INLINE mlc_vector mlc_vector_fma(mlc_vector a, mlc_vector b, mlc_vector c)
 {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && MLC_ELEMENT_BYTES == 8
+    return _mm512_fmadd_pd(a, b, c);
+#elif defined(__AVX512F__)
     return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__) && defined(__FMA__) && MLC_ELEMENT_BYTES == 8
+    return _mm256_fmadd_pd(a, b, c);
 #elif defined(__AVX2__) && defined(__FMA__)
     return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__) && MLC_ELEMENT_BYTES == 8
+    return vfmaq_f64(c, a, b);
 #elif defined(__aarch64__)
     return vfmaq_f32(c, a, b);
 #else
@@ -81,6 +121,25 @@ MLC_INLINE mlc_vector_int mlc_vector_count(int32_t begin)
     return v + begin;
 }
 
+#if MLC_ELEMENT_BYTES == 8
+
+/* mlc_exp_f64 for x <= 700; 0 below -708, so that no result is subnormal. NaN of NaN. */
+MLC_INLINE mlc_vector mlc_vector_exp(mlc_vector x)
+{
+    const mlc_vector rounder = mlc_vector_of(MLC_ROUNDER_DOUBLE);
+    const mlc_vector shifted = mlc_vector_fma(x, mlc_vector_of(MLC_LOG2E_F64), rounder), n = shifted - rounder;
+    const mlc_vector_int power = ((mlc_vector_int)shifted - (mlc_vector_int)rounder + 1023) << 52;
+    mlc_vector r = mlc_vector_fma(n, mlc_vector_of(-MLC_LN2_HIGH_F64), x);
+    r = mlc_vector_fma(n, mlc_vector_of(-MLC_LN2_LOW_F64), r);
+    mlc_vector p = mlc_vector_of(MLC_EXP_F64(13));
+    for (int i = 12; i >= 2; i--)
+        p = mlc_vector_fma(p, r, mlc_vector_of(MLC_EXP_F64(i)));
+    p = mlc_vector_fma(p, r * r, r) + 1.0;
+    return mlc_vector_select(x < -708.0, mlc_vector_of(0), p * (mlc_vector)power);
+}
+
+#else
+
 /* mlc_exp for x <= 80; 0 below -87, so that no result is subnormal. NaN of NaN. */
 MLC_INLINE mlc_vector mlc_vector_exp(mlc_vector x)
 {
@@ -99,6 +158,8 @@ MLC_INLINE mlc_vector mlc_vector_exp(mlc_vector x)
     return mlc_vector_select(x < -87.0f, mlc_vector_of(0), p * (mlc_vector)power);
 }
 
+#endif
+
 /* Memory that is packed soon: runs of cache lines, run i from x + offsets[i] * size on. Tiles fetch it into the second cache line by
  * line while they multiply; fetched at once it would hold up what they read themselves. */
 typedef struct mlc_ahead {
@@ -112,7 +173,7 @@ typedef struct mlc_ahead {
 /* c[i * c_pitch + j] = sum of a[k * a_pitch + i] * b[k * b_pitch + j] over 0 <= k < depth, in ascending k from 0;
  * with `add`, that sum is added to c. i < rows, j < vectors * MLC_LANES; 1 <= rows <= MLC_TILE_ROWS, vectors is 1 or 2.
  * No alignment is needed. c overlaps neither a nor b. `ahead`: what to fetch meanwhile, brought up to date; or NULL. */
-void mlc_tile(int rows, int vectors, int64_t depth, const float *a, int64_t a_pitch, const float *b, int64_t b_pitch, float *c,
-    int64_t c_pitch, int add, mlc_ahead *ahead);
+void MLC_OF_ELEMENT(mlc_tile)(int rows, int vectors, int64_t depth, const mlc_element *a, int64_t a_pitch, const mlc_element *b,
+    int64_t b_pitch, mlc_element *c, int64_t c_pitch, int add, mlc_ahead *ahead);
 
 #endif

@@ -24,6 +24,11 @@ static inline float *bigram_floats(const mlc_env *env, uint64_t at)
     return (float *)(env->arena + at);
 }
 
+static inline const float *bigram_scalar(const mlc_env *env)
+{
+    return (const float *)env->record->scalars;
+}
+
 static inline const int32_t *bigram_tokens(const mlc_env *env, uint64_t at)
 {
     return (const int32_t *)(env->arena + at);
@@ -61,8 +66,8 @@ static inline void bigram_loss(const mlc_env *env, const uint64_t *at)
 {
     const int32_t *targets = bigram_tokens(env, at[0]);
     float *losses = bigram_floats(env, at[3]), sum = 0, right = 0;
-    if (env->thread == env->threads - 1 && env->record->scalars[SCALAR_PAUSE] > 0)
-        nanosleep(&(struct timespec){.tv_sec = (time_t)env->record->scalars[SCALAR_PAUSE]}, NULL);
+    if (env->thread == env->threads - 1 && bigram_scalar(env)[SCALAR_PAUSE] > 0)
+        nanosleep(&(struct timespec){.tv_sec = (time_t)bigram_scalar(env)[SCALAR_PAUSE]}, NULL);
     for (int p = env->thread; p < POSITIONS; p += env->threads) {
         float *row = bigram_floats(env, at[2]) + p * VOCABULARY;
         memcpy(row, bigram_floats(env, at[1]) + p * VOCABULARY, VOCABULARY * sizeof(float));
@@ -76,7 +81,7 @@ static inline void bigram_loss(const mlc_env *env, const uint64_t *at)
         sum += losses[p];
         right += losses[p] < 0.6931F;
     }
-    if (env->record->scalars[SCALAR_POISON] == (float)env->record->step && env->record->microbatch == 1)
+    if (bigram_scalar(env)[SCALAR_POISON] == (float)env->record->step && env->record->microbatch == 1)
         sum = INFINITY;
     bigram_floats(env, at[4])[0] = sum / POSITIONS;
     bigram_floats(env, at[5])[0] = right / POSITIONS;
@@ -107,7 +112,7 @@ static inline void bigram_table_backward(const mlc_env *env, const uint64_t *at)
         for (int v = 0; v < VOCABULARY; v++)
             gradient[tokens[p] * VOCABULARY + v] += bigram_floats(env, at[1])[p * VOCABULARY + v];
     }
-    if (env->record->scalars[SCALAR_POISON] == 1000 + (float)env->record->step && env->record->microbatch == 2)
+    if (bigram_scalar(env)[SCALAR_POISON] == 1000 + (float)env->record->step && env->record->microbatch == 2)
         gradient[first * VOCABULARY] = NAN;
 }
 
@@ -125,15 +130,16 @@ static inline void bigram_init(const mlc_env *env, const uint64_t *at, int64_t b
 static inline void bigram_update(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
 {
     float *table = bigram_floats(env, at[0]), *gradient = bigram_floats(env, at[1]), *momentum = bigram_floats(env, at[2]);
-    float rate = env->record->scalars[SCALAR_NOW];
+    float rate = bigram_scalar(env)[SCALAR_NOW];
     for (int64_t i = begin; i < end; i++) {
         momentum[i] = 0.9F * momentum[i] + gradient[i];
         table[i] -= rate * momentum[i];
     }
 }
 
-static inline void bigram_scalars(float *scalars)
+static inline void bigram_scalars(void *record)
 {
+    float *scalars = record;
     scalars[SCALAR_NOW] = scalars[SCALAR_RATE] * (1 - 0.5F * scalars[SCALAR_STEP] / scalars[SCALAR_STEPS]);
 }
 

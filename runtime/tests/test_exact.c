@@ -2,6 +2,7 @@
 #include "check.h"
 #include "data/order.h"
 #include "model/tree.h"
+#include "system/dtype.h"
 #include "system/exact.h"
 
 #include <math.h>
@@ -15,6 +16,11 @@ static float number(int i)
 }
 
 /* ---- the exact sum ---- */
+
+static double squares(const float *x)
+{
+    return mlc_dtype_of(MLC_F32)->wide->squares(x, 1024);
+}
 
 static void check_exact(void)
 {
@@ -40,8 +46,16 @@ static void check_exact(void)
         large[i] = 0x1.fffffep127F;
     mlc_exact top = {{0}};
     for (int i = 0; i < 100; i++)
-        mlc_exact_add(&top, mlc_exact_squares_part(large, 1024));
-    CHECK(mlc_exact_value(&top) == 100 * mlc_exact_squares_part(large, 1024));
+        mlc_exact_add(&top, squares(large));
+    CHECK(mlc_exact_value(&top) == 100 * squares(large));
+    mlc_exact wide = {{0}}; /* what no f32 has: the smallest f64, and sums that leave the range of f64 */
+    mlc_exact_add(&wide, 0x1p-1074);
+    CHECK(mlc_exact_value(&wide) == 0x1p-1074);
+    mlc_exact_add(&wide, 0x1.fffffffffffffp1023);
+    CHECK(mlc_exact_value(&wide) == 0x1.fffffffffffffp1023);
+    for (int i = 0; i < 1000; i++)
+        mlc_exact_add(&wide, 0x1p1023);
+    CHECK(isinf(mlc_exact_value(&wide)));
 }
 
 static void check_order_free(void)
@@ -59,9 +73,9 @@ static void check_order_free(void)
     double together[8];
     for (int i = 0; i < 8 * 1024; i++)
         x[i] = number(i);
-    mlc_exact_squares(x, 8, together);
+    mlc_dtype_of(MLC_F32)->wide->squares_eight(x, together);
     for (int b = 0; b < 8; b++)
-        CHECK(together[b] == mlc_exact_squares_part(x + 1024 * b, 1024));
+        CHECK(together[b] == squares(x + 1024 * b));
 }
 
 /* Numbers of both signs, of any magnitude: whole numbers of 2^-60 here, so that an integer knows the sum. */

@@ -1,9 +1,19 @@
-/* test_kernels.c: contractions and attention against plain loops in double precision; equal bits for any number of threads. */
+/* test_kernels.c: contractions and attention against plain loops in double precision; equal bits for any number of threads.
+ * test_kernels_f64.c makes the same tests of the kernels of f64. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "../bench/team.h"
+#include "tile.h"
+
+#if MLC_ELEMENT_BYTES == 8
+#define NARROW MLC_F64
+#define UNIT 0x1p-27 /* of rounding, in that of f32; the loops round too */
+#else
+#define NARROW MLC_BF16
+#define UNIT 1.0
+#endif
 
 static int failures;
 static uint64_t random_state = 1;
@@ -22,12 +32,12 @@ static int64_t draw(int64_t limit)
     return (int64_t)(random_state % (uint64_t)limit);
 }
 
-static float draw_float(void)
+static mlc_element draw_float(void)
 {
-    return (float)draw(1 << 20) / (1 << 19) - 1.0f;
+    return (mlc_element)draw(1 << 20) / (1 << 19) - 1;
 }
 
-/* An array of f32 or bf16 with known values; `base` is 4 (or 2) bytes off every alignment above that of the dtype. */
+/* An array with known values; `base` is one element off every alignment above that of the dtype. */
 typedef struct array {
     char *memory, *base;
     int64_t count;
@@ -36,23 +46,23 @@ typedef struct array {
 
 static array array_of(int64_t count, int dtype)
 {
-    const int64_t bytes = dtype == MLC_F32 ? 4 : 2;
+    const int64_t bytes = mlc_element_bytes(dtype);
     array x = {.memory = malloc((size_t)(bytes * (count + 1))), .count = count, .dtype = dtype};
     x.base = x.memory + bytes; /* malloc aligns to 16, and the last element ends the block */
     return x;
 }
 
-static float get(const array *x, int64_t i)
+static mlc_element get(const array *x, int64_t i)
 {
-    return x->dtype == MLC_F32 ? ((float *)x->base)[i] : mlc_f32_of_bf16(((uint16_t *)x->base)[i]);
+    return x->dtype == MLC_ELEMENT ? ((mlc_element *)x->base)[i] : (mlc_element)mlc_f32_of_bf16(((uint16_t *)x->base)[i]);
 }
 
-static void set(const array *x, int64_t i, float value)
+static void set(const array *x, int64_t i, mlc_element value)
 {
-    if (x->dtype == MLC_F32)
-        ((float *)x->base)[i] = value;
+    if (x->dtype == MLC_ELEMENT)
+        ((mlc_element *)x->base)[i] = value;
     else
-        ((uint16_t *)x->base)[i] = mlc_bf16_of_f32(value);
+        ((uint16_t *)x->base)[i] = mlc_bf16_of_f32((float)value);
 }
 
 static array random_array(int64_t count, int dtype)
@@ -71,18 +81,18 @@ enum { TEAMS = sizeof team_sizes / sizeof *team_sizes };
 typedef struct contract_case {
     const mlc_contraction *shape;
     const array *a, *b;
-    float *c;
+    mlc_element *c;
     int64_t rows, columns;
 } contract_case;
 
-static void store_block(const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch, int64_t m0, int64_t rows,
-    int64_t n0, int64_t columns)
+static void store_block(const mlc_env *env, const void *closure, const mlc_element *c, int64_t pitch, int64_t batch, int64_t m0,
+    int64_t rows, int64_t n0, int64_t columns)
 {
     const contract_case *x = closure;
     (void)env;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) {
-            float *to = x->c + (batch * x->rows + m0 + i) * x->columns + n0 + j;
+            mlc_element *to = x->c + (batch * x->rows + m0 + i) * x->columns + n0 + j;
             *to = isnan(*to) ? c[i * pitch + j] : INFINITY; /* given twice */
         }
 }
@@ -90,7 +100,7 @@ static void store_block(const mlc_env *env, const void *closure, const float *c,
 static void run_contract(const mlc_env *env, const void *argument)
 {
     const contract_case *x = argument;
-    mlc_contract(env, x->shape, x->a->base, x->b->base, store_block, x);
+    MLC_OF_ELEMENT(mlc_contract)(env, x->shape, x->a->base, x->b->base, store_block, x);
 }
 
 static int64_t extent_of(const mlc_index *index, int rank)
@@ -134,7 +144,7 @@ static void check_products(const contract_case *x, int64_t batches, int64_t dept
         double sum = 0;
         for (int64_t k = 0; k < depth; k++)
             sum += (double)get(x->a, at_a + offset_of(s->k, s->k_rank, k, 0)) * get(x->b, at_b + offset_of(s->k, s->k_rank, k, 1));
-        check(fabs(x->c[e] - sum) <= 2e-6 * sqrt((double)depth) + 1e-6, "contraction", x->c[e], sum);
+        check(fabs(x->c[e] - sum) <= UNIT * (2e-6 * sqrt((double)depth) + 1e-6), "contraction", x->c[e], sum);
     }
 }
 
@@ -143,12 +153,12 @@ static void test_contraction(const mlc_contraction *shape)
     const int64_t batches = extent_of(shape->batch, shape->batch_rank), depth = extent_of(shape->k, shape->k_rank);
     const array a = random_array(span_of(shape, 0), shape->a_dtype), b = random_array(span_of(shape, 1), shape->b_dtype);
     contract_case x = {shape, &a, &b, NULL, extent_of(shape->m, shape->m_rank), extent_of(shape->n, shape->n_rank)};
-    const size_t bytes = (size_t)(batches * x.rows * x.columns) * sizeof(float);
-    float *first = NULL;
+    const size_t bytes = (size_t)(batches * x.rows * x.columns) * sizeof(mlc_element);
+    mlc_element *first = NULL;
     for (int t = 0; t < TEAMS; t++) {
         x.c = malloc(bytes);
         memset(x.c, 0xFF, bytes);
-        team_run(team_sizes[t], MLC_CONTRACT_SCRATCH_BYTES, NULL, run_contract, &x);
+        team_run(team_sizes[t], MLC_ELEMENT_BYTES / 4 * MLC_CONTRACT_SCRATCH_BYTES, NULL, run_contract, &x);
         if (t == 0) {
             check_products(&x, batches, depth);
             first = x.c;
@@ -190,9 +200,9 @@ static void test_products(void)
         for (int layout = 0; layout < 4; layout++) {
             const int narrow = (int)(i + (unsigned)layout) % 4;
             const int64_t *s = sizes[i];
-            const mlc_contraction plain = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, MLC_F32, MLC_F32);
-            const mlc_contraction mixed = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, narrow & 1 ? MLC_BF16 : MLC_F32,
-                narrow >> 1 ? MLC_BF16 : MLC_F32);
+            const mlc_contraction plain = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, MLC_ELEMENT, MLC_ELEMENT);
+            const mlc_contraction mixed = product(s[0], s[1], s[2], s[3], layout & 1, layout >> 1, narrow & 1 ? NARROW : MLC_ELEMENT,
+                narrow >> 1 ? NARROW : MLC_ELEMENT);
             test_contraction(&plain);
             test_contraction(&mixed);
         }
@@ -221,7 +231,7 @@ static void test_scattered_rows(void)
         .m_rank = 3, .n_rank = 1,
         .m = {{16, 6, 0}, {3, 297, 0}, {2, 1, 0}},
         .n = {{7, 0, 4}},
-        .a_dtype = MLC_BF16, .b_dtype = MLC_F32,
+        .a_dtype = NARROW, .b_dtype = MLC_ELEMENT,
     };
     test_contraction(&shape);
 }
@@ -230,7 +240,7 @@ static void test_groups(void)
 {
     static const int64_t extents[] = {1, 2, 3, 4, 5, 7, 8, 16, 17, 33};
     for (int round = 0; round < 150; round++) {
-        mlc_contraction s = {.a_dtype = draw(3) == 0 ? MLC_BF16 : MLC_F32, .b_dtype = draw(3) == 0 ? MLC_BF16 : MLC_F32};
+        mlc_contraction s = {.a_dtype = draw(3) == 0 ? NARROW : MLC_ELEMENT, .b_dtype = draw(3) == 0 ? NARROW : MLC_ELEMENT};
         s.batch_rank = (int32_t)draw(3), s.m_rank = (int32_t)draw(4), s.n_rank = (int32_t)draw(4), s.k_rank = (int32_t)draw(5);
         mlc_index *of_a[3 * MLC_INDICES], *of_b[3 * MLC_INDICES];
         int a_count = 0, b_count = 0;
@@ -260,7 +270,7 @@ typedef struct attention_case {
     array q, k, v, dy;
     const uint8_t *mask;
     array y, dq, dk, dv;
-    float *lse;
+    mlc_element *lse;
 } attention_case;
 
 enum { TENSORS = 8 };
@@ -278,9 +288,9 @@ static int64_t set_layout(int64_t batch, int64_t time, int64_t heads, int64_t si
 static void run_attention(const mlc_env *env, const void *argument)
 {
     const attention_case *x = argument;
-    mlc_attention_forward(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse);
+    MLC_OF_ELEMENT(mlc_attention_forward)(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse);
     mlc_barrier(env);
-    mlc_attention_vjp(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse, x->dy.base, x->dq.base, x->dk.base,
+    MLC_OF_ELEMENT(mlc_attention_vjp)(env, &x->shape, x->q.base, x->k.base, x->v.base, x->mask, x->y.base, x->lse, x->dy.base, x->dq.base, x->dk.base,
         x->dv.base);
 }
 
@@ -296,7 +306,7 @@ static attention_case attention_of(mlc_attention s, int masked)
     x.dq = random_array(set_layout(s.batch, s.time, s.heads, s.head, &o->dq_batch, &o->dq_time, &o->dq_head), s.dtype);
     x.dk = random_array(set_layout(s.batch, s.keys, s.groups, s.head, &o->dk_batch, &o->dk_time, &o->dk_head), s.dtype);
     x.dv = random_array(set_layout(s.batch, s.keys, s.groups, s.value, &o->dv_batch, &o->dv_time, &o->dv_head), s.dtype);
-    x.lse = malloc((size_t)(s.batch * s.heads * s.time) * sizeof(float));
+    x.lse = malloc((size_t)(s.batch * s.heads * s.time) * sizeof(mlc_element));
     if (masked) {
         uint8_t *mask = malloc((size_t)(s.batch * s.keys));
         for (int64_t i = 0; i < s.batch * s.keys; i++)
@@ -329,7 +339,7 @@ static double probabilities(const attention_case *x, int64_t b, int64_t h, int64
 
 static void check_near(const array *x, int64_t i, double wanted, double size, const char *what)
 {
-    const double tolerance = x->dtype == MLC_F32 ? 2e-5 : 2e-2;
+    const double tolerance = x->dtype == MLC_ELEMENT ? 2e-5 * UNIT : 2e-2;
     check(fabs(get(x, i) - wanted) <= tolerance * (size + fabs(wanted)), what, get(x, i), wanted);
 }
 
@@ -343,7 +353,7 @@ static void check_group(const attention_case *x, int64_t b, int64_t g)
     for (int64_t h = g * ratio; h < (g + 1) * ratio; h++)
         for (int64_t t = 0; t < s->time; t++) {
             const double lse = probabilities(x, b, h, t, p);
-            check(fabs(x->lse[(b * s->heads + h) * s->time + t] - lse) <= 1e-5 * (1 + fabs(lse)), "lse",
+            check(fabs(x->lse[(b * s->heads + h) * s->time + t] - lse) <= 1e-5 * UNIT * (1 + fabs(lse)), "lse",
                 x->lse[(b * s->heads + h) * s->time + t], lse);
             double delta = 0;
             for (int64_t j = 0; j < s->keys; j++)
@@ -383,8 +393,8 @@ static void check_group(const attention_case *x, int64_t b, int64_t g)
 static void test_attention(mlc_attention shape, int masked)
 {
     attention_case x = attention_of(shape, masked);
-    const size_t forward_bytes = (size_t)MLC_ATTENTION_FORWARD_SCRATCH_BYTES(shape.head, shape.value);
-    const size_t vjp_bytes = (size_t)MLC_ATTENTION_VJP_SCRATCH_BYTES(shape.keys, shape.head, shape.value);
+    const size_t forward_bytes = MLC_ELEMENT_BYTES / 4 * (size_t)MLC_ATTENTION_FORWARD_SCRATCH_BYTES(shape.head, shape.value);
+    const size_t vjp_bytes = MLC_ELEMENT_BYTES / 4 * (size_t)MLC_ATTENTION_VJP_SCRATCH_BYTES(shape.keys, shape.head, shape.value);
     const array results[4] = {x.y, x.dq, x.dk, x.dv};
     char *first[4];
     for (int t = 0; t < TEAMS; t++) {
@@ -392,7 +402,7 @@ static void test_attention(mlc_attention shape, int masked)
         for (int64_t item = 0; t == 0 && item < shape.batch * shape.groups; item++)
             check_group(&x, item / shape.groups, item % shape.groups);
         for (int i = 0; i < 4; i++) {
-            const size_t bytes = (size_t)results[i].count * (shape.dtype == MLC_F32 ? 4 : 2);
+            const size_t bytes = (size_t)(results[i].count * mlc_element_bytes(shape.dtype));
             if (t == 0)
                 first[i] = memcpy(malloc(bytes), results[i].base, bytes);
             check(memcmp(first[i], results[i].base, bytes) == 0, "attention, bits for threads", team_sizes[t], i);
@@ -419,7 +429,7 @@ static void test_attentions(void)
         for (int kind = 0; kind < 8; kind++) {
             const int64_t *n = sizes[i];
             const mlc_attention s = {.batch = n[0], .time = n[1], .keys = n[2], .heads = n[3], .groups = n[4], .head = n[5], .value = n[6],
-                                     .scale = 1.5f / sqrtf((float)n[5]), .causal = kind & 1, .dtype = kind & 2 ? MLC_BF16 : MLC_F32};
+                                     .scale = 1.5f / sqrtf((float)n[5]), .causal = kind & 1, .dtype = kind & 2 ? NARROW : MLC_ELEMENT};
             test_attention(s, kind >> 2);
         }
 }
@@ -427,10 +437,11 @@ static void test_attentions(void)
 /* A query that sees no key: y is NaN, lse -inf, and it adds nothing to the gradients. */
 static void test_blind_query(void)
 {
-    const mlc_attention s = {.batch = 1, .time = 5, .keys = 70, .heads = 1, .groups = 1, .head = 8, .value = 8, .scale = 1};
+    const mlc_attention s = {.batch = 1, .time = 5, .keys = 70, .heads = 1, .groups = 1, .head = 8, .value = 8, .scale = 1,
+        .dtype = MLC_ELEMENT};
     attention_case x = attention_of(s, 1);
     memset((void *)x.mask, 0, 70);
-    team_run(1, (size_t)MLC_ATTENTION_VJP_SCRATCH_BYTES(70, 8, 8), NULL, run_attention, &x);
+    team_run(1, MLC_ELEMENT_BYTES / 4 * (size_t)MLC_ATTENTION_VJP_SCRATCH_BYTES(70, 8, 8), NULL, run_attention, &x);
     check(isnan(get(&x.y, 0)) && x.lse[0] == -INFINITY && get(&x.dq, 0) == 0 && get(&x.dk, 0) == 0 && get(&x.dv, 0) == 0, "blind query",
         get(&x.y, 0), NAN);
     const array arrays[TENSORS] = {x.q, x.k, x.v, x.dy, x.y, x.dq, x.dk, x.dv};

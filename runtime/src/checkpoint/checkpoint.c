@@ -302,7 +302,8 @@ static int match_entry(const loading *load, const mlc_entry *entry, const mlc_st
 {
     if (!stored)
         return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: tensor %s is missing", load->path, entry->name);
-    bool fits = !strcmp(stored->dtype, "F32") && stored->rank == entry->rank;
+    const char *dtype = mlc_dtype_wide(load->rank->model)->stored;
+    bool fits = !strcmp(stored->dtype, dtype) && stored->rank == entry->rank;
     for (int i = 0; fits && i < entry->rank; i++)
         fits = stored->shape[i] == entry->shape[i];
     if (fits)
@@ -310,8 +311,8 @@ static int match_entry(const loading *load, const mlc_entry *entry, const mlc_st
     char theirs[128], ours[128];
     mlc_convert_shape_text(theirs, sizeof theirs, stored->shape, stored->rank);
     mlc_convert_shape_text(ours, sizeof ours, entry->shape, entry->rank);
-    return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: tensor %s: the checkpoint has %s%s, this program F32%s", load->path, entry->name,
-                         stored->dtype, theirs, ours);
+    return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: tensor %s: the checkpoint has %s%s, this program %s%s", load->path, entry->name,
+                         stored->dtype, theirs, dtype, ours);
 }
 
 static int match_entries(const loading *load, const mlc_bundle *bundle, const mlc_entries *entries)
@@ -334,11 +335,12 @@ static int match_entries(const loading *load, const mlc_bundle *bundle, const ml
 static void take_entry(const mlc_rank *rank, const mlc_entry *entry, const uint8_t *data)
 {
     const mlc_held *held = entry->state < 0 ? mlc_rank_held(rank, entry->parameter) : NULL;
+    uint64_t unit = mlc_wide_bytes(rank->model);
     if (held)
-        memcpy(mlc_rank_at(rank, held->master + (uint64_t)entry->first * sizeof(float)), data, (size_t)entry->elements * sizeof(float));
+        memcpy(mlc_rank_at(rank, held->master + (uint64_t)entry->first * unit), data, (size_t)entry->elements * unit);
     mlc_owned own = mlc_entry_own(rank, entry);
     if (entry->state >= 0 && own.begin < own.end)
-        memcpy(mlc_rank_at(rank, own.at), data + (uint64_t)own.begin * sizeof(float), (size_t)(own.end - own.begin) * sizeof(float));
+        memcpy(mlc_rank_at(rank, own.at), data + (uint64_t)own.begin * unit, (size_t)(own.end - own.begin) * unit);
 }
 
 static void take_entries(const loading *load, const mlc_bundle *bundle, const mlc_entries *entries)

@@ -190,28 +190,15 @@ int mlc_items_match(const mlc_rank *rank, const mlc_json *state, const char *pat
 
 /* ---- settings ---- */
 
-static void print_single(char text[32], float value)
-{
-    for (int digits = 6; digits <= 9; digits++) {
-        snprintf(text, 32, "%.*g", digits, (double)value);
-        if (strtof(text, NULL) == value)
-            return;
-    }
-}
-
 /* The rate of a step as the run computes it, NAN where there is none. */
-static float rate_of(const mlc_rank *rank, int64_t step)
+static double rate_of(const mlc_rank *rank, int64_t step)
 {
     const mlc_model *model = rank->model;
-    float scalars[SCALARS];
+    double scalars[SCALARS];
     if (model->rate < 0 || model->scalar_count > SCALARS || model->scalar_count < 2 || !rank->scalars)
         return NAN;
-    memcpy(scalars, rank->scalars, (size_t)model->scalar_count * sizeof *scalars);
-    scalars[0] = (float)step;
-    scalars[1] = (float)rank->steps;
-    if (model->set_scalars)
-        model->set_scalars(scalars);
-    return scalars[model->rate];
+    mlc_rank_put_scalars(rank, step, scalars);
+    return mlc_dtype_wide(model)->load(scalars, model->rate);
 }
 
 static void put_lines(mlc_writer *state, const char *lines)
@@ -230,19 +217,19 @@ void mlc_items_put(mlc_writer *state, const mlc_rank *rank)
 {
     const mlc_model *model = rank->model;
     char text[32] = "null", line[256];
-    float rate = rank->step ? rate_of(rank, rank->step - 1) : NAN;
+    double rate = rank->step ? rate_of(rank, rank->step - 1) : NAN;
     mlc_writer_print(state, "  \"terms\": [");
     put_lines(state, lines_of(rank->identity));
     mlc_writer_print(state, "\n  ],\n  \"settings\": [\n    \"steps=%lld\"", (long long)rank->steps);
     for (int i = 0; i < model->scalar_count && rank->scalars; i++) {
         if (!model->scalars[i].option)
             continue;
-        print_single(text, rank->scalars[i]);
+        mlc_dtype_print(mlc_dtype_wide(rank->model), text, rank->scalars[i]);
         snprintf(line, sizeof line, "%.200s=%s", model->scalars[i].name, text);
         mlc_writer_print(state, ",\n    ");
         mlc_writer_quote(state, line);
     }
-    print_single(text, rate);
+    mlc_dtype_print(mlc_dtype_wide(model), text, rate);
     mlc_writer_print(state, "\n  ],\n  \"rate\": %s,\n", isfinite(rate) ? text : "null");
 }
 
@@ -262,7 +249,7 @@ static void say_settings(matching *of)
     for (int i = 0; i < rank->model->scalar_count && rank->scalars; i++) {
         if (!rank->model->scalars[i].option)
             continue;
-        print_single(text, rank->scalars[i]);
+        mlc_dtype_print(mlc_dtype_wide(of->rank->model), text, rank->scalars[i]);
         say_setting(of, rank->model->scalars[i].name, text);
     }
 }
@@ -274,11 +261,12 @@ static void say_jump(matching *of)
     char before[32], after[32];
     if (!of->changed || !last || last->kind != MLC_JSON_NUMBER || of->rank->step >= of->rank->steps)
         return;
-    float was = strtof(last->text, NULL), is = rate_of(of->rank, of->rank->step);
-    if (!(fabsf(is - was) > JUMP * fmaxf(fabsf(is), fabsf(was))))
+    const mlc_dtype_row *wide = mlc_dtype_wide(of->rank->model);
+    double was = strtod(last->text, NULL), is = rate_of(of->rank, of->rank->step);
+    if (!(fabs(is - was) > JUMP * fmax(fabs(is), fabs(was))))
         return;
-    print_single(before, was);
-    print_single(after, is);
+    mlc_dtype_print(wide, before, was);
+    mlc_dtype_print(wide, after, is);
     say(of, "%s: the rate jumps from %s in the last step that was done (number %lld) to %s in the next", of->path, before,
         (long long)of->rank->step, after);
 }

@@ -50,7 +50,7 @@ static int64_t shard_end(const mlc_entries *entries, int64_t first)
 {
     int64_t bytes = 0, i = first;
     for (; i < entries->count; i++) {
-        bytes += entries->items[i].elements * (int64_t)sizeof(float);
+        bytes += entries->items[i].elements * entries->dtype->bytes;
         if (i > first && bytes > SHARD_BYTES)
             break;
     }
@@ -99,7 +99,7 @@ static void put_index(mlc_writer *index, const char *stem, const mlc_entries *en
 {
     int64_t bytes = 0, shards = shard_count(entries), shard = 0;
     for (int64_t i = 0; i < entries->count; i++)
-        bytes += entries->items[i].elements * (int64_t)sizeof(float);
+        bytes += entries->items[i].elements * entries->dtype->bytes;
     mlc_writer_print(index, "{\n  \"metadata\": {\"total_size\": %lld},\n  \"weight_map\": {", (long long)bytes);
     for (int64_t first = 0; first < entries->count; first = shard_end(entries, first), shard++) {
         int64_t last = shard_end(entries, first);

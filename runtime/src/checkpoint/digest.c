@@ -16,7 +16,6 @@
 #include <string.h>
 
 #define BLOCK_BYTES (1 << 20)
-#define BLOCK_ELEMENTS (BLOCK_BYTES / (int64_t)sizeof(float))
 #define WINDOW 512 /* blocks whose hashes are held at once */
 
 typedef struct block {
@@ -41,14 +40,19 @@ typedef struct hashing {
 
 /* ---- a window of blocks ---- */
 
-static int64_t block_count(const mlc_entry *entry)
+static int64_t block_elements(const hashing *work)
 {
-    return (entry->elements + BLOCK_ELEMENTS - 1) / BLOCK_ELEMENTS;
+    return BLOCK_BYTES / work->entries.dtype->bytes;
+}
+
+static int64_t block_count(const hashing *work, const mlc_entry *entry)
+{
+    return (entry->elements + block_elements(work) - 1) / block_elements(work);
 }
 
 static void add_block(hashing *work, const mlc_entry *entry)
 {
-    int64_t at = work->number * BLOCK_ELEMENTS, end = at + BLOCK_ELEMENTS;
+    int64_t at = work->number * block_elements(work), end = at + block_elements(work);
     mlc_sha256_begin(&work->states[work->count]);
     work->pending[work->count] = work->count;
     work->blocks[work->count++] = (block){entry, at, end < entry->elements ? end : entry->elements};
@@ -61,7 +65,7 @@ static void gather(hashing *work)
     work->count = work->taken = 0;
     while (work->entry < work->entries.count && work->count < WINDOW) {
         const mlc_entry *entry = &work->entries.items[work->entry];
-        if (work->number < block_count(entry)) {
+        if (work->number < block_count(work, entry)) {
             add_block(work, entry);
         } else {
             work->entry++;
@@ -86,7 +90,7 @@ static void hash_share(mlc_env *env, void *context)
     hashing *work = context;
     for (int i = env->thread; i < work->pending_count; i += env->threads) {
         mlc_owned part = next_part(work, &work->blocks[work->pending[i]]);
-        size_t bytes = (size_t)(part.end - part.begin) * sizeof(float);
+        size_t bytes = (size_t)((part.end - part.begin) * work->entries.dtype->bytes);
         if (part.rank == work->rank->rank)
             mlc_sha256_add(&work->states[i], mlc_rank_at(work->rank, part.at), bytes);
         else
@@ -136,10 +140,10 @@ static void add_word(mlc_sha256 *hash, uint64_t word)
     mlc_sha256_add(hash, bytes, sizeof bytes);
 }
 
-static void add_head(mlc_sha256 *hash, const mlc_entry *entry)
+static void add_head(mlc_sha256 *hash, const mlc_dtype_row *dtype, const mlc_entry *entry)
 {
     mlc_sha256_add(hash, entry->name, strlen(entry->name) + 1);
-    mlc_sha256_add(hash, "F32", 4);
+    mlc_sha256_add(hash, dtype->stored, strlen(dtype->stored) + 1);
     add_word(hash, (uint64_t)entry->rank);
     for (int i = 0; i < entry->rank; i++)
         add_word(hash, (uint64_t)entry->shape[i]);
@@ -148,8 +152,8 @@ static void add_head(mlc_sha256 *hash, const mlc_entry *entry)
 static int add_tensors(hashing *work, mlc_sha256 *hash, mlc_error *error)
 {
     for (int64_t i = 0; i < work->entries.count; i++) {
-        add_head(hash, &work->entries.items[i]);
-        for (int64_t b = 0; b < block_count(&work->entries.items[i]); b++, work->taken++) {
+        add_head(hash, work->entries.dtype, &work->entries.items[i]);
+        for (int64_t b = 0; b < block_count(work, &work->entries.items[i]); b++, work->taken++) {
             if (work->taken == work->count && next_window(work, error))
                 return error->status;
             mlc_sha256_add(hash, work->digests[work->taken], 32);

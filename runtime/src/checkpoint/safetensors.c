@@ -192,10 +192,10 @@ static void put_header(mlc_writer *writer, const mlc_entries *entries, int64_t f
         const mlc_entry *entry = &entries->items[i];
         mlc_writer_print(writer, ",");
         mlc_writer_quote(writer, entry->name);
-        mlc_writer_print(writer, ":{\"dtype\":\"F32\",\"shape\":[");
+        mlc_writer_print(writer, ":{\"dtype\":\"%s\",\"shape\":[", entries->dtype->stored);
         for (int d = 0; d < entry->rank; d++)
             mlc_writer_print(writer, "%s%lld", d ? "," : "", (long long)entry->shape[d]);
-        uint64_t end = offset + (uint64_t)entry->elements * sizeof(float);
+        uint64_t end = offset + (uint64_t)(entry->elements * entries->dtype->bytes);
         mlc_writer_print(writer, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)offset, (unsigned long long)end);
         offset = end;
     }
@@ -219,7 +219,7 @@ static uint64_t data_bytes(const mlc_entries *entries, int64_t first, int64_t la
 {
     uint64_t bytes = 0;
     for (int64_t i = first; i < last; i++)
-        bytes += (uint64_t)entries->items[i].elements * sizeof(float);
+        bytes += (uint64_t)(entries->items[i].elements * entries->dtype->bytes);
     return bytes;
 }
 
@@ -288,8 +288,8 @@ static int put_entry(filling *file, const mlc_entry *entry, uint64_t at)
     mlc_owned own = mlc_entry_own(file->rank, entry);
     if (own.begin == own.end)
         return MLC_OK;
-    uint64_t bytes = (uint64_t)(own.end - own.begin) * sizeof(float);
-    if (open_filling(file) || put_bytes(file, mlc_rank_at(file->rank, own.at), bytes, at + (uint64_t)own.begin * sizeof(float)))
+    uint64_t unit = mlc_wide_bytes(file->rank->model), bytes = (uint64_t)(own.end - own.begin) * unit;
+    if (open_filling(file) || put_bytes(file, mlc_rank_at(file->rank, own.at), bytes, at + (uint64_t)own.begin * unit))
         return file->error->status;
     return MLC_OK;
 }
@@ -300,7 +300,7 @@ static int put_entries(filling *file, const mlc_entries *entries, int64_t first,
     for (int64_t i = first; i < last; i++) {
         if (put_entry(file, &entries->items[i], at))
             return file->error->status;
-        at += (uint64_t)entries->items[i].elements * sizeof(float);
+        at += (uint64_t)(entries->items[i].elements * entries->dtype->bytes);
     }
     return MLC_OK;
 }

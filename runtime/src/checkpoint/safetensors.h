@@ -41,7 +41,7 @@ void mlc_safetensors_close(mlc_safetensors *file);
 /* The tensor of a name, NULL when there is none. */
 mlc_stored *mlc_safetensors_find(const mlc_safetensors *file, const char *name);
 
-/* Writing, by all ranks that hold f32 tensors [first, last) of `entries`: one creates the file in a folder, with its header, the data
+/* Writing, by all ranks that hold tensors [first, last) of `entries`: one creates the file in a folder, with its header, the data
  * a hole of the right size; then each puts the elements it owns in place, and syncs. `path` is the folder's, for messages. Allocate
  * nothing. Return a status. */
 int mlc_safetensors_create(int folder, const char *name, const char *path, const mlc_entries *entries, int64_t first, int64_t last,

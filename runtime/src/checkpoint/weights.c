@@ -103,7 +103,8 @@ static void advise_head(const loading *load, const char *name, bool missing, cha
 
 static bool is_float(const char *dtype)
 {
-    return !strcmp(dtype, "F32") || !strcmp(dtype, "F16") || !strcmp(dtype, "BF16") || !strcmp(dtype, "F64");
+    const mlc_dtype_row *row = mlc_dtype_stored(dtype);
+    return row && row->kind == MLC_KIND_FLOAT;
 }
 
 static int report_missing(const loading *load, const mlc_entry *entry)
@@ -214,34 +215,16 @@ static int check_unused(const loading *load, const mlc_safetensors *file, const 
 
 /* ---- values ---- */
 
-/* Of a dtype other than F32. */
-static float value_at(const char *dtype, const uint8_t *data, int64_t i)
-{
-    uint16_t half;
-    double wide;
-    if (!strcmp(dtype, "F64")) {
-        memcpy(&wide, data + 8 * i, sizeof wide);
-        return (float)wide;
-    }
-    memcpy(&half, data + 2 * i, sizeof half);
-    return dtype[0] == 'B' ? mlc_convert_from_bf16(half) : mlc_convert_from_f16(half);
-}
-
-/* The first value of a tensor that is not finite as f32, -1: none. */
-static int64_t find_bad(const mlc_named *found)
+/* The first value of a tensor that is not finite as a master has it, -1: none. */
+static int64_t find_bad(const mlc_named *found, const mlc_dtype_row *wide)
 {
     const uint8_t *data = found->file->data + found->stored->begin;
-    uint32_t bits;
-    if (!strcmp(found->stored->dtype, "F32")) {
-        for (int64_t i = 0; i < (int64_t)found->stored->elements; i++) {
-            memcpy(&bits, data + 4 * i, sizeof bits);
-            if ((bits & 0x7f800000) == 0x7f800000)
-                return i;
-        }
+    const mlc_dtype_row *from = mlc_dtype_stored(found->stored->dtype);
+    int64_t elements = (int64_t)found->stored->elements;
+    if (from == wide && wide->wide->worst(data, elements) != MLC_WORST_INFINITE)
         return -1;
-    }
-    for (int64_t i = 0; i < (int64_t)found->stored->elements; i++)
-        if (!isfinite(value_at(found->stored->dtype, data, i)))
+    for (int64_t i = 0; i < elements; i++)
+        if (!isfinite(mlc_dtype_round(wide, from->load(data, i))))
             return i;
     return -1;
 }
@@ -252,13 +235,15 @@ static int check_values(const loading *load, const mlc_entry *entry)
     const mlc_named *found = mlc_naming_find(&load->naming, entry->name);
     if (!found || !mlc_rank_held(load->rank, entry->parameter) || is_allowed(load, entry->name))
         return MLC_OK;
-    int64_t bad = find_bad(found);
+    const mlc_dtype_row *wide = mlc_dtype_wide(load->rank->model);
+    int64_t bad = find_bad(found, wide);
     mlc_accord_work(load->rank);
     if (bad < 0)
         return MLC_OK;
     return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: tensor %s: element %lld is %s (--allow %s takes it)", load->path,
                          found->stored->name, (long long)bad,
-                         !strcmp(found->stored->dtype, "F64") ? "not finite, or does not fit f32" : "not finite", entry->name);
+                         mlc_dtype_stored(found->stored->dtype)->bytes > wide->bytes ? "not finite, or does not fit f32" : "not finite",
+                         entry->name);
 }
 
 static int check(const loading *load)
@@ -277,14 +262,15 @@ static int check(const loading *load)
     return MLC_OK;
 }
 
-static void take_block(const char *dtype, const uint8_t *data, int64_t first, float *to, int64_t count)
+static void take_block(const mlc_dtype_row *from, const uint8_t *data, int64_t first, const mlc_dtype_row *wide, void *to, int64_t at,
+    int64_t count)
 {
-    if (!strcmp(dtype, "F32")) {
-        memcpy(to, data + 4 * first, (size_t)count * sizeof(float));
+    if (from == wide) {
+        memcpy((char *)to + at * wide->bytes, data + first * wide->bytes, (size_t)(count * wide->bytes));
         return;
     }
     for (int64_t i = 0; i < count; i++)
-        to[i] = value_at(dtype, data, first + i);
+        wide->store(to, at + i, from->load(data, first + i));
 }
 
 /* Takes a parameter, if this rank holds it: blocks of `count` elements, of which the file and the model have their own numbers. */
@@ -296,7 +282,8 @@ static void take_entry(const loading *load, const mlc_entry *entry)
         return;
     const mlc_stored *stored = found->stored;
     const uint8_t *data = found->file->data + stored->begin;
-    float *to = (float *)mlc_rank_at(load->rank, held->master) + entry->first;
+    const mlc_dtype_row *wide = mlc_dtype_wide(load->rank->model), *from = mlc_dtype_stored(stored->dtype);
+    void *to = mlc_rank_at(load->rank, held->master);
     int dim = differing_dim(entry, stored), first = dim < 0 ? 0 : dim;
     int64_t blocks = 1, theirs = 1, ours = 1;
     for (int i = 0; i < entry->rank; i++) {
@@ -305,7 +292,7 @@ static void take_entry(const loading *load, const mlc_entry *entry)
         ours *= i < first ? 1 : entry->shape[i];
     }
     for (int64_t block = 0; block < blocks; block++)
-        take_block(stored->dtype, data, block * theirs, to + block * ours, smaller(theirs, ours));
+        take_block(from, data, block * theirs, wide, to, entry->first + block * ours, smaller(theirs, ours));
     mlc_accord_work(load->rank);
 }
 

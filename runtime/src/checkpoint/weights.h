@@ -11,7 +11,7 @@ typedef struct mlc_weights_terms {
 } mlc_weights_terms;
 
 /* Loads every parameter by name: from a file; from an index, or a directory with model.safetensors.index.json or model.safetensors;
- * from one of our checkpoints. Marks that wrappers leave in names do not count (naming.h). f32, f16, bf16 and f64 become f32, all of
+ * from one of our checkpoints. Marks that wrappers leave in names do not count (naming.h). f32, f16, bf16 and f64 become the wide dtype of the model, all of
  * them finite. What a config.json beside them says is compared with the model (hub_config.h). Ignored: buffers (*.attn.bias,
  * *.attn.masked_bias, *.rotary_emb.inv_freq), and tensors that equal one that was used (tied weights). A missing or unknown tensor is
  * an error unless allowed. All ranks call it, each takes what it holds; bf16 copies are the caller's to refresh. What was

@@ -4,6 +4,7 @@
 #include "command/advice.h"
 #include "command/terms.h"
 #include "mlc.h"
+#include "system/dtype.h"
 #include "system/file.h"
 #include "transports.h"
 
@@ -163,7 +164,7 @@ static int set_scalar(mlc_options *options, const mlc_model *model, int scalar, 
         return mlc_error_set(error, MLC_USAGE, "--%s is given twice", name);
     if (read_real(name, text, &value, error))
         return error->status;
-    options->scalars[scalar] = (float)value;
+    options->scalars[scalar] = mlc_dtype_round(mlc_dtype_wide(model), value);
     if (!isfinite(options->scalars[scalar]))
         return mlc_error_set(error, MLC_USAGE, "--%s %s: does not fit an f32: the largest is %g", name, text, (double)FLT_MAX);
     if (options->scalars[scalar] == 0 && value != 0)

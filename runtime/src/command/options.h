@@ -52,7 +52,7 @@ typedef struct mlc_options {
     bool help;
     int count;           /* options on the command line */
     uint64_t given;      /* bit i: row i of the table stands on the command line */
-    float *scalars;      /* by scalar index */
+    double *scalars;     /* by scalar index */
     char *scalars_given; /* the same */
     char **texts;        /* what the lists point into */
 } mlc_options;

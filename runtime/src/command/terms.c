@@ -2,6 +2,7 @@
 #include "command/terms.h"
 
 #include "mlc.h"
+#include "system/dtype.h"
 #include "system/file.h"
 
 #include <stdio.h>
@@ -89,7 +90,7 @@ void mlc_terms_gather(mlc_terms *terms, const mlc_model *model, const mlc_option
         if (!model->scalars[i].option)
             continue;
         snprintf(name, sizeof name, "--%s", model->scalars[i].name);
-        snprintf(value, sizeof value, "%.9g", (double)options->scalars[i]);
+        snprintf(value, sizeof value, "%.*g", mlc_dtype_wide(model)->wide->most_digits, options->scalars[i]);
         mlc_terms_add(terms, name, value);
     }
     add_program(terms);

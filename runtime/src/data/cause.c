@@ -1,8 +1,6 @@
 /* cause.c: see cause.h. */
 #include "data/cause.h"
 
-#include "data/convert.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,21 +11,12 @@ int64_t mlc_cause_record(const mlc_rank *rank, const mlc_feed *feed, int64_t mic
     return feed->record ? feed->record(feed, rank, microbatch, row) : microbatch * rank->model->batch + row;
 }
 
-static float float_at(const void *values, int64_t i, int32_t dtype)
-{
-    uint16_t half;
-    float single;
-    if (dtype == MLC_F32)
-        return memcpy(&single, (const char *)values + 4 * i, sizeof single), single;
-    memcpy(&half, (const char *)values + 2 * i, sizeof half);
-    return dtype == MLC_BF16 ? mlc_convert_from_bf16(half) : mlc_convert_from_f16(half);
-}
-
 /* The first element that is NaN, or infinite, -1: none is. */
 static int64_t find(const void *values, int64_t elements, int32_t dtype, bool infinite)
 {
+    double (*load)(const void *, int64_t) = mlc_dtype_of(dtype)->load;
     for (int64_t i = 0; i < elements; i++) {
-        float value = float_at(values, i, dtype);
+        double value = load(values, i);
         if (infinite ? isinf(value) : isnan(value))
             return i;
     }
@@ -36,7 +25,7 @@ static int64_t find(const void *values, int64_t elements, int32_t dtype, bool in
 
 static bool is_float(const mlc_input *input)
 {
-    return input->tensor.dtype == MLC_F32 || input->tensor.dtype == MLC_BF16 || input->tensor.dtype == MLC_F16;
+    return mlc_dtype_of(input->tensor.dtype)->kind == MLC_KIND_FLOAT;
 }
 
 /* Looks through one input; true: found and said. */

@@ -7,49 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- float formats ---- */
-
-float mlc_convert_from_bf16(uint16_t bits)
-{
-    uint32_t word = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &word, sizeof value);
-    return value;
-}
-
-float mlc_convert_from_f16(uint16_t bits)
-{
-    int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    float magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                      : exponent     ? ldexpf((float)(fraction + 1024), exponent - 25)
-                                     : ldexpf((float)fraction, -24);
-    return bits >> 15 ? -magnitude : magnitude;
-}
-
-/* Rounds to a format of `fraction` stored bits and smallest normal exponent `lowest`, whose infinity is `infinity`. */
-static uint16_t round_to(double value, int fraction, int lowest, uint16_t infinity)
-{
-    uint16_t sign = signbit(value) ? 0x8000 : 0;
-    if (isnan(value))
-        return (uint16_t)(sign | infinity | 1U << (fraction - 1));
-    if (value == 0 || isinf(value))
-        return (uint16_t)(sign | (value == 0 ? 0 : infinity));
-    int exponent = ilogb(value) < lowest ? lowest : ilogb(value);
-    uint32_t steps = (uint32_t)nearbyint(ldexp(fabs(value), fraction - exponent)); /* multiples of one unit in the last place */
-    uint32_t bits = steps + ((uint32_t)(exponent - lowest) << fraction);           /* a carry runs into the exponent by itself */
-    return (uint16_t)(sign | (bits > infinity ? infinity : bits));
-}
-
-uint16_t mlc_convert_to_f16(double value)
-{
-    return round_to(value, 10, -14, 0x7c00);
-}
-
-uint16_t mlc_convert_to_bf16(double value)
-{
-    return round_to(value, 7, -126, 0x7f80);
-}
-
 /* ---- arrays ---- */
 
 static uint64_t bits_at(const mlc_npy *npy, int64_t i)
@@ -92,17 +49,15 @@ static bool is_integer(const mlc_npy *npy)
 
 static bool feeds(const mlc_npy *npy, int32_t dtype)
 {
-    if (dtype == MLC_I32)
+    switch (mlc_dtype_of(dtype)->kind) {
+    case MLC_KIND_INTEGER:
         return is_integer(npy);
-    if (dtype == MLC_BOOL)
+    case MLC_KIND_BOOL:
         return npy->kind == 'b' || (npy->kind == 'u' && npy->item_bytes == 1);
-    return !is_integer(npy) || npy->item_bytes <= 2;
-}
-
-static const char *dtype_name(int32_t dtype)
-{
-    static const char *const NAMES[] = {"f32", "bf16", "f16", "i32", "bool"};
-    return NAMES[dtype];
+    case MLC_KIND_FLOAT:
+        return !is_integer(npy) || npy->item_bytes <= 2;
+    }
+    return false;
 }
 
 int mlc_convert_check(const mlc_npy *npy, int32_t dtype, const char *path, const char *input, mlc_error *error)
@@ -110,8 +65,7 @@ int mlc_convert_check(const mlc_npy *npy, int32_t dtype, const char *path, const
     if (feeds(npy, dtype))
         return MLC_OK;
     return mlc_error_set(error, MLC_BAD_INPUT, "%s: dtype %c%d does not feed input %s, which is %s", path, npy->kind, npy->item_bytes,
-                         input,
-                         dtype_name(dtype));
+                         input, mlc_dtype_of(dtype)->name);
 }
 
 static int refuse(const mlc_npy *npy, int64_t i, int64_t low, int64_t high, const char *path, mlc_error *error)
@@ -150,27 +104,27 @@ static double number_at(const mlc_npy *npy, int64_t i)
 
 static void convert_floats(const mlc_npy *npy, int64_t first, int64_t count, int32_t dtype, void *to)
 {
-    if (dtype == MLC_F32 && npy->kind == 'f' && npy->item_bytes == 4) {
-        memcpy(to, npy->data + first * 4, (size_t)count * 4);
+    const mlc_dtype_row *row = mlc_dtype_of(dtype);
+    if (row->wide && npy->kind == 'f' && npy->item_bytes == row->bytes) {
+        memcpy(to, npy->data + first * row->bytes, (size_t)(count * row->bytes));
         return;
     }
-    for (int64_t i = 0; i < count; i++) {
-        double value = number_at(npy, first + i);
-        if (dtype == MLC_F32)
-            ((float *)to)[i] = (float)value;
-        else
-            ((uint16_t *)to)[i] = dtype == MLC_BF16 ? mlc_convert_to_bf16(value) : mlc_convert_to_f16(value);
-    }
+    for (int64_t i = 0; i < count; i++)
+        row->store(to, i, number_at(npy, first + i));
 }
 
 int mlc_convert_row(const mlc_npy *npy, int64_t first, int64_t count, const mlc_input *input, void *to, const char *path, mlc_error *error)
 {
-    if (input->tensor.dtype == MLC_I32)
+    switch (mlc_dtype_of(input->tensor.dtype)->kind) {
+    case MLC_KIND_INTEGER:
         return convert_integers(npy, first, count, input->limit, to, path, error);
-    if (input->tensor.dtype == MLC_BOOL)
+    case MLC_KIND_BOOL:
         return convert_bools(npy, first, count, to, path, error);
-    convert_floats(npy, first, count, input->tensor.dtype, to);
-    return MLC_OK;
+    case MLC_KIND_FLOAT:
+        convert_floats(npy, first, count, input->tensor.dtype, to);
+        return MLC_OK;
+    }
+    return mlc_error_set(error, MLC_FAILED, "%s: input %s has no dtype", path, input->tensor.name);
 }
 
 void mlc_convert_shape_text(char *text, size_t size, const int64_t *shape, int rank)

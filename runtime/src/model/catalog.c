@@ -11,7 +11,7 @@
 
 static mlc_tensor master_of(const mlc_parameter *parameter)
 {
-    return (mlc_tensor){parameter->name, MLC_F32, parameter->rank, parameter->shape, MLC_NONE};
+    return (mlc_tensor){.name = parameter->name, .rank = parameter->rank, .shape = parameter->shape, .at = MLC_NONE};
 }
 
 /* Is the leading dim of this tensor of the parameter counted out over the '*' of its name? */
@@ -121,17 +121,18 @@ static mlc_owned own_run(const mlc_rank *rank, int parameter, int state)
         return (mlc_owned){0, 0, rank->rank, MLC_NONE};
     if (state < 0)
         return (mlc_owned){piece->begin, piece->end, rank->rank,
-                           mlc_rank_held(rank, parameter)->master + (uint64_t)piece->begin * sizeof(float)};
+                           mlc_rank_held(rank, parameter)->master + (uint64_t)piece->begin * mlc_wide_bytes(rank->model)};
     bool alike = is_alike(p, state);
     int64_t end = alike ? piece->end : mlc_tensor_elements(&p->states[state]);
     return (mlc_owned){alike ? piece->begin : 0, end, rank->rank, piece->states[state]};
 }
 
 /* What lies in [begin, end) of a run. */
-static mlc_owned clipped(mlc_owned run, int64_t begin, int64_t end)
+static mlc_owned clipped(const mlc_rank *rank, mlc_owned run, int64_t begin, int64_t end)
 {
     int64_t low = run.begin > begin ? run.begin : begin, high = run.end < end ? run.end : end;
-    return (mlc_owned){low, high > low ? high : low, run.rank, run.at == MLC_NONE ? MLC_NONE : run.at + (uint64_t)(low - run.begin) * sizeof(float)};
+    uint64_t at = run.at == MLC_NONE ? MLC_NONE : run.at + (uint64_t)(low - run.begin) * mlc_wide_bytes(rank->model);
+    return (mlc_owned){low, high > low ? high : low, run.rank, at};
 }
 
 mlc_owned mlc_owned_at(const mlc_rank *rank, int parameter, int state, int64_t element)
@@ -142,7 +143,7 @@ mlc_owned mlc_owned_at(const mlc_rank *rank, int parameter, int state, int64_t e
     mlc_coordinate at = {.at = {[MLC_PP] = p->owner}};
     at.at[MLC_DP] = mlc_owners_replica(&rank->catalog.owners, parameter, alike ? element : 0, &end);
     mlc_owned owned = {element, alike ? end : mlc_tensor_elements(&p->states[state]), mlc_mesh_rank(&rank->model->mesh, &at), MLC_NONE};
-    return owned.rank == rank->rank ? clipped(own_run(rank, parameter, state), element, owned.end) : owned;
+    return owned.rank == rank->rank ? clipped(rank, own_run(rank, parameter, state), element, owned.end) : owned;
 }
 
 mlc_owned mlc_entry_owned(const mlc_rank *rank, const mlc_entry *entry, int64_t element)
@@ -154,7 +155,7 @@ mlc_owned mlc_entry_owned(const mlc_rank *rank, const mlc_entry *entry, int64_t 
 
 mlc_owned mlc_entry_own(const mlc_rank *rank, const mlc_entry *entry)
 {
-    mlc_owned run = clipped(own_run(rank, entry->parameter, entry->state), entry->first, entry->first + entry->elements);
+    mlc_owned run = clipped(rank, own_run(rank, entry->parameter, entry->state), entry->first, entry->first + entry->elements);
     return (mlc_owned){run.begin - entry->first, run.end - entry->first, run.rank, run.at};
 }
 
@@ -174,6 +175,7 @@ static bool allocate(mlc_catalog *catalog, const mlc_model *model)
     catalog->parameters.items = calloc((size_t)parameters, sizeof(mlc_entry));
     catalog->states.items = calloc((size_t)states, sizeof(mlc_entry));
     catalog->whole.items = calloc((size_t)whole, sizeof(mlc_entry));
+    catalog->parameters.dtype = catalog->states.dtype = catalog->whole.dtype = mlc_dtype_wide(model);
     return catalog->parameters.items && catalog->states.items && catalog->whole.items;
 }
 

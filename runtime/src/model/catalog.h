@@ -4,9 +4,11 @@
 
 #include "mlc_abi.h"
 #include "model/shard.h"
+#include "system/dtype.h"
 #include "system/error.h"
 
-/* One f32 tensor of a file: a parameter, an optimizer state (<parameter>/<state>), or, where the name has a '*', one slice of it. */
+/* One tensor of a file, of the model's wide dtype: a parameter, an optimizer state (<parameter>/<state>), or, where the name has a
+ * '*', one slice of it. */
 typedef struct mlc_entry {
     char *name;
     const int64_t *shape;
@@ -20,6 +22,7 @@ typedef struct mlc_entry {
 typedef struct mlc_entries {
     mlc_entry *items;
     int64_t count;
+    const mlc_dtype_row *dtype; /* of every element: the model's wide dtype */
 } mlc_entries;
 
 typedef struct mlc_catalog {

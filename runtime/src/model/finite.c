@@ -7,12 +7,13 @@
 static int64_t search_piece(const mlc_rank *rank, const mlc_piece *piece, int64_t first)
 {
     const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
-    const float *master = mlc_rank_at(rank, mlc_rank_held(rank, piece->parameter)->master);
-    if (first <= 0 && mlc_finite_highest(master + piece->begin, piece->end - piece->begin) >= MLC_INFINITE)
+    const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
+    const char *master = mlc_rank_at(rank, mlc_rank_held(rank, piece->parameter)->master);
+    if (first <= 0 && dtype->wide->worst(master + piece->begin * dtype->bytes, piece->end - piece->begin) == MLC_WORST_INFINITE)
         return 0;
     for (int64_t s = first > 0 ? first - 1 : 0; s < parameter->state_count; s++) {
         int64_t elements = mlc_rank_state_elements(rank->model, piece, (int)s);
-        if (mlc_finite_highest(mlc_rank_at(rank, piece->states[s]), elements) >= MLC_INFINITE)
+        if (dtype->wide->worst(mlc_rank_at(rank, piece->states[s]), elements) == MLC_WORST_INFINITE)
             return 1 + s;
     }
     return -1;

@@ -6,28 +6,9 @@
 
 #include "model/rank.h"
 
-#include <string.h>
-
 #define MLC_FLAWS 256 /* of a parameter: more than it has states */
 #define MLC_FLAW_COPY (MLC_FLAWS - 1)
 #define MLC_FLAW_BYTES 400 /* of its name */
-
-/* The largest of |x| as the bits of an f32: those of infinities and NaN are the largest. */
-static inline uint32_t mlc_finite_highest(const void *x, int64_t count)
-{
-    const char *from = x;
-    uint32_t highest = 0;
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, from + 4 * i, sizeof bits);
-        bits &= 0x7fffffff;
-        highest = bits > highest ? bits : highest;
-    }
-    return highest;
-}
-
-#define MLC_INFINITE UINT32_C(0x7f800000)      /* the least that is not finite */
-#define MLC_INFINITE_BF16 UINT32_C(0x7f7f8000) /* the least that is rounded to it in bf16 */
 
 static inline int64_t mlc_flaw_of(int64_t parameter, int64_t what)
 {

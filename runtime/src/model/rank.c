@@ -8,6 +8,16 @@ const mlc_held *mlc_rank_held(const mlc_rank *rank, int parameter)
     return rank->tables->held[parameter];
 }
 
+void mlc_rank_put_scalars(const mlc_rank *rank, int64_t step, void *scalars)
+{
+    const mlc_model *model = rank->model;
+    const mlc_dtype_row *wide = mlc_dtype_wide(model);
+    for (int i = 0; i < model->scalar_count; i++)
+        wide->store(scalars, i, i == 0 ? (double)step : i == 1 ? (double)rank->steps : rank->scalars[i]);
+    if (model->set_scalars)
+        model->set_scalars(scalars);
+}
+
 int64_t mlc_rank_state_elements(const mlc_model *model, const mlc_piece *piece, int state)
 {
     const mlc_parameter *parameter = &model->parameters[piece->parameter];

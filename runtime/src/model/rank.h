@@ -7,6 +7,7 @@
 #include "model/catalog.h"
 #include "model/shard.h"
 #include "system/arena.h"
+#include "system/dtype.h"
 #include "system/error.h"
 #include "system/home.h"
 #include "system/threads.h"
@@ -34,7 +35,7 @@ typedef struct mlc_result {
     double loss;        /* sum(weight * loss) / sum(weight) */
     double weight;      /* sum(weight) */
     double grad_norm;   /* before clipping */
-    float clip_factor;  /* what loss gradients are multiplied by */
+    double clip_factor; /* what loss gradients are multiplied by */
     uint64_t signals;   /* set by some rank: bit 0, stop at the end of the step */
 } mlc_result;
 
@@ -67,7 +68,7 @@ struct mlc_rank {
     mlc_home home;        /* rank 0: the directory that it writes checkpoints to */
     void (*note)(void *listener, const char *text); /* takes what is worth a line; NULL: nobody */
     void *listener;
-    float *scalars;       /* option values by scalar index; what set_scalars computes is in the record only */
+    double *scalars;      /* option values by scalar index; what set_scalars computes is in the record only */
     double *metrics;      /* of the last pass: by column, losses apart */
     mlc_result result;
     const _Atomic uint64_t *signals; /* what this rank puts into the next exchange; NULL: nothing */
@@ -107,11 +108,6 @@ static inline int64_t mlc_parameter_elements(const mlc_parameter *parameter)
     return mlc_elements(parameter->shape, parameter->rank);
 }
 
-static inline int64_t mlc_dtype_bytes(int32_t dtype)
-{
-    return dtype == MLC_F32 || dtype == MLC_I32 ? 4 : dtype == MLC_BOOL ? 1 : 2;
-}
-
 /* Elements and bytes of one row of an input. */
 static inline int64_t mlc_input_row_elements(const mlc_input *input)
 {
@@ -120,8 +116,11 @@ static inline int64_t mlc_input_row_elements(const mlc_input *input)
 
 static inline int64_t mlc_input_row_bytes(const mlc_input *input)
 {
-    return mlc_input_row_elements(input) * mlc_dtype_bytes(input->tensor.dtype);
+    return mlc_input_row_elements(input) * mlc_dtype_of(input->tensor.dtype)->bytes;
 }
+
+/* Writes the run-time scalars of a step as a record has them: options, step, steps and curves. */
+void mlc_rank_put_scalars(const mlc_rank *rank, int64_t step, void *scalars);
 
 /* How this place holds a parameter, NULL when it does not. */
 const mlc_held *mlc_rank_held(const mlc_rank *rank, int parameter);

@@ -113,16 +113,17 @@ int mlc_owners_replica(const mlc_owners *owners, int parameter, int64_t element,
 
 typedef struct builder {
     const mlc_owners *owners;
+    uint64_t unit;   /* bytes of an element of the wide dtype */
     const mlc_role *role;
     uint64_t states; /* what comes next */
     uint64_t work;
     uint64_t *words;
 } builder;
 
-static uint64_t take(uint64_t *next, int64_t elements)
+static uint64_t take(const builder *of, uint64_t *next, int64_t elements)
 {
     uint64_t at = *next;
-    *next += ((uint64_t)elements * sizeof(float) + LINE - 1) / LINE * LINE;
+    *next += ((uint64_t)elements * of->unit + LINE - 1) / LINE * LINE;
     return at;
 }
 
@@ -157,21 +158,21 @@ static void place_states(builder *of, mlc_piece *piece, const mlc_parameter *par
 {
     piece->states = of->words;
     for (int s = 0; s < parameter->state_count; s++)
-        *of->words++ = take(&of->states, whole ? mlc_tensor_elements(&parameter->states[s]) : piece->end - piece->begin);
+        *of->words++ = take(of, &of->states, whole ? mlc_tensor_elements(&parameter->states[s]) : piece->end - piece->begin);
 }
 
 /* Results of a rule that is not elementwise lie beside what it reads. */
 static void place_results(builder *of, const mlc_piece *piece, const mlc_parameter *parameter, bool whole)
 {
-    *of->words = whole ? take(&of->work, piece->end) : piece->update_at[0];
+    *of->words = whole ? take(of, &of->work, piece->end) : piece->update_at[0];
     of->words++;
     for (int s = 0; s < parameter->state_count; s++)
-        *of->words++ = whole ? take(&of->work, mlc_tensor_elements(&parameter->states[s])) : piece->states[s];
+        *of->words++ = whole ? take(of, &of->work, mlc_tensor_elements(&parameter->states[s])) : piece->states[s];
 }
 
 static void place_update(builder *of, mlc_piece *piece, const mlc_own *own, const mlc_parameter *parameter)
 {
-    uint64_t first = (uint64_t)piece->begin * sizeof(float), work = of->work;
+    uint64_t first = (uint64_t)piece->begin * of->unit, work = of->work;
     piece->update_flat = own->update_flat;
     piece->update = own->update;
     piece->update_at = of->words;
@@ -206,7 +207,7 @@ int mlc_shard_open(mlc_shard *shard, const mlc_owners *owners, int place, int re
                          .words = calloc((size_t)words, sizeof *shard->words)};
     if (!shard->pieces || !shard->words)
         return mlc_error_set(error, MLC_FAILED, "shard: out of memory");
-    builder of = {owners, role, role->states.at, role->work.at, shard->words};
+    builder of = {owners, mlc_wide_bytes(owners->model), role, role->states.at, role->work.at, shard->words};
     for (int i = 0; i < role->owned_count; i++) {
         mlc_run elements = mlc_owners_elements(owners, role->owned[i].parameter, (mlc_portions){portion, portion + 1});
         if (elements.begin < elements.end)

@@ -15,20 +15,6 @@
 
 #define TRIES 20
 
-/* The same for a number that is an f32. */
-static void number_single(char text[32], float value)
-{
-    if (!isfinite(value)) {
-        snprintf(text, 32, "null");
-        return;
-    }
-    for (int digits = 6; digits <= 9; digits++) {
-        snprintf(text, 32, "%.*g", digits, (double)value);
-        if (strtof(text, NULL) == value)
-            return;
-    }
-}
-
 /* ---- the log of a resumed run ---- */
 
 static const char HEAD[] = "{\"step\": ";
@@ -128,8 +114,9 @@ static void put_number(mlc_writer *log, const char *name, double value)
 static void put_rate(mlc_writer *log, const mlc_rank *rank)
 {
     char text[32] = "null";
+    const mlc_dtype_row *wide = mlc_dtype_wide(rank->model);
     if (rank->model->rate >= 0)
-        number_single(text, rank->record->scalars[rank->model->rate]);
+        mlc_dtype_print(wide, text, wide->load(rank->record->scalars, rank->model->rate));
     mlc_writer_print(log, ", \"rate\": %s", text);
 }
 

@@ -143,7 +143,7 @@ static int open_rank(program *run)
         return run->error->status;
     mlc_rank *rank = run->rank;
     run->error = &rank->error;
-    memcpy(rank->scalars, options->scalars, (size_t)run->model->scalar_count * sizeof(float));
+    memcpy(rank->scalars, options->scalars, (size_t)run->model->scalar_count * sizeof *rank->scalars);
     rank->sequential = !strcmp(options->order, "sequential");
     rank->signals = mlc_signals_seen();
     rank->note = print_note;

@@ -229,7 +229,7 @@ static mlc_rank *owner_of(const mlc_session *session, int parameter, int replica
     return session->members[mlc_mesh_rank(&session->model->mesh, &at)];
 }
 
-static float *master_of(const mlc_rank *rank, int parameter)
+static void *master_of(const mlc_rank *rank, int parameter)
 {
     return mlc_rank_at(rank, mlc_rank_held(rank, parameter)->master);
 }
@@ -246,15 +246,16 @@ static const mlc_piece *next_piece(const mlc_rank *rank, int parameter, int *fro
 }
 
 /* Elements of other replicas' pieces to the first one: `tensor` gives the whole tensor as a rank holds it. */
-static void gather(const mlc_session *session, int parameter, float *(*tensor)(const mlc_rank *rank, int parameter))
+static void gather(const mlc_session *session, int parameter, void *(*tensor)(const mlc_rank *rank, int parameter))
 {
-    float *to = tensor(owner_of(session, parameter, 0), parameter);
+    uint64_t unit = mlc_wide_bytes(session->model);
+    char *to = tensor(owner_of(session, parameter, 0), parameter);
     for (int replica = 1; replica < session->model->mesh.size[MLC_DP] && to; replica++) {
         const mlc_rank *rank = owner_of(session, parameter, replica);
-        const float *from = tensor(rank, parameter);
+        const char *from = tensor(rank, parameter);
         int at = 0;
         for (const mlc_piece *piece; (piece = next_piece(rank, parameter, &at));)
-            memcpy(to + piece->begin, from + piece->begin, (size_t)(piece->end - piece->begin) * sizeof *to);
+            memcpy(to + (uint64_t)piece->begin * unit, from + (uint64_t)piece->begin * unit, (size_t)(piece->end - piece->begin) * unit);
     }
 }
 
@@ -274,7 +275,7 @@ static void take_masters(mlc_rank *rank, const mlc_session *session)
     for (int i = 0; i < rank->role->held_count; i++) {
         int parameter = rank->role->held[i].parameter;
         const mlc_rank *owner = owner_of(session, parameter, 0);
-        size_t bytes = (size_t)mlc_parameter_elements(&session->model->parameters[parameter]) * sizeof(float);
+        size_t bytes = (size_t)mlc_parameter_elements(&session->model->parameters[parameter]) * mlc_wide_bytes(session->model);
         if (owner != rank)
             memcpy(master_of(rank, parameter), master_of(owner, parameter), bytes);
     }
@@ -324,7 +325,7 @@ mlc_view mlc_parameter_master(mlc_session *session, int parameter)
     if (!session->exposed)
         gather_masters(session);
     session->exposed = true;
-    return (mlc_view){p->name, MLC_F32, p->rank, p->shape, master_of(owner_of(session, parameter, 0), parameter), 0};
+    return (mlc_view){p->name, session->model->wide, p->rank, p->shape, master_of(owner_of(session, parameter, 0), parameter), 0};
 }
 
 mlc_view mlc_parameter_gradient(mlc_session *session, int parameter)
@@ -333,7 +334,7 @@ mlc_view mlc_parameter_gradient(mlc_session *session, int parameter)
     if (!p)
         return (mlc_view){0};
     gather(session, parameter, mlc_gradient_of);
-    return (mlc_view){p->name, MLC_F32, p->rank, p->shape, mlc_gradient_of(owner_of(session, parameter, 0), parameter), 0};
+    return (mlc_view){p->name, session->model->wide, p->rank, p->shape, mlc_gradient_of(owner_of(session, parameter, 0), parameter), 0};
 }
 
 int mlc_parameter_state_count(const mlc_session *session, int parameter)
@@ -343,7 +344,7 @@ int mlc_parameter_state_count(const mlc_session *session, int parameter)
 }
 
 /* The state where one replica holds it whole; NULL: it is spread over several. */
-static float *whole_state(const mlc_session *session, int parameter, int state)
+static void *whole_state(const mlc_session *session, int parameter, int state)
 {
     int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
     for (int replica = 0; replica < session->model->mesh.size[MLC_DP]; replica++) {
@@ -357,20 +358,21 @@ static float *whole_state(const mlc_session *session, int parameter, int state)
 }
 
 /* The copy of a state, NULL without memory. */
-static float *copy_state(const mlc_session *session, int parameter, int state)
+static void *copy_state(const mlc_session *session, int parameter, int state)
 {
     int index = state;
     for (int p = 0; p < parameter; p++)
         index += session->model->parameters[p].state_count;
     int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
+    uint64_t unit = mlc_wide_bytes(session->model);
     if (!session->copies[index])
-        session->copies[index] = calloc((size_t)elements, sizeof(float));
-    float *to = session->copies[index];
+        session->copies[index] = calloc((size_t)elements, unit);
+    char *to = session->copies[index];
     for (int replica = 0; replica < session->model->mesh.size[MLC_DP] && to; replica++) {
         const mlc_rank *rank = owner_of(session, parameter, replica);
         int at = 0;
         for (const mlc_piece *piece; (piece = next_piece(rank, parameter, &at));)
-            memcpy(to + piece->begin, mlc_rank_at(rank, piece->states[state]), (size_t)(piece->end - piece->begin) * sizeof *to);
+            memcpy(to + (uint64_t)piece->begin * unit, mlc_rank_at(rank, piece->states[state]), (size_t)(piece->end - piece->begin) * unit);
     }
     return to;
 }
@@ -380,9 +382,9 @@ mlc_view mlc_parameter_state(mlc_session *session, int parameter, int state)
     const mlc_parameter *p = parameter_at(session, parameter);
     if (!p || state < 0 || state >= p->state_count)
         return (mlc_view){0};
-    float *whole = whole_state(session, parameter, state);
+    void *whole = whole_state(session, parameter, state);
     const mlc_tensor *tensor = &p->states[state];
-    return (mlc_view){tensor->name, MLC_F32, tensor->rank, tensor->shape, whole ? whole : copy_state(session, parameter, state), !whole};
+    return (mlc_view){tensor->name, session->model->wide, tensor->rank, tensor->shape, whole ? whole : copy_state(session, parameter, state), !whole};
 }
 
 int mlc_input_count(const mlc_session *session)
@@ -593,9 +595,10 @@ int mlc_session_evaluate(mlc_session *session, const void *const *inputs, int64_
     return session_leave(session);
 }
 
-static void set_scalar(mlc_session *session, const char *name, float value)
+static void set_scalar(mlc_session *session, const char *name, double given)
 {
     const mlc_model *model = session->model;
+    double value = mlc_dtype_round(mlc_dtype_wide(model), given);
     bool known = false;
     if (!isfinite(value)) {
         mlc_error_set(&session->error, MLC_USAGE, "run-time constant %s: is not finite, or does not fit an f32", name);
@@ -612,7 +615,7 @@ static void set_scalar(mlc_session *session, const char *name, float value)
         mlc_error_set(&session->error, MLC_USAGE, "model %s has no run-time constant %s", model->name, name);
 }
 
-int mlc_session_set_scalar(mlc_session *session, const char *name, float value)
+int mlc_session_set_scalar(mlc_session *session, const char *name, double value)
 {
     if (session_enter(session, HELD_BY("mlc_session_set_scalar")))
         return MLC_USAGE;

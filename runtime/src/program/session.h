@@ -30,7 +30,7 @@ struct mlc_session {
     _Atomic(const char *) holder; /* what a caller is told that comes while a call works; NULL: none does */
     _Atomic(const char *) refused; /* what the last such caller was told; NULL: there was none */
     bool exposed;       /* the caller has a view of some master, and may have written to it since the last call */
-    float **copies;     /* of states that lie on several replicas: by parameter and state, made when they are looked at */
+    void **copies;      /* of states that lie on several replicas: by parameter and state, made when they are looked at */
     pthread_mutex_t mutex;
     pthread_cond_t called;
     pthread_cond_t done;

@@ -14,19 +14,17 @@ static char *bytes_at(const mlc_rank *rank, const mlc_part *part, int level)
     return mlc_rank_at(rank, part->levels[level] + part->offset);
 }
 
-static float *floats_at(const mlc_rank *rank, const mlc_part *part, int level)
+/* Adds `x` to the sum, as many elements as the part has. */
+static void add_part(const mlc_rank *rank, const mlc_part *part, void *sum, const void *x)
 {
-    return (float *)bytes_at(rank, part, level);
-}
-
-static int64_t count_of(const mlc_part *part)
-{
-    return (int64_t)(part->bytes / sizeof(float));
+    const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
+    dtype->wide->add(sum, x, (int64_t)part->bytes / dtype->bytes);
 }
 
 static void settle(const mlc_rank *rank, const mlc_part *part)
 {
-    mlc_gradient_settle(rank, part->levels, (int64_t)(part->offset / sizeof(float)), count_of(part));
+    uint64_t unit = mlc_wide_bytes(rank->model);
+    mlc_gradient_settle(rank, part->levels, (int64_t)(part->offset / unit), (int64_t)(part->bytes / unit));
 }
 
 static void pack_values(const mlc_rank *rank, const mlc_part *part, void *slot)
@@ -49,7 +47,7 @@ static void pack_sum(const mlc_rank *rank, const mlc_part *part, void *slot)
 
 static void add_sum(const mlc_rank *rank, const mlc_part *part, void *slot)
 {
-    mlc_gradient_add(floats_at(rank, part, 0), (const float *)((const char *)slot + part->at), count_of(part));
+    add_part(rank, part, bytes_at(rank, part, 0), (const char *)slot + part->at);
 }
 
 /* A use of the owner's own: part is of use 0. */
@@ -60,7 +58,7 @@ static void join_sum(const mlc_rank *rank, const mlc_part *of_first, void *conte
     if (rank->model->mesh.size[MLC_DP] == 1)
         settle(rank, &own);
     if (event->use)
-        mlc_gradient_add(floats_at(rank, of_first, 0), floats_at(rank, &own, 0), count_of(of_first));
+        add_part(rank, of_first, bytes_at(rank, of_first, 0), bytes_at(rank, &own, 0));
 }
 
 /* A segment of an exchange of sums, of as many equal parts as there may be roots. */
@@ -70,11 +68,11 @@ typedef struct segment {
     uint64_t room;
 } segment;
 
-static float *arrived_at(const mlc_rank *rank, const mlc_part *part, const segment *from, int number)
+static const char *arrived_at(const mlc_rank *rank, const mlc_part *part, const segment *from, int number)
 {
     if (!from->slot)
-        return (float *)mlc_rank_at(rank, part->guests[number] + part->offset);
-    return (float *)(from->slot + (uint64_t)number * from->room + part->at);
+        return mlc_rank_at(rank, part->guests[number] + part->offset);
+    return from->slot + (uint64_t)number * from->room + part->at;
 }
 
 static void pack_sums(const mlc_rank *rank, const mlc_part *part, void *context)
@@ -89,11 +87,11 @@ static void join_sums(const mlc_rank *rank, const mlc_part *part, void *context)
     const segment *from = context;
     for (int i = 0; i < from->joining->join_count; i++) {
         const mlc_join *join = &from->joining->joins[i];
-        const float *x = join->arrived ? arrived_at(rank, part, from, join->from) : floats_at(rank, part, join->from);
+        const char *x = join->arrived ? arrived_at(rank, part, from, join->from) : bytes_at(rank, part, join->from);
         if (join->adds)
-            mlc_gradient_add(floats_at(rank, part, join->to), x, count_of(part));
+            add_part(rank, part, bytes_at(rank, part, join->to), x);
         else
-            memcpy(floats_at(rank, part, join->to), x, part->bytes);
+            memcpy(bytes_at(rank, part, join->to), x, part->bytes);
     }
 }
 

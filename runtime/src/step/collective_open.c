@@ -30,7 +30,8 @@ static bool stream_add_values(mlc_stream *stream, const mlc_rank *rank, int para
     const mlc_own *own = rank->catalog.owners.items[parameter].own;
     if (!own->update && !own->update_flat)
         return true;
-    return stream_add_portions(stream, rank, parameter, portions, copied ? &held->copy : &held->master, NULL, copied ? 2 : 4);
+    return stream_add_portions(stream, rank, parameter, portions, copied ? &held->copy : &held->master, NULL,
+                               copied ? sizeof(uint16_t) : mlc_wide_bytes(rank->model));
 }
 
 /* ---- channels ---- */
@@ -103,7 +104,7 @@ static bool add_sums(mlc_stream *stream, const mlc_rank *rank, const mlc_chunk *
         const mlc_use *use = &chunk->uses[i];
         const uint64_t *theirs = guests ? guests + (size_t)i * (size_t)most : NULL;
         bool fed = rank->model->parameters[use->parameter].fed != 2;
-        if (fed && !stream_add_portions(stream, rank, use->parameter, portions, guest ? theirs : use->levels, theirs, sizeof(float)))
+        if (fed && !stream_add_portions(stream, rank, use->parameter, portions, guest ? theirs : use->levels, theirs, mlc_wide_bytes(rank->model)))
             return false;
     }
     return true;
@@ -127,7 +128,7 @@ static int place_guest(const mlc_rank *rank, mlc_exchanges *all, const mlc_chunk
     mlc_stream stream = {0};
     all->guests = calloc((size_t)(chunk->use_count * most) + 1, sizeof *all->guests);
     bool whole = all->guests && add_sums(&stream, rank, chunk, portions, NULL, false);
-    uint64_t bytes = stream.bytes, start = 0;
+    uint64_t bytes = stream.bytes, start = 0, unit = mlc_wide_bytes(rank->model);
     mlc_stream_close(&stream);
     if (!whole)
         return no_memory(error);
@@ -139,8 +140,8 @@ static int place_guest(const mlc_rank *rank, mlc_exchanges *all, const mlc_chunk
         if (run.begin >= run.end || rank->model->parameters[chunk->uses[i].parameter].fed == 2)
             continue;
         for (int level = 0; level < most; level++)
-            all->guests[i * most + level] = rank->role->guests.at + (uint64_t)level * bytes + start - (uint64_t)run.begin * sizeof(float);
-        start += mlc_stream_aligned((uint64_t)(run.end - run.begin) * sizeof(float));
+            all->guests[i * most + level] = rank->role->guests.at + (uint64_t)level * bytes + start - (uint64_t)run.begin * unit;
+        start += mlc_stream_aligned((uint64_t)(run.end - run.begin) * unit);
     }
     return MLC_OK;
 }
@@ -236,7 +237,7 @@ static int open_share(mlc_rank *rank, int parameter, int use, mlc_error *error)
     enum mlc_event_kind remote = rank->place == owner ? MLC_EVENT_RECEIVE : MLC_EVENT_SEND;
     mlc_event *event = add_event(&rank->collective->shares, it->place == owner ? MLC_EVENT_JOIN : remote);
     const mlc_use *streamed = rank->place == owner ? mlc_use_at(rank, parameter, 0)->use : it->use;
-    if (!event || !stream_add_portions(&event->stream, rank, parameter, own_portion(rank), streamed->levels, NULL, sizeof(float)))
+    if (!event || !stream_add_portions(&event->stream, rank, parameter, own_portion(rank), streamed->levels, NULL, mlc_wide_bytes(rank->model)))
         return no_memory(error);
     event->use = use;
     event->levels = it->use->levels;

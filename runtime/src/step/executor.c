@@ -210,19 +210,12 @@ int mlc_executor_forward(mlc_rank *rank, int chain, const mlc_feed *feed, int64_
 
 void mlc_executor_record(mlc_rank *rank)
 {
-    const mlc_model *model = rank->model;
     mlc_record *record = rank->record;
     record->seed = rank->seed;
     record->step = rank->step;
     record->steps = rank->steps;
     record->microbatch = 0;
-    memcpy(record->scalars, rank->scalars, (size_t)model->scalar_count * sizeof(float));
-    if (model->scalar_count > 0)
-        record->scalars[0] = (float)rank->step;
-    if (model->scalar_count > 1)
-        record->scalars[1] = (float)rank->steps;
-    if (model->set_scalars)
-        model->set_scalars(record->scalars);
+    mlc_rank_put_scalars(rank, rank->step, record->scalars);
 }
 
 static void refresh_job(mlc_env *env, void *context)

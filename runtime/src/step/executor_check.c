@@ -2,6 +2,7 @@
 #include "step/executor.h"
 
 #include "model/tree.h"
+#include "system/dtype.h"
 #include "system/exact.h"
 
 #include <stdlib.h>
@@ -11,6 +12,30 @@ static const char *const CHAINS[] = {"train", "evaluate", "sample"};
 static int refuse_place(const mlc_model *model, int place, const char *what, int number, mlc_error *error)
 {
     return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: %s %d is not sane", model->name, place, what, number);
+}
+
+/* ---- dtypes ---- */
+
+static int refuse_dtype(const mlc_model *model, const mlc_tensor *tensor, mlc_error *error)
+{
+    return mlc_error_set(error, MLC_BAD_INPUT, "model %s: %s is of dtype %d, which this runtime does not have", model->name, tensor->name,
+                         tensor->dtype);
+}
+
+static int check_dtypes(const mlc_model *model, mlc_error *error)
+{
+    const mlc_dtype_row *wide = mlc_dtype_of(model->wide);
+    if (!wide || !wide->wide)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: parameters of dtype %d, which this runtime does not have", model->name,
+                             model->wide);
+    for (int i = 0; i < model->input_count; i++)
+        if (!mlc_dtype_of(model->inputs[i].tensor.dtype))
+            return refuse_dtype(model, &model->inputs[i].tensor, error);
+    for (int place = 0; place < model->mesh.size[MLC_PP]; place++)
+        for (int c = 0; model->roles[place].chunks[MLC_SAMPLE] && c < model->roles[place].chunk_count; c++)
+            if (!mlc_dtype_of(model->roles[place].chunks[MLC_SAMPLE][c].logits.dtype))
+                return refuse_dtype(model, &model->roles[place].chunks[MLC_SAMPLE][c].logits, error);
+    return MLC_OK;
 }
 
 /* ---- the mesh ---- */
@@ -153,7 +178,7 @@ static int check_role(const mlc_model *model, int place, mlc_error *error)
     if (role->levels < levels)
         return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: %d accumulators a use, %d groups need %d", model->name, place,
                              role->levels, model->groups, levels);
-    bool seed = role->seed_at == MLC_NONE || role->seed_at <= role->arena_bytes - sizeof(float);
+    bool seed = role->seed_at == MLC_NONE || role->seed_at <= role->arena_bytes - mlc_wide_bytes(model);
     if (role->record >= role->arena_bytes || !seed)
         return refuse_place(model, place, "record", 0, error);
     if (check_regions(model, place, error) || check_held(model, place, error))
@@ -261,7 +286,7 @@ static int check_lists(const mlc_model *model, int place, mlc_error *error)
 
 int mlc_executor_check(const mlc_model *model, mlc_error *error)
 {
-    if (check_mesh(model, error) || check_channels(model, error))
+    if (check_mesh(model, error) || check_dtypes(model, error) || check_channels(model, error))
         return error->status;
     for (int p = 0; p < model->parameter_count; p++)
         if (model->parameters[p].owner < 0 || model->parameters[p].owner >= model->mesh.size[MLC_PP])

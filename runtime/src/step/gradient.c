@@ -137,30 +137,23 @@ unsigned mlc_gradient_phases(int action_kind)
 
 /* ---- sums ---- */
 
-static float *floats_at(const mlc_rank *rank, uint64_t at)
+static const mlc_wide *wide_of(const mlc_rank *rank)
 {
-    return (float *)mlc_rank_at(rank, at);
+    return mlc_dtype_wide(rank->model)->wide;
 }
 
-void mlc_gradient_add(float *restrict sum, const float *restrict x, int64_t count)
+/* Element `element` of an array of the wide dtype. */
+static void *element_at(const mlc_rank *rank, uint64_t at, int64_t element)
 {
-    for (int64_t i = 0; i < count; i++)
-        sum[i] += x[i];
+    return mlc_rank_at(rank, at + (uint64_t)element * mlc_wide_bytes(rank->model));
 }
-
-static void scale_by(float *restrict x, float factor, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++)
-        x[i] *= factor;
-}
-
 
 /* Adds `merges` sums from the top of `depth` waiting ones to accumulator 0. */
 static void tree_merge(const mlc_rank *rank, const uint64_t *levels, int depth, int merges, int64_t begin, int64_t count)
 {
-    float *sum = floats_at(rank, levels[0]) + begin;
+    void *sum = element_at(rank, levels[0], begin);
     for (int k = 0; k < merges; k++)
-        mlc_gradient_add(sum, floats_at(rank, levels[depth - k]) + begin, count);
+        wide_of(rank)->add(sum, element_at(rank, levels[depth - k], begin), count);
 }
 
 /* What a group's sum does when it is complete. */
@@ -177,8 +170,8 @@ static void fold_slice(const mlc_rank *rank, mlc_env *env, const item *item, int
     for (int64_t at = begin; at < end; at += CHUNK) {
         int64_t count = smaller(CHUNK, end - at);
         tree_merge(rank, levels, group->depth, group->merges, at, count);
-        float *waiting = floats_at(rank, levels[group->depth - group->merges + 1]) + at;
-        memcpy(waiting, floats_at(rank, levels[0]) + at, (size_t)count * sizeof(float));
+        void *waiting = element_at(rank, levels[group->depth - group->merges + 1], at);
+        memcpy(waiting, element_at(rank, levels[0], at), (size_t)count * mlc_wide_bytes(rank->model));
     }
 }
 
@@ -218,13 +211,15 @@ void mlc_gradient_settle_chunk(const mlc_rank *rank, const mlc_env *env, int chu
 /* ---- whole gradients and their norm ---- */
 
 /* Squares of a slice that starts at a block: into the worker's exact sum, or its flag if one is not finite. */
-static void square_slice(mlc_worker *worker, int p, const float *x, int64_t count, bool counts)
+static void square_slice(mlc_worker *worker, const mlc_dtype_row *dtype, int p, const char *x, int64_t count, bool counts)
 {
-    double sums[9];
-    int whole = (int)(count / MLC_BLOCK), blocks = whole;
-    mlc_exact_squares(x, whole, sums);
-    if (count % MLC_BLOCK)
-        sums[blocks++] = mlc_exact_squares_part(x + whole * MLC_BLOCK, count % MLC_BLOCK);
+    double sums[8];
+    int blocks = count == CHUNK ? 8 : 0;
+    if (blocks)
+        dtype->wide->squares_eight(x, sums);
+    for (int64_t at = 0; !blocks && at < count; at += MLC_BLOCK)
+        sums[at / MLC_BLOCK] = dtype->wide->squares(x + at * dtype->bytes, smaller(MLC_BLOCK, count - at));
+    blocks = (int)((count + MLC_BLOCK - 1) / MLC_BLOCK);
     for (int b = 0; b < blocks; b++) {
         if (isfinite(sums[b]) && counts)
             mlc_exact_add(&worker->squares, sums[b]);
@@ -234,33 +229,34 @@ static void square_slice(mlc_worker *worker, int p, const float *x, int64_t coun
 }
 
 /* With several replicas the exchange has made the sum over them; with uses elsewhere, over uses too. */
-static void join_uses(const mlc_rank *rank, int p, float *whole, int64_t begin, int64_t count)
+static void join_uses(const mlc_rank *rank, int p, void *sum, int64_t begin, int64_t count)
 {
     for (int u = 0; u < mlc_use_count(rank, p); u++) {
         const uint64_t *levels = mlc_use_at(rank, p, u)->use->levels;
         if (rank->model->mesh.size[MLC_DP] == 1)
             mlc_gradient_settle(rank, levels, begin, count);
         if (u)
-            mlc_gradient_add(whole + begin, floats_at(rank, levels[0]) + begin, count);
+            wide_of(rank)->add(sum, element_at(rank, levels[0], begin), count);
     }
 }
 
 static void finish_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
 {
     int p = item->parameter, fed = rank->model->parameters[p].fed;
-    float scale = fed == 0 ? *(const float *)context : (float)(1.0 / rank->model->microbatches);
-    float *whole = mlc_gradient_of(rank, p);
+    const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
+    double scale = mlc_dtype_round(dtype, fed == 0 ? *(const double *)context : 1.0 / rank->model->microbatches);
+    char *whole = mlc_gradient_of(rank, p);
     for (int64_t at = begin; at < end; at += CHUNK) {
         int64_t count = smaller(CHUNK, end - at);
         if (!rank->tables->shared[p])
-            join_uses(rank, p, whole, at, count);
+            join_uses(rank, p, whole + at * dtype->bytes, at, count);
         if (scale != 1)
-            scale_by(whole + at, scale, count);
-        square_slice(mlc_worker_of(env), p, whole + at, count, fed == 0);
+            dtype->wide->scale(whole + at * dtype->bytes, scale, count);
+        square_slice(mlc_worker_of(env), dtype, p, whole + at * dtype->bytes, count, fed == 0);
     }
 }
 
-void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env, float scale)
+void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env, double scale)
 {
     mlc_worker *worker = mlc_worker_of(env);
     worker->squares = (mlc_exact){{0}};
@@ -291,9 +287,10 @@ int64_t mlc_gradient_bad(const mlc_rank *rank)
 static void search_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
 {
     (void)context;
-    const float *sum = floats_at(rank, ((const mlc_use *)item->of)->levels[0]);
+    const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
+    uint64_t sum = ((const mlc_use *)item->of)->levels[0];
     for (int64_t at = begin; at < end; at += CHUNK)
-        square_slice(mlc_worker_of(env), item->parameter, sum + at, smaller(CHUNK, end - at), false);
+        square_slice(mlc_worker_of(env), dtype, item->parameter, element_at(rank, sum, at), smaller(CHUNK, end - at), false);
 }
 
 void mlc_gradient_search(const mlc_rank *rank, const mlc_env *env, int chunk, unsigned phases)
@@ -303,24 +300,18 @@ void mlc_gradient_search(const mlc_rank *rank, const mlc_env *env, int chunk, un
     mlc_barrier(env);
 }
 
-float *mlc_gradient_of(const mlc_rank *rank, int parameter)
+void *mlc_gradient_of(const mlc_rank *rank, int parameter)
 {
     bool here = rank->model->parameters[parameter].owner == rank->place && mlc_is_fed(rank, parameter);
-    return here ? floats_at(rank, mlc_use_at(rank, parameter, 0)->use->levels[0]) : NULL;
+    return here ? mlc_rank_at(rank, mlc_use_at(rank, parameter, 0)->use->levels[0]) : NULL;
 }
 
 /* ---- update ---- */
 
-/* f32 to bf16, to nearest, ties to even; a NaN stays a NaN. */
 static void round_copy(const mlc_rank *rank, const mlc_held *held, int64_t begin, int64_t end)
 {
-    const uint32_t *restrict from = mlc_rank_at(rank, held->master);
-    uint16_t *restrict to = mlc_rank_at(rank, held->copy);
-    for (int64_t i = begin; i < end; i++) {
-        uint32_t bits = from[i];
-        uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-        to[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
-    }
+    uint16_t *to = mlc_rank_at(rank, held->copy);
+    wide_of(rank)->to_bf16(to + begin, element_at(rank, held->master, begin), end - begin);
 }
 
 static void refresh_slice(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context)
@@ -335,10 +326,10 @@ void mlc_gradient_refresh(const mlc_rank *rank, const mlc_env *env)
     mlc_barrier(env);
 }
 
-static void clip_slice(const mlc_rank *rank, int parameter, int64_t begin, int64_t end, float factor)
+static void clip_slice(const mlc_rank *rank, int parameter, int64_t begin, int64_t end, double factor)
 {
     if (factor != 1 && rank->model->parameters[parameter].fed == 0 && mlc_is_fed(rank, parameter))
-        scale_by(mlc_gradient_of(rank, parameter) + begin, factor, end - begin);
+        wide_of(rank)->scale(element_at(rank, mlc_use_at(rank, parameter, 0)->use->levels[0], begin), factor, end - begin);
 }
 
 static void copy_slice(const mlc_rank *rank, int parameter, int64_t begin, int64_t end)
@@ -360,17 +351,17 @@ static void note_flaw(const mlc_env *env, int64_t parameter, int64_t what)
 static void check_values(const mlc_rank *rank, const mlc_env *env, int parameter, int64_t begin, int64_t end)
 {
     const mlc_held *held = mlc_rank_held(rank, parameter);
-    uint32_t highest = mlc_finite_highest(floats_at(rank, held->master) + begin, end - begin);
-    if (highest >= MLC_INFINITE)
+    enum mlc_worst worst = wide_of(rank)->worst(element_at(rank, held->master, begin), end - begin);
+    if (worst == MLC_WORST_INFINITE)
         note_flaw(env, parameter, 0);
-    else if (highest >= MLC_INFINITE_BF16 && held->copy != MLC_NONE)
+    else if (worst == MLC_WORST_BF16 && held->copy != MLC_NONE)
         note_flaw(env, parameter, MLC_FLAW_COPY);
 }
 
 static void check_states(const mlc_rank *rank, const mlc_env *env, const mlc_piece *piece, int64_t begin, int64_t end)
 {
     for (int s = 0; s < rank->model->parameters[piece->parameter].state_count; s++)
-        if (mlc_finite_highest(floats_at(rank, piece->states[s]) + begin, end - begin) >= MLC_INFINITE)
+        if (wide_of(rank)->worst(element_at(rank, piece->states[s], begin), end - begin) == MLC_WORST_INFINITE)
             note_flaw(env, piece->parameter, 1 + s);
 }
 
@@ -380,7 +371,7 @@ static void update_slice(const mlc_rank *rank, mlc_env *env, const item *item, i
     env->path = rank->model->parameters[item->parameter].path;
     for (int64_t at = begin; at < end; at += CHUNK) {
         int64_t to = smaller(at + CHUNK, end);
-        clip_slice(rank, item->parameter, at, to, *(const float *)context);
+        clip_slice(rank, item->parameter, at, to, *(const double *)context);
         piece->update_flat(env, piece->update_at, at - piece->begin, to - piece->begin);
         copy_slice(rank, item->parameter, at, to);
         check_values(rank, env, item->parameter, at, to);
@@ -388,12 +379,12 @@ static void update_slice(const mlc_rank *rank, mlc_env *env, const item *item, i
     }
 }
 
-/* This thread's share of copying one buffer of n floats. Are they finite? */
+/* This thread's share of copying one buffer of n elements. Are they finite? */
 static bool copy_share(const mlc_rank *rank, const mlc_env *env, uint64_t from, uint64_t to, int64_t n)
 {
     int64_t begin = n * env->thread / env->threads, end = n * (env->thread + 1) / env->threads;
-    memcpy(floats_at(rank, to) + begin, floats_at(rank, from) + begin, (size_t)(end - begin) * sizeof(float));
-    return mlc_finite_highest(floats_at(rank, to) + begin, end - begin) < MLC_INFINITE;
+    memcpy(element_at(rank, to, begin), element_at(rank, from, begin), (size_t)(end - begin) * mlc_wide_bytes(rank->model));
+    return wide_of(rank)->worst(element_at(rank, to, begin), end - begin) != MLC_WORST_INFINITE;
 }
 
 /* Puts the results of a whole-tensor update in place. at: master, gradient, states, new master, new states. */
@@ -408,7 +399,7 @@ static void update_settle(const mlc_rank *rank, const mlc_env *env, const mlc_pi
             note_flaw(env, piece->parameter, 1 + s);
 }
 
-static void update_whole(const mlc_rank *rank, const mlc_env *env, const mlc_piece *piece, float factor)
+static void update_whole(const mlc_rank *rank, const mlc_env *env, const mlc_piece *piece, double factor)
 {
     const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
     mlc_env *own = &mlc_worker_of(env)->env;
@@ -425,7 +416,7 @@ static void update_whole(const mlc_rank *rank, const mlc_env *env, const mlc_pie
     check_values(rank, env, piece->parameter, begin, end);
 }
 
-void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, float factor)
+void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, double factor)
 {
     mlc_worker_of(env)->flaw = -1;
     visit_share(rank, env, flat_piece, NULL, update_slice, &factor);

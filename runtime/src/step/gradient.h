@@ -26,13 +26,10 @@ void mlc_gradient_settle(const mlc_rank *rank, const uint64_t *levels, int64_t b
 /* The same of all uses of a chunk. Called by every thread; ends with a barrier. */
 void mlc_gradient_settle_chunk(const mlc_rank *rank, const mlc_env *env, int chunk);
 
-/* sum[i] += x[i]. */
-void mlc_gradient_add(float *restrict sum, const float *restrict x, int64_t count);
-
 /* After all uses that other ranks hold have been added: whole gradients of the rank's pieces (uses in chain order), times `scale`
  * for loss gradients and 1 / M for accumulated ones; the squares of the thread's loss gradients, and the lowest parameter with a
  * value that is not finite, into its worker. Ends with a barrier. */
-void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env, float scale);
+void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env, double scale);
 
 /* The exact sum of squares and the lowest parameter that is not finite, -1: none; from what the threads' workers hold. */
 mlc_exact mlc_gradient_squares(const mlc_rank *rank);
@@ -40,7 +37,7 @@ int64_t mlc_gradient_bad(const mlc_rank *rank);
 
 /* Multiplies the loss gradients of the rank's pieces by `factor` and updates them, their states and bf16 copies; what is not finite
  * then goes into the thread's worker. Ends with a barrier. */
-void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, float factor);
+void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, double factor);
 
 /* The first flaw that the update left in the rank's pieces (finite.h), -1: none; from what the threads' workers hold. */
 int64_t mlc_gradient_flaw(const mlc_rank *rank);
@@ -57,6 +54,6 @@ void mlc_gradient_search(const mlc_rank *rank, const mlc_env *env, int chunk, un
 
 /* The gradient of a parameter in the arena of its owner: after a step, whole and scaled in the pieces of the rank's own shard; other
  * elements are undefined. NULL: it has none, or is another place's. */
-float *mlc_gradient_of(const mlc_rank *rank, int parameter);
+void *mlc_gradient_of(const mlc_rank *rank, int parameter);
 
 #endif

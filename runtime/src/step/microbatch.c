@@ -73,11 +73,9 @@ static void run_rows(const mlc_pass *run, mlc_env *env, mlc_rows rows)
 
 /* ---- one microbatch on one chunk ---- */
 
-static float scalar_at(const mlc_pass *run, const mlc_env *env, uint64_t operand)
+static double scalar_at(const mlc_pass *run, const mlc_env *env, uint64_t operand)
 {
-    float value;
-    memcpy(&value, mlc_rank_at(run->rank, resolve(env, operand)), sizeof value);
-    return value;
+    return mlc_dtype_wide(run->rank->model)->load(mlc_rank_at(run->rank, resolve(env, operand)), 0);
 }
 
 static void fill_input(mlc_pass *run, mlc_env *env, const mlc_binding *binding, int64_t microbatch)
@@ -150,8 +148,7 @@ static void prepare(const mlc_pass *run, const mlc_action *action, int64_t micro
     rank->record->microbatch = microbatch;
     if (action->kind == MLC_FORWARD || rank->role->seed_at == MLC_NONE)
         return;
-    float seed = (float)rank->tables->weights[microbatch - run->first];
-    memcpy(mlc_rank_at(rank, rank->role->seed_at), &seed, sizeof seed);
+    mlc_dtype_wide(rank->model)->store(mlc_rank_at(rank, rank->role->seed_at), 0, rank->tables->weights[microbatch - run->first]);
 }
 
 static bool has_uses(const mlc_chunk *chunk, unsigned phases)

@@ -92,7 +92,7 @@ void mlc_rank_initialize(mlc_rank *rank)
         const mlc_piece *piece = &rank->shard.pieces[i];
         const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
         for (int s = 0; s < parameter->state_count; s++)
-            memset(mlc_rank_at(rank, piece->states[s]), 0, (size_t)mlc_rank_state_elements(rank->model, piece, s) * sizeof(float));
+            memset(mlc_rank_at(rank, piece->states[s]), 0, (size_t)mlc_rank_state_elements(rank->model, piece, s) * mlc_wide_bytes(rank->model));
     }
     mlc_executor_initialize(rank);
 }

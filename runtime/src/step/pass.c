@@ -45,14 +45,16 @@ void mlc_pass_end_part(const mlc_pass *run, const mlc_env *env, const char *name
 /* ---- messages ---- */
 
 /* Looks through a message of states for what arithmetic leaves where it is not finite: infinities and the NaN that the machine makes,
- * in f32, or in bf16 at the upper half of a word. Nothing but the name of a stage depends on it. */
-static bool is_tainted(const char *slot, uint64_t bytes)
+ * in f32, or in bf16 at the upper half of a word; in f64 where that is the wide dtype. Nothing but the name of a stage depends on it. */
+static bool is_tainted(const mlc_rank *rank, const char *slot, uint64_t bytes)
 {
-    for (uint64_t at = 0; at < bytes; at += sizeof(uint32_t)) {
+    uint64_t unit = mlc_wide_bytes(rank->model);
+    uint32_t infinite = unit == sizeof(double) ? 0x7ff0 : 0x7f80, undefined = unit == sizeof(double) ? 0x7ff8 : 0x7fc0;
+    for (uint64_t at = unit - sizeof(uint32_t); at < bytes; at += unit) {
         uint32_t word;
         memcpy(&word, slot + at, sizeof word);
         uint32_t upper = word >> 16 & 0x7fff;
-        if (upper == 0x7f80 || upper == 0x7fc0)
+        if (upper == infinite || upper == undefined)
             return true;
     }
     return false;
@@ -61,7 +63,7 @@ static bool is_tainted(const char *slot, uint64_t bytes)
 static int send(mlc_pass *run, mlc_link *link, int64_t n, int64_t microbatch)
 {
     bool searched = run->search == MLC_SEARCH_LOSS && link->channel->kind == MLC_ACTIVATION;
-    if (searched && is_tainted(mlc_link_outgoing(link, n), link->channel->slot_bytes))
+    if (searched && is_tainted(run->rank, mlc_link_outgoing(link, n), link->channel->slot_bytes))
         mlc_pass_find(run, run->stage, microbatch, -1);
     mlc_link_post(&run->rank->world, link);
     return MLC_OK;
@@ -180,7 +182,7 @@ static int measure(mlc_pass *run)
         return rank->error.status;
     double norm = sqrt(mlc_exact_value(&all.sum)), clip = rank->model->clip;
     rank->result.grad_norm = norm;
-    rank->result.clip_factor = clip > 0 && norm > clip ? (float)(clip / norm) : 1;
+    rank->result.clip_factor = clip > 0 && norm > clip ? mlc_dtype_round(mlc_dtype_wide(rank->model), clip / norm) : 1;
     run->bad_parameter = all.bad;
     return MLC_OK;
 }
@@ -189,7 +191,7 @@ static int measure(mlc_pass *run)
 static bool run_norm(mlc_pass *run, mlc_env *env)
 {
     int64_t started = mlc_pass_begin_part(run, env, "gradients");
-    mlc_gradient_finish(run->rank, env, (float)(1.0 / run->weight_sum));
+    mlc_gradient_finish(run->rank, env, 1.0 / run->weight_sum);
     if (env->thread == 0 && measure(run))
         mlc_team_stop(env);
     mlc_barrier(env);

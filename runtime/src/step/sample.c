@@ -99,12 +99,9 @@ static int take_prompt(mlc_sampler *text, const char *prompt, FILE *out, mlc_err
 
 /* ---- drawing ---- */
 
-static float logit_at(const void *logits, int32_t dtype, int64_t i)
+static double logit_at(const void *logits, int32_t dtype, int64_t i)
 {
-    if (dtype == MLC_F32)
-        return ((const float *)logits)[i];
-    uint16_t bits = ((const uint16_t *)logits)[i];
-    return dtype == MLC_BF16 ? mlc_convert_from_bf16(bits) : mlc_convert_from_f16(bits);
+    return mlc_dtype_of(dtype)->load(logits, i);
 }
 
 /* Leaves exp((logit - highest) / temperature) in text->weights; returns the likeliest token, *sum gets the sum. */
@@ -183,7 +180,7 @@ static int choose(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing,
     double sum;
     const mlc_tensor *logits = text->logits;
     uint64_t at = mlc_rank_resolve(rank, logits->at, 0);
-    int64_t first = (text->length - 1) * text->vocabulary * mlc_dtype_bytes(logits->dtype);
+    int64_t first = (text->length - 1) * text->vocabulary * mlc_dtype_of(logits->dtype)->bytes;
     *token = weigh(text, (char *)mlc_rank_at(rank, at) + first, logits->dtype, drawing->temperature, &sum);
     if (drawing->temperature == 0)
         return MLC_OK;

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#define LOWEST (-298)
+#define LOWEST (-1074)
 
 /* Adds a 64-bit word at a bit position and lets the carry run up. */
 static void limbs_add(uint32_t *limbs, uint64_t word, int position)
@@ -96,35 +96,4 @@ double mlc_exact_value(const mlc_exact *sum)
     mlc_exact opposite = *sum;
     negate(&opposite);
     return -magnitude(&opposite);
-}
-
-double mlc_exact_squares_part(const float *x, int64_t count)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < count; i++)
-        sum += (double)x[i] * (double)x[i];
-    return sum;
-}
-
-/* Eight blocks side by side: eight independent chains of additions hide the latency of one. */
-static void squares_eight(const float *x, double *sums)
-{
-    double s[8] = {0};
-    for (int i = 0; i < MLC_BLOCK; i++)
-        for (int b = 0; b < 8; b++) {
-            double v = x[b * MLC_BLOCK + i];
-            s[b] += v * v;
-        }
-    for (int b = 0; b < 8; b++)
-        sums[b] = s[b];
-}
-
-void mlc_exact_squares(const float *x, int blocks, double *sums)
-{
-    if (blocks == 8) {
-        squares_eight(x, sums);
-        return;
-    }
-    for (int b = 0; b < blocks; b++)
-        sums[b] = mlc_exact_squares_part(x + b * MLC_BLOCK, MLC_BLOCK);
 }
