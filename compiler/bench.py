@@ -10,6 +10,7 @@ import numpy as np
 
 from mlc.bind import InputType
 from mlc.driver import Build
+from mlc.ir.dtypes import dtype_of
 
 _WARM_UP = 2
 
@@ -41,8 +42,8 @@ def measure(build: Build, steps: int, threads: int | None = None) -> dict[str, A
 
 def random_input(generator: np.random.Generator, kind: InputType) -> np.ndarray:
     """Values in range: indices below the limit, normal floats, fair coins."""
-    match kind.dtype:
-        case "i32":
+    match dtype_of(kind.dtype).kind:
+        case "int":
             return generator.integers(kind.low, kind.low + 2 if kind.limit is None else max(kind.limit, kind.low + 1), kind.shape, np.int32)
         case "bool":
             return generator.random(kind.shape) < 0.5

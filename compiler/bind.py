@@ -25,11 +25,9 @@ import cffi
 import numpy as np
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError, nearest
+from mlc.ir.dtypes import dtype_of, row
 from mlc.mesh import AXES, Mesh
 from mlc.resources import runtime_folder
-
-#: By enum mlc_dtype: the name in the language, and how NumPy holds the stored words.
-_DTYPES = (("f32", np.float32), ("bf16", np.uint16), ("f16", np.float16), ("i32", np.int32), ("bool", np.bool_))
 
 _HEADERS = ("mlc_mesh.h", "mlc_abi.h", "mlc.h")
 #: What a header has that declares nothing: the preprocessor's lines, and functions with a body.
@@ -122,9 +120,14 @@ class _Session:
     def shape(self, view: Any) -> tuple[int, ...]:
         return tuple(view.shape[i] for i in range(view.rank))
 
+    def dtype(self, number: int) -> str:
+        """A dtype of enum mlc_dtype as the language names it: the same in small letters."""
+        return self.ffi.typeof("enum mlc_dtype").elements[number].removeprefix("MLC_").lower()
+
     def array(self, view: Any) -> np.ndarray:
         """A NumPy view of a tensor in an arena; of a copy that is overwritten later, an array of its own that cannot be written."""
-        array = np.asarray(_Memory(self, int(self.ffi.cast("uintptr_t", view.data)), self.shape(view), _DTYPES[view.dtype][1]))
+        word = dtype_of(self.dtype(view.dtype)).word
+        array = np.asarray(_Memory(self, int(self.ffi.cast("uintptr_t", view.data)), self.shape(view), word))
         if not view.copy:
             return array
         array = array.copy()
@@ -282,7 +285,7 @@ class Model:
         view = session.lib.mlc_input_view(session.pointer, index)
         rows, *rest = session.shape(view)
         shape = (rows * session.model.microbatches, *rest)
-        name, dtype, limit = session.text(view.name), _DTYPES[view.dtype][0], session.model.inputs[index].limit
+        name, dtype, limit = session.text(view.name), session.dtype(view.dtype), session.model.inputs[index].limit
         domains = [d for i in range(session.model.domain_count) if (d := session.model.domains[i]).input == index]
         if not domains:
             return InputType(name, dtype, shape, limit if limit >= 0 else None)
@@ -290,14 +293,14 @@ class Model:
 
     @property
     def parameters(self) -> Tensors:
-        """Masters by name, f32."""
+        """Masters by name: f32, or f64 where that is the recipe's precision."""
         session = self._session
         names = [session.text(session.model.parameters[i].name) for i in range(session.model.parameter_count)]
         return Tensors({name: functools.partial(session.master, i) for i, name in enumerate(names)})
 
     @property
     def optimizer_state(self) -> Tensors:
-        """Optimizer states, f32, by `<parameter>/<state>`. One that is spread over replicas is a copy that cannot be written."""
+        """Optimizer states by `<parameter>/<state>`. One that is spread over replicas is a copy that cannot be written."""
         session, views = self._session, {}
         for i in range(session.model.parameter_count):
             parameter = session.model.parameters[i]
@@ -381,8 +384,9 @@ class Model:
 
     def set_scalar(self, name: str, value: float) -> None:
         """Set a run-time constant, as the program's option --NAME does."""
-        if not abs(_number(name, value)) <= float(np.finfo(np.float32).max):
-            raise _error("E0703", f"{name}: {value!r} is no f32 that is finite")
+        wide = self._session.dtype(self._session.model.wide)
+        if not abs(_number(name, value)) < dtype_of(wide).infinite:
+            raise _error("E0703", f"{name}: {value!r} is no {wide} that is finite")
         self._call("set_scalar", _c_text(name), float(value))
 
     def set_steps(self, steps: int) -> None:
@@ -464,19 +468,19 @@ def _plain(kind: InputType, value: Any) -> np.ndarray:
 
 def _stored(kind: InputType, array: np.ndarray) -> np.ndarray:
     """An array as stored words of the input's dtype. raises: E0701 when the conversion would lose more than float rounding"""
-    words = dict(_DTYPES)[kind.dtype]
-    match kind.dtype:
-        case "i32" if np.issubdtype(array.dtype, np.integer):
+    dtype = dtype_of(kind.dtype)
+    match dtype.kind:
+        case "int" if np.issubdtype(array.dtype, np.integer):
             bounds = np.iinfo(np.int32)
             if array.size and (array.min() < bounds.min or array.max() > bounds.max):
-                raise _error("E0701", f"{kind.name}: {array.dtype} values do not fit i32")
-            return array.astype(words, copy=False)
+                raise _error("E0701", f"{kind.name}: {array.dtype} values do not fit {kind.dtype}")
+            return array.astype(dtype.word, copy=False)
         case "bool" if array.dtype == np.bool_:
             return array
-        case "bf16" if np.issubdtype(array.dtype, np.floating):
-            return _bf16_words(_rounded(kind, array, np.float32))
-        case "f32" | "f16" if np.issubdtype(array.dtype, np.floating):
-            return _rounded(kind, array, words)
+        case "float" if np.issubdtype(array.dtype, np.floating):
+            if np.issubdtype(dtype.word, np.floating):
+                return _rounded(kind, array, dtype.word)
+            return row(_WORDS, kind.dtype, "binding")(_rounded(kind, array, np.float32))
     raise _error("E0701", f"{kind.name}: wants {kind.dtype}, got {array.dtype}", "convert it with astype")
 
 
@@ -494,6 +498,10 @@ def _bf16_words(array: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(array).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+#: By float dtype that NumPy does not have: its words for an array of f32.
+_WORDS = {"bf16": _bf16_words}
 
 
 def _error(code: str, message: str, help: str | None = None) -> MlcError:

@@ -441,7 +441,7 @@ CODES: dict[str, CodeText] = {
     "E0410": CodeText(
         "not a type",
         """
-        Tensors: `f32[batch, width]`, also bf16, f16, i32, bool and `real` (the recipe's precision); `f32` alone is a scalar of the
+        Tensors: `f32[batch, width]`, also bf16, f16, f64, i32, bool and `real` (the recipe's precision); `f32` alone is a scalar of the
         running program. Compile time: dim, int, float, bool, str, shape, init, dtype, tuples of these.
         """,
     ),
@@ -685,6 +685,13 @@ CODES: dict[str, CodeText] = {
         "a plan of another model",
         """
         `--plan` takes mesh, cut and lists from a plan.json of the same model: the same calls in the same order. Other widths are fine.
+        """,
+    ),
+    "E0815": CodeText(
+        "a dtype that the target lacks",
+        """
+        Each target states the dtypes that its programs may have. The message names the dtype, the target and the first value of that
+        dtype; another precision of the recipe, or a cast, does without it.
         """,
     ),
     "E1001": CodeText(

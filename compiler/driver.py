@@ -25,6 +25,7 @@ from mlc.ir.text import print_program
 from mlc.ir.verify import verify
 from mlc.lower import lower
 from mlc.lower.program import Lowered
+from mlc.lower.rules import Rules
 from mlc.ops import OPS
 from mlc.parallel.limits import check_extent
 from mlc.parallel.planned import Planned, load_plan
@@ -193,6 +194,7 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     """Program -> files in `folder`, as far as options.emit goes."""
     build = Build(folder, name, sources, program.warnings)
     target = TARGETS[options.target]
+    check_dtypes(program, target.rules)
     step = differentiated(program, observe)
     if options.emit == "ir":
         check_sources([folder / f"{name}.ir"], sources)
@@ -282,6 +284,17 @@ def check_options(options: Options) -> None:
     if options.emit == "ir":
         for flag in given(options, *layout, "plan"):
             raise error("E0808", f"--emit ir and --{flag}: the IR is made before the layout", f"leave --{flag} out, or use --emit plan")
+
+
+def check_dtypes(program: Program, rules: Rules) -> None:
+    """raises: E0815 for the first value of a dtype that the target lacks"""
+    functions = [unit.function for unit in program.units] + [p.init for p in program.parameters] + [u.function for u in program.updates]
+    curves = [scalar.curve for scalar in program.scalars if scalar.curve is not None]
+    for function in (*functions, *curves):
+        for value in (*function.parameters, *(r for i in function.instructions for r in i.results)):
+            if value.type.dtype not in rules.dtypes:
+                message = f"target {rules.target} has no dtype {value.type.dtype}, which {value} of {function.name} has: {value.type}"
+                raise error("E0815", message, f"it has {', '.join(sorted(rules.dtypes))}")
 
 
 def given(options: Options, *names: str) -> list[str]:

@@ -47,6 +47,7 @@ class Model:
 
 IMAGES = ("images", (3, 8, 8), 0)
 TO_F32 = (("precision=bf16", "precision=f32"),)
+TO_F64 = (("precision=f32", "precision=f64"),)
 TO_BF16 = (("precision=f32", "precision=bf16"),)
 T5 = {"vocab": 40, "source_length": 12, "target_length": 9, "width": 32, "head": 8, "heads": 4, "hidden": 48, "depth": 2, "batch": 3}
 DEEPSEEK = TEXT | {
@@ -61,6 +62,7 @@ MODELS = {
     "gpt2": Model("examples/gpt2.dsl", TEXT | {"depth": 4}),  # tied embeddings, clipping
     "gpt2-drop": Model("examples/gpt2.dsl", TEXT | {"depth": 3, "drop": 0.1}),  # random numbers
     "gpt2-bf16": Model("examples/gpt2.dsl", TEXT | {"depth": 3}, edits=TO_BF16),  # masters and copies
+    "gpt2-f64": Model("examples/gpt2.dsl", TEXT | {"depth": 3}, edits=TO_F64),  # everything twice as wide
     "llama3": Model("examples/llama3.dsl", TEXT | {"hidden": 48, "heads": 4, "kv_heads": 2, "depth": 3}),
     "llama3-tied": Model("examples/llama3.dsl", TEXT | {"hidden": 48, "heads": 4, "kv_heads": 2, "depth": 2, "tied": True}),
     "deepseek_v3": Model("examples/deepseek_v3.dsl", DEEPSEEK),  # losses inside, router loads, experts

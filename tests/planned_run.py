@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mlc.ir.types import DTYPE_BYTES
+from mlc.ir.dtypes import dtype_of
 from mlc.lower.routine import Routine
 from mlc.parallel.entries import Entry
 from mlc.plan import Plan
@@ -190,7 +190,7 @@ def buffer_sizes(routine: Routine) -> list[int]:
     """Bytes of the operands of a row in order."""
     buffers = [routine.buffers[name] for name in routine.binds]
     work = [routine.work_bytes] if routine.work_bytes else []
-    return [b.elements * DTYPE_BYTES[b.dtype] for b in buffers] + work
+    return [b.elements * dtype_of(b.dtype).bytes for b in buffers] + work
 
 
 Results = dict[tuple[object, ...], int]

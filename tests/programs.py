@@ -227,7 +227,7 @@ def select(d: Draft) -> None:
 
 def cast(d: Draft) -> None:
     x = d.pick((*d.floats, "i32", "bool"))
-    dtype = d.choose((*d.floats, "f32", "i32", "bool"))
+    dtype = d.choose((*d.floats, "f64" if "f64" in d.floats else "f32", "i32", "bool"))
     if dtype == "i32" and x.type.is_float:
         x = d.tame(x)
     low, high = (0, 1) if dtype == "bool" else (min(x.low, 0), x.high)
@@ -245,7 +245,8 @@ def generate(d: Draft) -> None:
             d.keep(value, 0, value.type.size - 1)
         case op:
             low, high = (0.0, 1.0) if op == "random_uniform" else (-8.0, 8.0)
-            d.keep(b.one(op, dims=d.dims(0, 3), ordinal=len(b.instructions), stream=d.choose(("call", "model"))), low, high)
+            dtype = "f64" if "f64" in d.floats else "f32"
+            d.keep(b.one(op, dims=d.dims(0, 3), dtype=dtype, ordinal=len(b.instructions), stream=d.choose(("call", "model"))), low, high)
 
 
 def _axes(d: Draft, v: Bounded) -> tuple[int, ...]:

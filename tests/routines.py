@@ -12,6 +12,7 @@ import numpy as np
 from mlc.emit import tree as c
 from mlc.emit.printer import c_text
 from mlc.emit.routines import routine_function
+from mlc.ir.dtypes import DTYPES
 from mlc.ir.function import Function
 from mlc.ir.op import Keys, Op
 from mlc.ir.types import Value
@@ -77,7 +78,7 @@ static void run(mlc_function function, char *arena, char *scratch, int64_t scrat
 }
 """
 
-_STORED = {"f32": np.float32, "i32": np.int32, "bool": np.uint8, "bf16": np.uint16, "f16": np.float16}
+_STORED = {name: np.uint8 if dtype.kind == "bool" else dtype.word for name, dtype in DTYPES.items()}
 
 
 def to_stored(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -91,7 +91,7 @@ def program() -> Program:
     weight = TensorType("f32", (dim(3, "width"),))
     scalar = TensorType("f32")
     b = Builder(OPS, "elaborate", span)
-    init = b.one("random_normal", dims=weight.dims, ordinal=0, stream="model")
+    init = b.one("random_normal", dims=weight.dims, dtype="f32", ordinal=0, stream="model")
     p, g, rate = Value("p", weight), Value("g", weight), Value("rate", scalar)
     update = Builder(OPS, "elaborate", span, ["p", "g", "rate"])
     step = update.one("broadcast", rate, dims=weight.dims, axes=())

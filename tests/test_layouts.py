@@ -34,6 +34,7 @@ SAMPLE = (
     ("gpt2", Layout(3, 2, "zb-h1")),
     ("gpt2", Layout(2, 2, "dualpipe-v", 2)),
     ("gpt2-bf16", Layout(2, 4, "bfs", 2)),
+    ("gpt2-f64", Layout(2, 2, "1f1b")),
     ("albert", Layout(2, 1, "zb-v")),
     ("deepseek_v3", Layout(2, 2, "auto")),
     ("muon", Layout(3, 2, "1f1b")),

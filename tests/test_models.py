@@ -116,6 +116,20 @@ def test_gradients_agree_with_pytorch(case: Case, builds: Builds) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_in_double_precision_agree_with_pytorch(case: Case, builds: Builds) -> None:
+    """What f32 leaves is rounding: at f64, with the same formulas, all but the last digits are those of PyTorch."""
+    with builds.open(case, case.double_text()) as model:
+        assert {view.dtype for view in model.parameters.values()} == {np.dtype(np.float64)}
+        loss, found = model.gradient(**case.batches(1)[0])
+        want = truth(case, [Keys(SEED, dtype=torch.float64)])
+    assert loss == pytest.approx(want.loss, rel=TOLERANCES["loss.f64"])
+    assert {name: e for name, e in errors(case, found, want.loss_gradients, "f64").items() if e > 1} == {}
+    for name, value in want.fed.items():
+        np.testing.assert_allclose(found[name], value.numpy(), rtol=TOLERANCES["gradient.f64"], atol=TOLERANCES["gradient.f64"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_compiled_evaluation_agrees_with_pytorch(case: Case, builds: Builds) -> None:
     dims = case.dims | {"drop": 0.0, "training": False}
     p = {name: torch.from_numpy(value).double() for name, value in case.values.items()}

@@ -12,6 +12,7 @@ from tolerances import TOLERANCES
 
 from mlc.diagnostics import NO_SPAN, InternalError, OpError
 from mlc.ir.builder import Builder
+from mlc.ir.dtypes import DTYPES
 from mlc.ir.function import Function, Instruction
 from mlc.ir.interpret import interpret, round_bf16
 from mlc.ir.op import Apply, Arg, Composite, Const, Keys, NoGradient, Op, Pointwise, Sample, Scalar, View, resolve
@@ -31,13 +32,7 @@ CASES = pytest.mark.parametrize(("op", "sample"), every_case(), ids=case_id)
 SIDE_RESULTS = {"cross_entropy": 1}
 
 #: By dtype, relative to the largest number of the result or 1.
-TOLERANCE = {
-    "f32": TOLERANCES["meaning.f32"],
-    "bf16": TOLERANCES["meaning.bf16"],
-    "f16": TOLERANCES["meaning.bf16"],
-    "i32": 0.0,
-    "bool": 0.0,
-}
+TOLERANCE = {name: TOLERANCES[f"meaning.{name}"] if dtype.is_float else 0.0 for name, dtype in DTYPES.items()}
 
 
 def assert_near(got: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
@@ -199,6 +194,7 @@ FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "erf": lambda x: OPS["erf"].meaning((x,), {}, Keys())[0], "floor": np.floor, "pow": np.power, "less": np.less,
     "less_equal": np.less_equal, "equal": np.equal, "not_equal": np.not_equal, "and": np.logical_and, "or": np.logical_or,
     "not": np.logical_not, "select": np.where, "to_f32": lambda x: x.astype(np.float32), "to_i32": lambda x: np.trunc(x).astype(np.int32),
+    "to_f64": lambda x: x.astype(np.float64),
     "to_bool": lambda x: x != 0, "round_bf16": round_bf16, "round_f16": lambda x: x.astype(np.float16).astype(np.float32),
 }  # fmt: skip
 

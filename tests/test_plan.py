@@ -155,7 +155,7 @@ def shares_of(sharing: Sharing, first: int, width: int = 1) -> tuple[Share, ...]
 
 @given(SHARED, st.integers(1, 9))
 def test_portions_cover_every_parameter_once(kinds: list[tuple[int, str]], replicas: int) -> None:
-    sharing = Sharing([Owned(n, elements, kind) for n, (elements, kind) in enumerate(kinds)], replicas)
+    sharing = Sharing([Owned(n, elements, kind) for n, (elements, kind) in enumerate(kinds)], replicas, 4)
     for one in sharing.owned:
         found = [share for portion in range(replicas) for share in shares_of(sharing, portion) if share.parameter == one.parameter]
         assert [0, *(share.end for share in found)] == [*(share.begin for share in found), one.elements]
@@ -165,13 +165,13 @@ def test_portions_cover_every_parameter_once(kinds: list[tuple[int, str]], repli
 
 @given(SHARED, st.integers(1, 9), st.data())
 def test_no_run_of_portions_has_more_than_the_most(kinds: list[tuple[int, str]], replicas: int, data: st.DataObject) -> None:
-    sharing = Sharing([Owned(n, elements, kind) for n, (elements, kind) in enumerate(kinds)], replicas)
+    sharing = Sharing([Owned(n, elements, kind) for n, (elements, kind) in enumerate(kinds)], replicas, 4)
     buffers = {n: data.draw(st.integers(0, 3)) for n in range(len(kinds))}
     whole = {n: 64 * data.draw(st.integers(0, 9)) for n in range(len(kinds))}
     width = data.draw(st.integers(1, replicas))
 
     def size(share: Share) -> int:
-        return whole[share.parameter] if kinds[share.parameter][1] == "whole" else buffers[share.parameter] * line_bytes(share.size)
+        return whole[share.parameter] if kinds[share.parameter][1] == "whole" else buffers[share.parameter] * line_bytes(share.size, 4)
 
     loads = [sum(map(size, shares_of(sharing, first, width))) for first in range(replicas - width + 1)]
     assert max(loads) <= sharing.most(buffers, whole, width)
@@ -182,14 +182,14 @@ def test_no_run_of_portions_has_more_than_the_most(kinds: list[tuple[int, str]],
 @pytest.mark.parametrize("replicas", [1, 2, 3, 5, 64, 1_000_000])
 def test_shares_are_balanced(replicas: int) -> None:
     sizes = [500 * BLOCK, 17, 300 * BLOCK + 1, 900 * BLOCK, 4]
-    sharing = Sharing([Owned(n, size, "sliced") for n, size in enumerate(sizes)], replicas)
+    sharing = Sharing([Owned(n, size, "sliced") for n, size in enumerate(sizes)], replicas, 4)
     some = range(replicas) if replicas < 100 else range(0, replicas, 9973)
     blocks = [sum(-(-share.size // BLOCK) for share in shares_of(sharing, portion)) for portion in some]
     assert max(blocks) - min(blocks) <= 1
 
 
 def test_whole_parameters_are_spread_out() -> None:
-    sharing = Sharing([Owned(n, BLOCK, "whole") for n in range(12)], 4)
+    sharing = Sharing([Owned(n, BLOCK, "whole") for n in range(12)], 4, 4)
     found = [[share.parameter for share in shares_of(sharing, portion)] for portion in range(4)]
     assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
 

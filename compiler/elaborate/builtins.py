@@ -15,7 +15,9 @@ from mlc.elaborate.failures import hint
 from mlc.elaborate.foreign import foreign_parameter
 from mlc.elaborate.site import Site
 from mlc.elaborate.values import DType, Int, as_dim, describe, integer, number, quotient, sized
+from mlc.ir.dtypes import DTYPES
 from mlc.ir.types import ONE, Dim, Factor, Value
+from mlc.ops.broadcasting import constant_value
 from mlc.ops.rules import plain
 
 REQUIRED = inspect.Parameter.empty
@@ -136,7 +138,7 @@ def cast(site: Site, x: Any, dtype: Any) -> Any:
     to = as_dtype(site, dtype, "cast")
     if not isinstance(x, Value):
         if number(x) or isinstance(x, bool):
-            return {"i32": int, "bool": bool}.get(to, float)(x)
+            return constant_value(x, to)
         raise site.fail("E0403", f"cast: wants a tensor or a number, got {describe(x)}")
     return x if x.type.dtype == to else site.one("cast", x, dtype=to)
 
@@ -356,7 +358,7 @@ def _random(site: Site, op: str, shape: Any) -> Value:
     trace = site.tracing
     if trace.kind in ("recipe", "update"):
         raise site.fail("E0514", f"{op}: no random numbers in a recipe, rate or optimizer")
-    return site.one(op, dims=as_shape(site, shape, op), ordinal=trace.next_ordinal(), stream=trace.stream)
+    return site.one(op, dims=as_shape(site, shape, op), dtype="f32", ordinal=trace.next_ordinal(), stream=trace.stream)
 
 
 # ------------------------------------------------------------------------------------------------- compile time
@@ -436,8 +438,8 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {"max": tensor_max, "min": tensor_mi
 #: Values the language names.
 CONSTANTS: dict[str, Any] = {
     "pi": math.pi, "inf": math.inf,
-    "f32": DType("f32"), "bf16": DType("bf16"), "f16": DType("f16"), "i32": DType("i32"), "bool": DType("bool"),
+    **{name: DType(name) for name in DTYPES},
 }  # fmt: skip
 
 #: Names that mean something in annotations only.
-TYPE_NAMES = ("dim", "int", "float", "bool", "str", "shape", "init", "dtype", "parameter", "real", "f32", "bf16", "f16", "i32")
+TYPE_NAMES = ("dim", "int", "float", "str", "shape", "init", "dtype", "parameter", "real", *DTYPES)

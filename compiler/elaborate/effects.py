@@ -12,6 +12,7 @@ from mlc.elaborate.scopes import join
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import EffectItem, Leaf, ParameterSpec
 from mlc.elaborate.values import Partial, describe, integer
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import Following
 from mlc.ir.types import TensorType, Value
 
@@ -42,7 +43,9 @@ def param(it: Caller, site: Site, name: Any, shape: Any, init: Any, dtype: Any =
     if not isinstance(init, Partial) or init.function.kind != "init":
         raise site.fail("E0403", f"param: init wants an init like normal(0.02), got {describe(init)}", _init_hint(init))
     kind = it.precision if dtype is None else as_dtype(site, dtype, "param")
-    if kind in ("i32", "bool"):
+    if kind == "f64":
+        raise site.fail("E0202", "param: a parameter is f64 in a recipe of that precision only", "write @train(precision=f64)")
+    if not dtype_of(kind).is_float:
         raise site.fail("E0202", f"param: a parameter is a float tensor, not {kind}")
     type_ = TensorType(kind, as_shape(site, shape, "param"))
     return declare(it, site, ParameterSpec(path, type_, init, site.span, it.scope.shared, it.scope.entry))

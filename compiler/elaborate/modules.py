@@ -12,7 +12,8 @@ from typing import Any
 
 from mlc.diagnostics import Span, nearest
 from mlc.elaborate.failures import Failure, Reports, hint
-from mlc.elaborate.values import LARGEST, MOST_BITS, PROGRAM_OPTIONS, SMALLEST, FunctionValue, ModuleScope, Option, integer, number, single
+from mlc.elaborate.values import MOST_BITS, PROGRAM_OPTIONS, FunctionValue, ModuleScope, Option, integer, number, single
+from mlc.ir.dtypes import dtype_of
 from mlc.resources import MOST_SOURCE_BYTES, read_bytes, stdlib_folder
 from mlc.syntax import tree
 from mlc.syntax.parser import parse
@@ -259,9 +260,9 @@ def checked_constant(constant: tree.Constant, kind: str, value: Any, code: str, 
 
 def single_precision(value: float, code: str, what: str, span: Span) -> float:
     """A number that is still one as an f32, and 0 only if it is."""
-    if abs(value) >= LARGEST["f32"] and abs(value) != math.inf:
+    if abs(value) >= dtype_of("f32").infinite and abs(value) != math.inf:
         raise Failure(code, f"{what}: does not fit an f32: the largest is 3.40282e+38", span)
-    if 0 < abs(value) <= SMALLEST:
+    if 0 < abs(value) <= dtype_of("f32").vanishing:
         raise Failure(code, f"{what}: would be 0 as an f32: the smallest is 1.4013e-45", span)
     return float(value)
 

@@ -16,14 +16,16 @@ from mlc.elaborate.failures import Exhausted, Failure, Poisoned, Reports, hint
 from mlc.elaborate.interpreter import Interpreter
 from mlc.elaborate.masked import masked_losses
 from mlc.elaborate.modules import INITS, Library, Loader
+from mlc.elaborate.precision import PRECISIONS, in_precision
 from mlc.elaborate.recipe import Recipes, RecipeTrace, settings
 from mlc.elaborate.scopes import Scope
+from mlc.elaborate.signatures import TENSOR_NAMES
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import ParameterSpec, Trace
 from mlc.elaborate.units import UnitTable
 from mlc.elaborate.values import SCALAR, FunctionValue, ModuleScope, Option, Poison, describe, integer
 from mlc.ir.program import Bound, Chain, Following, Input, Parameter, Program, Recipe, Scalar
-from mlc.ir.types import FLOAT_DTYPES, Dim, TensorType, Value
+from mlc.ir.types import Dim, TensorType, Value
 from mlc.syntax import tree
 
 #: So many parameters are named in a warning.
@@ -76,7 +78,7 @@ def _elaborate(module: tree.Module, defines: Mapping[str, str], library: Library
         if not scope.library:
             names.check(file, it.known_names(Frame(scope)), loader.importable, reports)
     reports.check()
-    return Elaboration(it, root).program()
+    return in_precision(Elaboration(it, root).program())
 
 
 class Elaboration:
@@ -90,7 +92,7 @@ class Elaboration:
         for option in [v for v in root.names.values() if isinstance(v, Option)]:
             it.option(option, option.span)
         self.recipe: Recipe = settings(it, self.train)
-        it.precision = self.recipe.precision
+        it.precision = PRECISIONS[self.recipe.precision]
         self.recipes = Recipes(it, RecipeTrace("recipe"))
         self.inputs = self._inputs()
         self.units = UnitTable()
@@ -187,7 +189,7 @@ class Elaboration:
 
     def _input_type(self, parameter: tree.Parameter, frame: Frame) -> TensorType:
         match parameter.annotation:
-            case tree.Subscript(value=tree.Name(name=kind), items=items) if kind in (*FLOAT_DTYPES, "i32", "bool", "real"):
+            case tree.Subscript(value=tree.Name(name=kind), items=items) if kind in TENSOR_NAMES:
                 dims = tuple(d for item in items for d in self._input_dims(item, frame))
                 return TensorType(self.it.precision if kind == "real" else kind, dims)
             case tree.Name(name="f32"):

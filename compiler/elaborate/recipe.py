@@ -10,6 +10,7 @@ from mlc.elaborate.calls import Frame, Given
 from mlc.elaborate.failures import Failure, Poisoned
 from mlc.elaborate.interpreter import SUPPLIED, Interpreter
 from mlc.elaborate.modules import single_precision
+from mlc.elaborate.precision import PRECISIONS
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import VIA, ParameterSpec, Trace
@@ -61,14 +62,14 @@ def _setting(name: str, value: Any, span: Span) -> Any:
     match name:
         case "clip" if value is None or (number(value) and value > 0):
             return None if value is None else single_precision(value, "E0509", "@train: clip", span)
-        case "precision" if getattr(value, "name", "") in ("f32", "bf16"):
+        case "precision" if getattr(value, "name", "") in PRECISIONS:
             return value.name
         case "microbatches" if isinstance(value, int) and value >= 1:
             return int(value)
         case "groups" if value is None or (isinstance(value, int) and value >= 1):
             return None if value is None else int(value)
         case _:
-            wants = {"clip": "a number above 0 or None", "precision": "f32 or bf16"}.get(name, "an int from 1")
+            wants = {"clip": "a number above 0 or None", "precision": "f32, bf16 or f64"}.get(name, "an int from 1")
             raise Failure("E0509", f"@train: {name} is {wants}, got {describe(value)}", span)
 
 

@@ -9,15 +9,23 @@ from typing import Any
 from mlc.elaborate.builtins import TYPE_NAMES
 from mlc.elaborate.failures import Failure, hint
 from mlc.elaborate.values import DType, Int, ParameterView, Partial, as_int, describe, integer, named, number
-from mlc.ir.types import FLOAT_DTYPES, Dim, Value
+from mlc.ir.dtypes import DTYPES, dtype_of
+from mlc.ir.types import Dim, Value
 from mlc.syntax import tree
 
-TENSOR_NAMES = ("f32", "bf16", "f16", "i32", "bool", "real")
-SCALAR_NAMES = ("f32", "bf16", "f16", "i32", "real")
-DTYPE_NAMES = {
-    "real": "a float tensor", "i32": "an i32 tensor", "bool": "a bool tensor (a mask)",
-    "f32": "an f32 tensor", "f16": "an f16 tensor", "bf16": "a bf16 tensor",
-}  # fmt: skip
+TENSOR_NAMES = (*DTYPES, "real")
+SCALAR_NAMES = tuple(name for name in TENSOR_NAMES if name != "bool")
+
+
+def tensor_text(kind: str) -> str:
+    """A tensor of TENSOR_NAMES in words."""
+    match kind:
+        case "real":
+            return "a float tensor"
+        case "bool":
+            return "a bool tensor (a mask)"
+        case _:
+            return f"{'a' if kind[0] == 'b' else 'an'} {kind} tensor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +120,12 @@ def _article(kind: str) -> str:
 
 
 def fits(kind: str, dtype: str) -> bool:
-    return dtype in FLOAT_DTYPES if kind == "real" else dtype == kind
+    return dtype_of(dtype).is_float if kind == "real" else dtype == kind
 
 
 def _tensor(names: Names, kind: str, annotation: tree.Subscript, value: Any) -> Value:
     if not isinstance(value, Value) or not fits(kind, value.type.dtype):
-        raise Mismatch(f"wants {DTYPE_NAMES[kind]}, got {describe(value)}")
+        raise Mismatch(f"wants {tensor_text(kind)}, got {describe(value)}")
     wanted: list[str] = []
     if not _match_dims(names, annotation.items, value.type.dims, wanted):
         raise Mismatch(f"wants {kind}[{', '.join(wanted)}], got {value.type}")

@@ -9,8 +9,9 @@ from typing import Any
 from mlc.diagnostics import Span
 from mlc.elaborate.failures import Failure
 from mlc.elaborate.trace import Trace
-from mlc.elaborate.values import LARGEST, describe, integer, number
+from mlc.elaborate.values import describe, integer, number
 from mlc.ir.builder import Builder
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.types import TensorType, Value
 from mlc.ops.broadcasting import align, broadcast_to, constant_value
 
@@ -48,7 +49,7 @@ class Site:
 
     def constant(self, value: float | int | bool, dtype: str) -> Value:
         """A scalar of this dtype."""
-        if abs(value) >= LARGEST.get(dtype, math.inf) and abs(value) != math.inf:
+        if abs(value) >= dtype_of(dtype).infinite and abs(value) != math.inf:
             article = "an" if dtype[0] == "f" else "a"
             raise self.fail("E0411", f"{describe(value)} does not fit {article} {dtype}", "write inf if that is meant")
         return self.one("constant", dtype=dtype, value=constant_value(value, dtype))

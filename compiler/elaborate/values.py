@@ -118,10 +118,6 @@ class Tensor:
     type: TensorType
 
 
-#: By dtype, the least number that is rounded to infinity; and the largest one that an f32 rounds to 0.
-LARGEST = {"f32": 2.0**128 - 2.0**103, "bf16": 2.0**128 - 2.0**119, "f16": 65520.0}
-SMALLEST = 2.0**-150
-
 #: Of a whole number: far beyond every size, and each is a float too.
 MOST_BITS = 1023
 

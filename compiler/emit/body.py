@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlc.emit import tree as c
-from mlc.emit.expressions import ADD, LOCAL_TYPES, MULTIPLY, Names, Text, expression_text, index_text, stored_text
+from mlc.emit.dtypes import register
+from mlc.emit.expressions import ADD, MULTIPLY, Names, Text, expression_text, index_text, stored_text
+from mlc.ir.dtypes import dtype_of
 from mlc.lower.expression import Counter, Expression, Index
 from mlc.lower.loops import Accumulator, Fold, Let, Loop, Statement, Store
 
 #: C names of loop counters by number: the items of a kernel are i.
 _COUNTERS = ("i", "j", "k", "l", "n", "o", "p", "q")
 
-_INITIAL = {("f32", "sum"): "0.0f", ("i32", "sum"): "0", ("f32", "max"): "-INFINITY", ("i32", "max"): "INT32_MIN"}
 
 #: Above a loop whose iterations are independent.
 SIMD = "MLC_SIMD"
+
+
+def initial_text(dtype: str, combine: str) -> str:
+    """What a fold starts from."""
+    return {"sum": register(dtype).literal(0), "max": register(dtype).least}[combine]
 
 
 class Body:
@@ -52,10 +58,10 @@ class Body:
             case Let(name, dtype, value, _):
                 text = self.text(value)
                 self.locals[name] = dtype
-                return c.Define(f"const {LOCAL_TYPES[dtype]}", name, text)
+                return c.Define(f"const {register(dtype).type}", name, text)
             case Accumulator(name, dtype, combine):
                 self.locals[name] = dtype
-                return c.Define(LOCAL_TYPES[dtype], name, _INITIAL[dtype, combine])
+                return c.Define(register(dtype).type, name, initial_text(dtype, combine))
             case Fold(name, combine, value):
                 return _fold(name, self.locals[name], combine, expression_text(value, self.names))
             case Store(buffer, index, value, mode):
@@ -67,12 +73,12 @@ class Body:
     def store(self, buffer: str, index: Index, value: Text, mode: str) -> c.Statement:
         """Store a value at an index of a buffer; mode as in loops.Store."""
         place = self.element(buffer, index)
-        sums = self.buffers[buffer][1] == "i32"
+        added = register(dtype_of(self.buffers[buffer][1]).register).functions.get("add")
         match mode:
-            case "add" if sums:
-                return c.Assign(place, f"mlc_add_i32({place}, {value.text})")
-            case "fold" if sums:
-                return c.Assign(place, f"env->fold ? mlc_add_i32({place}, {value.text}) : {value.text}")
+            case "add" if added:
+                return c.Assign(place, f"{added}({place}, {value.text})")
+            case "fold" if added:
+                return c.Assign(place, f"env->fold ? {added}({place}, {value.text}) : {value.text}")
             case "add":
                 return c.Assign(place, value.text, "+=")
             case "fold":
@@ -90,8 +96,9 @@ def _pragma(folds: tuple[tuple[str, str], ...]) -> str:
 
 
 def _fold(name: str, dtype: str, combine: str, value: Text) -> c.Statement:
-    if combine == "sum" and dtype == "i32":
-        return c.Assign(name, f"mlc_add_i32({name}, {value.text})")
+    added = register(dtype).functions.get("add")
+    if combine == "sum" and added:
+        return c.Assign(name, f"{added}({name}, {value.text})")
     if combine == "sum":
         return c.Assign(name, value.text, "+=")
     return c.Assign(name, f"{value.within(ADD)} > {name} ? {value.within(ADD)} : {name}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlc.diagnostics import InternalError
+from mlc.emit.dtypes import register, stored
 from mlc.emit.literals import c_string
+from mlc.ir.dtypes import dtype_of as table_row
 from mlc.lower.expression import (
     Atom,
     Checked,
@@ -27,8 +27,6 @@ from mlc.lower.expression import (
     Within,
 )
 
-_LARGEST_F32 = 3.4028234663852886e38
-
 #: Binding strength of C operators, as far as they are used here.
 ATOM, POSTFIX, UNARY, MULTIPLY, ADD, RELATION, EQUALITY, BIT_AND, BIT_OR, CHOICE = range(10, 0, -1)
 
@@ -45,26 +43,16 @@ _INFIX = {
     "or": ("|", BIT_OR),
 }
 
-#: Scalar functions that mlc_kernel.h has as mlc_<name>.
-_CALLS = (
-    *("clamp", "floordiv", "mod", "pow", "floor", "sqrt", "exp", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos"),
-    *("round_bf16", "round_f16"),
-)
-
-#: Those it has for f32 only.
-_F32_CALLS = ("abs", "sign", "minimum", "maximum")
-#: Those it has for i32 as mlc_<name>_i32: they wrap.
-_I32_CALLS = ("add", "sub", "mul", "neg", "abs")
 #: Scalar functions that make a bool.
 _BOOLEAN = ("less", "less_equal", "equal", "not_equal", "and", "or", "not", "to_bool")
 
-C_TYPES = {"f32": "float", "bf16": "uint16_t", "f16": "uint16_t", "i32": "int32_t", "bool": "uint8_t"}
-LOCAL_TYPES = {"f32": "float", "i32": "int32_t", "bool": "int"}
+#: Scalar functions whose result is of another dtype than their first argument, beside those that make a bool.
+_CASTS = {"to_f32": "f32", "to_f64": "f64", "to_i32": "i32", "round_bf16": "f32", "round_f16": "f32"}
 
 
 def pointer_type(dtype: str, written: bool) -> str:
     """What a pointer to a buffer of this dtype points to; const unless it is written."""
-    return C_TYPES[dtype] if written else f"const {C_TYPES[dtype]}"
+    return stored(dtype).type if written else f"const {stored(dtype).type}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,38 +76,9 @@ class Names:
     counters: Mapping[int, str]
 
 
-def float_literal(value: float) -> str:
-    """A C float constant of exactly f32(value)."""
-    if math.isnan(value):
-        return "NAN"
-    if math.isinf(value):
-        return "INFINITY" if value > 0 else "-INFINITY"
-    text = repr(_shortest_f32(value))
-    return text + "f" if any(c in text for c in ".en") else text + ".0f"
-
-
-def _shortest_f32(value: float) -> float:
-    """The decimal with the fewest digits that rounds to f32(value)."""
-    exact = _f32(max(-_LARGEST_F32, min(_LARGEST_F32, value)))
-    for digits in range(1, 10):
-        short = float(f"{exact:.{digits}g}")
-        if abs(short) <= _LARGEST_F32 and _f32(short) == exact:
-            return short
-    return exact
-
-
-def _f32(value: float) -> float:
-    return struct.unpack("f", struct.pack("f", value))[0]
-
-
 def number_text(node: Number) -> Text:
     """A constant of C."""
-    if node.dtype == "f32":
-        text = float_literal(float(node.value))
-    elif node.dtype == "bool":
-        text = "1" if node.value else "0"
-    else:
-        text = str(int(node.value)) if int(node.value) > -(2**31) else "INT32_MIN"
+    text = register(node.dtype).literal(node.value)
     return Text(text, UNARY if text.startswith("-") else ATOM)
 
 
@@ -156,19 +115,18 @@ def _atom_text(atom: Atom, names: Names) -> Text:
 
 
 def dtype_of(node: Expression, names: Names) -> str:
-    """f32, i32 or bool."""
+    """The dtype of the register that an expression is computed in."""
     match node:
         case Ref(name):
             return names.locals[name]
         case Number(_, dtype):
             return dtype
         case Read(buffer, _):
-            stored = names.buffers[buffer][1]
-            return stored if stored in ("i32", "bool") else "f32"
+            return table_row(names.buffers[buffer][1]).register
         case Position():
             return "i32"
-        case Random():
-            return "f32"
+        case Random(dtype=dtype):
+            return dtype
         case Within(_, _, _, inside, _):
             return dtype_of(inside, names)
         case Checked():
@@ -176,27 +134,27 @@ def dtype_of(node: Expression, names: Names) -> str:
         case Operation(fn, args):
             if fn in _BOOLEAN:
                 return "bool"
-            if fn in ("to_f32", "to_i32"):
-                return fn[3:]
+            if fn in _CASTS:
+                return _CASTS[fn]
             return dtype_of(args[1] if fn == "select" else args[0], names)
 
 
 def expression_text(node: Expression, names: Names) -> Text:
-    """An expression as C of type float, int32_t or int."""
+    """An expression as C of the type of its register."""
     match node:
         case Ref(name):
             return Text(name, ATOM)
         case Number():
             return number_text(node)
         case Read(buffer, index):
-            name, stored = names.buffers[buffer]
-            text = f"{name}[{index_text(index, names).text}]"
-            return Text(f"mlc_f32_of_{stored}({text})" if stored in ("bf16", "f16") else text, POSTFIX)
+            name, dtype = names.buffers[buffer]
+            text, read = f"{name}[{index_text(index, names).text}]", stored(dtype).read
+            return Text(f"{read}({text})" if read else text, POSTFIX)
         case Position(index):
             return Text(f"(int32_t){index_text(index, names).within(UNARY)}", UNARY)
-        case Random(kind, ordinal, stream, index):
+        case Random(kind, ordinal, stream, index, dtype):
             path = "env->path" if stream == "call" else "MLC_MODEL_PATH"
-            return Text(f"mlc_{kind}(env, {path}, {ordinal}, {index_text(index, names).text})", POSTFIX)
+            return Text(f"{register(dtype).functions[kind]}(env, {path}, {ordinal}, {index_text(index, names).text})", POSTFIX)
         case Within():
             return _within_text(node, names)
         case Checked():
@@ -220,19 +178,19 @@ def _within_text(node: Within, names: Names) -> Text:
 
 def _operation_text(fn: str, args: tuple[Expression, ...], names: Names) -> Text:
     texts = [expression_text(a, names) for a in args]
-    if fn in _I32_CALLS and dtype_of(args[0], names) == "i32":
-        return Text(f"mlc_{fn}_i32({', '.join(t.text for t in texts)})", POSTFIX)
+    dtype = dtype_of(args[0], names)
+    call = register(dtype).functions.get(fn)
+    if call:
+        return Text(f"{call}({', '.join(t.text for t in texts)})", POSTFIX)
     if fn in _INFIX:
         symbol, binds = _INFIX[fn]
         return Text(f"{texts[0].within(binds)} {symbol} {texts[1].within(binds + 1)}", binds)
-    if fn in _CALLS or (fn in _F32_CALLS and dtype_of(args[0], names) == "f32"):
-        return Text(f"mlc_{fn}({', '.join(t.text for t in texts)})", POSTFIX)
-    if fn in _F32_CALLS:
+    if dtype == "i32" and fn in _INTEGER:
         return _integer_text(fn, texts)
-    return _other_text(fn, args, texts, names)
+    return _other_text(fn, dtype, texts)
 
 
-def _other_text(fn: str, args: tuple[Expression, ...], texts: list[Text], names: Names) -> Text:
+def _other_text(fn: str, dtype: str, texts: list[Text]) -> Text:
     match fn:
         case "neg":
             return Text(f"-{texts[0].within(POSTFIX)}", UNARY)
@@ -240,16 +198,16 @@ def _other_text(fn: str, args: tuple[Expression, ...], texts: list[Text], names:
             return Text(f"!{texts[0].within(POSTFIX)}", UNARY)
         case "select":
             return Text(f"{texts[0].within(CHOICE + 1)} ? {texts[1].within(CHOICE)} : {texts[2].within(CHOICE)}", CHOICE)
-        case "to_f32":
-            return texts[0] if dtype_of(args[0], names) == "f32" else Text(f"(float){texts[0].within(UNARY)}", UNARY)
-        case "to_i32":
-            if dtype_of(args[0], names) == "f32":
-                return Text(f"mlc_i32_of_f32({texts[0].text})", POSTFIX)
-            return texts[0] if dtype_of(args[0], names) == "i32" else Text(f"(int32_t){texts[0].within(UNARY)}", UNARY)
         case "to_bool":
-            zero = "0.0f" if dtype_of(args[0], names) == "f32" else "0"
-            return Text(f"{texts[0].within(EQUALITY + 1)} != {zero}", EQUALITY)
-    raise InternalError(f"emit: no C for scalar function {fn}")
+            return Text(f"{texts[0].within(EQUALITY + 1)} != {register(dtype).literal(0)}", EQUALITY)
+        case "to_f32" | "to_f64" | "to_i32":
+            to = _CASTS[fn]
+            return texts[0] if to == dtype else Text(f"({register(to).type}){texts[0].within(UNARY)}", UNARY)
+    raise InternalError(f"emit: target c has no scalar function {fn} of {dtype}")
+
+
+#: Scalar functions of integers that are written out.
+_INTEGER = ("sign", "minimum", "maximum")
 
 
 def _integer_text(fn: str, texts: list[Text]) -> Text:
@@ -266,8 +224,7 @@ def _integer_text(fn: str, texts: list[Text]) -> Text:
             return Text(f"{a} > {b} ? {a} : {b}", CHOICE)
 
 
-def stored_text(value: Text, stored: str) -> str:
+def stored_text(value: Text, dtype: str) -> str:
     """A value converted to the stored dtype."""
-    if stored in ("bf16", "f16"):
-        return f"mlc_{stored}_of_f32({value.text})"
-    return value.text
+    write = stored(dtype).write
+    return f"{write}({value.text})" if write else value.text

@@ -63,12 +63,16 @@ def _function_lines(function: Function, named: bool) -> list[str]:
     return [*lines, "out " + " ".join(numbers[r.name] for r in function.results)]
 
 
+#: Attributes that the type of the result says too, and that versions before did not have.
+_TYPED = (("random_uniform", "dtype"), ("random_normal", "dtype"))
+
+
 def _instruction_line(instruction: Instruction, numbers: dict[str, str]) -> str:
     """One instruction, which adds its results to the numbers."""
     operands = [numbers[v.name] for v in instruction.operands]
     for result in instruction.results:
         numbers[result.name] = f"%{len(numbers)}"
-    attributes = [f"{key}={_attribute(value)}" for key, value in instruction.attributes]
+    attributes = [f"{key}={_attribute(value)}" for key, value in instruction.attributes if (instruction.op, key) not in _TYPED]
     return " ".join([instruction.op, *operands, *attributes, "->", *(_type(r.type) for r in instruction.results)])
 
 

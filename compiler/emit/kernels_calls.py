@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mlc.emit import tree as c
 from mlc.emit.body import SIMD, Body
+from mlc.emit.dtypes import kernel_name, register, stored
 from mlc.emit.expressions import number_text, pointer_type
 from mlc.emit.printer import initializer
 from mlc.lower.expression import Number
@@ -24,9 +25,9 @@ def epilogue(buffers: Mapping[str, tuple[str, str]], closure: str, kernel: Contr
     """What the runtime calls with each block of a contraction: struct `closure` and function `closure`_store."""
     _, writes = kernel_uses(kernel)
     pointers = [(f"{pointer_type(buffers[n][1], n in writes)} *", buffers[n][0]) for n in _epilogue_buffers(kernel)]
-    name = f"static void {closure}_store("
+    name, element = f"static void {closure}_store(", register(kernel.dtype).type
     head = (
-        f"{name}const mlc_env *env, const void *closure, const float *c, int64_t pitch, int64_t batch,",
+        f"{name}const mlc_env *env, const void *closure, const {element} *c, int64_t pitch, int64_t batch,",
         f"{' ' * len(name)}int64_t m0, int64_t rows, int64_t n0, int64_t columns)",
     )
     body = (
@@ -40,15 +41,16 @@ def epilogue(buffers: Mapping[str, tuple[str, str]], closure: str, kernel: Contr
 
 def _epilogue_loops(body: Body, kernel: Contract) -> c.Statement:
     _, m, n = kernel.counters
-    body.locals["acc"] = "f32"
+    body.locals["acc"] = kernel.dtype
+    element = f"const {register(kernel.dtype).type}"
     row = (
         *([c.Define("const int64_t", "m", "m0 + i")] if m.extent > 1 else []),
-        c.Define("const float *", "row", "c + i * pitch"),
+        c.Define(f"{element} *", "row", "c + i * pitch"),
         *body.statements(kernel.row_body),
     )
     column = (
         *([c.Define("const int64_t", "n", "n0 + j")] if n.extent > 1 else []),
-        c.Define("const float", "acc", "row[j]"),
+        c.Define(element, "acc", "row[j]"),
         *body.statements(kernel.body),
     )
     return c.For("i", "0", "rows", (*row, c.For("j", "0", "columns", column, pragma=SIMD)))
@@ -58,14 +60,14 @@ def contract(body: Body, closure: str, kernel: Contract) -> c.Block:
     """The call of a contraction whose epilogue is `closure`_store."""
     buffers = body.buffers
     groups = {"batch": kernel.batch, "m": kernel.m, "n": kernel.n, "k": kernel.k}
-    a_dtype, b_dtype = (buffers[o.buffer][1].upper() for o in (kernel.a, kernel.b))
+    a_dtype, b_dtype = (stored(buffers[o.buffer][1]).name for o in (kernel.a, kernel.b))
     shape = (
         ", ".join(f".{key}_rank = {len(group)}" for key, group in groups.items()),
         *(f".{key} = {initializer(map(initializer, group))}" for key, group in groups.items() if group),
-        f".a_dtype = MLC_{a_dtype}, .b_dtype = MLC_{b_dtype}",
+        f".a_dtype = {a_dtype}, .b_dtype = {b_dtype}",
     )
     names = [buffers[n][0] for n in _epilogue_buffers(kernel)]
-    call = f"mlc_contract(env, &shape, {_places(body, [kernel.a, kernel.b])}, {closure}_store, &to)"
+    call = f"{kernel_name('mlc_contract', kernel.dtype)}(env, &shape, {_places(body, [kernel.a, kernel.b])}, {closure}_store, &to)"
     to = c.Define(f"const struct {closure}", "to", initializer(names))
     return c.Block((c.Constant("static const mlc_contraction", "shape", shape), to, c.Do(call)))
 
@@ -92,7 +94,7 @@ def _constant(value: Constant) -> str:
     """What a field of a kernel's struct holds."""
     match value:
         case str():
-            return f"MLC_{value.upper()}"
+            return stored(value).name
         case Number():
             return number_text(value).text
         case int():

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlc.emit import tree as c
-from mlc.emit.body import SIMD, Body
-from mlc.emit.expressions import ATOM, LOCAL_TYPES, POSTFIX, Text
+from mlc.emit.body import SIMD, Body, initial_text
+from mlc.emit.dtypes import register
+from mlc.emit.expressions import ATOM, POSTFIX, Text
 from mlc.lower.loops import Columns, Nest, Select
 
 
@@ -39,7 +40,7 @@ def columns(body: Body, kernel: Columns) -> c.Statement:
     """A block of columns an item; rows are summed in blocks, whose sums are summed."""
     width, rows, block = kernel.column.extent, kernel.reduced.extent, kernel.block
     blocks, elements = -(-width // block), len(kernel.results) * block
-    start = {"sum": "0.0f", "max": "-INFINITY"}[kernel.combine]
+    start = initial_text(kernel.dtype, kernel.combine)
     outer = [c.Define("const int64_t", "i", f"item / {blocks}")] if kernel.outer.extent > 1 else []
     block_of_rows = (
         c.Define("const int64_t", "end", f"row + {kernel.rows} < {rows} ? row + {kernel.rows} : {rows}"),
@@ -51,7 +52,7 @@ def columns(body: Body, kernel: Columns) -> c.Statement:
         *outer,
         c.Define("const int64_t", "first", f"item % {blocks} * {block}"),
         c.Define("const int64_t", "columns", f"{width} - first < {block} ? {width} - first : {block}"),
-        c.Define("float", f"total[{elements}], part[{elements}]"),
+        c.Define(register(kernel.dtype).type, f"total[{elements}], part[{elements}]"),
         _for_elements(elements, c.Assign("total[r]", start)),
         c.For("row", "0", str(rows), block_of_rows, kernel.rows),
         _store_columns(body, kernel),
@@ -68,7 +69,10 @@ def _for_columns(body: Sequence[c.Statement]) -> c.For:
 
 
 def _combined(kernel: Columns, place: str, value: str) -> c.Statement:
-    return c.Assign(place, value, "+=") if kernel.combine == "sum" else c.Assign(place, f"mlc_maximum({place}, {value})")
+    call = register(kernel.dtype).functions.get({"sum": "add", "max": "maximum"}[kernel.combine])
+    if call:
+        return c.Assign(place, f"{call}({place}, {value})")
+    return c.Assign(place, value, "+=") if kernel.combine == "sum" else c.Assign(place, f"{value} > {place} ? {value} : {place}")
 
 
 def _cell(array: str, result: int, block: int) -> str:
@@ -94,7 +98,7 @@ def _store_columns(body: Body, kernel: Columns) -> c.Statement:
 
 def select(body: Body, kernel: Select) -> c.Statement:
     """Chooses the largest again and again: after the last chosen one in the order (value descending, index ascending)."""
-    kind = LOCAL_TYPES[kernel.dtype]
+    kind = register(kernel.dtype).type
     buffer, index = kernel.indices
     chosen = (
         *_choose(body, kernel, kind),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mlc.emit import tree as c
 from mlc.emit.actions import actions_text
 from mlc.emit.body import Body
+from mlc.emit.dtypes import stored
 from mlc.emit.launch import launch_files
 from mlc.emit.literals import c_string
 from mlc.emit.plan_json import plan_json
@@ -74,11 +75,12 @@ def _scratch_checks(routines: Sequence[Routine], plan: Plan) -> list[c.Node]:
 
 def _curves(plan: Plan) -> c.Function:
     """Rates and other curves, computed once a step from step, steps and the options."""
-    body: list[c.Node] = [c.Do("(void)scalars")]
+    kind = stored(plan.program.wide).type
+    body: list[c.Node] = [c.Define(f"{kind} *", "scalars", "record"), c.Do("(void)scalars")]
     for scalar in plan.program.scalars:
         if scalar.curve is not None:
             body.append(c.Block(_curve(plan, scalar.name, scalar.curve), scalar.name))
-    return c.Function(("static void set_scalars(float *scalars)",), tuple(body))
+    return c.Function(("static void set_scalars(void *record)",), tuple(body))
 
 
 def _curve(plan: Plan, name: str, function: Function) -> tuple[c.Statement, ...]:
@@ -87,7 +89,7 @@ def _curve(plan: Plan, name: str, function: Function) -> tuple[c.Statement, ...]
     memory = {p.name: Placement("scalars", slots[p.name], ()) for p in function.parameters}
     scope = Scope(graph_of(function, OPS, plan.lowered.rules), memory, {}, {}, set())
     value = scope.value(function.results[0], ())
-    body = Body({"scalars": ("scalars", "f32")})
+    body = Body({"scalars": ("scalars", plan.program.wide)})
     lets = body.statements(scope.lets)
     return (*lets, c.Assign(f"scalars[{slots[name]}]", body.text(value)))
 

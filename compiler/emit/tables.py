@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from mlc.emit import tree as c
-from mlc.emit.expressions import float_literal
+from mlc.emit.dtypes import register, stored
 from mlc.emit.items import model_items
 from mlc.emit.literals import c_string, packed, write_array
 from mlc.emit.printer import compound, initializer
@@ -67,7 +67,7 @@ class Tables:
         """An mlc_tensor."""
         key = (name, kind.dtype, kind.shape, at)
         if key not in self.tensors:
-            self.tensors[key] = initializer((c_string(name), f"MLC_{kind.dtype.upper()}", len(kind.dims), _shape(kind), at))
+            self.tensors[key] = initializer((c_string(name), stored(kind.dtype).name, len(kind.dims), _shape(kind), at))
         return self.tensors[key]
 
     # ---- what holds for all places ----
@@ -100,12 +100,13 @@ class Tables:
         return initializer((self._tensor(value.name, value.type, "MLC_NONE"), source, other, by, limit))
 
     def _scalars(self) -> None:
-        rows = [initializer((c_string(name), "0.0f", 0)) for name in ("step", "steps")]
+        literal = register(self.plan.program.wide).literal
+        rows = [initializer((c_string(name), literal(0.0), 0)) for name in ("step", "steps")]
         read = _read_outside_training(self.plan.program)
         for scalar in self.plan.program.scalars:
             value = 0.0 if scalar.value is None else scalar.value
             option = 0 if not scalar.option else 1 if scalar.name in read else 2
-            rows.append(initializer((c_string(scalar.name), float_literal(value), option)))
+            rows.append(initializer((c_string(scalar.name), literal(value), option)))
         self._array("mlc_scalar", "scalars", rows)
 
     def _columns(self, kind: str, columns: Columns) -> str:
@@ -241,6 +242,7 @@ class Tables:
             "scalar_count": len(plan.scalar_names),
             "set_scalars": "set_scalars",
             "rate": rate_index(plan),
+            "wide": stored(program.wide).name,
         }
 
     def _work(self) -> dict[str, object]:
@@ -249,7 +251,7 @@ class Tables:
         first = inputs[0].type if inputs else TensorType("f32")
         batch = first.shape[0] if first.dims else 1
         return {
-            "clip": float_literal(self.plan.program.recipe.clip or 0.0),
+            "clip": register(self.plan.program.wide).literal(self.plan.program.recipe.clip or 0.0),
             "flops": repr(float(self.plan.flops)),
             "batch": batch,
             "tokens": first.size if first.dtype == "i32" and len(first.dims) == 2 else batch,

@@ -1,17 +1,18 @@
 """Run a function in NumPy: the op's own meaning, one instruction after the other. The oracle of the tests.
 
-    f32, i32, bool   arrays of these dtypes
+    f32, f64, i32, bool   arrays of these dtypes
     bf16, f16        float32 arrays whose values were rounded to nearest even after each instruction that makes one
     float64=True     every float is computed and kept in float64, whatever its dtype
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from mlc.diagnostics import InternalError
+from mlc.ir.dtypes import row
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Keys, Op
 from mlc.ir.types import TensorType, Value
@@ -31,21 +32,22 @@ def round_f16(x: np.ndarray) -> np.ndarray:
         return np.asarray(x, np.float32).astype(np.float16).astype(np.float32)
 
 
+#: By dtype: the array that holds the values of another one, rounded.
+HELD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "f32": lambda x: np.asarray(x, np.float32),
+    "bf16": round_bf16,
+    "f16": round_f16,
+    "f64": lambda x: np.asarray(x, np.float64),
+    "i32": lambda x: np.asarray(x, np.int32),
+    "bool": lambda x: np.asarray(x, np.bool_),
+}
+
+
 def stored(array: np.ndarray, kind: TensorType, float64: bool = False) -> np.ndarray:
     """The array as a tensor of this type holds it: rounded to its dtype."""
-    match kind.dtype:
-        case "i32":
-            return np.asarray(array, np.int32)
-        case "bool":
-            return np.asarray(array, np.bool_)
-        case _ if float64:
-            return np.asarray(array, np.float64)
-        case "bf16":
-            return round_bf16(array)
-        case "f16":
-            return round_f16(array)
-        case _:
-            return np.asarray(array, np.float32)
+    if float64 and kind.is_float:
+        return np.asarray(array, np.float64)
+    return row(HELD, kind.dtype, "the interpreter")(array)
 
 
 def interpret(

@@ -39,7 +39,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """Operand number `index` of a pointwise op, at the current element (f32, i32 or bool)."""
+    """Operand number `index` of a pointwise op, at the current element, in the dtype of its register."""
 
     index: int
 
@@ -70,13 +70,13 @@ class ByAttribute:
 
 Scalar = Arg | Const | Apply | ByAttribute
 
-#: Every scalar function a target must print, with the number of its arguments. Arithmetic is f32 or i32 by its arguments.
-#: div is IEEE on f32; floordiv and mod round to minus infinity (i32); minimum/maximum return NaN if either is NaN.
+#: Every scalar function a target must print, with the number of its arguments. Arithmetic is f32, f64 or i32 by its arguments.
+#: div is IEEE on floats; floordiv and mod round to minus infinity (i32); minimum/maximum return NaN if either is NaN.
 SCALAR_FUNCTIONS = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "floordiv": 2, "mod": 2, "neg": 1, "abs": 1, "sign": 1,
     "minimum": 2, "maximum": 2, "sqrt": 1, "exp": 1, "log": 1, "log1p": 1, "tanh": 1, "sigmoid": 1, "erf": 1, "sin": 1, "cos": 1,
     "floor": 1, "pow": 2, "less": 2, "less_equal": 2, "equal": 2, "not_equal": 2, "and": 2, "or": 2, "not": 1, "select": 3,
-    "to_f32": 1, "to_i32": 1, "to_bool": 1, "round_bf16": 1, "round_f16": 1,
+    "to_f32": 1, "to_f64": 1, "to_i32": 1, "to_bool": 1, "round_bf16": 1, "round_f16": 1,
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@
 A unit is a layer function. Its parameters have roles, and a call binds each to something by name:
 
     param    a model parameter          state    a value that crosses cuts
-    input    a model input              record   a run-time scalar (f32): "step", "steps", a constant of the file, an input curve
+    input    a model input              record   a run-time scalar: "step", "steps", a constant of the file, an input curve
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mlc.diagnostics import Diagnostic, Span
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function
 from mlc.ir.types import TensorType
 
@@ -23,8 +24,8 @@ from mlc.ir.types import TensorType
 class Parameter:
     """A model parameter.
 
-    type:     as the forward pass sees it (`real` resolved to the recipe's precision). The master is always f32.
-    init:     a Function without parameters whose one result is the initial f32 value; random ops in it are keyed by the
+    type:     as the forward pass sees it (`real` resolved to the recipe's precision). The master has the wide dtype.
+    init:     a Function without parameters whose one result is the initial value of the master; random ops in it are keyed by the
               parameter's name (Keys.path = path_hash(name), step = microbatch = 0)
     update:   index into Program.updates, None when frozen
     gradient: "loss", "accumulate" (fed by the accumulate effect) or "none" (frozen or unused)
@@ -74,9 +75,9 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A run-time f32 in the step record: an option of the program (`option` True: --rate, default `value`), or an input or
-    rate that is a curve: `curve` is a Function of record scalars (its parameter names are Scalar names, "step" and "steps"
-    among them) with one f32 scalar result."""
+    """A run-time scalar of the wide dtype in the step record: an option of the program (`option` True: --rate, default `value`), or
+    an input or rate that is a curve: `curve` is a Function of record scalars (its parameter names are Scalar names, "step" and
+    "steps" among them) with one scalar result."""
 
     name: str
     value: float | None
@@ -89,7 +90,7 @@ class Scalar:
 class Update:
     """An optimizer rule for parameters of one type: function (p, g, states..., scalars...) -> (new p, new states...).
 
-    Everything is f32. `states` are the names of the states in order; `scalars` the record names bound to the remaining
+    Everything has the wide dtype. `states` are the names of the states in order; `scalars` the record names bound to the remaining
     parameters. `elementwise`: may be applied to any aligned slice of the flat parameter.
     """
 
@@ -150,7 +151,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """clip: largest global gradient norm, None for no clipping. precision: "f32" or "bf16". microbatches: M. groups: G or
+    """clip: largest global gradient norm, None for no clipping. precision: "f32", "bf16" or "f64". microbatches: M. groups: G or
     None for gcd(M, 8)."""
 
     clip: float | None
@@ -181,6 +182,11 @@ class Program:
     recipe: Recipe
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     constants: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def wide(self) -> str:
+        """The dtype of masters, gradients, optimizer states, run-time scalars, losses and weights."""
+        return dtype_of(self.recipe.precision).wide
 
 
 #: Parameters of functions whose compile-time values are constants of a program.

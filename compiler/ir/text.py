@@ -22,10 +22,11 @@ from typing import Any
 
 from mlc.diagnostics import Diagnostic, MlcError, Span
 from mlc.ir import program as records
+from mlc.ir.dtypes import DTYPES
 from mlc.ir.function import Attribute, Function, Instruction
 from mlc.ir.program import Program, Step
 from mlc.ir.reader import Item, Reader
-from mlc.ir.types import DTYPE_BYTES, ONE, Dim, Factor, TensorType, Value
+from mlc.ir.types import ONE, Dim, Factor, TensorType, Value
 
 _BARE_VALUE = re.compile(r"[\w.*#/-]+\Z", re.ASCII)
 _BARE_FILE = re.compile(r"[\w./<>+-]+\Z", re.ASCII)
@@ -174,7 +175,7 @@ def _read_factor(r: Reader) -> Factor | None:
 
 
 def _read_type(r: Reader) -> TensorType:
-    if r.text_here not in DTYPE_BYTES:
+    if r.text_here not in DTYPES:
         raise r.fault(f"expected a type, got {r.text_here!r}")
     dtype = r.take("word")
     r.expect("[")

@@ -10,9 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-#: Element types of tensors, with the bytes of one stored element.
-DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i32": 4, "bool": 1}
-FLOAT_DTYPES = ("f32", "bf16", "f16")
+from mlc.ir.dtypes import dtype_of
 
 
 class Factor(NamedTuple):
@@ -78,11 +76,11 @@ class TensorType:
 
     @property
     def bytes(self) -> int:
-        return self.size * DTYPE_BYTES[self.dtype]
+        return self.size * dtype_of(self.dtype).bytes
 
     @property
     def is_float(self) -> bool:
-        return self.dtype in FLOAT_DTYPES
+        return dtype_of(self.dtype).is_float
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.dims))}]"

@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlc.ir.types import DTYPE_BYTES, TensorType
+from mlc.ir.dtypes import dtype_of
+from mlc.ir.types import TensorType
 from mlc.lower import index as ix
 from mlc.lower.expression import Index
 
@@ -89,7 +90,7 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        return self.arrangement.elements * DTYPE_BYTES[self.type.dtype]
+        return self.arrangement.elements * dtype_of(self.type.dtype).bytes
 
     @property
     def key(self) -> tuple[str, int | tuple[int, ...], Arrangement | None]:

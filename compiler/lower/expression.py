@@ -1,7 +1,7 @@
 """What the loop IR computes with: indices, which say where an element lies, and scalar expressions, which say what it is.
 
 An index is a constant plus a sum of coefficient * atom. Atoms are loop counters, floor divisions and remainders of
-indices, and numbers read from memory (gather). An expression is an f32, an i32 or a bool; it reads buffers at indices.
+indices, and numbers read from memory (gather). An expression has the dtype of a register; it reads buffers at indices.
 Each holds the other, so both are here; `index` has the arithmetic of indices.
 """
 
@@ -68,7 +68,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A constant; `dtype` is f32, i32 or bool."""
+    """A constant; `dtype` is that of a register."""
 
     value: float | int | bool
     dtype: str
@@ -76,7 +76,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """buffer[index], converted to f32 when it is stored as bf16 or f16."""
+    """buffer[index], converted to its register when it is stored in a narrow dtype."""
 
     buffer: str
     index: Index
@@ -91,12 +91,13 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Random number number `index` of the draw; kind random_uniform or random_normal."""
+    """Random number number `index` of the draw, in a wide float dtype; kind random_uniform or random_normal."""
 
     kind: str
     ordinal: int
     stream: str
     index: Index
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def nodes_of(node: Expression) -> Iterator[Expression]:
     """An expression and everything in it, down to what its indices are computed from."""
     yield node
     match node:
-        case Read(_, index) | Position(index) | Random(_, _, _, index):
+        case Read(_, index) | Position(index) | Random(index=index):
             yield from index_nodes(index)
         case Operation(_, args):
             for argument in args:
@@ -181,7 +182,7 @@ def index_nodes(index: Index) -> Iterator[Expression]:
 def indices_of(node: Expression) -> list[Index]:
     """Every index in an expression."""
     match node:
-        case Read(_, index) | Position(index) | Random(_, _, _, index):
+        case Read(_, index) | Position(index) | Random(index=index):
             return [index, *(i for d in data_of(index) for i in indices_of(d.key))]
         case Operation(_, args):
             return [i for a in args for i in indices_of(a)]

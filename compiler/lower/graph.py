@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlc.diagnostics import InternalError
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Lowering, Move, Op, Reduction, View
 from mlc.ir.types import Value
@@ -59,7 +60,7 @@ def graph_of(function: Function, ops: Mapping[str, Op], rules: Rules, checks: Ma
 
 def scalar_dtype(dtype: str) -> str:
     """The type a stored element has in a register."""
-    return dtype if dtype in ("i32", "bool") else "f32"
+    return dtype_of(dtype).register
 
 
 def reduced_axes(reduction: Instruction) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from mlc.ir.op import Generate, Move, Pointwise, Reduction, View
 from mlc.ir.types import Value
 from mlc.lower import index as ix
 from mlc.lower.demand import Demand, is_guard, operand_demands, own_ops, root_demand
-from mlc.lower.graph import Graph, base_of, reduction_order
+from mlc.lower.graph import Graph, base_of, reduction_order, scalar_dtype
 from mlc.lower.rules import Fusion
 from mlc.lower.storage import Chooser
 
@@ -166,9 +166,8 @@ class _Walk:
         return demand.times(self.graph.rules.loops.least_inner)
 
     def _keep(self, instruction: Instruction, result: Value) -> None:
-        """Give a value a place. A narrow value stays the f32 that it is inside a kernel, unless it lies in memory rounded."""
+        """Give a value a place. A narrow value stays as wide as it is inside a kernel, unless it lies in memory rounded."""
         rounded = base_of(self.graph, result).name in self.chooser.storage.memory
-        wide = result.type.dtype in ("bf16", "f16") and not rounded
-        self.chooser.keep(result, dtype="f32" if wide else None)
+        self.chooser.keep(result, dtype=None if rounded else scalar_dtype(result.type.dtype))
         self.chooser.storage.costly.add(result.name)
         self._copied(result.name)

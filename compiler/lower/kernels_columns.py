@@ -7,7 +7,7 @@ import math
 from mlc.lower import index as ix
 from mlc.lower.expression import Counter
 from mlc.lower.form import Draft
-from mlc.lower.graph import reduced_axes
+from mlc.lower.graph import reduced_axes, scalar_dtype
 from mlc.lower.kernels_rows import result_coordinates
 from mlc.lower.loops import Columns
 from mlc.lower.sources import Sources, draft_note
@@ -32,7 +32,7 @@ def columns_kernel(sources: Sources, draft: Draft) -> Columns:
         result_at = result_coordinates(sources, root, (*outer_at, *column_at))
         for place, mode in sources.stores(root.value):
             results.append((place.buffer, place.index(result_at), mode, value))
-    combine = sources.graph.combine(instruction)
+    combine, dtype = sources.graph.combine(instruction), scalar_dtype(first.value.type.dtype)
     note, loops = draft_note(sources.graph, draft), sources.graph.rules.loops
     lets, block = tuple(scope.lets), min(loops.column_block, column.extent)
-    return Columns(note, outer, down, column, lets, combine, tuple(results), loops.column_rows, block)
+    return Columns(note, outer, down, column, lets, combine, dtype, tuple(results), loops.column_rows, block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from mlc.ir.dtypes import dtype_of, row
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 from mlc.lower import index as ix
@@ -22,9 +23,10 @@ def contract_kernel(sources: Sources, draft: Draft, instruction: Instruction) ->
     a, b = (sources.regrouped(result, n) or sources.operand(value) for n, value in enumerate((spec.a, spec.b)))
     batch, m, n, k = index_groups(spec, a.strides, b.strides)
     counters, place = _places(spec.groups, spec.extents)
+    dtype = dtype_of(instruction.operands[0].type.dtype).wide
     row_body, body = _epilogue(sources, draft, instruction.results[0], tuple(place[c] for c in spec.output))
-    scratch = sources.graph.rules.contractions.scratch
-    return Contract(draft_note(sources.graph, draft), a, b, batch, m, n, k, counters, row_body, body, scratch)
+    scratch = row(sources.graph.rules.contractions.scratch, dtype, f"contractions of target {sources.graph.rules.target}")
+    return Contract(draft_note(sources.graph, draft), a, b, batch, m, n, k, counters, dtype, row_body, body, scratch)
 
 
 def _places(groups: Mapping[str, str], extents: Mapping[str, int]) -> tuple[tuple[Counter, Counter, Counter], dict[str, Index]]:

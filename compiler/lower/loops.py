@@ -138,7 +138,8 @@ class Scan:
 class Columns:
     """Sums over `reduced` for every value of `outer` and `column`, in ascending order of `reduced` within blocks of rows.
 
-    results: (buffer, index, mode, value): value is summed.
+    dtype:   of the values and sums
+    results: (buffer, index, mode, value): value is summed
     rows:    of a block; the sums of blocks are summed in their order
     block:   columns of a work item
     """
@@ -149,6 +150,7 @@ class Columns:
     column: Counter
     body: tuple[Let, ...]
     combine: str
+    dtype: str
     results: tuple[tuple[str, Index, str, Expression], ...]
     rows: int
     block: int
@@ -156,7 +158,10 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """acc[batch, m, n] = sum over k of a * b, then the epilogue for each element. Index groups are (extent, a stride, b stride)."""
+    """acc[batch, m, n] = sum over k of a * b, then the epilogue for each element. Index groups are (extent, a stride, b stride).
+
+    dtype: of acc
+    """
 
     note: str
     a: Operand
@@ -166,6 +171,7 @@ class Contract:
     n: tuple[tuple[int, int, int], ...]
     k: tuple[tuple[int, int, int], ...]
     counters: tuple[Counter, Counter, Counter]  # batch, m, n, each flat
+    dtype: str
     row_body: tuple[Let, ...]  # depend on batch and m only
     body: tuple[Statement, ...]
     scratch: Scratch

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function
 from mlc.ir.op import Op
-from mlc.ir.types import DTYPE_BYTES
 from mlc.lower.arrangement import Arrangement
 from mlc.lower.build import build_kernels
 from mlc.lower.checks import Facts, checks
@@ -113,7 +113,7 @@ def _work(buffers: Iterable[Buffer], uses: Sequence[Uses], alignment: int) -> tu
 
 
 def _bytes(buffer: Buffer) -> int:
-    return buffer.elements * DTYPE_BYTES[buffer.dtype]
+    return buffer.elements * dtype_of(buffer.dtype).bytes
 
 
 def _barriers(

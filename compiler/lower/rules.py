@@ -57,11 +57,12 @@ class Loops:
 
 @dataclass(frozen=True, slots=True)
 class Contractions:
-    """The kernel of contractions: dtypes that it reads, indices of a group that it walks, and its scratch whatever the shape."""
+    """The kernels of contractions: dtypes that they read, indices of a group that they walk, and by the dtype in which they sum their
+    scratch, whatever the shape."""
 
     dtypes: tuple[str, ...]
     indices: int
-    scratch: Scratch
+    scratch: Mapping[str, Scratch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +82,18 @@ class Rules:
     """The rules of one target.
 
     target:        its name
+    dtypes:        that a program for it may have
     lower_kind:    a kernel as the kernels that the target emits, in their order; the others keep their kind
     contractions:  how contractions are done
     kernels:       those of the runtime, by name
-    scatters:      dtypes in which scatters add in memory; others are cast to f32 and back
+    scatters:      dtypes in which scatters add in memory; narrow ones are computed in their register's
     arrange:       how a value of a dtype and shape lies in memory, where the runtime itself does not read it
     alignment:     bytes to whose multiples buffers are aligned
     machine:       for costs
     """
 
     target: str
+    dtypes: frozenset[str]
     fusion: Fusion
     loops: Loops
     lower_kind: Callable[[Kernel, Reserve], tuple[Kernel, ...]]

@@ -108,7 +108,7 @@ class Scope:
                 return self._needs.get(name, frozenset())
             case Number():
                 return frozenset()
-            case Read(_, index) | Position(index) | Random(_, _, _, index):
+            case Read(_, index) | Position(index) | Random(index=index):
                 return self.index_needs(index)
             case Operation(_, args):
                 return frozenset().union(*(self.needs(a) for a in args))
@@ -181,7 +181,7 @@ class Scope:
                 flat = ix.linear(at, ix.row_major(result.type.shape))
                 for numbers in instruction.operands:
                     flat = Index(((Datum(self.value(numbers, at), 1 << 31), 1),))
-                return Random(kind, instruction.attribute("ordinal"), instruction.attribute("stream"), flat)
+                return Random(kind, instruction.attribute("ordinal"), instruction.attribute("stream"), flat, result.type.dtype)
         raise InternalError(f"lower: no rule for {instruction.op}")
 
     def _move(self, instruction: Instruction, kind: str, at: tuple[Index, ...]) -> Expression:
@@ -284,9 +284,9 @@ class Scope:
 
     def found(self, element: Expression, found: Expression | None, value: Value) -> Expression:
         """The element, or NaN where its index was out of range: such a run ends with a message, not with other numbers."""
-        if found is None or scalar_dtype(value.type.dtype) != "f32":
+        if found is None or not value.type.is_float:
             return element
-        return Operation("select", (found, element, Number(math.nan, "f32")))
+        return Operation("select", (found, element, Number(math.nan, scalar_dtype(value.type.dtype))))
 
     def _counts(self, instruction: Instruction) -> bool:
         """Are its i32 results indices of a dim, and so within it?"""

@@ -1,4 +1,4 @@
-"""Compute in f32 what no kernel computes in a narrow dtype.
+"""Compute in a wider dtype what no kernel computes in a narrow one.
 
     before:  %y = scatter_add %x, %i : bf16[...]
     after:   %x.f32 = cast %x   %y.f32 = scatter_add %x.f32, %i   %y = cast %y.f32
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlc.ir.builder import Builder
+from mlc.ir.dtypes import dtype_of, is_narrow
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Contraction, LibraryKernel, Op, Scatter
 from mlc.ir.types import Value
@@ -19,7 +20,7 @@ from mlc.lower.rules import Rules
 
 def _narrow(instruction: Instruction, ops: Mapping[str, Op], rules: Rules) -> bool:
     """Whether it has narrow values of a dtype that its kernel does not know."""
-    dtypes = {v.type.dtype for v in (*instruction.operands, *instruction.results)} & {"bf16", "f16"}
+    dtypes = {v.type.dtype for v in (*instruction.operands, *instruction.results) if is_narrow(v.type.dtype)}
     match ops[instruction.op].lowering:
         case Scatter():
             return not dtypes <= set(rules.scatters)
@@ -31,7 +32,7 @@ def _narrow(instruction: Instruction, ops: Mapping[str, Op], rules: Rules) -> bo
 
 
 def widen(function: Function, ops: Mapping[str, Op], rules: Rules) -> Function:
-    """The function with scatters, contractions and library kernels in f32 between casts where the target has none for a narrow dtype."""
+    """The function with scatters, contractions and library kernels in a wider dtype between casts where the target has no narrow one."""
     if not any(_narrow(i, ops, rules) for i in function.instructions):
         return function
     taken = {p.name for p in function.parameters} | {r.name for i in function.instructions for r in i.results}
@@ -50,9 +51,9 @@ def widen(function: Function, ops: Mapping[str, Op], rules: Rules) -> Function:
 
 
 def _wide(builder: Builder, value: Value) -> Value:
-    if value.type.dtype not in ("bf16", "f16"):
+    if not is_narrow(value.type.dtype):
         return value
-    return builder.one("cast", value, hint=value.name, dtype="f32")
+    return builder.one("cast", value, hint=value.name, dtype=dtype_of(value.type.dtype).register)
 
 
 def _cast(result: Value, wide: Value, instruction: Instruction) -> Instruction:

@@ -16,6 +16,7 @@ import numpy as np
 
 from mlc.diagnostics import InternalError, OpError
 from mlc.ir.builder import Builder
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.factors import Correspondence, Join, Offset
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Keys, LibraryKernel, NoGradient, Op, Sample
@@ -83,7 +84,7 @@ def _forward_rule(types: Types, attributes: Attributes) -> Types:
     _check("attention", types, attributes, (0,))
     q, _, v = types[:3]
     b, t, h, _ = q.dims
-    return (TensorType(q.dtype, (b, t, h, v.dims[3])), TensorType("f32", (b, h, t)))
+    return (TensorType(q.dtype, (b, t, h, v.dims[3])), TensorType(dtype_of(q.dtype).wide, (b, h, t)))
 
 
 def _scores(operands: Arrays, form: _Form, attributes: Attributes) -> Array:
@@ -221,7 +222,7 @@ def _vjp_rule(types: Types, attributes: Attributes) -> Types:
         check_dims("attention_vjp", (b, t, h, v.dims[3]), each.dims, types)
     for each in (lse, *dlse):
         check_dims("attention_vjp", (b, h, t), each.dims, types)
-        check_dtype("attention_vjp", each, ("f32",))
+        check_dtype("attention_vjp", each, (dtype_of(q.dtype).wide,))
     same_dtype("attention_vjp", (q, y, dy))
     return (q, k, v)
 

@@ -6,10 +6,11 @@ import numpy as np
 
 from mlc.diagnostics import InternalError
 from mlc.ir.builder import Builder
+from mlc.ir.dtypes import DTYPES, FLOAT_DTYPES, dtype_of
 from mlc.ir.factors import Correspondence
 from mlc.ir.function import Instruction
 from mlc.ir.op import Apply, Arg, Attributes, ByAttribute, Keys, NoGradient, Op, Pointwise, Sample
-from mlc.ir.types import DTYPE_BYTES, FLOAT_DTYPES, TensorType, Value
+from mlc.ir.types import TensorType, Value
 from mlc.ops.broadcasting import constant_like, zeros
 from mlc.ops.families import SHAPES, Arrays, X, apply, binary, comparison, elements, times
 from mlc.ops.letters import corresponding, same
@@ -123,7 +124,7 @@ SELECT = Op(
 def _cast_rule(types: Types, attributes: Attributes) -> Types:
     check_count("cast", types, 1)
     dtype = attributes["dtype"]
-    if dtype not in DTYPE_BYTES:
+    if dtype not in DTYPES:
         raise InternalError(f"cast: unknown dtype {dtype!r}")
     return (TensorType(dtype, types[0].dims),)
 
@@ -151,13 +152,13 @@ def _cast_vjp(b: Builder, instruction: Instruction, cotangents: tuple[Value | No
 def _cast_linear(instruction: Instruction) -> tuple[frozenset[int], ...]:
     """To a wider float: rounding sums is not summing what is rounded."""
     source, made = instruction.operands[0].type, instruction.result.type
-    wide = source.dtype == made.dtype or DTYPE_BYTES[source.dtype] < DTYPE_BYTES[made.dtype]
+    wide = source.dtype == made.dtype or made.dtype in dtype_of(source.dtype).fits
     return (frozenset([0]),) if source.is_float and made.is_float and wide else ()
 
 
 CAST = Op(
     name="cast",
-    doc="x in another dtype: floats round to nearest even, f32 to i32 truncates toward zero, to bool is x != 0",
+    doc="x in another dtype: floats round to nearest even, f64 to 16 bits by way of f32; to i32 truncates toward zero, to bool is x != 0",
     attributes=("dtype",),
     type_rule=_cast_rule,
     meaning=_cast_meaning,
@@ -168,6 +169,7 @@ CAST = Op(
             "dtype",
             (
                 ("f32", Apply("to_f32", (X,))),
+                ("f64", Apply("to_f64", (X,))),
                 ("bf16", Apply("round_bf16", (Apply("to_f32", (X,)),))),
                 ("f16", Apply("round_f16", (Apply("to_f32", (X,)),))),
                 ("i32", Apply("to_i32", (X,))),

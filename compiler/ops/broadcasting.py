@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from mlc.diagnostics import OpError
 from mlc.ir.builder import Builder
-from mlc.ir.types import FLOAT_DTYPES, ONE, Dim, TensorType, Value
+from mlc.ir.dtypes import dtype_of
+from mlc.ir.types import ONE, Dim, TensorType, Value
 from mlc.ops.rules import best_dim, kept_axes
 
 
@@ -71,9 +72,17 @@ def constant_like(b: Builder, number: float | int | bool, value_type: TensorType
 
 def constant_value(number: float | int | bool, dtype: str) -> float | int | bool:
     """`number` as attribute `value` of a constant of this dtype."""
-    if dtype in FLOAT_DTYPES:
-        return float(number)
-    return bool(number) if dtype == "bool" else int(number)
+    return {"float": float, "int": int, "bool": bool}[dtype_of(dtype).kind](number)
+
+
+def cast_to(b: Builder, value: Value, dtype: str) -> Value:
+    """The value in this dtype."""
+    return value if value.type.dtype == dtype else b.one("cast", value, dtype=dtype)
+
+
+def widened(b: Builder, value: Value) -> Value:
+    """The value in the dtype in which it is summed."""
+    return cast_to(b, value, dtype_of(value.type.dtype).wide)
 
 
 def numbered(b: Builder, dims: Sequence[Dim]) -> Value:

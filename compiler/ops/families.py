@@ -13,7 +13,7 @@ from mlc.ir.op import Apply, Arg, Attributes, Keys, NoGradient, Op, Pointwise, S
 from mlc.ir.types import TensorType, Value
 from mlc.ops.broadcasting import constant_like
 from mlc.ops.letters import SAME, corresponding, same
-from mlc.ops.rules import FLOATS, Types, elementwise
+from mlc.ops.rules import ANY, FLOATS, NUMBERS, Types, elementwise
 
 Array = np.ndarray
 Arrays = tuple[np.ndarray, ...]
@@ -150,7 +150,7 @@ def binary(
 
 def comparison(name: str, doc: str, meaning: Callable[[Array, Array], Any]) -> Op:
     """A test of two tensors of equal type; the result is bool."""
-    allowed = ("f32", "bf16", "f16", "i32") if name.startswith("less") else ("f32", "bf16", "f16", "i32", "bool")
+    allowed = NUMBERS if name.startswith("less") else ANY
 
     def type_rule(types: Types, _attributes: Attributes) -> Types:
         return (TensorType("bool", elementwise(name, types, 2, allowed).dims),)

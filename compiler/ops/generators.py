@@ -18,11 +18,12 @@ import numpy as np
 
 from mlc.diagnostics import InternalError
 from mlc.ir.builder import Builder
+from mlc.ir.dtypes import DTYPES, WIDE_FLOATS
 from mlc.ir.factors import Correspondence, Offset
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Generate, Keys, NoGradient, Op, Sample
 from mlc.ir.program import path_hash
-from mlc.ir.types import DTYPE_BYTES, ONE, TensorType, Value, dim
+from mlc.ir.types import ONE, TensorType, Value, dim
 from mlc.ops.broadcasting import numbered
 from mlc.ops.families import Array, Arrays, given, no_flops
 from mlc.ops.letters import NAMES, WHOLE, Letters, corresponding, lettered, linear_in, same
@@ -35,18 +36,21 @@ MOST_NUMBERED = 1 << 31
 
 MASK_32 = np.uint64(0xFFFFFFFF)
 
+#: By kind of dtype: what a constant of it is in Python.
+_PYTHON = {"float": float, "int": int, "bool": bool}
+
 
 def _constant_rule(types: Types, attributes: Attributes) -> Types:
     check_count("constant", types, 0)
     dtype, value = attributes["dtype"], attributes["value"]
-    kind = {"i32": int, "bool": bool}.get(dtype, float)
-    if dtype not in DTYPE_BYTES or type(value) is not kind:
+    if dtype not in DTYPES or type(value) is not _PYTHON[DTYPES[dtype].kind]:
         raise InternalError(f"constant: {value!r} is not a value of {dtype!r}")
     return (TensorType(dtype),)
 
 
 def _constant_meaning(_operands: Arrays, attributes: Attributes, _keys: Keys) -> Arrays:
-    kind = {"i32": np.int32, "bool": np.bool_}.get(attributes["dtype"], np.float64)
+    """In double precision: whoever stores it rounds it."""
+    kind = {"float": np.float64, "int": np.int32, "bool": np.bool_}[DTYPES[attributes["dtype"]].kind]
     return (np.array(attributes["value"], kind),)
 
 
@@ -155,7 +159,9 @@ def _random_rule(op: str):
             check_dims(op, attributes["dims"], types[0].dims, types)
         if attributes["stream"] not in ("call", "model"):
             raise InternalError(f"{op}: unknown stream {attributes['stream']!r}")
-        return (TensorType("f32", attributes["dims"]),)
+        if attributes["dtype"] not in WIDE_FLOATS:
+            raise InternalError(f"{op}: no random numbers of {attributes['dtype']!r}")
+        return (TensorType(attributes["dtype"], attributes["dims"]),)
 
     return type_rule
 
@@ -210,16 +216,17 @@ def _ten_an_element(instruction: Instruction) -> int:
 
 
 _RANDOM_SAMPLES = (
-    Sample(("i32[2, 3]",), (("dims", (dim(2), dim(3))), ("ordinal", 2), ("stream", "call")), ("index:1000",)),
-    Sample((), (("dims", (dim(7),)), ("ordinal", 0), ("stream", "call"))),
-    Sample((), (("dims", ()), ("ordinal", 3), ("stream", "call"))),
-    Sample((), (("dims", (dim(3, "batch"), dim(5), dim(1))), ("ordinal", 1), ("stream", "model"))),
+    Sample(("i32[2, 3]",), (("dims", (dim(2), dim(3))), ("dtype", "f32"), ("ordinal", 2), ("stream", "call")), ("index:1000",)),
+    Sample((), (("dims", (dim(7),)), ("dtype", "f32"), ("ordinal", 0), ("stream", "call"))),
+    Sample((), (("dims", ()), ("dtype", "f32"), ("ordinal", 3), ("stream", "call"))),
+    Sample((), (("dims", (dim(3, "batch"), dim(5), dim(1))), ("dtype", "f32"), ("ordinal", 1), ("stream", "model"))),
+    Sample((), (("dims", (dim(13),)), ("dtype", "f64"), ("ordinal", 2), ("stream", "call"))),
 )
 
 RANDOM_UNIFORM = Op(
     name="random_uniform",
     doc="random numbers of [0, 1), by seed, step, microbatch, call path and ordinal; those of given numbers, if any are",
-    attributes=("dims", "ordinal", "stream"),
+    attributes=("dims", "dtype", "ordinal", "stream"),
     type_rule=_random_rule("random_uniform"),
     meaning=_uniform_meaning,
     vjp=CONSTANT_INPUT,
@@ -232,7 +239,7 @@ RANDOM_UNIFORM = Op(
 RANDOM_NORMAL = Op(
     name="random_normal",
     doc="random numbers of mean 0 and variance 1, by seed, step, microbatch, call path and ordinal; those of given numbers, if any are",
-    attributes=("dims", "ordinal", "stream"),
+    attributes=("dims", "dtype", "ordinal", "stream"),
     type_rule=_random_rule("random_normal"),
     meaning=_normal_meaning,
     vjp=CONSTANT_INPUT,

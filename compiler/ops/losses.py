@@ -10,11 +10,12 @@ import numpy as np
 
 from mlc.diagnostics import InternalError
 from mlc.ir.builder import Builder
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.factors import Join, values_of
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Composite, Keys, NoGradient, Op, Sample
 from mlc.ir.types import ONE, TensorType, Value
-from mlc.ops.broadcasting import broadcast_to, constant_like, zeros
+from mlc.ops.broadcasting import broadcast_to, cast_to, constant_like, widened, zeros
 from mlc.ops.families import Array, Arrays, given, times
 from mlc.ops.letters import NAMES, Letters, corresponding, lettered
 from mlc.ops.normalizers import log_sum_exp, log_sum_exp_meaning
@@ -37,7 +38,8 @@ def _forward_rule(types: Types, _attributes: Attributes) -> Types:
     check_count("cross_entropy", types, 2)
     logits, targets = types
     _check("cross_entropy", logits, targets)
-    return (TensorType("f32"), TensorType("f32", logits.dims[:-1]))
+    wide = dtype_of(logits.dtype).wide
+    return (TensorType(wide), TensorType(wide, logits.dims[:-1]))
 
 
 def _kept(targets: Array, attributes: Attributes) -> tuple[Array, Array, float]:
@@ -66,20 +68,16 @@ def _forward_vjp(b: Builder, instruction: Instruction, cotangents: tuple[Value |
     return (b.one("cross_entropy_vjp", logits, targets, instruction.results[1], dloss, **given(instruction)), None)
 
 
-def _wide(b: Builder, value: Value) -> Value:
-    return value if value.type.dtype == "f32" else b.one("cast", value, dtype="f32")
-
-
 def _rows(b: Builder, instruction: Instruction) -> tuple[Value | None, Value, Value]:
     """The three of `_kept` as values: kept is None when every row counts."""
     targets = instruction.operands[1]
     ignore = given(instruction)["ignore"]
-    scalar = TensorType("f32")
+    scalar = TensorType(dtype_of(instruction.operands[0].type.dtype).wide)
     if ignore is None:
         return None, targets, constant_like(b, max(targets.type.size, 1), scalar)
     kept = b.one("not_equal", targets, constant_like(b, ignore, targets.type))
     index = b.one("select", kept, targets, zeros(b, targets.type))
-    total = b.one("sum", b.one("cast", kept, dtype="f32"), axes=tuple(range(len(targets.type.dims))), keepdims=False)
+    total = b.one("sum", b.one("cast", kept, dtype=scalar.dtype), axes=tuple(range(len(targets.type.dims))), keepdims=False)
     return kept, index, b.one("maximum", total, constant_like(b, 1.0, scalar))
 
 
@@ -88,9 +86,9 @@ def _forward_expand(b: Builder, instruction: Instruction) -> tuple[Value, ...]:
     last = len(logits.type.dims) - 1
     rows = targets.type.dims
     kept, index, count = _rows(b, instruction)
-    lse = log_sum_exp(b, _wide(b, logits), last)
+    lse = log_sum_exp(b, widened(b, logits), last)
     picked = b.one("take_along", logits, b.one("reshape", index, dims=(*rows, ONE)), axis=last)
-    losses = b.one("sub", lse, b.one("reshape", _wide(b, picked), dims=rows))
+    losses = b.one("sub", lse, b.one("reshape", widened(b, picked), dims=rows))
     z = given(instruction)["z"]
     if z:
         losses = b.one("add", losses, b.one("mul", times(b, lse, z), lse))
@@ -147,8 +145,9 @@ def _vjp_rule(types: Types, _attributes: Attributes) -> Types:
     _check("cross_entropy_vjp", logits, targets)
     check_dims("cross_entropy_vjp", targets.dims, lse.dims, (logits, lse))
     check_dims("cross_entropy_vjp", (), dloss.dims, (logits, dloss))
-    check_dtype("cross_entropy_vjp", lse, ("f32",))
-    check_dtype("cross_entropy_vjp", dloss, ("f32",))
+    wide = (dtype_of(logits.dtype).wide,)
+    check_dtype("cross_entropy_vjp", lse, wide)
+    check_dtype("cross_entropy_vjp", dloss, wide)
     return (logits,)
 
 
@@ -174,16 +173,15 @@ def _vjp_expand(b: Builder, instruction: Instruction) -> tuple[Value, ...]:
     share = broadcast_to(b, b.one("div", dloss, count), lse.type.dims)
     if kept is not None:
         share = b.one("select", kept, share, zeros(b, share.type))
-    weights = b.one("exp", b.one("sub", _wide(b, logits), every(lse)))
+    weights = b.one("exp", b.one("sub", widened(b, logits), every(lse)))
     z = given(instruction)["z"]
     if z:
         growth = b.one("add", times(b, lse, 2.0 * z), constant_like(b, 1.0, lse.type))
         weights = b.one("mul", weights, every(growth))
     place = b.one("broadcast", b.one("iota", dim=dims[-1]), dims=dims, axes=(len(dims) - 1,))
-    hot = b.one("cast", b.one("equal", place, every(index)), dtype="f32")
+    hot = b.one("cast", b.one("equal", place, every(index)), dtype=lse.type.dtype)
     gradient = b.one("mul", b.one("sub", weights, hot), every(share))
-    dtype = logits.type.dtype
-    return (gradient if dtype == "f32" else b.one("cast", gradient, dtype=dtype),)
+    return (cast_to(b, gradient, logits.type.dtype),)
 
 
 CROSS_ENTROPY_VJP = Op(

@@ -10,7 +10,7 @@ from mlc.ir.builder import Builder
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Composite, Keys, Op, Sample
 from mlc.ir.types import TensorType, Value
-from mlc.ops.broadcasting import constant_like, spread, zeros
+from mlc.ops.broadcasting import cast_to, constant_like, spread, widened, zeros
 from mlc.ops.families import Array, Arrays, given, other_dtypes
 from mlc.ops.letters import corresponding, same_but_axis
 from mlc.ops.rules import FLOATS, Types, check_axis, check_count, check_dtype, reduced_dims
@@ -70,14 +70,13 @@ def _softmax_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents) -
 
 
 def _softmax_expand(b: Builder, instruction: Instruction) -> tuple[Value, ...]:
-    """In f32 whatever the dtype, rounded once."""
+    """In the wide dtype, rounded once."""
     (x,) = instruction.operands
-    axis, dtype = given(instruction)["axis"], x.type.dtype
-    wide = x if dtype == "f32" else b.one("cast", x, dtype="f32")
-    e = exponentials(b, wide, axis)
+    axis = given(instruction)["axis"]
+    e = exponentials(b, widened(b, x), axis)
     total = b.one("sum", e, axes=(axis,), keepdims=True)
     y = b.one("div", e, spread(b, total, x.type.dims, (axis,), True))
-    return (y if dtype == "f32" else b.one("cast", y, dtype=dtype),)
+    return (cast_to(b, y, x.type.dtype),)
 
 
 def _at(axis: int, **others: bool):
@@ -129,13 +128,12 @@ def _logsumexp_vjp(b: Builder, instruction: Instruction, cotangents: Cotangents)
 
 
 def _logsumexp_expand(b: Builder, instruction: Instruction) -> tuple[Value, ...]:
-    """In f32 whatever the dtype, rounded once."""
+    """In the wide dtype, rounded once."""
     (x,) = instruction.operands
-    dtype = x.type.dtype
-    y = log_sum_exp(b, x if dtype == "f32" else b.one("cast", x, dtype="f32"), given(instruction)["axis"])
+    y = log_sum_exp(b, widened(b, x), given(instruction)["axis"])
     if instruction.attribute("keepdims"):
         y = b.one("reshape", y, dims=instruction.result.type.dims)
-    return (y if dtype == "f32" else b.one("cast", y, dtype=dtype),)
+    return (cast_to(b, y, x.type.dtype),)
 
 
 LOGSUMEXP = Op(

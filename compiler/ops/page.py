@@ -32,8 +32,8 @@ HEAD = """# Ops
 
 Generated from the op table (`compiler/ops/`); do not edit.
 
-Broadcasts are explicit instructions: operands of elementwise ops have equal sizes. Axes count from 0. Floats are f32, bf16 and
-f16; arithmetic is done in f32 and rounded when stored. *Lowering* names the shape a target lowers; *gradient* says whether
+Broadcasts are explicit instructions: operands of elementwise ops have equal sizes. Axes count from 0. Floats are f32, bf16, f16
+and f64; 16-bit ones are computed with in f32 and rounded when stored. *Lowering* names the shape a target lowers; *gradient* says whether
 a derivative passes, or why none does.
 
 *Factors* shows, of one sample, how dims of operands and results correspond ([ir.md](ir.md)). A letter is one index wherever it stands,

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlc.diagnostics import InternalError, OpError
+from mlc.ir.dtypes import DTYPES, FLOAT_DTYPES
 from mlc.ir.op import Attributes
-from mlc.ir.types import DTYPE_BYTES, FLOAT_DTYPES, ONE, Dim, Factor, TensorType
+from mlc.ir.types import ONE, Dim, Factor, TensorType
 
 #: Dtypes an op may be declared for.
 FLOATS = FLOAT_DTYPES
 NUMBERS = (*FLOAT_DTYPES, "i32")
-ANY = tuple(DTYPE_BYTES)
+ANY = tuple(DTYPES)
 
 Types = tuple[TensorType, ...]
 
@@ -35,13 +36,9 @@ def check_dtype(op: str, t: TensorType, allowed: tuple[str, ...]) -> None:
 
 def wanted(allowed: tuple[str, ...]) -> str:
     """The allowed dtypes in words: "a float tensor", "i32"."""
-    match allowed:
-        case ("f32", "bf16", "f16"):
-            return "a float tensor"
-        case ("f32", "bf16", "f16", "i32"):
-            return "a float or i32 tensor"
-        case _:
-            return " or ".join(allowed)
+    if allowed == FLOATS:
+        return "a float tensor"
+    return "a float or i32 tensor" if allowed == NUMBERS else " or ".join(allowed)
 
 
 def check_axis(op: str, axis: int, t: TensorType) -> None:

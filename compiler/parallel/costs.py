@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import Call, Parameter, Program, Unit, Variant
 from mlc.ir.types import Value
 from mlc.lower.arrangement import Stored
@@ -25,7 +26,7 @@ from mlc.parallel.roofline import routine_seconds
 class ParameterUse:
     """A parameter as one call needs it.
 
-    value_bytes:        the f32 master, and the copy in the dtype of the forward pass where that is narrower
+    value_bytes:        the master, and the copy in the dtype of the forward pass where that is narrower
     state_bytes:        optimizer state and what the update writes beside it; at the call of the first use only, else 0
     accumulator_bytes:  of this use, over all levels of the tree of groups; 0 where no gradient arrives
     """
@@ -249,10 +250,12 @@ class _ParameterSizes:
 
     def _use(self, parameter: Parameter, count: int, number: int) -> ParameterUse:
         size, kind = parameter.type.size, parameter.type
-        value_bytes = 4 * size + (kind.bytes if kind.dtype != "f32" else 0)
+        wide = self.lowered.step.program.wide
+        unit = dtype_of(wide).bytes
+        value_bytes = unit * size + (kind.bytes if kind.dtype != wide else 0)
         owned = self.first[parameter.name] == number and parameter.name in self.trained
         state_bytes = self._state_bytes(parameter) if owned else 0
-        return ParameterUse(parameter.name, value_bytes, state_bytes, 4 * size * self.levels * count)
+        return ParameterUse(parameter.name, value_bytes, state_bytes, unit * size * self.levels * count)
 
     def _state_bytes(self, parameter: Parameter) -> int:
         """Optimizer state on the fullest replica; an update that does not run in place has room for its results."""
@@ -260,6 +263,7 @@ class _ParameterSizes:
             return 0
         rule, routine = self.lowered.step.program.updates[parameter.update], self.lowered.updates[parameter.update]
         sizes = [parameter.type.size if rule.elementwise else kind.size for _, kind in rule.states]
+        unit = dtype_of(self.lowered.step.program.wide).bytes
         if routine.name in self.lowered.flat:
-            return -(-4 * sum(sizes) // self.replicas)
-        return 4 * (parameter.type.size + 2 * sum(sizes)) + routine.work_bytes
+            return -(-unit * sum(sizes) // self.replicas)
+        return unit * (parameter.type.size + 2 * sum(sizes)) + routine.work_bytes

@@ -97,10 +97,10 @@ def _channel_areas(planned: Planned, place: Place, channel: Channel) -> Iterator
 
 def _shard_faults(planned: Planned, place: Place) -> Iterator[Fault]:
     """What a replica has of its own lies in areas of which every replica of the place has one: the largest fits."""
-    sharing = place.sharing(planned.dp)
+    sharing = place.sharing(planned.dp, planned.unit)
     states = {one.parameter: planned.parameters[one.parameter].states for one in place.owned}
     buffers = {number: len(sizes) for number, sizes in states.items()}
-    whole = {number: sum(map(line_bytes, sizes)) for number, sizes in states.items()}
+    whole = {number: sum(line_bytes(size, planned.unit) for size in sizes) for number, sizes in states.items()}
     needs = (
         (place.states, sharing.most(buffers, whole)),
         (place.work, sharing.most({}, {one.parameter: one.work for one in place.owned})),
@@ -121,9 +121,10 @@ def _guest_bytes(planned: Planned, place: Place) -> int:
     most = 0
     for chunk in range(len(place.stages)):
         count = Counter(use.parameter for use in place.uses if use.chunk == chunk)
-        whole = {number: times * line_bytes(planned.parameters[number].elements) for number, times in count.items()}
+        whole = {number: times * line_bytes(planned.parameters[number].elements, planned.unit) for number, times in count.items()}
         owners = {planned.parameters[number].owner for number in count}
-        most = max(most, sum(planned.places[owner].sharing(planned.dp).most(count, whole, width) for owner in owners if owner < planned.pp))
+        sharings = [planned.places[owner].sharing(planned.dp, planned.unit) for owner in owners if owner < planned.pp]
+        most = max(most, sum(sharing.most(count, whole, width) for sharing in sharings))
     return most * most_roots(planned.groups, planned.dp)
 
 

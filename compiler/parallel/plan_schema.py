@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mlc.ir.dtypes import FLOAT_DTYPES
 from mlc.parallel.entries import Entries
 
 #: Of a plan: more than any machine runs, and little enough to look at one by one.
@@ -41,6 +42,7 @@ KINDS: dict[str, Kind] = {
     f"a whole number from 0 to {MOST_LEVELS}": _whole(0, MOST_LEVELS),
     "a number from 0": lambda value: type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e30,
     "a text": lambda value: isinstance(value, str),
+    "the dtype of a parameter": lambda value: value in FLOAT_DTYPES,
     "true or false": lambda value: isinstance(value, bool),
     "a whole number or null": lambda value: value is None or (type(value) is int and abs(value) < MOST),
     "a chain": lambda value: value in ("train", "evaluate", "sample"),
@@ -63,7 +65,7 @@ SCHEMA: dict[str, Any] = {
     "rounds": {"train": LEAST_1, "evaluate?": LEAST_1, "sample?": LEAST_1},
     "stages": [{"stage": LEAST_0, "place": LEAST_0, "calls": [TEXT], "cost": {"*": NUMBER}, "why": TEXT}],
     "parameters": [{
-        "name": TEXT, "dtype": TEXT, "shape": [LEAST_1], "elements": LEAST_1, "fed": TEXT, "owner": LEAST_0,
+        "name": TEXT, "dtype": "the dtype of a parameter", "shape": [LEAST_1], "elements": LEAST_1, "fed": TEXT, "owner": LEAST_0,
         "uses": [{"stage": LEAST_0, "phase": TEXT}], "states": [{"name": TEXT, "shape": [LEAST_1]}],
         "elementwise": FLAG, "updated": FLAG,
     }],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.ir.dtypes import dtype_of
 from mlc.mesh import AXES, TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries, packed
 from mlc.parallel.plan_schema import fault
@@ -127,9 +128,9 @@ class Place:
     guests: Area
     uses: tuple[Use, ...]
 
-    def sharing(self, replicas: int) -> Sharing:
-        """How the replicas share out what the place owns."""
-        return Sharing([Owned(one.parameter, one.elements, one.sharing) for one in self.owned], replicas)
+    def sharing(self, replicas: int, unit: int) -> Sharing:
+        """How the replicas share out what the place owns, of elements of `unit` bytes."""
+        return Sharing([Owned(one.parameter, one.elements, one.sharing) for one in self.owned], replicas, unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class PlannedParameter:
     """`states` are the sizes of its optimizer states in elements; `uses` are (stage, phase)."""
 
     name: str
+    dtype: str
     elements: int
     fed: str
     owner: int
@@ -160,6 +162,11 @@ class Planned:
     channels: Mapping[str, Channel]
     places: tuple[Place, ...]
     rounds: Mapping[str, int]
+
+    @property
+    def unit(self) -> int:
+        """Bytes of an element of a master: the same of all parameters."""
+        return max((dtype_of(dtype_of(p.dtype).wide).bytes for p in self.parameters), default=1)
 
     @property
     def pp(self) -> int:
@@ -301,7 +308,8 @@ def _parameter(p: Mapping[str, Any]) -> PlannedParameter:
         sizes.append(size)
     uses = tuple((_whole(u["stage"]), str(u["phase"])) for u in p["uses"])
     flags = bool(p["elementwise"]), bool(p["updated"])
-    return PlannedParameter(str(p["name"]), _count(p["elements"]), str(p["fed"]), _whole(p["owner"]), uses, tuple(sizes), *flags)
+    texts = str(p["name"]), str(p["dtype"])
+    return PlannedParameter(*texts, _count(p["elements"]), str(p["fed"]), _whole(p["owner"]), uses, tuple(sizes), *flags)
 
 
 def _channel(c: Mapping[str, Any]) -> Channel:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlc.ir.types import DTYPE_BYTES
+from mlc.ir.dtypes import dtype_of
 from mlc.lower.expression import Expression, Index, Read, index_nodes, nodes_of
 from mlc.lower.loops import (
     Buffer,
@@ -72,7 +72,7 @@ def kernel_bytes(kernel: Kernel, buffers: Mapping[str, Buffer]) -> int:
 
 
 def _buffer_bytes(buffer: Buffer, touched: int) -> int:
-    return DTYPE_BYTES[buffer.dtype] * min(touched, buffer.elements)
+    return dtype_of(buffer.dtype).bytes * min(touched, buffer.elements)
 
 
 @dataclass(frozen=True, slots=True)

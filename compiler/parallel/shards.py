@@ -21,7 +21,6 @@ from mlc.mesh import Portions
 
 #: Elements of which every edge of a share is a multiple, or the end.
 BLOCK = 1024
-FLOAT_BYTES = 4
 #: Of buffers, and of pieces in a message.
 LINE_BYTES = 64
 
@@ -54,17 +53,18 @@ class Share:
         return self.end - self.begin
 
 
-def line_bytes(elements: int) -> int:
-    """Bytes of so many floats, up to the next line."""
-    return -(-FLOAT_BYTES * elements // LINE_BYTES) * LINE_BYTES
+def line_bytes(elements: int, unit: int) -> int:
+    """Bytes of so many elements of `unit` bytes, up to the next line."""
+    return -(-unit * elements // LINE_BYTES) * LINE_BYTES
 
 
 class Sharing:
-    """What one place owns, in order of parameter, over `replicas` portions."""
+    """What one place owns, in order of parameter, over `replicas` portions. unit: bytes of an element of the wide dtype"""
 
-    def __init__(self, owned: Sequence[Owned], replicas: int):
+    def __init__(self, owned: Sequence[Owned], replicas: int, unit: int):
         self.owned = tuple(owned)
         self.replicas = replicas
+        self.unit = unit
         self._first: dict[int, int] = {}
         totals = dict.fromkeys(SHARINGS, 0)
         for one in self.owned:
@@ -84,7 +84,7 @@ class Sharing:
     def most(self, sliced: Mapping[int, int], whole: Mapping[int, int], width: int = 1) -> int:
         """At least as many bytes as any run of `width` portions has.
 
-        sliced:  buffers of floats that go with a share of a parameter
+        sliced:  buffers of the wide dtype that go with a share of a parameter
         whole:   bytes that go with a whole parameter
         """
         return sum(self._most_sliced(kind, sliced, width) for kind in ("sliced", "still")) + self._most_whole(whole, width)
@@ -97,7 +97,7 @@ class Sharing:
 
     def _most_sliced(self, sharing: str, buffers: Mapping[int, int], width: int) -> int:
         """The most in any window of as many blocks as a run of portions may have."""
-        sizes = [size for one in self.owned if one.sharing == sharing for size in _runs(one, buffers.get(one.parameter, 0))]
+        sizes = [size for one in self.owned if one.sharing == sharing for size in _runs(one, buffers.get(one.parameter, 0), self.unit)]
         ends = list(accumulate((count for count, _ in sizes), initial=0))
         sums = list(accumulate((count * each for count, each in sizes), initial=0))
         total = self._totals[sharing]
@@ -122,7 +122,7 @@ class Sharing:
         return max((sums[end] - sums[n] for n, end in enumerate(ends)), default=0)
 
 
-def _runs(one: Owned, buffers: int) -> Iterable[tuple[int, int]]:
+def _runs(one: Owned, buffers: int, unit: int) -> Iterable[tuple[int, int]]:
     """(blocks, bytes of each) of a sliced parameter: whole blocks, then what is left."""
     whole, rest = divmod(one.elements, BLOCK)
-    return [(count, buffers * line_bytes(size)) for count, size in ((whole, BLOCK), (1, rest)) if count and size]
+    return [(count, buffers * line_bytes(size, unit)) for count, size in ((whole, BLOCK), (1, rest)) if count and size]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlc.ir.dtypes import dtype_of, is_narrow
 from mlc.ir.interpret import stored
 from mlc.ir.op import Keys
 from mlc.ir.types import TensorType, Value
@@ -158,7 +159,7 @@ def _fold(s: Rewriter, wanted: Call) -> Call | None:
     with np.errstate(all="ignore"):
         (array,) = s.builder.ops[wanted.op].meaning(operands, dict(wanted.attributes), Keys())
         number = stored(array, result).item()
-    narrow = any(t.dtype in ("bf16", "f16") for t in (result, *(v.type for v in wanted.operands)))
+    narrow = any(is_narrow(t.dtype) for t in (result, *(v.type for v in wanted.operands)))
     rounded = narrow and (array.item() != number or any(a.item() != b.item() for a, b in zip(numbers, operands, strict=True)))
     return None if rounded or (isinstance(number, float) and not math.isfinite(number)) else s.filled(number, result)
 
@@ -187,17 +188,13 @@ def _halving(s: Rewriter, wanted: Call) -> Call | None:
     return call("mul", x, s.fill(1.0 / number, y.type))
 
 
-#: Dtypes that hold every value of a dtype.
-HOLDS = {"bool": ("bool", "i32", "f32", "bf16", "f16"), "i32": ("i32",), "bf16": ("bf16", "f32"), "f16": ("f16", "f32"), "f32": ("f32",)}
-
-
 def _cast(s: Rewriter, wanted: Call) -> Call | Value | None:
     """No cast to the same dtype, nor through one that holds every value."""
     (x,) = wanted.operands
     if wanted["dtype"] == x.type.dtype:
         return x
     maker = s.maker(x, "cast")
-    if maker is None or x.type.dtype not in HOLDS[maker.operands[0].type.dtype]:
+    if maker is None or x.type.dtype not in dtype_of(maker.operands[0].type.dtype).fits:
         return None
     return call("cast", maker.operands[0], dtype=wanted["dtype"])
 

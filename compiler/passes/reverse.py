@@ -9,6 +9,7 @@ from typing import Any
 
 from mlc.diagnostics import NO_SPAN, InternalError
 from mlc.ir.builder import Builder
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import NoGradient, Op
 from mlc.ir.types import Value
@@ -56,7 +57,7 @@ def derivative(
     """The derivative with respect to the parameters `wanted`.
 
     arriving:   results that a cotangent arrives for
-    masters:    parameters whose cotangents are f32 whatever their own dtype
+    masters:    parameters whose cotangents have the dtype of their masters
     """
     walk = _Walk(function, active_values(function, wanted, ops), masters, ops)
     seeds = {v.name: walk.seed(v) for v in function.results if v.name in arriving and v.name in walk.active}
@@ -116,12 +117,13 @@ class _Walk:
         self.parts.setdefault(value.name, []).append(part)
 
     def widened(self, part: Value) -> Value:
-        """`part` in f32; what is summed for it is summed in f32. (A contraction sums in f32 in any case.)"""
-        if part.type.dtype == "f32":
+        """`part` in its wide dtype; what is summed for it is summed in that. (A contraction sums in it in any case.)"""
+        wide = dtype_of(part.type.dtype).wide
+        if part.type.dtype == wide:
             return part
         maker = next((i for i in reversed(self.builder.instructions) if part in i.results), None)
         if maker is None or maker.op not in WIDENED:
-            return self.builder.one("cast", part, dtype="f32")
+            return self.builder.one("cast", part, dtype=wide)
         attributes: dict[str, Any] = dict(maker.attributes)
         summed, *index = maker.operands
         return self.builder.one(maker.op, self.widened(summed), *index, **attributes)

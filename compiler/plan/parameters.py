@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import Parameter
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
@@ -42,8 +43,8 @@ def _planned(
 
 def _states(lowered: Lowered, parameter: Parameter, update: int) -> tuple[tuple[str, TensorType], ...]:
     rule = lowered.step.program.updates[update]
-    kinds = [(name, parameter.type if rule.elementwise else kind) for name, kind in rule.states]
-    return tuple((name, kind if kind.dtype == "f32" else TensorType("f32", kind.dims)) for name, kind in kinds)
+    wide = lowered.step.program.wide
+    return tuple((name, TensorType(wide, parameter.type.dims if rule.elementwise else kind.dims)) for name, kind in rule.states)
 
 
 def _first_stages(lowered: Lowered, chains: Sequence[StagedChain]) -> dict[str, int]:
@@ -76,4 +77,4 @@ def place_sharings(lowered: Lowered, layout: Layout, parameters: Sequence[Planne
     """Per place, how its replicas share out the parameters that it owns."""
     sizes = [p.type.size for p in lowered.step.program.parameters]
     owned = [[Owned(n, sizes[n], p.sharing) for n, p in enumerate(parameters) if p.owner == place] for place in range(layout.pp)]
-    return [Sharing(of, layout.dp) for of in owned]
+    return [Sharing(of, layout.dp, dtype_of(lowered.step.program.wide).bytes) for of in owned]

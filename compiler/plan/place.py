@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlc.diagnostics import InternalError
+from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort
@@ -41,7 +42,6 @@ from mlc.plan.uses import Use
 #: Bytes of mlc_record before its scalars, and of a page.
 RECORD_HEAD_BYTES = 64
 PAGE_BYTES = 4096
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ class PlacePlanner:
     """Lays out one place. After `run`, `channels` have the addresses of this place's outboxes.
 
     fixed:    what lies at one address for all microbatches
-    named:    address of each buffer that rows name and that lasts; masters: of each parameter's f32 value
+    unit:     bytes of a number of the wide dtype
+    named:    address of each buffer that rows name and that lasts; masters: of each parameter's master
     regions:  region 0 is the arena
     """
 
@@ -95,6 +96,7 @@ class PlacePlanner:
         self.sketch = sketch
         self.place = place
         self.program = sketch.lowered.step.program
+        self.unit = dtype_of(self.program.wide).bytes
         self.channels = {c.name: c for c in channels}
         self.inbox_bytes = inbox_bytes
         self.bytes = inbox_bytes
@@ -108,9 +110,9 @@ class PlacePlanner:
     def run(self) -> Place:
         """Give everything its address."""
         scalars = scalar_names(self.program)
-        record = self._take("record", RECORD_HEAD_BYTES + FLOAT_BYTES * len(scalars))
-        self.named.update((f"scalar {name}", record + RECORD_HEAD_BYTES + FLOAT_BYTES * n) for n, name in enumerate(scalars))
-        seed, weight = (self._buffer(name, FLOAT_BYTES) for name in ("seed", "weight"))
+        record = self._take("record", RECORD_HEAD_BYTES + self.unit * len(scalars))
+        self.named.update((f"scalar {name}", record + RECORD_HEAD_BYTES + self.unit * n) for n, name in enumerate(scalars))
+        seed, weight = (self._buffer(name, self.unit) for name in ("seed", "weight"))
         held = tuple([self._hold(number) for number in self.sketch.held[self.place]])
         uses = self._accumulators()
         for channel in list(self.channels.values()):
@@ -165,8 +167,8 @@ class PlacePlanner:
         """A parameter in the memory of the place: its master, and its copy where rows read a narrower dtype."""
         parameter, routine = self.program.parameters[number], self.sketch.lowered.inits[number]
         name = parameter.name
-        master = self._take(f"parameter {name}", FLOAT_BYTES * parameter.type.size)
-        copy = None if parameter.type.dtype == "f32" else self._take(f"copy of {name}", parameter.type.bytes)
+        master = self._take(f"parameter {name}", self.unit * parameter.type.size)
+        copy = None if parameter.type.dtype == self.program.wide else self._take(f"copy of {name}", parameter.type.bytes)
         self.named[f"parameter {name}"] = master if copy is None else copy
         self.masters[number] = master
         at = (master, *self._work(f"work of {name} init", routine.work_bytes))
@@ -181,7 +183,7 @@ class PlacePlanner:
         for use in self.sketch.uses:
             if use.call in stage_of:
                 number = numbers[use.parameter]
-                size = FLOAT_BYTES * self.program.parameters[number].type.size
+                size = self.unit * self.program.parameters[number].type.size
                 levels = tuple([self._buffer(use.buffer(level), size) for level in range(self.sketch.levels)])
                 found[stage_of[use.call]].append(PlacedUse(number, use.index, use.phase, levels))
         return found
@@ -214,7 +216,7 @@ class PlacePlanner:
         sharing = self.sketch.sharings[self.place]
         parameters = {one.parameter: self.sketch.parameters[one.parameter] for one in sharing.owned}
         buffers = {number: len(p.states) for number, p in parameters.items()}
-        whole = {number: sum(line_bytes(kind.size) for _, kind in p.states) for number, p in parameters.items()}
+        whole = {number: sum(line_bytes(kind.size, self.unit) for _, kind in p.states) for number, p in parameters.items()}
         return self._shared("optimizer states", sharing.most(buffers, whole))
 
     def _work_of_updates(self) -> Area:
@@ -231,7 +233,7 @@ class PlacePlanner:
         if one.sharing == "sliced" and work:
             raise InternalError(f"plan: the elementwise update of parameter {one.parameter} wants work memory")
         results = [one.elements, *(kind.size for _, kind in parameter.states)] if one.sharing == "whole" else []
-        return sum(map(line_bytes, results)) + aligned(work)
+        return sum(line_bytes(size, self.unit) for size in results) + aligned(work)
 
     def _guests(self, uses: Mapping[int, list[PlacedUse]]) -> Area:
         """Sums of absent replicas, chunk by chunk, where the replicas are no power of two."""
@@ -246,7 +248,7 @@ class PlacePlanner:
         for place in {self.sketch.parameters[use.parameter].owner for use in uses}:
             sharing = self.sketch.sharings[place]
             count = Counter(use.parameter for use in uses)
-            whole = {number: times * line_bytes(self.program.parameters[number].type.size) for number, times in count.items()}
+            whole = {number: times * line_bytes(self.program.parameters[number].type.size, self.unit) for number, times in count.items()}
             total += sharing.most(count, whole, width)
         return total
 

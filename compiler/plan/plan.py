@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlc.diagnostics import InternalError
+from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.lower.scratch import scratch_bytes
@@ -21,7 +22,7 @@ from mlc.plan.chains import plan_chain
 from mlc.plan.channels import segment_channel, tree_channel
 from mlc.plan.layout import Layout
 from mlc.plan.parameters import held_parameters, place_sharings, plan_parameters
-from mlc.plan.place import FLOAT_BYTES, PlacePlanner, Sketch, place_inboxes
+from mlc.plan.place import PlacePlanner, Sketch, place_inboxes
 from mlc.plan.placed import Place, Plan
 from mlc.plan.stages import staged_chains
 from mlc.plan.uses import parameter_uses
@@ -109,10 +110,11 @@ def _exchanged(sketch: Sketch) -> dict[int, int]:
     sizes: dict[int, int] = {}
     most = most_roots(sketch.layout.groups, sketch.layout.dp)
     elements = [p.type.size for p in sketch.lowered.step.program.parameters]
+    unit = dtype_of(sketch.lowered.step.program.wide).bytes
     for number, place in _used(sketch):
-        sizes[place] = sizes.get(place, 0) + most * aligned(FLOAT_BYTES * elements[number])
+        sizes[place] = sizes.get(place, 0) + most * aligned(unit * elements[number])
     for place, number in _moved(sketch):
-        sizes.setdefault(place, aligned(FLOAT_BYTES * elements[number]))
+        sizes.setdefault(place, aligned(unit * elements[number]))
     return sizes
 
 
@@ -125,10 +127,11 @@ def _moved(sketch: Sketch) -> list[tuple[int, int]]:
 def _shared(sketch: Sketch) -> dict[tuple[int, int], int]:
     """(place, owner) -> the most bytes of gradients that a replica sends to the owner."""
     found: dict[tuple[int, int], int] = {}
+    unit = dtype_of(sketch.lowered.step.program.wide).bytes
     for number, place in _used(sketch):
         owner = sketch.parameters[number].owner
         if owner != place:
-            found[place, owner] = found.get((place, owner), 0) + _share_bytes(sketch, number, FLOAT_BYTES)
+            found[place, owner] = found.get((place, owner), 0) + _share_bytes(sketch, number, unit)
     return found
 
 
@@ -145,8 +148,8 @@ def _spread(sketch: Sketch) -> dict[tuple[int, int], int]:
 def _share_bytes(sketch: Sketch, number: int, each: int) -> int:
     """A bound for what a replica has of a parameter, of elements of so many bytes."""
     sharing = sketch.sharings[sketch.parameters[number].owner]
-    floats = sharing.most({number: 1}, {number: FLOAT_BYTES * sketch.lowered.step.program.parameters[number].type.size})
-    return floats * each // FLOAT_BYTES
+    most = sharing.most({number: 1}, {number: sharing.unit * sketch.lowered.step.program.parameters[number].type.size})
+    return most * each // sharing.unit
 
 
 def _value_bytes(sketch: Sketch, number: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from mlc.ir.dtypes import dtype_of
 from mlc.mesh import Cohort, Mesh
 from mlc.parallel.cut_report import explain_stages
 from mlc.parallel.planned import reading
@@ -93,6 +94,11 @@ def _memory(plan: Json, place: Json) -> dict[str, int]:
     return {**known, "others": rest - known["parameters"] - known["gradients"] - known["transient"]}
 
 
+def _unit(parameter: Json) -> int:
+    """Bytes of an element of its master."""
+    return dtype_of(dtype_of(parameter["dtype"]).wide).bytes
+
+
 def _outbox(plan: Json, place: int, channel: Json) -> int:
     """Bytes of a channel's outbox in the private memory of a place; that of the tree lies in its inbox."""
     if channel["from"] != place or channel["chain"] not in ("train", None):
@@ -135,7 +141,7 @@ def _ends(channel: Json) -> str:
 
 def _tensors(plan: Json) -> list[str]:
     """The largest parameters; layers of one kind in one line."""
-    kinds = [(_kind(p["name"]), p["name"], 4 * p["elements"], p["shape"]) for p in plan["parameters"]]
+    kinds = [(_kind(p["name"]), p["name"], _unit(p) * p["elements"], p["shape"]) for p in plan["parameters"]]
     grouped = [list(rows) for _, rows in groupby(sorted(kinds, key=lambda row: row[0]), key=lambda row: (row[0], row[3]))]
     sizes = sorted(((sum(row[2] for row in rows), rows) for rows in grouped), key=lambda row: (-row[0], row[1][0][1]))
     names = [rows[0][1] if len(rows) == 1 else f"{rows[0][0]} ({len(rows)})" for _, rows in sizes]

@@ -16,6 +16,16 @@ from oracles import parameters
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
 
+def in_double(text: str) -> str:
+    """A model's text with the precision f64, whatever it says."""
+
+    def recipe(arguments: re.Match[str]) -> str:
+        kept = [a for a in arguments[1].split(", ") if a and not a.startswith("precision=")]
+        return f"@train({', '.join([*kept, 'precision=f64'])})"
+
+    return re.sub(r"@train\((.*?)\)", recipe, text)
+
+
 @dataclass(frozen=True)
 class Case:
     """`changes`: further -D settings on top of the oracle's DIMS."""
@@ -44,8 +54,12 @@ class Case:
         return getattr(self.oracle, "CURVE", {})
 
     def text(self, precision: str = "f32") -> str:
-        """The example at this precision."""
+        """The example at this precision, where it names one."""
         return re.sub(r"precision=\w+", f"precision={precision}", self.path.read_text(encoding="utf-8"))
+
+    def double_text(self) -> str:
+        """The example at f64."""
+        return in_double(self.path.read_text(encoding="utf-8"))
 
     def curve_text(self) -> str:
         """The example as its curve is compared."""

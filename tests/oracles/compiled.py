@@ -58,14 +58,15 @@ def truth(case: Case, keys: list[Keys]) -> optimizers.Gradients:
     return optimizers.gradients(case.oracle, p, case.batches(len(keys)), case.dims, keys)
 
 
-def errors(case: Case, found: Mapping[str, np.ndarray], want: Mapping[str, Tensor]) -> dict[str, float]:
-    """By parameter: the error in units of what is allowed at f32 (spec/numerics.md)."""
+def errors(case: Case, found: Mapping[str, np.ndarray], want: Mapping[str, Tensor], precision: str = "f32") -> dict[str, float]:
+    """By parameter: the error in units of what is allowed at a precision (spec/numerics.md)."""
+    zero = TOLERANCES[{"f32": "gradient.zero", "f64": "zero.f64"}[precision]]
     total = math.sqrt(sum(float((g**2).sum()) for g in want.values()))
     made = {}
     for name, g in want.items():
         error = np.linalg.norm(found[name].astype(np.float64) - g.numpy())
-        allowed = TOLERANCES["gradient.f32"] * max(float(g.norm()), 1e-6 * total)
-        made[name] = float(error / (TOLERANCES["gradient.zero"] * total if case.zero(name) else allowed))
+        allowed = TOLERANCES[f"gradient.{precision}"] * max(float(g.norm()), 1e-6 * total)
+        made[name] = float(error / (zero * total if case.zero(name) else allowed))
     return made
 
 

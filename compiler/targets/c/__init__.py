@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from mlc.emit.dtypes import STORED
 from mlc.emit.model import emit
 from mlc.lower.arrangement import Arrangement, canonical
 from mlc.lower.library import Scratch
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
 from mlc.lower.serial import serial_kind
-from mlc.targets.c.attention import ATTENTION_FORWARD, ATTENTION_VJP
+from mlc.targets.c.attention import ATTENTION_FORWARD, ATTENTION_VJP, stated
 from mlc.targets.target import Target
 
 #: The kernels of the runtime that ops name, one record each.
 KERNELS = (ATTENTION_FORWARD, ATTENTION_VJP)
+
+
+def _contraction(times: int) -> Scratch:
+    """Scratch of the kernel of contractions whose elements are so many times as large as those of f32."""
+    return Scratch(times * 1572864, stated(times, "MLC_CONTRACT_SCRATCH_BYTES"))
 
 
 def _canonical(_dtype: str, shape: tuple[int, ...]) -> Arrangement:
@@ -23,6 +29,7 @@ C = Target(
     doc="C for a few threads of a CPU",
     rules=Rules(
         target="c",
+        dtypes=frozenset(STORED),
         fusion=Fusion(
             few_rows=16,
             small=32768,
@@ -37,9 +44,9 @@ C = Target(
         ),
         loops=Loops(least_inner=8, column_rows=64, column_block=64),
         lower_kind=serial_kind,
-        contractions=Contractions(("f32", "bf16"), 4, Scratch(1572864, "MLC_CONTRACT_SCRATCH_BYTES")),
+        contractions=Contractions(("f32", "bf16", "f64"), 4, {"f32": _contraction(1), "f64": _contraction(2)}),
         kernels={kernel.name: kernel for kernel in KERNELS},
-        scatters=("f32",),
+        scatters=("f32", "f64"),
         arrange=_canonical,
         alignment=64,
         # A core of a server of this decade with vectors of 512 bits; only the proportion matters to a cut.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mlc.diagnostics import InternalError
+from mlc.emit.dtypes import kernel_name
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 from mlc.lower.expression import Number
@@ -46,9 +48,28 @@ def _constants(instruction: Instruction, operands: tuple[Operand | None, ...]) -
             if name and operand:
                 yield tuple(zip((f"{name}_batch", f"{name}_time", f"{name}_head"), operand.strides, strict=False))
 
-    dtype = instruction.operands[0].type.dtype
-    last = (("scale", Number(instruction.attribute("scale"), "f32")), ("causal", int(instruction.attribute("causal"))), ("dtype", dtype))
+    dtype, scale = instruction.operands[0].type.dtype, Number(instruction.attribute("scale"), _wide(instruction))
+    last = (("scale", scale), ("causal", int(instruction.attribute("causal"))), ("dtype", dtype))
     return (tuple(_sizes(instruction).items()), *strides(), last)
+
+
+def _wide(instruction: Instruction) -> str:
+    """The dtype that is computed in."""
+    return dtype_of(instruction.operands[0].type.dtype).wide
+
+
+def _times(instruction: Instruction) -> int:
+    """How many times as large as those of f32 the elements are."""
+    return dtype_of(_wide(instruction)).bytes // dtype_of("f32").bytes
+
+
+def stated(times: int, need: str) -> str:
+    """What a header says a kernel of f32 needs, for one whose elements are so many times as large."""
+    return need if times == 1 else f"{times} * {need}"
+
+
+def _function(name: str) -> Callable[[Instruction], str]:
+    return lambda instruction: kernel_name(name, _wide(instruction))
 
 
 def _pitch(n: int) -> int:
@@ -57,16 +78,17 @@ def _pitch(n: int) -> int:
 
 def _forward_scratch(instruction: Instruction) -> Scratch:
     sizes = _sizes(instruction)
-    head, value = sizes["head"], sizes["value"]
-    return Scratch(4 * (224 * head + 192 * _pitch(value) + 68 * 144), f"MLC_ATTENTION_FORWARD_SCRATCH_BYTES({head}, {value})")
+    head, value, times = sizes["head"], sizes["value"], _times(instruction)
+    elements = 224 * head + 192 * _pitch(value) + 68 * 144
+    return Scratch(4 * times * elements, stated(times, f"MLC_ATTENTION_FORWARD_SCRATCH_BYTES({head}, {value})"))
 
 
 def _vjp_scratch(instruction: Instruction) -> Scratch:
     sizes = _sizes(instruction)
-    keys, head, value = sizes["keys"], sizes["head"], sizes["value"]
+    keys, head, value, times = sizes["keys"], sizes["head"], sizes["value"], _times(instruction)
     blocks = 64 * (-(-keys // 64)) * (_pitch(head) + _pitch(value))
-    floats = 224 * (head + value) + 128 * (2 * _pitch(head) + _pitch(value)) + 64 * _pitch(head) + 20480 + 68 * 144 + blocks
-    return Scratch(4 * floats, f"MLC_ATTENTION_VJP_SCRATCH_BYTES({keys}, {head}, {value})")
+    elements = 224 * (head + value) + 128 * (2 * _pitch(head) + _pitch(value)) + 64 * _pitch(head) + 20480 + 68 * 144 + blocks
+    return Scratch(4 * times * elements, stated(times, f"MLC_ATTENTION_VJP_SCRATCH_BYTES({keys}, {head}, {value})"))
 
 
 def _no_workspace(_instruction: Instruction) -> int:
@@ -76,9 +98,9 @@ def _no_workspace(_instruction: Instruction) -> int:
 ATTENTION_FORWARD = RuntimeKernel(
     name="attention_forward",
     doc="softmax attention without a time x keys buffer, and the log-sum-exp of its scores",
-    function=lambda _instruction: "mlc_attention_forward",
+    function=_function("mlc_attention_forward"),
     shape="mlc_attention",
-    dtypes=("f32", "bf16"),
+    dtypes=("f32", "bf16", "f64"),
     dense=True,
     operands=_forward_operands,
     constants=_constants,
@@ -89,9 +111,9 @@ ATTENTION_FORWARD = RuntimeKernel(
 ATTENTION_VJP = RuntimeKernel(
     name="attention_vjp",
     doc="the gradients of attention's q, k and v",
-    function=lambda _instruction: "mlc_attention_vjp",
+    function=_function("mlc_attention_vjp"),
     shape="mlc_attention",
-    dtypes=("f32", "bf16"),
+    dtypes=("f32", "bf16", "f64"),
     dense=True,
     operands=_vjp_operands,
     constants=_constants,
