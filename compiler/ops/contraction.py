@@ -105,7 +105,7 @@ def _sample(spec: str, x: str, y: str) -> Sample:
 
 CONTRACT = Op(
     name="contract",
-    doc="the sum of products over the letters that are not in the result (einsum of two operands); summed in f32, of f64 in f64, of f64 in f64",
+    doc="the sum of products over the letters that are not in the result (einsum of two operands); summed in f32, of f64 in f64",
     attributes=("spec",),
     type_rule=_contract_rule,
     meaning=_contract_meaning,
