@@ -18,6 +18,7 @@ from conftest import need_mpi
 
 from mlc.driver import Build, Options
 from mlc.emit.launch import launch_files
+from mlc.mesh import Mesh
 
 SIZES = {"depth": 2, "width": 32, "vocab": 256, "context": 16, "heads": 2, "batch": 2}
 RANKS = 4
@@ -202,11 +203,11 @@ def test_one_rank_under_a_launcher(whole: Build, text: Path, expected: str, run)
 
 
 def test_launch_files() -> None:
-    assert not launch_files("gpt2", 1, 1)
-    (mpirun, script), (slurm, batch) = launch_files("gpt2", 2, 3)
+    assert not launch_files("gpt2", Mesh())
+    (mpirun, script), (slurm, batch) = launch_files("gpt2", Mesh(2, 3))
     assert (mpirun, slurm) == ("gpt2.mpirun.sh", "gpt2.sbatch")
     assert "mpirun -n 6 " in script and "#SBATCH --ntasks=6\n" in batch
-    for name, lines in launch_files("gpt2", 2, 3):
+    for name, lines in launch_files("gpt2", Mesh(2, 3)):
         subprocess.run(["sh", "-n"], input=lines, text=True, check=True)
         assert lines.startswith("#!/bin/") and name in lines
 

@@ -19,7 +19,7 @@ from mlc.resources import read_text
 
 VERSION = 3
 CHAINS = ("train", "evaluate", "sample")
-#: A plan of a thousand ranks has some tens of megabytes.
+#: A plan of a hundred places has some tens of megabytes, whatever the replicas.
 MOST_PLAN_BYTES = 1 << 30
 #: More microbatches of one replica than any step has.
 MOST_ROUNDS = 1 << 20

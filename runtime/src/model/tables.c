@@ -67,8 +67,9 @@ static void open_tree(mlc_rank *rank)
 {
     const mlc_model *model = rank->model;
     mlc_tables *tables = rank->tables;
-    tables->before_last = tables->roots = mlc_tree_before_last(model->groups, model->mesh.size[MLC_DP], rank->replica);
-    tables->merges = mlc_tree_push(&tables->roots, mlc_tree_share(model->groups, model->mesh.size[MLC_DP], rank->replica + 1));
+    int replicas = model->mesh.size[MLC_DP];
+    mlc_tree roots = tables->before_last = mlc_tree_before_last(model->groups, replicas, rank->replica);
+    tables->merges = mlc_tree_push(&roots, mlc_tree_share(model->groups, replicas, rank->replica + 1));
 }
 
 /* Each worker's words lie on cache lines of their own. */

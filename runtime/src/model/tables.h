@@ -20,7 +20,6 @@ struct mlc_tables {
     bool *shared;             /* by parameter: a use lies on another place than the owner */
     mlc_link **links;         /* by channel between two places: this rank's end, NULL when it has none */
     mlc_tree before_last;     /* subtrees that wait when the last group of the replica's share ends */
-    mlc_tree roots;
     int merges;               /* with how many of them the last group joins */
     uint64_t *words;          /* of the workers: bases and operands */
     mlc_statistic *statistics; /* of a list: of this rank, after STATISTICS of all */
