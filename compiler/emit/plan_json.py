@@ -55,7 +55,7 @@ def _list(items: Iterable[Any], indent: str) -> str:
 
 def _nested(items: Sequence[str], indent: str) -> str:
     """A JSON list of items that are text already."""
-    return "[\n" + ",\n".join(f"{indent} {item}" for item in items) + f"\n{indent}]" if items else "[]"
+    return f"[\n{indent} " + f",\n{indent} ".join(items) + f"\n{indent}]" if items else "[]"
 
 
 def _stages(plan: Plan) -> list[dict[str, Any]]:

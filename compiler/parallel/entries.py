@@ -118,12 +118,15 @@ def packed(rows: Iterable[Sequence[Any]]) -> Entries:
     if unknown is not None:
         raise ValueError(f"{unknown!r} is no kind of action")
     codes = np.fromiter(map(CODES.__getitem__, kinds), np.uint8, len(kinds))
-    channels: dict[str, int] = {}
-    named = ((codes >= _ENDS_COMPUTE) & (codes < _ENDS_TRANSFERS)).tolist()
-    targets = [channels.setdefault(str(value), len(channels)) if name else value for name, value in zip(named, of, strict=True)]
-    _check_numbers(targets)
+    for kind, named in set(zip(kinds, map(type, of), strict=True)):
+        if named is not (str if kind in TRANSFERS else int):
+            raise TypeError(f"{kind} of what is no {'channel' if kind in TRANSFERS else 'chunk'}")
+    targets = dict.fromkeys(of)
+    channels = tuple(value for value in targets if isinstance(value, str))
+    numbers = {**{value: value for value in targets}, **{name: number for number, name in enumerate(channels)}}
+    _check_numbers([value for value in targets if not isinstance(value, str)])
     _check_numbers(microbatches)
-    return Entries(codes, np.array(targets, np.int64), np.array(microbatches, np.int64), tuple(channels))
+    return Entries(codes, np.fromiter(map(numbers.__getitem__, of), np.int64, len(of)), np.array(microbatches, np.int64), channels)
 
 
 def _check_numbers(values: Sequence[Any]) -> None:
