@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 
 from mlc.mesh import Cohort
 from mlc.parallel.faults import Fault
@@ -14,12 +14,23 @@ from mlc.parallel.tree import most_roots, tree_levels
 
 def memory_faults(planned: Planned) -> Iterator[Fault]:
     """What is wrong with the addresses of a plan."""
+    channels = _channels_of_places(planned)
     for place in planned.places:
         yield from _region_faults(planned, place)
         yield from _accumulator_faults(planned, place)
-        yield from _inbox_faults(planned, place)
+        yield from _inbox_faults(planned, place, channels[place.number])
         yield from _shard_faults(planned, place)
-        yield from _overlaps(place, list(_areas(planned, place)))
+        yield from _overlaps(place, list(_areas(planned, place, channels[place.number])))
+
+
+def _channels_of_places(planned: Planned) -> defaultdict[int, list[Channel]]:
+    """The channels that have memory on each place: those that begin or end there, and the tree."""
+    found: defaultdict[int, list[Channel]] = defaultdict(list)
+    everywhere = [place.number for place in planned.places]
+    for channel in planned.channels.values():
+        for number in dict.fromkeys(everywhere if channel.kind == "tree" else (channel.source, channel.target)):
+            found[number].append(channel)
+    return found
 
 
 def _region_faults(planned: Planned, place: Place) -> Iterator[Fault]:
@@ -51,10 +62,10 @@ def _accumulator_faults(planned: Planned, place: Place) -> Iterator[Fault]:
             yield Fault("E1206", f"place {place.number}: {name} has {len(use.levels)} accumulators for a tree of {place.levels} levels")
 
 
-def _inbox_faults(planned: Planned, place: Place) -> Iterator[Fault]:
+def _inbox_faults(planned: Planned, place: Place, channels: Sequence[Channel]) -> Iterator[Fault]:
     """What peers write lies in the inbox, which they share; all else lies behind it."""
     end = place.inbox_bytes
-    for channel in planned.channels.values():
+    for channel in channels:
         areas = list(_channel_areas(planned, place, channel))
         shared = areas if channel.kind == "tree" else areas[:2] if channel.target == place.number else []
         for area in areas:
@@ -74,12 +85,12 @@ def _rings(place: Place) -> Iterator[Area]:
             yield Area(region.name, region.base, region.stride * (region.slots - 1) + region.bytes, region.chain)
 
 
-def _areas(planned: Planned, place: Place) -> Iterator[Area]:
+def _areas(planned: Planned, place: Place, channels: Sequence[Channel]) -> Iterator[Area]:
     """Everything of a place."""
     yield from place.fixed
     yield from (place.states, place.work, place.guests)
     yield from _rings(place)
-    for channel in planned.channels.values():
+    for channel in channels:
         yield from _channel_areas(planned, place, channel)
 
 

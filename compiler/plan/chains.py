@@ -26,6 +26,7 @@ class PlannedChain:
     """A chain with what each stage does and needs.
 
     rows, memories:  per stage
+    edges:           per place, those that begin or end there, in the order of cuts
     channels:        those of its edges that join two places, without addresses
     lists:           per place
     values:          per stage, (column, buffer)
@@ -35,7 +36,7 @@ class PlannedChain:
     table: Timetable
     rows: tuple[StageRows, ...]
     memories: tuple[StageMemory, ...]
-    edges: tuple[Edge, ...]
+    edges: tuple[tuple[Edge, ...], ...]
     channels: tuple[Channel, ...]
     lists: tuple[Entries, ...]
     columns: Columns
@@ -64,7 +65,16 @@ def plan_chain(lowered: Lowered, layout: Layout, staged: StagedChain, uses: Sequ
     placement = layout.schedule.placement
     channels = tuple(edge_channel(edge, table) for edge in edges if placement[edge.source] != placement[edge.target])
     lists = chain_lists(table, edges, channels, packed(_end(layout, staged.kind)))
-    return PlannedChain(staged, table, rows, memories, edges, channels, lists, columns, found)
+    return PlannedChain(staged, table, rows, memories, _by_place(edges, layout), channels, lists, columns, found)
+
+
+def _by_place(edges: Sequence[Edge], layout: Layout) -> tuple[tuple[Edge, ...], ...]:
+    placement = layout.schedule.placement
+    found: list[list[Edge]] = [[] for _ in range(layout.pp)]
+    for edge in edges:
+        for place in dict.fromkeys((placement[edge.source], placement[edge.target])):
+            found[place].append(edge)
+    return tuple(map(tuple, found))
 
 
 def _schedule(layout: Layout, kind: str) -> Schedule:

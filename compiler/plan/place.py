@@ -259,7 +259,7 @@ class PlacePlanner:
         kind = chain.staged.kind
         size = max((chain.memories[stage].transient for stage in self.stages), default=0)
         transient = self._take(f"{TRANSIENT}.{kind}", size, kind) if size else 0
-        for edge in chain.edges:
+        for edge in chain.edges[self.place]:
             self._edge(chain, edge)
         for chunk, stage in enumerate(self.stages):
             memory = chain.memories[stage]
@@ -297,7 +297,7 @@ class PlacePlanner:
         stage, kind = self.stages[chunk], chain.staged.kind
         names = {ring: f"{kind}.{chunk}.{ring}" for ring in chain.memories[stage].rings if ring not in BOXES}
         received, sent, gradients_received, gradients_sent = BOXES
-        for edge in chain.edges:
+        for edge in chain.edges[self.place]:
             state = edge.kind == "activation"
             if edge.source == stage:
                 names[sent if state else gradients_sent] = self._side("out", edge)

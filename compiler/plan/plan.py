@@ -78,8 +78,12 @@ def _places(sketch: Sketch) -> tuple[tuple[Place, ...], tuple[Channel, ...]]:
     channels, inboxes = place_inboxes(_channels(sketch), sketch.layout)
     places: list[Place] = []
     outboxes: dict[str, int] = {}
+    own: list[list[Channel]] = [[] for _ in inboxes]
+    for channel in channels:
+        for number in {channel.source, channel.target} - {-1}:
+            own[number].append(channel)
     for number, inbox_bytes in enumerate(inboxes):
-        planner = PlacePlanner(sketch, number, channels, inbox_bytes)
+        planner = PlacePlanner(sketch, number, own[number], inbox_bytes)
         places.append(planner.run())
         outboxes.update((c.name, c.outbox) for c in planner.channels.values() if c.source == number)
     return tuple(places), tuple(replace(c, outbox=outboxes.get(c.name, c.outbox)) for c in channels)
