@@ -25,7 +25,7 @@ _STARTS = 3
 #: The fewest list schedules of a placement.
 _FEWEST = 6
 #: The fewest moves that local search is worth.
-_MOVES = 16
+_MOVES = 8
 #: Some seconds' worth of search.
 EFFORT = 300_000
 

@@ -6,7 +6,8 @@ What the values mean, and whether they fit together, is the reader's and the ver
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mlc.ir.dtypes import FLOAT_DTYPES
@@ -86,30 +87,88 @@ SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-def fault(value: Any, schema: Any = SCHEMA, path: str = "") -> str | None:
-    """The first value that is not of its kind, in a sentence that begins with its path; None where there is none."""
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A value with nothing below it."""
+
+    name: str
+    holds: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    item: _Shape
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """fields: key, kind, and whether it may be missing; others: the kind of every value, of an object with any keys"""
+
+    fields: tuple[tuple[str, _Shape, bool], ...]
+    others: _Shape | None
+
+
+_Shape = _Leaf | _List | _Object
+
+
+def _shape(schema: Any) -> _Shape:
+    """A schema, ready to be compared with many values."""
     match schema:
         case str():
-            return None if KINDS[schema](value) else f"{path} is {_shown(value)}, and must be {schema}"
-        case [kind]:
-            if isinstance(value, Entries):  # packed from rows, each of its kind
-                return None
-            if not isinstance(value, list):
-                return f"{path} is {_shown(value)}, and must be a list"
-            return next((found for n, item in enumerate(value) if (found := fault(item, kind, f"{path}[{n}]"))), None)
+            return _Leaf(schema, KINDS[schema])
+        case [item]:
+            return _List(_shape(item))
+        case {"*": others}:
+            return _Object((), _shape(others))
         case _:
-            return _object_fault(value, schema, path)
+            return _Object(tuple((key.removesuffix("?"), _shape(kind), key.endswith("?")) for key, kind in schema.items()), None)
 
 
-def _object_fault(value: Any, schema: Mapping[str, Any], path: str) -> str | None:
+_PLAN = _shape(SCHEMA)
+
+
+def fault(plan: Any) -> str | None:
+    """The first value that is not of its kind, in a sentence that begins with its path; None where there is none."""
+    found = _fault(plan, _PLAN)
+    return None if found is None else f"{found[0].removeprefix('.') or 'the file'} {found[1]}"
+
+
+def _fault(value: Any, shape: _Shape) -> tuple[str, str] | None:
+    """The path from here to what is wrong, and what is."""
+    match shape:
+        case _Leaf(name, holds):
+            return None if holds(value) else ("", f"is {_shown(value)}, and must be {name}")
+        case _List(item):
+            return _list_fault(value, item)
+        case _Object(fields, others):
+            return _object_fault(value, fields, others)
+
+
+def _list_fault(value: Any, item: _Shape) -> tuple[str, str] | None:
+    if isinstance(value, Entries):  # packed from rows, each of its kind
+        return None
+    if not isinstance(value, list):
+        return "", f"is {_shown(value)}, and must be a list"
+    if isinstance(item, _Leaf) and all(map(item.holds, value)):
+        return None
+    for n, one in enumerate(value):
+        found = _fault(one, item)
+        if found is not None:
+            return f"[{n}]{found[0]}", found[1]
+    return None
+
+
+def _object_fault(value: Any, fields: Sequence[tuple[str, _Shape, bool]], others: _Shape | None) -> tuple[str, str] | None:
     if not isinstance(value, dict):
-        return f"{path or 'the file'} is {_shown(value)}, and must be an object"
-    kinds = dict.fromkeys(value, schema["*"]) if "*" in schema else {key.removesuffix("?"): kind for key, kind in schema.items()}
-    for key, kind in kinds.items():
-        if key in value and (found := fault(value[key], kind, f"{path}.{key}" if path else key)):
-            return found
-        if key not in value and f"{key}?" not in schema:
-            return f"{path or 'the file'} has no `{key}`"
+        return "", f"is {_shown(value)}, and must be an object"
+    for key, shape, optional in fields if others is None else [(key, others, False) for key in value]:
+        if key not in value:
+            if optional:
+                continue
+            return "", f"has no `{key}`"
+        found = _fault(value[key], shape)
+        if found is not None:
+            return f".{key}{found[0]}", found[1]
     return None
 
 
