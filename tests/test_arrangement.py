@@ -107,7 +107,7 @@ def pitch(_dtype: str, shape: tuple[int, ...]) -> Arrangement:
 def own_targets() -> Iterator[None]:
     """Targets that are not of the tree, known for as long as these tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, arrange in {"pitch": pitch, "loose": loosely}.items():
+        for name, arrange in {"pitch": pitch, "loose": loosely, "reversed": reversed_dims}.items():
             patch.setitem(TARGETS, name, replace(C, rules=replace(C.rules, target=name, arrange=arrange)))
         yield
 
@@ -135,7 +135,9 @@ def test_other_arrangements_train_to_the_same(tmp_path: Path) -> None:
     assert trained(tmp_path / "pitch", "pitch", four, text) == plain
     loose = trained(tmp_path / "loose", "loose", Options(), text)
     assert trained(tmp_path / "loose4", "loose", four, text) == loose
-    np.testing.assert_allclose(loose[2], plain[2], rtol=1e-5)
+    backwards = trained(tmp_path / "reversed", "reversed", Options(), text)
+    for other in (loose, backwards):
+        np.testing.assert_allclose(other[2], plain[2], rtol=1e-5)
 
 
 def program_lowered(model: str, target: str):

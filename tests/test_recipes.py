@@ -169,6 +169,7 @@ NEGATED = RuntimeKernel(
     dtypes=("f32",),
     dense=False,
     operands=_operands,
+    plain=lambda instruction: (*instruction.operands, *instruction.results),
     constants=_constants,
     scratch=lambda _instruction: NO_SCRATCH,
     workspace=lambda _instruction: 0,

@@ -14,7 +14,7 @@ from mlc.driver import Options, check_options
 from mlc.emit.routines import routine_function
 from mlc.ir.function import Function, Instruction
 from mlc.ir.interpret import interpret
-from mlc.ir.op import Attributes, Keys, LibraryKernel, NoGradient, Op
+from mlc.ir.op import Attributes, Keys, LibraryKernel, NoGradient
 from mlc.ir.text import parse_function
 from mlc.ir.types import TensorType, Value
 from mlc.lower import index as ix
@@ -67,7 +67,8 @@ def _no_scratch(_instruction: Instruction) -> Scratch:
     return NO_SCRATCH
 
 
-SCALED = Op(
+SCALED = replace(
+    OPS["exp"],
     name="scaled",
     doc="x times a number",
     attributes=("by",),
@@ -75,7 +76,6 @@ SCALED = Op(
     meaning=_scaled,
     vjp=NoGradient("nobody asks"),
     lowering=LibraryKernel("own_scale"),
-    flops=lambda instruction: instruction.results[0].type.size,
     samples=(),
 )
 
@@ -87,6 +87,7 @@ OWN_SCALE = RuntimeKernel(
     dtypes=("f32",),
     dense=False,
     operands=_first,
+    plain=lambda instruction: (*instruction.operands, *instruction.results),
     constants=_fields,
     scratch=_no_scratch,
     workspace=_workspace,

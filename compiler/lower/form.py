@@ -107,7 +107,7 @@ class Former:
     def run(self) -> list[Draft]:
         """The drafts, each after those that make what it reads."""
         for parameter in self.graph.function.parameters:
-            self._copies(parameter)
+            self._copies(parameter, True)
         for instruction in self.graph.function.instructions:
             self._instruction(instruction)
         return self.drafts
@@ -125,11 +125,12 @@ class Former:
             if not is_kept(lowering):
                 for placement, mode in self.storage.stores.get(result.name, ()):
                     self._join(self._store(result, placement, mode, False))
-            written = self._copies(result)
+            written = self._copies(result, False)
             if result.name in self.storage.memory and result.name not in self.made_by:
                 made = [n for o in instruction.operands for n in self._makers(o)]
                 if made or written:
                     self.made_by[result.name] = max([*made, *written])
+            self._copies(result, True)
 
     def _makers(self, value: Value) -> list[int]:
         """The drafts that write a value, through the views and concatenations that have no place of their own."""
@@ -153,9 +154,10 @@ class Former:
         lowering = self.graph.lowering(instruction)
         return is_view(lowering) or is_concat(lowering)
 
-    def _copies(self, after: Value) -> list[int]:
-        """Copies into the pieces of `after`; returns the drafts that do it."""
-        return [self._join(self._store(v, placement, mode, True)) for v, placement, mode in self.storage.copies.get(after.name, ())]
+    def _copies(self, after: Value, own: bool) -> list[int]:
+        """Copies of a value itself, or of others into its pieces; returns the drafts that do it."""
+        copies = [copy for copy in self.storage.copies.get(after.name, ()) if (copy[0].name == after.name) is own]
+        return [self._join(self._store(v, placement, mode, True)) for v, placement, mode in copies]
 
     def _start(self, draft: Draft) -> None:
         self.drafts.append(draft)

@@ -54,6 +54,7 @@ class RuntimeKernel:
     dtypes:     of the floats that it reads and writes; others are cast to f32 and back
     dense:      whether it does much with each number it reads: costs are reckoned at the rate of contractions
     operands:   what is read, in the order of the call, None for a null pointer; the results follow
+    plain:      the operands and results whose strides its struct does not state: they lie row-major without gaps
     constants:  the fields of its struct, from the instruction and the places of operands and results
     scratch:    of each thread
     workspace:  bytes that all threads share while it runs: planned with the values of the routine, passed last; 0: none
@@ -66,6 +67,7 @@ class RuntimeKernel:
     dtypes: tuple[str, ...]
     dense: bool
     operands: Callable[[Instruction], tuple[Value | None, ...]]
+    plain: Callable[[Instruction], tuple[Value, ...]]
     constants: Callable[[Instruction, tuple[Operand | None, ...]], tuple[Constants, ...]]
     scratch: Callable[[Instruction], Scratch]
     workspace: Callable[[Instruction], int]

@@ -184,7 +184,7 @@ class Chooser:
         library = isinstance(lowering, LibraryKernel)
         if library and self.storage.buffers[placement.buffer].dtype != value.type.dtype:
             return False
-        if library and (placement.panels or not _ends_in_ones(value, placement)):
+        if library and not _is_walked(value, placement, value.name in self._plain(instruction)):
             return False
         self.keep(value, placement)
         return True
@@ -216,22 +216,36 @@ class Chooser:
             if isinstance(lowering, LibraryKernel | Scan | Scatter):
                 for result in instruction.results:
                     if result.name not in self.storage.stores:
-                        self.keep(result, strided=isinstance(lowering, LibraryKernel))
+                        plain = self.bare(result) if result.name in self._plain(instruction) else None
+                        self.keep(result, plain, strided=isinstance(lowering, LibraryKernel))
             if is_opaque(lowering):
                 for operand in instruction.operands:
-                    self._keep_view(operand, isinstance(lowering, LibraryKernel))
+                    self._keep_view(operand, isinstance(lowering, LibraryKernel), operand.name in self._plain(instruction))
             if isinstance(lowering, Contraction):
                 self._regroup(instruction)
 
-    def _keep_view(self, operand: Value, last_contiguous: bool) -> None:
+    def _plain(self, instruction: Instruction) -> set[str]:
+        """Names of the values of a library kernel that lie row-major without gaps."""
+        lowering = self.graph.lowering(instruction)
+        kernel = self.graph.rules.kernels.get(lowering.name) if isinstance(lowering, LibraryKernel) else None
+        return set() if kernel is None else {value.name for value in kernel.plain(instruction)}
+
+    def bare(self, value: Value) -> Placement:
+        """A new canonical buffer for a value."""
+        buffer = work_name(self.storage.buffers, value.name)
+        self.storage.buffers[buffer] = Buffer(buffer, value.type.dtype, value.type.size, "work")
+        return placed(buffer, canonical(value.type.shape))
+
+    def _keep_view(self, operand: Value, library: bool, plain: bool) -> None:
         self.keep(base_of(self.graph, operand))
         view = view_of(self.graph, self.storage.memory, operand)
-        if view is not None and (not last_contiguous or _ends_in_ones(operand, view)):
+        if view is not None and (not library or _is_walked(operand, view, plain)):
             return
         if operand.name not in self.storage.memory:
-            self.keep(operand, strided=True)
+            self.keep(operand, self.bare(operand) if plain else None, strided=True)
         elif operand.name not in self.storage.strided:
-            place = add_work(self.graph, self.storage, f"{operand.name}.strided", operand, operand.type.dtype, True)
+            place = placed(f"{operand.name}.strided", canonical(operand.type.shape))
+            self.storage.buffers[place.buffer] = Buffer(place.buffer, operand.type.dtype, operand.type.size, "work")
             self.storage.strided[operand.name] = place
             self.storage.copies.setdefault(operand.name, []).append((operand, place, "write"))
 
@@ -272,8 +286,13 @@ class Chooser:
                     reach[operand.name] = reach.get(operand.name, frozenset()) | into
 
 
-def _ends_in_ones(value: Value, place: Placement) -> bool:
-    """Whether the last dim lies in steps of one element."""
+def _is_walked(value: Value, place: Placement, plain: bool) -> bool:
+    """Whether a library kernel walks a place: the last dim in steps of one element. plain: row-major without gaps."""
+    if place.panels:
+        return False
+    if plain:
+        steps = zip(value.type.shape, place.strides, ix.row_major(value.type.shape), strict=True)
+        return all(n == 1 or stride == whole for n, stride, whole in steps)
     return not value.type.dims or value.type.shape[-1] <= 1 or place.strides[-1] == 1
 
 

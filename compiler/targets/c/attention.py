@@ -72,6 +72,11 @@ def _function(name: str) -> Callable[[Instruction], str]:
     return lambda instruction: kernel_name(name, _wide(instruction))
 
 
+def _plain(mask: Value | None, lse: Value) -> tuple[Value, ...]:
+    """What mlc_attention states no strides of."""
+    return (lse,) if mask is None else (mask, lse)
+
+
 def _pitch(n: int) -> int:
     return 16 * (-(-n // 16) | 1)
 
@@ -103,6 +108,7 @@ ATTENTION_FORWARD = RuntimeKernel(
     dtypes=("f32", "bf16", "f64"),
     dense=True,
     operands=_forward_operands,
+    plain=lambda instruction: _plain(_forward_operands(instruction)[3], instruction.results[1]),
     constants=_constants,
     scratch=_forward_scratch,
     workspace=_no_workspace,
@@ -116,6 +122,7 @@ ATTENTION_VJP = RuntimeKernel(
     dtypes=("f32", "bf16", "f64"),
     dense=True,
     operands=_vjp_operands,
+    plain=lambda instruction: _plain(_vjp_operands(instruction)[3], instruction.operands[-2]),
     constants=_constants,
     scratch=_vjp_scratch,
     workspace=_no_workspace,
