@@ -254,7 +254,7 @@ def test_work_memory_is_aligned_as_the_target_wants() -> None:
 
 def test_scratch_of_contractions_is_what_the_target_says() -> None:
     made = function('%y = contract %x, %w {spec="ij,jk->ik"} : f32[6, 3]', of="%x: f32[6, 40], %w: f32[40, 3]")
-    rules = replace(RULES, contractions=replace(RULES.contractions, scratch=Scratch(4096, "")))
+    rules = replace(RULES, contractions=replace(RULES.contractions, scratch={"f32": Scratch(4096, "")}))
     routine = lower_function(made, OPS, rules)
     assert isinstance(routine.kernels[0], Contract) and scratch_bytes(routine) == 4096
     assert scratch_bytes(lower_function(made, OPS, RULES)) == 1572864
