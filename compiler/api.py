@@ -23,7 +23,7 @@ def compile(
 
     out:      output folder; build/<stem of the file, or name of the function> when None
     define:   constants of the file, as -D on the command line
-    options:  fields of mlc.Options: target, march, pp, dp, schedule, chunks, microbatches, groups, split, memory, plan, emit
+    options:  fields of mlc.Options: target, march, pp, dp, schedule, chunks, microbatches, groups, split, memory, recompute, plan, emit
     """
     folder = None if out is None else Path(out)
     chosen = Options(**options)

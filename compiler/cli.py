@@ -27,6 +27,7 @@ from mlc.build import check_sources, find_toolchain, target_flags, write_file
 from mlc.cache import describe_cache, find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
 from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source, with_factors
+from mlc.ir.program import CHOICES
 from mlc.ir.text import print_function, print_program
 from mlc.parallel.actions import Schedule
 from mlc.parallel.csv import read_csv, write_csv
@@ -39,6 +40,7 @@ from mlc.parallel.simulate import Simulation
 from mlc.parallel.split import SPLIT
 from mlc.parallel.verify import explain_proof, verify
 from mlc.passes import PASSES
+from mlc.plan.choose import AUTO
 from mlc.plan.report import explain_plan
 from mlc.render import Sources, as_json, explain, human
 from mlc.resources import VERSION
@@ -178,6 +180,13 @@ def compile_options(function: F) -> F:
         click.option("--groups", type=count, help="Groups in which microbatches are summed.  [default: the recipe's]"),
         click.option("--split", metavar="SPEC", help='Calls of each stage: "begin block*5 | block*7 end".  [default: balanced]'),
         click.option("--memory", type=count, metavar="BYTES", help="What a rank has for its arena.  [default: no limit]"),
+        click.option(
+            "--recompute",
+            type=click.Choice((*CHOICES, AUTO)),
+            default=AUTO,
+            show_default=True,
+            help="What backward passes make again instead of keeping it; auto: what --memory demands.",
+        ),
         click.option("--plan", type=click.Path(path_type=Path, dir_okay=False), help="Take mesh, cut and lists from this plan.json."),
     )
     for option in reversed(options):
@@ -349,7 +358,7 @@ def ir_verb(file: Path, defines: dict[str, str], unit: str | None, stage: str | 
         return
     functions = [(u.name, u.function) for u in step.program.units]
     if stage is not None:
-        functions = [(names[v.unit], getattr(v, stage)) for v in step.variants if v is not None]
+        functions = [(names[v.unit], getattr(v, stage)) for of in step.variants for v in of]
     click.echo("\n".join(print_function(function) for name, function in functions if unit in (None, name)))
 
 

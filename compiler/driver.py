@@ -20,7 +20,7 @@ from mlc.elaborate.modules import file_library, library_path
 from mlc.emit import describe
 from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree, add_project
 from mlc.ir.function import Function
-from mlc.ir.program import Program, Step
+from mlc.ir.program import CHOICES, Program, Step
 from mlc.ir.text import print_program
 from mlc.ir.verify import verify
 from mlc.lower import lower
@@ -34,7 +34,7 @@ from mlc.parallel.verify import Proof, prove
 from mlc.passes import PASSES, differentiate
 from mlc.passes.factor import check_factors, factored_step
 from mlc.plan import Plan, plan
-from mlc.plan.choose import LayoutOptions, choose_layout
+from mlc.plan.choose import AUTO, LayoutOptions, choose_layout
 from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
 from mlc.syntax.parser import parse
 from mlc.syntax.tree import Module
@@ -201,9 +201,8 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         write_files(folder, ((f"{name}.ir", print_program(with_factors(step, observe))),))
         return build
     lowered = timed(observe, "lower", lower, passed(step, observe), OPS, target.rules)
-    layout = timed(observe, "choose", choose_layout, lowered, options, None if options.plan is None else load_plan(options.plan))
-    planned = timed(observe, "plan", plan, lowered, layout)
-    check_limit(planned, options.memory)
+    planned = laid_out(lowered, options, observe)
+    check_limit(planned, options)
     if options.emit != "plan":
         check_memory(planned)
     described = timed(observe, "describe", describe, planned)
@@ -223,6 +222,24 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         timed(observe, "runtime", install_runtime, toolchain, flags, runtime, folder)
         timed(observe, "build", make, toolchain, folder / "src")
     return build
+
+
+def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Plan:
+    """Lowered -> Plan. Where recomputation is chosen for memory, calls are given less until the whole plan fits, or nothing helps."""
+    content = None if options.plan is None else load_plan(options.plan)
+    layout = timed(observe, "choose", choose_layout, lowered, options, content)
+    planned = timed(observe, "plan", plan, lowered, layout)
+    if options.memory is None or options.recompute != AUTO:
+        return planned
+    target = options.memory
+    less = planned.arena_bytes - options.memory
+    while planned.arena_bytes > options.memory and target > 0:
+        target, less = target - less, 2 * less
+        again = timed(observe, "choose", choose_layout, lowered, options, content, target)
+        if again.choices != planned.layout.choices:
+            planned = timed(observe, "plan", plan, lowered, again)
+            less = planned.arena_bytes - options.memory
+    return planned
 
 
 @contextmanager
@@ -275,6 +292,8 @@ def check_options(options: Options) -> None:
         if count is not None and count < 1:
             raise error("E0809", f"--{flag} {count}: at least 1")
     check_extent(options.pp, options.dp, options.chunks or 1, options.microbatches or 1)
+    if options.recompute not in (*CHOICES, AUTO):
+        raise error("E0808", f"--recompute {options.recompute}: one of {', '.join((*CHOICES, AUTO))}")
     if options.emit not in EMITS:
         raise error("E0808", f"--emit {options.emit}: one of {', '.join(EMITS)}")
     layout = [field.name for field in fields(LayoutOptions)]
@@ -313,13 +332,15 @@ def prove_plan(planned: Planned, lowered: Lowered) -> Proof:
         raise InternalError(f"plan: what was planned does not hold:\n{problem}") from problem
 
 
-def check_limit(planned: Plan, limit_bytes: int | None) -> None:
+def check_limit(planned: Plan, options: Options) -> None:
     """raises: E1002 when a rank wants more than --memory: cuts are chosen by what calls hold, the plan has messages and sums beside it"""
+    limit_bytes = options.memory
     fullest = max(planned.places, key=lambda place: place.arena_bytes)
     if limit_bytes is not None and fullest.arena_bytes > limit_bytes:
         wants, has = size_texts(fullest.arena_bytes, limit_bytes)
         message = f"rank {fullest.place} wants {wants} with its messages and sums of groups, and a rank has {has}"
-        raise error("E1002", message, "more ranks, a smaller batch, or a schedule with fewer microbatches in flight")
+        more = "" if options.recompute in (CHOICES[-1], AUTO) else ", or --recompute auto"
+        raise error("E1002", message, f"more ranks, a smaller batch, or a schedule with fewer microbatches in flight{more}")
 
 
 def check_memory(planned: Plan) -> None:

@@ -91,12 +91,13 @@ class Layout:
     chunks: int | None = None
     groups: int | None = None
     split: str | None = None
+    recompute: str | None = None
 
     def __str__(self) -> str:
         return "-".join(f"{name}{value}" for name, value in vars(self).items() if value not in (None, 1)) or "one"
 
     def options(self, microbatches: int) -> Options:
-        return Options(**vars(self), microbatches=microbatches, emit="c")
+        return Options(**{name: value for name, value in vars(self).items() if value is not None}, microbatches=microbatches, emit="c")
 
 
 @dataclass(frozen=True)

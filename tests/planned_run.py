@@ -58,6 +58,7 @@ class Flow:
 class Run:
     """One replica of a plan.
 
+    saved:   the value of each name of a call, (path, microbatch, name), as its forward row made or read it
     results: what each microbatch left: ("gradient", parameter, use, microbatch), ("value", chain, column, microbatch), ("logits",)
     """
 
@@ -68,6 +69,8 @@ class Run:
         self.flows = {c.name: Flow(c) for c in plan.channels}
         self.first = replica * plan.microbatches // plan.layout.dp
         self.results: dict[tuple[object, ...], int] = {}
+        self.saved: dict[tuple[str, int, str], int] = {}
+        self.begun = 0
         for place in plan.places:
             self._start(place)
 
@@ -97,12 +100,22 @@ class Run:
                 while at[place.place] < len(entries) and self._act(place, chain, entries[at[place.place]]):
                     at[place.place] += 1
                     moved = True
+        if chain == "train" and self.plan.rounds["train"] == 1:
+            self._read_gradients()
         for place in self.plan.places:
             left = place.lists[chain][at[place.place] :]
             assert not left, f"place {place.place} waits at {left[0]}"
         for flow in self.flows.values():
             if flow.channel.chain == chain:
                 assert flow.posted == flow.moved == flow.released == self.plan.rounds[chain], flow
+
+    def _read_gradients(self) -> None:
+        """What ends a step finds every gradient where it was put."""
+        for place in self.plan.places:
+            for use in (use for chunk in place.chunks["train"] for use in chunk.uses):
+                size = 4 * self.plan.program.parameters[use.parameter].type.size
+                found = self.memories[place.place].read(use.levels[0], size, "the end of the step")
+                assert found == self.results["gradient", use.parameter, use.index, self.first]
 
     def _act(self, place: Place, chain: str, entry: Entry) -> bool:
         """One entry of a list; False when it must wait."""
@@ -177,11 +190,23 @@ class Run:
         uses = {use.levels[0]: use for use in chunk.uses}
         for address, size in zip(at[len(routine.binds) :], sizes[len(routine.binds) :], strict=True):
             memory.write(address, size, 0)  # work memory
+        again, forward = (routine.function.name.endswith(end) for end in (".again", ".forward"))
+        if again:
+            for name, symbol in zip(routine.binds, reads, strict=False):
+                assert self.saved[row.path, microbatch, name] == symbol, f"{what} reads another {name}"
+        if forward:
+            self.saved.update({(row.path, microbatch, name): symbol for name, symbol in zip(routine.binds, reads, strict=False)})
         for n, name in enumerate(routine.binds[parameters:], parameters):
-            made = reads[0] if routine.function.name == "copy" else hash((routine.name, row.path, microbatch, n, *reads))
+            made = reads[0] if routine.function.name in ("copy", "round") else hash((routine.name, row.path, microbatch, n, *reads))
+            if again:
+                made = self.saved[row.path, microbatch, name]
+            if forward:
+                self.saved[row.path, microbatch, name] = made
             if name in routine.folds and at[n] in uses:
                 use = uses[at[n]]
                 self.results["gradient", use.parameter, use.index, microbatch] = made
+                if self.plan.rounds["train"] == 1:  # the only microbatch: its gradients may lie where other values lay
+                    memory.write(at[n], sizes[n], made)
             else:
                 memory.write(at[n], sizes[n], made)
 

@@ -128,8 +128,9 @@ def test_programs_round_trip():
 
 def test_steps_round_trip():
     block = parse_function(BLOCK)
-    variant = Variant(0, block, block, block, ("y",), (), ("y",), ("dy", None), (("x", "dx"),), (("ln_1.weight", "dw", "input_gradient"),))
-    step = Step(program(), (variant, None), (None, block), (block, block), (block,))
+    d_params = (("ln_1.weight", "dw", "input_gradient"),)
+    one = Variant(0, block, block, block, ("y",), (), ("y",), ("dy", None), (("x", "dx"),), d_params, "none", None)
+    step = Step(program(), ((one, replace(one, choice="full", again=block)), ()), (None, block), (block, block), (block,))
     assert parse_program(print_program(step)) == step
 
 

@@ -246,9 +246,10 @@ def test_bytes_are_those_of_the_plain_sum(data: st.DataObject, costs: tuple[Call
 
 
 def test_windows_are_those_of_the_lists() -> None:
-    assert schedule_windows(schedule("1f1b", 4, 8)) == tuple(Window(4 - s, 4 - s, 0) for s in range(4))
+    assert schedule_windows(schedule("1f1b", 4, 8)) == tuple(Window(4 - s, 4 - s, 0, s == 3) for s in range(4))
+    assert schedule_windows(schedule("1f1b", 2, 1)) == (Window(1, 1, 0, True, True),) * 2
     assert schedule_windows(schedule("gpipe", 2, 5)) == (Window(5, 5, 0),) * 2
-    for saved, saved_w, pending in schedule_windows(schedule("zb-h1", 4, 8)):
+    for saved, saved_w, pending, *_ in schedule_windows(schedule("zb-h1", 4, 8)):
         assert 1 <= pending <= saved_w <= 4 and saved <= saved_w
 
 

@@ -23,6 +23,7 @@ from mlc.ops import OPS
 from mlc.passes import PASSES
 from mlc.passes.differentiate import differentiate, differentiate_unit
 from mlc.passes.expand import expand
+from mlc.passes.recompute import choices_of, recompute
 from mlc.passes.reverse import derivative
 from mlc.passes.simplify import simplify
 from mlc.syntax.parser import parse
@@ -63,7 +64,7 @@ def arguments_of(function: Function) -> list[np.ndarray]:
     return [rng.integers(0, 3, p.type.shape) if p.type.dtype == "i32" else rng.normal(size=p.type.shape) for p in function.parameters]
 
 
-@pytest.mark.parametrize("name", [row.name for row in PASSES])
+@pytest.mark.parametrize("name", [row.name for row in PASSES if row.run is not recompute])
 def test_pass_of_files(name: str, golden):
     paths = sorted((PASSES_FOLDER / name).glob("*.ir"))
     assert paths, f"{PASSES_FOLDER / name} has no example"
@@ -76,7 +77,7 @@ def rewritten_by(name: str, function: Function) -> Function:
     nothing = Chain((), None, None, (), None)
     program = Program("test", (), nothing, nothing, None, (), (), (), (), Recipe(None, "f32", 1, None))
     (row,) = (row for row in PASSES if row.name == name)
-    (made,) = row.run(Step(program, (None,), (function,), (), ()), OPS).plain
+    (made,) = row.run(Step(program, ((),), (function,), (), ()), OPS).plain
     assert made is not None
     return made
 
@@ -90,14 +91,26 @@ def check_file(path: Path, name: str, golden) -> None:
     golden(path.with_suffix(".txt"), shown(rewritten))
 
 
-@files("differentiate")
-def test_differentiate_of_files(path: Path, golden):
-    """A parameter whose name starts with w. belongs to the model."""
+def variant_of(path: Path) -> tuple[Unit, Variant]:
+    """A function as a layer; a parameter whose name starts with w. belongs to the model."""
     function = simplify(read(path), OPS)
     roles = tuple("param" if p.name.startswith("w.") else "state" if p.type.is_float else "input" for p in function.parameters)
     wanted = frozenset(p.name for p in function.parameters if p.type.is_float)
     unit = Unit(path.stem, function, roles, len(function.results), ())
-    variant = differentiate_unit(0, unit, wanted, frozenset(v.name for v in function.results), OPS)
+    return unit, differentiate_unit(0, unit, wanted, frozenset(v.name for v in function.results), OPS)
+
+
+@files("recompute")
+def test_recompute_of_files(path: Path, golden):
+    """What each choice makes again."""
+    _, variant = variant_of(path)
+    again = [(v.choice, v.again) for v in choices_of(variant, OPS) if v.again is not None]
+    golden(path.with_suffix(".txt"), "".join(f"{choice}: {shown(function)}" for choice, function in again))
+
+
+@files("differentiate")
+def test_differentiate_of_files(path: Path, golden):
+    unit, variant = variant_of(path)
     check_variant(unit, variant)
     golden(path.with_suffix(".txt"), "".join(map(shown, (variant.forward, variant.input_gradient, variant.weight_gradient))))
 
@@ -174,11 +187,16 @@ def cases(draw, **options) -> Case:
 
 
 def run_split(case: Case, variant: Variant) -> dict[str, np.ndarray]:
-    """Gradients by parameter: forward, input gradient and weight gradient one after the other."""
+    """Gradients by parameter: forward, what is made again, input gradient and weight gradient one after the other."""
     values = dict(case.arguments)
     values.update({seed: case.cotangents[r.name] for r, seed in zip(case.unit.function.results, variant.d_results, strict=True) if seed})
-    for function in (variant.forward, variant.input_gradient, variant.weight_gradient):
-        values.update(run(function, [values[p.name] for p in function.parameters]))
+    values.update(run(variant.forward, [values[p.name] for p in variant.forward.parameters]))
+    if variant.again is not None:
+        for result in variant.again.results:
+            del values[result.name]
+    for function in (variant.again, variant.input_gradient, variant.weight_gradient):
+        if function is not None:
+            values.update(run(function, [values[p.name] for p in function.parameters]))
     return {p: values[name] for p, name, *_ in (*variant.d_states, *variant.d_params)}
 
 
@@ -215,6 +233,22 @@ def test_split_derivative_is_the_derivative(case: Case):
     for name in split:
         scale = max(1.0, float(np.max(np.abs(whole[name]), initial=0.0)))
         np.testing.assert_allclose(split[name], whole[name], rtol=1e-6, atol=1e-6 * scale, err_msg=name)
+
+
+@RANDOM
+@given(cases(floats=("f32", "bf16"), random=True))
+def test_gradients_are_the_same_whatever_is_made_again(case: Case):
+    """Random numbers are drawn as before, what a choice keeps is all that it reads, and no bit differs."""
+    choices = choices_of(differentiate_unit(0, case.unit, case.wanted, frozenset(case.cotangents), OPS), OPS)
+    want = run_split(case, choices[0])
+    for variant in choices[1:]:
+        assert variant.again is not None
+        verify(variant.again, OPS)
+        assert variant.choice != "full" or set(variant.saved) == {v.name for v in variant.again.results}
+        arguments = {p.name for p in case.unit.function.parameters}
+        assert {p.name for p in variant.again.parameters} <= arguments | set(variant.saved) - {v.name for v in variant.again.results}
+        got = run_split(case, variant)
+        assert {name: array.tobytes() for name, array in got.items()} == {name: array.tobytes() for name, array in want.items()}
 
 
 @RANDOM
@@ -293,7 +327,7 @@ def recipe(p: parameter):
 def test_gradients_are_made_where_they_are_asked_for():
     """A frozen parameter, a metric and a report get none; a state gets one if it does in any call of the unit."""
     program = elaborate(parse(MODEL, "net.dsl"), {}, file_library(Path()))
-    variants = {unit.name: variant for unit, variant in zip(program.units, differentiate(program, OPS).variants, strict=True) if variant}
+    variants = {unit.name: of[0] for unit, of in zip(program.units, differentiate(program, OPS).variants, strict=True) if of}
     begin, layer, end = variants["begin"], variants["layer"], variants["end"]
     assert not (begin.d_states or begin.d_params or begin.saved or begin.pending) and begin.d_results == (None,)
     unit = program.units[layer.unit]

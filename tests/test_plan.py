@@ -19,8 +19,8 @@ from mlc.driver import Options, load_program
 from mlc.emit import SourceTree, describe, emit
 from mlc.emit.actions import actions_text
 from mlc.emit.items import model_items
-from mlc.emit.tables import plan_routines
-from mlc.ir.program import Program
+from mlc.emit.tables import plan_routines, plan_rows
+from mlc.ir.program import CHOICES, Program
 from mlc.lower import lower
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort, Mesh, Portions
@@ -46,6 +46,15 @@ MODELS = {
     "state": {},  # values carried from step to step
 }
 
+#: Copies of parameters in bf16.
+NARROW = {
+    "deepseek_v3": {
+        "vocab": 64, "context": 16, "width": 32, "heads": 2, "batch": 2, "depth": 3, "dense_depth": 1, "q_rank": 12, "kv_rank": 8,
+        "nope": 8, "rope": 4, "v_head": 6, "dense_hidden": 40, "hidden": 12, "experts": 8, "active": 2, "shared": 1, "groups": 4,
+        "active_groups": 2,
+    },
+}  # fmt: skip
+
 #: (pp, dp, chunks, schedule, cuts). Cuts None: even.
 LAYOUTS = {
     "one": (1, 1, 1, "1f1b", None),
@@ -70,7 +79,7 @@ GROUPS = 6
 
 @cache
 def lowered_model(name: str) -> Lowered:
-    defines = {key: str(value) for key, value in MODELS[name].items()}
+    defines = {key: str(value) for key, value in (MODELS | NARROW)[name].items()}
     program, _ = load_program(EXAMPLES / f"{name}.dsl", defines, Options())
     program = replace(program, recipe=replace(program.recipe, microbatches=MICROBATCHES, groups=GROUPS))
     return lower(prepared(program, OPS), OPS, C.rules)
@@ -80,18 +89,24 @@ def cut_evenly(calls: int, stages: int) -> list[int]:
     return [calls * stage // stages for stage in range(stages + 1)]
 
 
-def layout_of(program: Program, name: str) -> Layout:
+def choices_of(choice: str, calls: int) -> tuple[str, ...]:
+    """The same for every call; mixed: each after the other."""
+    return tuple(CHOICES[n % len(CHOICES)] if choice == "mixed" else choice for n in range(calls))
+
+
+def layout_of(program: Program, name: str, choice: str = "none") -> Layout:
     pp, dp, chunks, order, cuts = LAYOUTS[name]
     calls = len(program.train.calls)
     edges = {None: cut_evenly(calls, pp * chunks), "all in the third": [0, 0, 0, calls, calls], "none in the middle": [0, 1, 1, calls]}
     ranges = tuple(range(a, b) for a, b in pairwise(edges[cuts]))
-    return Layout(Mesh(pp, dp), chunks, schedule(order, pp, MICROBATCHES // dp, chunks), ranges, MICROBATCHES, GROUPS)
+    choices = choices_of(choice, calls)
+    return Layout(Mesh(pp, dp), chunks, schedule(order, pp, MICROBATCHES // dp, chunks), ranges, MICROBATCHES, GROUPS, choices)
 
 
 @cache
-def planned(model: str, layout: str) -> Plan:
+def planned(model: str, layout: str, choice: str = "none") -> Plan:
     lowered = lowered_model(model)
-    return plan(lowered, layout_of(lowered.step.program, layout))
+    return plan(lowered, layout_of(lowered.step.program, layout, choice))
 
 
 def cases(*models: str) -> pytest.MarkDecorator:
@@ -106,6 +121,35 @@ def test_every_layout_computes_the_same(model: str, layout: str, eager: bool) ->
     missing = [key for key in want if key not in got]
     assert not missing
     assert [key for key, made in want.items() if got[key] != made] == []
+
+
+@cases("gpt2", "supervised")
+@pytest.mark.parametrize("choice", ["selective", "full", "mixed"])
+def test_what_is_made_again_is_what_was_made(model: str, layout: str, choice: str) -> None:
+    made = planned(model, layout, choice)
+    assert any(row.name.endswith(" again") for row in plan_rows(made)) and made.recomputed_flops > 0
+    assert made.flops == planned(model, layout).flops
+    verify(json.loads(emitted(made, model).text("plan.json")))
+    want, got = run_plan(planned(model, layout), True), run_plan(made, False)
+    assert [key for key, symbol in want.items() if got[key] != symbol] == []
+
+
+@pytest.mark.parametrize("model", [*MODELS, *NARROW])
+@pytest.mark.parametrize(("pp", "dp", "choice"), [(1, 1, "none"), (1, 1, "mixed"), (3, 1, "full"), (2, 2, "none")])
+def test_a_step_of_one_microbatch_keeps_its_gradients(model: str, pp: int, dp: int, choice: str) -> None:
+    """Gradients lie where the way back has freed memory; the end of a step finds them all."""
+    lowered = lowered_model(model)
+    calls = len(lowered.step.program.train.calls)
+    cuts = tuple(range(a, b) for a, b in pairwise(cut_evenly(calls, pp)))
+    layout = Layout(Mesh(pp, dp), 1, schedule("1f1b", pp, 1, 1), cuts, dp, dp, choices_of(choice, calls))
+    one = Layout(Mesh(1, 1), 1, schedule("1f1b", 1, dp, 1), (range(calls),), dp, dp, choices_of("none", calls))
+    made = plan(lowered, layout)
+    names = {area.name for place in made.places for area in place.fixed}
+    assert not any(name.startswith("gradient of ") for name in names)
+    assert pp * dp > 1 or not any(name.startswith("copy of ") for name in names)
+    verify(json.loads(emitted(made, model).text("plan.json")))
+    want, got = run_plan(plan(lowered, one), True, ("train", "train")), run_plan(made, True, ("train", "train"))
+    assert [key for key, symbol in want.items() if got[key] != symbol] == []
 
 
 def areas_of(plan: Plan, place: Place, chain: str) -> list[Area]:

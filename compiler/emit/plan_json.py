@@ -29,6 +29,7 @@ def plan_json(plan: Plan) -> str:
         "groups": plan.groups,
         "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
         "flops_per_microbatch": plan.flops,
+        "recomputed_flops_per_microbatch": plan.recomputed_flops,
         "rounds": json.dumps(dict(plan.rounds)),
         "stages": _list(_stages(plan), " "),
         "parameters": _list([_parameter(plan, n) for n in range(len(plan.parameters))], " "),
@@ -64,7 +65,10 @@ def _stages(plan: Plan) -> list[dict[str, Any]]:
     for stage, place in enumerate(layout.schedule.placement):
         note = layout.notes[stage] if layout.notes else None
         cost = dict(note.cost) if note else {}
-        rows.append({"stage": stage, "place": place, "calls": list(plan.calls[stage]), "cost": cost, "why": note.why if note else ""})
+        choices = [layout.choices[number] for number in layout.cuts[stage]]
+        why = note.why if note else ""
+        calls = list(plan.calls[stage])
+        rows.append({"stage": stage, "place": place, "calls": calls, "recompute": choices, "cost": cost, "why": why})
     return rows
 
 

@@ -253,6 +253,7 @@ class Tables:
         return {
             "clip": register(self.plan.program.wide).literal(self.plan.program.recipe.clip or 0.0),
             "flops": repr(float(self.plan.flops)),
+            "recomputed_flops": repr(float(self.plan.recomputed_flops)),
             "batch": batch,
             "tokens": first.size if first.dtype == "i32" and len(first.dims) == 2 else batch,
         }

@@ -1,8 +1,8 @@
 """The whole model as data: layer functions, the chain of their calls, parameters, inputs and the recipe.
 
     Program      what the elaborator makes: three chains (train, evaluate, sample) over one table of units
-    Step         what differentiation makes of it: each unit of the train chain as forward, input gradient, weight gradient; and all
-                 else that becomes code
+    Step         what differentiation makes of it: each unit of the train chain as forward, input gradient, weight gradient, in one
+                 or several variants that compute the same; and all else that becomes code
 
 A unit is a layer function. Its parameters have roles, and a call binds each to something by name:
 
@@ -196,6 +196,10 @@ SETTINGS = ("eps", "exact", "heads", "kv_heads", "theta", "window")
 ACTIVATIONS = ("gelu", "relu", "silu")
 
 
+#: What the backward pass of a layer makes again, from least to most: nothing that is saved, what costs no contraction, everything.
+CHOICES = ("none", "selective", "full")
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """A unit differentiated and split. Value names are shared between the three functions: a parameter of input_gradient
@@ -215,6 +219,9 @@ class Variant:
     d_states:   (unit parameter name, result name) for each state argument that gets a gradient
     d_params:   (unit parameter name, result name, "input_gradient" | "weight_gradient") for each param that gets one;
                 these results are f32 and accumulate in place
+    choice:     one of CHOICES
+    again       parameters: any of the unit's parameters and of `saved`; results: those of `saved` that are not kept from F on,
+                made once more right before I (or W where there is no I) reads them. None where all are kept
     """
 
     unit: int
@@ -227,27 +234,35 @@ class Variant:
     d_results: tuple[str | None, ...]
     d_states: tuple[tuple[str, str], ...]
     d_params: tuple[tuple[str, str, str], ...]
+    choice: str
+    again: Function | None
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """A program with the derivative of every unit its train chain calls, and every other function that becomes code.
 
-    variants:  variants[u] belongs to units[u], None if unused
-    plain:     per unit without a variant, what a call runs
+    variants:  [unit][choice]: none for a unit that the train chain does not call, else one for "none" and one for each other choice
+               that makes more again than the one before
+    plain:     per unit without variants, what a call runs
     inits:     per parameter, its initial value
     updates:   per Program.updates, its rule
     """
 
     program: Program
-    variants: tuple[Variant | None, ...]
+    variants: tuple[tuple[Variant, ...], ...]
     plain: tuple[Function | None, ...]
     inits: tuple[Function, ...]
     updates: tuple[Function, ...]
 
+    def variant(self, unit: int, choice: str = CHOICES[0]) -> Variant | None:
+        """The variant of a unit that makes most again of those that make no more than `choice`; None where it has no derivative."""
+        found = [v for v in self.variants[unit] if CHOICES.index(v.choice) <= CHOICES.index(choice)]
+        return found[-1] if found else None
+
     def functions(self) -> tuple[Function, ...]:
         """Every function that becomes code, each once."""
-        of_variants = [f for v in self.variants if v is not None for f in (v.forward, v.input_gradient, v.weight_gradient)]
+        of_variants = [f for of in self.variants for v in of for f in (v.forward, v.input_gradient, v.weight_gradient, v.again)]
         every = (*of_variants, *self.plain, *self.inits, *self.updates)
         return tuple({id(f): f for f in every if f is not None}.values())
 

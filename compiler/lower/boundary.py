@@ -26,10 +26,10 @@ def boundaries(step: Step, rules: Rules, kept: tuple[Mapping[str, str], ...]) ->
     """
     classes = _Classes(step.program)
     found: list[dict[str, Arrangement]] = []
-    for number, (unit, variant) in enumerate(zip(step.program.units, step.variants, strict=True)):
+    for number, (unit, variants) in enumerate(zip(step.program.units, step.variants, strict=True)):
         arranged = {value.name: a for value in _states(unit) if (a := classes.arrangement((number, value.name), rules)) is not None}
-        if variant is not None:
-            arranged |= _inside(unit, variant, arranged, rules, kept[number])
+        if variants:
+            arranged |= _inside(unit, variants[0], arranged, rules, kept[number])
         found.append(arranged)
     return tuple(found)
 

@@ -23,13 +23,13 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: 
     for name in sizes:
         bundles.setdefault(lives[name], []).append(name)
     bytes_of = {life: sum(aligned(sizes[n], to) for n in names) for life, names in bundles.items()}
-    placed: list[tuple[int, int, tuple[int, int]]] = []  # start, end and life, in ascending order
+    placed: list[tuple[int, int, int, int]] = []  # start and end, first and last of its life, in ascending order
     offsets: dict[str, int] = {}
     total = 0
     for life in sorted(bundles, key=lambda k: (-bytes_of[k], k)):
         size = bytes_of[life]
-        start = _lowest(placed, life, size)
-        insort(placed, (start, start + size, life))
+        start = _lowest(placed, *life, size)
+        insort(placed, (start, start + size, *life))
         total = max(total, start + size)
         for name in bundles[life]:
             offsets[name] = start
@@ -37,13 +37,14 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: 
     return offsets, total
 
 
-def _lowest(placed: list[tuple[int, int, tuple[int, int]]], life: tuple[int, int], size: int) -> int:
-    """The lowest place for `size` bytes beside what is alive at a time of `life`."""
+def _lowest(placed: list[tuple[int, int, int, int]], first: int, last: int, size: int) -> int:
+    """The lowest place for `size` bytes beside what is alive from `first` to `last`."""
     start = 0
-    for low, high, (first, last) in placed:
-        if last < life[0] or first > life[1]:
+    for low, high, begins, ends in placed:
+        if ends < first or begins > last:
             continue
         if start + size <= low:
             break
-        start = max(start, high)
+        if high > start:
+            start = high
     return start

@@ -16,7 +16,7 @@ _MEMORY = "_m"
 _ROUTINE = "_f"
 
 #: Endings of routines that are endings enough: those of a unit's phases.
-_PHASES = ("_forward", "_input_gradient", "_weight_gradient")
+_PHASES = ("_forward", "_input_gradient", "_weight_gradient", "_again_selective", "_again_full")
 
 
 def identifier(name: str) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlc.diagnostics import NO_SPAN, InternalError
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.op import Op
-from mlc.ir.program import Input, Program, Step, Unit, Update, Variant
-from mlc.ir.types import ONE, Value
+from mlc.ir.program import CHOICES, Input, Program, Step, Unit, Update, Variant
+from mlc.ir.types import ONE, TensorType, Value
+from mlc.lower.again import Again, remade
 from mlc.lower.arrangement import Arrangement, Stored, canonical
 from mlc.lower.boundary import boundaries
 from mlc.lower.checks import Facts
@@ -38,7 +39,9 @@ class Lowered:
     adds:             Stored.key of a state -> routine (a, b) -> a + b, for states that several calls read
     zeros:            Stored.key -> routine () -> 0
     copies:           Stored.key of a state -> routine (a) -> a, for states that pass through a stage, and their gradients
+    rounded:          (dtype, size) of a parameter that rows read in another dtype than its master's -> routine (master) -> copy
     flat:             names of the routines that run over a range of flat elements
+    again:            [unit][choice] -> what makes saved values again, for each choice but "none" that keeps less
     """
 
     step: Step
@@ -54,7 +57,14 @@ class Lowered:
     adds: Mapping[Key, Routine]
     zeros: Mapping[Key, Routine]
     copies: Mapping[Key, Routine]
+    rounded: Mapping[tuple[str, int], Routine]
     flat: frozenset[str]
+    again: tuple[Mapping[str, Again], ...]
+
+    def again_of(self, unit: int, choice: str) -> Again | None:
+        """What a unit under a choice makes again; None where it keeps everything."""
+        found = [again for name, again in self.again[unit].items() if CHOICES.index(name) <= CHOICES.index(choice)]
+        return found[-1] if found else None
 
     def stored(self, unit: int, value: Value) -> Stored:
         """How a value between the functions of a unit, or between units, lies in memory."""
@@ -70,7 +80,7 @@ class _Lowerer:
         self.routines: list[Routine] = []
         self.names: set[str] = set()
         self.sites = 0
-        self.kept = tuple(kept_cotangents(v) if v else {} for v in step.variants)
+        self.kept = tuple(kept_cotangents(of[0]) if of else {} for of in step.variants)
         self.arranged = boundaries(step, rules, self.kept)
         self.read = _inputs_read(self.program)
 
@@ -121,7 +131,8 @@ class _Lowerer:
 
     def run(self) -> Lowered:
         """Lower everything, in the order in which it is emitted."""
-        units = list(zip(self.program.units, self.step.variants, strict=True))
+        variants = [of[0] if of else None for of in self.step.variants]
+        units = list(zip(self.program.units, variants, strict=True))
         forward = tuple(self.forward(n, u, v) for n, (u, v) in enumerate(units))
         input_gradient = tuple(self.input_gradient(n, u, v) for n, (u, v) in enumerate(units))
         weight_gradient = tuple(self.weight_gradient(n, u, v) for n, (u, v) in enumerate(units))
@@ -129,7 +140,9 @@ class _Lowerer:
         updates = tuple(map(self._update, self.program.updates, self.step.updates))
         adds, zeros = self._sums()
         copies = self._copies()
+        rounded = self._rounded()
         flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
+        again = tuple(self._again(n, f, of) for n, (f, of) in enumerate(zip(forward, self.step.variants, strict=True)))
         return Lowered(
             step=self.step,
             rules=self.rules,
@@ -144,8 +157,21 @@ class _Lowerer:
             adds=adds,
             zeros=zeros,
             copies=copies,
+            rounded=rounded,
             flat=flat,
+            again=again,
         )
+
+    def _again(self, number: int, forward: Routine, variants: tuple[Variant, ...]) -> dict[str, Again]:
+        """By choice, what makes values again that it does not keep."""
+        found: dict[str, Again] = {}
+        for variant in variants[1:]:
+            again = remade(forward, variant, self.ops, self.rules, self.arranged[number])
+            if again is not None and (not found or len(again.remade) > len([*found.values()][-1].remade)):
+                name = unique_name(again.routine.name, self.names)
+                found[variant.choice] = replace(again, routine=replace(again.routine, name=name))
+                self.routines.append(found[variant.choice].routine)
+        return found
 
     def _update(self, update: Update, function: Function) -> Routine:
         """Calls pass p, g and states, then the places of the results, then scalars."""
@@ -173,9 +199,10 @@ class _Lowerer:
         """The routines that add gradients of states, and those that clear them."""
         adds: dict[Key, Routine] = {}
         zeros: dict[Key, Routine] = {}
-        for number, (unit, variant) in enumerate(zip(self.program.units, self.step.variants, strict=True)):
-            if variant is None:
+        for number, (unit, variants) in enumerate(zip(self.program.units, self.step.variants, strict=True)):
+            if not variants:
                 continue
+            variant = variants[0]
             states = {p.name: self._stored(number, p) for p in unit.function.parameters}
             for name, _ in variant.d_states:
                 if states[name].key not in adds:
@@ -201,6 +228,18 @@ class _Lowerer:
         function = Function(what, parameters, tuple(builder.instructions), (result,))
         arranged = {value.name: stored.arrangement for value in (*parameters, result)}
         return self.lower(function, f"{what}_{stored.type.dtype}_{stored.type.size}", arranged=arranged)
+
+    def _rounded(self) -> dict[tuple[str, int], Routine]:
+        """The routines that round masters, by dtype and size."""
+        rounded: dict[tuple[str, int], Routine] = {}
+        for kind in (p.type for p in self.program.parameters if p.type.dtype != self.program.wide):
+            if (kind.dtype, kind.size) not in rounded:
+                master = Value("master", TensorType(self.program.wide, kind.dims))
+                builder = Builder(self.ops, "lower", NO_SPAN, ("master",))
+                copy = builder.one("cast", master, dtype=kind.dtype, hint="copy")
+                function = Function("round", (master,), tuple(builder.instructions), (copy,))
+                rounded[kind.dtype, kind.size] = self.lower(function, f"round_{kind.dtype}_{kind.size}")
+        return rounded
 
     def _copy(self, stored: Stored) -> Routine:
         a = Value("a", stored.type)

@@ -81,24 +81,44 @@ def lower_function(
     add_places(graph, storage, drafts)
     drop_unread(graph, storage, drafts)
     kernels = build_kernels(graph, storage, drafts)
+    counts = flops, dense_flops, len(checked)
+    return of_kernels(name or function.name, function, kernels, storage.buffers.values(), folds, binds, counts, rules)
+
+
+def of_kernels(
+    name: str,
+    function: Function,
+    kernels: tuple[Kernel, ...],
+    buffers: Iterable[Buffer],
+    folds: frozenset[str],
+    binds: tuple[str, ...] | None,
+    counts: tuple[int, int, int],
+    rules: Rules,
+) -> Routine:
+    """The routine of some kernels: its work memory laid out, its barriers placed.
+
+    buffers: all that the kernels touch, and more
+    counts:  flops, those of dense work, checked lookups
+    """
+    flops, dense_flops, checked = counts
     uses = [kernel_uses(k) for k in kernels]
-    work, work_bytes = _work(storage.buffers.values(), uses, rules.alignment)
-    buffers = {b.name: b for b in storage.buffers.values() if b.kind != "work" or b.name in work}
-    in_place = _in_place(kernels, uses, buffers)
+    work, work_bytes = _work(buffers, uses, rules.alignment)
+    known = {b.name: b for b in buffers if b.kind != "work" or b.name in work}
+    in_place = _in_place(kernels, uses, known)
     return Routine(
-        name=name or function.name,
+        name=name,
         function=function,
         folds=folds,
-        buffers=buffers,
+        buffers=known,
         binds=binds or tuple(v.name for v in (*function.parameters, *function.results)),
         work=work,
         work_bytes=work_bytes,
         kernels=kernels,
-        barriers=_barriers(uses, buffers, work, in_place),
+        barriers=_barriers(uses, known, work, in_place),
         in_place=in_place,
         flops=flops,
         dense_flops=dense_flops,
-        checked=len(checked),
+        checked=checked,
     )
 
 

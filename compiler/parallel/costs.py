@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlc.ir.dtypes import dtype_of
-from mlc.ir.program import Call, Parameter, Program, Unit, Variant
+from mlc.ir.program import CHOICES, Call, Parameter, Program, Unit, Variant
 from mlc.ir.types import Value
 from mlc.lower.arrangement import Stored
 from mlc.lower.program import Lowered
@@ -54,11 +54,12 @@ class CallCost:
     """One call of the chain, in numbers. Seconds and bytes are of one microbatch, on one core.
 
     unit, path:        the layer function and the call path, "block" and "h.3"
-    saved_bytes:       values from forward to input gradient
-    saved_w_bytes:     values from forward to weight gradient
-    pending_bytes:     values from input gradient to weight gradient
+    choice:            what its backward pass makes again; again_seconds of the seconds of its gradients go into that
+    saved_bytes:       values kept from forward to input gradient
+    saved_w_bytes:     values kept from forward to weight gradient
+    pending_bytes:     values from input gradient to weight gradient, made again or for the first time
     kept:              states and inputs that the backward reads
-    work_bytes:        the largest work memory of its routines
+    work_bytes:        the largest work memory of its routines, with what is made again and goes no further
     fused_bytes:       pending values that take room of their own when the weight gradient follows at once
     crossing_bytes:    states that a cut behind this call sends, skip connections included
     """
@@ -76,6 +77,8 @@ class CallCost:
     work_bytes: int
     fused_bytes: int
     crossing_bytes: int
+    choice: str = CHOICES[0]
+    again_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -88,18 +91,22 @@ class CallCost:
         return self.path or self.unit
 
 
-def call_costs(lowered: Lowered, levels: int = 1, replicas: int = 1) -> tuple[CallCost, ...]:
+def call_costs(
+    lowered: Lowered, levels: int = 1, replicas: int = 1, choice: str = CHOICES[0], copies: bool = True
+) -> tuple[CallCost, ...]:
     """The cost of every call of the train chain, in order.
 
     levels:    accumulators a use: the group being folded and the group sums held beside it
     replicas:  dp: elementwise optimizer states are shared out among them
+    choice:    what every call makes again, as far as it can
+    copies:    whether copies of parameters in the dtype of the forward pass last
     """
     program = lowered.step.program
-    parameters = _ParameterSizes(lowered, levels, replicas)
+    parameters = _ParameterSizes(lowered, levels, replicas, copies)
     states = _states(lowered)
     to_weight = _kept_to_weight(lowered)
     crossing = _crossing_bytes(program, states)
-    units = {number: _UnitCost(lowered, number) for number in sorted({call.unit for call in program.train.calls})}
+    units = {number: _UnitCost(lowered, number, choice) for number in sorted({call.unit for call in program.train.calls})}
     return tuple(
         CallCost(
             unit=program.units[call.unit].name,
@@ -111,10 +118,12 @@ def call_costs(lowered: Lowered, levels: int = 1, replicas: int = 1) -> tuple[Ca
             saved_bytes=units[call.unit].saved_bytes,
             saved_w_bytes=units[call.unit].saved_w_bytes,
             pending_bytes=units[call.unit].pending_bytes,
-            kept=tuple(Kept(name, kind.bytes, name in to_weight) for name, kind in _kept(lowered, call)),
+            kept=tuple(Kept(name, kind.bytes, name in to_weight) for name, kind in _kept(lowered, call, choice)),
             work_bytes=units[call.unit].work_bytes,
             fused_bytes=units[call.unit].fused_bytes,
             crossing_bytes=crossing[number],
+            choice=units[call.unit].choice,
+            again_seconds=units[call.unit].again_seconds,
         )
         for number, call in enumerate(program.train.calls)
     )
@@ -123,16 +132,25 @@ def call_costs(lowered: Lowered, levels: int = 1, replicas: int = 1) -> tuple[Ca
 class _UnitCost:
     """What all calls of one unit have in common."""
 
-    def __init__(self, lowered: Lowered, number: int):
-        variant = lowered.step.variants[number]
-        routines = (lowered.forward[number], lowered.input_gradient[number], lowered.weight_gradient[number])
-        self.seconds = tuple(_seconds(routine, lowered.rules.machine) for routine in routines)
-        self.work_bytes = max(routine.work_bytes for routine in routines if routine is not None)
+    def __init__(self, lowered: Lowered, number: int, choice: str):
+        variant, again = lowered.step.variant(number, choice), lowered.again_of(number, choice)
+        forward, early, late = lowered.forward[number], lowered.input_gradient[number], lowered.weight_gradient[number]
+        machine = lowered.rules.machine
+        self.choice = variant.choice if variant is not None and again is not None else CHOICES[0]
+        self.again_seconds = 0.0 if again is None else _seconds(again.routine, machine)
+        seconds = [_seconds(routine, machine) for routine in (forward, early, late)]
+        seconds[1 if early is not None else 2] += self.again_seconds
+        self.seconds = tuple(seconds)
         saved = {r.name: lowered.stored(number, r).bytes for r in variant.forward.results} if variant else {}
-        self.saved_bytes = sum(saved[name] for name in variant.saved if name not in variant.saved_w) if variant else 0
-        self.saved_w_bytes = sum(saved[name] for name in variant.saved_w) if variant else 0
-        self.pending_bytes = _pending_bytes(lowered, number, variant) if variant else 0
-        self.fused_bytes = _fused_bytes(lowered, number, variant) if variant else 0
+        remade = set(again.remade) if again is not None else set[str]()
+        late_bytes = sum(saved[name] for name in variant.saved_w if name in remade) if variant else 0
+        remade_bytes = sum(saved[name] for name in remade)
+        self.saved_bytes = sum(saved[n] for n in variant.saved if n not in variant.saved_w and n not in remade) if variant else 0
+        self.saved_w_bytes = sum(saved[name] for name in variant.saved_w if name not in remade) if variant else 0
+        self.pending_bytes = (_pending_bytes(lowered, number, variant) if variant else 0) + late_bytes
+        routines = [r for r in (forward, early, late, again and again.routine) if r is not None]
+        self.work_bytes = max(routine.work_bytes for routine in routines) + remade_bytes - late_bytes
+        self.fused_bytes = (_fused_bytes(lowered, number, variant) if variant else 0) + late_bytes
 
 
 def _seconds(routine: Routine | None, machine: Machine) -> float:
@@ -156,12 +174,14 @@ def _fused_bytes(lowered: Lowered, number: int, variant: Variant) -> int:
     return sum(made[name] for name in variant.pending if name not in free and name not in lowered.kept[number])
 
 
-def _kept(lowered: Lowered, call: Call) -> Iterator[tuple[str, Stored]]:
+def _kept(lowered: Lowered, call: Call, choice: str) -> Iterator[tuple[str, Stored]]:
     """States and inputs, each once, that the backward of a call reads."""
-    unit, variant = lowered.step.program.units[call.unit], lowered.step.variants[call.unit]
+    unit, variant = lowered.step.program.units[call.unit], lowered.step.variant(call.unit)
     if variant is None:
         return
+    again = lowered.again_of(call.unit, choice)
     read = _read_names(variant, "input_gradient") | _read_names(variant, "weight_gradient")
+    read |= {p.name for p in again.routine.function.parameters} if again is not None else set()
     seen: set[str] = set()
     for value, name in _bound_values(unit, call):
         if value.name in read and name not in seen:
@@ -187,7 +207,7 @@ def _kept_to_weight(lowered: Lowered) -> set[str]:
     """States and inputs that some weight gradient reads."""
     program, found = lowered.step.program, set[str]()
     for call in program.train.calls:
-        variant = lowered.step.variants[call.unit]
+        variant = lowered.step.variant(call.unit)
         read = _read_names(variant, "weight_gradient") if variant else set()
         found |= {name for value, name in _bound_values(program.units[call.unit], call) if value.name in read}
     return found
@@ -221,8 +241,9 @@ def _crossing_bytes(program: Program, states: dict[str, Stored]) -> list[int]:
 class _ParameterSizes:
     """Bytes of the parameters of each call. The first use of a parameter is that of its owner."""
 
-    def __init__(self, lowered: Lowered, levels: int, replicas: int):
+    def __init__(self, lowered: Lowered, levels: int, replicas: int, copies: bool):
         self.lowered = lowered
+        self.copies = copies
         self.levels = levels
         self.replicas = replicas
         self.parameters = {p.name: p for p in lowered.step.program.parameters}
@@ -238,7 +259,7 @@ class _ParameterSizes:
 
     def _uses(self, call: Call) -> dict[str, int]:
         """The parameters of a call -> how many of its gradients or effects reach each."""
-        unit, variant = self.lowered.step.program.units[call.unit], self.lowered.step.variants[call.unit]
+        unit, variant = self.lowered.step.program.units[call.unit], self.lowered.step.variant(call.unit)
         bound = dict(zip((p.name for p in unit.function.parameters), call.arguments, strict=True))
         uses = {name: 0 for role, name in zip(unit.roles, call.arguments, strict=True) if role == "param"}
         for inside, _, _ in variant.d_params if variant else ():
@@ -252,7 +273,7 @@ class _ParameterSizes:
         size, kind = parameter.type.size, parameter.type
         wide = self.lowered.step.program.wide
         unit = dtype_of(wide).bytes
-        value_bytes = unit * size + (kind.bytes if kind.dtype != wide else 0)
+        value_bytes = unit * size + (kind.bytes if self.copies and kind.dtype != wide else 0)
         owned = self.first[parameter.name] == number and parameter.name in self.trained
         state_bytes = self._state_bytes(parameter) if owned else 0
         return ParameterUse(parameter.name, value_bytes, state_bytes, unit * size * self.levels * count)

@@ -123,8 +123,7 @@ class Question:
 
     def alive_bytes(self, stage: int, i: int, j: int) -> int:
         """Bytes that the microbatches in flight keep on a stage of calls i to j - 1."""
-        held = self.footprint.stage(i, j)
-        return held.total(self.windows[stage]) - held.parameters - held.states - held.accumulators
+        return self.footprint.stage(i, j).alive(self.windows[stage])
 
 
 def equal_cut(calls: int, stages: int) -> Bounds:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from mlc.ir.program import CHOICES
 from mlc.parallel.costs import CallCost
 from mlc.parallel.cut import Bounds, Question
 from mlc.parallel.footprint import Window
@@ -122,9 +123,17 @@ def _stage_lines(row: Mapping[str, Any]) -> Iterator[str]:
             f"    keeps  {size_text(kept)} a microbatch for its backward, {cost['in_flight']} in flight; "
             f"{size_text(cost['saved_w_bytes'])} of it and {size_text(cost['pending_bytes'])} more for W"
         )
+    if any(choice != CHOICES[0] for choice in row.get("recompute", ())):
+        yield f"    again  {_again(row)}"
     if cost["sent_bytes"]:
         yield f"    sends  {size_text(cost['sent_bytes'])} a microbatch to stage {row['stage'] + 1}"
     yield from (f"    why    {reason}" for reason in row["why"].split("; ") if reason)
+
+
+def _again(row: Mapping[str, Any]) -> str:
+    """What backward passes make again, by choice."""
+    found = [(choice, [call for call, c in zip(row["calls"], row["recompute"], strict=True) if c == choice]) for choice in CHOICES[:0:-1]]
+    return "; ".join(f"{choice}: {_calls(calls)}" for choice, calls in found if calls)
 
 
 def _calls(labels: Sequence[str]) -> str:

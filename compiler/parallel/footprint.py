@@ -4,9 +4,10 @@
           + per stage: window.saved * (values from F to I) + window.saved_w * (values from F to W) + window.pending * (from I to W)
           + the largest transient memory of a call
 
-A state or input that several calls of a stage keep is kept once. Every term grows with the range of calls, so that a stage
-that fits still fits when calls are taken from either end; `cut_exact` relies on it. Messages on their way are not counted: the plan
-counts them, with every address.
+Where a stage goes backward right after it went forward, transient memory lies where kept values lay, and in a step of one microbatch
+gradients do too: there what is kept is counted, or the gradients where they are more. A state or input that several calls of a stage
+keep is kept once. Every term grows with the range of calls, so that a stage that fits still fits when calls are taken from either end;
+`cut_exact` relies on it. Messages on their way are not counted: the plan counts them, with every address.
 """
 
 from __future__ import annotations
@@ -26,25 +27,30 @@ class Window(NamedTuple):
     saved:    from forward to the end of the input gradient (or of B, which makes both)
     saved_w:  from forward to the end of the weight gradient
     pending:  from input gradient to weight gradient; 0 where B makes both
+    joint:    whether every B comes right after its F; alone: whether there is no other microbatch in a step
     """
 
     saved: int
     saved_w: int
     pending: int
+    joint: bool = False
+    alone: bool = False
 
 
 def schedule_windows(schedule: Schedule) -> tuple[Window, ...]:
     """The windows of every stage under a schedule."""
     kinds: list[list[str]] = [[] for _ in range(schedule.stages)]
+    apart = [False] * schedule.stages
     for actions in schedule.lists:
-        for kind, stage, _ in actions:
+        for (kind, stage, microbatch), behind in zip(actions, (*actions[1:], None), strict=False):
             kinds[stage].append(kind)
-    return tuple(map(_stage_window, kinds))
+            apart[stage] |= kind == "F" and behind != ("B", stage, microbatch)
+    return tuple(_stage_window(of, bool(of) and not a, schedule.microbatches == 1) for of, a in zip(kinds, apart, strict=True))
 
 
-def _stage_window(kinds: Sequence[str]) -> Window:
+def _stage_window(kinds: Sequence[str], joint: bool, alone: bool) -> Window:
     """kinds: of the stage's actions, in order"""
-    return Window(_most(kinds, "F", "IB"), _most(kinds, "F", "WB"), _most(kinds, "I", "W"))
+    return Window(_most(kinds, "F", "IB"), _most(kinds, "F", "WB"), _most(kinds, "I", "W"), joint, joint and alone)
 
 
 def _most(kinds: Sequence[str], begins: str, ends: str) -> int:
@@ -63,10 +69,14 @@ class StageBytes(NamedTuple):
     saved_w: int
     pending: int
 
+    def alive(self, window: Window) -> int:
+        """Bytes that the microbatches in flight keep."""
+        return window.saved * self.saved + window.saved_w * self.saved_w + window.pending * self.pending
+
     def total(self, window: Window) -> int:
         """Bytes of a stage without transient memory."""
-        alive = window.saved * self.saved + window.saved_w * self.saved_w + window.pending * self.pending
-        return self.parameters + self.states + self.accumulators + alive
+        alive = self.alive(window)
+        return self.parameters + self.states + (max(self.accumulators, alive) if window.alone else self.accumulators + alive)
 
 
 class Footprint:
@@ -96,7 +106,9 @@ class Footprint:
         )
 
     def transient(self, i: int, j: int, window: Window) -> int:
-        """Bytes of the largest transient memory of calls i to j - 1."""
+        """Bytes of the largest transient memory of calls i to j - 1 beside what they keep."""
+        if window.joint:
+            return 0
         return max((self._split_work if window.pending else self._fused_work)[i:j], default=0)
 
     def stage_total(self, i: int, j: int, window: Window) -> int:

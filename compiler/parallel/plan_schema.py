@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlc.ir.dtypes import FLOAT_DTYPES
+from mlc.ir.program import CHOICES
 from mlc.parallel.entries import Entries
 
 #: Of a plan: more than any machine runs, and little enough to look at one by one.
@@ -49,10 +50,11 @@ KINDS: dict[str, Kind] = {
     "a chain": lambda value: value in ("train", "evaluate", "sample"),
     "a chain or null": lambda value: value is None or value in ("train", "evaluate", "sample"),
     "[action, chunk or channel, microbatch]": _row,
+    "none, selective or full": lambda value: value in CHOICES,
 }
 
 WHOLE, LEAST_0, LEAST_1 = "a whole number", "a whole number from 0", "a whole number from 1"
-TEXT, FLAG, NUMBER = "a text", "true or false", "a number from 0"
+TEXT, FLAG, NUMBER, CHOICE = "a text", "true or false", "a number from 0", "none, selective or full"
 PLACES, REPLICAS, LEVELS = (name for name in KINDS if " to " in name)
 ONE = "1: nothing is divided on this axis yet"
 
@@ -63,8 +65,9 @@ SCHEMA: dict[str, Any] = {
     "version": WHOLE, "model": TEXT, "chunks": PLACES, "schedule": TEXT,
     "mesh": {"pp": PLACES, "dp": REPLICAS, "ep": ONE, "tp": ONE, "cp": ONE},
     "microbatches": LEAST_1, "groups": LEAST_1, "scratch_bytes_per_thread": LEAST_0, "flops_per_microbatch": NUMBER,
+    "recomputed_flops_per_microbatch?": NUMBER,
     "rounds": {"train": LEAST_1, "evaluate?": LEAST_1, "sample?": LEAST_1},
-    "stages": [{"stage": LEAST_0, "place": LEAST_0, "calls": [TEXT], "cost": {"*": NUMBER}, "why": TEXT}],
+    "stages": [{"stage": LEAST_0, "place": LEAST_0, "calls": [TEXT], "recompute?": [CHOICE], "cost": {"*": NUMBER}, "why": TEXT}],
     "parameters": [{
         "name": TEXT, "dtype": "the dtype of a parameter", "shape": [LEAST_1], "elements": LEAST_1, "fed": TEXT, "owner": LEAST_0,
         "uses": [{"stage": LEAST_0, "phase": TEXT}], "states": [{"name": TEXT, "shape": [LEAST_1]}],

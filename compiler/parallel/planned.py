@@ -150,7 +150,7 @@ class PlannedParameter:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A whole plan. `rounds` are the microbatches of a list of each chain, for one replica."""
+    """A whole plan. `rounds` are the microbatches of a list of each chain, for one replica; `recompute`: per stage, of each call."""
 
     model: str
     mesh: Mesh
@@ -162,6 +162,7 @@ class Planned:
     channels: Mapping[str, Channel]
     places: tuple[Place, ...]
     rounds: Mapping[str, int]
+    recompute: tuple[tuple[str, ...], ...]
 
     @property
     def unit(self) -> int:
@@ -246,6 +247,7 @@ def _read(content: Mapping[str, Any]) -> Planned:
         channels={c["name"]: _channel(c) for c in content["channels"]},
         places=tuple(map(_place, content["places"])),
         rounds={chain: _count(content["rounds"][chain]) for chain in CHAINS if chain in content["rounds"]},
+        recompute=tuple(tuple(map(str, s.get("recompute", ()))) for s in content["stages"]),
     )
     if len(planned.channels) != len(content["channels"]):
         raise ValueError("two channels have one name")

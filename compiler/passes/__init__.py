@@ -2,7 +2,7 @@
 
 differentiate(program, ops) -> Step      differentiate.py, with reverse.py, saved.py, split.py
 factored_step(step, ops) -> Step         factor.py: dims as products of what reshapes, splits and heads make of them
-PASSES, steps to steps, in order         expand.py, simplify.py (algebra.py, places.py); every.py lifts rewrites of functions
+PASSES, steps to steps, in order         expand.py, simplify.py (algebra.py, places.py), recompute.py; every.py lifts rewrites of functions
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from mlc.ir.program import Program, Step
 from mlc.passes.differentiate import differentiate as differentiate
 from mlc.passes.every import every
 from mlc.passes.expand import expand
+from mlc.passes.recompute import recompute
 from mlc.passes.simplify import simplify
 
 
@@ -29,6 +30,7 @@ class Pass:
 PASSES = (
     Pass("expand", "Ops that are compositions of others are written out.", every(expand)),
     Pass("simplify", "Equal values are computed once, in the simplest known way.", every(simplify)),
+    Pass("recompute", "Each layer function has a variant for every choice of what its backward pass makes again.", recompute),
 )
 
 

@@ -23,14 +23,14 @@ from mlc.passes.split import Joint, split
 
 
 def differentiate(program: Program, ops: Mapping[str, Op]) -> Step:
-    """The step of a program: a Variant for each unit that its training chain calls."""
+    """The step of a program: one variant of each unit that its training chain calls."""
     used = dict.fromkeys(call.unit for call in program.train.calls)
     units = {u: replace(program.units[u], function=simplify(program.units[u].function, ops)) for u in used}
     flow = _Flow(program, units, ops)
     variants = {u: differentiate_unit(u, unit, frozenset(flow.wanted[u]), frozenset(flow.arriving[u]), ops) for u, unit in units.items()}
     return Step(
         program=program,
-        variants=tuple(variants.get(u) for u in range(len(program.units))),
+        variants=tuple((variants[u],) if u in variants else () for u in range(len(program.units))),
         plain=tuple(None if u in variants else unit.function for u, unit in enumerate(program.units)),
         inits=tuple(parameter.init for parameter in program.parameters),
         updates=tuple(update.function for update in program.updates),

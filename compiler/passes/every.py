@@ -28,11 +28,12 @@ def every(rewrite: Rewrite) -> Callable[[Step, Mapping[str, Op]], Step]:
                 forward=of(variant.forward),
                 input_gradient=of(variant.input_gradient),
                 weight_gradient=of(variant.weight_gradient),
+                again=None if variant.again is None else of(variant.again),
             )
 
         return replace(
             step,
-            variants=tuple(None if variant is None else rewritten(variant) for variant in step.variants),
+            variants=tuple(tuple(map(rewritten, variants)) for variants in step.variants),
             plain=tuple(None if function is None else of(function) for function in step.plain),
             inits=tuple(map(of, step.inits)),
             updates=tuple(map(of, step.updates)),

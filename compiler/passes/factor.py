@@ -44,14 +44,14 @@ def factored_step(step: Step, ops: Mapping[str, Op]) -> Step:
     Updates and initial values stay as they are: they are of flat tensors, or of whole ones.
     """
     solver = _Solver(ops)
-    bound = _read_step(solver, step)
+    _read_step(solver, step)
     writer = _Writer(solver)
     program = step.program
     units = tuple(replace(u, function=writer.function(u.function, _unit(n))) for n, u in enumerate(program.units))
-    parameters = tuple(replace(p, type=writer.type_of(bound[p.name], p.type)) for p in program.parameters)
-    inputs = tuple(replace(i, type=writer.type_of(bound[i.name], i.type)) for i in program.inputs)
-    variants = tuple(None if v is None else _written_variant(writer, v) for v in step.variants)
-    plain = tuple(None if f is None else writer.function(f, _plain(n)) for n, f in enumerate(step.plain))
+    parameters = tuple(replace(p, type=writer.type_of(("program", p.name), p.type)) for p in program.parameters)
+    inputs = tuple(replace(i, type=writer.type_of(("program", i.name), i.type)) for i in program.inputs)
+    variants = tuple(tuple(_written_variant(writer, v) for v in of) for of in step.variants)
+    plain = tuple(None if f is None else writer.function(f, _unit(n)) for n, f in enumerate(step.plain))
     return replace(step, program=replace(program, units=units, parameters=parameters, inputs=inputs), variants=variants, plain=plain)
 
 
@@ -68,16 +68,18 @@ def check_factors(step: Step, ops: Mapping[str, Op]) -> None:
 
 
 def _functions(step: Step) -> list[Function]:
-    return [*(u.function for u in step.program.units), *step.functions()]
+    variants = [f for of in step.variants for v in of for f in _parts(v)]
+    return [*(u.function for u in step.program.units), *variants]
 
 
-def _parts(variant: Variant) -> tuple[Function, Function, Function]:
-    return variant.forward, variant.input_gradient, variant.weight_gradient
+def _parts(variant: Variant) -> tuple[Function, ...]:
+    parts = variant.forward, variant.input_gradient, variant.weight_gradient
+    return parts if variant.again is None else (*parts, variant.again)
 
 
 def _written_variant(writer: _Writer, variant: Variant) -> Variant:
-    forward, early, late = (writer.function(f, _part(variant, n)) for n, f in enumerate(_parts(variant)))
-    return replace(variant, forward=forward, input_gradient=early, weight_gradient=late)
+    forward, early, late, *again = (writer.function(f, _part(variant, n)) for n, f in enumerate(_parts(variant)))
+    return replace(variant, forward=forward, input_gradient=early, weight_gradient=late, again=again[0] if again else None)
 
 
 # What belongs to what: keys of scopes.
@@ -87,36 +89,21 @@ def _unit(number: int) -> object:
     return ("unit", number)
 
 
-def _plain(number: int) -> object:
-    return ("plain", number)
-
-
 def _part(variant: Variant, number: int) -> object:
-    return ("part", variant.unit, number)
+    return ("part", variant.unit, variant.choice, number)
 
 
-def _read_step(solver: _Solver, step: Step) -> dict[str, Key]:
-    """All functions, then what is the same value in several of them. Returns what each parameter and input is there."""
+def _read_step(solver: _Solver, step: Step) -> None:
+    """All functions, then what is the same value in several of them."""
     program = step.program
+    for value in (*program.inputs, *program.parameters):
+        solver.add(("program", value.name), value.type)
     for number, unit in enumerate(program.units):
         solver.read(unit.function, _unit(number))
-    for number, function in enumerate(step.plain):
-        if function is not None:
-            solver.read(function, _plain(number))
-            for v in (*function.parameters, *function.results):
-                solver.same((_plain(number), v.name), (_unit(number), v.name))
-    for variant in step.variants:
-        if variant is not None:
-            _read_variant(solver, program.units[variant.unit], variant)
-    bound: dict[str, Key] = {}
-    for one in (program.train, program.evaluate, program.sample):
-        if one is not None:
-            _read_chain(solver, program, one, bound)
-    for value in (*program.inputs, *program.parameters):
-        if value.name not in bound:
-            bound[value.name] = ("program", value.name)
-            solver.add(bound[value.name], value.type)
-    return bound
+    for variant in (v for of in step.variants for v in of):
+        _read_variant(solver, program.units[variant.unit], variant)
+    for number, one in enumerate(c for c in (program.train, program.evaluate, program.sample) if c is not None):
+        _read_chain(solver, program, one, ("chain", number))
 
 
 def _read_variant(solver: _Solver, unit: Unit, variant: Variant) -> None:
@@ -137,20 +124,16 @@ def _read_variant(solver: _Solver, unit: Unit, variant: Variant) -> None:
                 solver.same(key, known[gradients[v.name]])
 
 
-def _read_chain(solver: _Solver, program: Program, one: Chain, bound: dict[str, Key]) -> None:
-    """Calls tie what they are given to values of their units: a parameter or input to those that it was bound to before, a state to what
-    made it."""
-    held = {value.name for value in (*program.inputs, *program.parameters)}
-    states: dict[str, Key] = {}
+def _read_chain(solver: _Solver, program: Program, one: Chain, scope: object) -> None:
+    """Calls tie what they are given and make to the values of their units. Calls that tie the same are read once."""
+    made: dict[str, Key] = {value.name: ("program", value.name) for value in (*program.inputs, *program.parameters)}
     for call in one.calls:
-        scope, function = _unit(call.unit), program.units[call.unit].function
+        function = program.units[call.unit].function
         for v, name in zip(function.parameters, call.arguments, strict=True):
-            key = (scope, v.name)
-            if name in held:
-                solver.same(key, bound.setdefault(name, key))
-            elif name in states:
-                solver.same(key, states[name])
-        states.update((name, (scope, v.name)) for v, name in zip(function.results, call.results, strict=False))
+            if name in made:
+                solver.same((_unit(call.unit), v.name), made[name])
+        for v, name in zip(function.results, call.results, strict=False):
+            made[name] = (_unit(call.unit), v.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,16 +271,15 @@ class _Writer:
         self.ends = solver.solve()
         self.names = _names(solver, self.ends)
         self._dims: dict[int, Dim] = {}
-        self._types: dict[tuple[str, tuple[int | Dim, ...]], TensorType] = {}
+        self._types: dict[tuple[str, tuple[Dim, ...]], TensorType] = {}
 
     def type_of(self, key: Key, kind: TensorType) -> TensorType:
         """The type of a value; a dim of 1 stays as it is, for the literal 1 stretches."""
-        first, root = self.solver.first[key], self.solver.root
-        places = tuple(kind.dims[n] if size == 1 else root(first + n) for n, size in enumerate(kind.shape))
-        if (kind.dtype, places) not in self._types:
-            dims = tuple(self._dim(p) if isinstance(p, int) else p for p in places)
-            self._types[kind.dtype, places] = TensorType(kind.dtype, dims)
-        return self._types[kind.dtype, places]
+        first = self.solver.first[key]
+        dims = tuple(d if d.size == 1 else self._dim(self.solver.root(first + n)) for n, d in enumerate(kind.dims))
+        if (kind.dtype, dims) not in self._types:
+            self._types[kind.dtype, dims] = TensorType(kind.dtype, dims)
+        return self._types[kind.dtype, dims]
 
     def _dim(self, root: int) -> Dim:
         if root not in self._dims:

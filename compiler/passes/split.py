@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from mlc.diagnostics import NO_SPAN
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Op
-from mlc.ir.program import Unit, Variant
+from mlc.ir.program import CHOICES, Unit, Variant
 from mlc.ir.types import Value
 from mlc.passes.kinds import Graph, Kind, is_costly, is_weight_op
 from mlc.passes.rewrite import renamed
@@ -71,6 +71,8 @@ def split(number: int, unit: Unit, joint: Joint, ops: Mapping[str, Op]) -> Varia
         d_results=tuple(seed if seed in read else None for seed in seeds),
         d_states=tuple(joint.states.items()),
         d_params=tuple((p, name, places[p]) for p, name in joint.params.items()),
+        choice=CHOICES[0],
+        again=None,
     )
 
 

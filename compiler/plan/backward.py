@@ -1,4 +1,4 @@
-"""The backward rows of a stage: input gradient, then weight gradient of each call, from the last to the first.
+"""The backward rows of a stage: what a call makes again, its input gradient, then its weight gradient, from the last call to the first.
 
 The gradient of a state is the sum of what its readers give, from the last call to the first: total = total + part. Over a cut
 travels the total so far, so the order of additions does not depend on cuts.
@@ -6,11 +6,12 @@ travels the total so far, so the order of additions does not depend on cuts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlc.ir.program import Call, Unit, Variant
 from mlc.ir.types import Value
+from mlc.lower.again import Again
 from mlc.lower.arrangement import Stored
 from mlc.lower.program import Lowered
 from mlc.plan.forward import Accumulators, Values
@@ -23,12 +24,13 @@ SEED = "seed"
 
 @dataclass(frozen=True, slots=True)
 class _Gradient:
-    """One call of the chain with its derivative; `values`, the buffers of its values by name, grows."""
+    """One call of the chain with its derivative; `values`, the buffers of its values by name, grows. again: what makes values again."""
 
     number: int
     call: Call
     unit: Unit
     variant: Variant
+    again: Again | None
     values: dict[str, str]
 
     @property
@@ -42,9 +44,11 @@ class _Gradient:
         return {p.name: (name, p) for p, name in names}
 
 
-def add_backward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, values: Values, rows: StageRows) -> None:
+def add_backward_rows(
+    lowered: Lowered, staged: StagedChain, uses: Accumulators, choices: Sequence[str], values: Values, rows: StageRows
+) -> None:
     """Append the backward half to the rows of a stage of the train chain."""
-    planner = _Planner(lowered, staged, uses, rows)
+    planner = _Planner(lowered, staged, uses, choices, rows)
     planner.pass_on()
     for number in reversed(staged.calls[rows.stage]):
         gradient = planner.gradient(number, values[number])
@@ -55,10 +59,11 @@ def add_backward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators,
 class _Planner:
     """totals: the buffer that holds the gradient so far of each state that has one."""
 
-    def __init__(self, lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: StageRows):
+    def __init__(self, lowered: Lowered, staged: StagedChain, uses: Accumulators, choices: Sequence[str], rows: StageRows):
         self.lowered = lowered
         self.staged = staged
         self.uses = uses
+        self.choices = choices
         self.rows = rows
         received = staged.gradients_received(rows.stage)
         self.totals = {state: rows.buffer(f"gradient received.{state}", staged.types[state]) for state in received}
@@ -80,8 +85,9 @@ class _Planner:
     def gradient(self, number: int, values: dict[str, str]) -> _Gradient | None:
         """A call with its derivative; None where it makes no gradient."""
         call, step = self.staged.chain.calls[number], self.lowered.step
-        unit, variant = step.program.units[call.unit], step.variants[call.unit]
-        return _Gradient(number, call, unit, variant, values) if variant else None
+        unit, variant = step.program.units[call.unit], step.variant(call.unit, self.choices[number])
+        again = self.lowered.again_of(call.unit, self.choices[number])
+        return _Gradient(number, call, unit, variant, again, values) if variant else None
 
     def add(self, g: _Gradient) -> None:
         """Append the rows of one call."""
@@ -93,12 +99,22 @@ class _Planner:
         sums = self._state_gradients(g)
         self._place_pending(g)
         input_gradient, weight_gradient = self.lowered.input_gradient[g.call.unit], self.lowered.weight_gradient[g.call.unit]
+        self._make_again(g, "I" if input_gradient is not None else "W")
         if input_gradient is not None:
             self.rows.add("I", input_gradient, [g.values[b] for b in input_gradient.binds], g.call.path, f"{g.label} input gradient")
         for parts, kind in sums:
             self.rows.add("I", self.lowered.adds[kind.key], parts, g.call.path, f"{g.label} sum of gradients")
         if weight_gradient is not None:
             self.rows.add("W", weight_gradient, [g.values[b] for b in weight_gradient.binds], g.call.path, f"{g.label} weight gradient")
+
+    def _make_again(self, g: _Gradient, phase: str) -> None:
+        """Append the row that makes saved values again, where none of them was kept from forward on."""
+        if g.again is None:
+            return
+        kinds = {r.name: self.lowered.stored(g.call.unit, r) for r in g.variant.forward.results}
+        g.values.update({name: self.rows.buffer(f"{g.number}.{name}", kinds[name]) for name in g.again.remade})
+        routine = g.again.routine
+        self.rows.add(phase, routine, [g.values[b] for b in routine.binds], g.call.path, f"{g.label} again", again=True)
 
     def _cotangent(self, g: _Gradient, n: int) -> str:
         """Where the cotangent of a result lies; that of a state nothing reads is set to 0 first."""

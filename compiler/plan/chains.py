@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.parallel.actions import Schedule
 from mlc.parallel.entries import ENDINGS, Entries, Entry, packed
@@ -43,22 +44,28 @@ class PlannedChain:
     values: tuple[tuple[tuple[int, str], ...], ...]
 
 
-def plan_chain(lowered: Lowered, layout: Layout, staged: StagedChain, uses: Sequence[Use]) -> PlannedChain:
-    """Plan one chain."""
+def plan_chain(
+    lowered: Lowered, layout: Layout, staged: StagedChain, uses: Sequence[Use], rounded: Sequence[frozenset[str]]
+) -> PlannedChain:
+    """Plan one chain. rounded: per place, parameters of which its microbatches have copies of their own."""
     train = staged.kind == "train"
     table = timetable(_schedule(layout, staged.kind))
     accumulators = {(use.call, use.result): use.buffer() for use in uses} if train else {}
     inputs = {i.name: i.type for i in lowered.step.program.inputs}
-    rows = tuple(StageRows(stage) for stage in range(layout.stages))
+    rows = tuple(StageRows(stage, rounded[place]) for stage, place in enumerate(layout.schedule.placement))
+    choices = layout.choices if train else ()
     for of in rows:
-        values = add_forward_rows(lowered, staged, accumulators, of)
+        values = add_forward_rows(lowered, staged, accumulators, choices, of)
         if train:
-            add_backward_rows(lowered, staged, accumulators, values, of)
+            add_backward_rows(lowered, staged, accumulators, choices, values, of)
         for name in of.inputs:
             of.buffer(f"input.{name}", inputs[name])
     columns, found = _columns(staged, rows)
+    joint = [table.joint(stage) for stage in range(layout.stages)]
+    if train and table.schedule.microbatches == 1:
+        _own_gradients(lowered, staged, uses, [of for of in rows if joint[of.stage]])
     memories = tuple(
-        stage_memory(staged, of, table.kinds[of.stage], [buffer for _, buffer in lasting], _logits(staged, of))
+        stage_memory(staged, of, table.kinds[of.stage], [buffer for _, buffer in lasting], _logits(staged, of), joint[of.stage])
         for of, lasting in zip(rows, found, strict=True)
     )
     edges = tuple(chain_edges(staged, memories))
@@ -75,6 +82,17 @@ def _by_place(edges: Sequence[Edge], layout: Layout) -> tuple[tuple[Edge, ...], 
         for place in dict.fromkeys((placement[edge.source], placement[edge.target])):
             found[place].append(edge)
     return tuple(map(tuple, found))
+
+
+def _own_gradients(lowered: Lowered, staged: StagedChain, uses: Sequence[Use], stages: Sequence[StageRows]) -> None:
+    """Accumulators of the one microbatch of a step, which need no memory before it and none of other microbatches."""
+    unit = dtype_of(lowered.step.program.wide).bytes
+    sizes = {p.name: unit * p.type.size for p in lowered.step.program.parameters}
+    of_call = {number: of for of in stages for number in staged.calls[of.stage]}
+    for use in uses:
+        if use.call in of_call:
+            of_call[use.call].sizes[use.buffer()] = sizes[use.parameter]
+            of_call[use.call].gradients.append(use.buffer())
 
 
 def _schedule(layout: Layout, kind: str) -> Schedule:

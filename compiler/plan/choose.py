@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlc.diagnostics import MlcError
+from mlc.ir.program import CHOICES
 from mlc.lower.program import Lowered
 from mlc.mesh import Mesh
 from mlc.parallel.actions import Action, Schedule, refusal
@@ -28,10 +30,14 @@ from mlc.parallel.split import split_calls
 from mlc.parallel.tree import tree_levels
 from mlc.parallel.validate import validate
 from mlc.plan.layout import Layout, StageNote
+from mlc.plan.recompute import ByChoice, asked_choices, costs_of, least_choices
 
 #: A message between two processes of one machine: seconds to begin, bytes a second.
 TRANSFER_SECONDS = 5e-6
 TRANSFER_BYTES = 8e9
+
+#: What is made again: as little as memory allows.
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class LayoutOptions:
     schedule, chunks:  of the pipeline; None: `auto` with its default, 1f1b on one stage
     split:             the calls of each stage; None: balanced
     memory:            bytes that a rank has for its arena; None: no limit
+    recompute:         what the backward pass of every call makes again: one of CHOICES, or `auto`: what `memory` demands
     """
 
     pp: int = 1
@@ -49,10 +56,16 @@ class LayoutOptions:
     chunks: int | None = None
     split: str | None = None
     memory: int | None = None
+    recompute: str = AUTO
 
 
-def choose_layout(lowered: Lowered, options: LayoutOptions, plan: Mapping[str, Any] | None = None) -> Layout:
-    """The layout of a program. plan: a parsed plan.json, whose mesh, cut and lists are taken in place of the options.
+def choose_layout(
+    lowered: Lowered, options: LayoutOptions, plan: Mapping[str, Any] | None = None, target_bytes: int | None = None
+) -> Layout:
+    """The layout of a program.
+
+    plan:          a parsed plan.json, whose mesh, cut, lists and choices are taken in place of the options
+    target_bytes:  what calls may hold where recomputation is chosen for memory; None: all of it. A plan has messages and more beside
 
     raises: E0813 for microbatches or groups that replicas do not divide, E0814 for a plan of another model, E10 and E11 for a cut or
             a schedule that cannot be made
@@ -64,15 +77,41 @@ def choose_layout(lowered: Lowered, options: LayoutOptions, plan: Mapping[str, A
     check_extent(options.pp, options.dp, options.chunks or 1, microbatches)
     groups = recipe.groups or math.gcd(microbatches, 8)
     _check_division(microbatches, groups, options.dp)
-    costs = call_costs(lowered, tree_levels(groups, options.dp), options.dp)
+    levels = tree_levels(groups, options.dp)
+    by_choice = {choice: call_costs(lowered, levels, options.dp, choice=choice, copies=microbatches > 1) for choice in _considered(options)}
     name = options.schedule or ("auto" if options.pp * (options.chunks or 1) > 1 else "1f1b")
     chunks = chunks_of(name, options.chunks)
     own = microbatches // options.dp
     first = schedule(name, options.pp, own, chunks)
-    cuts = _cuts(lowered, costs, first, options)
+    cuts, choices = _cuts_and_choices(lowered, by_choice, first, options, target_bytes)
+    costs = costs_of(by_choice, choices)
     made = schedule(name, options.pp, own, chunks, _stage_costs(costs, cuts)) if name == "auto" else first
-    mesh = Mesh(options.pp, options.dp)
-    return Layout(mesh, chunks, made, cuts, microbatches, groups, _notes(costs, cuts, made, options.memory))
+    notes = _notes(costs, cuts, made, options.memory)
+    return Layout(Mesh(options.pp, options.dp), chunks, made, cuts, microbatches, groups, choices, notes)
+
+
+def _considered(options: LayoutOptions) -> tuple[str, ...]:
+    """The choices that calls may have, the least first."""
+    if options.recompute != AUTO:
+        return CHOICES[: CHOICES.index(options.recompute) + 1]
+    return CHOICES if options.memory is not None else CHOICES[:1]
+
+
+def _cuts_and_choices(
+    lowered: Lowered, by_choice: ByChoice, made: Schedule, options: LayoutOptions, target_bytes: int | None
+) -> tuple[tuple[range, ...], tuple[str, ...]]:
+    """The calls of each stage, and what each call makes again. raises: E10 where nothing fits"""
+    windows = schedule_windows(made)
+    if options.recompute != AUTO or options.memory is None:
+        choice = CHOICES[0] if options.recompute == AUTO else options.recompute
+        cuts = _cuts(lowered, by_choice[choice], made, options)
+        return cuts, asked_choices(by_choice, choice, cuts, windows)
+    try:
+        cuts = _cuts(lowered, by_choice[CHOICES[0]], made, options)
+    except MlcError:
+        cuts = _cuts(lowered, by_choice[CHOICES[-1]], made, options)
+    target = options.memory if target_bytes is None else target_bytes
+    return cuts, least_choices(by_choice, cuts, made.placement, windows, target)
 
 
 def _check_division(microbatches: int, groups: int, dp: int) -> None:
@@ -137,9 +176,21 @@ def _planned_layout(lowered: Lowered, content: Mapping[str, Any]) -> Layout:
         ends.append(ends[-1] + len(calls))
     cuts = tuple(range(a, b) for a, b in itertools.pairwise(ends))
     made = _planned_schedule(planned, str(content.get("schedule", "")))
-    costs = call_costs(lowered, tree_levels(planned.groups, planned.dp), planned.dp)
-    notes = _notes(costs, cuts, made, None)
-    return Layout(planned.mesh, made.chunks, made, cuts, planned.microbatches, planned.groups, notes)
+    levels = tree_levels(planned.groups, planned.dp)
+    by_choice = {choice: call_costs(lowered, levels, planned.dp, choice=choice, copies=planned.microbatches > 1) for choice in CHOICES}
+    choices = _planned_choices(planned, by_choice)
+    notes = _notes(costs_of(by_choice, choices), cuts, made, None)
+    return Layout(planned.mesh, made.chunks, made, cuts, planned.microbatches, planned.groups, choices, notes)
+
+
+def _planned_choices(planned: Planned, by_choice: ByChoice) -> tuple[str, ...]:
+    """What each call makes again, as a plan says: nothing where it says nothing, no more than the call can."""
+    found: list[str] = []
+    for calls, choices in zip(planned.calls, planned.recompute, strict=True):
+        if choices and len(choices) != len(calls):
+            raise refusal("E1201", f"plan.json is damaged: {len(choices)} choices of recomputation for {len(calls)} calls")
+        found += choices or [CHOICES[0]] * len(calls)
+    return tuple(by_choice[choice][number].choice for number, choice in enumerate(found))
 
 
 def _planned_schedule(planned: Planned, name: str) -> Schedule:

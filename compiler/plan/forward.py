@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from mlc.ir.program import Call
+from mlc.ir.program import CHOICES, Call
 from mlc.lower.program import Lowered
 from mlc.plan.rows import Row, StageRows
 from mlc.plan.stages import StagedChain
@@ -16,15 +16,17 @@ Accumulators = Mapping[tuple[int, str], str]
 Values = dict[int, dict[str, str]]
 
 
-def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: StageRows) -> Values:
+def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, choices: Sequence[str], rows: StageRows) -> Values:
     """Append the forward rows of a stage; returns where the values of its calls lie.
 
-    uses: of the train chain, where accumulate effects add to gradients; elsewhere nothing reads them
+    uses:     of the train chain, where accumulate effects add to gradients; elsewhere nothing reads them
+    choices:  per call of the train chain; elsewhere none, for nothing lives on
     """
     values: Values = {}
     received = staged.received(rows.stage)
     for number in staged.calls[rows.stage]:
-        values[number] = _add_call(lowered, staged, uses, rows, number)
+        _round_parameters(lowered, staged, rows, number)
+        values[number] = _add_call(lowered, staged, uses, choices[number] if choices else CHOICES[0], rows, number)
     for state in staged.sent(rows.stage):
         if state in received:
             kind = staged.types[state]
@@ -35,10 +37,12 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
     return values
 
 
-def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: StageRows, number: int) -> dict[str, str]:
-    """Append the forward row of a call; returns where its values lie, by name."""
+def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice: str, rows: StageRows, number: int) -> dict[str, str]:
+    """Append the forward row of a call; returns where its values lie, by name. What it makes again has another place in between."""
     call, step = staged.chain.calls[number], lowered.step
-    unit, routine, variant = step.program.units[call.unit], lowered.forward[call.unit], step.variants[call.unit]
+    unit, routine, variant = step.program.units[call.unit], lowered.forward[call.unit], step.variant(call.unit)
+    again = lowered.again_of(call.unit, choice)
+    remade = again.remade if again is not None else ()
     values = {p.name: _argument(lowered, staged, rows, call, n) for n, p in enumerate(unit.function.parameters)}
     results = variant.forward.results if variant else unit.function.results
     for n, result in enumerate(results):
@@ -47,12 +51,24 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, rows: S
         elif (number, result.name) in uses:
             values[result.name] = uses[number, result.name]
         else:
-            values[result.name] = rows.buffer(f"{number}.{result.name}", lowered.stored(call.unit, result))
+            passing = "passing." if result.name in remade else ""
+            values[result.name] = rows.buffer(f"{number}.{passing}{result.name}", lowered.stored(call.unit, result))
     for effect, name, result in zip(unit.effects, call.effects, results[unit.outputs :], strict=False):
         if effect.kind != "accumulate":
             (rows.losses if effect.kind == "add_loss" else rows.metrics).append((name, values[result.name]))
     rows.add("F", routine, [values[b] for b in routine.binds], call.path, f"{call.path or unit.name} forward")
     return values
+
+
+def _round_parameters(lowered: Lowered, staged: StagedChain, rows: StageRows, number: int) -> None:
+    """Append the rows that round masters to the copies which a call is the first of its stage to read."""
+    call = staged.chain.calls[number]
+    unit = lowered.step.program.units[call.unit]
+    for value, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True):
+        copy = f"copy of {name}"
+        if role == "param" and name in rows.rounded and copy not in rows.sizes:
+            buffers = [f"parameter {name}", rows.buffer(copy, lowered.stored(call.unit, value))]
+            rows.add("F", lowered.rounded[value.type.dtype, value.type.size], buffers, "", f"{name} rounded")
 
 
 def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call, n: int) -> str:
@@ -66,7 +82,7 @@ def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call
         case "input":
             return _input(rows, name)
         case "param":
-            return f"parameter {name}"
+            return f"{'copy of' if name in rows.rounded else 'parameter'} {name}"
     return f"scalar {name}"
 
 

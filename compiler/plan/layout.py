@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlc.ir.program import Program
+from mlc.ir.program import CHOICES, Program
 from mlc.mesh import Mesh
 from mlc.parallel.actions import Action, Schedule
 
@@ -27,6 +27,7 @@ class Layout:
     microbatches:  M, of a step over all replicas; the schedule is of one replica, with M / dp
     groups:        G
     notes:         per stage, or none
+    choices:       per call of the train chain, what its backward pass makes again (ir.program.CHOICES)
     """
 
     mesh: Mesh
@@ -35,6 +36,7 @@ class Layout:
     cuts: tuple[range, ...]
     microbatches: int
     groups: int
+    choices: tuple[str, ...]
     notes: tuple[StageNote, ...] = ()
 
     @property
@@ -63,4 +65,5 @@ def single_layout(program: Program) -> Layout:
         cuts=(range(len(program.train.calls)),),
         microbatches=microbatches,
         groups=program.recipe.groups or math.gcd(microbatches, 8),
+        choices=(CHOICES[0],) * len(program.train.calls),
     )

@@ -43,6 +43,12 @@ class Timetable:
     kinds: tuple[frozenset[str], ...]
     times: Mapping[tuple[int, str], Times]
 
+    def joint(self, stage: int) -> bool:
+        """Whether the stage goes backward right after it went forward, for every microbatch."""
+        if self.kinds[stage] != {"F", "B"}:
+            return False
+        return np.array_equal(self.times[stage, "F"].positions + 1, self.times[stage, "B"].positions)
+
 
 def timetable(schedule: Schedule) -> Timetable:
     """Lists with an ideal run of them in which transfers take no time and nothing waits for memory."""

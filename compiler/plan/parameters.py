@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import Parameter
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
+from mlc.parallel.footprint import schedule_windows
 from mlc.parallel.shards import Owned, Sharing
 from mlc.plan.layout import Layout
 from mlc.plan.placed import PlannedParameter
@@ -71,6 +73,20 @@ def held_parameters(
             for number in numbers:
                 place.update(number_of[name] for name in parameters_of(program, staged.chain.calls[number]))
     return [sorted(place) for place in held]
+
+
+def rounded_parameters(lowered: Lowered, layout: Layout, held: Sequence[Sequence[int]]) -> list[frozenset[str]]:
+    """Per place, the parameters whose copy in the dtype of the forward pass is made and used up by one microbatch.
+
+    In a step of one microbatch on one replica a copy need not outlive its last reader on the way back, if no other place reads it: what
+    gradients take then lies where copies lay.
+    """
+    places = [[n for n in numbers if lowered.step.program.parameters[n].type.dtype != lowered.step.program.wide] for numbers in held]
+    joint = all(window.alone for window in schedule_windows(layout.schedule))
+    if layout.microbatches > 1 or not joint:
+        return [frozenset() for _ in places]
+    several = Counter(n for numbers in places for n in numbers)
+    return [frozenset(lowered.step.program.parameters[n].name for n in numbers if several[n] == 1) for numbers in places]
 
 
 def place_sharings(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParameter]) -> list[Sharing]:

@@ -49,6 +49,7 @@ class Sketch:
     """A plan before addresses.
 
     held:      per place, numbers of parameters
+    rounded:   per place, those of which microbatches have copies of their own
     sharings:  per place
     """
 
@@ -58,6 +59,7 @@ class Sketch:
     uses: tuple[Use, ...]
     parameters: tuple[PlannedParameter, ...]
     held: Sequence[Sequence[int]]
+    rounded: Sequence[frozenset[str]]
     sharings: Sequence[Sharing]
     levels: int
 
@@ -168,24 +170,26 @@ class PlacePlanner:
         parameter, routine = self.program.parameters[number], self.sketch.lowered.inits[number]
         name = parameter.name
         master = self._take(f"parameter {name}", self.unit * parameter.type.size)
-        copy = None if parameter.type.dtype == self.program.wide else self._take(f"copy of {name}", parameter.type.bytes)
+        lasts = parameter.type.dtype != self.program.wide and name not in self.sketch.rounded[self.place]
+        copy = self._take(f"copy of {name}", parameter.type.bytes) if lasts else None
         self.named[f"parameter {name}"] = master if copy is None else copy
         self.masters[number] = master
         at = (master, *self._work(f"work of {name} init", routine.work_bytes))
         return Held(number, master, copy, PlacedRow(routine, at, name, f"{name} init"))
 
     def _accumulators(self) -> dict[int, list[PlacedUse]]:
-        """The uses of each stage of the place, with memory for all levels."""
+        """The uses of each stage of the place, with memory for all levels, but for those that a microbatch has for itself."""
         numbers = {p.name: n for n, p in enumerate(self.program.parameters)}
-        calls = self.sketch.chains[0].staged.calls
+        train = self.sketch.chains[0]
         found: dict[int, list[PlacedUse]] = {stage: [] for stage in self.stages}
-        stage_of = {call: stage for stage in self.stages for call in calls[stage]}
+        stage_of = {call: stage for stage in self.stages for call in train.staged.calls[stage]}
         for use in self.sketch.uses:
             if use.call in stage_of:
-                number = numbers[use.parameter]
+                number, stage = numbers[use.parameter], stage_of[use.call]
                 size = self.unit * self.program.parameters[number].type.size
-                levels = tuple([self._buffer(use.buffer(level), size) for level in range(self.sketch.levels)])
-                found[stage_of[use.call]].append(PlacedUse(number, use.index, use.phase, levels))
+                own = use.buffer() in train.rows[stage].gradients
+                levels = () if own else tuple([self._buffer(use.buffer(level), size) for level in range(self.sketch.levels)])
+                found[stage].append(PlacedUse(number, use.index, use.phase, levels))
         return found
 
     def _outbox(self, channel: Channel) -> None:
@@ -267,7 +271,18 @@ class PlacePlanner:
                 if name not in BOXES:
                     times = [chain.table.times[stage, phase].positions for phase in (ring.phases[0], ring.phases[-1])]
                     self._region(f"{kind}.{chunk}.{name}", ring.bytes, window(*times), kind)
+            self._own_gradients(chain, chunk, uses)
         return tuple([self._chunk(chain, chunk, transient, uses) for chunk in range(len(self.stages))])
+
+    def _own_gradients(self, chain: PlannedChain, chunk: int, uses: Mapping[int, list[PlacedUse]]) -> None:
+        """Addresses of accumulators that lie in the only slot of a ring."""
+        stage = self.stages[chunk]
+        for name in chain.rows[stage].gradients:
+            ring, offset = chain.memories[stage].spots[name]
+            self.named[name] = self.regions[self.numbers[f"{chain.staged.kind}.{chunk}.{ring}"]].base + offset
+        for n, use in enumerate(uses[stage] if chain.rows[stage].gradients else ()):
+            name = f"gradient of {self.program.parameters[use.parameter].name} {use.index} 0"
+            uses[stage][n] = replace(use, levels=(self.named[name],))
 
     def _edge(self, chain: PlannedChain, edge: Edge) -> None:
         """The region of an edge that begins or ends here: the inbox or outbox of its channel, or a ring."""

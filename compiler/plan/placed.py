@@ -152,7 +152,7 @@ class Plan:
     channels:    all, each once
     levels:      accumulators a use
     rounds:      per chain, the microbatches of a list, for one replica
-    flops:       of a microbatch, forward and backward
+    flops:       of a microbatch, forward and backward; `recomputed_flops`: what is done once more beside it
     """
 
     lowered: Lowered
@@ -166,6 +166,7 @@ class Plan:
     levels: int
     rounds: Mapping[str, int]
     flops: int
+    recomputed_flops: int
 
     @property
     def program(self) -> Program:

@@ -21,7 +21,7 @@ from mlc.parallel.tree import most_roots, tree_levels
 from mlc.plan.chains import plan_chain
 from mlc.plan.channels import segment_channel, tree_channel
 from mlc.plan.layout import Layout
-from mlc.plan.parameters import held_parameters, place_sharings, plan_parameters
+from mlc.plan.parameters import held_parameters, place_sharings, plan_parameters, rounded_parameters
 from mlc.plan.place import PlacePlanner, Sketch, place_inboxes
 from mlc.plan.placed import Place, Plan
 from mlc.plan.stages import staged_chains
@@ -33,15 +33,18 @@ def plan(lowered: Lowered, layout: Layout) -> Plan:
     _check(lowered, layout)
     staged = staged_chains(lowered, layout)
     uses = parameter_uses(lowered.step)
-    chains = tuple(plan_chain(lowered, layout, chain, uses) for chain in staged)
     parameters = plan_parameters(lowered, layout, staged, uses)
+    held = held_parameters(lowered, layout, staged, parameters)
+    rounded = rounded_parameters(lowered, layout, held)
+    chains = tuple(plan_chain(lowered, layout, chain, uses, rounded) for chain in staged)
     sketch = Sketch(
         lowered=lowered,
         layout=layout,
         chains=chains,
         uses=uses,
         parameters=parameters,
-        held=held_parameters(lowered, layout, staged, parameters),
+        held=held,
+        rounded=rounded,
         sharings=place_sharings(lowered, layout, parameters),
         levels=tree_levels(layout.groups, layout.dp),
     )
@@ -59,7 +62,8 @@ def plan(lowered: Lowered, layout: Layout) -> Plan:
         places=places,
         levels=sketch.levels,
         rounds={chain.staged.kind: chain.table.schedule.microbatches for chain in chains},
-        flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows),
+        flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if not row.again),
+        recomputed_flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if row.again),
     )
 
 
@@ -69,6 +73,8 @@ def _check(lowered: Lowered, layout: Layout) -> None:
     shape = (layout.schedule.ranks, layout.schedule.chunks, layout.schedule.microbatches * layout.dp, layout.schedule.stages)
     if shape != (layout.pp, layout.chunks, layout.microbatches, layout.stages):
         raise InternalError(f"plan: schedule {shape} is not of the layout")
+    if len(layout.choices) != len(calls):
+        raise InternalError(f"plan: {len(layout.choices)} choices for {len(calls)} calls")
     if calls != list(range(len(lowered.step.program.train.calls))) or layout.microbatches % layout.groups or layout.groups % layout.dp:
         raise InternalError(f"plan: {layout.groups} groups and stages of calls {calls} are not of the program")
 

@@ -2,6 +2,10 @@
 
 A value that one phase makes and uses up is transient: it has a fixed address, which other actions use for theirs. One that several
 phases touch has a slot for each microbatch between the first and the last of them, and shares it with all values of equal phases.
+
+Where a stage goes backward right after it went forward, nothing else runs in between, and both phases are one line of rows: every value
+lives from the first row that touches it to the last, and what layers free on the way back holds what comes after them. In a step of one
+microbatch the gradients of parameters are such values too, which live to the end.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ BOXES = ("received", "sent", "gradients received", "gradients sent")
 INPUTS = "inputs"
 LOGITS = "logits"
 TRANSIENT = "transient"
+JOINT = "F-B"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +77,19 @@ def message(staged: StagedChain, states: Sequence[str]) -> tuple[dict[str, int],
     return offsets, size
 
 
-def stage_memory(staged: StagedChain, rows: StageRows, kinds: Iterable[str], lasting: Iterable[str], logits: str | None) -> StageMemory:
+def stage_memory(
+    staged: StagedChain, rows: StageRows, kinds: Iterable[str], lasting: Iterable[str], logits: str | None, joint: bool
+) -> StageMemory:
     """Place the buffers of a stage.
 
     kinds:    of the actions the stage has in its list: F, and I and W, or B, or both
     lasting:  buffers that are read when the forward rows are done
     logits:   a buffer that is read when the list has ended
+    joint:    every B comes right after its F
     """
     phases = _phases(rows, frozenset(kinds))
     touched = {phase: _touches(of, rows.sizes) for phase, of in phases.items()}
+    lasting = tuple(lasting)
     for name in lasting:
         touched["F"][name].last = len(phases["F"])
     if rows.inputs:
@@ -91,12 +100,34 @@ def stage_memory(staged: StagedChain, rows: StageRows, kinds: Iterable[str], las
     for phase in separate:
         for name in touched[phase]:
             of_buffer[name] = (*of_buffer.get(name, ()), phase)
+    if joint:
+        sizes |= _place_joint(rows, phases, lasting, spots)
     sizes |= _place_rings(rows, of_buffer, spots, logits)
     transient = max((_place_transient(rows, touched[phase], of_buffer, phase, spots) for phase in separate), default=0)
     rings = {name: Ring(size, _ring_phases(separate, of_buffer, spots, name)) for name, size in sizes.items()}
     reads = {phase: _rings_of((n for n, t in of.items() if t.reads), spots) for phase, of in touched.items()}
     writes = {phase: _rings_of((n for n, t in of.items() if t.writes), spots) for phase, of in touched.items()}
     return StageMemory(phases, spots, rings, transient, reads, writes)
+
+
+def _place_joint(
+    rows: StageRows, phases: Mapping[str, tuple[Row, ...]], lasting: Iterable[str], spots: dict[str, tuple[str, int]]
+) -> dict[str, int]:
+    """Places what lives in forward and backward of one microbatch, inputs and messages apart; returns the bytes of the ring."""
+    line = (*phases["F"], *phases["B"])
+    touched = _touches(line, rows.sizes)
+    for name in lasting:
+        touched[name].last = max(touched[name].last, len(phases["F"]))
+    weight = rows.weight.buffers if rows.weight else ()
+    for name in weight:
+        if name in rows.sizes:
+            touched.setdefault(name, _Touch(0, 0, False, True)).first = 0
+    for name in rows.gradients:
+        touched[name].last = len(line)
+    own = {name: touch for name, touch in touched.items() if name not in spots and not name.startswith("input.")}
+    offsets, size = lay_out({name: rows.sizes[name] for name in own}, {name: (t.first, t.last) for name, t in own.items()})
+    spots.update((name, (JOINT, offset)) for name, offset in offsets.items())
+    return {JOINT: size} if size else {}
 
 
 def _phases(rows: StageRows, kinds: frozenset[str]) -> dict[str, tuple[Row, ...]]:

@@ -34,6 +34,7 @@ def _explained(plan: Json) -> str:
         f"{plan['model']}: {elements:,} parameters on {_ranks(plan)}",
         f"memory    {size_text(arena)} arena a rank, and {size_text(plan['scratch_bytes_per_thread'])} scratch a thread",
         f"work      {plan['flops_per_microbatch'] / 1e9:,.3f} GFLOP a microbatch, {plan['microbatches']} a step in {plan['groups']} groups",
+        *_recomputed(plan),
         f"schedule  {plan['schedule']}, {plan['rounds']['train']} microbatches a replica",
         "",
         *_stages(plan),
@@ -41,6 +42,14 @@ def _explained(plan: Json) -> str:
     for place in plan["places"]:
         lines += ["", *_place(plan, place)]
     return "\n".join([*lines, *_channels(plan), "", *_tensors(plan)]) + "\n"
+
+
+def _recomputed(plan: Json) -> list[str]:
+    """What backward passes make again, which is no part of the model's work."""
+    flops = plan.get("recomputed_flops_per_microbatch", 0)
+    if not flops:
+        return []
+    return [f"again     {flops / 1e9:,.3f} GFLOP a microbatch are computed once more, {flops / plan['flops_per_microbatch']:.1%} of it"]
 
 
 def _ranks(plan: Json) -> str:

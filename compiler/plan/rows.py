@@ -12,13 +12,17 @@ from mlc.lower.routine import Routine
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One call of a routine: the buffers it is given in order, its work memory last. `name` is for people; `path` keys random numbers."""
+    """One call of a routine: the buffers it is given in order, its work memory last. `name` is for people; `path` keys random numbers.
+
+    again: it does once more what a row before it did
+    """
 
     phase: str  # F, I or W
     routine: Routine
     buffers: tuple[str, ...]
     path: str
     name: str
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -27,14 +31,18 @@ class StageRows:
 
     rows:     forward, then backward: from the last call to the first, input gradient before weight gradient
     sizes:    bytes of every buffer that a microbatch has for itself. Other names are of memory that all share
+    gradients: those of `sizes` that are accumulators, in a step of one microbatch that goes backward right after it went forward
+    rounded:  the parameters of which a microbatch has a copy in the dtype of the forward pass
     inputs:   the model inputs that some row reads, in the order they are met
     losses:   (name, buffer) of add_loss effects; metrics: of reports
     weight:   the row that makes the weight of the microbatch, run before the others; None where none is needed or it is 1
     """
 
     stage: int
+    rounded: frozenset[str] = frozenset()
     rows: list[Row] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
+    gradients: list[str] = field(default_factory=list)
     inputs: dict[str, None] = field(default_factory=dict)
     losses: list[tuple[str, str]] = field(default_factory=list)
     metrics: list[tuple[str, str]] = field(default_factory=list)
@@ -45,9 +53,9 @@ class StageRows:
         self.sizes.setdefault(name, kind.bytes)
         return name
 
-    def add(self, phase: str, routine: Routine, buffers: Sequence[str], path: str, name: str) -> None:
+    def add(self, phase: str, routine: Routine, buffers: Sequence[str], path: str, name: str, again: bool = False) -> None:
         """Append a row."""
-        self.rows.append(Row(phase, routine, (*buffers, *self.work(routine)), path, name))
+        self.rows.append(Row(phase, routine, (*buffers, *self.work(routine)), path, name, again))
 
     def work(self, routine: Routine) -> tuple[str, ...]:
         """Work memory for a row that comes next; none where it needs none."""

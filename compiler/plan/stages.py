@@ -88,7 +88,7 @@ def _gradient_stages(step: Step, chain: Chain, stage_of: list[int]) -> dict[str,
     last: dict[str, int] = {}
     wanted: set[str] = set()
     for stage, call in zip(stage_of, chain.calls, strict=True):
-        variant = step.variants[call.unit]
+        variant = step.variant(call.unit)
         if variant is None:
             continue
         names = dict(zip((p.name for p in step.program.units[call.unit].function.parameters), call.arguments, strict=True))

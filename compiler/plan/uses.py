@@ -42,7 +42,7 @@ def parameter_uses(step: Step) -> tuple[Use, ...]:
 
 def _call_uses(step: Step, call: Call) -> Iterator[tuple[str, str, str]]:
     """(parameter, result, phase) of each gradient a call makes: accumulate effects, then derivatives."""
-    unit, variant = step.program.units[call.unit], step.variants[call.unit]
+    unit, variant = step.program.units[call.unit], step.variant(call.unit)
     results = (variant.forward if variant else unit.function).results[unit.outputs :]
     for effect, name, result in zip(unit.effects, call.effects, results, strict=False):
         if effect.kind == "accumulate":

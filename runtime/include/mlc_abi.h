@@ -346,6 +346,7 @@ typedef struct mlc_model {
     int32_t groups;              /* G, over all replicas */
     double clip;                 /* largest global gradient norm; 0: none */
     double flops;                /* of one microbatch, forward and backward, recomputation apart */
+    double recomputed_flops;     /* of one microbatch, beside them */
     int64_t batch;               /* rows of a microbatch */
     int64_t tokens;              /* elements of the first input in a microbatch when it is i32 [batch, context], else batch */
     const char *compiler;        /* version of mlc; NULL: not known */

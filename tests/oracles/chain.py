@@ -76,8 +76,8 @@ def record(program: Program, step: int, steps: int, options: Mapping[str, float]
     return scalars
 
 
-def forward(run: Run, chain: Chain, variants: tuple[Variant | None, ...] | None = None) -> tuple[Result, list[dict[str, np.ndarray]]]:
-    """The loss with every effect, and what each call keeps for its derivative (with variants)."""
+def forward(run: Run, chain: Chain, made: Step | None = None) -> tuple[Result, list[dict[str, np.ndarray]]]:
+    """The loss with every effect, and what each call keeps for its derivative (with a step)."""
     states: dict[str, np.ndarray] = {}
     reports: dict[str, float] = {}
     fed: dict[str, np.ndarray] = {}
@@ -86,7 +86,7 @@ def forward(run: Run, chain: Chain, variants: tuple[Variant | None, ...] | None 
     for call in chain.calls:
         unit = run.program.units[call.unit]
         values = run.arguments(unit, call.arguments, states)
-        variant = None if variants is None else variants[call.unit]
+        variant = None if made is None else made.variant(call.unit)
         function = unit.function if variant is None else variant.forward
         results = run.call(function, values, call.path)
         kept.append(values | {v.name: r for v, r in zip(function.results, results, strict=True)})
@@ -114,10 +114,10 @@ def weight(run: Run, chain: Chain) -> float:
 def step(run: Run, made: Step) -> Result:
     """Forward and backward of the train chain."""
     chain = run.program.train
-    result, kept = forward(run, chain, made.variants)
+    result, kept = forward(run, chain, made)
     cotangents: dict[str, np.ndarray] = {chain.loss: np.ones(())} if chain.loss is not None else {}
     for call, values in zip(reversed(chain.calls), reversed(kept), strict=True):
-        variant = made.variants[call.unit]
+        variant = made.variant(call.unit)
         assert variant is not None, f"{call.path} has no derivative"
         backward(run, call, variant, values, cotangents, result.gradients)
     return result

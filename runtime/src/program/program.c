@@ -482,8 +482,12 @@ static void print_summary(program *run, int64_t steps)
     mlc_json_number(loss, run->rank->result.loss);
     double tokens = (double)(steps * run->model->microbatches * run->model->tokens);
     if (may_print(run))
-        printf("trained %lld steps: loss %s, %.0f %s/s, mfu unknown\n", (long long)steps, loss,
+        printf("trained %lld steps: loss %s, %.0f %s/s, mfu unknown", (long long)steps, loss,
                run->seconds > 0 ? tokens / run->seconds : 0, mlc_unit(run->model));
+    if (may_print(run) && run->model->recomputed_flops > 0)
+        printf(", %.1f%% more work recomputed", 100 * run->model->recomputed_flops / run->model->flops);
+    if (may_print(run))
+        printf("\n");
     look_at_output(run);
 }
 
