@@ -20,7 +20,7 @@ from mlc.parallel.limits import Memory, counted, least_makespan
 from mlc.parallel.placement import looped, v_shaped
 from mlc.parallel.simulate import Costs, Residuals, makespan, peak, run
 
-#: From how many candidates local search starts, and how many policies of a placement go on to all microbatches.
+#: From how many candidates local search starts, and how many list schedules go on to all microbatches.
 _STARTS = 3
 #: The fewest list schedules of a placement.
 _FEWEST = 6
@@ -45,12 +45,10 @@ def arrange(named: tuple[Schedule, ...], costs: Costs, memory: Memory | None, ef
     raises:  E1107 where no order fits
     """
     best = min(named, key=lambda schedule: makespan(schedule, costs))
-    ranks, chunks, microbatches = best.ranks, best.chunks, best.microbatches
+    ranks, chunks = best.ranks, best.chunks
     limits = memory or counted(max(peak(best, _ones(best.stages))), ranks, chunks)
     schedules = [_split(schedule) for schedule in named if limits.fits(schedule)]
-    for placement in dict.fromkeys((looped(ranks, chunks), v_shaped(ranks, chunks))):
-        if all(least <= limit for least, limit in zip(limits.least(placement), limits.limit)):
-            schedules += _list_schedules(placement, ranks, microbatches, costs, limits, effort)
+    schedules += _list_schedules(best, costs, limits, effort)
     if not schedules:
         raise _too_little(limits, ranks, chunks)
     candidates = [_Candidate(makespan(schedule, costs), schedule) for schedule in dict.fromkeys(schedules)]
@@ -61,20 +59,29 @@ def _ones(stages: int) -> Residuals:
     return Residuals((1,) * stages, (1,) * stages)
 
 
-def _list_schedules(
-    placement: tuple[int, ...], ranks: int, microbatches: int, costs: Costs, limits: Memory, effort: int
-) -> Iterator[Schedule]:
-    """List schedules over a placement: under every policy, as far as the effort goes; of so many microbatches that it goes for a few
-    policies alone, under those that are best with fewer microbatches."""
-    stages = len(placement)
-    policies = list(_policies(ranks, stages // ranks, microbatches))
+def _list_schedules(best: Schedule, costs: Costs, limits: Memory, effort: int) -> Iterator[Schedule]:
+    """List schedules over every placement with room for them, under every policy as far as the effort goes; of so many microbatches that
+    it goes for a few policies alone, under those that are best with fewer microbatches.
+
+    best: a schedule of as many ranks, chunks and microbatches
+    """
+    ranks, chunks, stages, microbatches = best.ranks, best.chunks, best.stages, best.microbatches
+    policies = list(_policies(ranks, chunks, microbatches))
     count = min(microbatches, max(2 * stages, effort // (3 * stages * len(policies))))
-    tried = policies[: max(_FEWEST, effort // (3 * stages * count))]
+    few = policies[: max(_FEWEST, effort // (3 * stages * count))]
+    tried = [(placement, policy) for placement in _placements(ranks, chunks, limits) for policy in few]
     if count < microbatches:
-        tried = sorted(tried, key=lambda policy: list_makespan(placement, ranks, count, costs, limits, policy))[:_STARTS]
-    for policy in tried:
+        tried = sorted(tried, key=lambda pair: list_makespan(pair[0], ranks, count, costs, limits, pair[1]))[:_STARTS]
+    for placement, policy in tried:
         lists = list_schedule(placement, ranks, microbatches, costs, limits, policy)
-        yield Schedule("auto", ranks, stages // ranks, microbatches, placement, lists)
+        yield Schedule("auto", ranks, chunks, microbatches, placement, lists)
+
+
+def _placements(ranks: int, chunks: int, limits: Memory) -> Iterator[tuple[int, ...]]:
+    """Those under which every rank has room for a microbatch on each of its chunks."""
+    for placement in dict.fromkeys((looped(ranks, chunks), v_shaped(ranks, chunks))):
+        if all(least <= limit for least, limit in zip(limits.least(placement), limits.limit)):
+            yield placement
 
 
 def _best_improved(candidates: list[_Candidate], costs: Costs, limits: Memory, effort: int) -> Schedule:
