@@ -104,8 +104,3 @@ def braced(fields: str) -> str:
 def initializer(fields: Iterable[object]) -> str:
     """The value of a struct from its fields in order."""
     return braced(", ".join(map(str, fields)))
-
-
-def compound(kind: str, items: Sequence[str]) -> str:
-    """A compound literal of an array; NULL when it is empty."""
-    return f"(const {kind}[]){initializer(items)}" if items else "NULL"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from mlc.emit import tree as c
 from mlc.emit.dtypes import register, stored
 from mlc.emit.items import model_items
-from mlc.emit.literals import c_string, packed, write_array
-from mlc.emit.printer import compound, initializer
+from mlc.emit.literals import Pools, c_string, packed, write_array
+from mlc.emit.printer import initializer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.routine import Routine
@@ -29,12 +29,13 @@ _NO_TENSOR = initializer((c_string(""), "MLC_F32", 0, "NULL", "MLC_NONE"))
 class Tables:
     """Makes the tables of one plan.
 
-    nodes: the tables so far
+    nodes: the tables so far, but for the pools they point into, which come first
     paths: the hash of each call path as a literal
     """
 
     def __init__(self, plan: Plan):
         self.nodes: list[c.Node] = []
+        self.pools = Pools()
         self.plan = plan
         self.paths: dict[str, str] = {}
         self.domains = "NULL"
@@ -51,7 +52,7 @@ class Tables:
         columns = {kind: self._columns(kind, of) for kind, of in plan.columns.items()}
         self._array("mlc_role", "roles", [self._role(place) for place in plan.places])
         self._model(columns)
-        return self.nodes
+        return [*self.pools.made(), *self.nodes]
 
     def _array(self, kind: str, name: str, rows: Sequence[str]) -> str:
         """Define an array; returns its name, NULL when it is empty."""
@@ -67,8 +68,11 @@ class Tables:
         """An mlc_tensor."""
         key = (name, kind.dtype, kind.shape, at)
         if key not in self.tensors:
-            self.tensors[key] = initializer((c_string(name), stored(kind.dtype).name, len(kind.dims), _shape(kind), at))
+            self.tensors[key] = initializer((c_string(name), stored(kind.dtype).name, len(kind.dims), self._shape(kind), at))
         return self.tensors[key]
+
+    def _shape(self, kind: TensorType) -> str:
+        return self.pools.array("int64_t", [str(extent) for extent in kind.shape])
 
     # ---- what holds for all places ----
 
@@ -80,11 +84,11 @@ class Tables:
             (
                 c_string(parameter.name),
                 len(parameter.type.dims),
-                _shape(parameter.type),
+                self._shape(parameter.type),
                 {"loss": 0, "accumulate": 1, "none": 2}[planned.fed],
                 len(planned.uses),
                 planned.owner,
-                compound("mlc_tensor", states),
+                self.pools.array("mlc_tensor", states),
                 len(states),
                 self._path(parameter.name),
             )
@@ -149,17 +153,17 @@ class Tables:
         inputs = [initializer((number, _operand(at))) for number, at in chunk.inputs]
         values = [initializer((column, _operand(at))) for column, at in chunk.values]
         weight = self._rows(f"{name}_weight", [chunk.weight] if chunk.weight else [])
-        uses = self._array("mlc_use", f"{name}_uses", [_use(use) for use in chunk.uses])
+        uses = self._array("mlc_use", f"{name}_uses", [self._use(use) for use in chunk.uses])
         logits = self._tensor("logits", chunk.logits[0], _operand(chunk.logits[1])) if chunk.logits else _NO_TENSOR
         return initializer(
             (
                 chunk.stage,
                 *rows.values(),
-                compound("mlc_binding", inputs),
+                self.pools.array("mlc_binding", inputs),
                 len(inputs),
                 weight,
                 place.weight_at,
-                compound("mlc_value", values),
+                self.pools.array("mlc_value", values),
                 len(values),
                 uses,
                 len(chunk.uses),
@@ -179,13 +183,17 @@ class Tables:
         self._array("uint64_t", f"{name}_at", packed(operands))
         return initializer((self._array("mlc_row", f"{name}_rows", entries), len(rows)))
 
+    def _use(self, use: PlacedUse) -> str:
+        levels = self.pools.array("uint64_t", [str(at) for at in use.levels])
+        return initializer((use.parameter, use.index, _PHASES[use.phase], levels))
+
     def _held(self, held: Held) -> str:
-        copy, at = "MLC_NONE" if held.copy is None else held.copy, compound("uint64_t", [str(a) for a in held.init.at])
+        copy, at = "MLC_NONE" if held.copy is None else held.copy, self.pools.array("uint64_t", [str(a) for a in held.init.at])
         return initializer((held.parameter, held.master, copy, *self._functions(held.init.routine), at))
 
     def _owned(self, one: Owned) -> str:
         """An mlc_own."""
-        reads = compound("uint64_t", [str(at) for at in one.reads])
+        reads = self.pools.array("uint64_t", [str(at) for at in one.reads])
         functions = ("NULL", "NULL") if one.update is None else self._functions(one.update)
         return initializer((one.parameter, f"MLC_{one.sharing.upper()}", *functions, reads, len(one.reads), one.work))
 
@@ -278,18 +286,9 @@ def _read_outside_training(program: Program) -> set[str]:
     return read
 
 
-def _shape(kind: TensorType) -> str:
-    return compound("int64_t", [str(extent) for extent in kind.shape])
-
-
 def _operand(at: int) -> str:
     """An operand of a row: in a region, in hex, the region's number before twelve digits of the offset."""
     return f"{at:#x}" if at >> REGION_SHIFT else str(at)
-
-
-def _use(use: PlacedUse) -> str:
-    levels = compound("uint64_t", [str(at) for at in use.levels])
-    return initializer((use.parameter, use.index, _PHASES[use.phase], levels))
 
 
 def plan_rows(plan: Plan) -> list[PlacedRow]:
