@@ -74,9 +74,9 @@ def test_search(ranks: int, chunks: int, effort: int) -> None:
 
 
 @cache
-def plan_of(folder: Path, places: int, microbatches: int, schedule: str) -> str:
+def plan_of(folder: Path, places: int, microbatches: int, schedule: str, depth: int = 4) -> str:
     options = Options(pp=places, schedule=schedule, microbatches=microbatches, emit="plan")
-    compile_file(MODEL, folder, {"depth": 4, "context": 8, "width": 16}, options)
+    compile_file(MODEL, folder, {"depth": depth, "context": 8, "width": 16}, options)
     return (folder / "plan.json").read_text(encoding="utf-8")
 
 
@@ -89,6 +89,16 @@ def test_proof(schedule: str, tmp_path: Path) -> None:
         return lambda: verify(parse_plan(text))
 
     grows_linearly(judged, 12)
+
+
+def test_proof_of_deeper_models(tmp_path: Path) -> None:
+    """Twice the layers are twice the parameters and rows, and no more steps for each."""
+
+    def judged(depth: int) -> Callable[[], Any]:
+        text = plan_of(tmp_path, 2, 2, "1f1b", depth)
+        return lambda: verify(parse_plan(text))
+
+    grows_linearly(judged, 6)
 
 
 def test_lists_are_small() -> None:

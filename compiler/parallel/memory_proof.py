@@ -14,12 +14,12 @@ from mlc.parallel.tree import most_roots, tree_levels
 
 def memory_faults(planned: Planned) -> Iterator[Fault]:
     """What is wrong with the addresses of a plan."""
-    channels = _channels_of_places(planned)
+    channels, unit = _channels_of_places(planned), planned.unit
     for place in planned.places:
         yield from _region_faults(planned, place)
         yield from _accumulator_faults(planned, place)
         yield from _inbox_faults(planned, place, channels[place.number])
-        yield from _shard_faults(planned, place)
+        yield from _shard_faults(planned, place, unit)
         yield from _overlaps(place, list(_areas(planned, place, channels[place.number])))
 
 
@@ -106,16 +106,16 @@ def _channel_areas(planned: Planned, place: Place, channel: Channel) -> Iterator
         yield Area(f"outbox of {channel.name}", channel.outbox, size, channel.chain)
 
 
-def _shard_faults(planned: Planned, place: Place) -> Iterator[Fault]:
+def _shard_faults(planned: Planned, place: Place, unit: int) -> Iterator[Fault]:
     """What a replica has of its own lies in areas of which every replica of the place has one: the largest fits."""
-    sharing = place.sharing(planned.dp, planned.unit)
+    sharing = place.sharing(planned.dp, unit)
     states = {one.parameter: planned.parameters[one.parameter].states for one in place.owned}
     buffers = {number: len(sizes) for number, sizes in states.items()}
-    whole = {number: sum(line_bytes(size, planned.unit) for size in sizes) for number, sizes in states.items()}
+    whole = {number: sum(line_bytes(size, unit) for size in sizes) for number, sizes in states.items()}
     needs = (
         (place.states, sharing.most(buffers, whole)),
         (place.work, sharing.most({}, {one.parameter: one.work for one in place.owned})),
-        (place.guests, _guest_bytes(planned, place)),
+        (place.guests, _guest_bytes(planned, place, unit)),
     )
     for area, least in needs:
         if area.bytes < least:
@@ -124,7 +124,7 @@ def _shard_faults(planned: Planned, place: Place) -> Iterator[Fault]:
             yield Fault("E1206", f"place {place.number}: {area.name} begin at byte {area.at}, which is no multiple of {LINE_BYTES}")
 
 
-def _guest_bytes(planned: Planned, place: Place) -> int:
+def _guest_bytes(planned: Planned, place: Place, unit: int) -> int:
     """The sums of a chunk that a replica keeps for an absent one, at most."""
     width = Cohort(planned.dp).most_hosted
     if not width:
@@ -132,9 +132,9 @@ def _guest_bytes(planned: Planned, place: Place) -> int:
     most = 0
     for chunk in range(len(place.stages)):
         count = Counter(use.parameter for use in place.uses if use.chunk == chunk)
-        whole = {number: times * line_bytes(planned.parameters[number].elements, planned.unit) for number, times in count.items()}
+        whole = {number: times * line_bytes(planned.parameters[number].elements, unit) for number, times in count.items()}
         owners = {planned.parameters[number].owner for number in count}
-        sharings = [planned.places[owner].sharing(planned.dp, planned.unit) for owner in owners if owner < planned.pp]
+        sharings = [planned.places[owner].sharing(planned.dp, unit) for owner in owners if owner < planned.pp]
         most = max(most, sum(sharing.most(count, whole, width) for sharing in sharings))
     return most * most_roots(planned.groups, planned.dp)
 
