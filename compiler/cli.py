@@ -24,7 +24,7 @@ import click
 from mlc import corpus
 from mlc.bench import measure
 from mlc.build import check_sources, find_toolchain, target_flags, write_file
-from mlc.cache import describe_cache, find_cache
+from mlc.cache import find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
 from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source, with_factors
 from mlc.ir.program import CHOICES
@@ -44,6 +44,7 @@ from mlc.plan.choose import AUTO
 from mlc.plan.report import explain_plan
 from mlc.render import Sources, as_json, explain, human
 from mlc.resources import VERSION
+from mlc.runtime_library import describe_cache
 from mlc.syntax.formatter import format_text
 from mlc.usage import advise_option, advise_verb
 

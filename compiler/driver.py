@@ -13,7 +13,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from mlc.bind import Model
 from mlc.build import check_outputs, check_sources, find_toolchain, make, target_flags, write_files
-from mlc.cache import install_runtime
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
@@ -36,6 +35,7 @@ from mlc.passes.factor import check_factors, factored_step
 from mlc.plan import Plan, plan
 from mlc.plan.choose import AUTO, LayoutOptions, choose_layout
 from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
+from mlc.runtime_library import install_runtime
 from mlc.syntax.parser import parse
 from mlc.syntax.tree import Module
 from mlc.targets import TARGETS

@@ -15,8 +15,9 @@ COMPILER = ROOT / "compiler"
 
 #: An import points down this list, never up; a folder is one entry, in which anything may import anything acyclic.
 LAYERS = (
-    "__main__", "docs", "cli", "usage", "__init__", "api", "corpus", "bench", "driver", "bind", "cache", "targets", "emit", "build",
-    "plan", "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "render", "resources", "mesh", "diagnostics",
+    "__main__", "docs", "cli", "usage", "__init__", "api", "corpus", "bench", "driver", "bind", "runtime_library", "targets", "emit",
+    "build", "plan", "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "cache", "render", "resources", "mesh",
+    "diagnostics",
 )  # fmt: skip
 
 #: The same for the runtime: an include points up this list, never down. `include` and `kernels` are for all.

@@ -6,8 +6,6 @@ import ast
 import json
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +16,9 @@ from mlc.diagnostics import CODES, MlcError, nearest
 from mlc.render import as_json, errors_page, explain, human
 from mlc.syntax import tree
 from mlc.syntax.formatter import format_text
-from mlc.syntax.generate import TABLE, table
-from mlc.syntax.lalr import DEPTH
 from mlc.syntax.parser import parse
 from mlc.syntax.tokens import FOREIGN, KEYWORDS, OPERATORS, RESERVED, Source, read_text, scan
+from mlc.syntax.tree import DEPTH
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = sorted([*(ROOT / "examples").glob("*.dsl"), *(ROOT / "stdlib").glob("*.dsl")])
@@ -41,30 +38,6 @@ def failure(text: str | bytes) -> tuple[str, ...]:
     with pytest.raises(MlcError) as caught:
         parse(text, "a.dsl")
     return tuple(d.code for d in caught.value.diagnostics)
-
-
-# -------------------------------------------------------------------------------------------------------- grammar
-
-
-def test_table_is_current() -> None:
-    assert TABLE.read_text() == table(), "run: python -m mlc.syntax.generate"
-
-
-def test_table_does_not_depend_on_hash_seeds() -> None:
-    script = "from mlc.syntax.generate import table; print(table(), end='')"
-    for seed in ("1", "2"):
-        environment = {**_path(), "PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
-        assert done.stdout == TABLE.read_text()
-
-
-def _path() -> dict[str, str]:
-    return {"PYTHONPATH": ":".join(p for p in sys.path if p)}
-
-
-def test_parsing_does_not_import_lark() -> None:
-    script = "import sys, mlc.syntax.parser, mlc.syntax.formatter; sys.exit('lark' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, env=_path())
 
 
 # --------------------------------------------------------------------------------------------- the tree, by Python

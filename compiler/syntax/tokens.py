@@ -146,6 +146,15 @@ class Token(NamedTuple):
     error: Diagnostic | None = None
 
 
+class Place(NamedTuple):
+    """From the first character of a construct to behind its last."""
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A text to scan: `line` and `column` are the place of its first character in `file`, `indentation` the spaces its top level

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from mlc.diagnostics import Span
 
+#: What may be nested in what: statements, brackets, operands. Keeps every walk over a tree within Python's own stack.
+DEPTH = 100
+
 # ---------------------------------------------------------------------------------------------------- expressions
 
 
