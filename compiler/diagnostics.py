@@ -331,6 +331,13 @@ CODES: dict[str, CodeText] = {
         are added.
         """,
     ),
+    "E0211": CodeText(
+        "too many elements",
+        """
+        A tensor has 2**48 elements at most. What is numbered by i32 (`arange`, the results of `argmax` and `top_k`, the classes of
+        `one_hot` and `cross_entropy`) has 2**31 positions at most, and one draw of random numbers 2**34 of them.
+        """,
+    ),
     "E0301": CodeText(
         "unknown name",
         """
@@ -834,6 +841,17 @@ CODES: dict[str, CodeText] = {
 
             loss = cross_entropy(logits, targets, ignore=-100)
             return {"loss": loss, "weight": sum(cast(targets != -100, f32))}
+        """,
+    ),
+    "W0503": CodeText(
+        "a model that reads no data",
+        """
+        Neither the loss nor a metric nor the logits depends on an input of the model, so that every record of the data gives the same.
+        Often a name was assigned again, or the result of a layer was forgotten.
+
+            def m(x: real[batch, 8], y: real[batch, 8]):
+                x = full([batch, 8], 1.0)           # warning: x and y are read nowhere
+                return mean(linear(x, 1) ** 2.0)
         """,
     ),
 }

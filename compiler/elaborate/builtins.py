@@ -16,7 +16,7 @@ from mlc.elaborate.foreign import foreign_parameter
 from mlc.elaborate.site import Site
 from mlc.elaborate.values import DType, Int, as_dim, describe, integer, number, quotient, sized
 from mlc.ir.dtypes import DTYPES
-from mlc.ir.types import ONE, Dim, Factor, Value
+from mlc.ir.types import MOST_ELEMENTS, ONE, Dim, Factor, Value, too_large
 from mlc.ops.broadcasting import constant_value
 from mlc.ops.rules import plain
 
@@ -32,7 +32,8 @@ def bind_builtin(
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_POSITIONAL:
         return _variadic(site, name, parameters, positional, keywords), {}
     if len(positional) > len(parameters):
-        raise site.fail("E0401", f"{name}: takes {len(parameters)} arguments, got {len(positional)}")
+        help = "a shape is one list: [batch, width]" if parameters and parameters[-1].name == "shape" else None
+        raise site.fail("E0401", f"{name}: takes {len(parameters)} arguments, got {len(positional)}", help)
     bound = {p.name: v for p, v in zip(parameters, positional, strict=False)}
     names = [p.name for p in parameters]
     for key, value in keywords.items():
@@ -65,16 +66,29 @@ def _variadic(
 # ------------------------------------------------------------------------------------------------- reading arguments
 
 
-def as_shape(site: Site, value: Any, what: str) -> tuple[Dim, ...]:
-    """Dims of a shape: a list or tuple of ints from 1."""
+def as_shape(site: Site, value: Any, what: str, of: Value | None = None) -> tuple[Dim, ...]:
+    """Dims of a shape: a list or tuple of ints from 1. `of`: the tensor whose elements fill it."""
     if not isinstance(value, tuple):
         raise site.fail("E0403", f"{what}: wants a shape like [batch, width], got {describe(value)}")
     for item in value:
         if not integer(item):
             raise site.fail("E0403", f"{what}: a shape holds ints, got {describe(item)}")
         if item < 1:
-            raise site.fail("E0403", f"{what}: a dim is at least 1, got {int(item)}")
+            raise site.fail("E0403", f"{what}: a dim is at least 1, got {int(item)}", _rest(value, of) if item == -1 else None)
+    size = math.prod(int(item) for item in value)
+    if size > MOST_ELEMENTS:
+        refusal = too_large(what, size)
+        raise site.fail(refusal.code, refusal.message)
     return tuple(as_dim(item) for item in value)
+
+
+def _rest(shape: tuple[Any, ...], of: Value | None) -> str:
+    """Help for a -1 that would stand for whatever is left."""
+    others = math.prod(int(item) for item in shape if integer(item) and item != -1)
+    elements = math.prod(dim.size for dim in of.type.dims) if of is not None else 0
+    one = elements > 0 and others > 0 and elements % others == 0 and sum(item == -1 for item in shape) == 1
+    left = f", {elements // others} here" if one else ""
+    return f"every dim of a shape is written: the product of those it is made of{left}"
 
 
 def as_dtype(site: Site, value: Any, what: str) -> str:
@@ -193,12 +207,20 @@ def _most(site: Site, name: str, x: Any, more: tuple[Any, ...]) -> Any:
 
 
 def tensor_max(site: Site, x: Any, axis: Any = None, keepdims: Any = False) -> Value:
-    tensor = site.tensor(x, "max")
+    tensor = _reduced(site, "max", x, axis)
     return site.one("max", tensor, axes=as_axes(site, tensor, axis, "max"), keepdims=as_bool(site, keepdims, "max"))
 
 
 def tensor_min(site: Site, x: Any, axis: Any = None, keepdims: Any = False) -> Value:
-    return site.one("neg", tensor_max(site, site.one("neg", site.tensor(x, "min")), axis, keepdims))
+    return site.one("neg", tensor_max(site, site.one("neg", _reduced(site, "min", x, axis)), axis, keepdims))
+
+
+def _reduced(site: Site, name: str, x: Any, axis: Any) -> Value:
+    """x. Refuses a second operand where the axis stands."""
+    if isinstance(axis, (float, Value)):
+        help = f"write {name}imum(a, b) for the {'larger' if name == 'max' else 'smaller'} of two, element by element"
+        raise site.fail("E0403", f"{name}: reduces one tensor, over an axis; got {describe(axis)} for the axis", help)
+    return site.tensor(x, name)
 
 
 def argmax(site: Site, x: Any, axis: Any = -1) -> Value:
@@ -263,7 +285,7 @@ def one_hot(site: Site, index: Any, n: Any, dtype: Any = F32) -> Value:
 
 def reshape(site: Site, x: Any, shape: Any) -> Value:
     tensor = site.tensor(x, "reshape")
-    dims = as_shape(site, shape, "reshape")
+    dims = as_shape(site, (shape,) if integer(shape) and shape == -1 else shape, "reshape", tensor)
     return tensor if dims == tensor.type.dims else site.one("reshape", tensor, dims=dims)
 
 

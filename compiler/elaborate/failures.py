@@ -69,9 +69,13 @@ _LITERALS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 
 
 def hint(name: str, candidates: Iterable[str]) -> str | None:
-    """A help text with the nearest known name, None where none is near."""
-    best = _LITERALS.get(name) or nearest(name, candidates)
+    """A help text with the nearest known name, None where none is near. A number is no misspelling: `exp2` is not `exp`."""
+    best = _LITERALS.get(name) or nearest(name, [c for c in candidates if _digits(c) == _digits(name)])
     return f"did you mean `{best}`?" if best else None
+
+
+def _digits(name: str) -> str:
+    return "".join(c for c in name if c.isdigit())
 
 
 class Reports:

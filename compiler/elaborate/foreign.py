@@ -68,6 +68,43 @@ NAMES: dict[str, str] = {
     "isnan": "write `x != x`",
     "print": 'write `report("name", mean(x))`: the program prints it each step',
     "tan": "write `sin(x) / cos(x)`",
+    "sinh": "write `(exp(x) - exp(-x)) / 2.0`",
+    "cosh": "write `(exp(x) + exp(-x)) / 2.0`",
+    "exp2": "write `exp(x * log(2.0))`",
+    "expm1": "write `exp(x) - 1.0`",
+    "log2": "write `log(x) / log(2.0)`",
+    "log10": "write `log(x) / log(10.0)`",
+    "erfc": "write `1.0 - erf(x)`",
+    "ceil": "write `-floor(-x)`",
+    "round": "write `floor(x + 0.5)`",
+    "reciprocal": "write `1.0 / x`",
+    "elu": "write `select(x > 0.0, x, exp(minimum(x, 0.0)) - 1.0)`",
+    "celu": "write `select(x > 0.0, x, exp(minimum(x, 0.0)) - 1.0)`",
+    "selu": "write `1.0507009873554805 * select(x > 0.0, x, 1.6732632423543772 * (exp(minimum(x, 0.0)) - 1.0))`",
+    "relu6": "write `minimum(maximum(x, 0.0), 6.0)`",
+    "hardtanh": "write `minimum(maximum(x, -1.0), 1.0)`",
+    "hardsigmoid": "write `minimum(maximum(x / 6.0 + 0.5, 0.0), 1.0)`",
+    "hardswish": "write `x * minimum(maximum(x / 6.0 + 0.5, 0.0), 1.0)`",
+    "logsigmoid": "write `-softplus(-x)`",
+    "mish": "write `x * tanh(softplus(x))`",
+    "softmin": "write `softmax(-x)`",
+    "swish": "write `silu(x)`, after `from mlc.nn import silu`",
+    "glu": "write `x[:, :4] * sigmoid(x[:, 4:])`",
+    "repeat": "write `concat([x, x])` for one copy behind the other",
+    "tile": "write `concat([x, x])` for one copy behind the other",
+    "repeat_interleave": "write `reshape(stack([x, x], axis=1), [batch * 2, 8])` for each row twice",
+    "mse_loss": "write `mean_squared_error(x, y)`, after `from mlc.losses import mean_squared_error`",
+    "l1_loss": "write `mean(abs(x - y))`",
+    "nll_loss": "write `cross_entropy(x, i)` of the logits, after `from mlc.losses import cross_entropy`",
+    "binary_cross_entropy_with_logits": "write `mean(softplus(x) - x * y)`",
+    "ReLU": "write `maximum(x, 0.0)`",
+    "GELU": "write `gelu(x)`, after `from mlc.nn import gelu`",
+    "SiLU": "write `silu(x)`, after `from mlc.nn import silu`",
+    "Sigmoid": "write `sigmoid(x)`",
+    "Softmax": "write `softmax(x)`",
+    "Tanh": "write `tanh(x)`",
+    "MSELoss": "write `mean_squared_error(x, y)`, after `from mlc.losses import mean_squared_error`",
+    "CrossEntropyLoss": "write `cross_entropy(x, i)`, after `from mlc.losses import cross_entropy`",
     "Linear": "write `linear(x, 16)`, after `from mlc.nn import linear`",
     "Dropout": "write `dropout(x, 0.1)`, after `from mlc.nn import dropout`",
     "LayerNorm": "write `layer_norm(x)`, after `from mlc.nn import layer_norm`",
@@ -75,8 +112,33 @@ NAMES: dict[str, str] = {
     "Embedding": 'write `gather(param("weight", [100, 8], init=normal(0.02)), i)`',
 }
 
-#: What parameters are called there -> here.
-PARAMETERS: dict[str, str] = {"dim": "axis", "dims": "axis", "keepdim": "keepdims", "axes": "axis"}
+#: Names that are near one of the language and mean something else, which it has not.
+ABSENT = frozenset(
+    ["acos", "acosh", "arccos", "arcsin", "arctan", "asin", "asinh", "atan", "atan2", "atanh", "bincount", "erfinv", "fft", "fold",
+     "fmax", "fmin", "gammaln", "lgamma", "logit", "prelu", "unfold", "unique"]
+)  # fmt: skip
+NOTHING = "the language has nothing that does this"
+
+#: What parameters are called there -> here, where the function has it.
+PARAMETERS: dict[str, str] = {
+    "axes": "axis",
+    "dim": "axis",
+    "dims": "axis",
+    "embedding_dim": "width",
+    "ignore_index": "ignore",
+    "keepdim": "keepdims",
+    "lr": "rate",
+    "num_embeddings": "vocab",
+    "num_heads": "heads",
+    "out_features": "m",
+    "p": "rate",
+}
+
+#: Inits of parameters that are functions of a shape elsewhere.
+FILLS: dict[str, str] = {
+    "zeros": "write `full([batch, 8], 0.0)` for a tensor; `zeros()` is an init of param",
+    "ones": "write `full([batch, 8], 1.0)` for a tensor; `ones()` is an init of param",
+}
 
 #: Modules that people write before a dot.
 MODULES = ("torch", "np", "numpy", "nn", "F", "jnp", "jax", "math", "tf")
@@ -112,4 +174,6 @@ def foreign_parameter(name: str, names: Collection[str]) -> str | None:
 
 def foreign(name: str) -> str | None:
     """Help for a name that another framework has, None where none is known."""
-    return IN_MODULE if name in MODULES else NAMES.get(name)
+    if name in MODULES:
+        return IN_MODULE
+    return NOTHING if name in ABSENT else NAMES.get(name)

@@ -17,6 +17,7 @@ from mlc.elaborate.builtins import BUILTINS, CONSTANTS, REDUCTIONS, bind_builtin
 from mlc.elaborate.calls import MISSING, RUNNING, Frame, Given
 from mlc.elaborate.expressions import EXPRESSIONS
 from mlc.elaborate.failures import Exhausted, Failure, Poisoned, Reports, bare, callers, hint, inside
+from mlc.elaborate.foreign import FILLS, foreign_parameter
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.statements import STATEMENTS
@@ -275,12 +276,13 @@ class Interpreter:
         parameters = function.node.parameters[skip:]
         places = [p for p in parameters if not p.keyword_only]
         if len(given.positional) > len(places):
-            raise site.fail("E0401", f"{function.name}: takes {len(places)} positional arguments, got {len(given.positional)}")
+            help = FILLS.get(function.name) if function.module.library else None
+            raise site.fail("E0401", f"{function.name}: takes {len(places)} positional arguments, got {len(given.positional)}", help)
         values = {p.name: v for p, v in zip(places, given.positional, strict=False)}
         names = [p.name for p in parameters]
         for name, value in given.keywords.items():
             if name not in names:
-                raise site.fail("E0401", f"{function.name}: has no parameter `{name}`", hint(name, names))
+                raise site.fail("E0401", f"{function.name}: has no parameter `{name}`", foreign_parameter(name, names) or hint(name, names))
             if name in values:
                 raise site.fail("E0401", f"{function.name}: `{name}` is given twice")
             values[name] = value

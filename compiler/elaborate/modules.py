@@ -97,9 +97,13 @@ class Loader:
         return self.loaded[name]
 
     def importable(self, name: str) -> str | None:
-        """The import that would give an unknown name a meaning: a function of the standard library of this or nearly this name."""
+        """The import that would give an unknown name a meaning: a function of the standard library of this or nearly this name.
+
+        Four letters with another one among them are a name of their own: `selu` is no misspelt `gelu`, `gleu` is.
+        """
         known = {f.name: m for m in reversed(library_modules()) if m != INITS for f in self.library(m).functions}
-        found = name if name in known else nearest(name, known)
+        likely = known if len(name) > 4 else [other for other in known if sorted(other) == sorted(name)]
+        found = name if name in known else nearest(name, likely)
         return f"write `from {known[found]} import {found}`" if found else None
 
     def _guard(self, action: Callable[[], None]) -> None:

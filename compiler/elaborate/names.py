@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
+from mlc.diagnostics import Span
 from mlc.elaborate.blocks import assigned_names
 from mlc.elaborate.builtins import TYPE_NAMES
 from mlc.elaborate.failures import Failure, Reports, hint
-from mlc.elaborate.foreign import foreign
+from mlc.elaborate.foreign import MODULES, foreign
 from mlc.elaborate.signatures import TENSOR_NAMES
 from mlc.syntax import tree
 
@@ -21,8 +22,37 @@ def check(module: tree.Module, known: Sequence[str], importable: Callable[[str],
         everything = {*known, *local}
         for name in _read(function):
             if name.name not in everything:
-                help = foreign(name.name) or hint(name.name, everything) or importable(name.name)
+                help = _member(name, function, known, importable) or foreign(name.name)
+                help = help or hint(name.name, everything) or importable(name.name)
                 reports.add(Failure("E0301", f"unknown name `{name.name}`", name.span, help))
+
+
+def _member(name: tree.Name, function: tree.FunctionDef, known: Sequence[str], importable: Callable[[str], str | None]) -> str | None:
+    """What is here that another framework has in the module `name`: `F.relu`, `torch.sqrt`, `nn.functional.gelu`."""
+    if name.name not in MODULES:
+        return None
+    member = next((member for span, member in _members(function.body) if span == name.span), "")
+    if member in known:
+        return f"write `{member}` alone, without a module"
+    return foreign(member) or importable(member)
+
+
+def _members(node: Any) -> Iterator[tuple[Span, str]]:
+    """(place, member) of each name that dots follow, with what stands behind the last of them."""
+    match node:
+        case tree.Attribute(value=value, name=member):
+            while isinstance(value, tree.Attribute):
+                value = value.value
+            yield from [(value.span, member)] if isinstance(value, tree.Name) else _members(value)
+        case tuple():
+            for item in node:
+                yield from _members(item)
+        case None | str() | int() | float():
+            return
+        case _:
+            for field in fields(node):
+                if field.name != "span":
+                    yield from _members(getattr(node, field.name))
 
 
 def _letters(function: tree.FunctionDef) -> set[str]:

@@ -25,7 +25,7 @@ from mlc.elaborate.trace import ParameterSpec, Trace
 from mlc.elaborate.units import UnitTable
 from mlc.elaborate.values import SCALAR, FunctionValue, ModuleScope, Option, Poison, describe, integer
 from mlc.ir.program import Bound, Chain, Following, Input, Parameter, Program, Recipe, Scalar
-from mlc.ir.types import Dim, TensorType, Value
+from mlc.ir.types import MOST_ELEMENTS, Dim, TensorType, Value, too_large
 from mlc.syntax import tree
 
 #: So many parameters are named in a warning.
@@ -110,6 +110,8 @@ class Elaboration:
         chains = [train, evaluate, *([sample] if sample is not None else [])]
         self._check_columns(train, evaluate)
         parameters = self._parameters(train, training.trace.specs)
+        inputs = self._used_inputs(chains)
+        self._warn_of_no_input(inputs)
         self._warn_of_unread(chains, training.trace.specs)
         for warning in masked_losses(train, self.units.units):
             self.it.reports.warn(warning)
@@ -121,7 +123,7 @@ class Elaboration:
             evaluate=evaluate,
             sample=sample,
             parameters=parameters,
-            inputs=self._used_inputs(chains),
+            inputs=inputs,
             scalars=self._scalars(chains),
             updates=tuple(self.recipes.updates),
             recipe=self.recipe,
@@ -191,7 +193,10 @@ class Elaboration:
         match parameter.annotation:
             case tree.Subscript(value=tree.Name(name=kind), items=items) if kind in TENSOR_NAMES:
                 dims = tuple(d for item in items for d in self._input_dims(item, frame))
-                return TensorType(self.it.precision if kind == "real" else kind, dims)
+                type_ = TensorType(self.it.precision if kind == "real" else kind, dims)
+                if type_.size > MOST_ELEMENTS:
+                    raise Failure("E0211", too_large(f"input `{parameter.name}`", type_.size).message, parameter.annotation.span)
+                return type_
             case tree.Name(name="f32"):
                 return SCALAR
             case node:
@@ -215,6 +220,15 @@ class Elaboration:
                 used.add(declared.default.of)
         found = input_bounds(chains, self.units.units, {d.name: d.type for d in self.inputs})
         return tuple(self._used_input(d, found.get(d.name, ())) for d in self.inputs if d.name in used)
+
+    def _warn_of_no_input(self, used: tuple[Input, ...]) -> None:
+        """What reads nothing of a record computes the same for all of them: most likely a name was assigned again."""
+        if used:
+            return
+        declared = ", ".join(f"`{d.name}`" for d in self.inputs if not isinstance(d.default, Value)) or "none is declared"
+        message = f"{self.model.name}: no input is used ({declared}), so the data make no difference"
+        help = "the loss, the logits or a metric reads one where data should matter"
+        self.it.reports.warn(Failure("W0503", message, self.model.node.span, help))
 
     def _used_input(self, declared: DeclaredInput, bounds: tuple[Bound, ...]) -> Input:
         """One bound from 0 on is a limit."""

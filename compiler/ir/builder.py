@@ -8,7 +8,7 @@ from typing import Any
 from mlc.diagnostics import InternalError, OpError, Span
 from mlc.ir.function import Instruction
 from mlc.ir.op import Op
-from mlc.ir.types import Value
+from mlc.ir.types import MOST_ELEMENTS, Value, too_large
 
 
 class FreshNames:
@@ -60,6 +60,9 @@ class Builder:
         types = record.type_rule(tuple(v.type for v in operands), attributes)
         if any(len(t.dims) > MOST_DIMS for t in types):
             raise OpError("E0414", f"{op}: a tensor has {MOST_DIMS} dims at most")
+        large = next((t for t in types if t.size > MOST_ELEMENTS), None)
+        if large is not None:
+            raise too_large(op, large.size)
         results = tuple(Value(self.fresh(hint or op), t) for t in types)
         self.instructions.append(Instruction(op, operands, tuple(sorted(attributes.items())), results, self.span, self.via))
         return results

@@ -10,7 +10,11 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mlc.diagnostics import OpError
 from mlc.ir.dtypes import dtype_of
+
+#: Elements of one tensor: thousands of the largest still have addresses of 63 bits.
+MOST_ELEMENTS = 2**48
 
 
 class Factor(NamedTuple):
@@ -88,6 +92,16 @@ class TensorType:
     def same(self, other: TensorType) -> bool:
         """Equal dtype and sizes; labels do not matter."""
         return self.dtype == other.dtype and (self.dims == other.dims or self.shape == other.shape)
+
+
+def too_large(what: str, size: int) -> OpError:
+    """The refusal of a tensor of so many elements."""
+    return OpError("E0211", f"{what}: a tensor of {abbreviated(size)} elements; one has 2**48 at most")
+
+
+def abbreviated(count: int) -> str:
+    """A count in digits while it has few."""
+    return f"{count:,}" if count < 10**15 else f"about 2**{count.bit_length() - 1}"
 
 
 @dataclass(frozen=True, slots=True)

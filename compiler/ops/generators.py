@@ -16,18 +16,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlc.diagnostics import InternalError
+from mlc.diagnostics import InternalError, OpError
 from mlc.ir.builder import Builder
 from mlc.ir.dtypes import DTYPES, WIDE_FLOATS
 from mlc.ir.factors import Correspondence, Offset
 from mlc.ir.function import Instruction
 from mlc.ir.op import Attributes, Generate, Keys, NoGradient, Op, Sample
 from mlc.ir.program import path_hash
-from mlc.ir.types import ONE, TensorType, Value, dim
+from mlc.ir.types import ONE, TensorType, Value, abbreviated, dim
 from mlc.ops.broadcasting import numbered
 from mlc.ops.families import Array, Arrays, given, no_flops
 from mlc.ops.letters import NAMES, WHOLE, Letters, corresponding, lettered, linear_in, same
-from mlc.ops.rules import Types, check_count, check_dims, check_dtype
+from mlc.ops.rules import Types, check_count, check_dims, check_dtype, check_positions
 
 CONSTANT_INPUT = NoGradient("there are no operands of floats")
 
@@ -35,6 +35,9 @@ CONSTANT_INPUT = NoGradient("there are no operands of floats")
 MOST_NUMBERED = 1 << 31
 
 MASK_32 = np.uint64(0xFFFFFFFF)
+
+#: Random numbers of one draw: a counter of 32 bits numbers blocks of four.
+MOST_RANDOM = 2**34
 
 #: By kind of dtype: what a constant of it is in Python.
 _PYTHON = {"float": float, "int": int, "bool": bool}
@@ -80,6 +83,7 @@ def _iota_rule(types: Types, attributes: Attributes) -> Types:
         check_count("iota", types, 1)
         check_dtype("iota", types[0], ("i32",))
         check_dims("iota", (), types[0].dims, types)
+    check_positions("arange", attributes["dim"])
     return (TensorType("i32", (attributes["dim"],)),)
 
 
@@ -161,7 +165,10 @@ def _random_rule(op: str):
             raise InternalError(f"{op}: unknown stream {attributes['stream']!r}")
         if attributes["dtype"] not in WIDE_FLOATS:
             raise InternalError(f"{op}: no random numbers of {attributes['dtype']!r}")
-        return (TensorType(attributes["dtype"], attributes["dims"]),)
+        made = TensorType(attributes["dtype"], attributes["dims"])
+        if made.size > MOST_RANDOM:
+            raise OpError("E0211", f"{op}: {abbreviated(made.size)} numbers of one draw; the generator counts to 2**34")
+        return (made,)
 
     return type_rule
 

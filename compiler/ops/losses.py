@@ -19,13 +19,14 @@ from mlc.ops.broadcasting import broadcast_to, cast_to, constant_like, widened, 
 from mlc.ops.families import Array, Arrays, given, times
 from mlc.ops.letters import NAMES, Letters, corresponding, lettered
 from mlc.ops.normalizers import log_sum_exp, log_sum_exp_meaning
-from mlc.ops.rules import FLOATS, Types, check_axis, check_count, check_dims, check_dtype
+from mlc.ops.rules import FLOATS, Types, check_axis, check_count, check_dims, check_dtype, check_positions
 
 
 def _check(op: str, logits: TensorType, targets: TensorType) -> None:
     check_dtype(op, logits, FLOATS)
     check_dtype(op, targets, ("i32",))
     check_axis(op, len(logits.dims) - 1, logits)
+    check_positions(op, logits.dims[-1])
     check_dims(op, logits.dims[:-1], targets.dims, (logits, targets))
 
 

@@ -13,7 +13,7 @@ from mlc.ir.types import TensorType, Value, dim
 from mlc.ops.broadcasting import spread, zeros
 from mlc.ops.families import Arrays, given, operand_elements, other_dtypes
 from mlc.ops.letters import NAMES, WHOLE, Letters, corresponding, lettered, same_but, same_but_axis
-from mlc.ops.rules import NUMBERS, Types, check_axis, check_count, check_dtype, reduced_dims
+from mlc.ops.rules import NUMBERS, Types, check_axis, check_count, check_dtype, check_positions, reduced_dims
 
 Cotangents = tuple[Value | None, ...]
 
@@ -130,7 +130,9 @@ def _argmax_rule(types: Types, attributes: Attributes) -> Types:
     check_count("argmax", types, 1)
     (x,) = types
     check_dtype("argmax", x, NUMBERS)
-    return (TensorType("i32", reduced_dims("argmax", x, {"axis": attributes["axis"], "keepdims": False})),)
+    dims = reduced_dims("argmax", x, {"axis": attributes["axis"], "keepdims": False})
+    check_positions("argmax", x.dims[attributes["axis"]])
+    return (TensorType("i32", dims),)
 
 
 def _argmax_meaning(operands: Arrays, attributes: Attributes, _keys: Keys) -> Arrays:
@@ -198,6 +200,7 @@ def _top_k_rule(types: Types, attributes: Attributes) -> Types:
     k = attributes["k"]
     if not 1 <= k.size <= x.dims[-1].size:
         raise OpError("E0206", f"top_k: cannot take {k} of the last dim of {x}")
+    check_positions("top_k", x.dims[-1])
     dims = (*x.dims[:-1], k)
     return (TensorType(x.dtype, dims), TensorType("i32", dims))
 

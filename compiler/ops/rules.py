@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mlc.diagnostics import InternalError, OpError
 from mlc.ir.dtypes import DTYPES, FLOAT_DTYPES
 from mlc.ir.op import Attributes
-from mlc.ir.types import ONE, Dim, Factor, TensorType
+from mlc.ir.types import ONE, Dim, Factor, TensorType, abbreviated
 
 #: Dtypes an op may be declared for.
 FLOATS = FLOAT_DTYPES
@@ -32,6 +32,12 @@ def check_count(op: str, types: Types, count: int) -> None:
 def check_dtype(op: str, t: TensorType, allowed: tuple[str, ...]) -> None:
     if t.dtype not in allowed:
         raise OpError("E0208", f"{op}: wants {wanted(allowed)}, got {t}")
+
+
+def check_positions(op: str, d: Dim) -> None:
+    """Positions along d are elements of an i32 tensor."""
+    if d.size > 2**31:
+        raise OpError("E0211", f"{op}: the last of {abbreviated(d.size)} positions does not fit an i32")
 
 
 def wanted(allowed: tuple[str, ...]) -> str:
