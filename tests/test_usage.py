@@ -13,7 +13,7 @@ from mlc.cli import commands, run_command
 from mlc.diagnostics import nearest
 from mlc.usage import OPTIONS, PROGRAM, VERBS
 
-SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "src"
+SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "src" / "command"
 TABLE = set(re.findall(r'^    \{"([a-z-]+)", ', (SOURCES / "options.c").read_text(), re.MULTILINE))
 
 
