@@ -273,7 +273,7 @@ def test_a_chain_that_fits_nowhere_names_the_fullest_rank_of_the_nearest_cut() -
         "error[E1002]: no cut into 2 stages fits: the nearest wants 62.5 MiB on place 1, which has 60.0 MiB, with h.2 to h.5 on stage 1: "
         "0 B of parameters, gradients and optimizer states, 60.0 MiB kept for 1 microbatch in flight, 2.5 MiB while it runs"
     )
-    with pytest.raises(MlcError, match=r"no cut into 4 stages was found that fits: the nearest wants .* on rank [01]"):
+    with pytest.raises(MlcError, match=r"no cut into 4 stages was found that fits: the nearest wants .* on place [01]"):
         partition(costs, (0, 1, 0, 1), [Window(2, 2, 0)] * 4, 4, 60 << 20)
 
 
