@@ -6,7 +6,7 @@ import itertools
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
@@ -118,6 +118,14 @@ def test_only_iotas_of_one_factor_count(name: str) -> None:
 
 #: How a wrong division shows: the parts do not fit, or make something else.
 REFUSALS = (AssertionError, OpError, InternalError, IndexError, ValueError, TypeError)
+
+
+def test_an_op_without_factors_is_an_error() -> None:
+    record = {field.name: getattr(OPS["neg"], field.name) for field in fields(Op)}
+    Op(**record)
+    del record["factors"]
+    with pytest.raises(TypeError, match="factors"):
+        Op(**record)
 
 
 # What no rule divides: either it breaks, or there is a reason.
