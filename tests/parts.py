@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from mlc.ir.op import Generate, Keys, Move, Op, Pointwise, Reduction, Scan, Scat
 from mlc.ir.types import Dim, Factor, TensorType, Value
 from mlc.ops import OPS
 from mlc.ops.generators import IOTA
+from mlc.passes.kinds import is_costly
 
 KEYS = Keys(seed=3, step=1, microbatch=2, path=5)
 
@@ -126,7 +128,7 @@ def check_way(instruction: Instruction, arrays: Sequence[np.ndarray], letter: Le
             got = joined(list(made), sites[number], way)
         else:
             assert letter.join in (Join.SUM, Join.MAX)
-            got = (np.add if letter.join is Join.SUM else np.maximum).reduce(np.stack(made), dtype=expected.dtype)
+            got = reduce(np.add if letter.join is Join.SUM else np.maximum, made)  # -0.0 + -0.0 is -0.0, which a sum from 0 is not
         assert_is(instruction, letter, got, expected)
 
 
@@ -141,10 +143,11 @@ def assert_is(instruction: Instruction, letter: Letter, got: np.ndarray, expecte
 
 
 def is_exact(op: Op, letter: Letter) -> bool:
-    """Elementwise work, moves and picks give each element once; what sums in each part as in the whole does so in the same order."""
+    """Elementwise work, moves and picks give each element once; what sums in each part as in the whole does so in the same order.
+    How NumPy rounds exp and its like depends on how far an element is from the end of its array."""
     alike = letter.join is Join.KEPT and isinstance(op.lowering, Scan | Scatter)
     largest = letter.join is Join.MAX and isinstance(op.lowering, Reduction)
-    return alike or largest or isinstance(op.lowering, Pointwise | Move | Generate)
+    return alike or largest or (isinstance(op.lowering, Pointwise | Move | Generate) and not is_costly(op))
 
 
 def check_instruction(instruction: Instruction, arrays: Sequence[np.ndarray], letters: Sequence[Letter]) -> int:
