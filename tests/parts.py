@@ -12,7 +12,7 @@ import numpy as np
 from mlc.ir.factors import Division, Join, Letter, Offset, Site, part_attributes, values_of
 from mlc.ir.function import Instruction
 from mlc.ir.interpret import stored
-from mlc.ir.op import Generate, Keys, Move, Op, Pointwise, Reduction, Scan, Scatter
+from mlc.ir.op import Generate, Keys, Move, Op, Pointwise, Reduction, Scan, Scatter, View
 from mlc.ir.types import Dim, Factor, TensorType, Value
 from mlc.ops import OPS
 from mlc.ops.generators import IOTA
@@ -147,7 +147,7 @@ def is_exact(op: Op, letter: Letter) -> bool:
     How NumPy rounds exp and its like depends on how far an element is from the end of its array."""
     alike = letter.join is Join.KEPT and isinstance(op.lowering, Scan | Scatter)
     largest = letter.join is Join.MAX and isinstance(op.lowering, Reduction)
-    return alike or largest or (isinstance(op.lowering, Pointwise | Move | Generate) and not is_costly(op))
+    return alike or largest or (isinstance(op.lowering, Pointwise | View | Move | Generate) and not is_costly(op))
 
 
 def check_instruction(instruction: Instruction, arrays: Sequence[np.ndarray], letters: Sequence[Letter]) -> int:

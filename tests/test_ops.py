@@ -25,6 +25,7 @@ from mlc.ops.broadcasting import align, broadcast_to, reduce_to
 from mlc.ops.generators import philox
 from mlc.ops.page import ops_page
 from mlc.passes.reverse import derivative
+from mlc.targets.c import C
 
 CASES = pytest.mark.parametrize(("op", "sample"), every_case(), ids=case_id)
 
@@ -266,7 +267,7 @@ def test_attention_takes_no_other_operands():
 @pytest.mark.parametrize(("op", "sample"), [case for case in every_case() if case not in sample_cases()], ids=case_id)
 def test_kernels_refuse_the_forms_they_do_not_take(op: Op, sample: Sample):
     with pytest.raises(InternalError, match="takes no times and no gradient"):
-        lower_function(sample_function(op, sample), OPS)
+        lower_function(sample_function(op, sample), OPS, C.rules)
 
 
 def test_attention_over_parts_of_the_context_is_attention():
