@@ -150,7 +150,7 @@ static inline int mlc_cohort_host(int n, int point)
     return point < n ? point : point - (1 << (mlc_cohort_turns(n) - 1));
 }
 
-/* Has any member of the aligned run of 2^turn points aturn this one something to add? */
+/* Has any member of the aligned run of 2^turn points around this one something to add? */
 static inline bool mlc_cohort_is_present(int n, int point, int turn)
 {
     return point >> turn << turn < n;
