@@ -697,8 +697,8 @@ CODES: dict[str, CodeText] = {
     "E0815": CodeText(
         "a dtype that the target lacks",
         """
-        Each target states the dtypes that its programs may have. The message names the dtype, the target and the first value of that
-        dtype; another precision of the recipe, or a cast, does without it.
+        Each target states the dtypes that its programs and its kernels may have. The message names the dtype, the target and the
+        first value of that dtype, or the kernel; another precision of the recipe, or a cast, does without it.
         """,
     ),
     "E1001": CodeText(

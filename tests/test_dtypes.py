@@ -24,6 +24,7 @@ from mlc.ir.op import Keys
 from mlc.ir.program import Program
 from mlc.ir.text import parse_function
 from mlc.ir.types import TensorType, dim
+from mlc.lower.widen import widen
 from mlc.ops import OPS
 from mlc.syntax.parser import parse
 from mlc.targets.c import C
@@ -156,6 +157,16 @@ def test_a_dtype_that_a_target_lacks_is_an_error_that_names_both() -> None:
         check_dtypes(program(LINE.format("bf16")), rules)
     (said,) = problem.value.diagnostics
     assert said.code == "E0815" and "target toy has no dtype bf16" in said.message and said.help == "it has f32, i32"
+
+
+def test_a_wide_dtype_that_a_kernel_lacks_is_an_error_that_names_both() -> None:
+    """A narrow one is widened; what is read as f64 must not be handed to a kernel of f32."""
+    rules = replace(C.rules, target="toy", contractions=replace(C.rules.contractions, dtypes=("f32",)))
+    op = OPS["contract"]
+    function = sample_function(op, next(sample for sample in op.samples if sample.operands[0].startswith("f64")))
+    with pytest.raises(MlcError, match="the kernel of target toy for contract has no dtype f64") as problem:
+        widen(function, OPS, rules)
+    assert [d.code for d in problem.value.diagnostics] == ["E0815"]
 
 
 # ------------------------------------------------------------------------------------------------- f64 as a precision

@@ -115,7 +115,7 @@ def mlp(x: real[batch, inputs], y: real[batch, outputs]):
 def test_groups_that_are_no_power_of_two(microbatches: int, groups: int, dp: int, runs: Runs) -> None:
     """Replicas that send several roots of the tree."""
     runs.check(MODELS["state"], microbatches, Layout(1, dp, groups=groups))
-    runs.check(MODELS["state"], microbatches, Layout(2, dp, "zb-h1", groups=groups,))
+    runs.check(MODELS["state"], microbatches, Layout(2, dp, "zb-h1", groups=groups))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_plans_that_are_no_step(edit: str, tmp_path: Path) -> None:
     (tmp_path / "edited.json").write_text(json.dumps(plan))
     problem = refused(GPT, tmp_path, Options(plan=tmp_path / "edited.json"))
     assert problem.code == "E1104"
-    assert "rank 1" in problem.message
+    assert "place 1" in problem.message
 
 
 def test_a_plan_of_another_model(tmp_path: Path) -> None:
@@ -290,12 +290,16 @@ def test_chunks_alone_choose_a_schedule_that_takes_them(tmp_path: Path) -> None:
 
 
 def test_memory_is_a_limit(tmp_path: Path) -> None:
-    """What a plan needs is enough, a byte less is not; a call that fits nowhere is named; a split does not lift the limit."""
-    options = Options(pp=2, schedule="1f1b", microbatches=8)
+    """What a plan needs is enough, a byte less is not, or is met by recomputation where that may be chosen; a call that fits
+    nowhere is named; a split does not lift the limit."""
+    options = Options(pp=2, schedule="1f1b", microbatches=8, recompute="none")
     needed = max(place["arena_bytes"] for place in plan_of(GPT, tmp_path, options)["places"])
     found = plan_of(GPT, tmp_path, replace(options, memory=needed))
     assert max(place["arena_bytes"] for place in found["places"]) == needed
-    assert refused(GPT, tmp_path, replace(options, memory=needed - 1)).code == "E1002"
+    problem = refused(GPT, tmp_path, replace(options, memory=needed - 1))
+    assert problem.code == "E1002" and "--recompute auto" in f"{problem.help} {problem.notes}"
+    recomputed = plan_of(GPT, tmp_path, replace(options, memory=needed - 1, recompute="auto"))
+    assert max(place["arena_bytes"] for place in recomputed["places"]) < needed
     assert refused(GPT, tmp_path, replace(options, memory=needed // 2)).code == "E1002"
     assert refused(GPT, tmp_path, replace(options, memory=1000)).code == "E1001"
     assert refused(GPT, tmp_path, replace(options, memory=1000, split="embed block*2 | block*2 head")).code == "E1002"

@@ -49,10 +49,14 @@ WORDS_OF_C = _WORDS_OF_C.split()
 HOSTILE = _HOSTILE.split()
 
 
+#: The folders of the runtime that its files include from.
+_PARTS = ("include", "kernels", "src", "transports")
+
+
 @cache
 def words_of(compiler: str, headers: tuple[str, ...]) -> frozenset[str]:
     """Every macro and every word that is left when the headers are preprocessed."""
-    includes = [f"-I{RUNTIME / part}" for part in ("include", "kernels", "src", "transports")]
+    includes = [f"-I{RUNTIME / part}" for part in _PARTS]
     text = "".join(f'#if __has_include("{name}")\n#include "{name}"\n#endif\n' for name in headers)
     words: set[str] = set()
     for mode in (["-dM"], ["-P"]):
@@ -64,9 +68,9 @@ def words_of(compiler: str, headers: tuple[str, ...]) -> frozenset[str]:
 
 def included() -> tuple[str, ...]:
     """The headers of the system that some file of the runtime includes, and the runtime's own."""
-    files = sorted(path for part in ("include", "kernels", "src", "transports") for path in (RUNTIME / part).glob("*.[ch]"))
+    files = sorted(path for part in _PARTS for path in (RUNTIME / part).rglob("*.[ch]"))
     found = {name for path in files for name in re.findall(r"#\s*include <([^>]+)>", path.read_text())}
-    own = {path.name for path in files if path.suffix == ".h"}
+    own = {str(path.relative_to(RUNTIME / part)) for part in _PARTS for path in (RUNTIME / part).rglob("*.h")}
     return (*sorted(found - {"mpi.h", "arm_neon.h"}), *sorted(own))
 
 

@@ -51,7 +51,7 @@ class RuntimeKernel:
     doc:        what it does, for people
     function:   its name in C, which may depend on dtypes
     shape:      the struct of its constants in C
-    dtypes:     of the floats that it reads and writes; others are cast to f32 and back
+    dtypes:     of the floats that it reads and writes; narrow others are cast to their register's dtype and back, wide others refused
     dense:      whether it does much with each number it reads: costs are reckoned at the rate of contractions
     operands:   what is read, in the order of the call, None for a null pointer; the results follow
     plain:      the operands and results whose strides its struct does not state: they lie row-major without gaps

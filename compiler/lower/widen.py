@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mlc.diagnostics import Diagnostic, MlcError
 from mlc.ir.builder import Builder
 from mlc.ir.dtypes import dtype_of, is_narrow
 from mlc.ir.function import Function, Instruction
@@ -19,16 +20,22 @@ from mlc.lower.rules import Rules
 
 
 def _narrow(instruction: Instruction, ops: Mapping[str, Op], rules: Rules) -> bool:
-    """Whether it has narrow values of a dtype that its kernel does not know."""
-    dtypes = {v.type.dtype for v in (*instruction.operands, *instruction.results) if is_narrow(v.type.dtype)}
+    """Whether it has narrow values of a dtype that its kernel does not know. raises: E0815 for one that no cast widens"""
     match ops[instruction.op].lowering:
         case Scatter():
-            return not dtypes <= set(rules.scatters)
+            known = rules.scatters
         case Contraction():
-            return not dtypes <= set(rules.contractions.dtypes)
+            known = rules.contractions.dtypes
         case LibraryKernel(name) if name in rules.kernels:
-            return not dtypes <= set(rules.kernels[name].dtypes)
-    return False
+            known = rules.kernels[name].dtypes
+        case _:
+            return False
+    unknown = sorted({v.type.dtype for v in (*instruction.operands, *instruction.results) if dtype_of(v.type.dtype).is_float} - {*known})
+    for dtype in unknown:
+        if not is_narrow(dtype):
+            message = f"the kernel of target {rules.target} for {instruction.op} has no dtype {dtype}, which an operand or a result has"
+            raise MlcError([Diagnostic("E0815", message, instruction.span, help=f"it has {', '.join(known)}")])
+    return bool(unknown)
 
 
 def widen(function: Function, ops: Mapping[str, Op], rules: Rules) -> Function:
