@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mlc.diagnostics import MlcError
 from mlc.elaborate import elaborate, file_library
-from mlc.emit import describe, emit
+from mlc.emit import emit
 from mlc.lower import lower
 from mlc.ops import OPS
 from mlc.passes import prepared
@@ -82,8 +82,8 @@ def compile_text(text: str | bytes, library) -> str:
         program = elaborate(module, defines, library)
     except MlcError:
         return "error in the model"
-    made = plan(lower(prepared(program, OPS), OPS, C.rules), single_layout(program))
-    emit(made, describe(made), "fuzz", "fuzz.dsl", "0")
+    lowered = lower(prepared(program, OPS), OPS, C.rules)
+    emit(lowered, plan(lowered, single_layout(program)), "fuzz", "fuzz.dsl", "0")
     return "compiled"
 
 

@@ -24,7 +24,7 @@ from mutants import Mutant, mutate
 
 from mlc.diagnostics import MlcError
 from mlc.emit.actions import actions_text
-from mlc.parallel.planned import read_plan
+from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent

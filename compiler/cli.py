@@ -33,7 +33,7 @@ from mlc.parallel.actions import Schedule
 from mlc.parallel.csv import read_csv, write_csv
 from mlc.parallel.draw import draw_svg, draw_text
 from mlc.parallel.limits import check_extent, counted
-from mlc.parallel.planned import load_plan, read_plan
+from mlc.parallel.plan_reader import load_plan, read_plan
 from mlc.parallel.report import Times, compared, comparison
 from mlc.parallel.schedules import SCHEDULES, chunks_of, schedule
 from mlc.parallel.simulate import Simulation

@@ -16,7 +16,7 @@ from mlc.build import check_outputs, check_sources, find_toolchain, make, target
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
-from mlc.emit import describe
+from mlc.emit import plan_json
 from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree, add_project
 from mlc.ir.function import Function
 from mlc.ir.program import CHOICES, Program, Step
@@ -27,12 +27,13 @@ from mlc.lower.program import Lowered
 from mlc.lower.rules import Rules
 from mlc.ops import OPS
 from mlc.parallel.limits import check_extent
-from mlc.parallel.planned import Planned, load_plan
+from mlc.parallel.plan_reader import load_plan
+from mlc.parallel.planned import Planned
 from mlc.parallel.quantities import size_texts
 from mlc.parallel.verify import Proof, prove
 from mlc.passes import PASSES, differentiate
 from mlc.passes.factor import check_factors, factored_step
-from mlc.plan import Plan, plan
+from mlc.plan import plan
 from mlc.plan.choose import AUTO, LayoutOptions, choose_layout
 from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
 from mlc.runtime_library import install_runtime
@@ -205,13 +206,12 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     check_limit(planned, options)
     if options.emit != "plan":
         check_memory(planned)
-    described = timed(observe, "describe", describe, planned)
-    timed(observe, "prove", prove_plan, described[1], lowered)
+    timed(observe, "prove", prove_plan, planned, lowered)
     if options.emit == "plan":
         check_outputs(folder, ["plan.json"], sources)
-        write_files(folder, (("plan.json", described[0]),))
+        write_files(folder, (("plan.json", plan_json(planned)),))
         return build
-    tree = timed(observe, "emit", target.emit, planned, described, name, sources[0].name, VERSION)
+    tree = timed(observe, "emit", target.emit, lowered, planned, name, sources[0].name, VERSION)
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
     project = add_project(tree, name, runtime_folder(), toolchain, flags)
@@ -224,8 +224,8 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     return build
 
 
-def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Plan:
-    """Lowered -> Plan. Where recomputation is chosen for memory, calls are given less until the whole plan fits, or nothing helps."""
+def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Planned:
+    """Lowered -> Planned. Where recomputation is chosen for memory, calls are given less until the whole plan fits, or nothing helps."""
     content = None if options.plan is None else load_plan(options.plan)
     layout = timed(observe, "choose", choose_layout, lowered, options, content)
     planned = timed(observe, "plan", plan, lowered, layout)
@@ -236,8 +236,9 @@ def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Plan:
     while planned.arena_bytes > options.memory and target > 0:
         target, less = target - less, 2 * less
         again = timed(observe, "choose", choose_layout, lowered, options, content, target)
-        if again.choices != planned.layout.choices:
-            planned = timed(observe, "plan", plan, lowered, again)
+        if again.choices != layout.choices:
+            layout = again
+            planned = timed(observe, "plan", plan, lowered, layout)
             less = planned.arena_bytes - options.memory
     return planned
 
@@ -332,18 +333,18 @@ def prove_plan(planned: Planned, lowered: Lowered) -> Proof:
         raise InternalError(f"plan: what was planned does not hold:\n{problem}") from problem
 
 
-def check_limit(planned: Plan, options: Options) -> None:
+def check_limit(planned: Planned, options: Options) -> None:
     """raises: E1002 when a rank wants more than --memory: cuts are chosen by what calls hold, the plan has messages and sums beside it"""
     limit_bytes = options.memory
     fullest = max(planned.places, key=lambda place: place.arena_bytes)
     if limit_bytes is not None and fullest.arena_bytes > limit_bytes:
         wants, has = size_texts(fullest.arena_bytes, limit_bytes)
-        message = f"rank {fullest.place} wants {wants} with its messages and sums of groups, and a rank has {has}"
+        message = f"rank {fullest.number} wants {wants} with its messages and sums of groups, and a rank has {has}"
         more = "" if options.recompute in (CHOICES[-1], AUTO) else ", or --recompute auto"
         raise error("E1002", message, f"more ranks, a smaller batch, or a schedule with fewer microbatches in flight{more}")
 
 
-def check_memory(planned: Plan) -> None:
+def check_memory(planned: Planned) -> None:
     """raises: E0812 when no process can map what was planned"""
     planned_bytes = planned.arena_bytes + planned.scratch_bytes_per_thread
     if planned_bytes > MAPPED_BYTES:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mlc.ir.dtypes import dtype_of
+from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.parallel.entries import Entry
-from mlc.plan import Plan
-from mlc.plan.placed import REGION_SHIFT, Channel, Chunk, Place, PlacedRow
+from mlc.parallel.planned import Buffer, Channel, Chunk, Place, Planned, Row
 
 
 @dataclass
@@ -62,28 +62,29 @@ class Run:
     results: what each microbatch left: ("gradient", parameter, use, microbatch), ("value", chain, column, microbatch), ("logits",)
     """
 
-    def __init__(self, plan: Plan, replica: int, eager: bool):
+    def __init__(self, lowered: Lowered, plan: Planned, replica: int, eager: bool):
         self.plan = plan
+        self.program = lowered.step.program
+        self.routines = {routine.name: routine for routine in lowered.routines}
         self.eager = eager
         self.memories = [Memory() for _ in plan.places]
-        self.flows = {c.name: Flow(c) for c in plan.channels}
-        self.first = replica * plan.microbatches // plan.layout.dp
+        self.flows = {c.name: Flow(c) for c in plan.channels.values()}
+        self.first = replica * plan.microbatches // plan.dp
         self.results: dict[tuple[object, ...], int] = {}
         self.saved: dict[tuple[str, int, str], int] = {}
-        self.begun = 0
         for place in plan.places:
             self._start(place)
 
     def _start(self, place: Place) -> None:
-        memory, program = self.memories[place.place], self.plan.program
-        for n, name in enumerate(self.plan.scalar_names):
+        memory, program = self.memories[place.number], self.program
+        for n, name in enumerate(self.plan.scalars):
             memory.write(place.record + 64 + 4 * n, 4, hash(("scalar", name)))
         for held in place.held:
             parameter = program.parameters[held.parameter]
             memory.write(held.master, 4 * parameter.type.size, hash(parameter.name))
             if held.copy is not None:
                 memory.write(held.copy, parameter.type.bytes, hash(parameter.name))
-        for use in (use for chunk in place.chunks["train"] for use in chunk.uses):
+        for _, use in place.uses():
             memory.write(use.levels[0], 4 * program.parameters[use.parameter].type.size, 0)
 
     def walk(self, chain: str) -> None:
@@ -97,14 +98,14 @@ class Run:
             moved = False
             for place in self.plan.places:
                 entries = place.lists[chain]
-                while at[place.place] < len(entries) and self._act(place, chain, entries[at[place.place]]):
-                    at[place.place] += 1
+                while at[place.number] < len(entries) and self._act(place, chain, entries[at[place.number]]):
+                    at[place.number] += 1
                     moved = True
         if chain == "train" and self.plan.rounds["train"] == 1:
             self._read_gradients()
         for place in self.plan.places:
-            left = place.lists[chain][at[place.place] :]
-            assert not left, f"place {place.place} waits at {left[0]}"
+            left = place.lists[chain][at[place.number] :]
+            assert not left, f"place {place.number} waits at {left[0]}"
         for flow in self.flows.values():
             if flow.channel.chain == chain:
                 assert flow.posted == flow.moved == flow.released == self.plan.rounds[chain], flow
@@ -112,9 +113,9 @@ class Run:
     def _read_gradients(self) -> None:
         """What ends a step finds every gradient where it was put."""
         for place in self.plan.places:
-            for use in (use for chunk in place.chunks["train"] for use in chunk.uses):
-                size = 4 * self.plan.program.parameters[use.parameter].type.size
-                found = self.memories[place.place].read(use.levels[0], size, "the end of the step")
+            for _, use in place.uses():
+                size = 4 * self.program.parameters[use.parameter].type.size
+                found = self.memories[place.number].read(use.levels[0], size, "the end of the step")
                 assert found == self.results["gradient", use.parameter, use.index, self.first]
 
     def _act(self, place: Place, chain: str, entry: Entry) -> bool:
@@ -155,32 +156,32 @@ class Run:
         return True
 
     def _compute(self, place: Place, chain: str, chunk: Chunk, kind: str, number: int) -> None:
-        memory, microbatch = self.memories[place.place], self.first + number
+        memory, microbatch = self.memories[place.number], self.first + number
         memory.write(place.seed, 4, hash(("seed", microbatch)))
         if kind == "F":
-            for of, operand in chunk.inputs:
-                value = self.plan.program.inputs[of]
-                memory.write(self._address(place, operand, number), value.type.bytes, hash(("input", value.name, microbatch)))
+            for of, buffer in chunk.inputs:
+                value = self.program.inputs[of]
+                memory.write(self._address(place, chunk.buffers[buffer], number), value.type.bytes, hash(("input", value.name, microbatch)))
         for row in (*((chunk.weight,) if kind == "F" and chunk.weight else ()), *chunk.rows[kind]):
             self._row(place, chunk, row, number, microbatch)
         if kind == "F":
-            for column, operand in chunk.values:
+            for column, buffer in chunk.values:
                 name, stage = self.plan.columns[chain].columns[column]
                 assert stage == chunk.stage
-                self.results["value", chain, name, column, microbatch] = memory.read(self._address(place, operand, number), 4, name)
+                at = self._address(place, chunk.buffers[buffer], number)
+                self.results["value", chain, name, column, microbatch] = memory.read(at, 4, name)
         if kind == "F" and chunk.logits:
-            kindof, operand = chunk.logits
-            self.results["logits", microbatch] = memory.read(self._address(place, operand, number), kindof.bytes, "logits")
+            logits = chunk.buffers[chunk.logits.buffer]
+            self.results["logits", microbatch] = memory.read(self._address(place, logits, number), logits.bytes, "logits")
 
-    def _address(self, place: Place, operand: int, number: int) -> int:
-        region = place.regions[operand >> REGION_SHIFT]
-        offset = operand & ((1 << REGION_SHIFT) - 1)
-        assert operand < 1 << REGION_SHIFT or offset < region.bytes
-        return region.base + number % region.slots * region.stride + offset
+    def _address(self, place: Place, buffer: Buffer, number: int) -> int:
+        region = place.regions[buffer.region]
+        assert buffer.region == "arena" or buffer.at < region.bytes
+        return region.base + number % region.slots * region.stride + buffer.at
 
-    def _row(self, place: Place, chunk: Chunk, row: PlacedRow, number: int, microbatch: int) -> None:
-        memory, routine = self.memories[place.place], row.routine
-        at = [self._address(place, operand, number) for operand in row.at]
+    def _row(self, place: Place, chunk: Chunk, row: Row, number: int, microbatch: int) -> None:
+        memory, routine = self.memories[place.number], self.routines[self.plan.routines[row.routine].name]
+        at = [self._address(place, chunk.buffers[buffer], number) for buffer in row.buffers]
         sizes = buffer_sizes(routine)
         parameters = len(routine.function.parameters)
         what = f"{row.name} of microbatch {microbatch}"
@@ -221,11 +222,13 @@ def buffer_sizes(routine: Routine) -> list[int]:
 Results = dict[tuple[object, ...], int]
 
 
-def run_plan(plan: Plan, eager: bool, rounds: Sequence[str] = ("train", "train", "evaluate", "sample", "train")) -> Results:
+def run_plan(
+    lowered: Lowered, plan: Planned, eager: bool, rounds: Sequence[str] = ("train", "train", "evaluate", "sample", "train")
+) -> Results:
     """What all replicas of a plan leave after some passes over the chains it has."""
     results: Results = {}
-    for replica in range(plan.layout.dp):
-        run = Run(plan, replica, eager)
+    for replica in range(plan.dp):
+        run = Run(lowered, plan, replica, eager)
         for chain in rounds:
             if chain in plan.rounds:
                 run.walk(chain)

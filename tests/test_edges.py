@@ -89,7 +89,7 @@ def test_a_stage_without_parameters(runs: Runs, tmp_path: Path) -> None:
     layout = Layout(3, 2, "zb-h1", split="begin | plain | end")
     plan = plan_of(model, tmp_path, layout.options(4))
     assert stages_of(plan) == [["begin"], ["plain"], ["end"]]
-    assert not plan["places"][1]["uses"]
+    assert not plan["places"][1]["chunks"]["train"][0]["uses"]
     runs.check(model, 4, layout)
 
 

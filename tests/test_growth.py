@@ -20,7 +20,7 @@ from mlc.driver import Options, compile_file
 from mlc.parallel.auto import arrange
 from mlc.parallel.entries import Entries, packed
 from mlc.parallel.footprint import schedule_windows
-from mlc.parallel.planned import parse_plan
+from mlc.parallel.plan_reader import parse_plan
 from mlc.parallel.schedules import named, schedule
 from mlc.parallel.simulate import Costs, simulate, uniform
 from mlc.parallel.verify import verify

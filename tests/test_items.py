@@ -26,7 +26,7 @@ def items(folder: Path, text: str, options: Options | None = None, name: str = "
     path.write_text(text)
     chosen = options or Options(microbatches=8)
     lowered = lower(prepared(load_program(path, SMALL, chosen)[0], OPS), OPS, C.rules)
-    lines = model_items(plan(lowered, choose_layout(lowered, chosen, None))).splitlines()
+    lines = model_items(lowered, plan(lowered, choose_layout(lowered, chosen, None))).splitlines()
     return dict(line.split("=", 1) for line in lines)
 
 

@@ -16,23 +16,22 @@ from hypothesis import strategies as st
 from planned_run import run_plan
 
 from mlc.driver import Options, load_program
-from mlc.emit import SourceTree, describe, emit
+from mlc.emit import SourceTree, emit
 from mlc.emit.actions import actions_text
 from mlc.emit.items import model_items
-from mlc.emit.tables import plan_routines, plan_rows
 from mlc.ir.program import CHOICES, Program
 from mlc.lower import lower
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort, Mesh, Portions
 from mlc.ops import OPS
-from mlc.parallel.planned import read_plan
+from mlc.parallel.plan_reader import read_plan
+from mlc.parallel.planned import Area, Place, Planned
 from mlc.parallel.schedules import schedule
 from mlc.parallel.shards import BLOCK, Owned, Share, Sharing, line_bytes
 from mlc.parallel.tree import most_roots, roots, subtrees, tree_levels
 from mlc.parallel.verify import verify
 from mlc.passes import prepared
-from mlc.plan import Layout, Plan, plan
-from mlc.plan.placed import Area, Place
+from mlc.plan import Layout, plan
 from mlc.plan.report import explain_plan
 from mlc.plan.stages import staged_chains
 from mlc.targets.c import C
@@ -104,7 +103,7 @@ def layout_of(program: Program, name: str, choice: str = "none") -> Layout:
 
 
 @cache
-def planned(model: str, layout: str, choice: str = "none") -> Plan:
+def planned(model: str, layout: str, choice: str = "none") -> Planned:
     lowered = lowered_model(model)
     return plan(lowered, layout_of(lowered.step.program, layout, choice))
 
@@ -116,8 +115,8 @@ def cases(*models: str) -> pytest.MarkDecorator:
 @cases()
 @pytest.mark.parametrize("eager", [True, False])
 def test_every_layout_computes_the_same(model: str, layout: str, eager: bool) -> None:
-    want = run_plan(planned(model, "one"), True)
-    got = run_plan(planned(model, layout), eager)
+    want = run_plan(lowered_model(model), planned(model, "one"), True)
+    got = run_plan(lowered_model(model), planned(model, layout), eager)
     missing = [key for key in want if key not in got]
     assert not missing
     assert [key for key, made in want.items() if got[key] != made] == []
@@ -126,11 +125,14 @@ def test_every_layout_computes_the_same(model: str, layout: str, eager: bool) ->
 @cases("gpt2", "supervised")
 @pytest.mark.parametrize("choice", ["selective", "full", "mixed"])
 def test_what_is_made_again_is_what_was_made(model: str, layout: str, choice: str) -> None:
-    made = planned(model, layout, choice)
-    assert any(row.name.endswith(" again") for row in plan_rows(made)) and made.recomputed_flops > 0
+    made, lowered = planned(model, layout, choice), lowered_model(model)
+    rows = [row for place in made.places for chunk in place.chunks["train"] for of in chunk.rows.values() for row in of]
+    assert any(row.name.endswith(" again") for row in rows) and made.recomputed_flops > 0
     assert made.flops == planned(model, layout).flops
-    verify(json.loads(emitted(made, model).text("plan.json")))
-    want, got = run_plan(planned(model, layout), True), run_plan(made, False)
+    text = emitted(made, model).text("plan.json")
+    assert read_plan(json.loads(text)) == made
+    verify(json.loads(text))
+    want, got = run_plan(lowered, planned(model, layout), True), run_plan(lowered, made, False)
     assert [key for key, symbol in want.items() if got[key] != symbol] == []
 
 
@@ -147,23 +149,27 @@ def test_a_step_of_one_microbatch_keeps_its_gradients(model: str, pp: int, dp: i
     names = {area.name for place in made.places for area in place.fixed}
     assert not any(name.startswith("gradient of ") for name in names)
     assert pp * dp > 1 or not any(name.startswith("copy of ") for name in names)
-    verify(json.loads(emitted(made, model).text("plan.json")))
-    want, got = run_plan(plan(lowered, one), True, ("train", "train")), run_plan(made, True, ("train", "train"))
+    text = emitted(made, model).text("plan.json")
+    assert read_plan(json.loads(text)) == made
+    verify(json.loads(text))
+    passes = ("train", "train")
+    want, got = run_plan(lowered, plan(lowered, one), True, passes), run_plan(lowered, made, True, passes)
     assert [key for key, symbol in want.items() if got[key] != symbol] == []
 
 
-def areas_of(plan: Plan, place: Place, chain: str) -> list[Area]:
+def areas_of(plan: Planned, place: Place, chain: str) -> list[Area]:
     """Everything that is in use while a chain runs."""
-    regions = [Area(r.name, r.base, (r.slots - 1) * r.stride + r.bytes, r.chain) for r in place.regions if not r.name.startswith("in:")]
+    own = [region for region in place.regions.values() if not region.name.startswith("in:")]
+    regions = [Area(r.name, r.base, (r.slots - 1) * r.stride + r.bytes, r.chain) for r in own]
     found = [area for area in (*place.fixed, *regions) if area.chain in (None, chain) and area.bytes]
     found += [area for area in (place.states, place.work, place.guests) if area.bytes]
-    for channel in plan.channels:
+    for channel in plan.channels.values():
         tree = channel.kind == "tree"
-        peers = 3 if tree else Cohort(plan.layout.dp).blocks if channel.source == channel.target else 1
-        if tree or channel.target == place.place:
+        peers = 3 if tree else Cohort(plan.dp).blocks if channel.source == channel.target else 1
+        if tree or channel.target == place.number:
             found.append(Area(f"headers {channel.name}", channel.headers, 256 * peers, None))
             found.append(Area(f"inbox {channel.name}", channel.inbox, peers * channel.slots * channel.slot_bytes, None))
-        if tree or (channel.source == place.place and channel.chain is None):
+        if tree or (channel.source == place.number and channel.chain is None):
             found.append(Area(f"outbox {channel.name}", channel.outbox, peers * channel.outbox_slots * channel.slot_bytes, None))
     return found
 
@@ -183,7 +189,7 @@ def test_buffers_lie_side_by_side(model: str, layout: str) -> None:
 @cases("gpt2", "muon")
 def test_places_own_every_parameter_once(model: str, layout: str) -> None:
     made = planned(model, layout)
-    owned = [(one.parameter, place.place) for place in made.places for one in place.owned]
+    owned = [(one.parameter, place.number) for place in made.places for one in place.owned]
     assert sorted(owned) == [(number, parameter.owner) for number, parameter in enumerate(made.parameters)]
     for place in made.places:
         assert all(one.sharing == made.parameters[one.parameter].sharing for one in place.owned)
@@ -272,20 +278,24 @@ def test_sums_of_groups_are_those_of_the_tree(groups: int) -> None:
 
 @cases("gpt2", "unet")
 def test_all_layouts_have_the_same_routines(model: str, layout: str) -> None:
-    def layers(made: Plan) -> set[str]:
-        return {routine.name for routine in plan_routines(made) if routine.function.name not in ("copy", "zero", "add")}
+    def layers(made: Planned) -> set[str]:
+        moves = {r.name for r in lowered_model(model).routines if r.function.name in ("copy", "zero", "add")}
+        return {routine.name for routine in made.routines} - moves
 
     assert layers(planned(model, layout)) == layers(planned(model, "one"))
-    assert model_items(planned(model, layout)) == model_items(planned(model, "one"))
+    lowered = lowered_model(model)
+    assert model_items(lowered, planned(model, layout)) == model_items(lowered, planned(model, "one"))
 
 
-def emitted(made: Plan, name: str) -> SourceTree:
-    return emit(made, describe(made), name, f"{name}.dsl", "0")
+def emitted(made: Planned, name: str) -> SourceTree:
+    return emit(lowered_model(name), made, name, f"{name}.dsl", "0")
 
 
 @cases()
 def test_plans_are_proved(model: str, layout: str) -> None:
-    text = emitted(planned(model, layout), model).text("plan.json")
+    made = planned(model, layout)
+    text = emitted(made, model).text("plan.json")
+    assert read_plan(json.loads(text)) == made
     verify(json.loads(text))
     assert "stage 0 on place 0" in explain_plan(json.loads(text))
 
@@ -302,14 +312,14 @@ def test_shrunk_rings_are_noticed() -> None:
     made = planned("unet", "split")
     tried = 0
     for place in made.places:
-        for number, region in enumerate(place.regions):
+        for region in place.regions.values():
             if region.slots == 1 or region.chain != "train" or region.name.startswith(("in:", "out:")):
                 continue
-            regions = list(place.regions)
-            regions[number] = replace(region, slots=region.slots - 1)
-            places = tuple(replace(p, regions=tuple(regions)) if p is place else p for p in made.places)
+            regions = {**place.regions, region.name: replace(region, slots=region.slots - 1)}
+            places = tuple(replace(p, regions=regions) if p is place else p for p in made.places)
+            lowered = lowered_model("unet")
             with pytest.raises(AssertionError):
-                assert run_plan(replace(made, places=places), True) == run_plan(made, True)
+                assert run_plan(lowered, replace(made, places=places), True) == run_plan(lowered, made, True)
             tried += 1
     assert tried >= 3
 
@@ -318,7 +328,7 @@ def test_no_region_has_more_slots_than_microbatches() -> None:
     for layout in LAYOUTS:
         made = planned("gpt2", layout)
         for place in made.places:
-            assert all(r.slots <= made.rounds[r.chain] for r in place.regions if r.chain)
+            assert all(r.slots <= made.rounds[r.chain] for r in place.regions.values() if r.chain)
 
 
 def test_forward_chains_follow_the_cut() -> None:

@@ -20,7 +20,8 @@ from mutants import mutate
 from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
 from mlc.parallel.entries import ENDINGS, packed
-from mlc.parallel.planned import Planned, read_plan
+from mlc.parallel.plan_reader import read_plan
+from mlc.parallel.planned import Planned
 from mlc.parallel.symbolic import run_symbolic
 from mlc.parallel.verify import explain_proof, verify
 from mlc.plan.report import explain_plan
@@ -243,7 +244,7 @@ def cut_where_it_must_be_whole(plan: Plan) -> None:
 
 
 def use_forgotten(plan: Plan) -> None:
-    plan["places"][1]["uses"].pop()
+    plan["places"][1]["chunks"]["train"][0]["uses"].pop()
 
 
 def part_is_owned(plan: Plan) -> None:

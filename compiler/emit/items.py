@@ -12,16 +12,17 @@ from collections.abc import Iterable, Sequence
 from mlc.ir.function import Attribute, Function, Instruction
 from mlc.ir.program import Program, Unit, Update
 from mlc.ir.types import Dim, TensorType
-from mlc.plan.placed import Plan
+from mlc.lower.program import Lowered
+from mlc.parallel.planned import Planned
 
 
-def model_items(plan: Plan) -> str:
-    """All items of a plan. mlc_checkpoint_load compares them one by one and names the first that differs."""
-    program = plan.program
+def model_items(lowered: Lowered, plan: Planned) -> str:
+    """All items of a plan of a program. mlc_checkpoint_load compares them one by one and names the first that differs."""
+    program = lowered.step.program
     lines = [f"parameter.{p.name}={_sizes(p.type.shape)}" for p in program.parameters]
     lines += [f"precision={program.recipe.precision}", f"clip={program.recipe.clip}"]
     for parameter, planned in zip(program.parameters, plan.parameters, strict=True):
-        rule = None if planned.update is None else plan.lowered.updates[planned.update].function.name
+        rule = None if planned.update is None else lowered.updates[planned.update].function.name
         lines.append(f"update.{parameter.name}={rule}")
     lines += [f"input.{i.name}={i.type.dtype}[{_sizes(i.type.shape)}]" for i in program.inputs]
     lines += [f"microbatches={plan.microbatches}", f"groups={plan.groups}"]

@@ -14,18 +14,18 @@ from mlc.emit.plan_json import plan_json
 from mlc.emit.printer import c_text
 from mlc.emit.project import SourceTree
 from mlc.emit.routines import flat_routine_function, routine_function
-from mlc.emit.tables import Tables, plan_routines
+from mlc.emit.tables import Tables
 from mlc.ir.function import Function
 from mlc.ir.program import path_hash
 from mlc.lower.arrangement import Placement
 from mlc.lower.graph import graph_of
 from mlc.lower.names import identifier
+from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.lower.scope import Scope
 from mlc.lower.scratch import kernel_scratch
 from mlc.ops import OPS
-from mlc.parallel.planned import Planned, parse_plan, read_plan
-from mlc.plan.placed import Plan
+from mlc.parallel.planned import Planned
 
 #: What the sources of a model give to the runtime.
 _MODEL = c.Define("extern const mlc_model", "mlc_emitted_model")
@@ -60,44 +60,45 @@ def _header_text(name: str) -> str:
     return c_text(nodes)
 
 
-def _used(plan: Plan) -> list[Routine]:
+def _used(lowered: Lowered, plan: Planned) -> list[Routine]:
     """The routines some row calls, in the order they were lowered."""
-    names = {routine.name for routine in plan_routines(plan)}
-    return [r for r in plan.lowered.routines if r.name in names]
+    names = {routine.name for routine in plan.routines}
+    return [r for r in lowered.routines if r.name in names]
 
 
-def _scratch_checks(routines: Sequence[Routine], plan: Plan) -> list[c.Node]:
+def _scratch_checks(routines: Sequence[Routine], plan: Planned) -> list[c.Node]:
     """The kernels' own statement of their scratch must fit what was planned."""
     needs = {kernel_scratch(kernel).stated for routine in routines for kernel in routine.kernels} - {""}
     said = c_string("scratch of a kernel is larger than planned")
     return [c.Do(f"_Static_assert({need} <= {plan.scratch_bytes_per_thread}, {said})") for need in sorted(needs)]
 
 
-def _curves(plan: Plan) -> c.Function:
+def _curves(lowered: Lowered, plan: Planned) -> c.Function:
     """Rates and other curves, computed once a step from step, steps and the options."""
-    kind = stored(plan.program.wide).type
+    program = lowered.step.program
+    kind = stored(program.wide).type
     body: list[c.Node] = [c.Define(f"{kind} *", "scalars", "record"), c.Do("(void)scalars")]
-    for scalar in plan.program.scalars:
+    for scalar in program.scalars:
         if scalar.curve is not None:
-            body.append(c.Block(_curve(plan, scalar.name, scalar.curve), scalar.name))
+            body.append(c.Block(_curve(lowered, plan, scalar.name, scalar.curve), scalar.name))
     return c.Function(("static void set_scalars(void *record)",), tuple(body))
 
 
-def _curve(plan: Plan, name: str, function: Function) -> tuple[c.Statement, ...]:
+def _curve(lowered: Lowered, plan: Planned, name: str, function: Function) -> tuple[c.Statement, ...]:
     """The statements that set one scalar of the record."""
-    slots = {scalar: n for n, scalar in enumerate(plan.scalar_names)}
+    slots = {scalar: n for n, scalar in enumerate(plan.scalars)}
     memory = {p.name: Placement("scalars", slots[p.name], ()) for p in function.parameters}
-    scope = Scope(graph_of(function, OPS, plan.lowered.rules), memory, {}, {}, set())
+    scope = Scope(graph_of(function, OPS, lowered.rules), memory, {}, {}, set())
     value = scope.value(function.results[0], ())
-    body = Body({"scalars": ("scalars", plan.program.wide)})
+    body = Body({"scalars": ("scalars", lowered.step.program.wide)})
     lets = body.statements(scope.lets)
     return (*lets, c.Assign(f"scalars[{slots[name]}]", body.text(value)))
 
 
-def _model_text(plan: Plan, source: str, version: str) -> str:
-    routines = _used(plan)
+def _model_text(lowered: Lowered, plan: Planned, source: str, version: str) -> str:
+    routines = _used(lowered, plan)
     nodes: list[c.Node] = [
-        c.Comment((f"{plan.program.name}, compiled from {source} by mlc {version}.", "")),
+        c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}.", "")),
         *(c.Directive(f"include {name}") for name in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"')),
         c.Blank(),
         c.note("Keys the random numbers that the model draws outside its layers."),
@@ -107,40 +108,32 @@ def _model_text(plan: Plan, source: str, version: str) -> str:
         c.Blank(),
     ]
     for routine in routines:
-        make = flat_routine_function if routine.name in plan.lowered.flat else routine_function
+        make = flat_routine_function if routine.name in lowered.flat else routine_function
         nodes += make(routine, routine.name)
-    nodes += [_curves(plan), c.Blank(), c.Directive('include "tables.h"')]
+    nodes += [_curves(lowered, plan), c.Blank(), c.Directive('include "tables.h"')]
     return c_text(nodes)
 
 
-def _tables_text(plan: Plan) -> str:
+def _tables_text(lowered: Lowered, plan: Planned) -> str:
     said = "The tables of model.c: where every tensor lies, which rows run in which order. Included at its end."
-    return c_text([c.note(said), c.Blank(), *Tables(plan).made()])
+    return c_text([c.note(said), c.Blank(), *Tables(lowered, plan).made()])
 
 
-def describe(plan: Plan) -> tuple[str, Planned]:
-    """plan.json: its text, and what it says when it is read back."""
-    text = plan_json(plan)
-    return text, read_plan(parse_plan(text))
-
-
-def emit(plan: Plan, described: tuple[str, Planned], name: str, source: str, version: str) -> SourceTree:
+def emit(lowered: Lowered, plan: Planned, name: str, source: str, version: str) -> SourceTree:
     """The files of a model: src/model.c, src/tables.h, src/actions.c, src/main.c, <name>.h and plan.json;
-    of several ranks, what starts them.
+    of several ranks, what starts them. What they say of the layout is what plan.json says.
 
-    described: what `describe` makes of the plan
     name:      stem of the program
     source:    the .dsl file as the header of model.c names it
     """
-    decided, planned = described
     return SourceTree(
         (
-            ("src/model.c", _model_text(plan, source, version)),
-            ("src/tables.h", _tables_text(plan)),
-            ("src/actions.c", actions_text(planned)),
+            ("src/model.c", _model_text(lowered, plan, source, version)),
+            ("src/tables.h", _tables_text(lowered, plan)),
+            ("src/actions.c", actions_text(plan)),
             ("src/main.c", _main_text()),
             (f"{name}.h", _header_text(name)),
-            ("plan.json", decided),
-            *launch_files(name, plan.layout.mesh),
+            ("plan.json", plan_json(plan)),
+            *launch_files(name, plan.mesh),
         )
     )

@@ -1,4 +1,4 @@
-"""plan.json: what a plan decides, for people, `mlc verify` and the tables of actions (spec/plan.md)."""
+"""plan.json: what a plan decides, for people, `mlc verify` and another compilation (spec/plan.md)."""
 
 from __future__ import annotations
 
@@ -6,38 +6,55 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlc.parallel.planned import VERSION, Channel, Region
-from mlc.plan.placed import Owned, Place, Plan
+from mlc.mesh import AXES
+from mlc.parallel.planned import (
+    VERSION,
+    Call,
+    Channel,
+    Chunk,
+    Columns,
+    Held,
+    OwnedParameter,
+    Place,
+    Planned,
+    PlannedParameter,
+    Region,
+    Row,
+    Signature,
+    Use,
+)
 
-#: Indents of the lists of a place, and of the lists in those.
+#: Indents of the lists of a place, of the lists in those, and of what these hold.
 _INNER = "   "
 _DEEP = "    "
+_DEEPER = "      "
 #: What no name holds.
 _MARK = "\0"
 
 
-def plan_json(plan: Plan) -> str:
-    """The text of plan.json: one line for each stage, parameter, channel, buffer, region, phase, action and owned parameter."""
-    layout = plan.layout
-    fields: dict[str, Any] = {
-        "version": VERSION,
-        "model": plan.program.name,
-        "mesh": {axis: getattr(layout.mesh, axis) for axis in ("pp", "dp", "ep", "tp", "cp")},
-        "chunks": layout.chunks,
-        "schedule": layout.schedule.name,
-        "microbatches": plan.microbatches,
-        "groups": plan.groups,
-        "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
-        "flops_per_microbatch": plan.flops,
-        "recomputed_flops_per_microbatch": plan.recomputed_flops,
+def plan_json(plan: Planned) -> str:
+    """The text of plan.json: one line for each stage, parameter, routine, channel, buffer, region, row, action and piece."""
+    fields: dict[str, str] = {
+        "version": json.dumps(VERSION),
+        "model": json.dumps(plan.model),
+        "mesh": json.dumps({axis: getattr(plan.mesh, axis) for axis in AXES}),
+        "chunks": json.dumps(plan.chunks),
+        "schedule": json.dumps(plan.schedule),
+        "microbatches": json.dumps(plan.microbatches),
+        "groups": json.dumps(plan.groups),
+        "scratch_bytes_per_thread": json.dumps(plan.scratch_bytes_per_thread),
+        "flops_per_microbatch": json.dumps(plan.flops),
+        "recomputed_flops_per_microbatch": json.dumps(plan.recomputed_flops),
         "rounds": json.dumps(dict(plan.rounds)),
         "stages": _list(_stages(plan), " "),
-        "parameters": _list([_parameter(plan, n) for n in range(len(plan.parameters))], " "),
-        "channels": _list([_channel(c) for c in plan.channels], " "),
-        "places": _nested([_place(plan, place) for place in plan.places], " "),
+        "parameters": _list(map(_parameter, plan.parameters), " "),
+        "scalars": json.dumps(plan.scalars),
+        "routines": _list(map(_routine, plan.routines), " "),
+        "columns": json.dumps({chain: _columns(columns) for chain, columns in plan.columns.items()}),
+        "channels": _list(map(_channel, plan.channels.values()), " "),
+        "places": _nested([_place(place) for place in plan.places], " "),
     }
-    ready = {"rounds", "stages", "parameters", "channels", "places"}
-    return _object({key: value if key in ready else json.dumps(value) for key, value in fields.items()}, "") + "\n"
+    return _object(fields, "") + "\n"
 
 
 def _object(fields: Mapping[str, str], indent: str) -> str:
@@ -59,33 +76,35 @@ def _nested(items: Sequence[str], indent: str) -> str:
     return f"[\n{indent} " + f",\n{indent} ".join(items) + f"\n{indent}]" if items else "[]"
 
 
-def _stages(plan: Plan) -> list[dict[str, Any]]:
-    layout = plan.layout
-    rows: list[dict[str, Any]] = []
-    for stage, place in enumerate(layout.schedule.placement):
-        note = layout.notes[stage] if layout.notes else None
-        cost = dict(note.cost) if note else {}
-        choices = [layout.choices[number] for number in layout.cuts[stage]]
-        why = note.why if note else ""
-        calls = list(plan.calls[stage])
-        rows.append({"stage": stage, "place": place, "calls": calls, "recompute": choices, "cost": cost, "why": why})
-    return rows
+def _stages(plan: Planned) -> list[dict[str, Any]]:
+    rows = enumerate(zip(plan.stages, plan.calls, plan.recompute, plan.notes, strict=True))
+    return [
+        {"stage": stage, "place": place, "calls": calls, "recompute": choices, "cost": dict(note.cost), "why": note.why}
+        for stage, (place, calls, choices, note) in rows
+    ]
 
 
-def _parameter(plan: Plan, number: int) -> dict[str, Any]:
-    parameter, planned = plan.program.parameters[number], plan.parameters[number]
+def _parameter(parameter: PlannedParameter) -> dict[str, Any]:
     return {
         "name": parameter.name,
-        "dtype": parameter.type.dtype,
-        "shape": list(parameter.type.shape),
-        "elements": parameter.type.size,
-        "fed": planned.fed,
-        "owner": planned.owner,
-        "uses": [{"stage": stage, "phase": phase} for stage, phase in planned.uses],
-        "states": [{"name": name, "shape": list(kind.shape)} for name, kind in planned.states],
-        "elementwise": planned.elementwise,
-        "updated": planned.update is not None,
+        "dtype": parameter.dtype,
+        "shape": parameter.shape,
+        "elements": parameter.elements,
+        "fed": parameter.fed,
+        "owner": parameter.owner,
+        "uses": [{"stage": stage, "phase": phase} for stage, phase in parameter.uses],
+        "states": [{"name": name, "shape": shape} for name, shape in parameter.states],
+        "elementwise": parameter.elementwise,
+        "update": parameter.update,
     }
+
+
+def _routine(routine: Signature) -> dict[str, Any]:
+    return {"name": routine.name, "flops": routine.flops, "flat": routine.flat, "operands": list(map(str, routine.operands))}
+
+
+def _columns(columns: Columns) -> dict[str, Any]:
+    return {"columns": columns.columns, "losses": columns.losses, "logits_stage": columns.logits_stage}
 
 
 def _channel(channel: Channel) -> dict[str, Any]:
@@ -104,25 +123,28 @@ def _channel(channel: Channel) -> dict[str, Any]:
     }
 
 
-def _place(plan: Plan, place: Place) -> str:
+def _place(place: Place) -> str:
     shards = {"states": place.states, "work": place.work, "guests": place.guests}
-    phases = {chain: {name: {"reads": r, "writes": w} for name, (r, w) in of.items()} for chain, of in place.phases.items()}
     plain = {
-        "place": place.place,
+        "place": place.number,
         "arena_bytes": place.arena_bytes,
         "inbox_bytes": place.inbox_bytes,
         "record": place.record,
-        "levels": plan.levels,
+        "seed": place.seed,
+        "weight_at": place.weight_at,
+        "levels": place.levels,
         "stages": place.stages,
         "shards": {name: {"at": area.at, "bytes": area.bytes} for name, area in shards.items()},
     }
+    regions = {name: number for number, name in enumerate(place.regions)}
+    chunks = {chain: _nested([_chunk(chunk, regions) for chunk in of], _DEEP) for chain, of in place.chunks.items()}
     rows = {
         "fixed": _list((_of_chain({"name": a.name, "at": a.at, "bytes": a.bytes}, a.chain) for a in place.fixed), _INNER),
-        "regions": _list((_region(region) for region in place.regions), _INNER),
-        "phases": _by_chain({chain: _object({k: json.dumps(v) for k, v in of.items()}, _DEEP) for chain, of in phases.items()}),
+        "regions": _list(map(_region, place.regions.values()), _INNER),
         "lists": _by_chain({chain: _nested(list(entries.json_rows()), _DEEP) for chain, entries in place.lists.items()}),
-        "owned": _list((_owned(plan, one) for one in place.owned), _INNER),
-        "uses": _list(_uses(place), _INNER),
+        "chunks": _by_chain(chunks),
+        "held": _list(map(_held, place.held), _INNER),
+        "owned": _list(map(_owned, place.owned), _INNER),
     }
     return _object({**{key: json.dumps(value) for key, value in plain.items()}, **rows}, "  ")
 
@@ -136,17 +158,47 @@ def _region(region: Region) -> dict[str, Any]:
     return _of_chain(fields, region.chain)
 
 
-def _owned(plan: Plan, one: Owned) -> dict[str, Any]:
-    elements = plan.program.parameters[one.parameter].type.size
-    return {"parameter": one.parameter, "elements": elements, "sharing": one.sharing, "gradient": one.gradient, "work": one.work}
+def _chunk(chunk: Chunk, regions: Mapping[str, int]) -> str:
+    fields = {
+        "stage": json.dumps(chunk.stage),
+        "buffers": _list(((b.name, regions[b.region], b.at, b.bytes) for b in chunk.buffers), _DEEPER),
+        "weight": json.dumps(None if chunk.weight is None else _row(chunk.weight)),
+        "rows": _object({phase: _list(map(_row, of), _DEEPER + " ") for phase, of in chunk.rows.items()}, _DEEPER),
+        "inputs": json.dumps(chunk.inputs),
+        "values": json.dumps(chunk.values),
+        "uses": _list(map(_use, chunk.uses), _DEEPER),
+    }
+    if chunk.logits is not None:
+        fields["logits"] = json.dumps({"dtype": chunk.logits.dtype, "shape": chunk.logits.shape, "buffer": chunk.logits.buffer})
+    return _object(fields, _DEEP + " ")
 
 
-def _uses(place: Place) -> list[dict[str, Any]]:
-    return [
-        {"parameter": use.parameter, "index": use.index, "chunk": chunk, "phase": use.phase, "levels": list(use.levels)}
-        for chunk, of in enumerate(place.chunks["train"])
-        for use in of.uses
-    ]
+def _row(row: Row) -> tuple[Any, ...]:
+    return (row.routine, row.path, row.name, row.buffers)
+
+
+def _use(use: Use) -> dict[str, Any]:
+    return {"parameter": use.parameter, "index": use.index, "phase": use.phase, "levels": use.levels}
+
+
+def _held(held: Held) -> dict[str, Any]:
+    return {"parameter": held.parameter, "master": held.master, "copy": held.copy, "init": _call(held.init)}
+
+
+def _owned(one: OwnedParameter) -> dict[str, Any]:
+    return {
+        "parameter": one.parameter,
+        "elements": one.elements,
+        "sharing": one.sharing,
+        "gradient": one.gradient,
+        "update": one.update,
+        "reads": one.reads,
+        "work": one.work,
+    }
+
+
+def _call(call: Call) -> tuple[Any, ...]:
+    return (call.routine, call.at)
 
 
 def _of_chain(fields: dict[str, Any], chain: str | None) -> dict[str, Any]:

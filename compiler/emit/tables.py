@@ -12,9 +12,12 @@ from mlc.emit.literals import Pools, c_string, packed, write_array
 from mlc.emit.printer import initializer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
-from mlc.lower.routine import Routine
-from mlc.plan.placed import REGION_SHIFT, Chunk, Columns, Held, Owned, Place, PlacedRow, PlacedUse, Plan
+from mlc.lower.program import Lowered
+from mlc.parallel.planned import Chunk, Columns, Held, OwnedParameter, Place, Planned, Row, Use
 from mlc.resources import VERSION
+
+#: An operand of a row: the number of a region above this bit, the offset in its slot below. Region 0 is the arena.
+REGION_SHIFT = 48
 
 _CHAINS = ("train", "evaluate", "sample")
 
@@ -27,15 +30,17 @@ _NO_TENSOR = initializer((c_string(""), "MLC_F32", 0, "NULL", "MLC_NONE"))
 
 
 class Tables:
-    """Makes the tables of one plan.
+    """Makes the tables of one plan of a program.
 
     nodes: the tables so far, but for the pools they point into, which come first
     paths: the hash of each call path as a literal
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, lowered: Lowered, plan: Planned):
         self.nodes: list[c.Node] = []
         self.pools = Pools()
+        self.lowered = lowered
+        self.program = lowered.step.program
         self.plan = plan
         self.paths: dict[str, str] = {}
         self.domains = "NULL"
@@ -43,11 +48,11 @@ class Tables:
 
     def made(self) -> list[c.Node]:
         """All tables; the model, which names them, comes last."""
-        plan = self.plan
+        plan, program = self.plan, self.program
         self._array("mlc_parameter", "parameters", [self._parameter(n) for n in range(len(plan.parameters))])
-        names = [i.name for i in plan.program.inputs]
-        self._array("mlc_input", "inputs", [self._input(value, names) for value in plan.program.inputs])
-        self.domains = self._array("mlc_domain", "domains", [row for n, i in enumerate(plan.program.inputs) for row in _domains(n, i)])
+        names = [i.name for i in program.inputs]
+        self._array("mlc_input", "inputs", [self._input(value, names) for value in program.inputs])
+        self.domains = self._array("mlc_domain", "domains", [row for n, i in enumerate(program.inputs) for row in _domains(n, i)])
         self._scalars()
         columns = {kind: self._columns(kind, of) for kind, of in plan.columns.items()}
         self._array("mlc_role", "roles", [self._role(place) for place in plan.places])
@@ -64,30 +69,30 @@ class Tables:
             self.paths[path] = f"{path_hash(path):#018x}u"
         return self.paths[path]
 
-    def _tensor(self, name: str, kind: TensorType, at: int | str) -> str:
+    def _tensor(self, name: str, dtype: str, shape: tuple[int, ...], at: int | str) -> str:
         """An mlc_tensor."""
-        key = (name, kind.dtype, kind.shape, at)
+        key = (name, dtype, shape, at)
         if key not in self.tensors:
-            self.tensors[key] = initializer((c_string(name), stored(kind.dtype).name, len(kind.dims), self._shape(kind), at))
+            self.tensors[key] = initializer((c_string(name), stored(dtype).name, len(shape), self._shape(shape), at))
         return self.tensors[key]
 
-    def _shape(self, kind: TensorType) -> str:
-        return self.pools.array("int64_t", [str(extent) for extent in kind.shape])
+    def _shape(self, shape: Sequence[int]) -> str:
+        return self.pools.array("int64_t", [str(extent) for extent in shape])
 
     # ---- what holds for all places ----
 
     def _parameter(self, number: int) -> str:
         """An mlc_parameter; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
-        parameter, planned = self.plan.program.parameters[number], self.plan.parameters[number]
-        states = [self._tensor(name, kind, "MLC_NONE") for name, kind in planned.states]
+        parameter = self.plan.parameters[number]
+        states = [self._tensor(name, self.program.wide, shape, "MLC_NONE") for name, shape in parameter.states]
         return initializer(
             (
                 c_string(parameter.name),
-                len(parameter.type.dims),
-                self._shape(parameter.type),
-                {"loss": 0, "accumulate": 1, "none": 2}[planned.fed],
-                len(planned.uses),
-                planned.owner,
+                len(parameter.shape),
+                self._shape(parameter.shape),
+                {"loss": 0, "accumulate": 1, "none": 2}[parameter.fed],
+                len(parameter.uses),
+                parameter.owner,
                 self.pools.array("mlc_tensor", states),
                 len(states),
                 self._path(parameter.name),
@@ -101,13 +106,13 @@ class Tables:
                 source, other, by = "MLC_SOURCE_FOLLOWING", names.index(of), shift
             case _:
                 source, other, by = "MLC_SOURCE_DATA", 0, 0
-        return initializer((self._tensor(value.name, value.type, "MLC_NONE"), source, other, by, limit))
+        return initializer((self._tensor(value.name, value.type.dtype, value.type.shape, "MLC_NONE"), source, other, by, limit))
 
     def _scalars(self) -> None:
-        literal = register(self.plan.program.wide).literal
+        literal = register(self.program.wide).literal
         rows = [initializer((c_string(name), literal(0.0), 0)) for name in ("step", "steps")]
-        read = _read_outside_training(self.plan.program)
-        for scalar in self.plan.program.scalars:
+        read = _read_outside_training(self.program)
+        for scalar in self.program.scalars:
             value = 0.0 if scalar.value is None else scalar.value
             option = 0 if not scalar.option else 1 if scalar.name in read else 2
             rows.append(initializer((c_string(scalar.name), literal(value), option)))
@@ -122,7 +127,7 @@ class Tables:
 
     def _role(self, place: Place) -> str:
         """Define the tables of a place; returns its mlc_role."""
-        prefix = f"place{place.place}"
+        prefix = f"place{place.number}"
         chunks = [self._chunks(prefix, kind, place) for kind in _CHAINS]
         held = self._array("mlc_held", f"{prefix}_held", [self._held(of) for of in place.held])
         return initializer(
@@ -131,7 +136,7 @@ class Tables:
                 place.inbox_bytes,
                 place.record,
                 place.seed,
-                self.plan.levels,
+                place.levels,
                 initializer(chunks),
                 len(place.stages),
                 held,
@@ -149,12 +154,14 @@ class Tables:
 
     def _chunk(self, name: str, place: Place, chunk: Chunk) -> str:
         """Define the tables of a chunk; returns its mlc_chunk."""
-        rows = {phase: self._rows(f"{name}_{field}", chunk.rows.get(phase, ())) for phase, field in _ROWS.items()}
-        inputs = [initializer((number, _operand(at))) for number, at in chunk.inputs]
-        values = [initializer((column, _operand(at))) for column, at in chunk.values]
-        weight = self._rows(f"{name}_weight", [chunk.weight] if chunk.weight else [])
+        numbers = {region: number for number, region in enumerate(place.regions)}
+        operands = [_operand(numbers[buffer.region], buffer.at) for buffer in chunk.buffers]
+        rows = {phase: self._rows(f"{name}_{field}", chunk.rows.get(phase, ()), operands) for phase, field in _ROWS.items()}
+        inputs = [initializer((number, operands[buffer])) for number, buffer in chunk.inputs]
+        values = [initializer((column, operands[buffer])) for column, buffer in chunk.values]
+        weight = self._rows(f"{name}_weight", [chunk.weight] if chunk.weight else [], operands)
         uses = self._array("mlc_use", f"{name}_uses", [self._use(use) for use in chunk.uses])
-        logits = self._tensor("logits", chunk.logits[0], _operand(chunk.logits[1])) if chunk.logits else _NO_TENSOR
+        logits = chunk.logits
         return initializer(
             (
                 chunk.stage,
@@ -167,23 +174,24 @@ class Tables:
                 len(values),
                 uses,
                 len(chunk.uses),
-                logits,
+                _NO_TENSOR if logits is None else self._tensor("logits", logits.dtype, logits.shape, operands[logits.buffer]),
             )
         )
 
-    def _rows(self, name: str, rows: Sequence[PlacedRow]) -> str:
-        """Define the rows of a phase; returns an mlc_rows initialiser."""
-        operands: list[str] = []
+    def _rows(self, name: str, rows: Sequence[Row], operands: Sequence[str]) -> str:
+        """Define the rows of a phase; returns an mlc_rows initialiser. operands: of the buffers of the chunk."""
+        words: list[str] = []
         entries: list[str] = []
         for row in rows:
-            place = f"{name}_at + {len(operands)}" if row.at else "NULL"
-            operands += map(_operand, row.at)
-            flops = repr(float(row.routine.flops))
-            entries.append(initializer((row.routine.name, place, len(row.at), self._path(row.path), c_string(row.name), flops)))
-        self._array("uint64_t", f"{name}_at", packed(operands))
+            routine = self.plan.routines[row.routine]
+            place = f"{name}_at + {len(words)}" if row.buffers else "NULL"
+            words += [operands[buffer] for buffer in row.buffers]
+            flops = repr(float(routine.flops))
+            entries.append(initializer((routine.name, place, len(row.buffers), self._path(row.path), c_string(row.name), flops)))
+        self._array("uint64_t", f"{name}_at", packed(words))
         return initializer((self._array("mlc_row", f"{name}_rows", entries), len(rows)))
 
-    def _use(self, use: PlacedUse) -> str:
+    def _use(self, use: Use) -> str:
         levels = self.pools.array("uint64_t", [str(at) for at in use.levels])
         return initializer((use.parameter, use.index, _PHASES[use.phase], levels))
 
@@ -191,25 +199,26 @@ class Tables:
         copy, at = "MLC_NONE" if held.copy is None else held.copy, self.pools.array("uint64_t", [str(a) for a in held.init.at])
         return initializer((held.parameter, held.master, copy, *self._functions(held.init.routine), at))
 
-    def _owned(self, one: Owned) -> str:
+    def _owned(self, one: OwnedParameter) -> str:
         """An mlc_own."""
         reads = self.pools.array("uint64_t", [str(at) for at in one.reads])
         functions = ("NULL", "NULL") if one.update is None else self._functions(one.update)
         return initializer((one.parameter, f"MLC_{one.sharing.upper()}", *functions, reads, len(one.reads), one.work))
 
-    def _functions(self, routine: Routine) -> tuple[str, str]:
+    def _functions(self, number: int) -> tuple[str, str]:
         """The function of a routine over a range, or over the whole."""
-        return (routine.name, "NULL") if routine.name in self.plan.lowered.flat else ("NULL", routine.name)
+        routine = self.plan.routines[number]
+        return (routine.name, "NULL") if routine.flat else ("NULL", routine.name)
 
     # ---- the model ----
 
     def _model(self, columns: dict[str, str]) -> None:
         chains = [columns.get(kind, initializer(("NULL", 0, 0, -1))) for kind in _CHAINS]
-        rows = [initializer((c_string(name), repr(value))) for name, value in self.plan.program.constants]
+        rows = [initializer((c_string(name), repr(value))) for name, value in self.program.constants]
         constants = self._array("mlc_constant", "constants", rows)
         fields: dict[str, object] = {
             "abi_version": "MLC_ABI_VERSION",
-            "name": c_string(self.plan.program.name),
+            "name": c_string(self.program.name),
             **self._identity(),
             **self._mesh(),
             **self._tables(),
@@ -220,26 +229,27 @@ class Tables:
             **self._work(),
             "compiler": c_string(VERSION),
             "constants": constants,
-            "constant_count": len(self.plan.program.constants),
+            "constant_count": len(self.program.constants),
         }
         lines = tuple(f".{field} = {value}" for field, value in fields.items())
         model = c.Constant("const mlc_model", "mlc_emitted_model", lines)
         self.nodes += [c.Define("extern const mlc_schedule", "mlc_emitted_schedule"), c.Blank(), model]
 
     def _identity(self) -> dict[str, object]:
-        items = model_items(self.plan)
+        items = model_items(self.lowered, self.plan)
         return {"hash": c_string(hashlib.sha256(items.encode()).hexdigest()), "description": c_string(items)}
 
     def _mesh(self) -> dict[str, object]:
-        layout = self.plan.layout
-        mesh = f"MLC_MESH({layout.pp}, {layout.dp})"
-        return {"mesh": mesh, "stages": layout.stages, "roles": "roles", "schedule": "&mlc_emitted_schedule"}
+        plan = self.plan
+        mesh = f"MLC_MESH({plan.pp}, {plan.dp})"
+        return {"mesh": mesh, "stages": len(plan.stages), "roles": "roles", "schedule": "&mlc_emitted_schedule"}
 
     def _tables(self) -> dict[str, object]:
-        plan, program = self.plan, self.plan.program
+        plan, program = self.plan, self.program
+        called = {row.routine for place in plan.places for of in place.chunks.values() for chunk in of for row in chunk_rows(chunk)}
         return {
             "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
-            "operands": max((len(row.at) for row in plan_rows(plan)), default=0),
+            "operands": max((len(plan.routines[number].operands) for number in called), default=0),
             "parameters": "parameters" if plan.parameters else "NULL",
             "parameter_count": len(plan.parameters),
             "inputs": "inputs" if program.inputs else "NULL",
@@ -247,19 +257,19 @@ class Tables:
             "domains": self.domains,
             "domain_count": sum(len(value.bounds) for value in program.inputs),
             "scalars": "scalars",
-            "scalar_count": len(plan.scalar_names),
+            "scalar_count": len(plan.scalars),
             "set_scalars": "set_scalars",
-            "rate": rate_index(plan),
+            "rate": rate_index(program, plan.scalars),
             "wide": stored(program.wide).name,
         }
 
     def _work(self) -> dict[str, object]:
         """What a microbatch is in numbers: its clipping, operations, examples and tokens."""
-        inputs = self.plan.program.inputs
+        inputs = self.program.inputs
         first = inputs[0].type if inputs else TensorType("f32")
         batch = first.shape[0] if first.dims else 1
         return {
-            "clip": register(self.plan.program.wide).literal(self.plan.program.recipe.clip or 0.0),
+            "clip": register(self.program.wide).literal(self.program.recipe.clip or 0.0),
             "flops": repr(float(self.plan.flops)),
             "recomputed_flops": repr(float(self.plan.recomputed_flops)),
             "batch": batch,
@@ -286,34 +296,21 @@ def _read_outside_training(program: Program) -> set[str]:
     return read
 
 
-def _operand(at: int) -> str:
+def _operand(region: int, at: int) -> str:
     """An operand of a row: in a region, in hex, the region's number before twelve digits of the offset."""
-    return f"{at:#x}" if at >> REGION_SHIFT else str(at)
+    return f"{region << REGION_SHIFT | at:#x}" if region else str(at)
 
 
-def plan_rows(plan: Plan) -> list[PlacedRow]:
-    """Every row of a plan, of all places; updates are none."""
-    rows: list[PlacedRow] = []
-    for place in plan.places:
-        for chunks in place.chunks.values():
-            for chunk in chunks:
-                rows += [row for of in chunk.rows.values() for row in of]
-                rows += [chunk.weight] if chunk.weight else []
-        rows += [held.init for held in place.held]
-    return rows
+def chunk_rows(chunk: Chunk) -> list[Row]:
+    """Every row of a chunk."""
+    return [*(row for of in chunk.rows.values() for row in of), *([chunk.weight] if chunk.weight else [])]
 
 
-def plan_routines(plan: Plan) -> list[Routine]:
-    """Every routine that a rank calls, as often as a row or an update does."""
-    return [row.routine for row in plan_rows(plan)] + [one.update for place in plan.places for one in place.owned if one.update is not None]
-
-
-def rate_index(plan: Plan) -> int:
+def rate_index(program: Program, scalars: Sequence[str]) -> int:
     """The scalar that metrics print as the rate: the first curve an optimizer reads, else an option named rate, else none."""
-    program = plan.program
     curves = {s.name for s in program.scalars if s.curve is not None}
     for update in program.updates:
         for name in update.scalars:
             if name in curves:
-                return plan.scalar_names.index(name)
-    return plan.scalar_names.index("rate") if "rate" in plan.scalar_names else -1
+                return scalars.index(name)
+    return scalars.index("rate") if "rate" in scalars else -1

@@ -16,7 +16,8 @@ import numpy as np
 
 from mlc.parallel.entries import Column, Entries
 from mlc.parallel.faults import Fault
-from mlc.parallel.planned import MOST_ROUNDS, Channel, Place, Region, Touch
+from mlc.parallel.planned import MOST_ROUNDS, Channel, Place, Region
+from mlc.parallel.touches import Touch
 
 _NONE = np.empty(0, np.int64)
 
@@ -75,11 +76,11 @@ class Listed:
         self.found.append((position, Fault(code, f"{where}: {message}")))
 
 
-def check_list(place: Place, chain: str, channels: Mapping[str, Channel]) -> Listed:
-    """Look through a list. channels: those of the chain, by name"""
+def check_list(place: Place, chain: str, channels: Mapping[str, Channel], touches: Mapping[str, Touch]) -> Listed:
+    """Look through a list. channels: those of the chain, by name; touches: of each phase of a chunk"""
     listed = Listed(place, chain, place.lists[chain])
     _number_messages(listed, channels)
-    _collect_uses(listed, channels)
+    _collect_uses(listed, channels, touches)
     _check_order(listed, channels)
     boxes = [f"{side}:{name}" for kind, name in listed.moves for side in _BOXES.get(kind, ())]
     for region in [place.regions[name] for name in dict.fromkeys((*listed.uses, *boxes)) if name in place.regions]:
@@ -143,12 +144,11 @@ def _not_behind(before: Column, behind: Column) -> Column:
     return np.append(np.flatnonzero(behind[:both] <= before[:both]), np.arange(both, len(behind)))
 
 
-def _collect_uses(listed: Listed, channels: Mapping[str, Channel]) -> None:
+def _collect_uses(listed: Listed, channels: Mapping[str, Channel], touches: Mapping[str, Touch]) -> None:
     """Which regions the compute rows touch."""
-    phases = listed.place.phases.get(listed.chain, {})
     for kind, of, positions in _groups(listed, np.flatnonzero(listed.entries.computes)):
         at, microbatches = int(positions[0]), listed.entries.microbatches[positions]
-        touch = phases.get(f"{kind}{of}")
+        touch = touches.get(f"{kind}{of}")
         if touch is None:
             listed.refuse(at, "E1204", f"this place has no rows for {kind}{of}")
             continue

@@ -56,7 +56,7 @@ def _accumulator_faults(planned: Planned, place: Place) -> Iterator[Fault]:
     least = tree_levels(planned.groups, planned.dp)
     if place.levels < least:
         yield Fault("E1206", f"place {place.number}: {place.levels} accumulators a use, {planned.groups} groups need {least}")
-    for use in place.uses:
+    for _, use in place.uses():
         if len(use.levels) != place.levels:
             name = planned.parameters[use.parameter].name
             yield Fault("E1206", f"place {place.number}: {name} has {len(use.levels)} accumulators for a tree of {place.levels} levels")
@@ -109,9 +109,9 @@ def _channel_areas(planned: Planned, place: Place, channel: Channel) -> Iterator
 def _shard_faults(planned: Planned, place: Place, unit: int) -> Iterator[Fault]:
     """What a replica has of its own lies in areas of which every replica of the place has one: the largest fits."""
     sharing = place.sharing(planned.dp, unit)
-    states = {one.parameter: planned.parameters[one.parameter].states for one in place.owned}
-    buffers = {number: len(sizes) for number, sizes in states.items()}
-    whole = {number: sum(line_bytes(size, unit) for size in sizes) for number, sizes in states.items()}
+    parameters = {one.parameter: planned.parameters[one.parameter] for one in place.owned}
+    buffers = {number: len(of.states) for number, of in parameters.items()}
+    whole = {number: sum(line_bytes(of.state_elements(n), unit) for n in range(len(of.states))) for number, of in parameters.items()}
     needs = (
         (place.states, sharing.most(buffers, whole)),
         (place.work, sharing.most({}, {one.parameter: one.work for one in place.owned})),
@@ -131,7 +131,7 @@ def _guest_bytes(planned: Planned, place: Place, unit: int) -> int:
         return 0
     most = 0
     for chunk in range(len(place.stages)):
-        count = Counter(use.parameter for use in place.uses if use.chunk == chunk)
+        count = Counter(use.parameter for number, use in place.uses() if number == chunk)
         whole = {number: times * line_bytes(planned.parameters[number].elements, unit) for number, times in count.items()}
         owners = {planned.parameters[number].owner for number in count}
         sharings = [planned.places[owner].sharing(planned.dp, unit) for owner in owners if owner < planned.pp]

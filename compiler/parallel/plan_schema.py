@@ -33,6 +33,28 @@ def _row(value: Any) -> bool:
     return of_kinds and type(value[1]) is not bool and type(value[2]) is int and abs(value[2]) < MOST
 
 
+def _call(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _is_whole(value[0]) and _are_whole(value[1])
+
+
+def _buffer(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and isinstance(value[0], str) and all(map(_is_whole, value[1:]))
+
+
+def _launch(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 4:
+        return False
+    return _is_whole(value[0]) and isinstance(value[1], str) and isinstance(value[2], str) and _are_whole(value[3])
+
+
+def _are_whole(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_whole, values))
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST
+
+
 #: What a value of a kind must be, and how to tell.
 KINDS: dict[str, Kind] = {
     "a whole number": _whole(-MOST, MOST),
@@ -51,6 +73,13 @@ KINDS: dict[str, Kind] = {
     "a chain or null": lambda value: value is None or value in ("train", "evaluate", "sample"),
     "[action, chunk or channel, microbatch]": _row,
     "none, selective or full": lambda value: value in CHOICES,
+    "[name, region, offset, bytes]": _buffer,
+    "[routine, path, name, buffers]": _launch,
+    "[routine, path, name, buffers] or null": lambda value: value is None or _launch(value),
+    "[routine, addresses]": _call,
+    "[routine, addresses] or null": lambda value: value is None or _call(value),
+    "two whole numbers from 0": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)),
+    "[name, stage]": lambda value: isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int,
 }
 
 WHOLE, LEAST_0, LEAST_1 = "a whole number", "a whole number from 0", "a whole number from 1"
@@ -71,21 +100,34 @@ SCHEMA: dict[str, Any] = {
     "parameters": [{
         "name": TEXT, "dtype": "the dtype of a parameter", "shape": [LEAST_1], "elements": LEAST_1, "fed": TEXT, "owner": LEAST_0,
         "uses": [{"stage": LEAST_0, "phase": TEXT}], "states": [{"name": TEXT, "shape": [LEAST_1]}],
-        "elementwise": FLAG, "updated": FLAG,
+        "elementwise": FLAG, "update": "a whole number or null",
     }],
+    "scalars": [TEXT],
+    "routines": [{"name": TEXT, "flops": LEAST_0, "flat": FLAG, "operands": [TEXT]}],
+    "columns": {"*": {"columns": ["[name, stage]"], "losses": LEAST_0, "logits_stage": WHOLE}},
     "channels": [{
         "name": TEXT, "kind": TEXT, "chain": "a chain or null", "from": WHOLE, "to": WHOLE, "slot_bytes": WHOLE, "slots": WHOLE,
         "outbox_slots": WHOLE, "inbox": WHOLE, "headers": WHOLE, "outbox": WHOLE,
     }],
     "places": [{
-        "place": WHOLE, "arena_bytes": LEAST_1, "inbox_bytes": WHOLE, "record": WHOLE, "levels": LEVELS, "stages": [WHOLE],
+        "place": WHOLE, "arena_bytes": LEAST_1, "inbox_bytes": WHOLE, "record": LEAST_0, "seed": LEAST_0,
+        "weight_at": LEAST_0, "levels": LEVELS, "stages": [WHOLE],
         "fixed": [{"name": TEXT, "at": WHOLE, "bytes": WHOLE, "chain?": "a chain"}],
         "regions": [{"name": TEXT, "base": WHOLE, "stride": WHOLE, "slots": LEAST_1, "bytes": WHOLE, "chain?": "a chain"}],
-        "phases": {"*": {"*": {"reads": [TEXT], "writes": [TEXT]}}},
         "lists": {"*": ["[action, chunk or channel, microbatch]"]},
-        "owned": [{"parameter": LEAST_0, "elements": LEAST_1, "sharing": TEXT, "gradient": "a whole number or null", "work": LEAST_0}],
+        "chunks": {"*": [{
+            "stage": LEAST_0, "buffers": ["[name, region, offset, bytes]"], "rows": {"*": ["[routine, path, name, buffers]"]},
+            "weight": "[routine, path, name, buffers] or null", "inputs": ["two whole numbers from 0"],
+            "values": ["two whole numbers from 0"],
+            "uses": [{"parameter": LEAST_0, "index": WHOLE, "phase": TEXT, "levels": [WHOLE]}],
+            "logits?": {"dtype": TEXT, "shape": [LEAST_1], "buffer": LEAST_0},
+        }]},
+        "held": [{"parameter": LEAST_0, "master": LEAST_0, "copy": "a whole number or null", "init": "[routine, addresses]"}],
+        "owned": [{
+            "parameter": LEAST_0, "elements": LEAST_1, "sharing": TEXT, "gradient": "a whole number or null",
+            "update": "a whole number or null", "reads": [LEAST_0], "work": LEAST_0,
+        }],
         "shards": {"states": AREA, "work": AREA, "guests": AREA},
-        "uses": [{"parameter": LEAST_0, "index": WHOLE, "chunk": LEAST_0, "phase": TEXT, "levels": [WHOLE]}],
     }],
 }  # fmt: skip
 

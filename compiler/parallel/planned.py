@@ -1,31 +1,30 @@
-"""plan.json as data: what the verifier and the emitter of action tables read, and nothing they would have to guess."""
+"""A plan as data: what is decided before a program runs, written to plan.json and read back from it.
+
+The proof, the tables of a program and `mlc explain` read these classes and nothing else; `plan_reader` makes them from plan.json.
+Addresses are bytes from the start of a rank's arena.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from math import prod
+from typing import NamedTuple
 
-from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.ir.dtypes import dtype_of
-from mlc.mesh import AXES, TREE_NEIGHBOURS, Cohort, Mesh
-from mlc.parallel.entries import Entries, packed
-from mlc.parallel.plan_schema import fault
-from mlc.parallel.shards import SHARINGS, Owned, Sharing
-from mlc.resources import read_text
+from mlc.mesh import TREE_NEIGHBOURS, Cohort, Mesh
+from mlc.parallel.entries import Entries
+from mlc.parallel.shards import Owned, Sharing
 
-VERSION = 3
+VERSION = 4
 CHAINS = ("train", "evaluate", "sample")
-#: A plan of a hundred places has some tens of megabytes, whatever the replicas.
-MOST_PLAN_BYTES = 1 << 30
 #: More microbatches of one replica than any step has.
 MOST_ROUNDS = 1 << 20
 #: Bytes of the header that a channel has for each sender.
 HEADER_BYTES = 256
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "replicas", "tree")
+#: Bytes of mlc_record before its scalars.
+RECORD_HEAD_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,94 +79,259 @@ class Channel:
         return Cohort(replicas).blocks if self.kind == "replicas" else 1
 
 
+# ---- rows ----
+
+
+class Operand(NamedTuple):
+    """What a routine does with a buffer that it is given.
+
+    use:    read, write, add (writes it, or adds to it where a microbatch is not the first of its group) or work
+    bytes:  of an element where the routine is flat and `each` is set, else of the whole
+    over:   of a result: the operand whose place it may take, -1: none
+    """
+
+    use: str
+    bytes: int
+    over: int
+    each: bool
+
+    def __str__(self) -> str:
+        return f"{self.use} {self.bytes}{' each' * self.each}{f' over {self.over}' * (self.over >= 0)}"
+
+
 @dataclass(frozen=True, slots=True)
-class Touch:
-    """The regions that a phase of a chunk reads and writes."""
+class Signature:
+    """A routine as rows see it. flat: it runs over a range of elements."""
 
-    reads: frozenset[str]
-    writes: frozenset[str]
+    name: str
+    flops: int
+    flat: bool
+    operands: tuple[Operand, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class OwnedParameter:
-    """A parameter that the replicas of the place share out; `work`: bytes that its update makes and uses up, where it is whole."""
+class Buffer(NamedTuple):
+    """Bytes [at, at + bytes) of the slot that a microbatch has in a region, by its name; region "arena" has one slot."""
 
-    parameter: int
-    elements: int
-    sharing: str
-    work: int
+    name: str
+    region: str
+    at: int
+    bytes: int
+
+
+class Row(NamedTuple):
+    """A call of a routine for a microbatch: numbers of a routine and of buffers of the chunk; `path` keys random numbers."""
+
+    routine: int
+    path: str
+    name: str
+    buffers: tuple[int, ...]
+
+
+class Call(NamedTuple):
+    """A call of a routine at given addresses of the arena."""
+
+    routine: int
+    at: tuple[int, ...]
+
+
+# ---- a place ----
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """The gradient of one use of a parameter by a chunk of the place; `levels` are addresses of accumulators."""
+    """The gradient of one use of a parameter; `levels`: the accumulators that take microbatches and hold sums of groups."""
 
     parameter: int
     index: int
-    chunk: int
     phase: str
     levels: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class OwnedParameter:
+    """A parameter that the replicas of the place share out (shards.py).
+
+    gradient:  address of the accumulator of use 0; None where none arrives
+    update:    the number of the routine; None where it is not trained. Operands: master, gradient, states, results, scalars, work memory
+    reads:     addresses of the scalars that the update reads
+    work:      bytes of what an update that is not elementwise makes and uses up
+    """
+
+    parameter: int
+    elements: int
+    sharing: str
+    gradient: int | None
+    update: int | None
+    reads: tuple[int, ...]
+    work: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A parameter on a place that uses it. `copy`: in the dtype of the forward pass; None where that reads the f32 master."""
+
+    parameter: int
+    master: int
+    copy: int | None
+    init: Call
+
+
+class Logits(NamedTuple):
+    """What a sampling pass leaves, and in which buffer."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    buffer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stage of a chain on its place.
+
+    rows:     by phase: F, and I, W, B as far as its list has them
+    weight:   the row that makes the weight of a microbatch, before the others; None where none is needed or it is 1
+    inputs:   (model input, buffer), filled before the rows of F
+    values:   (column, buffer) of what the rows of F leave
+    """
+
+    stage: int
+    buffers: tuple[Buffer, ...]
+    rows: Mapping[str, tuple[Row, ...]]
+    weight: Row | None
+    inputs: tuple[tuple[int, int], ...]
+    values: tuple[tuple[int, int], ...]
+    uses: tuple[Use, ...]
+    logits: Logits | None
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """All that the ranks of one pipeline coordinate have in common. The first inbox_bytes of its arena are what peers write into."""
+    """All that the ranks of one pipeline coordinate do and hold. The first inbox_bytes of its arena are what peers write into.
+
+    record:     address of the step record
+    seed:       f32, the cotangent of every loss; weight_at: f32, the weight of a microbatch
+    levels:     accumulators a use
+    chunks:     per chain, in the order of its stages
+    states:     where a replica lays out the optimizer states of its pieces, one after the other
+    work:       the same of what updates that are not elementwise make and use up
+    guests:     where a replica keeps the sums of an absent one for which it stands in (mlc.mesh.Cohort)
+    """
 
     number: int
     arena_bytes: int
     inbox_bytes: int
+    record: int
+    seed: int
+    weight_at: int
     levels: int
+    stages: tuple[int, ...]
     fixed: tuple[Area, ...]
     regions: Mapping[str, Region]
-    phases: Mapping[str, Mapping[str, Touch]]
     lists: Mapping[str, Entries]
-    stages: tuple[int, ...]
+    chunks: Mapping[str, tuple[Chunk, ...]]
+    held: tuple[Held, ...]
     owned: tuple[OwnedParameter, ...]
     states: Area
     work: Area
     guests: Area
-    uses: tuple[Use, ...]
 
     def sharing(self, replicas: int, unit: int) -> Sharing:
         """How the replicas share out what the place owns, of elements of `unit` bytes."""
         return Sharing([Owned(one.parameter, one.elements, one.sharing) for one in self.owned], replicas, unit)
 
+    def uses(self) -> Iterator[tuple[int, Use]]:
+        """(chunk, use) of all uses of the place."""
+        for number, chunk in enumerate(self.chunks.get("train", ())):
+            for use in chunk.uses:
+                yield number, use
+
+
+# ---- the whole ----
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedParameter:
-    """`states` are the sizes of its optimizer states in elements; `uses` are (stage, phase)."""
+    """A parameter in the whole plan.
+
+    fed:     loss, accumulate or none
+    uses:    (stage, phase)
+    states:  of its optimizer: name, shape
+    update:  the number of its rule, None where it is not trained
+    """
 
     name: str
     dtype: str
-    elements: int
+    shape: tuple[int, ...]
     fed: str
     owner: int
     uses: tuple[tuple[int, str], ...]
-    states: tuple[int, ...]
+    states: tuple[tuple[str, tuple[int, ...]], ...]
     elementwise: bool
-    updated: bool
+    update: int | None
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def sharing(self) -> str:
+        """How replicas share it out (shards.py)."""
+        return "still" if self.update is None else "sliced" if self.elementwise else "whole"
+
+    def state_elements(self, state: int) -> int:
+        return prod(self.states[state][1])
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The numbers that a microbatch leaves: (name, stage). The first `losses` add up to its loss. logits_stage: of sample, else -1."""
+
+    columns: tuple[tuple[str, int], ...]
+    losses: int
+    logits_stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageNote:
+    """What the partition has to say of a stage: its cost by name, in seconds and bytes, and why it begins and ends where it does."""
+
+    cost: Mapping[str, float]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A whole plan. `rounds` are the microbatches of a list of each chain, for one replica; `recompute`: per stage, of each call."""
+    """Everything that is decided before a program runs.
+
+    flops:       of a microbatch, forward and backward; recomputed_flops: of what is done once more beside it
+    stages:      the place of each; calls, notes: per stage
+    recompute:   per stage, what the backward pass of each call makes again (ir.program.CHOICES); nothing where a plan says nothing
+    parameters:  in the order of the program's
+    scalars:     names of those of the record, in order
+    routines:    those that some row calls
+    columns:     per chain
+    rounds:      per chain, the microbatches of a list, for one replica
+    """
 
     model: str
     mesh: Mesh
+    schedule: str
     microbatches: int
     groups: int
+    scratch_bytes_per_thread: int
+    flops: int
+    recomputed_flops: int
     stages: tuple[int, ...]
     calls: tuple[tuple[str, ...], ...]
+    recompute: tuple[tuple[str, ...], ...]
+    notes: tuple[StageNote, ...]
     parameters: tuple[PlannedParameter, ...]
+    scalars: tuple[str, ...]
+    routines: tuple[Signature, ...]
+    columns: Mapping[str, Columns]
     channels: Mapping[str, Channel]
     places: tuple[Place, ...]
     rounds: Mapping[str, int]
-    recompute: tuple[tuple[str, ...], ...]
-
-    @property
-    def unit(self) -> int:
-        """Bytes of an element of a master: the same of all parameters."""
-        return max((dtype_of(dtype_of(p.dtype).wide).bytes for p in self.parameters), default=1)
 
     @property
     def pp(self) -> int:
@@ -179,187 +343,17 @@ class Planned:
         """Replicas."""
         return self.mesh.dp
 
+    @property
+    def unit(self) -> int:
+        """Bytes of an element of a master: the same of all parameters."""
+        return max((dtype_of(dtype_of(p.dtype).wide).bytes for p in self.parameters), default=1)
 
-def load_plan(path: Path) -> dict[str, Any]:
-    """The content of a plan.json. raises: E1201"""
-    try:
-        content = parse_plan(read_text(path, MOST_PLAN_BYTES))
-    except OSError as problem:
-        raise refusal("E1201", f"cannot read {path}: {problem.strerror or problem}") from problem
-    except RecursionError as problem:
-        raise refusal("E1201", f"{path} is no plan: it nests too deeply") from problem
-    except ValueError as problem:
-        raise refusal("E1201", f"{path} is not JSON: {problem}") from problem
-    if not isinstance(content, dict):
-        raise refusal("E1201", f"{path} holds no plan")
-    return content
+    @property
+    def arena_bytes(self) -> int:
+        """The largest of any rank."""
+        return max(place.arena_bytes for place in self.places)
 
-
-def parse_plan(text: str) -> Any:
-    """The content of plan.json. The lists of a place are packed as soon as they are read: of a large plan they are the most by far."""
-    return json.loads(text, object_hook=_with_packed_lists)
-
-
-def _with_packed_lists(content: dict[str, Any]) -> dict[str, Any]:
-    """What is no list of rows stays as it is, and is refused with its place in the file."""
-    lists = content.get("lists")
-    if isinstance(lists, dict) and all(isinstance(rows, list) for rows in lists.values()):
-        with suppress(TypeError, ValueError):
-            content["lists"] = {chain: packed(rows) for chain, rows in lists.items()}
-    return content
-
-
-def refusal(code: str, message: str) -> MlcError:
-    """One diagnostic that points at no source."""
-    return MlcError([Diagnostic(code, message, NO_SPAN)])
-
-
-def read_plan(content: Mapping[str, Any]) -> Planned:
-    """The plan in a parsed plan.json. raises: E1201 where something is missing or not of its kind"""
-    if content.get("version") != VERSION:
-        raise refusal("E1201", f"plan.json has version {content.get('version')!r}, this mlc reads version {VERSION}")
-    if found := fault(content):
-        raise refusal("E1201", f"plan.json is damaged: {found}")
-    with reading():
-        planned = _read(content)
-        _check_references(planned)
-    return planned
-
-
-@contextmanager
-def reading() -> Iterator[None]:
-    """Whatever goes wrong inside is the fault of the plan.json that is read. raises: E1201"""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
-        raise refusal("E1201", f"plan.json is damaged: {type(problem).__name__} {problem}") from problem
-
-
-def _read(content: Mapping[str, Any]) -> Planned:
-    planned = Planned(
-        model=str(content["model"]),
-        mesh=Mesh(**{axis: _count(content["mesh"][axis]) for axis in AXES}),
-        microbatches=_count(content["microbatches"]),
-        groups=_count(content["groups"]),
-        stages=tuple(_whole(s["place"]) for s in content["stages"]),
-        calls=tuple(tuple(map(str, s["calls"])) for s in content["stages"]),
-        parameters=tuple(map(_parameter, content["parameters"])),
-        channels={c["name"]: _channel(c) for c in content["channels"]},
-        places=tuple(map(_place, content["places"])),
-        rounds={chain: _count(content["rounds"][chain]) for chain in CHAINS if chain in content["rounds"]},
-        recompute=tuple(tuple(map(str, s.get("recompute", ()))) for s in content["stages"]),
-    )
-    if len(planned.channels) != len(content["channels"]):
-        raise ValueError("two channels have one name")
-    if len(planned.places) != planned.pp:
-        raise ValueError(f"{len(planned.places)} places for pp = {planned.pp}")
-    return planned
-
-
-def _check_references(planned: Planned) -> None:
-    """Numbers of parameters, chunks and stages are of some that there are."""
-    for place in planned.places:
-        for one in place.owned:
-            _below(one.parameter, len(planned.parameters), "parameters")
-        for use in place.uses:
-            _below(use.parameter, len(planned.parameters), "parameters")
-            _below(use.chunk, len(place.stages), "chunks")
-    for parameter in planned.parameters:
-        for stage, _ in parameter.uses:
-            _below(stage, len(planned.stages), "stages")
-    for chain, rounds in planned.rounds.items():
-        _below(rounds, MOST_ROUNDS + 1, f"microbatches of {chain}")
-
-
-def _below(value: int, count: int, what: str) -> int:
-    if not 0 <= value < count:
-        raise ValueError(f"{value} is outside of {count} {what}")
-    return value
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int or abs(value) >= 1 << 62:
-        raise TypeError(f"{value!r} is not a whole number")
-    return value
-
-
-def _chain(value: Any) -> str | None:
-    if value is not None and value not in CHAINS:
-        raise ValueError(f"{value!r} is no chain")
-    return value
-
-
-def _names(values: Any) -> frozenset[str]:
-    if not all(isinstance(value, str) for value in values):
-        raise TypeError(f"{values!r} are not names")
-    return frozenset(values)
-
-
-def _count(value: Any) -> int:
-    if _whole(value) < 1:
-        raise ValueError(f"{value} is not at least 1")
-    return value
-
-
-def _parameter(p: Mapping[str, Any]) -> PlannedParameter:
-    sizes = []
-    for state in p["states"]:
-        size = 1
-        for extent in state["shape"]:
-            size *= _count(extent)
-        sizes.append(size)
-    uses = tuple((_whole(u["stage"]), str(u["phase"])) for u in p["uses"])
-    flags = bool(p["elementwise"]), bool(p["updated"])
-    texts = str(p["name"]), str(p["dtype"])
-    return PlannedParameter(*texts, _count(p["elements"]), str(p["fed"]), _whole(p["owner"]), uses, tuple(sizes), *flags)
-
-
-def _channel(c: Mapping[str, Any]) -> Channel:
-    if c["kind"] not in CHANNEL_KINDS:
-        raise ValueError(f"{c['kind']!r} is no kind of channel")
-    numbers = [_whole(c[key]) for key in ("from", "to", "slot_bytes", "slots", "outbox_slots", "inbox", "headers", "outbox")]
-    return Channel(str(c["name"]), str(c["kind"]), _chain(c["chain"]), *numbers)
-
-
-def _region(r: Mapping[str, Any]) -> Region:
-    return Region(str(r["name"]), _whole(r["base"]), _whole(r["stride"]), _count(r["slots"]), _whole(r["bytes"]), _chain(r.get("chain")))
-
-
-def _place(p: Mapping[str, Any]) -> Place:
-    regions = {r["name"]: _region(r) for r in p["regions"]}
-    if len(regions) != len(p["regions"]):
-        raise ValueError("two regions of a place have one name")
-    return Place(
-        number=_whole(p["place"]),
-        arena_bytes=_count(p["arena_bytes"]),
-        inbox_bytes=_whole(p["inbox_bytes"]),
-        levels=_whole(p["levels"]),
-        fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), _chain(f.get("chain"))) for f in p["fixed"]),
-        regions=regions,
-        phases={chain: {name: _touch(t) for name, t in of.items()} for chain, of in p["phases"].items()},
-        lists={chain: rows if isinstance(rows, Entries) else packed(rows) for chain, rows in p["lists"].items()},
-        stages=tuple(map(_whole, p["stages"])),
-        owned=tuple(map(_owned, p["owned"])),
-        states=_area("optimizer states", p["shards"]["states"]),
-        work=_area("work of updates", p["shards"]["work"]),
-        guests=_area("sums of absent replicas", p["shards"]["guests"]),
-        uses=tuple(map(_use, p["uses"])),
-    )
-
-
-def _touch(t: Mapping[str, Any]) -> Touch:
-    return Touch(_names(t["reads"]), _names(t["writes"]))
-
-
-def _area(name: str, a: Mapping[str, Any]) -> Area:
-    return Area(name, _whole(a["at"]), _whole(a["bytes"]), None)
-
-
-def _owned(o: Mapping[str, Any]) -> OwnedParameter:
-    if o["sharing"] not in SHARINGS:
-        raise ValueError(f"{o['sharing']!r} is no way to share out a parameter")
-    return OwnedParameter(_whole(o["parameter"]), _count(o["elements"]), str(o["sharing"]), _whole(o["work"]))
-
-
-def _use(u: Mapping[str, Any]) -> Use:
-    return Use(_whole(u["parameter"]), _whole(u["index"]), _whole(u["chunk"]), str(u["phase"]), tuple(map(_whole, u["levels"])))
+    @property
+    def chunks(self) -> int:
+        """Stages a place."""
+        return len(self.stages) // self.pp

@@ -23,6 +23,7 @@ from mlc.parallel.entries import Column
 from mlc.parallel.faults import Fault
 from mlc.parallel.lifetimes import Listed, check_list
 from mlc.parallel.planned import Channel, Planned
+from mlc.parallel.touches import phase_touches
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Outcome:
 def run_symbolic(planned: Planned, chain: str) -> Outcome:
     """Run the lists of a chain; names the first fault of each list, or what is wrong when they have been run."""
     channels = {name: channel for name, channel in planned.channels.items() if channel.chain == chain}
-    streams = [check_list(place, chain, channels) for place in planned.places]
+    streams = [check_list(place, chain, channels, phase_touches(planned, place, chain)) for place in planned.places]
     faults = [fault for fault in (stream.fault for stream in streams) if fault is not None]
     if not faults:
         faults = _run_faults(chain, streams, channels)

@@ -6,6 +6,7 @@ transfers   each message is sent by one end, received and freed by the other, in
 deadlock    the lists run to their end with the slots that the channels have
 lifetimes   a slot is written before it is read and not overwritten while something will read it
 memory      no two buffers in use at once share a byte; everything lies in the arena
+rows        each buffer that a row is given lies where it was written, whole; what it writes, nothing else needs
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.parallel.entries import CODES, ENDINGS, Column, Entries
 from mlc.parallel.faults import Fault
 from mlc.parallel.memory_proof import memory_faults
-from mlc.parallel.planned import OwnedParameter, Place, Planned, PlannedParameter, read_plan
+from mlc.parallel.plan_reader import read_plan
+from mlc.parallel.planned import OwnedParameter, Place, Planned, PlannedParameter
+from mlc.parallel.row_proof import row_faults
 from mlc.parallel.symbolic import run_symbolic
 
 #: How the list of a chain ends, REDUCE of each chunk apart.
@@ -53,7 +56,7 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
     calls:   names of the calls of the train chain in order, where the program is at hand
     raises:  MlcError E1202 (deadlock), E1203 (transfers), E1204 (coverage), E1205 (lifetimes), E1206 (memory)
     """
-    faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *memory_faults(planned)]
+    faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *memory_faults(planned), *row_faults(planned)]
     if faults:
         raise _refused(faults)
     messages: dict[str, int] = {}
@@ -192,9 +195,8 @@ def _ownership(planned: Planned) -> Iterator[Fault]:
     uses: defaultdict[int, list[tuple[int, int, str]]] = defaultdict(list)
     owners: defaultdict[int, list[tuple[int, OwnedParameter]]] = defaultdict(list)
     for place in planned.places:
-        for use in place.uses:
-            stage = place.stages[use.chunk] if 0 <= use.chunk < len(place.stages) else -1
-            uses[use.parameter].append((use.index, stage, use.phase))
+        for chunk, use in place.uses():
+            uses[use.parameter].append((use.index, place.stages[chunk], use.phase))
         for one in place.owned:
             owners[one.parameter].append((place.number, one))
     for number, parameter in enumerate(planned.parameters):
@@ -222,7 +224,7 @@ def _owner_faults(parameter: PlannedParameter, owners: list[tuple[int, OwnedPara
             yield Fault("E1204", f"parameter {parameter.name}: place {place} updates it, its owner is place {parameter.owner}")
     if len(owners) != 1:
         yield Fault("E1204", f"parameter {parameter.name}: its elements are updated {len(owners)} times, not once")
-    wanted = "still" if not parameter.updated else "sliced" if parameter.elementwise else "whole"
+    wanted = "still" if not parameter.update is not None else "sliced" if parameter.elementwise else "whole"
     for _, one in owners:
         if one.elements != parameter.elements:
             yield Fault("E1204", f"parameter {parameter.name}: {one.elements} elements are updated, it has {parameter.elements}")

@@ -9,13 +9,12 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.parallel.actions import Schedule
 from mlc.parallel.entries import ENDINGS, Entries, Entry, packed
-from mlc.parallel.planned import Channel
+from mlc.parallel.planned import Channel, Columns
 from mlc.plan.backward import add_backward_rows
 from mlc.plan.channels import Edge, chain_edges, chain_lists, edge_channel
 from mlc.plan.forward import add_forward_rows
 from mlc.plan.layout import Layout
 from mlc.plan.lists import Timetable, forward_schedule, timetable
-from mlc.plan.placed import Columns
 from mlc.plan.regions import StageMemory, stage_memory
 from mlc.plan.rows import StageRows
 from mlc.plan.stages import StagedChain

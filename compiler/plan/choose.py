@@ -22,14 +22,14 @@ from mlc.parallel.entries import COMPUTE
 from mlc.parallel.footprint import schedule_windows
 from mlc.parallel.limits import check_extent
 from mlc.parallel.partition import partition
-from mlc.parallel.planned import Place as PlannedPlace
-from mlc.parallel.planned import Planned, read_plan
+from mlc.parallel.plan_reader import read_plan
+from mlc.parallel.planned import Place, Planned, StageNote
 from mlc.parallel.schedules import chunks_of, schedule
 from mlc.parallel.simulate import Costs, simulate, uniform
 from mlc.parallel.split import split_calls
 from mlc.parallel.tree import tree_levels
 from mlc.parallel.validate import validate
-from mlc.plan.layout import Layout, StageNote
+from mlc.plan.layout import Layout
 from mlc.plan.recompute import ByChoice, asked_choices, costs_of, least_choices
 
 #: A message between two processes of one machine: seconds to begin, bytes a second.
@@ -175,7 +175,7 @@ def _planned_layout(lowered: Lowered, content: Mapping[str, Any]) -> Layout:
     for calls in planned.calls:
         ends.append(ends[-1] + len(calls))
     cuts = tuple(range(a, b) for a, b in itertools.pairwise(ends))
-    made = _planned_schedule(planned, str(content.get("schedule", "")))
+    made = _planned_schedule(planned)
     levels = tree_levels(planned.groups, planned.dp)
     by_choice = {choice: call_costs(lowered, levels, planned.dp, choice=choice, copies=planned.microbatches > 1) for choice in CHOICES}
     choices = _planned_choices(planned, by_choice)
@@ -193,7 +193,7 @@ def _planned_choices(planned: Planned, by_choice: ByChoice) -> tuple[str, ...]:
     return tuple(by_choice[choice][number].choice for number, choice in enumerate(found))
 
 
-def _planned_schedule(planned: Planned, name: str) -> Schedule:
+def _planned_schedule(planned: Planned) -> Schedule:
     """The compute actions of a plan, which may have been edited: they are those of a step, and run to their end.
 
     raises: E1201 for numbers that do not divide, E1104, E1105
@@ -201,15 +201,14 @@ def _planned_schedule(planned: Planned, name: str) -> Schedule:
     if planned.microbatches % planned.groups or planned.groups % planned.dp:
         text = f"{planned.microbatches} microbatches in {planned.groups} groups do not divide over {planned.dp} replicas"
         raise refusal("E1201", f"plan.json is damaged: {text}")
-    chunks = len(planned.stages) // planned.pp
     lists = tuple(_compute_list(place) for place in planned.places)
-    made = Schedule(name, planned.pp, chunks, planned.microbatches // planned.dp, planned.stages, lists)
+    made = Schedule(planned.schedule, planned.pp, planned.chunks, planned.microbatches // planned.dp, planned.stages, lists)
     validate(made)
     simulate(made, uniform(made.stages, 1.0, 1.0, 1.0))
     return made
 
 
-def _compute_list(place: PlannedPlace) -> tuple[Action, ...]:
+def _compute_list(place: Place) -> tuple[Action, ...]:
     """The compute actions of a place, with stages for its chunks. raises: E1201 for a chunk that it has not"""
     entries = [e for e in place.lists.get("train", ()) if e.kind in COMPUTE]
     for entry in entries:

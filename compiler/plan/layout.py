@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlc.ir.program import CHOICES, Program
 from mlc.mesh import Mesh
 from mlc.parallel.actions import Action, Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class StageNote:
-    """What the partition has to say of a stage: its cost by name, in seconds and bytes, and why it begins and ends where it does."""
-
-    cost: Mapping[str, float]
-    why: str
+from mlc.parallel.planned import StageNote
 
 
 @dataclass(frozen=True, slots=True)

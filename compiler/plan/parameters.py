@@ -10,9 +10,9 @@ from mlc.ir.program import Parameter
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
 from mlc.parallel.footprint import schedule_windows
+from mlc.parallel.planned import PlannedParameter
 from mlc.parallel.shards import Owned, Sharing
 from mlc.plan.layout import Layout
-from mlc.plan.placed import PlannedParameter
 from mlc.plan.stages import StagedChain, parameters_of
 from mlc.plan.uses import Use
 
@@ -34,10 +34,13 @@ def _planned(
     update = parameter.update if uses else None
     elementwise = update is None or lowered.updates[update].name in lowered.flat
     return PlannedParameter(
+        name=parameter.name,
+        dtype=parameter.type.dtype,
+        shape=parameter.type.shape,
         fed=parameter.gradient if uses else "none",
         owner=layout.schedule.placement[stage],
         uses=tuple(uses),
-        states=() if update is None else _states(lowered, parameter, update),
+        states=() if update is None else tuple((name, kind.shape) for name, kind in _states(lowered, parameter, update)),
         elementwise=elementwise,
         update=update,
     )

@@ -1,7 +1,7 @@
 """The arena of a place: every buffer an address, every row its operands.
 
     inbox      at 0: the tree's headers, slots and outbox, which lie alike on every place; headers, then slots of other channels
-    lasting    the step record, seed and weight, parameters, accumulators, outboxes towards replicas and holders, optimizer states
+    lasting    the step record, seed and weight, parameters, accumulators, outboxes towards replicas and holders, optimizer state
     chains     train, evaluate and sample lay out the rest each for itself: transient values, rings, outboxes
 """
 
@@ -16,7 +16,23 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort
-from mlc.parallel.planned import HEADER_BYTES, Area, Channel, Region
+from mlc.parallel.planned import (
+    HEADER_BYTES,
+    RECORD_HEAD_BYTES,
+    Area,
+    Buffer,
+    Call,
+    Channel,
+    Chunk,
+    Held,
+    Logits,
+    OwnedParameter,
+    Place,
+    PlannedParameter,
+    Region,
+    Use,
+)
+from mlc.parallel.planned import Row as PlannedRow
 from mlc.parallel.shards import Owned as SharedOut
 from mlc.parallel.shards import Sharing, line_bytes
 from mlc.parallel.tree import most_roots
@@ -24,23 +40,11 @@ from mlc.plan.chains import PlannedChain
 from mlc.plan.channels import Edge, ring_slots
 from mlc.plan.layout import Layout
 from mlc.plan.lists import window
-from mlc.plan.placed import (
-    REGION_SHIFT,
-    Chunk,
-    Held,
-    Owned,
-    Place,
-    PlacedRow,
-    PlacedUse,
-    PlannedParameter,
-    scalar_names,
-)
-from mlc.plan.regions import BOXES, TRANSIENT
-from mlc.plan.rows import Row
-from mlc.plan.uses import Use
+from mlc.plan.regions import BOXES, TRANSIENT, StageMemory
+from mlc.plan.routines import Routines
+from mlc.plan.rows import Row, StageRows
+from mlc.plan.uses import Use as ParameterUse
 
-#: Bytes of mlc_record before its scalars, and of a page.
-RECORD_HEAD_BYTES = 64
 PAGE_BYTES = 4096
 
 
@@ -56,12 +60,14 @@ class Sketch:
     lowered: Lowered
     layout: Layout
     chains: tuple[PlannedChain, ...]
-    uses: tuple[Use, ...]
+    uses: tuple[ParameterUse, ...]
     parameters: tuple[PlannedParameter, ...]
     held: Sequence[Sequence[int]]
     rounded: Sequence[frozenset[str]]
     sharings: Sequence[Sharing]
     levels: int
+    scalars: tuple[str, ...]
+    routines: Routines
 
 
 def place_inboxes(channels: Sequence[Channel], layout: Layout) -> tuple[list[Channel], list[int]]:
@@ -90,8 +96,8 @@ class PlacePlanner:
 
     fixed:    what lies at one address for all microbatches
     unit:     bytes of a number of the wide dtype
-    named:    address of each buffer that rows name and that lasts; masters: of each parameter's master
-    regions:  region 0 is the arena
+    named:    address and bytes of each buffer that rows name and that lasts; masters: address of each parameter's master
+    regions:  the first is the arena
     """
 
     def __init__(self, sketch: Sketch, place: int, channels: Sequence[Channel], inbox_bytes: int):
@@ -103,17 +109,17 @@ class PlacePlanner:
         self.inbox_bytes = inbox_bytes
         self.bytes = inbox_bytes
         self.fixed: list[Area] = []
-        self.named: dict[str, int] = {}
+        self.named: dict[str, tuple[int, int]] = {}
         self.masters: dict[int, int] = {}
-        self.regions = [Region("arena", 0, 0, 1, 0, None)]
-        self.numbers: dict[str, int] = {}
+        self.regions = {"arena": Region("arena", 0, 0, 1, 0, None)}
         self.stages = tuple(s for s, p in enumerate(sketch.layout.schedule.placement) if p == place)
 
     def run(self) -> Place:
         """Give everything its address."""
-        scalars = scalar_names(self.program)
+        scalars = self.sketch.scalars
         record = self._take("record", RECORD_HEAD_BYTES + self.unit * len(scalars))
-        self.named.update((f"scalar {name}", record + RECORD_HEAD_BYTES + self.unit * n) for n, name in enumerate(scalars))
+        first = record + RECORD_HEAD_BYTES
+        self.named.update((f"scalar {name}", (first + self.unit * n, self.unit)) for n, name in enumerate(scalars))
         seed, weight = (self._buffer(name, self.unit) for name in ("seed", "weight"))
         held = tuple([self._hold(number) for number in self.sketch.held[self.place]])
         uses = self._accumulators()
@@ -128,16 +134,16 @@ class PlacePlanner:
             chunks[chain.staged.kind] = self._chain(chain, uses)
             end = max(end, self.bytes)
         return Place(
-            place=self.place,
+            number=self.place,
             arena_bytes=end,
             inbox_bytes=self.inbox_bytes,
             record=record,
             seed=seed,
             weight_at=weight,
+            levels=self.sketch.levels,
             stages=self.stages,
             fixed=tuple(self.fixed),
-            regions=tuple(self.regions),
-            phases={chain.staged.kind: self._phases(chain) for chain in self.sketch.chains},
+            regions=self.regions,
             lists={chain.staged.kind: chain.lists[self.place] for chain in self.sketch.chains},
             chunks=chunks,
             held=held,
@@ -158,7 +164,8 @@ class PlacePlanner:
 
     def _buffer(self, name: str, size: int) -> int:
         """The same, for a buffer that rows name."""
-        self.named[name] = at = self._take(name, size)
+        at = self._take(name, size)
+        self.named[name] = at, size
         return at
 
     def _work(self, name: str, size: int) -> tuple[int, ...]:
@@ -172,16 +179,16 @@ class PlacePlanner:
         master = self._take(f"parameter {name}", self.unit * parameter.type.size)
         lasts = parameter.type.dtype != self.program.wide and name not in self.sketch.rounded[self.place]
         copy = self._take(f"copy of {name}", parameter.type.bytes) if lasts else None
-        self.named[f"parameter {name}"] = master if copy is None else copy
+        self.named[f"parameter {name}"] = (master, self.unit * parameter.type.size) if copy is None else (copy, parameter.type.bytes)
         self.masters[number] = master
         at = (master, *self._work(f"work of {name} init", routine.work_bytes))
-        return Held(number, master, copy, PlacedRow(routine, at, name, f"{name} init"))
+        return Held(number, master, copy, Call(self.sketch.routines.number(routine), at))
 
-    def _accumulators(self) -> dict[int, list[PlacedUse]]:
+    def _accumulators(self) -> dict[int, list[Use]]:
         """The uses of each stage of the place, with memory for all levels, but for those that a microbatch has for itself."""
         numbers = {p.name: n for n, p in enumerate(self.program.parameters)}
         train = self.sketch.chains[0]
-        found: dict[int, list[PlacedUse]] = {stage: [] for stage in self.stages}
+        found: dict[int, list[Use]] = {stage: [] for stage in self.stages}
         stage_of = {call: stage for stage in self.stages for call in train.staged.calls[stage]}
         for use in self.sketch.uses:
             if use.call in stage_of:
@@ -189,7 +196,7 @@ class PlacePlanner:
                 size = self.unit * self.program.parameters[number].type.size
                 own = use.buffer() in train.rows[stage].gradients
                 levels = () if own else tuple([self._buffer(use.buffer(level), size) for level in range(self.sketch.levels)])
-                found[stage].append(PlacedUse(number, use.index, use.phase, levels))
+                found[stage].append(Use(number, use.index, use.phase, levels))
         return found
 
     def _outbox(self, channel: Channel) -> None:
@@ -199,15 +206,16 @@ class PlacePlanner:
 
     # ---- optimizer ----
 
-    def _owned(self, one: SharedOut) -> Owned:
+    def _owned(self, one: SharedOut) -> OwnedParameter:
         """A parameter of the place's own, with what updates it."""
         parameter, name = self.sketch.parameters[one.parameter], self.program.parameters[one.parameter].name
-        gradient = self.named[f"gradient of {name} 0 0"] if parameter.uses else None
+        gradient = self.named[f"gradient of {name} 0 0"][0] if parameter.uses else None
         if parameter.update is None:
-            return Owned(one.parameter, one.sharing, gradient, None, (), 0)
+            return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, None, (), 0)
         scalars = self.program.updates[parameter.update].scalars
-        reads = tuple(self.named[f"scalar {scalar}"] for scalar in scalars)
-        return Owned(one.parameter, one.sharing, gradient, self.sketch.lowered.updates[parameter.update], reads, self._work_bytes(one))
+        reads = tuple(self.named[f"scalar {scalar}"][0] for scalar in scalars)
+        update = self.sketch.routines.number(self.sketch.lowered.updates[parameter.update])
+        return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, update, reads, self._work_bytes(one))
 
     def _shared(self, name: str, size: int) -> Area:
         """Memory that each replica lays out for itself; the largest fits."""
@@ -220,7 +228,7 @@ class PlacePlanner:
         sharing = self.sketch.sharings[self.place]
         parameters = {one.parameter: self.sketch.parameters[one.parameter] for one in sharing.owned}
         buffers = {number: len(p.states) for number, p in parameters.items()}
-        whole = {number: sum(line_bytes(kind.size, self.unit) for _, kind in p.states) for number, p in parameters.items()}
+        whole = {number: sum(line_bytes(p.state_elements(n), self.unit) for n in range(len(p.states))) for number, p in parameters.items()}
         return self._shared("optimizer states", sharing.most(buffers, whole))
 
     def _work_of_updates(self) -> Area:
@@ -236,17 +244,17 @@ class PlacePlanner:
         work = self.sketch.lowered.updates[parameter.update].work_bytes
         if one.sharing == "sliced" and work:
             raise InternalError(f"plan: the elementwise update of parameter {one.parameter} wants work memory")
-        results = [one.elements, *(kind.size for _, kind in parameter.states)] if one.sharing == "whole" else []
+        results = [one.elements, *map(parameter.state_elements, range(len(parameter.states)))] if one.sharing == "whole" else []
         return sum(line_bytes(size, self.unit) for size in results) + aligned(work)
 
-    def _guests(self, uses: Mapping[int, list[PlacedUse]]) -> Area:
+    def _guests(self, uses: Mapping[int, list[Use]]) -> Area:
         """Sums of absent replicas, chunk by chunk, where the replicas are no power of two."""
         layout = self.sketch.layout
         width = Cohort(layout.dp).most_hosted
         most = max((self._hosted(of, width) for of in uses.values()), default=0) if width else 0
         return self._shared("sums of absent replicas", most * most_roots(layout.groups, layout.dp))
 
-    def _hosted(self, uses: Sequence[PlacedUse], width: int) -> int:
+    def _hosted(self, uses: Sequence[Use], width: int) -> int:
         """The most bytes that a run of so many portions has of the gradients of a chunk."""
         total = 0
         for place in {self.sketch.parameters[use.parameter].owner for use in uses}:
@@ -258,7 +266,7 @@ class PlacePlanner:
 
     # ---- chains ----
 
-    def _chain(self, chain: PlannedChain, uses: Mapping[int, list[PlacedUse]]) -> tuple[Chunk, ...]:
+    def _chain(self, chain: PlannedChain, uses: Mapping[int, list[Use]]) -> tuple[Chunk, ...]:
         """The chunks of a chain, and all memory that is only its own."""
         kind = chain.staged.kind
         size = max((chain.memories[stage].transient for stage in self.stages), default=0)
@@ -274,15 +282,15 @@ class PlacePlanner:
             self._own_gradients(chain, chunk, uses)
         return tuple([self._chunk(chain, chunk, transient, uses) for chunk in range(len(self.stages))])
 
-    def _own_gradients(self, chain: PlannedChain, chunk: int, uses: Mapping[int, list[PlacedUse]]) -> None:
+    def _own_gradients(self, chain: PlannedChain, chunk: int, uses: Mapping[int, list[Use]]) -> None:
         """Addresses of accumulators that lie in the only slot of a ring."""
         stage = self.stages[chunk]
         for name in chain.rows[stage].gradients:
             ring, offset = chain.memories[stage].spots[name]
-            self.named[name] = self.regions[self.numbers[f"{chain.staged.kind}.{chunk}.{ring}"]].base + offset
+            self.named[name] = self.regions[f"{chain.staged.kind}.{chunk}.{ring}"].base + offset, chain.rows[stage].sizes[name]
         for n, use in enumerate(uses[stage] if chain.rows[stage].gradients else ()):
             name = f"gradient of {self.program.parameters[use.parameter].name} {use.index} 0"
-            uses[stage][n] = replace(use, levels=(self.named[name],))
+            uses[stage][n] = replace(use, levels=(self.named[name][0],))
 
     def _edge(self, chain: PlannedChain, edge: Edge) -> None:
         """The region of an edge that begins or ends here: the inbox or outbox of its channel, or a ring."""
@@ -304,8 +312,7 @@ class PlacePlanner:
         self.bytes += size * slots
 
     def _add(self, region: Region) -> None:
-        self.numbers[region.name] = len(self.regions)
-        self.regions.append(region)
+        self.regions[region.name] = region
 
     def _ring_regions(self, chain: PlannedChain, chunk: int) -> dict[str, str]:
         """The region of each ring of a chunk; boxes are those of the edges of its stage."""
@@ -321,38 +328,63 @@ class PlacePlanner:
         return names
 
     def _side(self, side: str, edge: Edge) -> str:
-        return edge.name if edge.name in self.numbers else f"{side}:{edge.name}"
+        return edge.name if edge.name in self.regions else f"{side}:{edge.name}"
 
-    def _chunk(self, chain: PlannedChain, chunk: int, transient: int, uses: Mapping[int, list[PlacedUse]]) -> Chunk:
+    def _chunk(self, chain: PlannedChain, chunk: int, transient: int, uses: Mapping[int, list[Use]]) -> Chunk:
         stage, staged = self.stages[chunk], chain.staged
-        regions = self._ring_regions(chain, chunk)
-        bases = {ring: self.numbers[name] << REGION_SHIFT for ring, name in regions.items()}
-        bases[TRANSIENT] = transient
-        spots = {name: bases[ring] + offset for name, (ring, offset) in chain.memories[stage].spots.items()}
-
-        def placed(row: Row) -> PlacedRow:
-            at = tuple([spots[name] if name in spots else self.named[name] for name in row.buffers])
-            return PlacedRow(row.routine, at, row.path, row.name)
-
-        once = {id(row): placed(row) for row in chain.rows[stage].rows}
+        rows, memory, logits = chain.rows[stage], chain.memories[stage], staged.chain.logits
+        regions = {**self._ring_regions(chain, chunk), TRANSIENT: "arena"}
+        buffers = _Buffers(rows, memory, regions, transient, self.named)
         inputs = {i.name: n for n, i in enumerate(self.program.inputs)}
-        rows, logits = chain.rows[stage], staged.chain.logits
+        routines = self.sketch.routines
+
+        def placed(row: Row) -> PlannedRow:
+            return PlannedRow(routines.number(row.routine), row.path, row.name, tuple(map(buffers.number, row.buffers)))
+
+        filled = tuple((inputs[name], buffers.number(f"input.{name}")) for name in rows.inputs)
+        weight = None if rows.weight is None else placed(rows.weight)
+        once = {id(row): placed(row) for row in rows.rows}
+        shown = logits is not None and chain.columns.logits_stage == stage
+        kind = staged.types[logits].type if logits is not None and shown else None
         return Chunk(
             stage=stage,
-            rows={phase: tuple([once[id(row)] for row in of]) for phase, of in chain.memories[stage].rows.items()},
-            inputs=tuple((inputs[name], spots[f"input.{name}"]) for name in rows.inputs),
-            weight=None if rows.weight is None else placed(rows.weight),
-            values=tuple((column, spots[buffer]) for column, buffer in chain.values[stage]),
+            rows={phase: tuple([once[id(row)] for row in of]) for phase, of in memory.rows.items()},
+            weight=weight,
+            inputs=filled,
+            values=tuple((column, buffers.number(name)) for column, name in chain.values[stage]),
             uses=tuple(uses[stage]) if staged.kind == "train" else (),
-            logits=None if logits is None or chain.columns.logits_stage != stage else (staged.types[logits].type, spots[f"state.{logits}"]),
+            logits=None if kind is None else Logits(kind.dtype, kind.shape, buffers.number(f"state.{logits}")),
+            buffers=buffers.all(),
         )
 
-    def _phases(self, chain: PlannedChain) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-        """Which regions each phase of each chunk reads and writes."""
-        found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
-        for chunk, stage in enumerate(self.stages):
-            regions, memory = self._ring_regions(chain, chunk), chain.memories[stage]
-            for phase in memory.rows:
-                reads = tuple(regions[ring] for ring in memory.reads[phase])
-                found[f"{phase}{chunk}"] = reads, tuple(regions[ring] for ring in memory.writes[phase])
-        return found
+
+class _Buffers:
+    """The buffers that the rows of a chunk name, numbered as they are met."""
+
+    def __init__(
+        self,
+        rows: StageRows,
+        memory: StageMemory,
+        regions: Mapping[str, str],
+        transient: int,
+        named: Mapping[str, tuple[int, int]],
+    ):
+        self.rows = rows
+        self.memory = memory
+        self.regions = regions
+        self.transient = transient
+        self.named = named
+        self.numbers: dict[str, int] = {}
+
+    def number(self, name: str) -> int:
+        return self.numbers.setdefault(name, len(self.numbers))
+
+    def all(self) -> tuple[Buffer, ...]:
+        return tuple(map(self._buffer, self.numbers))
+
+    def _buffer(self, name: str) -> Buffer:
+        if name not in self.memory.spots:
+            return Buffer(name, "arena", *self.named[name])
+        ring, offset = self.memory.spots[name]
+        at = self.transient + offset if ring == TRANSIENT else offset
+        return Buffer(name, self.regions[ring], at, self.rows.sizes[name])

@@ -1,6 +1,6 @@
 """Give every tensor of a training program its address, and every rank its rows and its lists.
 
-    Lowered, Layout  ->  Plan
+    Lowered, Layout  ->  Planned
 
 stages.py cuts each chain; forward.py, backward.py make the rows of a stage; regions.py says which buffers live between actions;
 channels.py and lists.py turn schedules into lists with transfers; parameters.py says who owns and holds which parameter; place.py gives
@@ -9,6 +9,7 @@ addresses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from mlc.diagnostics import InternalError
@@ -16,19 +17,19 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.lower.scratch import scratch_bytes
-from mlc.parallel.planned import Channel
+from mlc.parallel.planned import Channel, Place, Planned, PlannedParameter, StageNote
 from mlc.parallel.tree import most_roots, tree_levels
-from mlc.plan.chains import plan_chain
+from mlc.plan.chains import PlannedChain, plan_chain
 from mlc.plan.channels import segment_channel, tree_channel
 from mlc.plan.layout import Layout
 from mlc.plan.parameters import held_parameters, place_sharings, plan_parameters, rounded_parameters
 from mlc.plan.place import PlacePlanner, Sketch, place_inboxes
-from mlc.plan.placed import Place, Plan
+from mlc.plan.routines import Routines, called_routines
 from mlc.plan.stages import staged_chains
 from mlc.plan.uses import parameter_uses
 
 
-def plan(lowered: Lowered, layout: Layout) -> Plan:
+def plan(lowered: Lowered, layout: Layout) -> Planned:
     """Plan a program for all ranks of a layout."""
     _check(lowered, layout)
     staged = staged_chains(lowered, layout)
@@ -37,6 +38,7 @@ def plan(lowered: Lowered, layout: Layout) -> Plan:
     held = held_parameters(lowered, layout, staged, parameters)
     rounded = rounded_parameters(lowered, layout, held)
     chains = tuple(plan_chain(lowered, layout, chain, uses, rounded) for chain in staged)
+    program = lowered.step.program
     sketch = Sketch(
         lowered=lowered,
         layout=layout,
@@ -47,24 +49,42 @@ def plan(lowered: Lowered, layout: Layout) -> Plan:
         rounded=rounded,
         sharings=place_sharings(lowered, layout, parameters),
         levels=tree_levels(layout.groups, layout.dp),
+        scalars=("step", "steps", *(scalar.name for scalar in program.scalars)),
+        routines=_routines(lowered, chains, parameters, held),
     )
     places, channels = _places(sketch)
-    train = lowered.step.program.train.calls
-    units = lowered.step.program.units
-    return Plan(
-        lowered=lowered,
-        layout=layout,
+    train = program.train.calls
+    return Planned(
+        model=program.name,
+        mesh=layout.mesh,
+        schedule=layout.schedule.name,
+        microbatches=layout.microbatches,
+        groups=layout.groups,
         scratch_bytes_per_thread=aligned(max((scratch_bytes(r) for r in lowered.routines), default=0)),
-        calls=tuple(tuple(train[n].path or units[train[n].unit].name for n in numbers) for numbers in layout.cuts),
-        parameters=parameters,
-        columns={chain.staged.kind: chain.columns for chain in chains},
-        channels=channels,
-        places=places,
-        levels=sketch.levels,
-        rounds={chain.staged.kind: chain.table.schedule.microbatches for chain in chains},
         flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if not row.again),
         recomputed_flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if row.again),
+        stages=layout.schedule.placement,
+        calls=tuple(tuple(train[n].path or program.units[train[n].unit].name for n in numbers) for numbers in layout.cuts),
+        recompute=tuple(tuple(layout.choices[n] for n in numbers) for numbers in layout.cuts),
+        notes=layout.notes or tuple(StageNote({}, "") for _ in layout.cuts),
+        parameters=parameters,
+        scalars=sketch.scalars,
+        routines=sketch.routines.signatures,
+        columns={chain.staged.kind: chain.columns for chain in chains},
+        channels={channel.name: channel for channel in channels},
+        places=places,
+        rounds={chain.staged.kind: chain.table.schedule.microbatches for chain in chains},
     )
+
+
+def _routines(
+    lowered: Lowered, chains: Sequence[PlannedChain], parameters: Sequence[PlannedParameter], held: Sequence[Sequence[int]]
+) -> Routines:
+    """The routines that some row of some place calls."""
+    called = [row.routine for chain in chains for rows in chain.rows for row in (*rows.rows, *([rows.weight] if rows.weight else []))]
+    called += [lowered.inits[number] for numbers in held for number in numbers]
+    called += [lowered.updates[parameter.update] for parameter in parameters if parameter.update is not None]
+    return called_routines(lowered, called)
 
 
 def _check(lowered: Lowered, layout: Layout) -> None:

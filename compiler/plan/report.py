@@ -9,7 +9,7 @@ from typing import Any
 from mlc.ir.dtypes import dtype_of
 from mlc.mesh import Cohort, Mesh
 from mlc.parallel.cut_report import explain_stages
-from mlc.parallel.planned import reading
+from mlc.parallel.plan_reader import reading
 from mlc.parallel.quantities import size_text
 
 #: Tensors listed by size, and actions of a list that are spelled out; the others are summed up.

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlc.emit.project import SourceTree
+from mlc.lower.program import Lowered
 from mlc.lower.rules import Rules
 from mlc.parallel.planned import Planned
-from mlc.plan.placed import Plan
 
-#: (plan, what `describe` makes of it, stem of the program, the .dsl file as sources name it, version) -> the model's files.
-Emit = Callable[[Plan, tuple[str, Planned], str, str, str], SourceTree]
+#: (lowered, plan, stem of the program, the .dsl file as sources name it, version) -> the model's files.
+Emit = Callable[[Lowered, Planned, str, str, str], SourceTree]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,318 @@
+"""plan.json -> Planned; nothing that the proof or the tables of a program would have to guess."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.mesh import AXES, Mesh
+from mlc.parallel.entries import COMPUTE, Entries, packed
+from mlc.parallel.plan_schema import fault
+from mlc.parallel.planned import (
+    CHAINS,
+    CHANNEL_KINDS,
+    MOST_ROUNDS,
+    VERSION,
+    Area,
+    Buffer,
+    Call,
+    Channel,
+    Chunk,
+    Columns,
+    Held,
+    Logits,
+    Operand,
+    OwnedParameter,
+    Place,
+    Planned,
+    PlannedParameter,
+    Region,
+    Row,
+    Signature,
+    StageNote,
+    Use,
+)
+from mlc.parallel.shards import SHARINGS
+from mlc.resources import read_text
+
+#: A plan of a thousand ranks has some tens of megabytes.
+MOST_PLAN_BYTES = 1 << 30
+
+_OPERAND = re.compile(r"(read|write|add|work) (\d{1,18})( each)?(?: over (\d{1,6}))?")
+
+
+def load_plan(path: Path) -> dict[str, Any]:
+    """The content of a plan.json. raises: E1201"""
+    try:
+        content = parse_plan(read_text(path, MOST_PLAN_BYTES))
+    except OSError as problem:
+        raise refusal("E1201", f"cannot read {path}: {problem.strerror or problem}") from problem
+    except RecursionError as problem:
+        raise refusal("E1201", f"{path} is no plan: it nests too deeply") from problem
+    except ValueError as problem:
+        raise refusal("E1201", f"{path} is not JSON: {problem}") from problem
+    if not isinstance(content, dict):
+        raise refusal("E1201", f"{path} holds no plan")
+    return content
+
+
+def parse_plan(text: str) -> Any:
+    """The content of plan.json. The lists of a place are packed as soon as they are read: of a large plan they are the most by far."""
+    return json.loads(text, object_hook=_with_packed_lists)
+
+
+def _with_packed_lists(content: dict[str, Any]) -> dict[str, Any]:
+    """What is no list of rows stays as it is, and is refused with its place in the file."""
+    lists = content.get("lists")
+    if isinstance(lists, dict) and all(isinstance(rows, list) for rows in lists.values()):
+        with suppress(TypeError, ValueError):
+            content["lists"] = {chain: packed(rows) for chain, rows in lists.items()}
+    return content
+
+
+def refusal(code: str, message: str) -> MlcError:
+    """One diagnostic that points at no source."""
+    return MlcError([Diagnostic(code, message, NO_SPAN)])
+
+
+def read_plan(content: Mapping[str, Any]) -> Planned:
+    """The plan in a parsed plan.json. raises: E1201 where something is missing or not of its kind"""
+    if content.get("version") != VERSION:
+        raise refusal("E1201", f"plan.json has version {content.get('version')!r}, this mlc reads version {VERSION}")
+    if found := fault(content):
+        raise refusal("E1201", f"plan.json is damaged: {found}")
+    with reading():
+        planned = _read(content)
+        _check_references(planned)
+    return planned
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Whatever goes wrong inside is the fault of the plan.json that is read. raises: E1201"""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        raise refusal("E1201", f"plan.json is damaged: {type(problem).__name__} {problem}") from problem
+
+
+def _read(content: Mapping[str, Any]) -> Planned:
+    stages = content["stages"]
+    planned = Planned(
+        model=str(content["model"]),
+        mesh=Mesh(**{axis: _count(content["mesh"][axis]) for axis in AXES}),
+        schedule=str(content["schedule"]),
+        microbatches=_count(content["microbatches"]),
+        groups=_count(content["groups"]),
+        scratch_bytes_per_thread=_whole(content["scratch_bytes_per_thread"]),
+        flops=_whole(content["flops_per_microbatch"]),
+        recomputed_flops=_whole(content.get("recomputed_flops_per_microbatch", 0)),
+        stages=tuple(_whole(s["place"]) for s in stages),
+        calls=tuple(tuple(map(str, s["calls"])) for s in stages),
+        recompute=tuple(tuple(map(str, s.get("recompute", ()))) for s in stages),
+        notes=tuple(StageNote(s["cost"], s["why"]) for s in stages),
+        parameters=tuple(map(_parameter, content["parameters"])),
+        scalars=tuple(map(str, content["scalars"])),
+        routines=tuple(map(_routine, content["routines"])),
+        columns={chain: _columns(of) for chain, of in content["columns"].items()},
+        channels={c["name"]: _channel(c) for c in content["channels"]},
+        places=tuple(map(_place, content["places"])),
+        rounds={chain: _count(content["rounds"][chain]) for chain in CHAINS if chain in content["rounds"]},
+    )
+    if len(planned.channels) != len(content["channels"]):
+        raise ValueError("two channels have one name")
+    if len(planned.places) != planned.pp:
+        raise ValueError(f"{len(planned.places)} places for pp = {planned.pp}")
+    return planned
+
+
+def _check_references(planned: Planned) -> None:
+    """Numbers of parameters, chunks, stages, routines and buffers are of some that there are."""
+    for place in planned.places:
+        for one in place.owned:
+            _below(one.parameter, len(planned.parameters), "parameters")
+            if one.update is not None:
+                _below(one.update, len(planned.routines), "routines")
+        for held in place.held:
+            _below(held.parameter, len(planned.parameters), "parameters")
+            _check_call(planned, held.init)
+        for chain, chunks in place.chunks.items():
+            _below(len(chunks), len(place.stages) + 1, f"chunks of {chain}")
+            for chunk in chunks:
+                _check_chunk(planned, chain, chunk)
+    for parameter in planned.parameters:
+        for stage, _ in parameter.uses:
+            _below(stage, len(planned.stages), "stages")
+    for chain, rounds in planned.rounds.items():
+        _below(rounds, MOST_ROUNDS + 1, f"microbatches of {chain}")
+
+
+def _check_call(planned: Planned, call: Call) -> None:
+    routine = planned.routines[_below(call.routine, len(planned.routines), "routines")]
+    _same(len(call.at), len(routine.operands), f"operands of {routine.name}")
+
+
+def _check_chunk(planned: Planned, chain: str, chunk: Chunk) -> None:
+    rows = [row for of in chunk.rows.values() for row in of]
+    for row in (*rows, *([chunk.weight] if chunk.weight else [])):
+        routine = planned.routines[_below(row.routine, len(planned.routines), "routines")]
+        _same(len(row.buffers), len(routine.operands), f"operands of {routine.name}")
+        for buffer in row.buffers:
+            _below(buffer, len(chunk.buffers), "buffers")
+    columns = planned.columns[chain].columns
+    for column, buffer in chunk.values:
+        _below(column, len(columns), f"columns of {chain}")
+        _below(buffer, len(chunk.buffers), "buffers")
+    for _, buffer in chunk.inputs:
+        _below(buffer, len(chunk.buffers), "buffers")
+    if chunk.logits is not None:
+        _below(chunk.logits.buffer, len(chunk.buffers), "buffers")
+    for use in chunk.uses:
+        _below(use.parameter, len(planned.parameters), "parameters")
+
+
+def _same(value: int, wanted: int, what: str) -> None:
+    if value != wanted:
+        raise ValueError(f"{value} {what}, which wants {wanted}")
+
+
+def _below(value: int, count: int, what: str) -> int:
+    if not 0 <= value < count:
+        raise ValueError(f"{value} is outside of {count} {what}")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or abs(value) >= 1 << 62:
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _chain(value: Any) -> str | None:
+    if value is not None and value not in CHAINS:
+        raise ValueError(f"{value!r} is no chain")
+    return value
+
+
+def _count(value: Any) -> int:
+    if _whole(value) < 1:
+        raise ValueError(f"{value} is not at least 1")
+    return value
+
+
+def _optional(value: Any) -> int | None:
+    return None if value is None else _whole(value)
+
+
+def _parameter(p: Mapping[str, Any]) -> PlannedParameter:
+    return PlannedParameter(
+        name=str(p["name"]),
+        dtype=str(p["dtype"]),
+        shape=tuple(map(_count, p["shape"])),
+        fed=str(p["fed"]),
+        owner=_whole(p["owner"]),
+        uses=tuple((_whole(u["stage"]), str(u["phase"])) for u in p["uses"]),
+        states=tuple((str(s["name"]), tuple(map(_count, s["shape"]))) for s in p["states"]),
+        elementwise=bool(p["elementwise"]),
+        update=_optional(p["update"]),
+    )
+
+
+def _routine(r: Mapping[str, Any]) -> Signature:
+    return Signature(str(r["name"]), _whole(r["flops"]), bool(r["flat"]), tuple(map(_operand, r["operands"])))
+
+
+def _operand(text: str) -> Operand:
+    match = _OPERAND.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no operand of a routine")
+    use, size, each, over = match.groups()
+    return Operand(use, int(size), -1 if over is None else int(over), each is not None)
+
+
+def _columns(c: Mapping[str, Any]) -> Columns:
+    return Columns(tuple((str(name), _whole(stage)) for name, stage in c["columns"]), _whole(c["losses"]), _whole(c["logits_stage"]))
+
+
+def _channel(c: Mapping[str, Any]) -> Channel:
+    if c["kind"] not in CHANNEL_KINDS:
+        raise ValueError(f"{c['kind']!r} is no kind of channel")
+    numbers = [_whole(c[key]) for key in ("from", "to", "slot_bytes", "slots", "outbox_slots", "inbox", "headers", "outbox")]
+    return Channel(str(c["name"]), str(c["kind"]), _chain(c["chain"]), *numbers)
+
+
+def _region(r: Mapping[str, Any]) -> Region:
+    return Region(str(r["name"]), _whole(r["base"]), _whole(r["stride"]), _count(r["slots"]), _whole(r["bytes"]), _chain(r.get("chain")))
+
+
+def _place(p: Mapping[str, Any]) -> Place:
+    regions = {r["name"]: _region(r) for r in p["regions"]}
+    if len(regions) != len(p["regions"]):
+        raise ValueError("two regions of a place have one name")
+    names = list(regions)
+    return Place(
+        number=_whole(p["place"]),
+        arena_bytes=_count(p["arena_bytes"]),
+        inbox_bytes=_whole(p["inbox_bytes"]),
+        record=_whole(p["record"]),
+        seed=_whole(p["seed"]),
+        weight_at=_whole(p["weight_at"]),
+        levels=_whole(p["levels"]),
+        stages=tuple(map(_whole, p["stages"])),
+        fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), _chain(f.get("chain"))) for f in p["fixed"]),
+        regions=regions,
+        lists={chain: rows if isinstance(rows, Entries) else packed(rows) for chain, rows in p["lists"].items()},
+        chunks={chain: tuple(_chunk(c, names) for c in of) for chain, of in p["chunks"].items()},
+        held=tuple(Held(_whole(h["parameter"]), _whole(h["master"]), _optional(h["copy"]), _call(h["init"])) for h in p["held"]),
+        owned=tuple(map(_owned, p["owned"])),
+        states=_area("optimizer states", p["shards"]["states"]),
+        work=_area("work of updates", p["shards"]["work"]),
+        guests=_area("sums of absent replicas", p["shards"]["guests"]),
+    )
+
+
+def _chunk(c: Mapping[str, Any], regions: list[str]) -> Chunk:
+    logits = c.get("logits")
+    return Chunk(
+        stage=_whole(c["stage"]),
+        buffers=tuple(Buffer(name, regions[_below(region, len(regions), "regions")], at, size) for name, region, at, size in c["buffers"]),
+        rows={phase: tuple(map(_row, of)) for phase, of in c["rows"].items() if _known(phase)},
+        weight=_row(c["weight"]) if c["weight"] is not None else None,
+        inputs=tuple((_whole(number), _whole(buffer)) for number, buffer in c["inputs"]),
+        values=tuple((_whole(column), _whole(buffer)) for column, buffer in c["values"]),
+        uses=tuple(Use(_whole(u["parameter"]), _whole(u["index"]), str(u["phase"]), tuple(map(_whole, u["levels"]))) for u in c["uses"]),
+        logits=None if logits is None else Logits(logits["dtype"], tuple(map(_count, logits["shape"])), _whole(logits["buffer"])),
+    )
+
+
+def _known(phase: str) -> bool:
+    if phase not in COMPUTE:
+        raise ValueError(f"{phase!r} is no phase of a chunk")
+    return True
+
+
+def _row(row: Any) -> Row:
+    routine, path, name, buffers = row
+    return Row(routine, path, name, tuple(buffers))
+
+
+def _call(call: Any) -> Call:
+    routine, at = call
+    return Call(_whole(routine), tuple(map(_whole, at)))
+
+
+def _area(name: str, a: Mapping[str, Any]) -> Area:
+    return Area(name, _whole(a["at"]), _whole(a["bytes"]), None)
+
+
+def _owned(o: Mapping[str, Any]) -> OwnedParameter:
+    if o["sharing"] not in SHARINGS:
+        raise ValueError(f"{o['sharing']!r} is no way to share out a parameter")
+    numbers = _whole(o["parameter"]), _count(o["elements"])
+    reads = tuple(map(_whole, o["reads"]))
+    return OwnedParameter(*numbers, str(o["sharing"]), _optional(o["gradient"]), _optional(o["update"]), reads, _whole(o["work"]))

@@ -1,0 +1,299 @@
+"""What the rows of a plan read and write: each buffer whole, where it lies, before anything else lies there.
+
+A chunk is followed through one microbatch: F, then B, or I and W. Spans of bytes hold the buffer that was last written there; a row
+reads a buffer only where all of its bytes hold it. A slot is the microbatch's own from its first action to its last (symbolic.py), so
+what other actions do in between cannot touch it; memory without slots (transient values) is forgotten when an action ends.
+
+    fixed      rows read parameters, their copies and scalars of the record, whole, and write none; gradients are added to, each use once,
+               where its accumulator lies: memory of its own, or the only slot of a region, still whole when the only microbatch is done
+    messages   what a chunk reads of a message lies where the chunk that sent it wrote it
+    one row    a result lies apart from all else that the row is given, or exactly where an operand lies whose place it may take
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mlc.parallel.faults import Fault
+from mlc.parallel.planned import RECORD_HEAD_BYTES, Area, Buffer, Chunk, Operand, Place, Planned, Row
+from mlc.parallel.touches import phase_rows
+
+#: What one microbatch goes through on a chunk, one of these that the chunk has rows for.
+_COURSES = (("F", "B"), ("F", "I", "W"))
+
+#: Buffers that messages carry: how the sender calls what the receiver calls so.
+_SENT_AS = (("received.", "state."), ("gradient received.", "gradient."))
+
+
+def row_faults(planned: Planned) -> Iterator[Fault]:
+    """What is wrong with the operands of a plan's rows."""
+    yield from _signature_faults(planned)
+    sent, unit = _sent(planned), planned.unit
+    for place in planned.places:
+        fixed = {(area.at, area.name): area for area in (*place.fixed, *_scalars(planned, place, unit))}
+        for chain, chunks in place.chunks.items():
+            for number, chunk in enumerate(chunks):
+                yield from _Chunk(planned, place, chain, number, chunk, fixed, sent).faults()
+
+
+def _signature_faults(planned: Planned) -> Iterator[Fault]:
+    """A result takes the place of something that is read, and is as large."""
+    for routine in planned.routines:
+        for operand in routine.operands:
+            over = operand.over
+            if over >= 0 and (over >= len(routine.operands) or routine.operands[over][:2] != ("read", operand.bytes)):
+                yield Fault("E1206", f"routine {routine.name}: {operand} takes the place of what is not read, or not as large")
+
+
+def _scalars(planned: Planned, place: Place, unit: int) -> Iterator[Area]:
+    """Those of the step record."""
+    for number, name in enumerate(planned.scalars):
+        yield Area(f"scalar {name}", place.record + RECORD_HEAD_BYTES + unit * number, unit, None)
+
+
+def _sent(planned: Planned) -> dict[str, dict[str, tuple[int, int]]]:
+    """By edge, where each buffer that its source writes lies in a message."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for place in planned.places:
+        for chunks in place.chunks.values():
+            for chunk in chunks:
+                for buffer in chunk.buffers:
+                    side, _, edge = buffer.region.rpartition(":")
+                    if side != "in" and not buffer.name.startswith(tuple(name for name, _ in _SENT_AS)):
+                        found.setdefault(edge, {})[buffer.name] = buffer.at, buffer.bytes
+    return found
+
+
+@dataclass(slots=True)
+class _Spans:
+    """Which buffer lies where in a slot: spans that do not overlap, by ascending address."""
+
+    starts: list[int] = field(default_factory=list)
+    spans: dict[int, tuple[int, int]] = field(default_factory=dict)  # start -> end, buffer
+
+    def write(self, at: int, end: int, buffer: int) -> None:
+        first = bisect_left(self.starts, at)
+        if first and self.spans[self.starts[first - 1]][0] > at:
+            first -= 1
+        last = bisect_left(self.starts, end)
+        for start in self.starts[first:last]:
+            del self.spans[start]
+        self.starts[first:last] = [at]
+        self.spans[at] = end, buffer
+
+    def holds(self, at: int, end: int, buffer: int) -> bool:
+        return self.spans.get(at) == (end, buffer)
+
+
+class _Chunk:
+    """One chunk of one chain on its place."""
+
+    def __init__(
+        self,
+        planned: Planned,
+        place: Place,
+        chain: str,
+        number: int,
+        chunk: Chunk,
+        fixed: Mapping[tuple[int, str], Area],
+        sent: Mapping[str, Mapping[str, tuple[int, int]]],
+    ):
+        self.planned = planned
+        self.place = place
+        self.chain = chain
+        self.chunk = chunk
+        self.fixed = fixed
+        self.sent = sent
+        self.where = f"{chain}: place {place.number}, chunk {number}"
+        self.memory: dict[str, _Spans] = {}
+        self.transient = next((a for a in place.fixed if a.name == f"transient.{chain}"), Area("", 0, 0, None))
+        self.outside = [self._outside(buffer) for buffer in chunk.buffers]
+
+    def faults(self) -> Iterator[Fault]:
+        for buffer in self.chunk.buffers:
+            if fault := self._misplaced(buffer):
+                yield fault
+                return
+        for course in _COURSES:
+            if all(phase in self.chunk.rows for phase in course):
+                yield from self._course(course)
+        if self.chain != "train":
+            yield from self._course(("F",))
+
+    # ---- where buffers lie ----
+
+    def _outside(self, buffer: Buffer) -> bool:
+        """Does it last, at an address of its own?"""
+        return buffer.region == "arena" and not self._is_transient(buffer)
+
+    def _is_transient(self, buffer: Buffer) -> bool:
+        return self.transient.at <= buffer.at and buffer.at + buffer.bytes <= self.transient.end
+
+    def _misplaced(self, buffer: Buffer) -> Fault | None:
+        region = self.place.regions[buffer.region]
+        if buffer.bytes < 0 or buffer.at < 0:
+            return Fault("E1206", f"{self.where}: {buffer.name} has {buffer.bytes} bytes at {buffer.at}")
+        if buffer.region != "arena":
+            end = buffer.at + buffer.bytes
+            if end > region.bytes:
+                return Fault("E1206", f"{self.where}: {buffer.name} ends at byte {end} of {region.bytes} of {region.name}")
+            if region.chain != self.chain:
+                return Fault("E1206", f"{self.where}: {buffer.name} lies in {region.name}, which is not of this chain")
+            return self._mismatch(buffer)
+        return None if self._is_transient(buffer) or self._is_known(buffer) else self._unknown(buffer)
+
+    def _is_known(self, buffer: Buffer) -> bool:
+        """Is it the fixed buffer of its name?"""
+        kind, _, name = buffer.name.partition(" ")
+        names = (f"parameter {name}", f"copy of {name}") if kind == "parameter" else (buffer.name,)
+        return any((area := self.fixed.get((buffer.at, known))) is not None and area.bytes == buffer.bytes for known in names)
+
+    def _unknown(self, buffer: Buffer) -> Fault:
+        text = f"{buffer.name}, {buffer.bytes} bytes at {buffer.at}, is no buffer of this place"
+        return Fault("E1206", f"{self.where}: {text}")
+
+    def _mismatch(self, buffer: Buffer) -> Fault | None:
+        """What arrives lies where the stage that sent it put it."""
+        for received, sent in _SENT_AS:
+            if buffer.name.startswith(received):
+                edge = buffer.region.rpartition(":")[2]
+                name = sent + buffer.name.removeprefix(received)
+                found = self.sent.get(edge, {}).get(name)
+                if found != (buffer.at, buffer.bytes):
+                    text = f"{buffer.name}, {buffer.bytes} bytes at {buffer.at} of a message of {edge}, was sent as {found}"
+                    return Fault("E1206", f"{self.where}: {text}")
+        return None
+
+    # ---- what rows do ----
+
+    def _course(self, course: Sequence[str]) -> Iterator[Fault]:
+        """Follow a microbatch through its phases."""
+        self.memory = {}
+        added: Counter[tuple[str, str]] = Counter()
+        for buffer, of in enumerate(self.chunk.buffers):
+            if of.name.startswith(tuple(received for received, _ in _SENT_AS)):
+                self._write(buffer)
+        for phase in course:
+            self.memory.pop("arena", None)
+            for _, buffer in self.chunk.inputs if phase == "F" else ():
+                self._write(buffer)
+            for at, row in enumerate(phase_rows(self.chunk, phase)):
+                where = f"{self.where}, {phase} row {at} ({row.name})"
+                yield from self._row(row, where)
+                added.update((self.chunk.buffers[b].name, phase) for b in self._added(row))
+            if phase == "F":
+                yield from self._left()
+        yield from self._sent_faults()
+        if self.chain == "train":
+            yield from self._use_faults(added, course)
+
+    def _row(self, row: Row, where: str) -> Iterator[Fault]:
+        routine = self.planned.routines[row.routine]
+        pairs = list(zip(row.buffers, routine.operands, strict=True))
+        for number, operand in pairs:
+            buffer = self.chunk.buffers[number]
+            if operand.each or operand.bytes != buffer.bytes:
+                yield Fault("E1206", f"{where}: {buffer.name} has {buffer.bytes} bytes, {routine.name} wants {operand}")
+            elif operand.use == "read" and not self._holds(number):
+                yield Fault("E1205", f"{where}: reads {buffer.name}, which does not lie there whole")
+            elif self.outside[number] and not self._may(buffer, operand.use):
+                yield Fault("E1205", f"{where}: {operand.use}s {buffer.name}, which is not its to {operand.use}")
+        yield from self._overlaps(pairs, where)
+        for number, operand in pairs:
+            if operand.use != "read":
+                self._write(number)
+
+    def _may(self, buffer: Buffer, use: str) -> bool:
+        """Rows read what lasts; they add to gradients, and write the weight of a microbatch."""
+        if buffer.name.startswith("gradient of "):
+            return use == "add"
+        return use == "read" or (use == "write" and buffer.name == "weight")
+
+    def _overlaps(self, pairs: Sequence[tuple[int, Operand]], where: str) -> Iterator[Fault]:
+        """Of two operands that share bytes, at most one is written, and in the other's place only where it may."""
+        spots = sorted((*self._spot(number), n) for n, (number, _) in enumerate(pairs))
+        for place, (region, at, end, n) in enumerate(spots):
+            for other_region, other_at, other_end, m in spots[place + 1 :]:
+                if other_region != region or other_at >= end:
+                    break
+                if at < end and other_at < other_end and not self._shares(pairs, n, m, (at, end) == (other_at, other_end)):
+                    one, two = (self.chunk.buffers[pairs[k][0]].name for k in (n, m))
+                    yield Fault("E1206", f"{where}: {one} and {two} share bytes, and one of them is written")
+
+    def _shares(self, pairs: Sequence[tuple[int, Operand]], n: int, m: int, whole: bool) -> bool:
+        first, second = pairs[n][1], pairs[m][1]
+        if first.use == "read" and second.use == "read":
+            return True
+        return whole and ((first.over == m and second.use == "read") or (second.over == n and first.use == "read"))
+
+    def _spot(self, number: int) -> tuple[str, int, int]:
+        buffer = self.chunk.buffers[number]
+        return buffer.region, buffer.at, buffer.at + buffer.bytes
+
+    def _holds(self, number: int) -> bool:
+        if self.outside[number]:
+            return True
+        region, at, end = self._spot(number)
+        return region in self.memory and self.memory[region].holds(at, end, number)
+
+    def _write(self, number: int) -> None:
+        region, at, end = self._spot(number)
+        if not self.outside[number] and at < end:
+            self.memory.setdefault(region, _Spans()).write(at, end, number)
+
+    def _added(self, row: Row) -> list[int]:
+        operands = self.planned.routines[row.routine].operands
+        return [number for number, operand in zip(row.buffers, operands, strict=True) if operand.use == "add" and self._is_gradient(number)]
+
+    def _is_gradient(self, number: int) -> bool:
+        """Is it an accumulator of the step? Outside of training what accumulates is forgotten with the microbatch."""
+        return self.chain == "train" and (self.outside[number] or self.chunk.buffers[number].name.startswith("gradient of "))
+
+    # ---- what is left ----
+
+    def _left(self) -> Iterator[Fault]:
+        """What is read when the rows of F are done."""
+        wanted = [buffer for _, buffer in self.chunk.values]
+        if self.chunk.logits is not None:
+            wanted.append(self.chunk.logits.buffer)
+        for number in wanted:
+            if not self._holds(number):
+                yield Fault("E1205", f"{self.where}: {self.chunk.buffers[number].name} is not there when the rows of F are done")
+
+    def _sent_faults(self) -> Iterator[Fault]:
+        """Every part of a message that leaves was written, and is still there."""
+        for number, buffer in enumerate(self.chunk.buffers):
+            if self._leaves(buffer) and not self._holds(number):
+                yield Fault("E1205", f"{self.where}: {buffer.name} is not whole in the message that carries it")
+
+    def _leaves(self, buffer: Buffer) -> bool:
+        """Is it a part of a message that this chunk sends?"""
+        received = tuple(name for name, _ in _SENT_AS)
+        return buffer.region.startswith(("out:", "act.", "grad.")) and not buffer.name.startswith(received)
+
+    def _use_faults(self, added: Mapping[tuple[str, str], int], course: Sequence[str]) -> Iterator[Fault]:
+        """The gradient of each use is added to once, by its phase."""
+        wanted: Counter[tuple[str, str]] = Counter()
+        for use in self.chunk.uses:
+            phase = "B" if "B" in course and use.phase != "F" else use.phase
+            wanted[f"gradient of {self.planned.parameters[use.parameter].name} {use.index} 0", phase] += 1
+        for name, phase in sorted({*wanted, *added}):
+            if wanted[name, phase] != added.get((name, phase), 0):
+                text = f"{phase} adds to {name} {added.get((name, phase), 0)} times, not {wanted[name, phase]}"
+                yield Fault("E1204", f"{self.where}: {text}")
+        buffers = {buffer.name: number for number, buffer in enumerate(self.chunk.buffers)}
+        for use in self.chunk.uses:
+            name = f"gradient of {self.planned.parameters[use.parameter].name} {use.index}"
+            for level, at in enumerate(use.levels):
+                if (at, f"{name} {level}") not in self.fixed and (level or not self._is_own(buffers.get(f"{name} 0"), at)):
+                    yield Fault("E1205", f"{self.where}: {name} {level} is not at {at} when a step ends")
+
+    def _is_own(self, number: int | None, at: int) -> bool:
+        """Does an accumulator lie at `at` for as long as the only microbatch of a step, and to its end?"""
+        if number is None or self.outside[number] or self.planned.rounds["train"] > 1:
+            return False
+        region = self.place.regions[self.chunk.buffers[number].region]
+        return region.base + self.chunk.buffers[number].at == at and self._holds(number)
