@@ -161,6 +161,7 @@ def _region(region: Region) -> dict[str, Any]:
 def _chunk(chunk: Chunk, regions: Mapping[str, int]) -> str:
     fields = {
         "stage": json.dumps(chunk.stage),
+        "meaning": json.dumps(chunk.meaning),
         "buffers": _list(((b.name, regions[b.region], b.at, b.bytes) for b in chunk.buffers), _DEEPER),
         "weight": json.dumps(None if chunk.weight is None else _row(chunk.weight)),
         "rows": _object({phase: _list(map(_row, of), _DEEPER + " ") for phase, of in chunk.rows.items()}, _DEEPER),

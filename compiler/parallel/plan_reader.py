@@ -287,6 +287,7 @@ def _chunk(c: Mapping[str, Any], regions: list[str]) -> Chunk:
         values=tuple((_whole(column), _whole(buffer)) for column, buffer in c["values"]),
         uses=tuple(Use(_whole(u["parameter"]), _whole(u["index"]), str(u["phase"]), tuple(map(_whole, u["levels"]))) for u in c["uses"]),
         logits=None if logits is None else Logits(logits["dtype"], tuple(map(_count, logits["shape"])), _whole(logits["buffer"])),
+        meaning=str(c["meaning"]),
     )
 
 

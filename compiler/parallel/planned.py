@@ -192,6 +192,7 @@ class Chunk:
     weight:   the row that makes the weight of a microbatch, before the others; None where none is needed or it is 1
     inputs:   (model input, buffer), filled before the rows of F
     values:   (column, buffer) of what the rows of F leave
+    meaning:  of the rows (meaning.py), as the model has them
     """
 
     stage: int
@@ -202,6 +203,7 @@ class Chunk:
     values: tuple[tuple[int, int], ...]
     uses: tuple[Use, ...]
     logits: Logits | None
+    meaning: str
 
 
 @dataclass(frozen=True, slots=True)

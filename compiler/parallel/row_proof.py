@@ -4,6 +4,7 @@ A chunk is followed through one microbatch: F, then B, or I and W. Spans of byte
 reads a buffer only where all of its bytes hold it. A slot is the microbatch's own from its first action to its last (symbolic.py), so
 what other actions do in between cannot touch it; memory without slots (transient values) is forgotten when an action ends.
 
+    meaning    rows call the routines that those of the model call, on buffers of the same names
     fixed      rows read parameters, their copies and scalars of the record, whole, and write none; gradients are added to, each use once,
                where its accumulator lies: memory of its own, or the only slot of a region, still whole when the only microbatch is done
     messages   what a chunk reads of a message lies where the chunk that sent it wrote it
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlc.parallel.faults import Fault
+from mlc.parallel.meaning import rows_meaning
 from mlc.parallel.planned import RECORD_HEAD_BYTES, Area, Buffer, Chunk, Operand, Place, Planned, Row
 from mlc.parallel.touches import phase_rows
 
@@ -113,6 +115,11 @@ class _Chunk:
         self.outside = [self._outside(buffer) for buffer in chunk.buffers]
 
     def faults(self) -> Iterator[Fault]:
+        of = self.chunk
+        bound = {"input": of.inputs, "value": of.values}
+        if rows_meaning(self.planned.routines, of.buffers, of.rows, of.weight, bound) != of.meaning:
+            yield Fault("E1204", f"{self.where}: its rows do not compute what those of the model do")
+            return
         for buffer in self.chunk.buffers:
             if fault := self._misplaced(buffer):
                 yield fault

@@ -16,6 +16,7 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort
+from mlc.parallel.meaning import rows_meaning
 from mlc.parallel.planned import (
     HEADER_BYTES,
     RECORD_HEAD_BYTES,
@@ -346,15 +347,19 @@ class PlacePlanner:
         once = {id(row): placed(row) for row in rows.rows}
         shown = logits is not None and chain.columns.logits_stage == stage
         kind = staged.types[logits].type if logits is not None and shown else None
+        by_phase = {phase: tuple([once[id(row)] for row in of]) for phase, of in memory.rows.items()}
+        values = tuple((column, buffers.number(name)) for column, name in chain.values[stage])
+        bound = {"input": filled, "value": values}
         return Chunk(
             stage=stage,
-            rows={phase: tuple([once[id(row)] for row in of]) for phase, of in memory.rows.items()},
+            rows=by_phase,
             weight=weight,
             inputs=filled,
-            values=tuple((column, buffers.number(name)) for column, name in chain.values[stage]),
+            values=values,
             uses=tuple(uses[stage]) if staged.kind == "train" else (),
             logits=None if kind is None else Logits(kind.dtype, kind.shape, buffers.number(f"state.{logits}")),
             buffers=buffers.all(),
+            meaning=rows_meaning(routines.signatures, buffers.all(), by_phase, weight, bound),
         )
 
 
