@@ -1,4 +1,4 @@
-"""Random edits of a plan's action lists and buffers, each with the reasons for which it may be refused."""
+"""Random edits of a plan's lists, rows and buffers, each with the reasons for which it may be refused."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ COMPUTE = ("F", "I", "W", "B")
 
 #: Codes of the verifier: deadlock, transfers, coverage, lifetimes, memory.
 DEADLOCK, MESSAGES, COVERAGE, LIFETIMES, MEMORY = "E1202", "E1203", "E1204", "E1205", "E1206"
+#: A row whose operands are not those of its routine is no row.
+NO_PLAN = "E1201"
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """An edited plan. `reasons`: the codes that fit the edit; another code is a wrong reason."""
+    """An edited plan. `reasons`: the codes that fit the edit; another code is a wrong reason. `rows`: it is not in lists alone."""
 
     plan: Plan
     edit: str
     reasons: frozenset[str]
+    rows: bool
 
 
 def mutate(plan: Plan, rng: random.Random) -> Mutant:
@@ -31,12 +34,15 @@ def mutate(plan: Plan, rng: random.Random) -> Mutant:
     edit = rng.choice(EDITS)
     copied = copy.deepcopy(plan)
     text, reasons = edit(copied, rng)
-    return Mutant(copied, text, frozenset(reasons))
+    return Mutant(copied, text, frozenset(reasons), edit in ROW_EDITS)
 
 
 def _list(plan: Plan, rng: random.Random) -> tuple[int, list[list[Any]]]:
+    """A list of some place: of training as often as of all else."""
     place = rng.randrange(plan["mesh"]["pp"])
-    return place, plan["places"][place]["lists"]["train"]
+    lists = plan["places"][place]["lists"]
+    chain = rng.choice(["train", *(chain for chain in lists for _ in range(3 - (chain == "train")) if len(lists[chain]) > 1)])
+    return place, lists[chain]
 
 
 def _reasons(*rows: list[Any]) -> set[str]:
@@ -90,7 +96,7 @@ def reorder(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
 
 def repeer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     """A transfer names another channel, or a channel another end."""
-    channels = [c for c in plan["channels"] if c["chain"] == "train"]
+    channels = [c for c in plan["channels"] if c["chain"] is not None]
     if channels and rng.random() < 0.3:
         channel, end = rng.choice(channels), rng.choice(["from", "to"])
         channel[end] = (channel[end] + 1) % plan["mesh"]["pp"]
@@ -108,7 +114,7 @@ def repeer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
 def renumber(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     """An action names another microbatch, another chunk or another kind."""
     place, rows = _list(plan, rng)
-    row = rng.choice([r for r in rows if r[0] in (*COMPUTE, *TRANSFERS)])
+    row = rng.choice([r for r in rows if r[0] in (*COMPUTE, *TRANSFERS)] or [rows[0]])
     before = list(row)
     if row[0] in COMPUTE and rng.random() < 0.4:
         row[0] = rng.choice([k for k in COMPUTE if k != row[0]])
@@ -125,13 +131,13 @@ def shrink(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     shrinkable: list[Callable[[], str]] = []
     for region in place["regions"]:
         name = region["name"]
-        if region.get("chain") == "train" and not name.startswith(("in:", "out:")):
+        if region.get("chain") is not None and not name.startswith(("in:", "out:")):
             if region["slots"] > 1:
                 shrinkable.append(lambda r=region: _less(r, "slots", 1))
             if region["stride"] >= 64:
                 shrinkable.append(lambda r=region: _less(r, "stride", 64))
     for channel in plan["channels"]:
-        if channel["chain"] == "train":
+        if channel["chain"] is not None:
             for key, side in (("slots", "in"), ("outbox_slots", "out")):
                 if channel[key] > 1:
                     shrinkable.append(lambda c=channel, k=key, s=side: _shrink_channel(plan, c, k, s))
@@ -163,4 +169,54 @@ def _move_fixed(place: dict[str, Any], rng: random.Random) -> str:
     return _less(region, "base", 64) if region else _less(place, "arena_bytes", 4096)
 
 
-EDITS = (drop, duplicate, swap, reorder, repeer, renumber, shrink)
+def _chunk(plan: Plan, rng: random.Random) -> tuple[str, dict[str, Any]]:
+    """A chunk that has rows, and its name."""
+    found = [
+        (f"rank {place['place']}, {chain}, chunk {number}", chunk)
+        for place in plan["places"]
+        for chain, chunks in place["chunks"].items()
+        for number, chunk in enumerate(chunks)
+        if any(chunk["rows"].values()) and chunk["buffers"]
+    ]
+    return rng.choice(found)
+
+
+def move_buffer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """A buffer of rows lies elsewhere in its region, in another region, or has other bytes."""
+    where, chunk = _chunk(plan, rng)
+    buffer = rng.choice(chunk["buffers"])
+    before = list(buffer)
+    match rng.randrange(4):
+        case 0:
+            buffer[2] = max(0, buffer[2] + rng.choice([-64, 64]))
+        case 1:
+            buffer[1:3] = rng.choice(chunk["buffers"])[1:3]
+        case 2:
+            buffer[3] = max(0, buffer[3] + rng.choice([-4, 4]))
+        case _:
+            buffer[1] = rng.choice(chunk["buffers"])[1]
+    return f"{where}: {before} becomes {buffer}", {MEMORY, LIFETIMES, COVERAGE}
+
+
+def edit_rows(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """A row is missing, done twice, elsewhere, of another routine, or is given another buffer."""
+    where, chunk = _chunk(plan, rng)
+    rows = rng.choice([of for of in chunk["rows"].values() if of])
+    at = rng.randrange(len(rows))
+    text = f"{where}: row {rows[at]}"
+    match rng.randrange(5):
+        case 0:
+            rows.pop(at)
+        case 1:
+            rows.insert(at, copy.deepcopy(rows[at]))
+        case 2:
+            rows.insert(rng.randrange(len(rows)), rows.pop(at))
+        case 3:
+            rows[at][0] = rng.randrange(len(plan["routines"]))
+        case _:
+            rows[at][3][rng.randrange(len(rows[at][3]))] = rng.randrange(len(chunk["buffers"]))
+    return f"{text} becomes {rows[at : at + 1]}", {COVERAGE, LIFETIMES, MEMORY, NO_PLAN}
+
+
+ROW_EDITS = (move_buffer, edit_rows)
+EDITS = (drop, duplicate, swap, reorder, repeer, renumber, shrink, *ROW_EDITS)

@@ -2,7 +2,8 @@
 
     python benchmarks/mutations.py --count 2000
 
-Only actions.c depends on action lists, regions and channels: a mutant that passes the verifier recompiles that file, links, and is run.
+A mutant that passes the verifier is emitted anew: actions.c, which depends on lists, regions and channels, and the tables of model.c
+where rows or their buffers were edited. It is linked with the other files of the original, trains, evaluates and samples.
 Exits 1 when a mutant is refused for another reason, hangs, fails or computes something else.
 """
 
@@ -18,14 +19,22 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mutants import Mutant, mutate
 
 from mlc.diagnostics import MlcError
+from mlc.driver import Options, load_program
 from mlc.emit.actions import actions_text
+from mlc.emit.model import tables_text
+from mlc.lower import lower
+from mlc.lower.program import Lowered
+from mlc.ops import OPS
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.verify import verify
+from mlc.passes import prepared
+from mlc.targets.c import C
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "benchmarks" / "models" / "skips.dsl"
@@ -38,12 +47,18 @@ LAYOUTS = ((2, 1, "1f1b", 1), (2, 2, "zb-h1", 1), (2, 1, "interleaved", 2), (2, 
 
 @dataclass(frozen=True)
 class Original:
-    """A compiled plan, and the digest that its program and every harmless edit of it must have."""
+    """A compiled plan, and what its program and every harmless edit of it must say: evaluation, sample, digest."""
 
     folder: Path
     plan: dict
     ranks: int
-    digest: str
+    said: str
+
+
+@cache
+def lowered_model() -> Lowered:
+    """The model that all plans are of."""
+    return lower(prepared(load_program(MODEL, DEFINES, Options(microbatches=MICROBATCHES))[0], OPS), OPS, C.rules)
 
 
 def compile_layout(folder: Path, layout: tuple[int, int, str, int], text: Path) -> Original:
@@ -54,40 +69,49 @@ def compile_layout(folder: Path, layout: tuple[int, int, str, int], text: Path) 
     command = [sys.executable, "-m", "mlc", "compile", MODEL, "-o", out, *settings, *options]
     subprocess.run([str(c) for c in command], check=True, cwd=ROOT)
     plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-    code, digest, error = run(out / "skips", text)
+    code, said, error = run(out / "skips", text)
     if code:
         sys.exit(f"{layout}: exit code {code}\n{error}")
-    return Original(out, plan, pp * dp, digest)
+    return Original(out, plan, pp * dp, said)
 
 
 def run(program: Path, text: Path) -> tuple[int, str, str]:
-    """(exit code, digest, standard error) of a few steps; -1 for a program that does not end."""
+    """(exit code, what it says, standard error) of a few steps, an evaluation and a sample; -1 for a program that does not end."""
     fixed = ["--data", text, "--steps", STEPS, "--seed", 5, "--threads", 1, "--timeout", 10, "--hash", "--transport", "threads"]
+    also = ["--evaluate", text, "--evaluate-batches", 5, "--sample", 6]
     try:
-        done = subprocess.run([str(a) for a in (program, *fixed)], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([str(a) for a in (program, *fixed, *also)], capture_output=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
         return -1, "", "it did not end"
-    found = re.search(r"^digest: (\w{64})$", done.stdout, re.MULTILINE)
-    return done.returncode, found[1] if found else "", done.stderr
+    said = done.stdout.decode(errors="backslashreplace")
+    return done.returncode, re.sub(r"^trained .*$", "", said, flags=re.MULTILINE), done.stderr.decode(errors="replace")
 
 
 def run_mutant(original: Original, mutant: Mutant, text: Path, scratch: Path) -> str | None:
     """What is wrong with a mutant that was accepted; None when it is harmless."""
     source = original.folder / "src"
     (scratch / "src").mkdir(parents=True, exist_ok=True)
-    actions = scratch / "src" / "actions.c"
-    actions.write_text(actions_text(read_plan(mutant.plan)), encoding="utf-8")
+    plan = read_plan(mutant.plan)
+    (scratch / "src" / "actions.c").write_text(actions_text(plan), encoding="utf-8")
     shutil.copy(original.folder / "plan.json", scratch / "plan.json")
-    objects = [str(p) for p in sorted((source / "objects").glob("*.o")) if p.name != "actions.o"]
+    made = ["actions"]
+    if mutant.rows:
+        made.append("model")
+        shutil.copy(source / "model.c", scratch / "src" / "model.c")
+        (scratch / "src" / "tables.h").write_text(tables_text(lowered_model(), plan), encoding="utf-8")
+    objects = [str(p) for p in sorted((source / "objects").glob("*.o")) if p.stem not in made]
     include = ["-I", str(source / "runtime" / "include"), "-I", str(source)]
-    command = ["cc", "-std=c11", "-O1", *include, str(actions), *objects, str(source / "libmlcrt.a"), "-o", str(scratch / "skips")]
-    built = subprocess.run([*command, "-lm", "-pthread"], capture_output=True, text=True, check=False)
+    exact = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-march=native", "-fopenmp-simd", *exact]
+    files = [str(scratch / "src" / f"{name}.c") for name in made]
+    command = ["cc", *flags, *include, *files, *objects, str(source / "libmlcrt.a"), "-o", str(scratch / "skips")]
+    built = subprocess.run([*command, "-lm", "-ldl", "-pthread"], capture_output=True, text=True, check=False)
     if built.returncode:
         return f"does not compile: {built.stderr}"
-    code, digest, error = run(scratch / "skips", text)
+    code, said, error = run(scratch / "skips", text)
     if code:
         return f"was accepted and ends with exit code {code}: {error}"
-    return None if digest == original.digest else "was accepted and computes something else"
+    return None if said == original.said else "was accepted and computes something else"
 
 
 def judge(original: Original, mutant: Mutant, text: Path, scratch: Path) -> tuple[str, str | None]:

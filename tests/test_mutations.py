@@ -41,10 +41,10 @@ def originals(tmp_path_factory: pytest.TempPathFactory, text: Path) -> list[Orig
             shutil.copytree(found[-1].folder, out)
         compile_file(MODEL, out, DEFINES, options)
         subprocess.run(["make", "-s", "-j2", "-C", str(out / "src"), "OPTIMIZE=-O1", "../skips"], check=True, capture_output=True)
-        code, digest, error = run(out / "skips", text)
+        code, said, error = run(out / "skips", text)
         assert code == 0, error
         plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-        found.append(Original(out, plan, options.pp * options.dp, digest))
+        found.append(Original(out, plan, options.pp * options.dp, said))
     return found
 
 

@@ -114,7 +114,8 @@ def _model_text(lowered: Lowered, plan: Planned, source: str, version: str) -> s
     return c_text(nodes)
 
 
-def _tables_text(lowered: Lowered, plan: Planned) -> str:
+def tables_text(lowered: Lowered, plan: Planned) -> str:
+    """src/tables.h."""
     said = "The tables of model.c: where every tensor lies, which rows run in which order. Included at its end."
     return c_text([c.note(said), c.Blank(), *Tables(lowered, plan).made()])
 
@@ -129,7 +130,7 @@ def emit(lowered: Lowered, plan: Planned, name: str, source: str, version: str) 
     return SourceTree(
         (
             ("src/model.c", _model_text(lowered, plan, source, version)),
-            ("src/tables.h", _tables_text(lowered, plan)),
+            ("src/tables.h", tables_text(lowered, plan)),
             ("src/actions.c", actions_text(plan)),
             ("src/main.c", _main_text()),
             (f"{name}.h", _header_text(name)),

@@ -116,7 +116,8 @@ SCHEMA: dict[str, Any] = {
         "regions": [{"name": TEXT, "base": WHOLE, "stride": WHOLE, "slots": LEAST_1, "bytes": WHOLE, "chain?": "a chain"}],
         "lists": {"*": ["[action, chunk or channel, microbatch]"]},
         "chunks": {"*": [{
-            "stage": LEAST_0, "meaning": TEXT, "buffers": ["[name, region, offset, bytes]"], "rows": {"*": ["[routine, path, name, buffers]"]},
+            "stage": LEAST_0, "meaning": TEXT, "buffers": ["[name, region, offset, bytes]"],
+            "rows": {"*": ["[routine, path, name, buffers]"]},
             "weight": "[routine, path, name, buffers] or null", "inputs": ["two whole numbers from 0"],
             "values": ["two whole numbers from 0"],
             "uses": [{"parameter": LEAST_0, "index": WHOLE, "phase": TEXT, "levels": [WHOLE]}],

@@ -1,0 +1,27 @@
+"""What the rows of a chunk compute, in sixteen hex digits: which routine is called on which buffers, in order, wherever these lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from mlc.parallel.planned import Buffer, Row, Signature
+
+
+def rows_meaning(
+    routines: Sequence[Signature],
+    buffers: Sequence[Buffer],
+    rows: Mapping[str, Iterable[Row]],
+    weight: Row | None,
+    bound: Mapping[str, Iterable[tuple[int, int]]],
+) -> str:
+    """bound: what else a chunk names buffers for: pairs of a number and a buffer, by what they are"""
+    digest = hashlib.sha256()
+    for phase, of in (("weight", [weight] if weight else []), *sorted(rows.items())):
+        for row in of:
+            names = " ".join(buffers[number].name for number in row.buffers)
+            digest.update(f"{phase} {routines[row.routine].name} {row.path} {names}\n".encode())
+    for what, pairs in sorted(bound.items()):
+        for number, buffer in pairs:
+            digest.update(f"{what} {number} {buffers[buffer].name}\n".encode())
+    return digest.hexdigest()[:16]
