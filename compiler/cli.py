@@ -33,7 +33,7 @@ from mlc.parallel.actions import Schedule
 from mlc.parallel.csv import read_csv, write_csv
 from mlc.parallel.draw import draw_svg, draw_text
 from mlc.parallel.limits import check_extent, counted
-from mlc.parallel.plan_reader import load_plan, read_plan
+from mlc.parallel.plan_reader import load_plan
 from mlc.parallel.report import Times, compared, comparison
 from mlc.parallel.schedules import SCHEDULES, chunks_of, schedule
 from mlc.parallel.simulate import Simulation
@@ -375,16 +375,9 @@ def explanation(subject: str) -> str:
     if subject.upper() in CODES:
         return explain(subject.upper())
     if subject.endswith(".json"):
-        return explain_plan(whole_plan(Path(subject)))
+        return explain_plan(load_plan(Path(subject)))
     near = nearest(subject.upper(), CODES)
     raise error("E0811", f"`{subject}` is neither an error code nor a plan", f"did you mean {near}?" if near else None)
-
-
-def whole_plan(path: Path) -> dict[str, Any]:
-    """The content of a plan.json in which nothing is missing. raises: E1201"""
-    plan = load_plan(path)
-    read_plan(plan)
-    return plan
 
 
 @commands.command("verify")

@@ -32,6 +32,7 @@ from mlc.parallel.tree import most_roots, roots, subtrees, tree_levels
 from mlc.parallel.verify import verify
 from mlc.passes import prepared
 from mlc.plan import Layout, plan
+from mlc.plan.over_time import draw, moments
 from mlc.plan.report import explain_plan
 from mlc.plan.stages import staged_chains
 from mlc.targets.c import C
@@ -359,3 +360,18 @@ def test_emitted_tables_compile(layout: str, tmp_path: Path) -> None:
     flags = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", "-fsyntax-only"]
     done = subprocess.run(["cc", *flags, *folders, "model.c", "actions.c"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@cases()
+def test_memory_over_time_is_what_was_planned(model: str, layout: str) -> None:
+    """Every ring is full at some moment, none is ever more than that, and the whole fits the arena."""
+    made = planned(model, layout)
+    for place in made.places:
+        found = moments(made, place)
+        assert len(found.names) == int(place.lists["train"].computes.sum())
+        assert (found.totals <= place.arena_bytes).all()
+        for name, used in found.rings.items():
+            region = place.regions[name]
+            assert used.max() <= region.slots * region.stride
+            assert used.max() == region.slots * region.stride or name.startswith("out:")
+        assert sum(line.count("#") > 0 for line in draw(found)) == min(16, len(found.names))

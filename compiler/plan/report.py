@@ -9,12 +9,16 @@ from typing import Any
 from mlc.ir.dtypes import dtype_of
 from mlc.mesh import Cohort, Mesh
 from mlc.parallel.cut_report import explain_stages
-from mlc.parallel.plan_reader import reading
+from mlc.parallel.plan_reader import read_plan, reading
+from mlc.parallel.planned import Planned
 from mlc.parallel.quantities import size_text
+from mlc.plan.over_time import draw, moments
 
 #: Tensors listed by size, and actions of a list that are spelled out; the others are summed up.
 _LISTED = 12
 _ACTIONS = 24
+#: Of more places only the fullest is drawn over time.
+_DRAWN = 8
 
 _COMPUTE = ("F", "I", "W", "B")
 
@@ -23,11 +27,12 @@ Json = Mapping[str, Any]
 
 def explain_plan(plan: Json) -> str:
     """Ranks, memory, stages, order and messages of a plan that `mlc compile` wrote. raises: E1201 where it is damaged"""
+    planned = read_plan(plan)
     with reading():
-        return _explained(plan)
+        return _explained(plan, planned)
 
 
-def _explained(plan: Json) -> str:
+def _explained(plan: Json, planned: Planned) -> str:
     elements = sum(p["elements"] for p in plan["parameters"])
     arena = max(place["arena_bytes"] for place in plan["places"])
     lines = [
@@ -39,8 +44,11 @@ def _explained(plan: Json) -> str:
         "",
         *_stages(plan),
     ]
-    for place in plan["places"]:
+    fullest = max(planned.places, key=lambda place: place.arena_bytes)
+    for place, of in zip(plan["places"], planned.places, strict=True):
         lines += ["", *_place(plan, place)]
+        if len(planned.places) <= _DRAWN or of is fullest:
+            lines += [f"    {line}" for line in draw(moments(planned, of))]
     return "\n".join([*lines, *_channels(plan), "", *_tensors(plan)]) + "\n"
 
 
