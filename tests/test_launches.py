@@ -1,21 +1,27 @@
-"""--print-launches: a step is a fixed list."""
+"""--print-launches: a step is a fixed list, the one that plan.json says."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
 
 from mlc.driver import Options, compile_file
+from mlc.parallel.entries import COMPUTE
+from mlc.parallel.plan_reader import read_plan
+from mlc.parallel.planned import Place, Planned
 
 MODEL = ROOT / "benchmarks" / "models" / "skips.dsl"
 DEFINES = {"depth": 4, "context": 8, "width": 16}
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "bfs", "zb-h1", "zb-h2", "zb-v", "dualpipe-v", "auto")
-RANKS = 4
+STEPS = (1, 2, 7)
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +39,79 @@ def built(folder: Path, schedule: str) -> Path:
     return out / "skips"
 
 
-def launched(program: Path, step: int) -> list[str]:
+def launched(program: Path, step: int) -> list[list[str]]:
     """What each rank launches in a step."""
     fixed = ["--data", str(MODEL), "--steps", "7", "--threads", "1", "--transport", "threads", "--timeout", "20"]
     done = subprocess.run([program, *fixed, "--print-launches", str(step)], check=True, capture_output=True, text=True)
     parts = re.split(rf"^launches of step {step}, rank \d+ \(place \d+, replica \d+\)\n", done.stdout, flags=re.MULTILINE)
-    return [re.sub(r"^trained .*\n", "", part, flags=re.MULTILINE) for part in parts[1:]]
+    return [re.sub(r"^trained .*\n", "", part, flags=re.MULTILINE).splitlines() for part in parts[1:]]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_step_is_the_same_list(schedule: str, folder: Path) -> None:
-    first, *others = (launched(built(folder, schedule) if step == 1 else folder / schedule / "skips", step) for step in (1, 2, 7))
-    assert len(first) == RANKS
-    assert all(re.search(r"^F\d* 0$", rank, re.MULTILINE) and re.search(r"^  0x[0-9a-f]+ ", rank, re.MULTILINE) for rank in first)
+    program = built(folder, schedule)
+    check_refusal(program)
+    first, *others = (launched(program, step) for step in STEPS)
+    assert len(first) == 4
     assert others == [first, first]
+    planned = read_plan(json.loads((program.parent / "plan.json").read_text(encoding="utf-8")))
+    for rank, lines in enumerate(first):
+        place = planned.places[rank % 2]
+        expected = list(expected_lines(planned, place, rank))
+        until = lines.index("STATISTICS")
+        functions = check_lines(lines[:until], expected)
+        assert len(set(functions.values())) == len(functions)
+        reduced = [f"REDUCE {chunk}" for chunk in range(len(place.stages))]
+        assert [line for line in lines[until:] if not line.startswith(" ")] == ["STATISTICS", *reduced, "SHARE", "NORM", "UPDATE", "SPREAD"]
+
+
+def check_refusal(program: Path) -> None:
+    """A step that is not taken has no launches."""
+    command = [program, "--data", str(MODEL), "--steps", "2", "--print-launches", "3"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--print-launches 3: this run takes steps 1 to 2" in done.stderr
+
+
+def check_lines(lines: list[str], expected: list[tuple[int, str]]) -> dict[int, str]:
+    """Lines but for the addresses of functions, which are one for each routine; routine -> address."""
+    functions: dict[int, str] = {}
+    assert len(lines) == len(expected)
+    for line, (routine, text) in zip(lines, expected, strict=True):
+        address, said = re.fullmatch(r"  (0x[0-9a-f]+) (.*)", line).groups() if routine >= 0 else ("", line)
+        assert said == text
+        if routine >= 0:
+            assert functions.setdefault(routine, address) == address
+    return functions
+
+
+def expected_lines(planned: Planned, place: Place, rank: int) -> Iterator[tuple[int, str]]:
+    """(routine, line) of each row, (-1, line) of all else, up to the end of the step."""
+    for kind, of, number in place.lists["train"]:
+        if kind in COMPUTE:
+            yield -1, f"{kind}{of} {number}" if len(place.stages) > 1 else f"{kind} {number}"
+            yield from rows_of(planned, place, kind, int(of), number)
+        elif isinstance(of, str):
+            yield -1, f"{kind} {of} {number}"
+            yield from message_of(planned, of, kind, number, rank)
+
+
+def rows_of(planned: Planned, place: Place, kind: str, of: int, number: int) -> Iterator[tuple[int, str]]:
+    chunk = place.chunks["train"][of]
+    for row in chunk.rows[kind]:
+        operands: list[Any] = []
+        for buffer in (chunk.buffers[at] for at in row.buffers):
+            region = place.regions[buffer.region]
+            operands.append(region.base + number % region.slots * region.stride + buffer.at)
+        yield row.routine, f"{row.name}: {' '.join(map(str, operands))}"
+
+
+def message_of(planned: Planned, name: str, kind: str, number: int, rank: int) -> Iterator[tuple[int, str]]:
+    channel = planned.channels[name]
+    inbox = channel.inbox + number % channel.slots * channel.slot_bytes
+    outbox = channel.outbox + number % channel.outbox_slots * channel.slot_bytes
+    peer = rank // 2 * 2 + (channel.target if kind == "SEND" else channel.source)
+    if kind == "SEND":
+        yield -1, f"  {name} {number} to rank {peer}: {outbox} -> {inbox}, {channel.slot_bytes} bytes"
+    if kind == "FREE":
+        yield -1, f"  {name} {number} of rank {peer}: {inbox}"

@@ -64,6 +64,14 @@ def channel(plan: Plan, name: str) -> dict[str, Any]:
     return next(c for c in plan["channels"] if c["name"] == name)
 
 
+def chunk(plan: Plan, place: int, chain: str = "train") -> dict[str, Any]:
+    return plan["places"][place]["chunks"][chain][0]
+
+
+def buffer(plan: Plan, place: int, prefix: str) -> list[Any]:
+    return next(b for b in chunk(plan, place)["buffers"] if b[0].startswith(prefix))
+
+
 def region(plan: Plan, place: int, name: str) -> dict[str, Any]:
     return next(r for r in plan["places"][place]["regions"] if r["name"] == name)
 
@@ -99,7 +107,8 @@ def test_a_whole_round_decides_for_every_shorter_one(options: Options, tmp_path:
     content = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
     rng = random.Random(1)
     passed: Counter[str] = Counter()
-    for plan in (content, *(mutate(content, rng).plan for _ in range(150))):
+    mutants = [mutate(content, rng) for _ in range(200)]
+    for plan in (content, *(mutant.plan for mutant in mutants if not mutant.rows)):
         planned = read_plan(plan)
         for chain, whole in planned.rounds.items():
             if not run_symbolic(planned, chain).faults:
@@ -244,7 +253,23 @@ def cut_where_it_must_be_whole(plan: Plan) -> None:
 
 
 def use_forgotten(plan: Plan) -> None:
-    plan["places"][1]["chunks"]["train"][0]["uses"].pop()
+    chunk(plan, 1)["uses"].pop()
+
+
+def row_dropped(plan: Plan) -> None:
+    chunk(plan, 0)["rows"]["F"].pop()
+
+
+def row_given_another_buffer(plan: Plan) -> None:
+    row = chunk(plan, 1)["rows"]["B"][0]
+    row[3][0] = row[3][1]
+
+
+def another_routine(plan: Plan) -> None:
+    row = chunk(plan, 0, "evaluate")["rows"]["F"][0]
+    wanted = plan["routines"][row[0]]["operands"]
+    row[0] = len(plan["routines"])
+    plan["routines"].append({"name": "other", "flops": 0, "flat": False, "operands": wanted})
 
 
 def part_is_owned(plan: Plan) -> None:
@@ -337,6 +362,30 @@ def states_of_the_largest_replica(plan: Plan) -> None:
     plan["places"][0]["shards"]["states"]["bytes"] -= 64
 
 
+def buffer_outside_its_slot(plan: Plan) -> None:
+    buffer(plan, 0, "input.")[2] += 64
+
+
+def result_over_an_operand(plan: Plan) -> None:
+    """A block writes a saved value where another one of its own lies."""
+    of = [b for b in chunk(plan, 0)["buffers"] if b[0].startswith("1.") and b[1] == buffer(plan, 0, "1.rsqrt")[1]]
+    of[0][2] = of[1][2]
+
+
+def parameter_elsewhere(plan: Plan) -> None:
+    buffer(plan, 0, "parameter ")[2] += 64
+
+
+def part_of_a_message_elsewhere(plan: Plan) -> None:
+    parts = [b for b in chunk(plan, 1)["buffers"] if b[0].startswith("received.")]
+    parts[0][2], parts[1][2] = parts[1][2], parts[0][2]
+
+
+def saved_value_overwritten(plan: Plan) -> None:
+    """The second block writes where the first has left what its backward reads."""
+    buffer(plan, 0, "2.rsqrt")[2] = buffer(plan, 0, "1.rsqrt")[2]
+
+
 EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1201": ((no_version, "version"), (no_lists, "lists"), (unknown_kind, "'G'"), (names_twice, "one name"), (half_a_slot, "1.5")),
     "E1202": (
@@ -367,6 +416,9 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (cut_where_it_must_be_whole, "its rule wants it whole"),
         (replicas_do_not_divide, "do not divide over 3 replicas"),
         (use_forgotten, "are summed, the model has"),
+        (row_dropped, "train: place 0, chunk 0: its rows do not compute"),
+        (row_given_another_buffer, "train: place 1, chunk 0: its rows do not compute"),
+        (another_routine, "evaluate: place 0, chunk 0: its rows do not compute"),
         (part_is_owned, "elements are updated, it has"),
     ),
     "E1205": (
@@ -376,9 +428,14 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (sent_before_made, "place 0, action"),
         (read_before_received, "(place 0), which holds nothing"),
         (outbox_overwritten, "it may not have left for place 1"),
+        (saved_value_overwritten, "reads 1.rsqrt, which does not lie there whole"),
     ),
     "E1206": (
         (arena_too_small, "place 1: "),
+        (buffer_outside_its_slot, "of train.0.inputs"),
+        (result_over_an_operand, "share bytes, and one of them is written"),
+        (parameter_elsewhere, "is no buffer of this place"),
+        (part_of_a_message_elsewhere, "was sent as"),
         (rings_overlap, "place 0: train.0.F-B"),
         (slot_too_small, "place 0: train.0.F-B puts"),
         (message_too_small, "into messages of"),

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mlc.parallel.planned import Chunk, Place, Planned
+from mlc.parallel.planned import MOST_ROUNDS, Chunk, Place, Planned
 from mlc.parallel.quantities import size_text
 from mlc.parallel.touches import Touch, phase_rows, phase_touches
 
@@ -75,6 +75,8 @@ def _rings(place: Place, compute: Bytes, phases: Sequence[str], touches: Mapping
     """The rings and outboxes of the chain; inboxes are a part of what lasts."""
     entries = place.lists["train"]
     microbatches = entries.microbatches[compute].astype(np.int64)
+    if len(compute) and not 0 <= microbatches.min() <= microbatches.max() < MOST_ROUNDS:
+        raise ValueError(f"microbatches {microbatches.min()} to {microbatches.max()}")
     gone: dict[str, dict[int, int]] = {}
     for position, entry in enumerate(entries):
         if entry.kind == "SENT":
