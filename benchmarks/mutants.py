@@ -218,5 +218,15 @@ def edit_rows(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     return f"{text} becomes {rows[at : at + 1]}", {COVERAGE, LIFETIMES, MEMORY, NO_PLAN}
 
 
-ROW_EDITS = (move_buffer, edit_rows)
+def move_operand(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """An update or an initial value is given other memory."""
+    place = rng.choice(plan["places"])
+    operands = rng.choice([*(held["init"][1] for held in place["held"]), *(one["reads"] for one in place["owned"] if one["reads"])])
+    at = rng.randrange(len(operands))
+    before = operands[at]
+    operands[at] = max(0, before + rng.choice([-64, -4, 4, 64])) if rng.random() < 0.7 else rng.choice(operands)
+    return f"place {place['place']}: operand {at} of a call moves from {before} to {operands[at]}", {MEMORY, COVERAGE}
+
+
+ROW_EDITS = (move_buffer, edit_rows, move_operand)
 EDITS = (drop, duplicate, swap, reorder, repeer, renumber, shrink, *ROW_EDITS)

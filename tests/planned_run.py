@@ -14,7 +14,7 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.parallel.entries import Entry
-from mlc.parallel.planned import Buffer, Channel, Chunk, Place, Planned, Row
+from mlc.parallel.planned import RECORD_ONE, Buffer, Channel, Chunk, Place, Planned, Row
 
 
 @dataclass
@@ -84,6 +84,7 @@ class Run:
             memory.write(held.master, 4 * parameter.type.size, hash(parameter.name))
             if held.copy is not None:
                 memory.write(held.copy, parameter.type.bytes, hash(parameter.name))
+        memory.write(place.record + RECORD_ONE, 4, hash("one"))
         for _, use in place.uses():
             memory.write(use.levels[0], 4 * program.parameters[use.parameter].type.size, 0)
 
@@ -109,6 +110,22 @@ class Run:
         for flow in self.flows.values():
             if flow.channel.chain == chain:
                 assert flow.posted == flow.moved == flow.released == self.plan.rounds[chain], flow
+        for place in self.plan.places:
+            for chunk in place.chunks[chain]:
+                for number in range(self.plan.rounds[chain]):
+                    self._look(place, chain, chunk, number)
+
+    def _look(self, place: Place, chain: str, chunk: Chunk, number: int) -> None:
+        """What a microbatch left, when the list has ended."""
+        memory, microbatch = self.memories[place.number], self.first + number
+        for column, buffer in chunk.values:
+            name, stage = self.plan.columns[chain].columns[column]
+            assert stage == chunk.stage
+            at = self._address(place, chunk.buffers[buffer], number)
+            self.results["value", chain, name, column, microbatch] = memory.read(at, 4, name)
+        if chunk.logits:
+            logits = chunk.buffers[chunk.logits.buffer]
+            self.results["logits", microbatch] = memory.read(self._address(place, logits, number), logits.bytes, "logits")
 
     def _read_gradients(self) -> None:
         """What ends a step finds every gradient where it was put."""
@@ -157,22 +174,12 @@ class Run:
 
     def _compute(self, place: Place, chain: str, chunk: Chunk, kind: str, number: int) -> None:
         memory, microbatch = self.memories[place.number], self.first + number
-        memory.write(place.seed, 4, hash(("seed", microbatch)))
         if kind == "F":
             for of, buffer in chunk.inputs:
                 value = self.program.inputs[of]
                 memory.write(self._address(place, chunk.buffers[buffer], number), value.type.bytes, hash(("input", value.name, microbatch)))
-        for row in (*((chunk.weight,) if kind == "F" and chunk.weight else ()), *chunk.rows[kind]):
+        for row in chunk.rows[kind]:
             self._row(place, chunk, row, number, microbatch)
-        if kind == "F":
-            for column, buffer in chunk.values:
-                name, stage = self.plan.columns[chain].columns[column]
-                assert stage == chunk.stage
-                at = self._address(place, chunk.buffers[buffer], number)
-                self.results["value", chain, name, column, microbatch] = memory.read(at, 4, name)
-        if kind == "F" and chunk.logits:
-            logits = chunk.buffers[chunk.logits.buffer]
-            self.results["logits", microbatch] = memory.read(self._address(place, logits, number), logits.bytes, "logits")
 
     def _address(self, place: Place, buffer: Buffer, number: int) -> int:
         region = place.regions[buffer.region]

@@ -386,6 +386,23 @@ def saved_value_overwritten(plan: Plan) -> None:
     buffer(plan, 0, "2.rsqrt")[2] = buffer(plan, 0, "1.rsqrt")[2]
 
 
+def update_of_another_gradient(plan: Plan) -> None:
+    next(one for one in plan["places"][0]["owned"] if one["update"] is not None)["gradient"] += 64
+
+
+def update_reads_no_scalar(plan: Plan) -> None:
+    next(one for one in plan["places"][0]["owned"] if one["reads"])["reads"][0] -= 1
+
+
+def work_memory_of_an_initial_value(plan: Plan) -> None:
+    plan["places"][1]["held"][0]["init"][1][0] += 64
+
+
+def loss_forgotten(plan: Plan) -> None:
+    """The losses of two microbatches have one slot."""
+    region(plan, 1, "train.0.values")["slots"] -= 1
+
+
 EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1201": ((no_version, "version"), (no_lists, "lists"), (unknown_kind, "'G'"), (names_twice, "one name"), (half_a_slot, "1.5")),
     "E1202": (
@@ -429,6 +446,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (read_before_received, "(place 0), which holds nothing"),
         (outbox_overwritten, "it may not have left for place 1"),
         (saved_value_overwritten, "reads 1.rsqrt, which does not lie there whole"),
+        (loss_forgotten, "has no slot of its own for each microbatch"),
     ),
     "E1206": (
         (arena_too_small, "place 1: "),
@@ -443,6 +461,9 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (inbox_not_shared, "of an inbox of"),
         (inbox_too_large, "place 0: record begins at byte"),
         (states_overlap, "optimizer states"),
+        (update_of_another_gradient, "its own is at"),
+        (update_reads_no_scalar, "where no scalar of the record lies"),
+        (work_memory_of_an_initial_value, "it is not written to its master"),
         (states_of_the_largest_replica, "the largest shard of a replica needs"),
     ),
 }

@@ -135,7 +135,7 @@ class Tables:
                 place.arena_bytes,
                 place.inbox_bytes,
                 place.record,
-                place.seed,
+                place.microbatches,
                 place.levels,
                 initializer(chunks),
                 len(place.stages),
@@ -159,7 +159,6 @@ class Tables:
         rows = {phase: self._rows(f"{name}_{field}", chunk.rows.get(phase, ()), operands) for phase, field in _ROWS.items()}
         inputs = [initializer((number, operands[buffer])) for number, buffer in chunk.inputs]
         values = [initializer((column, operands[buffer])) for column, buffer in chunk.values]
-        weight = self._rows(f"{name}_weight", [chunk.weight] if chunk.weight else [], operands)
         uses = self._array("mlc_use", f"{name}_uses", [self._use(use) for use in chunk.uses])
         logits = chunk.logits
         return initializer(
@@ -168,8 +167,7 @@ class Tables:
                 *rows.values(),
                 self.pools.array("mlc_binding", inputs),
                 len(inputs),
-                weight,
-                place.weight_at,
+                "MLC_NONE" if chunk.weight is None else operands[chunk.weight],
                 self.pools.array("mlc_value", values),
                 len(values),
                 uses,
@@ -303,7 +301,7 @@ def _operand(region: int, at: int) -> str:
 
 def chunk_rows(chunk: Chunk) -> list[Row]:
     """Every row of a chunk."""
-    return [*(row for of in chunk.rows.values() for row in of), *([chunk.weight] if chunk.weight else [])]
+    return [row for of in chunk.rows.values() for row in of]
 
 
 def rate_index(program: Program, scalars: Sequence[str]) -> int:

@@ -12,12 +12,11 @@ def rows_meaning(
     routines: Sequence[Signature],
     buffers: Sequence[Buffer],
     rows: Mapping[str, Iterable[Row]],
-    weight: Row | None,
     bound: Mapping[str, Iterable[tuple[int, int]]],
 ) -> str:
     """bound: what else a chunk names buffers for: pairs of a number and a buffer, by what they are"""
     digest = hashlib.sha256()
-    for phase, of in (("weight", [weight] if weight else []), *sorted(rows.items())):
+    for phase, of in sorted(rows.items()):
         for row in of:
             names = " ".join(buffers[number].name for number in row.buffers)
             digest.update(f"{phase} {routines[row.routine].name} {row.path} {names}\n".encode())

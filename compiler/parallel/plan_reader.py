@@ -159,7 +159,7 @@ def _check_call(planned: Planned, call: Call) -> None:
 
 def _check_chunk(planned: Planned, chain: str, chunk: Chunk) -> None:
     rows = [row for of in chunk.rows.values() for row in of]
-    for row in (*rows, *([chunk.weight] if chunk.weight else [])):
+    for row in rows:
         routine = planned.routines[_below(row.routine, len(planned.routines), "routines")]
         _same(len(row.buffers), len(routine.operands), f"operands of {routine.name}")
         for buffer in row.buffers:
@@ -168,6 +168,8 @@ def _check_chunk(planned: Planned, chain: str, chunk: Chunk) -> None:
     for column, buffer in chunk.values:
         _below(column, len(columns), f"columns of {chain}")
         _below(buffer, len(chunk.buffers), "buffers")
+    if chunk.weight is not None:
+        _below(chunk.weight, len(chunk.buffers), "buffers")
     for _, buffer in chunk.inputs:
         _below(buffer, len(chunk.buffers), "buffers")
     if chunk.logits is not None:
@@ -260,8 +262,7 @@ def _place(p: Mapping[str, Any]) -> Place:
         arena_bytes=_count(p["arena_bytes"]),
         inbox_bytes=_whole(p["inbox_bytes"]),
         record=_whole(p["record"]),
-        seed=_whole(p["seed"]),
-        weight_at=_whole(p["weight_at"]),
+        microbatches=_whole(p["microbatches"]),
         levels=_whole(p["levels"]),
         stages=tuple(map(_whole, p["stages"])),
         fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), _chain(f.get("chain"))) for f in p["fixed"]),
@@ -282,7 +283,7 @@ def _chunk(c: Mapping[str, Any], regions: list[str]) -> Chunk:
         stage=_whole(c["stage"]),
         buffers=tuple(Buffer(name, regions[_below(region, len(regions), "regions")], at, size) for name, region, at, size in c["buffers"]),
         rows={phase: tuple(map(_row, of)) for phase, of in c["rows"].items() if _known(phase)},
-        weight=_row(c["weight"]) if c["weight"] is not None else None,
+        weight=_optional(c["weight"]),
         inputs=tuple((_whole(number), _whole(buffer)) for number, buffer in c["inputs"]),
         values=tuple((_whole(column), _whole(buffer)) for column, buffer in c["values"]),
         uses=tuple(Use(_whole(u["parameter"]), _whole(u["index"]), str(u["phase"]), tuple(map(_whole, u["levels"]))) for u in c["uses"]),

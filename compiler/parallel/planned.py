@@ -23,8 +23,10 @@ MOST_ROUNDS = 1 << 20
 #: Bytes of the header that a channel has for each sender.
 HEADER_BYTES = 256
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "replicas", "tree")
-#: Bytes of mlc_record before its scalars.
+#: Bytes of mlc_record before its scalars; where it holds 1. Bytes of the number of a microbatch.
 RECORD_HEAD_BYTES = 64
+RECORD_ONE = 32
+NUMBER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +191,16 @@ class Chunk:
     """A stage of a chain on its place.
 
     rows:     by phase: F, and I, W, B as far as its list has them
-    weight:   the row that makes the weight of a microbatch, before the others; None where none is needed or it is 1
+    weight:   the buffer of the weight of a microbatch, which a row of F makes; None where none is needed or it is 1
     inputs:   (model input, buffer), filled before the rows of F
-    values:   (column, buffer) of what the rows of F leave
+    values:   (column, buffer): what the rows of F leave, to be read when the list has ended
     meaning:  of the rows (meaning.py), as the model has them
     """
 
     stage: int
     buffers: tuple[Buffer, ...]
     rows: Mapping[str, tuple[Row, ...]]
-    weight: Row | None
+    weight: int | None
     inputs: tuple[tuple[int, int], ...]
     values: tuple[tuple[int, int], ...]
     uses: tuple[Use, ...]
@@ -211,7 +213,7 @@ class Place:
     """All that the ranks of one pipeline coordinate do and hold. The first inbox_bytes of its arena are what peers write into.
 
     record:     address of the step record
-    seed:       f32, the cotangent of every loss; weight_at: f32, the weight of a microbatch
+    microbatches: address of the numbers of the microbatches of a list, over all replicas
     levels:     accumulators a use
     chunks:     per chain, in the order of its stages
     states:     where a replica lays out the optimizer states of its pieces, one after the other
@@ -223,8 +225,7 @@ class Place:
     arena_bytes: int
     inbox_bytes: int
     record: int
-    seed: int
-    weight_at: int
+    microbatches: int
     levels: int
     stages: tuple[int, ...]
     fixed: tuple[Area, ...]

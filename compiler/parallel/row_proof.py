@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 
 from mlc.parallel.faults import Fault
 from mlc.parallel.meaning import rows_meaning
-from mlc.parallel.planned import RECORD_HEAD_BYTES, Area, Buffer, Chunk, Operand, Place, Planned, Row
-from mlc.parallel.touches import phase_rows
+from mlc.parallel.planned import RECORD_HEAD_BYTES, RECORD_ONE, Area, Buffer, Chunk, Operand, Place, Planned, Row
 
 #: What one microbatch goes through on a chunk, one of these that the chunk has rows for.
 _COURSES = (("F", "B"), ("F", "I", "W"))
@@ -51,7 +50,8 @@ def _signature_faults(planned: Planned) -> Iterator[Fault]:
 
 
 def _scalars(planned: Planned, place: Place, unit: int) -> Iterator[Area]:
-    """Those of the step record."""
+    """Those of the step record, and its 1."""
+    yield Area("one", place.record + RECORD_ONE, unit, None)
     for number, name in enumerate(planned.scalars):
         yield Area(f"scalar {name}", place.record + RECORD_HEAD_BYTES + unit * number, unit, None)
 
@@ -116,8 +116,8 @@ class _Chunk:
 
     def faults(self) -> Iterator[Fault]:
         of = self.chunk
-        bound = {"input": of.inputs, "value": of.values}
-        if rows_meaning(self.planned.routines, of.buffers, of.rows, of.weight, bound) != of.meaning:
+        bound = {"input": of.inputs, "value": of.values, "weight": [] if of.weight is None else [(0, of.weight)]}
+        if rows_meaning(self.planned.routines, of.buffers, of.rows, bound) != of.meaning:
             yield Fault("E1204", f"{self.where}: its rows do not compute what those of the model do")
             return
         for buffer in self.chunk.buffers:
@@ -187,12 +187,11 @@ class _Chunk:
             self.memory.pop("arena", None)
             for _, buffer in self.chunk.inputs if phase == "F" else ():
                 self._write(buffer)
-            for at, row in enumerate(phase_rows(self.chunk, phase)):
+            for at, row in enumerate(self.chunk.rows[phase]):
                 where = f"{self.where}, {phase} row {at} ({row.name})"
                 yield from self._row(row, where)
                 added.update((self.chunk.buffers[b].name, phase) for b in self._added(row))
-            if phase == "F":
-                yield from self._left()
+        yield from self._left()
         yield from self._sent_faults()
         if self.chain == "train":
             yield from self._use_faults(added, course)
@@ -214,10 +213,8 @@ class _Chunk:
                 self._write(number)
 
     def _may(self, buffer: Buffer, use: str) -> bool:
-        """Rows read what lasts; they add to gradients, and write the weight of a microbatch."""
-        if buffer.name.startswith("gradient of "):
-            return use == "add"
-        return use == "read" or (use == "write" and buffer.name == "weight")
+        """Rows read what lasts; they add to gradients."""
+        return use == ("add" if buffer.name.startswith("gradient of ") else "read")
 
     def _overlaps(self, pairs: Sequence[tuple[int, Operand]], where: str) -> Iterator[Fault]:
         """Of two operands that share bytes, at most one is written, and in the other's place only where it may."""
@@ -262,13 +259,18 @@ class _Chunk:
     # ---- what is left ----
 
     def _left(self) -> Iterator[Fault]:
-        """What is read when the rows of F are done."""
+        """What is read when the list has ended: it is still there, and each microbatch has a slot of its own for it."""
         wanted = [buffer for _, buffer in self.chunk.values]
+        if self.chunk.weight is not None:
+            wanted.append(self.chunk.weight)
         if self.chunk.logits is not None:
             wanted.append(self.chunk.logits.buffer)
         for number in wanted:
+            buffer = self.chunk.buffers[number]
             if not self._holds(number):
-                yield Fault("E1205", f"{self.where}: {self.chunk.buffers[number].name} is not there when the rows of F are done")
+                yield Fault("E1205", f"{self.where}: {buffer.name} is not there when the list has ended")
+            if self.place.regions[buffer.region].slots < self.planned.rounds.get(self.chain, 0):
+                yield Fault("E1205", f"{self.where}: {buffer.name} has no slot of its own for each microbatch of the list")
 
     def _sent_faults(self) -> Iterator[Fault]:
         """Every part of a message that leaves was written, and is still there."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlc.parallel.planned import Chunk, Place, Planned, Row
+from mlc.parallel.planned import Chunk, Place, Planned
 
 
 class Touch(NamedTuple):
@@ -31,7 +30,7 @@ def _touch(planned: Planned, chunk: Chunk, phase: str) -> Touch:
     if phase == "F":
         made.update(buffer for _, buffer in chunk.inputs)
         writes.update(chunk.buffers[buffer].region for buffer in made)
-    for row in phase_rows(chunk, phase):
+    for row in chunk.rows[phase]:
         operands = planned.routines[row.routine].operands
         for number, operand in zip(row.buffers, operands, strict=True):
             if operand.use == "read" and number not in made:
@@ -41,9 +40,3 @@ def _touch(planned: Planned, chunk: Chunk, phase: str) -> Touch:
                 made.add(number)
                 writes.add(chunk.buffers[number].region)
     return Touch(frozenset(reads - {"arena"}), frozenset(writes - {"arena"}))
-
-
-def phase_rows(chunk: Chunk, phase: str) -> Sequence[Row]:
-    """The rows of a phase in order."""
-    rows = chunk.rows[phase]
-    return (chunk.weight, *rows) if phase == "F" and chunk.weight else rows

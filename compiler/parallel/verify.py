@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.parallel.call_proof import call_faults
 from mlc.parallel.entries import CODES, ENDINGS, Column, Entries
 from mlc.parallel.faults import Fault
 from mlc.parallel.memory_proof import memory_faults
@@ -56,7 +57,8 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
     calls:   names of the calls of the train chain in order, where the program is at hand
     raises:  MlcError E1202 (deadlock), E1203 (transfers), E1204 (coverage), E1205 (lifetimes), E1206 (memory)
     """
-    faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *memory_faults(planned), *row_faults(planned)]
+    placed = (*memory_faults(planned), *row_faults(planned), *call_faults(planned))
+    faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *placed]
     if faults:
         raise _refused(faults)
     messages: dict[str, int] = {}

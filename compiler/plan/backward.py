@@ -18,8 +18,8 @@ from mlc.plan.forward import Accumulators, Values
 from mlc.plan.rows import StageRows
 from mlc.plan.stages import StagedChain
 
-#: The buffer that holds the cotangent of the loss: the weight of the microbatch.
-SEED = "seed"
+#: A buffer of the step record that holds 1: the cotangent of a loss whose microbatch has no weight of its own.
+ONE = "one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class _Planner:
     def _cotangent(self, g: _Gradient, n: int) -> str:
         """Where the cotangent of a result lies; that of a state nothing reads is set to 0 first."""
         if n >= g.unit.outputs or g.call.results[n] == self.staged.chain.loss:
-            return SEED
+            return self.rows.weight or ONE
         state, kind = g.call.results[n], self.lowered.stored(g.call.unit, g.unit.function.results[n])
         if state in self.totals:
             return self.totals[state]
@@ -156,4 +156,6 @@ class _Planner:
         routine = self.lowered.input_gradient[g.call.unit]
         over = dict(routine.in_place).get(pending) if routine else None
         later = {p.name for p in g.variant.weight_gradient.parameters}
-        return over if over in g.variant.saved and over not in later else None
+        made = g.variant.forward.results[: g.unit.outputs + len(g.unit.effects)]
+        left = {value.name for value in made if value.type.size == 1}  # it may be a number that is looked at when the step has ended
+        return over if over in g.variant.saved and over not in later | left else None

@@ -59,12 +59,12 @@ def plan_chain(
             add_backward_rows(lowered, staged, accumulators, choices, values, of)
         for name in of.inputs:
             of.buffer(f"input.{name}", inputs[name])
-    columns, found = _columns(staged, rows)
+    columns, found = _columns(lowered, staged, rows)
     joint = [table.joint(stage) for stage in range(layout.stages)]
     if train and table.schedule.microbatches == 1:
         _own_gradients(lowered, staged, uses, [of for of in rows if joint[of.stage]])
     memories = tuple(
-        stage_memory(staged, of, table.kinds[of.stage], [buffer for _, buffer in lasting], _logits(staged, of), joint[of.stage])
+        stage_memory(staged, of, table.kinds[of.stage], _lasting(of, lasting), _logits(staged, of), joint[of.stage])
         for of, lasting in zip(rows, found, strict=True)
     )
     edges = tuple(chain_edges(staged, memories))
@@ -111,18 +111,30 @@ def _end(layout: Layout, kind: str) -> list[Entry]:
     return []
 
 
-def _columns(staged: StagedChain, rows: Sequence[StageRows]) -> tuple[Columns, tuple[tuple[tuple[int, str], ...], ...]]:
+def _columns(lowered: Lowered, staged: StagedChain, rows: Sequence[StageRows]) -> tuple[Columns, tuple[tuple[tuple[int, str], ...], ...]]:
     """The columns of a chain, the loss first, then what adds to it; and per stage, (column, buffer)."""
     if staged.kind == "sample":
         return Columns((), 0, _stage_of(staged, staged.chain.logits)), tuple(() for _ in rows)
     loss = staged.chain.loss
-    columns = [] if loss is None else [("loss", _stage_of(staged, loss), f"state.{loss}")]
+    columns = [] if loss is None else [("loss", _stage_of(staged, loss), _noted(lowered, staged, rows, loss))]
     columns += [(name, of.stage, buffer) for of in rows for name, buffer in of.losses]
     losses = len(columns)
     columns += [(name, of.stage, buffer) for of in rows for name, buffer in of.metrics]
-    columns += [(name, _stage_of(staged, state), f"state.{state}") for name, state in staged.chain.metrics]
+    columns += [(name, _stage_of(staged, state), _noted(lowered, staged, rows, state)) for name, state in staged.chain.metrics]
     values = tuple(tuple((n, buffer) for n, (_, stage, buffer) in enumerate(columns) if stage == of.stage) for of in rows)
     return Columns(tuple((name, stage) for name, stage, _ in columns), losses, -1), values
+
+
+def _noted(lowered: Lowered, staged: StagedChain, rows: Sequence[StageRows], state: str) -> str:
+    """The buffer in which a state stays to the end of the list: a copy where the state itself leaves in a message."""
+    stage, kind = _stage_of(staged, state), staged.types[state]
+    if state not in staged.sent(stage):
+        return f"state.{state}"
+    of = rows[stage]
+    buffer = f"noted.{state}"
+    if buffer not in of.sizes:
+        of.add("F", lowered.copies[kind.key], [f"state.{state}", of.buffer(buffer, kind)], "", f"{state} is noted")
+    return buffer
 
 
 def _stage_of(staged: StagedChain, state: str | None) -> int:
@@ -131,6 +143,11 @@ def _stage_of(staged: StagedChain, state: str | None) -> int:
         if any(state in staged.chain.calls[n].results for n in numbers):
             return stage
     return -1
+
+
+def _lasting(rows: StageRows, values: Sequence[tuple[int, str]]) -> list[str]:
+    """The numbers that a stage leaves: its columns, and the weight of the microbatch."""
+    return [*(buffer for _, buffer in values), *([rows.weight] if rows.weight else [])]
 
 
 def _logits(staged: StagedChain, rows: StageRows) -> str | None:

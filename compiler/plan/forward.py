@@ -1,4 +1,4 @@
-"""The forward rows of a stage, and the row of a microbatch's weight."""
+"""The forward rows of a stage: the weight of a microbatch where it makes a loss, its calls, what passes through."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mlc.ir.program import CHOICES, Call
 from mlc.lower.program import Lowered
-from mlc.plan.rows import Row, StageRows
+from mlc.plan.rows import StageRows
 from mlc.plan.stages import StagedChain
 
 #: (call, result of its unit) -> the accumulator of a use.
@@ -24,6 +24,8 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
     """
     values: Values = {}
     received = staged.received(rows.stage)
+    if _leaves_column(lowered, staged, rows.stage):
+        _add_weight(lowered, staged, rows)
     for number in staged.calls[rows.stage]:
         _round_parameters(lowered, staged, rows, number)
         values[number] = _add_call(lowered, staged, uses, choices[number] if choices else CHOICES[0], rows, number)
@@ -32,8 +34,6 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
             kind = staged.types[state]
             buffers = [rows.buffer(f"received.{state}", kind), rows.buffer(f"state.{state}", kind)]
             rows.add("F", lowered.copies[kind.key], buffers, "", f"{state} passes")
-    if _leaves_column(staged, rows):
-        rows.weight = _weight_row(lowered, staged, rows)
     return values
 
 
@@ -91,25 +91,25 @@ def _input(rows: StageRows, name: str) -> str:
     return f"input.{name}"
 
 
-def _leaves_column(staged: StagedChain, rows: StageRows) -> bool:
+def _leaves_column(lowered: Lowered, staged: StagedChain, stage: int) -> bool:
     """Whether the stage leaves a number of a microbatch, which its weight goes with."""
     if staged.kind == "sample":
         return False
+    units = lowered.step.program.units
     states = {staged.chain.loss, *(state for _, state in staged.chain.metrics)}
-    calls = (staged.chain.calls[n] for n in staged.calls[rows.stage])
-    return bool(rows.losses or rows.metrics) or any(states & set(call.results) for call in calls)
+    calls = [staged.chain.calls[n] for n in staged.calls[stage]]
+    return any(states & set(call.results) or any(e.kind != "accumulate" for e in units[call.unit].effects) for call in calls)
 
 
-def _weight_row(lowered: Lowered, staged: StagedChain, rows: StageRows) -> Row | None:
-    """The row that makes the weight of a microbatch from inputs."""
+def _add_weight(lowered: Lowered, staged: StagedChain, rows: StageRows) -> None:
+    """Append the row that makes the weight of a microbatch from inputs, where there is one."""
     if staged.chain.weight is None:
-        return None
+        return
     number, arguments = staged.chain.weight
-    unit, routine = lowered.step.program.units[number], lowered.forward[number]
+    unit = lowered.step.program.units[number]
     bound = [_input(rows, name) if role == "input" else f"scalar {name}" for role, name in zip(unit.roles, arguments, strict=True)]
-    if routine.work_bytes:
-        rows.sizes["work.weight"] = routine.work_bytes
-        bound = [*bound, "weight", "work.weight"]
-    else:
-        bound = [*bound, "weight"]
-    return Row("F", routine, tuple(bound), "", "weight")
+    for name, parameter in zip(bound, unit.function.parameters, strict=True):
+        if name.startswith("input."):
+            rows.buffer(name, parameter.type)
+    rows.weight = rows.buffer("weight", unit.function.results[0].type)
+    rows.add("F", lowered.forward[number], [*bound, rows.weight], "", "weight")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlc.parallel.planned import MOST_ROUNDS, Chunk, Place, Planned
 from mlc.parallel.quantities import size_text
-from mlc.parallel.touches import Touch, phase_rows, phase_touches
+from mlc.parallel.touches import Touch, phase_touches
 
 #: Lines of a drawing, and columns of its longest bar.
 _LINES = 16
@@ -94,8 +94,10 @@ def _rings(place: Place, compute: Bytes, phases: Sequence[str], touches: Mapping
         np.maximum.at(last, microbatches[at], at)
         for microbatch, position in gone.get(region.name.removeprefix("out:"), {}).items():
             last[microbatch] = max(last[microbatch], int(np.searchsorted(compute, position)) - 1)
-        used = np.zeros(len(compute) + 1, np.int64)
         alive = last >= 0
+        if region.name.endswith(".values"):  # they are looked at when the list has ended
+            last[alive] = len(compute) - 1
+        used = np.zeros(len(compute) + 1, np.int64)
         np.add.at(used, first[alive], region.stride)
         np.subtract.at(used, last[alive] + 1, region.stride)
         yield region.name, np.cumsum(used)[:-1]
@@ -105,7 +107,7 @@ def _transient(planned: Planned, place: Place, chunk: Chunk, phase: str) -> tupl
     """The most bytes of transient values that are in use at a row of a phase, and the row's name."""
     area = next((area for area in place.fixed if area.name == "transient.train"), None)
     lives: dict[int, tuple[int, int]] = {}
-    rows = phase_rows(chunk, phase)
+    rows = chunk.rows[phase]
     for at, row in enumerate(rows):
         for number in row.buffers:
             buffer = chunk.buffers[number]

@@ -1,7 +1,7 @@
 """The arena of a place: every buffer an address, every row its operands.
 
     inbox      at 0: the tree's headers, slots and outbox, which lie alike on every place; headers, then slots of other channels
-    lasting    the step record, seed and weight, parameters, accumulators, outboxes towards replicas and holders, optimizer state
+    lasting    the step record, numbers of microbatches, parameters, accumulators, outboxes towards replicas and holders, optimizer state
     chains     train, evaluate and sample lay out the rest each for itself: transient values, rings, outboxes
 """
 
@@ -19,7 +19,9 @@ from mlc.mesh import Cohort
 from mlc.parallel.meaning import rows_meaning
 from mlc.parallel.planned import (
     HEADER_BYTES,
+    NUMBER_BYTES,
     RECORD_HEAD_BYTES,
+    RECORD_ONE,
     Area,
     Buffer,
     Call,
@@ -41,7 +43,7 @@ from mlc.plan.chains import PlannedChain
 from mlc.plan.channels import Edge, ring_slots
 from mlc.plan.layout import Layout
 from mlc.plan.lists import window
-from mlc.plan.regions import BOXES, TRANSIENT, StageMemory
+from mlc.plan.regions import BOXES, TRANSIENT, VALUES, StageMemory
 from mlc.plan.routines import Routines
 from mlc.plan.rows import Row, StageRows
 from mlc.plan.uses import Use as ParameterUse
@@ -121,7 +123,9 @@ class PlacePlanner:
         record = self._take("record", RECORD_HEAD_BYTES + self.unit * len(scalars))
         first = record + RECORD_HEAD_BYTES
         self.named.update((f"scalar {name}", (first + self.unit * n, self.unit)) for n, name in enumerate(scalars))
-        seed, weight = (self._buffer(name, self.unit) for name in ("seed", "weight"))
+        self.named["one"] = record + RECORD_ONE, self.unit
+        most = max(chain.table.schedule.microbatches for chain in self.sketch.chains)
+        microbatches = self._take("microbatches", NUMBER_BYTES * most)
         held = tuple([self._hold(number) for number in self.sketch.held[self.place]])
         uses = self._accumulators()
         for channel in list(self.channels.values()):
@@ -139,8 +143,7 @@ class PlacePlanner:
             arena_bytes=end,
             inbox_bytes=self.inbox_bytes,
             record=record,
-            seed=seed,
-            weight_at=weight,
+            microbatches=microbatches,
             levels=self.sketch.levels,
             stages=self.stages,
             fixed=tuple(self.fixed),
@@ -279,7 +282,8 @@ class PlacePlanner:
             for name, ring in memory.rings.items():
                 if name not in BOXES:
                     times = [chain.table.times[stage, phase].positions for phase in (ring.phases[0], ring.phases[-1])]
-                    self._region(f"{kind}.{chunk}.{name}", ring.bytes, window(*times), kind)
+                    slots = chain.table.schedule.microbatches if name == VALUES else window(*times)
+                    self._region(f"{kind}.{chunk}.{name}", ring.bytes, slots, kind)
             self._own_gradients(chain, chunk, uses)
         return tuple([self._chunk(chain, chunk, transient, uses) for chunk in range(len(self.stages))])
 
@@ -343,13 +347,13 @@ class PlacePlanner:
             return PlannedRow(routines.number(row.routine), row.path, row.name, tuple(map(buffers.number, row.buffers)))
 
         filled = tuple((inputs[name], buffers.number(f"input.{name}")) for name in rows.inputs)
-        weight = None if rows.weight is None else placed(rows.weight)
+        weight = None if rows.weight is None else buffers.number(rows.weight)
         once = {id(row): placed(row) for row in rows.rows}
         shown = logits is not None and chain.columns.logits_stage == stage
         kind = staged.types[logits].type if logits is not None and shown else None
         by_phase = {phase: tuple([once[id(row)] for row in of]) for phase, of in memory.rows.items()}
         values = tuple((column, buffers.number(name)) for column, name in chain.values[stage])
-        bound = {"input": filled, "value": values}
+        bound = {"input": filled, "value": values, "weight": [] if weight is None else [(0, weight)]}
         return Chunk(
             stage=stage,
             rows=by_phase,
@@ -359,7 +363,7 @@ class PlacePlanner:
             uses=tuple(uses[stage]) if staged.kind == "train" else (),
             logits=None if kind is None else Logits(kind.dtype, kind.shape, buffers.number(f"state.{logits}")),
             buffers=buffers.all(),
-            meaning=rows_meaning(routines.signatures, buffers.all(), by_phase, weight, bound),
+            meaning=rows_meaning(routines.signatures, buffers.all(), by_phase, bound),
         )
 
 

@@ -81,7 +81,7 @@ def _routines(
     lowered: Lowered, chains: Sequence[PlannedChain], parameters: Sequence[PlannedParameter], held: Sequence[Sequence[int]]
 ) -> Routines:
     """The routines that some row of some place calls."""
-    called = [row.routine for chain in chains for rows in chain.rows for row in (*rows.rows, *([rows.weight] if rows.weight else []))]
+    called = [row.routine for chain in chains for rows in chain.rows for row in rows.rows]
     called += [lowered.inits[number] for numbers in held for number in numbers]
     called += [lowered.updates[parameter.update] for parameter in parameters if parameter.update is not None]
     return called_routines(lowered, called)

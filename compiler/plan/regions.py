@@ -21,6 +21,8 @@ from mlc.plan.stages import StagedChain
 BOXES = ("received", "sent", "gradients received", "gradients sent")
 INPUTS = "inputs"
 LOGITS = "logits"
+#: Weight and columns of each microbatch: they are looked at when the list has ended, so each has a slot of its own.
+VALUES = "values"
 TRANSIENT = "transient"
 JOINT = "F-B"
 
@@ -83,15 +85,13 @@ def stage_memory(
     """Place the buffers of a stage.
 
     kinds:    of the actions the stage has in its list: F, and I and W, or B, or both
-    lasting:  buffers that are read when the forward rows are done
+    lasting:  buffers of numbers that are read when the list has ended
     logits:   a buffer that is read when the list has ended
     joint:    every B comes right after its F
     """
     phases = _phases(rows, frozenset(kinds))
     touched = {phase: _touches(of, rows.sizes) for phase, of in phases.items()}
-    lasting = tuple(lasting)
-    for name in lasting:
-        touched["F"][name].last = len(phases["F"])
+    lasting = frozenset(lasting)
     if rows.inputs:
         _fill(touched, rows)
     separate = [phase for phase in phases if phase != "B" or "I" not in phases]
@@ -102,7 +102,7 @@ def stage_memory(
             of_buffer[name] = (*of_buffer.get(name, ()), phase)
     if joint:
         sizes |= _place_joint(rows, phases, lasting, spots)
-    sizes |= _place_rings(rows, of_buffer, spots, logits)
+    sizes |= _place_rings(rows, of_buffer, spots, lasting, logits)
     transient = max((_place_transient(rows, touched[phase], of_buffer, phase, spots) for phase in separate), default=0)
     rings = {name: Ring(size, _ring_phases(separate, of_buffer, spots, name)) for name, size in sizes.items()}
     reads = {phase: _rings_of((n for n, t in of.items() if t.reads), spots) for phase, of in touched.items()}
@@ -111,20 +111,15 @@ def stage_memory(
 
 
 def _place_joint(
-    rows: StageRows, phases: Mapping[str, tuple[Row, ...]], lasting: Iterable[str], spots: dict[str, tuple[str, int]]
+    rows: StageRows, phases: Mapping[str, tuple[Row, ...]], lasting: frozenset[str], spots: dict[str, tuple[str, int]]
 ) -> dict[str, int]:
-    """Places what lives in forward and backward of one microbatch, inputs and messages apart; returns the bytes of the ring."""
+    """Places what lives in forward and backward of one microbatch, inputs, messages and what lasts apart; returns the bytes of the ring."""
     line = (*phases["F"], *phases["B"])
     touched = _touches(line, rows.sizes)
-    for name in lasting:
-        touched[name].last = max(touched[name].last, len(phases["F"]))
-    weight = rows.weight.buffers if rows.weight else ()
-    for name in weight:
-        if name in rows.sizes:
-            touched.setdefault(name, _Touch(0, 0, False, True)).first = 0
     for name in rows.gradients:
         touched[name].last = len(line)
-    own = {name: touch for name, touch in touched.items() if name not in spots and not name.startswith("input.")}
+    apart = {*spots, *lasting}
+    own = {name: touch for name, touch in touched.items() if name not in apart and not name.startswith("input.")}
     offsets, size = lay_out({name: rows.sizes[name] for name in own}, {name: (t.first, t.last) for name, t in own.items()})
     spots.update((name, (JOINT, offset)) for name, offset in offsets.items())
     return {JOINT: size} if size else {}
@@ -158,9 +153,8 @@ def _touches(rows: Sequence[Row], sizes: Mapping[str, int]) -> dict[str, _Touch]
 
 def _fill(touched: dict[str, dict[str, _Touch]], rows: StageRows) -> None:
     """Inputs are written before the first forward row, whoever reads them."""
-    weight = rows.weight.buffers if rows.weight else ()
-    for name in (*(f"input.{n}" for n in rows.inputs), *(b for b in weight if b in rows.sizes)):
-        touched["F"][name] = _Touch(0, 0, False, True)
+    for name in rows.inputs:
+        touched["F"][f"input.{name}"] = _Touch(0, 0, False, True)
 
 
 def _messages(staged: StagedChain, stage: int) -> tuple[dict[str, tuple[str, int]], dict[str, int]]:
@@ -178,15 +172,21 @@ def _messages(staged: StagedChain, stage: int) -> tuple[dict[str, tuple[str, int
 
 
 def _place_rings(
-    rows: StageRows, of_buffer: Mapping[str, tuple[str, ...]], spots: dict[str, tuple[str, int]], logits: str | None
+    rows: StageRows,
+    of_buffer: Mapping[str, tuple[str, ...]],
+    spots: dict[str, tuple[str, int]],
+    lasting: frozenset[str],
+    logits: str | None,
 ) -> dict[str, int]:
-    """Places inputs, logits and what several phases touch; returns the bytes of each ring."""
+    """Places inputs, values, logits and what several phases touch; returns the bytes of each ring."""
     sizes: dict[str, int] = {}
     for name, phases in of_buffer.items():
         if name in spots:
             continue
         if name.startswith("input."):
             ring = INPUTS
+        elif name in lasting:
+            ring = VALUES
         elif name == logits:
             ring = LOGITS
         elif len(phases) > 1:

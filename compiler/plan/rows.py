@@ -35,7 +35,7 @@ class StageRows:
     rounded:  the parameters of which a microbatch has a copy in the dtype of the forward pass
     inputs:   the model inputs that some row reads, in the order they are met
     losses:   (name, buffer) of add_loss effects; metrics: of reports
-    weight:   the row that makes the weight of the microbatch, run before the others; None where none is needed or it is 1
+    weight:   the buffer of the microbatch's weight, which the first row makes; None where none is needed or it is 1
     """
 
     stage: int
@@ -46,7 +46,7 @@ class StageRows:
     inputs: dict[str, None] = field(default_factory=dict)
     losses: list[tuple[str, str]] = field(default_factory=list)
     metrics: list[tuple[str, str]] = field(default_factory=list)
-    weight: Row | None = None
+    weight: str | None = None
 
     def buffer(self, name: str, kind: TensorType | Stored) -> str:
         """A buffer of a microbatch for a value stored so (a type alone: canonical); the same name is the same buffer."""

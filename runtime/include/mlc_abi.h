@@ -18,18 +18,23 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 4
+#define MLC_ABI_VERSION 5
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
 
-/* What changes between steps and microbatches. Lies in the arena at a fixed place; kernels read it, the runtime writes it. */
+/* What changes from step to step. Lies in the arena at a fixed place. The runtime writes it before a step, but for what the step makes
+ * itself: rows read it, and nobody else does before the step has ended. */
 typedef struct mlc_record {
     uint64_t seed;
     int64_t step;       /* from 0 */
     int64_t steps;
-    int64_t microbatch; /* of the step, over all replicas */
-    int64_t reserved[4];
+    int64_t microbatch; /* 0: of what is of no microbatch (initial values, updates) */
+    char one[8];        /* a scalar of the wide dtype, as the next two: 1, the cotangent of a loss whose microbatch has no weight of its own */
+    char scale[8];      /* made by STATISTICS: of loss gradients, 1 / sum of weights */
+    char clip[8];       /* made by NORM: of loss gradients, so that their norm is at most mlc_model.clip */
+    int32_t held;       /* made by STATISTICS and NORM: 1: something is wrong, and UPDATE changes nothing */
+    int32_t reserved;
     char scalars[];     /* of the wide dtype, by index in mlc_model.scalars; the first is step, the second steps */
 } mlc_record;
 
@@ -41,6 +46,7 @@ typedef struct mlc_env {
     char *scratch;            /* of this thread: mlc_model.scratch_bytes_per_thread, 64-byte aligned */
     struct mlc_team *team;
     const mlc_record *record;
+    const int64_t *microbatch; /* its number in the step, over all replicas; in the arena, at a place of its own for each of a list */
     uint64_t path;            /* hash of the call path of the current row, keys random numbers */
     int thread;
     int threads;
@@ -178,7 +184,7 @@ typedef struct mlc_column {
 
 typedef struct mlc_value {
     int32_t column;
-    uint64_t at; /* scalar of the wide dtype, as a row's operand, right after the forward rows of the microbatch */
+    uint64_t at; /* scalar of the wide dtype, as a row's operand; there from the forward rows of the microbatch to the end of the list */
 } mlc_value;
 
 typedef struct mlc_binding {
@@ -195,8 +201,7 @@ typedef struct mlc_chunk {
     mlc_rows backward;           /* both halves, layer by layer */
     const mlc_binding *inputs;   /* filled before forward; live as long as a row reads them */
     int32_t input_count;
-    mlc_rows weight;             /* none or one row, from inputs to `weight_at`, run before forward; of stages that make a loss */
-    uint64_t weight_at;          /* scalar of the wide dtype */
+    uint64_t weight_at;          /* scalar of the wide dtype as a value's, the weight of the microbatch; MLC_NONE: 1 */
     const mlc_value *values;     /* what this stage leaves for the columns of the chain */
     int32_t value_count;
     const mlc_use *uses;         /* of the train chain */
@@ -299,8 +304,7 @@ typedef struct mlc_role {
     uint64_t arena_bytes;        /* the inbox, then the private part */
     uint64_t inbox_bytes;        /* a multiple of 4096: the inbox lies at 0, and so where senders of any place expect it */
     uint64_t record;             /* offset of the mlc_record */
-    uint64_t seed_at;            /* scalar of the wide dtype: the cotangent of the loss, the weight of the microbatch; set before
-                                    each backward action */
+    uint64_t microbatches;       /* offset of an int64 for each microbatch of the longest list */
     int32_t levels;              /* accumulators a use: how many group sums are held at once */
     const mlc_chunk *chunks[MLC_CHAINS];
     int32_t chunk_count;         /* of every chain alike */

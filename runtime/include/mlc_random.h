@@ -46,7 +46,7 @@ MLC_INLINE mlc_random_words mlc_random_block(const mlc_env *env, uint64_t path, 
 {
     const mlc_record *record = env->record;
     const uint64_t key = mlc_splitmix64(record->seed ^ path);
-    return mlc_philox(key, (uint32_t)block, ordinal, (uint32_t)record->step, (uint32_t)record->microbatch);
+    return mlc_philox(key, (uint32_t)block, ordinal, (uint32_t)record->step, (uint32_t)*env->microbatch);
 }
 
 MLC_INLINE float mlc_uniform_of_word(uint32_t word)

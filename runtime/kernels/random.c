@@ -8,7 +8,7 @@
     const int64_t tail = head + (end - head) / 4 * 4;                                                                              \
     const mlc_record *record = env->record;                                                                                        \
     const uint64_t key = mlc_splitmix64(record->seed ^ path);                                                                      \
-    const uint32_t step = (uint32_t)record->step, microbatch = (uint32_t)record->microbatch;                                       \
+    const uint32_t step = (uint32_t)record->step, microbatch = (uint32_t)*env->microbatch;                                         \
     for (int64_t n = first; n < head; n++)                                                                                         \
         out[n - first] = element(env, path, ordinal, n);                                                                           \
     float *blocks = out + (head - first);                                                                                          \

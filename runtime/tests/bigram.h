@@ -81,7 +81,7 @@ static inline void bigram_loss(const mlc_env *env, const uint64_t *at)
         sum += losses[p];
         right += losses[p] < 0.6931F;
     }
-    if (bigram_scalar(env)[SCALAR_POISON] == (float)env->record->step && env->record->microbatch == 1)
+    if (bigram_scalar(env)[SCALAR_POISON] == (float)env->record->step && *env->microbatch == 1)
         sum = INFINITY;
     bigram_floats(env, at[4])[0] = sum / POSITIONS;
     bigram_floats(env, at[5])[0] = right / POSITIONS;
@@ -112,7 +112,7 @@ static inline void bigram_table_backward(const mlc_env *env, const uint64_t *at)
         for (int v = 0; v < VOCABULARY; v++)
             gradient[tokens[p] * VOCABULARY + v] += bigram_floats(env, at[1])[p * VOCABULARY + v];
     }
-    if (bigram_scalar(env)[SCALAR_POISON] == 1000 + (float)env->record->step && env->record->microbatch == 2)
+    if (bigram_scalar(env)[SCALAR_POISON] == 1000 + (float)env->record->step && *env->microbatch == 2)
         gradient[first * VOCABULARY] = NAN;
 }
 
@@ -177,14 +177,15 @@ static inline void bigram_add_loss(layout *all, int chain, int s, uint64_t logit
 {
     layout_stage *stage = &all->stage[chain][s];
     uint64_t targets = bigram_bind(all, chain, s, TARGETS), probabilities = layout_region(all, s, LOGITS_BYTES);
-    uint64_t losses = layout_take(all, s, POSITIONS * 4), loss = layout_take(all, s, 4), accuracy = layout_take(all, s, 4);
+    uint64_t losses = layout_take(all, s, POSITIONS * 4), loss = layout_values(all, chain, s, 4);
+    uint64_t accuracy = layout_values(all, chain, s, 4), one = all->roles[s].record + offsetof(mlc_record, one);
     layout_row(&stage->forward, bigram_loss, "loss forward", 6, (uint64_t[]){targets, logits, probabilities, losses, loss, accuracy});
     stage->values[0] = (mlc_value){0, loss};
     stage->values[1] = (mlc_value){1, accuracy};
     stage->chunk.value_count = 2;
     if (chain == MLC_TRAIN)
         layout_row(&stage->input_gradient, bigram_loss_backward, "loss backward", 4,
-                   (uint64_t[]){targets, probabilities, cotangent, all->roles[s].seed_at});
+                   (uint64_t[]){targets, probabilities, cotangent, one});
 }
 
 static inline void bigram_add_chain(layout *all, int chain)

@@ -35,7 +35,7 @@ typedef struct layout_stage {
     uint64_t in, out;                   /* states from the stage before, to the one behind */
     uint64_t cotangent_in, cotangent_out; /* from the stage behind, to the one before */
     int in_channel, out_channel, cotangent_in_channel, cotangent_out_channel; /* -1: none */
-    layout_rows forward, input_gradient, weight_gradient, backward, weight;
+    layout_rows forward, input_gradient, weight_gradient, backward;
     mlc_binding inputs[4];
     mlc_value values[4];
     mlc_use uses[MOST_USES];
@@ -88,6 +88,22 @@ static inline uint64_t layout_region(layout *all, int place, uint64_t bytes)
 {
     uint64_t stride = (bytes + 63) / 64 * 64;
     return layout_name_region(all, place, layout_take(all, place, stride * (uint64_t)all->window), stride, all->window);
+}
+
+/* The same with a slot for each microbatch of a chain's list: what a microbatch leaves is looked at when the list has ended. */
+static inline uint64_t layout_values(layout *all, int chain, int place, uint64_t bytes)
+{
+    uint64_t stride = (bytes + 63) / 64 * 64;
+    int slots = all->schedule.rounds[chain];
+    return layout_name_region(all, place, layout_take(all, place, stride * (uint64_t)slots), stride, slots);
+}
+
+static inline int layout_longest(const layout *all)
+{
+    int most = 0;
+    for (int chain = 0; chain < MLC_CHAINS; chain++)
+        most = all->schedule.rounds[chain] > most ? all->schedule.rounds[chain] : most;
+    return most;
 }
 
 /* ---- channels ---- */
@@ -221,6 +237,7 @@ static inline layout *layout_begin(layout_shape shape)
     for (int chain = 0; chain < MLC_CHAINS; chain++)
         for (int s = 0; s < all->stages; s++) {
             layout_stage *stage = &all->stage[chain][s];
+            stage->chunk.weight_at = MLC_NONE;
             stage->in_channel = stage->out_channel = stage->cotangent_in_channel = stage->cotangent_out_channel = -1;
         }
     if (shape.pp * shape.dp > 1)
@@ -235,7 +252,7 @@ static inline layout *layout_begin(layout_shape shape)
             layout_cut(all, chain, s, shape.state_bytes, shape.cotangent_bytes);
     for (int place = 0; place < shape.pp; place++) {
         all->roles[place].record = layout_take(all, place, 256);
-        all->roles[place].seed_at = layout_take(all, place, 64);
+        all->roles[place].microbatches = layout_take(all, place, sizeof(int64_t) * (uint64_t)layout_longest(all));
         all->roles[place].levels = mlc_tree_levels(shape.groups, shape.dp);
     }
     return all;
@@ -439,7 +456,6 @@ static inline void layout_end_stage(layout *all, int chain, int s)
     chunk->input_gradient = layout_list_rows(&stage->input_gradient);
     chunk->weight_gradient = layout_list_rows(&stage->weight_gradient);
     chunk->backward = layout_list_rows(&stage->backward);
-    chunk->weight = layout_list_rows(&stage->weight);
     chunk->inputs = stage->inputs;
     chunk->values = stage->values;
     chunk->uses = stage->uses;

@@ -30,7 +30,7 @@ static int64_t unread = -1; /* microbatch whose inputs cannot be read */
 
 static inline bool is_poisoned(const mlc_env *env, enum poison what, uint64_t stage)
 {
-    return poison.what == what && (uint64_t)poison.stage == stage && poison.microbatch == env->record->microbatch;
+    return poison.what == what && (uint64_t)poison.stage == stage && poison.microbatch == *env->microbatch;
 }
 
 static inline float number(int set, int64_t microbatch, int64_t element)
@@ -59,7 +59,7 @@ static inline float *floats(const mlc_env *env, uint64_t at)
 static inline void put_gradient(const mlc_env *env, const uint64_t *at)
 {
     for (int64_t i = env->thread; i < (int64_t)at[2]; i += env->threads) {
-        float value = number((int)at[1], env->record->microbatch, i), *to = floats(env, at[0]) + i;
+        float value = number((int)at[1], *env->microbatch, i), *to = floats(env, at[0]) + i;
         *to = env->fold ? *to + value : value;
         if (is_poisoned(env, IN_GRADIENT, at[3]))
             *to = NAN;
@@ -71,7 +71,7 @@ static inline void put_gradient(const mlc_env *env, const uint64_t *at)
 static inline void put_weight(const mlc_env *env, const uint64_t *at)
 {
     if (env->thread == 0)
-        *floats(env, at[0]) = weight_of(env->record->microbatch);
+        *floats(env, at[0]) = weight_of(*env->microbatch);
 }
 
 /* at: value, set number, stage, state that came in. A state that is not finite shows in the loss. */
@@ -79,7 +79,7 @@ static inline void put_value(const mlc_env *env, const uint64_t *at)
 {
     if (env->thread)
         return;
-    float value = number((int)at[1], env->record->microbatch, 0);
+    float value = number((int)at[1], *env->microbatch, 0);
     bool bad = is_poisoned(env, IN_LOSS, at[2]) || (at[1] == S_LOSS && at[2] > 0 && !isfinite(floats(env, at[3])[1]));
     *floats(env, at[0]) = bad ? INFINITY : value;
 }
@@ -87,7 +87,7 @@ static inline void put_value(const mlc_env *env, const uint64_t *at)
 /* at: state in, state out, kept, stage, stages. */
 static inline void pass_state(const mlc_env *env, const uint64_t *at)
 {
-    int64_t j = env->record->microbatch;
+    int64_t j = *env->microbatch;
     int stage = (int)at[3];
     for (int i = env->thread; i < STATE; i += env->threads) {
         float in = stage ? floats(env, at[0])[i] : number(S_STATE, j, i);
@@ -101,7 +101,7 @@ static inline void pass_state(const mlc_env *env, const uint64_t *at)
 /* at: cotangent in, cotangent out, kept, stage, stages. */
 static inline void pass_cotangent(const mlc_env *env, const uint64_t *at)
 {
-    int64_t j = env->record->microbatch;
+    int64_t j = *env->microbatch;
     int stage = (int)at[3];
     for (int i = env->thread; i < STATE; i += env->threads) {
         float kept = floats(env, at[2])[i];
@@ -117,15 +117,15 @@ static inline void pass_cotangent(const mlc_env *env, const uint64_t *at)
 static inline void see_input(const mlc_env *env, const uint64_t *at)
 {
     for (int row = 0; row < 2; row++)
-        CHECK(floats(env, at[0])[row] == (unread == env->record->microbatch ? 0 : (float)(2 * env->record->microbatch + row)));
+        CHECK(floats(env, at[0])[row] == (unread == *env->microbatch ? 0 : (float)(2 * *env->microbatch + row)));
     for (int i = 0; at[2] && i < STATE; i++)
-        CHECK(floats(env, at[1])[i] == number(S_STATE + (int)at[2], env->record->microbatch, i) || isnan(floats(env, at[1])[i]));
+        CHECK(floats(env, at[1])[i] == number(S_STATE + (int)at[2], *env->microbatch, i) || isnan(floats(env, at[1])[i]));
 }
 
 /* The seed of the derivative is the weight, in f32. */
 static inline void see_seed(const mlc_env *env, const uint64_t *at)
 {
-    CHECK(*floats(env, at[0]) == weight_of(env->record->microbatch));
+    CHECK(*floats(env, at[0]) == weight_of(*env->microbatch));
 }
 
 static inline void start_flat(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
@@ -201,14 +201,15 @@ static inline void make_parameters(layout *all, bool copied)
 static inline void make_value(layout *all, int chain, int s, int column, int set)
 {
     layout_stage *stage = &all->stage[chain][s];
-    uint64_t at = layout_region(all, s % all->model.mesh.size[MLC_PP], 4);
+    int place = s % all->model.mesh.size[MLC_PP];
+    uint64_t at = layout_values(all, chain, place, 4);
+    if (weighted && stage->chunk.weight_at == MLC_NONE) {
+        stage->chunk.weight_at = layout_values(all, chain, place, 4);
+        layout_row(&stage->forward, put_weight, "weight", 1, &stage->chunk.weight_at);
+    }
     layout_row(&stage->forward, put_value, "value", 4, (uint64_t[]){at, (uint64_t)set, (uint64_t)s, stage->in});
     stage->values[stage->chunk.value_count++] = (mlc_value){column, at};
     columns[column].stage = s;
-    if (weighted && !stage->weight.count) {
-        stage->chunk.weight_at = layout_take(all, s % all->model.mesh.size[MLC_PP], 4);
-        layout_row(&stage->weight, put_weight, "weight", 1, &stage->chunk.weight_at);
-    }
 }
 
 static inline void make_forward(layout *all, int chain, int s)
@@ -230,8 +231,8 @@ static inline void make_forward(layout *all, int chain, int s)
     layout_row(&stage->input_gradient, pass_cotangent, "cotangent", 5,
                (uint64_t[]){stage->cotangent_in, stage->cotangent_out, kept, (uint64_t)s, stages});
     layout_row(&stage->weight_gradient, see_input, "input", 3, (uint64_t[]){x, stage->in, (uint64_t)s});
-    if (stage->weight.count)
-        layout_row(&stage->input_gradient, see_seed, "seed", 1, &all->roles[place].seed_at);
+    if (stage->chunk.weight_at != MLC_NONE)
+        layout_row(&stage->input_gradient, see_seed, "seed", 1, &stage->chunk.weight_at);
 }
 
 static inline void make_use(layout *all, int s, int parameter, int index, int phase, int set)

@@ -89,17 +89,14 @@ static bool open_words(mlc_rank *rank)
 static bool open_statistics(mlc_rank *rank)
 {
     const mlc_model *model = rank->model;
-    int64_t microbatches = 1, columns = 0;
-    for (int chain = 0; chain < MLC_CHAINS; chain++) {
-        microbatches = larger(microbatches, model->schedule->rounds[chain]);
+    int64_t columns = 0;
+    for (int chain = 0; chain < MLC_CHAINS; chain++)
         columns = larger(columns, model->chains[chain].column_count);
-    }
     size_t most = (size_t)columns + 1 + MLC_TALLY_METRICS;
     rank->tables->statistics = calloc(most, sizeof *rank->tables->statistics);
     rank->tables->totals = calloc(most, sizeof *rank->tables->totals);
-    rank->tables->weights = calloc((size_t)microbatches, sizeof *rank->tables->weights);
     rank->metrics = calloc((size_t)columns + 1, sizeof(double));
-    return rank->tables->statistics && rank->tables->totals && rank->tables->weights && rank->metrics;
+    return rank->tables->statistics && rank->tables->totals && rank->metrics;
 }
 
 static bool open_arrays(mlc_rank *rank)
@@ -143,7 +140,6 @@ void mlc_tables_close(mlc_rank *rank)
     free(tables->words);
     free(tables->statistics);
     free(tables->totals);
-    free(tables->weights);
     free(tables);
     free(rank->metrics);
     free(rank->scalars);

@@ -24,7 +24,6 @@ struct mlc_tables {
     uint64_t *words;          /* of the workers: bases and operands */
     mlc_statistic *statistics; /* of a list: of this rank, after STATISTICS of all */
     mlc_statistic *totals;     /* of all lists since mlc_executor_clear, of all ranks */
-    double *weights;           /* by microbatch of the replica, where a stage of this place leaves a number of it */
 };
 
 /* Makes the tables of a rank whose team and links exist, and rank->metrics, rank->scalars. Returns a status. */

@@ -63,7 +63,7 @@ static int64_t rows_of(const mlc_chunk *chunk, int kind)
 {
     switch (kind) {
     case MLC_FORWARD:
-        return chunk->weight.count + chunk->forward.count;
+        return chunk->forward.count;
     case MLC_INPUT_GRADIENT:
         return chunk->input_gradient.count;
     case MLC_WEIGHT_GRADIENT:

@@ -164,11 +164,18 @@ static int check_chunk(const mlc_model *model, int place, int kind, const mlc_ch
     for (int i = 0; i < chunk->value_count; i++)
         if (chunk->values[i].column < 0 || chunk->values[i].column >= model->chains[kind].column_count)
             return refuse_place(model, place, "column", i, error);
-    if (check_rows(model, place, chunk->weight, error) || check_rows(model, place, chunk->forward, error) ||
-        check_rows(model, place, chunk->input_gradient, error) || check_rows(model, place, chunk->weight_gradient, error) ||
-        check_rows(model, place, chunk->backward, error))
+    if (check_rows(model, place, chunk->forward, error) || check_rows(model, place, chunk->input_gradient, error) ||
+        check_rows(model, place, chunk->weight_gradient, error) || check_rows(model, place, chunk->backward, error))
         return error->status;
     return check_uses(model, place, chunk, error);
+}
+
+static uint64_t longest_list(const mlc_model *model)
+{
+    int32_t most = 0;
+    for (int kind = 0; kind < MLC_CHAINS; kind++)
+        most = model->schedule->rounds[kind] > most ? model->schedule->rounds[kind] : most;
+    return (uint64_t)most;
 }
 
 static int check_role(const mlc_model *model, int place, mlc_error *error)
@@ -178,8 +185,8 @@ static int check_role(const mlc_model *model, int place, mlc_error *error)
     if (role->levels < levels)
         return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: %d accumulators a use, %d groups need %d", model->name, place,
                              role->levels, model->groups, levels);
-    bool seed = role->seed_at == MLC_NONE || role->seed_at <= role->arena_bytes - mlc_wide_bytes(model);
-    if (role->record >= role->arena_bytes || !seed)
+    uint64_t numbers = longest_list(model) * sizeof(int64_t);
+    if (role->record >= role->arena_bytes || role->microbatches > role->arena_bytes - numbers || numbers > role->arena_bytes)
         return refuse_place(model, place, "record", 0, error);
     if (check_regions(model, place, error) || check_held(model, place, error))
         return error->status;

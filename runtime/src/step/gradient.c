@@ -3,6 +3,7 @@
 
 #include "model/finite.h"
 #include "model/tables.h"
+#include "world/launches.h"
 
 #include <math.h>
 #include <string.h>
@@ -27,6 +28,8 @@ typedef struct item {
     int64_t begin;
     int64_t elements; /* 0: left out */
     const void *of;   /* mlc_piece, mlc_held or mlc_use */
+    const uint64_t *at; /* operands, for the list of launches */
+    int count;
 } item;
 
 /* A list of items: item i of `from`, -1 elements after the last. */
@@ -34,6 +37,13 @@ typedef item (*lister)(const mlc_rank *rank, const void *from, int i);
 
 /* Works on elements [begin, end) of the item's parameter. */
 typedef void (*visitor)(const mlc_rank *rank, mlc_env *env, const item *item, int64_t begin, int64_t end, const void *context);
+
+/* What is launched on an item, for the list of launches. By the lead thread. */
+static void list_item(const mlc_rank *rank, const item *it, void (*function)(void))
+{
+    const char *name = rank->model->parameters[it->parameter].name;
+    mlc_launches_sweep(rank->world.launches, function, name, it->at, it->count, it->begin, it->begin + it->elements);
+}
 
 static int64_t blocks_of(const item *item)
 {
@@ -45,8 +55,11 @@ static void visit_share(const mlc_rank *rank, const mlc_env *env, lister list, c
 {
     int64_t total = 0, first = 0;
     item it;
-    for (int i = 0; it = list(rank, from, i), it.elements >= 0; i++)
+    for (int i = 0; it = list(rank, from, i), it.elements >= 0; i++) {
         total += blocks_of(&it);
+        if (rank->world.launches && env->thread == 0 && it.elements)
+            list_item(rank, &it, (void (*)(void))visit);
+    }
     int64_t low = total * env->thread / env->threads, high = total * (env->thread + 1) / env->threads;
     for (int i = 0; first < high; i++) {
         it = list(rank, from, i);
@@ -65,7 +78,8 @@ static item piece_item(const mlc_rank *rank, int i)
     if (i >= rank->shard.count)
         return LAST;
     const mlc_piece *piece = &rank->shard.pieces[i];
-    return (item){piece->parameter, piece->begin, piece->end - piece->begin, piece};
+    int count = piece->update_at ? 2 + rank->model->parameters[piece->parameter].state_count : 0;
+    return (item){piece->parameter, piece->begin, piece->end - piece->begin, piece, piece->update_at, count};
 }
 
 static item fed_piece(const mlc_rank *rank, const void *from, int i)
@@ -74,6 +88,10 @@ static item fed_piece(const mlc_rank *rank, const void *from, int i)
     item it = piece_item(rank, i);
     if (it.elements > 0 && !mlc_is_fed(rank, it.parameter))
         it.elements = 0;
+    if (it.elements > 0) {
+        it.at = mlc_use_at(rank, it.parameter, 0)->use->levels;
+        it.count = rank->role->levels;
+    }
     return it;
 }
 
@@ -92,7 +110,7 @@ static item held_item(const mlc_rank *rank, int i)
     if (i >= rank->role->held_count)
         return LAST;
     const mlc_held *held = &rank->role->held[i];
-    return (item){held->parameter, 0, mlc_parameter_elements(&rank->model->parameters[held->parameter]), held};
+    return (item){held->parameter, 0, mlc_parameter_elements(&rank->model->parameters[held->parameter]), held, &held->master, 1};
 }
 
 static item copied_held(const mlc_rank *rank, const void *from, int i)
@@ -127,7 +145,7 @@ static item use_item(const mlc_rank *rank, const void *from, int i)
     const mlc_use *use = &range->chunk->uses[i];
     const mlc_parameter *parameter = &rank->model->parameters[use->parameter];
     bool taken = (range->phases >> use->phase & 1) && parameter->fed != 2;
-    return (item){use->parameter, 0, taken ? mlc_parameter_elements(parameter) : 0, use};
+    return (item){use->parameter, 0, taken ? mlc_parameter_elements(parameter) : 0, use, use->levels, rank->role->levels};
 }
 
 unsigned mlc_gradient_phases(int action_kind)
@@ -256,10 +274,11 @@ static void finish_slice(const mlc_rank *rank, mlc_env *env, const item *item, i
     }
 }
 
-void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env, double scale)
+void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env)
 {
     mlc_worker *worker = mlc_worker_of(env);
     worker->squares = (mlc_exact){{0}};
+    double scale = mlc_dtype_wide(rank->model)->load(env->record->scale, 0);
     worker->bad_parameter = -1;
     visit_share(rank, env, fed_piece, NULL, finish_slice, &scale);
     mlc_barrier(env);
@@ -416,12 +435,19 @@ static void update_whole(const mlc_rank *rank, const mlc_env *env, const mlc_pie
     check_values(rank, env, piece->parameter, begin, end);
 }
 
-void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, double factor)
+void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env)
 {
+    double factor = mlc_dtype_wide(rank->model)->load(env->record->clip, 0);
     mlc_worker_of(env)->flaw = -1;
+    if (env->record->held)
+        return;
     visit_share(rank, env, flat_piece, NULL, update_slice, &factor);
     for (int i = 0; i < rank->shard.count; i++) {
         const mlc_piece *piece = &rank->shard.pieces[i];
+        if (!piece->update_flat && piece->update && env->thread == 0) {
+            item it = piece_item(rank, i);
+            list_item(rank, &it, (void (*)(void))piece->update);
+        }
         if (!piece->update_flat && piece->update)
             update_whole(rank, env, piece, factor);
     }

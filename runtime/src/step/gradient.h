@@ -26,18 +26,18 @@ void mlc_gradient_settle(const mlc_rank *rank, const uint64_t *levels, int64_t b
 /* The same of all uses of a chunk. Called by every thread; ends with a barrier. */
 void mlc_gradient_settle_chunk(const mlc_rank *rank, const mlc_env *env, int chunk);
 
-/* After all uses that other ranks hold have been added: whole gradients of the rank's pieces (uses in chain order), times `scale`
- * for loss gradients and 1 / M for accumulated ones; the squares of the thread's loss gradients, and the lowest parameter with a
+/* After all uses that other ranks hold have been added: whole gradients of the rank's pieces (uses in chain order), times the
+ * record's `scale` for loss gradients and 1 / M for accumulated ones; the squares of the thread's loss gradients, and the lowest parameter with a
  * value that is not finite, into its worker. Ends with a barrier. */
-void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env, double scale);
+void mlc_gradient_finish(const mlc_rank *rank, const mlc_env *env);
 
 /* The exact sum of squares and the lowest parameter that is not finite, -1: none; from what the threads' workers hold. */
 mlc_exact mlc_gradient_squares(const mlc_rank *rank);
 int64_t mlc_gradient_bad(const mlc_rank *rank);
 
-/* Multiplies the loss gradients of the rank's pieces by `factor` and updates them, their states and bf16 copies; what is not finite
- * then goes into the thread's worker. Ends with a barrier. */
-void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env, double factor);
+/* Multiplies the loss gradients of the rank's pieces by the record's `clip` and updates them, their states and bf16 copies; what is not finite
+ * then goes into the thread's worker. Does nothing where the record is `held`. Ends with a barrier. */
+void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env);
 
 /* The first flaw that the update left in the rank's pieces (finite.h), -1: none; from what the threads' workers hold. */
 int64_t mlc_gradient_flaw(const mlc_rank *rank);

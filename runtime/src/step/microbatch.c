@@ -11,11 +11,12 @@
 
 /* ---- rows ---- */
 
-/* Where the slots of local microbatch `microbatch` lie. */
-static void place_regions(const mlc_pass *run, const mlc_env *env, int64_t microbatch)
+/* Where local microbatch `microbatch` has its slots and its number. */
+static void place_microbatch(const mlc_pass *run, mlc_env *env, int64_t microbatch)
 {
     const mlc_program *program = run->rank->program;
     uint64_t *bases = mlc_worker_of(env)->bases;
+    env->microbatch = (const int64_t *)mlc_rank_at(run->rank, run->rank->role->microbatches) + microbatch;
     for (int i = 0; i < program->region_count; i++) {
         const mlc_region *region = &program->regions[i];
         bases[i] = region->base;
@@ -73,11 +74,6 @@ static void run_rows(const mlc_pass *run, mlc_env *env, mlc_rows rows)
 
 /* ---- one microbatch on one chunk ---- */
 
-static double scalar_at(const mlc_pass *run, const mlc_env *env, uint64_t operand)
-{
-    return mlc_dtype_wide(run->rank->model)->load(mlc_rank_at(run->rank, resolve(env, operand)), 0);
-}
-
 static void fill_input(mlc_pass *run, mlc_env *env, const mlc_binding *binding, int64_t microbatch)
 {
     const mlc_model *model = run->rank->model;
@@ -101,54 +97,36 @@ static void fill(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk, int64_t mi
     mlc_pass_end_part(run, env, "inputs", started);
 }
 
-/* The weight of the microbatch: 1, or what the weight row makes of its inputs. */
-static void weigh(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk)
+static double scalar_at(const mlc_pass *run, uint64_t operand, int64_t n)
 {
-    run_rows(run, env, chunk->weight);
-    if (env->thread == 0)
-        run->weight = run->share * (chunk->weight.count ? scalar_at(run, env, chunk->weight_at) : 1.0);
-    if (chunk->weight.count)
-        mlc_barrier(env);
+    return mlc_dtype_wide(run->rank->model)->load(mlc_rank_at(run->rank, mlc_rank_resolve(run->rank, operand, n)), 0);
 }
 
-/* Notes what the forward rows of a chunk left for the columns, with the weight of the microbatch; which the backward of a loss starts from. */
-static void account(mlc_pass *run, const mlc_env *env, const mlc_chunk *chunk, int64_t microbatch)
+/* Notes what the forward rows of a chunk left for the columns, with the weight of local microbatch n. */
+static void note(mlc_pass *run, const mlc_chunk *chunk, int64_t n)
 {
-    mlc_tables *tables = run->rank->tables;
+    double weight = run->share * (chunk->weight_at == MLC_NONE ? 1.0 : scalar_at(run, chunk->weight_at, n));
     for (int i = 0; i < chunk->value_count; i++) {
         int column = chunk->values[i].column;
-        double value = scalar_at(run, env, chunk->values[i].at);
-        mlc_statistics_account(tables->statistics, run->chain, column, microbatch, run->weight, value);
-        tables->weights[microbatch - run->first] = run->weight;
+        double value = scalar_at(run, chunk->values[i].at, n);
+        mlc_statistics_account(run->rank->tables->statistics, run->chain, column, run->first + n, weight, value);
         if (column < run->chain->losses && run->search == MLC_SEARCH_LOSS && !isfinite(value))
-            mlc_pass_find(run, chunk->stage, microbatch, -1);
+            mlc_pass_find(run, chunk->stage, run->first + n, -1);
     }
 }
 
-static void forward(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk, int64_t microbatch)
+void mlc_microbatch_note(mlc_pass *run)
 {
-    weigh(run, env, chunk);
-    run_rows(run, env, chunk->forward);
-    if (!chunk->value_count)
-        return;
-    if (env->thread == 0)
-        account(run, env, chunk, microbatch);
-    mlc_barrier(env);
+    for (int c = 0; run->chunks && c < run->rank->role->chunk_count; c++)
+        for (int64_t n = 0; n < run->count; n++)
+            note(run, &run->chunks[c], n);
 }
 
 static mlc_rows rows_of(const mlc_chunk *chunk, int kind)
 {
-    return kind == MLC_BACKWARD ? chunk->backward : kind == MLC_INPUT_GRADIENT ? chunk->input_gradient : chunk->weight_gradient;
-}
-
-/* What rows read that changes with the microbatch. */
-static void prepare(const mlc_pass *run, const mlc_action *action, int64_t microbatch)
-{
-    mlc_rank *rank = run->rank;
-    rank->record->microbatch = microbatch;
-    if (action->kind == MLC_FORWARD || rank->role->seed_at == MLC_NONE)
-        return;
-    mlc_dtype_wide(rank->model)->store(mlc_rank_at(rank, rank->role->seed_at), 0, rank->tables->weights[microbatch - run->first]);
+    const mlc_rows rows[] = {[MLC_FORWARD] = chunk->forward, [MLC_BACKWARD] = chunk->backward,
+                             [MLC_INPUT_GRADIENT] = chunk->input_gradient, [MLC_WEIGHT_GRADIENT] = chunk->weight_gradient};
+    return rows[kind];
 }
 
 static bool has_uses(const mlc_chunk *chunk, unsigned phases)
@@ -181,9 +159,7 @@ bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)
     const mlc_model *model = run->rank->model;
     const mlc_chunk *chunk = &run->chunks[action->of];
     int64_t microbatch = run->first + action->microbatch;
-    place_regions(run, env, action->microbatch);
-    if (env->thread == 0)
-        prepare(run, action, microbatch);
+    place_microbatch(run, env, action->microbatch);
     if (action->kind == MLC_FORWARD)
         fill(run, env, chunk, microbatch);
     mlc_barrier(env);
@@ -193,11 +169,9 @@ bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)
     env->fold = folds && action->microbatch % (model->microbatches / model->groups) != 0;
     if (env->thread == 0 && action->kind == MLC_FORWARD)
         run->stage = chunk->stage;
-    if (action->kind == MLC_FORWARD)
-        forward(run, env, chunk, microbatch);
-    else
-        run_rows(run, env, rows_of(chunk, action->kind));
+    run_rows(run, env, rows_of(chunk, action->kind));
     if (run->kind == MLC_TRAIN)
         follow(run, env, action, microbatch);
+    env->microbatch = &run->rank->record->microbatch;
     return true;
 }

@@ -123,6 +123,7 @@ static int exchange(mlc_pass *run)
     mlc_rank *rank = run->rank;
     mlc_statistic *statistics = rank->tables->statistics, *totals = rank->tables->totals;
     mlc_notes *notes = mlc_statistics_notes(statistics);
+    mlc_microbatch_note(run);
     notes->signals = rank->signals ? *rank->signals : 0;
     notes->failed = atomic_load_explicit(&run->unfed, memory_order_relaxed);
     run->refused = refused_here(rank);
@@ -138,8 +139,9 @@ static int exchange(mlc_pass *run)
         run->bad_microbatch = notes->flawed.microbatch, run->bad_column = notes->flawed.column;
     mlc_statistics_combine(totals, statistics, bytes);
     run->weight_sum = mlc_tally_value(mlc_statistics_tally(totals, MLC_TALLY_WEIGHT));
+    mlc_dtype_wide(rank->model)->store(rank->record->scale, 0, 1.0 / run->weight_sum);
     bool weightless = run->kind == MLC_TRAIN && !isfinite(1.0 / run->weight_sum);
-    run->halted = notes->failed || notes->refused || run->bad_microbatch >= 0 || weightless;
+    rank->record->held = notes->failed || notes->refused || run->bad_microbatch >= 0 || weightless;
     return MLC_OK;
 }
 
@@ -152,7 +154,7 @@ static bool run_statistics(mlc_pass *run, mlc_env *env)
         mlc_team_stop(env);
     mlc_barrier(env);
     mlc_pass_end_part(run, env, "statistics", started);
-    return !mlc_stopped(env) && !run->halted;
+    return !mlc_stopped(env);
 }
 
 /* ---- gradients ---- */
@@ -182,21 +184,24 @@ static int measure(mlc_pass *run)
         return rank->error.status;
     double norm = sqrt(mlc_exact_value(&all.sum)), clip = rank->model->clip;
     rank->result.grad_norm = norm;
-    rank->result.clip_factor = clip > 0 && norm > clip ? mlc_dtype_round(mlc_dtype_wide(rank->model), clip / norm) : 1;
+    const mlc_dtype_row *wide = mlc_dtype_wide(rank->model);
+    rank->result.clip_factor = clip > 0 && norm > clip ? mlc_dtype_round(wide, clip / norm) : 1;
+    wide->store(rank->record->clip, 0, rank->result.clip_factor);
     run->bad_parameter = all.bad;
+    rank->record->held |= all.bad >= 0;
     return MLC_OK;
 }
 
-/* Whole gradients and their norm. False: stop, for a gradient is not finite or gradients are all that is wanted. */
+/* Whole gradients and their norm. False: stop, for they are all that is wanted. */
 static bool run_norm(mlc_pass *run, mlc_env *env)
 {
     int64_t started = mlc_pass_begin_part(run, env, "gradients");
-    mlc_gradient_finish(run->rank, env, 1.0 / run->weight_sum);
+    mlc_gradient_finish(run->rank, env);
     if (env->thread == 0 && measure(run))
         mlc_team_stop(env);
     mlc_barrier(env);
     mlc_pass_end_part(run, env, "gradients", started);
-    return !mlc_stopped(env) && run->bad_parameter < 0 && run->update;
+    return !mlc_stopped(env) && run->update;
 }
 
 static bool run_reduce(mlc_pass *run, mlc_env *env, int chunk)
@@ -215,33 +220,12 @@ static bool run_share(mlc_pass *run, mlc_env *env)
     return whole;
 }
 
-static void combine_flaws(void *into, const void *from, size_t bytes)
-{
-    int64_t *own = into;
-    const int64_t *other = from;
-    for (size_t i = 0; i < bytes / sizeof *own; i++)
-        own[i] = mlc_flaw_first(own[i], other[i]);
-}
-
-/* By the lead thread: the first flaw over all ranks. Returns a status. */
-static int look_at_update(mlc_pass *run)
-{
-    int64_t first = mlc_gradient_flaw(run->rank);
-    int status = mlc_exchange(&run->rank->world, &first, sizeof first, sizeof first, combine_flaws);
-    run->flaw = first;
-    return status;
-}
-
-/* False: stop, for what was updated is not finite; nobody else gets it. */
 static bool run_update(mlc_pass *run, mlc_env *env)
 {
     int64_t started = mlc_pass_begin_part(run, env, "update");
-    mlc_gradient_update(run->rank, env, run->rank->result.clip_factor);
-    if (env->thread == 0 && look_at_update(run))
-        mlc_team_stop(env);
-    mlc_barrier(env);
+    mlc_gradient_update(run->rank, env);
     mlc_pass_end_part(run, env, "update", started);
-    return !mlc_stopped(env) && run->flaw < 0;
+    return true;
 }
 
 static bool run_spread(mlc_pass *run, mlc_env *env)
@@ -344,17 +328,28 @@ static void report_unfed(mlc_rank *rank)
     }
 }
 
+/* Rows read the number of their microbatch where the list has a place for it. */
+static void number_microbatches(const mlc_pass *run)
+{
+    int64_t *numbers = mlc_rank_at(run->rank, run->rank->role->microbatches);
+    for (int64_t n = 0; n < run->count; n++)
+        numbers[n] = run->first + n;
+}
+
 int mlc_pass_walk(mlc_pass *run)
 {
     mlc_rank *rank = run->rank;
     rank->error.status = 0;
     mlc_statistics_clear(rank->tables->statistics, mlc_statistics_count(run->chain));
     board_step(run);
+    number_microbatches(run);
     if (begin_messages(run))
         return rank->error.status;
     mlc_team_run(rank->team, walk_job, run);
     if (!rank->error.status)
         board_action(run, -1);
+    if (run->search == MLC_SEARCH_LOSS)
+        mlc_microbatch_note(run);
     if (!rank->error.status && run->search == MLC_SEARCH_NONE && !run->exchanged)
         exchange(run);
     if (rank->error.status || run->search != MLC_SEARCH_NONE || !mlc_statistics_notes(rank->tables->statistics)->failed)

@@ -28,7 +28,7 @@ void mlc_refusal_combine(void *into, const void *from, size_t bytes)
 void mlc_index_refuse(const mlc_env *env, int32_t value, int32_t extent, int64_t element, int64_t each, int32_t site, const char *where)
 {
     mlc_refusal *first = &mlc_worker_of(env)->refused;
-    mlc_refusal found = {env->record->microbatch, site, element, each, value, extent, {0}};
+    mlc_refusal found = {*env->microbatch, site, element, each, value, extent, {0}};
     if (!comes_before(&found, first))
         return;
     snprintf(found.where, sizeof found.where, "%s", where);

@@ -104,7 +104,7 @@ static void worker_prepare(mlc_team *team, int thread, const mlc_arena *arena, c
 {
     mlc_worker *worker = &team->workers[thread];
     worker->env = (mlc_env){.arena = arena->base, .scratch = mlc_arena_scratch(arena, thread), .team = team, .record = record,
-                            .thread = thread, .threads = team->threads};
+                            .microbatch = &record->microbatch, .thread = thread, .threads = team->threads};
     worker->bad_parameter = -1;
     atomic_store(&worker->row, "start");
 }

@@ -45,7 +45,8 @@ static void print_call(FILE *text, uintptr_t function, const char *name, const u
 {
     fprintf(text, "  0x%llx %s:", (unsigned long long)(function - (uintptr_t)__ehdr_start), name);
     for (int i = 0; i < count; i++)
-        fprintf(text, " %llu", (unsigned long long)operands[i]);
+        if (operands[i] != MLC_NONE)
+            fprintf(text, " %llu", (unsigned long long)operands[i]);
 }
 
 void mlc_launches_row(mlc_launches *launches, mlc_function function, const char *name, const uint64_t *operands, int count)
@@ -56,8 +57,8 @@ void mlc_launches_row(mlc_launches *launches, mlc_function function, const char 
     fputc('\n', launches->text);
 }
 
-void mlc_launches_flat(mlc_launches *launches, mlc_flat_function function, const char *name, const uint64_t *operands, int count,
-                       int64_t begin, int64_t end)
+void mlc_launches_sweep(mlc_launches *launches, void (*function)(void), const char *name, const uint64_t *operands, int count,
+                        int64_t begin, int64_t end)
 {
     if (!launches)
         return;

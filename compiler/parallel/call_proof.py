@@ -1,0 +1,61 @@
+"""What initial values and updates are given: each operand its own memory, whole, of the tensor that it is of.
+
+An initial value gets the master, then work memory. Of an update a plan says where its gradient lies and which scalars it reads; the rest
+of its operands each replica lays out for its own pieces, by a rule (memory_proof.py has the room for them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mlc.parallel.faults import Fault
+from mlc.parallel.planned import NUMBER_BYTES, RECORD_HEAD_BYTES, Area, Held, OwnedParameter, Place, Planned
+
+
+def call_faults(planned: Planned) -> Iterator[Fault]:
+    """What is wrong with the operands of initial values and updates."""
+    unit = planned.unit
+    for place in planned.places:
+        fixed = {area.name: area for area in place.fixed}
+        gradients = {use.parameter: use.levels[0] for _, use in place.uses() if use.index == 0 and use.levels}
+        first = place.record + RECORD_HEAD_BYTES
+        scalars = range(first, first + unit * len(planned.scalars), unit)
+        yield from _record_faults(planned, place, fixed, unit)
+        for held in place.held:
+            yield from _init_faults(planned, place, held, fixed, unit)
+        for one in place.owned:
+            yield from _update_faults(planned, place, one, gradients.get(one.parameter), scalars)
+
+
+def _record_faults(planned: Planned, place: Place, fixed: Mapping[str, Area], unit: int) -> Iterator[Fault]:
+    """The step record, and a number for each microbatch of the longest list."""
+    numbers = NUMBER_BYTES * max(planned.rounds.values(), default=0)
+    wanted = {"record": (place.record, RECORD_HEAD_BYTES + unit * len(planned.scalars)), "microbatches": (place.microbatches, numbers)}
+    for name, (at, size) in wanted.items():
+        area = fixed.get(name)
+        if area is None or area.at != at or area.bytes < size:
+            yield Fault("E1206", f"place {place.number}: {name}, {size} bytes at {at}, are no memory of their own")
+
+
+def _init_faults(planned: Planned, place: Place, held: Held, fixed: Mapping[str, Area], unit: int) -> Iterator[Fault]:
+    parameter, routine = planned.parameters[held.parameter], planned.routines[held.init.routine]
+    where = f"place {place.number}: initial value of {parameter.name}"
+    work = fixed.get(f"work of {parameter.name} init")
+    master = fixed.get(f"parameter {parameter.name}")
+    if master is None or (master.at, master.bytes) != (held.master, unit * parameter.elements) or held.init.at[:1] != (held.master,):
+        yield Fault("E1206", f"{where}: it is not written to its master, which is at {held.master}")
+    for operand, at in list(zip(routine.operands, held.init.at, strict=True))[1:]:
+        if operand.use != "work" or work is None or not work.at <= at <= at + operand.bytes <= work.end:
+            yield Fault("E1206", f"{where}: {operand} at {at} is no work memory of it")
+    copy = fixed.get(f"copy of {parameter.name}")
+    if held.copy is not None and (copy is None or copy.at != held.copy):
+        yield Fault("E1206", f"{where}: its copy is not at {held.copy}")
+
+
+def _update_faults(planned: Planned, place: Place, one: OwnedParameter, gradient: int | None, scalars: range) -> Iterator[Fault]:
+    where = f"place {place.number}: update of {planned.parameters[one.parameter].name}"
+    if one.gradient != gradient:
+        yield Fault("E1206", f"{where}: reads a gradient at {one.gradient}, its own is at {gradient}")
+    for at in one.reads:
+        if at not in scalars:
+            yield Fault("E1206", f"{where}: reads {at}, where no scalar of the record lies")
