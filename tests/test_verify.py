@@ -394,6 +394,11 @@ def update_reads_no_scalar(plan: Plan) -> None:
     next(one for one in plan["places"][0]["owned"] if one["reads"])["reads"][0] -= 1
 
 
+def update_reads_another_scalar(plan: Plan) -> None:
+    one = next(one for one in plan["places"][0]["owned"] if one["reads"])
+    one["reads"][0] = plan["places"][0]["record"] + 64 + 4  # steps
+
+
 def work_memory_of_an_initial_value(plan: Plan) -> None:
     plan["places"][1]["held"][0]["init"][1][0] += 64
 
@@ -433,6 +438,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (cut_where_it_must_be_whole, "its rule wants it whole"),
         (replicas_do_not_divide, "do not divide over 3 replicas"),
         (use_forgotten, "are summed, the model has"),
+        (update_reads_another_scalar, "it does not compute what that of the model does"),
         (row_dropped, "train: place 0, chunk 0: its rows do not compute"),
         (row_given_another_buffer, "train: place 1, chunk 0: its rows do not compute"),
         (another_routine, "evaluate: place 0, chunk 0: its rows do not compute"),

@@ -194,6 +194,7 @@ def _owned(one: OwnedParameter) -> dict[str, Any]:
         "update": one.update,
         "reads": one.reads,
         "work": one.work,
+        "meaning": one.meaning,
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mlc.parallel.faults import Fault
+from mlc.parallel.meaning import update_meaning
 from mlc.parallel.planned import NUMBER_BYTES, RECORD_HEAD_BYTES, Area, Held, OwnedParameter, Place, Planned
 
 
@@ -56,6 +57,10 @@ def _update_faults(planned: Planned, place: Place, one: OwnedParameter, gradient
     where = f"place {place.number}: update of {planned.parameters[one.parameter].name}"
     if one.gradient != gradient:
         yield Fault("E1206", f"{where}: reads a gradient at {one.gradient}, its own is at {gradient}")
-    for at in one.reads:
-        if at not in scalars:
-            yield Fault("E1206", f"{where}: reads {at}, where no scalar of the record lies")
+    strange = [at for at in one.reads if at not in scalars]
+    for at in strange:
+        yield Fault("E1206", f"{where}: reads {at}, where no scalar of the record lies")
+    names = [planned.scalars[scalars.index(at)] for at in one.reads if at in scalars]
+    routine = None if one.update is None else planned.routines[one.update]
+    if not strange and update_meaning(routine, names) != one.meaning:
+        yield Fault("E1204", f"{where}: it does not compute what that of the model does")

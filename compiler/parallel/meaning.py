@@ -1,4 +1,4 @@
-"""What the rows of a chunk compute, in sixteen hex digits: which routine is called on which buffers, in order, wherever these lie."""
+"""What the rows of a chunk or an update compute, in sixteen hex digits: which routine is called on what, in order, wherever that lies."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def rows_meaning(
         for number, buffer in pairs:
             digest.update(f"{what} {number} {buffers[buffer].name}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def update_meaning(routine: Signature | None, scalars: Iterable[str]) -> str:
+    """Of the update of a parameter: its rule, None: it is not trained, and the scalars that it reads."""
+    return hashlib.sha256(f"{routine.name if routine else ''} {' '.join(scalars)}".encode()).hexdigest()[:16]

@@ -317,4 +317,5 @@ def _owned(o: Mapping[str, Any]) -> OwnedParameter:
         raise ValueError(f"{o['sharing']!r} is no way to share out a parameter")
     numbers = _whole(o["parameter"]), _count(o["elements"])
     reads = tuple(map(_whole, o["reads"]))
-    return OwnedParameter(*numbers, str(o["sharing"]), _optional(o["gradient"]), _optional(o["update"]), reads, _whole(o["work"]))
+    places = _optional(o["gradient"]), _optional(o["update"]), reads, _whole(o["work"])
+    return OwnedParameter(*numbers, str(o["sharing"]), *places, str(o["meaning"]))

@@ -125,7 +125,7 @@ SCHEMA: dict[str, Any] = {
         "held": [{"parameter": LEAST_0, "master": LEAST_0, "copy": "a whole number or null", "init": "[routine, addresses]"}],
         "owned": [{
             "parameter": LEAST_0, "elements": LEAST_1, "sharing": TEXT, "gradient": "a whole number or null",
-            "update": "a whole number or null", "reads": [LEAST_0], "work": LEAST_0,
+            "update": "a whole number or null", "reads": [LEAST_0], "work": LEAST_0, "meaning": TEXT,
         }],
         "shards": {"states": AREA, "work": AREA, "guests": AREA},
     }],

@@ -157,6 +157,7 @@ class OwnedParameter:
     update:    the number of the routine; None where it is not trained. Operands: master, gradient, states, results, scalars, work memory
     reads:     addresses of the scalars that the update reads
     work:      bytes of what an update that is not elementwise makes and uses up
+    meaning:   of the update (meaning.py), as the model has it
     """
 
     parameter: int
@@ -166,6 +167,7 @@ class OwnedParameter:
     update: int | None
     reads: tuple[int, ...]
     work: int
+    meaning: str
 
 
 @dataclass(frozen=True, slots=True)

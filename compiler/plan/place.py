@@ -16,7 +16,7 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort
-from mlc.parallel.meaning import rows_meaning
+from mlc.parallel.meaning import rows_meaning, update_meaning
 from mlc.parallel.planned import (
     HEADER_BYTES,
     NUMBER_BYTES,
@@ -215,11 +215,12 @@ class PlacePlanner:
         parameter, name = self.sketch.parameters[one.parameter], self.program.parameters[one.parameter].name
         gradient = self.named[f"gradient of {name} 0 0"][0] if parameter.uses else None
         if parameter.update is None:
-            return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, None, (), 0)
+            return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, None, (), 0, update_meaning(None, ()))
         scalars = self.program.updates[parameter.update].scalars
         reads = tuple(self.named[f"scalar {scalar}"][0] for scalar in scalars)
         update = self.sketch.routines.number(self.sketch.lowered.updates[parameter.update])
-        return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, update, reads, self._work_bytes(one))
+        meaning = update_meaning(self.sketch.routines.signatures[update], scalars)
+        return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, update, reads, self._work_bytes(one), meaning)
 
     def _shared(self, name: str, size: int) -> Area:
         """Memory that each replica lays out for itself; the largest fits."""
