@@ -10,8 +10,7 @@ static mlc_record record;
 
 static int32_t look_up(int64_t microbatch, int32_t site, int64_t element, int32_t value)
 {
-    mlc_env env = {.team = &team, .record = &record};
-    record.microbatch = microbatch;
+    mlc_env env = {.team = &team, .record = &record, .microbatch = &microbatch};
     return mlc_checked(&env, value, 5, element, 1, site, "place");
 }
 

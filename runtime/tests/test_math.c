@@ -195,7 +195,7 @@ static void test_random(void)
     check(ones.w[0] == 0x408F276D && ones.w[1] == 0x41C83B0E && ones.w[2] == 0xA20BC7C6 && ones.w[3] == 0x6D5451FD, "philox", 1,
         ones.w[0], 0x408F276D);
     const mlc_record record = {.seed = 42, .step = 3, .microbatch = 5};
-    const mlc_env env = {.record = &record, .threads = 1};
+    const mlc_env env = {.record = &record, .microbatch = &record.microbatch, .threads = 1};
     enum { COUNT = 200003 };
     static float x[COUNT];
     mlc_random_fill_normal(x, &env, 7, 2, 1, COUNT);

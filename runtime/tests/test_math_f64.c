@@ -143,7 +143,7 @@ static void test_pairs(void)
 static void test_random(void)
 {
     const mlc_record record = {.seed = 42, .step = 3, .microbatch = 5};
-    const mlc_env env = {.record = &record, .threads = 1};
+    const mlc_env env = {.record = &record, .microbatch = &record.microbatch, .threads = 1};
     for (int i = 0; i < 100003; i++) {
         const mlc_random_words w = mlc_random_block(&env, 7, 2, i / 4);
         const int pair = i & 2;
