@@ -134,6 +134,10 @@ def unknown_kind(plan: Plan) -> None:
     rows(plan, 0)[0][0] = "G"
 
 
+def no_kind(plan: Plan) -> None:
+    plan["places"][0]["lists"]["train"][0][0] = None
+
+
 def names_twice(plan: Plan) -> None:
     plan["channels"].append(dict(plan["channels"][0]))
 
@@ -281,6 +285,14 @@ def replicas_do_not_divide(plan: Plan) -> None:
     plan["mesh"]["dp"] = 3
 
 
+def more_replicas_than_groups(plan: Plan) -> None:
+    plan["mesh"]["dp"] = 10
+
+
+def more_groups_than_anyone_counts(plan: Plan) -> None:
+    plan["groups"] = 1 << 61
+
+
 # ------------------------------------------------------------------------------------------------------------------- lifetimes
 
 
@@ -409,7 +421,14 @@ def loss_forgotten(plan: Plan) -> None:
 
 
 EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
-    "E1201": ((no_version, "version"), (no_lists, "lists"), (unknown_kind, "'G'"), (names_twice, "one name"), (half_a_slot, "1.5")),
+    "E1201": (
+        (no_version, "version"),
+        (no_lists, "lists"),
+        (unknown_kind, "'G'"),
+        (no_kind, "lists.train[0] is a list of 3"),
+        (names_twice, "one name"),
+        (half_a_slot, "1.5"),
+    ),
     "E1202": (
         (gradient_before_activation, "place 0 at action 1 (RECEIVE grad.train.0 0)"),
         (waits_before_sending, "place 1 at action"),
@@ -437,6 +456,8 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (owned_in_another_order, "not in the order of parameters"),
         (cut_where_it_must_be_whole, "its rule wants it whole"),
         (replicas_do_not_divide, "do not divide over 3 replicas"),
+        (more_replicas_than_groups, "do not divide over 10 replicas"),
+        (more_groups_than_anyone_counts, "in 2305843009213693952 groups do not divide"),
         (use_forgotten, "are summed, the model has"),
         (update_reads_another_scalar, "it does not compute what that of the model does"),
         (row_dropped, "train: place 0, chunk 0: its rows do not compute"),

@@ -114,9 +114,9 @@ def packed(rows: Iterable[Sequence[Any]]) -> Entries:
     if len(columns) != 3:
         raise ValueError(f"rows of {len(columns)} values")
     kinds, of, microbatches = columns
-    unknown = next((kind for kind in kinds if kind not in CODES), None)
-    if unknown is not None:
-        raise ValueError(f"{unknown!r} is no kind of action")
+    unknown = [kind for kind in kinds if kind not in CODES]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no kind of action")
     codes = np.fromiter(map(CODES.__getitem__, kinds), np.uint8, len(kinds))
     for kind, named in set(zip(kinds, map(type, of), strict=True)):
         if named is not (str if kind in TRANSFERS else int):

@@ -57,6 +57,8 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
     calls:   names of the calls of the train chain in order, where the program is at hand
     raises:  MlcError E1202 (deadlock), E1203 (transfers), E1204 (coverage), E1205 (lifetimes), E1206 (memory)
     """
+    if faults := list(_share_faults(planned)):
+        raise _refused(faults)
     placed = (*memory_faults(planned), *row_faults(planned), *call_faults(planned))
     faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *placed]
     if faults:
@@ -92,17 +94,21 @@ def _refused(faults: list[Fault]) -> MlcError:
 # ---------------------------------------------------------------------------------------------------------------- coverage
 
 
+def _share_faults(planned: Planned) -> Iterator[Fault]:
+    """What else is proved takes it that replicas have the same share of microbatches and groups."""
+    if planned.microbatches % planned.dp or planned.rounds.get("train") != planned.microbatches // planned.dp:
+        text = f"{planned.microbatches} microbatches over {planned.dp} replicas are not lists of {planned.rounds.get('train')}"
+        yield Fault("E1204", text)
+    if planned.microbatches % planned.groups or planned.groups % planned.dp:
+        yield Fault("E1204", f"{planned.microbatches} microbatches in {planned.groups} groups do not divide over {planned.dp} replicas")
+
+
 def _coverage(planned: Planned, calls: tuple[str, ...] | None) -> Iterator[Fault]:
     yield from _stage_faults(planned)
     planned_calls = tuple(name for stage in planned.calls for name in stage)
     if calls is not None and planned_calls != calls:
         at = next((i for i, (a, b) in enumerate(zip(planned_calls, calls, strict=False)) if a != b), min(len(planned_calls), len(calls)))
         yield Fault("E1204", f"the stages do not hold the calls of the model in order: they differ at call {at}")
-    if planned.microbatches % planned.dp or planned.rounds.get("train") != planned.microbatches // planned.dp:
-        text = f"{planned.microbatches} microbatches over {planned.dp} replicas are not lists of {planned.rounds.get('train')}"
-        yield Fault("E1204", text)
-    if planned.microbatches % planned.groups or planned.groups % planned.dp:
-        yield Fault("E1204", f"{planned.microbatches} microbatches in {planned.groups} groups do not divide over {planned.dp} replicas")
     for place in planned.places:
         for chain, whole in planned.rounds.items():
             if chain not in place.lists:
