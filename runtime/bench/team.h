@@ -52,7 +52,7 @@ static void team_run(int threads, size_t scratch_bytes, const mlc_record *record
     for (int i = 0; i < threads; i++) {
         const team_member member = {
             {.scratch = aligned_alloc(64, (scratch_bytes + 63) / 64 * 64), .team = &team, .record = record,
-                .microbatch = &record->microbatch, .thread = i, .threads = threads}, run, argument};
+                .microbatch = record ? &record->microbatch : NULL, .thread = i, .threads = threads}, run, argument};
         members[i] = member;
     }
     for (int i = 1; i < threads; i++)

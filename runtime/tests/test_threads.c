@@ -8,6 +8,8 @@
 
 enum { ROUNDS = 2000 };
 
+static const mlc_record record;
+
 typedef struct counts {
     int values[8]; /* by thread; plain: only barriers order them */
     int rounds;
@@ -34,7 +36,7 @@ static void check_team(int threads, int rounds)
     mlc_team *team;
     mlc_error error = {0};
     CHECK(!mlc_arena_open(&arena, 128, 64, threads, &error));
-    CHECK(!mlc_team_open(&team, threads, &arena, NULL, &error));
+    CHECK(!mlc_team_open(&team, threads, &arena, &record, &error));
     CHECK(arena.bytes == 128 + 64 * (uint64_t)threads);
     for (int run = 0; run < 3; run++) {
         counts shared = {.rounds = rounds};
@@ -69,7 +71,7 @@ int main(void)
         CHECK(!pthread_join(handles[i], NULL));
     CHECK(mlc_arena_open(&arena, 100, 64, 1, &error) == MLC_BAD_INPUT);
     error.status = 0;
-    CHECK(mlc_team_open(&team, 0, &arena, NULL, &error) == MLC_USAGE && !team);
+    CHECK(mlc_team_open(&team, 0, &arena, &record, &error) == MLC_USAGE && !team);
     printf("test_threads: ok\n");
     return 0;
 }
