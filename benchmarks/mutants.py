@@ -1,4 +1,4 @@
-"""Random edits of a plan's lists, rows and buffers, each with the reasons for which it may be refused."""
+"""Random edits of a plan's lists, collectives, rows and buffers, each with the reasons for which it may be refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _reasons(*rows: list[Any]) -> set[str]:
         elif kind in TRANSFERS:
             found |= {MESSAGES, LIFETIMES, DEADLOCK, COVERAGE}
         else:
-            found |= {COVERAGE}
+            found |= {COVERAGE, DEADLOCK, LIFETIMES}
     return found
 
 
@@ -125,6 +125,38 @@ def renumber(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     return f"place {place}: {before} becomes {row}", _reasons(before, row)
 
 
+def edit_ending(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """What ends a list of training: an action is missing, done twice, elsewhere, of another turn, use, parameter, place or kind.
+
+    Now and then on all places alike: all ranks then agree on it.
+    """
+    places = range(plan["mesh"]["pp"])
+    chosen = places if rng.random() < 0.2 else [rng.choice(places)]
+    way, seed = rng.randrange(6), rng.random()
+    texts = [_edit_ending(plan["places"][place]["lists"]["train"], way, random.Random(seed)) for place in chosen]
+    return f"places {list(chosen)}: {'; '.join(texts)}", {COVERAGE, DEADLOCK, LIFETIMES, MESSAGES}
+
+
+def _edit_ending(rows: list[list[Any]], way: int, rng: random.Random) -> str:
+    first = next(at for at, row in enumerate(rows) if row[0] not in (*COMPUTE, *TRANSFERS))
+    at, to = rng.randrange(first, len(rows)), rng.randrange(first, len(rows))
+    before = list(rows[at])
+    match way:
+        case 0:
+            rows.pop(at)
+        case 1:
+            rows.insert(to, list(rows[at]))
+        case 2:
+            rows[at], rows[to] = rows[to], rows[at]
+        case 3:
+            rows.insert(to, rows.pop(at))
+        case 4:
+            rows[at][rng.choice([1, 2])] += rng.choice([-1, 1])
+        case _:
+            rows[at][0] = rng.choice(sorted({row[0] for row in rows[first:]}))
+    return f"{before} at {at} is edited in way {way}, to {to}"
+
+
 def shrink(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     """A buffer loses a slot or bytes."""
     place = rng.choice(plan["places"])
@@ -137,7 +169,10 @@ def shrink(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
             if region["stride"] >= 64:
                 shrinkable.append(lambda r=region: _less(r, "stride", 64))
     for channel in plan["channels"]:
-        if channel["chain"] is not None:
+        if channel["chain"] is None:
+            shrinkable += [lambda c=channel, k=key: _less(c, k, 1) for key in ("slots", "outbox_slots")]
+            shrinkable.append(lambda c=channel: _less(c, "slot_bytes", rng.choice([32, 64, c["slot_bytes"] - 64])))
+        else:
             for key, side in (("slots", "in"), ("outbox_slots", "out")):
                 if channel[key] > 1:
                     shrinkable.append(lambda c=channel, k=key, s=side: _shrink_channel(plan, c, k, s))
@@ -229,4 +264,4 @@ def move_operand(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
 
 
 ROW_EDITS = (move_buffer, edit_rows, move_operand)
-EDITS = (drop, duplicate, swap, reorder, repeer, renumber, shrink, *ROW_EDITS)
+EDITS = (drop, duplicate, swap, reorder, repeer, renumber, edit_ending, shrink, *ROW_EDITS)

@@ -42,7 +42,14 @@ DEFINES = {"depth": 4, "context": 8, "width": 16, "vocab": 256}
 MICROBATCHES = 8
 STEPS = 3
 #: (pp, dp, schedule, chunks) of the plans that are edited.
-LAYOUTS = ((2, 1, "1f1b", 1), (2, 2, "zb-h1", 1), (2, 1, "interleaved", 2), (2, 1, "zb-v", 2), (3, 1, "gpipe", 1))
+LAYOUTS = (
+    (2, 1, "1f1b", 1),
+    (2, 2, "zb-h1", 1),
+    (2, 1, "interleaved", 2),
+    (2, 1, "zb-v", 2),
+    (3, 1, "gpipe", 1),
+    (2, 3, "interleaved", 2),
+)
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,23 @@ class Original:
 
 
 @cache
-def lowered_model() -> Lowered:
-    """The model that all plans are of."""
-    return lower(prepared(load_program(MODEL, DEFINES, Options(microbatches=MICROBATCHES))[0], OPS), OPS, C.rules)
+def lowered_model(microbatches: int, groups: int) -> Lowered:
+    """The model that a plan is of."""
+    options = Options(microbatches=microbatches, groups=groups)
+    return lower(prepared(load_program(MODEL, DEFINES, options)[0], OPS), OPS, C.rules)
+
+
+def batching(dp: int) -> tuple[int, int]:
+    """Microbatches and groups of a step of so many replicas."""
+    return (MICROBATCHES, MICROBATCHES) if MICROBATCHES % dp == 0 else (4 * dp, 2 * dp)
 
 
 def compile_layout(folder: Path, layout: tuple[int, int, str, int], text: Path) -> Original:
     pp, dp, schedule, chunks = layout
     out = folder / f"{pp}-{dp}-{schedule}-{chunks}"
     settings = [a for name, value in DEFINES.items() for a in ("-D", f"{name}={value}")]
-    options = ["--pp", pp, "--dp", dp, "--schedule", schedule, "--chunks", chunks, "--microbatches", MICROBATCHES]
+    options = ["--pp", pp, "--dp", dp, "--schedule", schedule, "--chunks", chunks]
+    options += ["--microbatches", batching(dp)[0], "--groups", batching(dp)[1]]
     command = [sys.executable, "-m", "mlc", "compile", MODEL, "-o", out, *settings, *options]
     subprocess.run([str(c) for c in command], check=True, cwd=ROOT)
     plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
@@ -98,7 +112,7 @@ def run_mutant(original: Original, mutant: Mutant, text: Path, scratch: Path) ->
     if mutant.rows:
         made.append("model")
         shutil.copy(source / "model.c", scratch / "src" / "model.c")
-        (scratch / "src" / "tables.h").write_text(tables_text(lowered_model(), plan), encoding="utf-8")
+        (scratch / "src" / "tables.h").write_text(tables_text(lowered_model(plan.microbatches, plan.groups), plan), encoding="utf-8")
     objects = [str(p) for p in sorted((source / "objects").glob("*.o")) if p.stem not in made]
     include = ["-I", str(source / "runtime" / "include"), "-I", str(source)]
     exact = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]

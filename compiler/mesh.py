@@ -59,11 +59,43 @@ class Mesh:
         return rank
 
 
+    def member(self, rank: int, **indices: int) -> int:
+        """The rank that has these indices on some axes, and on the others those of `rank`."""
+        return self.rank(self.coordinate(rank)._replace(**indices))
+
+
+def tree_neighbour(ranks: int, rank: int, number: int) -> int:
+    """The neighbour number 0 (above), 1 or 2 (below) of a rank in the tree of all, -1: it has none there."""
+    if number == 0:
+        return (rank - 1) // 2 if rank > 0 else -1
+    below = 2 * rank + number
+    return below if below < ranks else -1
+
+
+def tree_number(rank: int, other: int) -> int:
+    """Which neighbour of a rank another one is."""
+    return other - 2 * rank if other > rank else 0
+
+
 class Portions(NamedTuple):
     """A run of portions [begin, end) of what a cohort adds up; there is one for each member."""
 
     begin: int
     end: int
+
+
+class Exchange(NamedTuple):
+    """What a member does in a turn, for itself or for its guest.
+
+    point, partner:  whose portions go and come; peer: the member that does the work of the partner, maybe the same one
+    sends, receives: something moves to the peer, and back
+    """
+
+    point: int
+    partner: int
+    peer: int
+    sends: bool
+    receives: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +135,49 @@ class Cohort:
         if not own and other >= self.size:
             return -1
         return -1 if self.host(other) == member else self.host(other)
+
+    def block(self, member: int, other: int) -> int:
+        """The block of a member behind which another one is, -1: none."""
+        return next((block for block in range(self.blocks) if self.neighbour(member, block) == other), -1)
+
+    def halving(self, member: int, turn: int) -> tuple[Exchange, ...]:
+        """What a member does in a turn of halving, in this order; an exchange with itself is done in its own memory."""
+        found: list[Exchange] = []
+        for point in self._points(member, turn):
+            partner = point ^ 1 << turn
+            sends, receives = self.is_present(point, turn), self.is_present(partner, turn)
+            if sends or receives:
+                found.append(Exchange(point, partner, self.host(partner), sends, receives))
+        return tuple(found)
+
+    def doubling(self, member: int, turn: int) -> tuple[Exchange, ...]:
+        """The same of doubling: absent points get nothing, for their hosts have it."""
+        found: list[Exchange] = []
+        for point in self._points(member, turn):
+            partner = point ^ 1 << turn
+            sends, receives = partner < self.size, point == member
+            if self.host(partner) != member and (sends or receives):
+                found.append(Exchange(point, partner, self.host(partner), sends, receives))
+        return tuple(found)
+
+    def _points(self, member: int, turn: int) -> tuple[int, ...]:
+        """The member, and its guest where that takes part in a turn: in the last one the two are partners."""
+        guest = self.guest(member)
+        return (member, guest) if guest >= 0 and turn + 1 < self.turns else (member,)
+
+    def kinds(self, turn: int) -> tuple[int, ...]:
+        """Members of which every other one does in this turn what one of these does: with the same pattern of peers.
+
+        What a member m does is told by where m, m ^ 2^turn and the points half of all above them stand to the number of members, and
+        the aligned runs of 2^turn points around these to it. All of that is the same for all m between two neighbours of the edges
+        below, but for the bit of the turn.
+        """
+        half, step = 1 << self.turns >> 1, 1 << turn
+        around = {edge + shift for edge in (0, self.size, self.size - half, half) for shift in (-step, 0, step)}
+        runs = [edge // (2 * step) * (2 * step) for edge in (self.size, self.size - half)]
+        aligned = {run + shift for run in runs for shift in range(-2 * step, 3 * step, step)}
+        near = {edge + shift for edge in around | aligned for shift in (-1, 0)}
+        return tuple(sorted(member for member in near if 0 <= member < self.size))
 
     @property
     def most_hosted(self) -> int:

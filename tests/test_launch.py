@@ -284,16 +284,23 @@ def test_one_trace_of_all_ranks(cut: Build, text: Path, tmp_path: Path, run, tra
     assert names == {rank: f"rank {rank}: place {rank % 2}, replica {rank // 2}" for rank in range(RANKS)}
     plan = json.loads(cut.plan.read_text())
     for rank in range(RANKS):
-        listed = [name_of(action) for action in plan["places"][rank % 2]["lists"]["train"]]
+        listed = [name_of(action, plan["parameters"]) for action in plan["places"][rank % 2]["lists"]["train"]]
         assert [event["name"] for event in events if event.get("cat") == "action" and event["pid"] == rank] == 3 * listed
     check_clock(events)
 
 
-def name_of(action: list[object]) -> str:
+def name_of(action: list[object], parameters: list[dict[str, object]]) -> str:
     kind, of, number = action
-    if kind in ("STATISTICS", "SHARE", "NORM", "UPDATE", "SPREAD"):
-        return str(kind)
-    return f"{kind} {of}" if kind == "REDUCE" else f"{kind} {number}" if of == 0 else f"{kind} {of} {number}"
+    match kind:
+        case "STATISTICS" | "NORM" | "UPDATE" | "VERDICT":
+            return str(kind)
+        case "GATHER":
+            return f"GATHER {number}"
+        case "SHARE" | "SPREAD":
+            return f"{kind} {of} {parameters[int(str(number))]['name']}"
+        case "REDUCE":
+            return f"REDUCE {of} {number}"
+    return f"{kind} {number}" if of == 0 else f"{kind} {of} {number}"
 
 
 def check_clock(events: list[dict[str, object]]) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from conftest import ROOT
 
 from mlc.driver import Options, compile_file
 from mlc.mesh import Portions
-from mlc.parallel.entries import COMPUTE
+from mlc.parallel.collectives import Collectives
+from mlc.parallel.entries import COMPUTE, ENDINGS, Entry
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import Place, Planned
 
@@ -60,13 +61,45 @@ def test_every_step_is_the_same_list(schedule: str, folder: Path) -> None:
         place = planned.places[rank % 2]
         expected = list(expected_lines(planned, place, rank))
         until = lines.index("STATISTICS")
+        check_collectives(planned, rank, lines[until:])
         functions = check_lines([line for line in lines[:until] if ", elements " not in line], expected)
         folded, updated = (sum(", elements " in line for line in part) for part in (lines[:until], lines[lines.index("UPDATE") :]))
         assert folded == 3 * sum(1 for _ in place.uses())  # sums of all groups but the last of a replica
         assert updated == len(place.sharing(2, planned.unit).shares(Portions(rank // 2, rank // 2 + 1)))
         assert len(set(functions.values())) == len(functions)
-        reduced = [f"REDUCE {chunk}" for chunk in range(len(place.stages))]
-        assert [line for line in lines[until:] if not line.startswith(" ")] == ["STATISTICS", *reduced, "SHARE", "NORM", "UPDATE", "SPREAD"]
+
+
+def check_collectives(planned: Planned, rank: int, lines: list[str]) -> None:
+    """What ends a step: the actions of the list, with the messages that the compiler derives for them, and no others."""
+    collectives = Collectives(planned)
+    place = planned.mesh.coordinate(rank).pp
+    expected: list[str] = []
+    for entry in place_endings(planned.places[place].lists["train"]):
+        expected.append(said_of(planned, entry))
+        for move in collectives.moves("train", rank, entry):
+            own, theirs = collectives.slots(rank, move)
+            if move.does == "post":
+                size = planned.channels[move.channel].slot_bytes
+                expected.append(f"  {move.channel} {move.message} to rank {move.peer}: {own} -> {theirs}, {size} bytes")
+            if move.does == "release":
+                expected.append(f"  {move.channel} {move.message} of rank {move.peer}: {own}")
+    assert [line for line in lines if not re.match("  0x", line)] == expected
+
+
+def place_endings(entries: Iterable[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.kind in ENDINGS]
+
+
+def said_of(planned: Planned, entry: Entry) -> str:
+    """An action that ends a step, as a program names it."""
+    match entry.kind:
+        case "REDUCE":
+            return f"REDUCE {entry.of} {entry.microbatch}"
+        case "GATHER":
+            return f"GATHER {entry.microbatch}"
+        case "SHARE" | "SPREAD":
+            return f"{entry.kind} {entry.of} {planned.parameters[entry.microbatch].name}"
+    return entry.kind
 
 
 def check_refusal(program: Path) -> None:

@@ -450,7 +450,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (descending, "place 0, action"),
         (weight_gradient_dropped, "place 1, chunk 0: weight gradient of microbatch 3 is done 0 times"),
         (update_dropped, "place 0: the list ends with"),
-        (reduced_twice, "place 0: gradients are reduced of chunks [0, 0]"),
+        (reduced_twice, "(REDUCE 0 0): turn 0 of chunk 0, but it has had all its turns"),
         (owned_twice, "are updated 2 times"),
         (nobody_updates, "are updated 0 times"),
         (owned_in_another_order, "not in the order of parameters"),

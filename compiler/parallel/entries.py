@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 COMPUTE = ("F", "I", "W", "B")
 TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
-#: What ends a step, after all compute and transfers; REDUCE once a chunk.
-ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD")
+#: What ends a step, after all compute and transfers.
+ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD", "GATHER", "VERDICT")
 
 #: Every kind of row, by the code that the column of kinds has for it: compute, transfers, endings.
 KINDS = (*COMPUTE, *TRANSFERS, *ENDINGS)
@@ -32,7 +32,10 @@ Column = NDArray[np.integer[Any]]
 
 
 class Entry(NamedTuple):
-    """One row of a list: `of` is a chunk of the place, or the name of a channel."""
+    """One row of a list: `of` is a chunk of the place, or the name of a channel; the last number a microbatch or message.
+
+    Of what ends a list: REDUCE (chunk, turn), SHARE (use, parameter), SPREAD (place, parameter), GATHER (0, turn); the others 0.
+    """
 
     kind: str
     of: int | str

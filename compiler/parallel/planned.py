@@ -16,7 +16,7 @@ from mlc.mesh import TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries
 from mlc.parallel.shards import Owned, Sharing
 
-VERSION = 4
+VERSION = 5
 CHAINS = ("train", "evaluate", "sample")
 #: More microbatches of one replica than any step has.
 MOST_ROUNDS = 1 << 20

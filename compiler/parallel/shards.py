@@ -65,6 +65,7 @@ class Sharing:
         self.owned = tuple(owned)
         self.replicas = replicas
         self.unit = unit
+        self._of = {one.parameter: one for one in self.owned}
         self._first: dict[int, int] = {}
         totals = dict.fromkeys(SHARINGS, 0)
         for one in self.owned:
@@ -76,6 +77,10 @@ class Sharing:
         """What a run of portions updates, in order of parameter."""
         found = (Share(one.parameter, *self._elements(one, portions)) for one in self.owned)
         return tuple(share for share in found if share.size > 0)
+
+    def elements(self, parameter: int, portions: Portions) -> tuple[int, int]:
+        """The elements of a parameter that a run of portions has: [begin, end), empty where end is not behind begin."""
+        return self._elements(self._of[parameter], portions)
 
     def portion(self, one: Owned) -> int:
         """The portion that has a whole parameter."""

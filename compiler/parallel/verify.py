@@ -20,16 +20,15 @@ import numpy as np
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.parallel.call_proof import call_faults
-from mlc.parallel.entries import CODES, ENDINGS, Column, Entries
+from mlc.parallel.collective_proof import collective_faults
+from mlc.parallel.ending_proof import ending_faults
+from mlc.parallel.entries import CODES, Column, Entries
 from mlc.parallel.faults import Fault
 from mlc.parallel.memory_proof import memory_faults
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import OwnedParameter, Place, Planned, PlannedParameter
 from mlc.parallel.row_proof import row_faults
 from mlc.parallel.symbolic import run_symbolic
-
-#: How the list of a chain ends, REDUCE of each chunk apart.
-_TAILS = {"train": tuple(kind for kind in ENDINGS if kind != "REDUCE"), "evaluate": ("STATISTICS",), "sample": ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
     if faults := list(_share_faults(planned)):
         raise _refused(faults)
     placed = (*memory_faults(planned), *row_faults(planned), *call_faults(planned))
-    faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *placed]
+    faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *collective_faults(planned), *placed]
     if faults:
         raise _refused(faults)
     messages: dict[str, int] = {}
@@ -115,6 +114,7 @@ def _coverage(planned: Planned, calls: tuple[str, ...] | None) -> Iterator[Fault
                 yield Fault("E1204", f"{chain}: place {place.number} has no list")
                 continue
             yield from _list_faults(place, chain, whole)
+            yield from ending_faults(planned, place, chain)
 
 
 def _stage_faults(planned: Planned) -> Iterator[Fault]:
@@ -133,7 +133,6 @@ def _stage_faults(planned: Planned) -> Iterator[Fault]:
 def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
     """Each microbatch once in each phase, ascending; nothing after the list's end."""
     entries = place.lists[chain]
-    yield from _tail_faults(place, chain)
     compute = np.flatnonzero(entries.computes)
     of, microbatches = entries.of[compute], entries.microbatches[compute]
     chunks = len(place.stages)
@@ -174,25 +173,6 @@ def _chunk_faults(entries: Entries, where: str, chunk: int, rows: Column, backwa
         for n in np.flatnonzero(counts != wanted)[:1].tolist():
             text = f"{name} of microbatch {n} is done {counts[n]} times, not {int(wanted[n])}"
             yield Fault("E1204", f"{where}, chunk {chunk}: {text}")
-
-
-def _tail_faults(place: Place, chain: str) -> Iterator[Fault]:
-    entries = place.lists[chain]
-    ends = [(at, entries[at]) for at in np.flatnonzero(~entries.computes & ~entries.transfers).tolist()]
-    where = f"{chain}: place {place.number}"
-    last = int(np.flatnonzero(entries.computes | entries.transfers).max(initial=-1))
-    if ends and ends[0][0] < last:
-        yield Fault("E1204", f"{where}, action {ends[0][0]} ({ends[0][1]}): comes before action {last} ({entries[last]})")
-    reduced = [int(e.of) for _, e in ends if e.kind == "REDUCE"]
-    wanted = list(range(len(place.stages))) if chain == "train" else []
-    if reduced != wanted:
-        yield Fault("E1204", f"{where}: gradients are reduced of chunks {reduced}, not of {wanted}")
-    rest = tuple(e.kind for _, e in ends if e.kind != "REDUCE")
-    if rest != _TAILS[chain]:
-        yield Fault("E1204", f"{where}: the list ends with {' '.join(rest) or 'nothing'}, not with {' '.join(_TAILS[chain]) or 'nothing'}")
-    kinds = [e.kind for _, e in ends]
-    if "REDUCE" in kinds and (kinds.index("REDUCE") == 0 or "REDUCE" in kinds[2 + len(wanted) - 1 :]):
-        yield Fault("E1204", f"{where}: gradients are reduced between STATISTICS and SHARE, not here: {' '.join(kinds)}")
 
 
 # --------------------------------------------------------------------------------------------------------------- ownership

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.parallel.actions import Schedule
-from mlc.parallel.entries import ENDINGS, Entries, Entry, packed
+from mlc.parallel.entries import Entries
 from mlc.parallel.planned import Channel, Columns
 from mlc.plan.backward import add_backward_rows
 from mlc.plan.channels import Edge, chain_edges, chain_lists, edge_channel
@@ -44,9 +44,14 @@ class PlannedChain:
 
 
 def plan_chain(
-    lowered: Lowered, layout: Layout, staged: StagedChain, uses: Sequence[Use], rounded: Sequence[frozenset[str]]
+    lowered: Lowered,
+    layout: Layout,
+    staged: StagedChain,
+    uses: Sequence[Use],
+    rounded: Sequence[frozenset[str]],
+    endings: Sequence[Entries],
 ) -> PlannedChain:
-    """Plan one chain. rounded: per place, parameters of which its microbatches have copies of their own."""
+    """Plan one chain. Per place, rounded: parameters of which its microbatches have copies of their own; endings: what ends its list."""
     train = staged.kind == "train"
     table = timetable(_schedule(layout, staged.kind))
     accumulators = {(use.call, use.result): use.buffer() for use in uses} if train else {}
@@ -70,7 +75,7 @@ def plan_chain(
     edges = tuple(chain_edges(staged, memories))
     placement = layout.schedule.placement
     channels = tuple(edge_channel(edge, table) for edge in edges if placement[edge.source] != placement[edge.target])
-    lists = chain_lists(table, edges, channels, packed(_end(layout, staged.kind)))
+    lists = chain_lists(table, edges, channels, endings)
     return PlannedChain(staged, table, rows, memories, _by_place(edges, layout), channels, lists, columns, found)
 
 
@@ -99,16 +104,6 @@ def _schedule(layout: Layout, kind: str) -> Schedule:
     if kind == "train":
         return layout.schedule
     return forward_schedule(layout, layout.pp if kind == "evaluate" else 1)
-
-
-def _end(layout: Layout, kind: str) -> list[Entry]:
-    match kind:
-        case "train":
-            chunks = {"REDUCE": range(layout.chunks)}
-            return [Entry(what, chunk, 0) for what in ENDINGS for chunk in chunks.get(what, range(1))]
-        case "evaluate":
-            return [Entry("STATISTICS", 0, 0)]
-    return []
 
 
 def _columns(lowered: Lowered, staged: StagedChain, rows: Sequence[StageRows]) -> tuple[Columns, tuple[tuple[tuple[int, str], ...], ...]]:

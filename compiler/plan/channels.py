@@ -97,14 +97,17 @@ def _rows(kind: Numbers | int, of: Numbers | int, positions: Numbers | int, rank
     return rows
 
 
-def chain_lists(table: Timetable, edges: Sequence[Edge], channels: Sequence[Channel], end: Entries) -> tuple[Entries, ...]:
-    """The list of each place: its actions, each between the transfers it needs and those it makes possible; then `end`.
+def chain_lists(
+    table: Timetable, edges: Sequence[Edge], channels: Sequence[Channel], endings: Sequence[Entries]
+) -> tuple[Entries, ...]:
+    """The list of each place: its actions, each between the transfers it needs and those it makes possible; then its ending.
 
     A message is received right before the first action that reads it and freed right after the last, sent right after the action that
     writes it; that its slot of the outbox is free again is waited for right before the action that writes there.
     """
     chunks = np.array(_chunk_numbers(table.schedule.placement))
-    parts = [[_compute(actions, chunks), _behind(len(actions), end)] for actions in table.schedule.lists]
+    lists = zip(table.schedule.lists, endings, strict=True)
+    parts = [[_compute(actions, chunks), _behind(len(actions), ending)] for actions, ending in lists]
     edge_of = {edge.name: edge for edge in edges}
     for number, channel in enumerate(channels):
         edge, messages = edge_of[channel.name], np.arange(table.schedule.microbatches)

@@ -21,6 +21,7 @@ from mlc.parallel.planned import Channel, Place, Planned, PlannedParameter, Stag
 from mlc.parallel.tree import most_roots, tree_levels
 from mlc.plan.chains import PlannedChain, plan_chain
 from mlc.plan.channels import segment_channel, tree_channel
+from mlc.plan.endings import chain_endings
 from mlc.plan.layout import Layout
 from mlc.plan.parameters import held_parameters, place_sharings, plan_parameters, rounded_parameters
 from mlc.plan.place import PlacePlanner, Sketch, place_inboxes
@@ -37,7 +38,8 @@ def plan(lowered: Lowered, layout: Layout) -> Planned:
     parameters = plan_parameters(lowered, layout, staged, uses)
     held = held_parameters(lowered, layout, staged, parameters)
     rounded = rounded_parameters(lowered, layout, held)
-    chains = tuple(plan_chain(lowered, layout, chain, uses, rounded) for chain in staged)
+    endings = {chain.kind: chain_endings(chain.kind, layout, parameters, held) for chain in staged}
+    chains = tuple(plan_chain(lowered, layout, chain, uses, rounded, endings[chain.kind]) for chain in staged)
     program = lowered.step.program
     sketch = Sketch(
         lowered=lowered,

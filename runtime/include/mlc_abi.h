@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 5
+#define MLC_ABI_VERSION 6
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
@@ -231,15 +231,18 @@ enum mlc_action_kind {
     MLC_SEND,            /* a message is complete in its outbox slot: it may go */
     MLC_SENT,            /* wait until it has gone: its outbox slot may be written again */
     MLC_STATISTICS,      /* all ranks exchange the columns of all microbatches */
-    MLC_REDUCE,          /* gradients of a chunk: each replica gets the sum over replicas of what its shard owns */
-    MLC_SHARE,           /* gradients of uses on other places go to the owner, which adds them in chain order */
+    MLC_REDUCE,          /* a turn of halving: gradients of a chunk, until each replica has the sum over all of what its shard owns */
+    MLC_SHARE,           /* the gradient of a use goes to the owner of the parameter, which adds it to that of use 0 */
     MLC_NORM,            /* gradients are scaled; all ranks exchange the sums of squares */
     MLC_UPDATE,          /* each shard is updated */
-    MLC_SPREAD,          /* new values go to the places that share a parameter, then to the other replicas */
+    MLC_SPREAD,          /* new values of a parameter go from its owner to a place that shares it */
+    MLC_GATHER,          /* a turn of doubling: new values of all that the place holds go to its other replicas */
+    MLC_VERDICT,         /* all ranks learn what the update left that is not finite */
 };
 
 /* One row of a rank's program. Compute: `of` is a chunk of the place (not a stage), `microbatch` counts from 0 within the replica's
- * share. Transfer: `of` is a channel, `microbatch` the message of that number. The others: 0, and MLC_REDUCE a chunk. */
+ * share. Transfer: `of` is a channel, `microbatch` the message of that number. The others: 0; but MLC_REDUCE is of a chunk, MLC_SHARE of a
+ * use and MLC_SPREAD of a place, and `microbatch` is a turn (mlc_mesh.h) of MLC_REDUCE and MLC_GATHER, a parameter of the other two. */
 typedef struct mlc_action {
     int16_t kind;
     int16_t of;

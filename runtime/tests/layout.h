@@ -420,6 +420,57 @@ static inline void layout_window(layout_list *list, int first, int last)
             layout_weight(list, s, j);
 }
 
+/* The place of a use; -1: there is none of this index. */
+static inline int layout_use_place(const layout *all, int parameter, int index)
+{
+    for (int s = 0; s < all->stages; s++)
+        for (int u = 0; u < all->stage[MLC_TRAIN][s].chunk.use_count; u++) {
+            const mlc_use *use = &all->stage[MLC_TRAIN][s].uses[u];
+            if (use->parameter == parameter && use->index == index)
+                return s % all->model.mesh.size[MLC_PP];
+        }
+    return -1;
+}
+
+/* Gradients of parameters that have uses on several places go to their owners. */
+static inline void layout_share(layout_list *list, int parameter)
+{
+    int owner = list->all->model.parameters[parameter].owner;
+    bool shared = false;
+    for (int u = 0; layout_use_place(list->all, parameter, u) >= 0; u++)
+        shared |= layout_use_place(list->all, parameter, u) != owner;
+    for (int u = 0; shared && layout_use_place(list->all, parameter, u) >= 0; u++)
+        if (list->place == owner || list->place == layout_use_place(list->all, parameter, u))
+            layout_act(list, MLC_SHARE, u, parameter);
+}
+
+static inline void layout_spread(layout_list *list, int parameter)
+{
+    int owner = list->all->model.parameters[parameter].owner;
+    for (int place = 0; place < list->all->model.mesh.size[MLC_PP]; place++)
+        if (place != owner && (list->place == owner || list->place == place) && layout_held(list->all, place, parameter))
+            layout_act(list, MLC_SPREAD, place, parameter);
+}
+
+static inline void layout_end_list(layout_list *list)
+{
+    const layout *all = list->all;
+    int turns = mlc_cohort_turns(all->model.mesh.size[MLC_DP]);
+    for (int c = 0; c < all->chunks; c++)
+        for (int turn = 0; turn < turns; turn++)
+            layout_act(list, MLC_REDUCE, c, turn);
+    for (int p = 0; p < all->model.parameter_count; p++)
+        layout_share(list, p);
+    layout_act(list, MLC_NORM, 0, 0);
+    layout_act(list, MLC_UPDATE, 0, 0);
+    for (int p = 0; p < all->model.parameter_count; p++)
+        if (all->update_flat[p] || all->update[p])
+            layout_spread(list, p);
+    for (int turn = turns - 1; turn >= 0; turn--)
+        layout_act(list, MLC_GATHER, 0, turn);
+    layout_act(list, MLC_VERDICT, 0, 0);
+}
+
 static inline void layout_write_list(layout *all, int place, int chain)
 {
     layout_list list = {all, place, chain};
@@ -433,10 +484,8 @@ static inline void layout_write_list(layout *all, int place, int chain)
         }
     if (chain != MLC_SAMPLE)
         layout_act(&list, MLC_STATISTICS, 0, 0);
-    for (int c = 0; chain == MLC_TRAIN && c < all->chunks; c++)
-        layout_act(&list, MLC_REDUCE, c, 0);
-    for (int kind = MLC_SHARE; chain == MLC_TRAIN && kind <= MLC_SPREAD; kind++)
-        layout_act(&list, kind, 0, 0);
+    if (chain == MLC_TRAIN)
+        layout_end_list(&list);
     all->programs[place].lists[chain].actions = all->actions[place][chain];
 }
 

@@ -24,9 +24,8 @@ typedef struct stored_kind {
 } stored_kind;
 
 /* The least that is a step: its end. */
-enum { STORED_ACTIONS = 5 };
-static const mlc_action STORED_STEP[STORED_ACTIONS] = {{MLC_STATISTICS, 0, 0}, {MLC_SHARE, 0, 0}, {MLC_NORM, 0, 0}, {MLC_UPDATE, 0, 0},
-                                                       {MLC_SPREAD, 0, 0}};
+enum { STORED_ACTIONS = 4 };
+static const mlc_action STORED_STEP[STORED_ACTIONS] = {{MLC_STATISTICS, 0, 0}, {MLC_NORM, 0, 0}, {MLC_UPDATE, 0, 0}, {MLC_VERDICT, 0, 0}};
 
 /* All tables of one layout. */
 typedef struct stored {

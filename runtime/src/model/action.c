@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-enum form { COMPUTE, TRANSFER, CHUNK, PLAIN };
+enum form { COMPUTE, TRANSFER, CHUNK, TURN, PARAMETER, PLAIN };
 
 static const struct {
     const char *name;
@@ -19,10 +19,12 @@ static const struct {
     [MLC_SENT] = {"SENT", TRANSFER},
     [MLC_STATISTICS] = {"STATISTICS", PLAIN},
     [MLC_REDUCE] = {"REDUCE", CHUNK},
-    [MLC_SHARE] = {"SHARE", PLAIN},
+    [MLC_SHARE] = {"SHARE", PARAMETER},
     [MLC_NORM] = {"NORM", PLAIN},
     [MLC_UPDATE] = {"UPDATE", PLAIN},
-    [MLC_SPREAD] = {"SPREAD", PLAIN},
+    [MLC_SPREAD] = {"SPREAD", PARAMETER},
+    [MLC_GATHER] = {"GATHER", TURN},
+    [MLC_VERDICT] = {"VERDICT", PLAIN},
 };
 
 void mlc_action_name(char name[MLC_ACTION_NAME_BYTES], const mlc_model *model, int place, const mlc_action *action)
@@ -40,7 +42,13 @@ void mlc_action_name(char name[MLC_ACTION_NAME_BYTES], const mlc_model *model, i
         snprintf(name, MLC_ACTION_NAME_BYTES, "%s %s %d", kind, model->schedule->channels[action->of].name, number);
         break;
     case CHUNK:
-        snprintf(name, MLC_ACTION_NAME_BYTES, "%s %d", kind, action->of);
+        snprintf(name, MLC_ACTION_NAME_BYTES, "%s %d %d", kind, action->of, number);
+        break;
+    case TURN:
+        snprintf(name, MLC_ACTION_NAME_BYTES, "%s %d", kind, number);
+        break;
+    case PARAMETER:
+        snprintf(name, MLC_ACTION_NAME_BYTES, "%s %d %s", kind, action->of, model->parameters[number].name);
         break;
     case PLAIN:
         snprintf(name, MLC_ACTION_NAME_BYTES, "%s", kind);

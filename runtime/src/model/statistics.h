@@ -39,6 +39,8 @@ typedef struct mlc_notes {
 
 enum { MLC_TALLY_WEIGHT, MLC_TALLY_LOSS, MLC_TALLY_METRICS }; /* the last: of the first metric; the others follow */
 
+#define MLC_STATISTIC_BYTES 288 /* at most, of a unit that all ranks exchange in an action */
+
 /* One unit of what is exchanged: the notes, or a tally. */
 typedef struct mlc_statistic {
     int64_t is_tally;
@@ -47,6 +49,8 @@ typedef struct mlc_statistic {
         mlc_tally tally;
     } of;
 } mlc_statistic;
+
+_Static_assert(sizeof(mlc_statistic) == MLC_STATISTIC_BYTES, "compiler/parallel/collectives.py counts messages by it");
 
 /* Of a chain: the notes, the weight, the loss, the metrics. */
 static inline int mlc_statistics_count(const mlc_chain *chain)

@@ -27,27 +27,37 @@ static void settle(const mlc_rank *rank, const mlc_part *part)
     mlc_gradient_settle(rank, part->levels, (int64_t)(part->offset / unit), (int64_t)(part->bytes / unit));
 }
 
-static void pack_values(const mlc_rank *rank, const mlc_part *part, void *slot)
+/* A segment of an exchange: of sums, of as many equal parts as there may be roots. */
+typedef struct segment {
+    const mlc_joining *joining;
+    char *slot; /* NULL: what arrives is the guest's */
+    uint64_t room;
+} segment;
+
+static void pack_values(const mlc_rank *rank, const mlc_part *part, void *context)
 {
-    memcpy((char *)slot + part->at, bytes_at(rank, part, 0), part->bytes);
+    const segment *to = context;
+    memcpy(to->slot + part->at, bytes_at(rank, part, 0), part->bytes);
 }
 
-static void unpack_values(const mlc_rank *rank, const mlc_part *part, void *slot)
+static void unpack_values(const mlc_rank *rank, const mlc_part *part, void *context)
 {
-    memcpy(bytes_at(rank, part, 0), (const char *)slot + part->at, part->bytes);
+    const segment *from = context;
+    memcpy(bytes_at(rank, part, 0), from->slot + part->at, part->bytes);
 }
 
 /* The sum of one use over all replicas; with one replica it is made here. */
-static void pack_sum(const mlc_rank *rank, const mlc_part *part, void *slot)
+static void pack_sum(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     if (rank->model->mesh.size[MLC_DP] == 1)
         settle(rank, part);
-    pack_values(rank, part, slot);
+    pack_values(rank, part, context);
 }
 
-static void add_sum(const mlc_rank *rank, const mlc_part *part, void *slot)
+static void add_sum(const mlc_rank *rank, const mlc_part *part, void *context)
 {
-    add_part(rank, part, bytes_at(rank, part, 0), (const char *)slot + part->at);
+    const segment *from = context;
+    add_part(rank, part, bytes_at(rank, part, 0), from->slot + part->at);
 }
 
 /* A use of the owner's own: part is of use 0. */
@@ -60,13 +70,6 @@ static void join_sum(const mlc_rank *rank, const mlc_part *of_first, void *conte
     if (event->use)
         add_part(rank, of_first, bytes_at(rank, of_first, 0), bytes_at(rank, &own, 0));
 }
-
-/* A segment of an exchange of sums, of as many equal parts as there may be roots. */
-typedef struct segment {
-    const mlc_joining *joining;
-    char *slot; /* NULL: what arrives is the guest's */
-    uint64_t room;
-} segment;
 
 static const char *arrived_at(const mlc_rank *rank, const mlc_part *part, const segment *from, int number)
 {
@@ -131,25 +134,31 @@ static void await_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchange
         await_arrival(rank, env, one->in);
 }
 
-static void pack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, int64_t k)
+/* How the parts of a segment are put into a slot, and what is done with those that have come. */
+typedef struct visitors {
+    mlc_part_visitor pack;
+    mlc_part_visitor unpack;
+} visitors;
+
+static const visitors SUMS = {pack_sums, join_sums}, VALUES = {pack_values, unpack_values}, USES = {pack_sum, add_sum};
+
+static void pack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, int64_t k, visitors by)
 {
     if (!one->out || k >= mlc_stream_segments(&one->sent, room))
         return;
-    char *slot = mlc_link_outgoing(one->out, one->out->posted);
-    segment to = {one->joining, slot, room};
-    mlc_stream_visit(rank, env, &one->sent, room, k, one->joining ? pack_sums : pack_values, one->joining ? (void *)&to : slot);
+    segment to = {one->joining, mlc_link_outgoing(one->out, one->out->posted), room};
+    mlc_stream_visit(rank, env, &one->sent, room, k, by.pack, &to);
 }
 
-static void unpack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, int64_t k)
+static void unpack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, int64_t k, visitors by)
 {
     if (!one->in || k < 0 || k >= mlc_stream_segments(&one->kept, room))
         return;
-    char *slot = mlc_link_incoming(one->in, one->in->released);
-    segment from = {one->joining, slot, room};
-    mlc_stream_visit(rank, env, &one->kept, room, k, one->joining ? join_sums : unpack_values, one->joining ? (void *)&from : slot);
+    segment from = {one->joining, mlc_link_incoming(one->in, one->in->released), room};
+    mlc_stream_visit(rank, env, &one->kept, room, k, by.unpack, &from);
 }
 
-static bool run_exchange(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room)
+static bool run_exchange(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, visitors by)
 {
     int64_t sent = one->out ? mlc_stream_segments(&one->sent, room) : 0, kept = one->in ? mlc_stream_segments(&one->kept, room) : 0;
     int64_t steps = sent > kept ? sent : kept;
@@ -159,8 +168,8 @@ static bool run_exchange(mlc_rank *rank, const mlc_env *env, const mlc_exchanged
         mlc_barrier(env);
         if (mlc_stopped(env))
             return false;
-        pack_segment(rank, env, one, room, k);
-        unpack_segment(rank, env, one, room, k - 1);
+        pack_segment(rank, env, one, room, k, by);
+        unpack_segment(rank, env, one, room, k - 1, by);
         mlc_barrier(env);
         if (env->thread == 0 && k < sent)
             mlc_link_post(&rank->world, one->out);
@@ -180,136 +189,108 @@ static bool run_alone(const mlc_rank *rank, const mlc_env *env, const mlc_exchan
     return true;
 }
 
-/* Nobody needs the progress of this rank for what it has sent. */
-static bool see_off(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all)
+/* Exchanges [begin, end) of a list, which are those of one action. */
+typedef struct span {
+    const mlc_exchanged *begin;
+    const mlc_exchanged *end;
+} span;
+
+/* By the lead thread: the messages of an action are one list of each link that they use. */
+static void begin_exchanges(mlc_rank *rank, const mlc_env *env, span of, uint64_t room)
 {
-    for (int i = 0; env->thread == 0 && i < all->count; i++)
-        if (all->items[i].out)
-            await_sent(rank, env, all->items[i].out, 0);
+    for (const mlc_exchanged *one = of.begin; one < of.end && !mlc_team_stopping(env); one++)
+        if ((one->in && mlc_link_begin(&rank->world, one->in, 0)) || (one->out && mlc_link_begin(&rank->world, one->out, 0)))
+            mlc_team_stop(env);
+    for (const mlc_exchanged *one = of.begin; one < of.end && !mlc_team_stopping(env); one++)
+        if (one->in)
+            one->in->expected += mlc_stream_segments(&one->kept, room);
+}
+
+/* Nobody needs the progress of this rank for what it has sent. */
+static bool see_off(mlc_rank *rank, const mlc_env *env, span of)
+{
+    for (const mlc_exchanged *one = of.begin; env->thread == 0 && one < of.end; one++)
+        if (one->out)
+            await_sent(rank, env, one->out, 0);
     mlc_barrier(env);
     return !mlc_stopped(env);
 }
 
-/* By the lead thread: exchanges that come together are one list of each link that they use. */
-static void begin_exchanges(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all)
-{
-    for (int i = 0; i < all->count && !mlc_team_stopping(env); i++) {
-        const mlc_exchanged *one = &all->items[i];
-        if ((one->in && mlc_link_begin(&rank->world, one->in, 0)) || (one->out && mlc_link_begin(&rank->world, one->out, 0)))
-            mlc_team_stop(env);
-    }
-    for (int i = 0; i < all->count && !mlc_team_stopping(env); i++)
-        if (all->items[i].in)
-            all->items[i].in->expected += mlc_stream_segments(&all->items[i].kept, all->room);
-}
-
-static bool run_exchanges(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all)
+static bool run_exchanges(mlc_rank *rank, const mlc_env *env, span of, uint64_t room, visitors by)
 {
     if (env->thread == 0)
-        begin_exchanges(rank, env, all);
-    for (int i = 0; i < all->count; i++) {
-        const mlc_exchanged *one = &all->items[i];
+        begin_exchanges(rank, env, of, room);
+    for (const mlc_exchanged *one = of.begin; one < of.end; one++) {
         bool alone = one->joining && !one->out && !one->in;
-        if (alone ? !run_alone(rank, env, one) : !run_exchange(rank, env, one, all->room))
+        if (alone ? !run_alone(rank, env, one) : !run_exchange(rank, env, one, room, by))
             return false;
     }
-    return see_off(rank, env, all);
+    return see_off(rank, env, of);
+}
+
+static bool run_turn(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *all, int turn, visitors by)
+{
+    span of = {all->items, all->items + all->count};
+    while (of.begin < of.end && of.begin->turn != turn)
+        of.begin++;
+    while (of.begin < of.end && of.end[-1].turn != turn)
+        of.end--;
+    return run_exchanges(rank, env, of, all->room, by);
 }
 
 /* ---- between places ---- */
 
-static bool run_send(mlc_rank *rank, const mlc_env *env, const mlc_event *event, mlc_part_visitor pack)
+/* The event of an action of the list, which has one. */
+static mlc_event *event_of(const mlc_rank *rank, const mlc_action *action)
 {
-    uint64_t room = event->link->channel->slot_bytes;
-    for (int64_t k = 0; k < mlc_stream_segments(&event->stream, room); k++) {
-        if (env->thread == 0)
-            await_outbox(rank, env, event->link);
-        mlc_barrier(env);
-        if (mlc_stopped(env))
-            return false;
-        mlc_stream_visit(rank, env, &event->stream, room, k, pack, mlc_link_outgoing(event->link, event->link->posted));
-        mlc_barrier(env);
-        if (env->thread == 0)
-            mlc_link_post(&rank->world, event->link);
+    const mlc_events *all = &rank->collective->events;
+    int low = 0, high = all->count;
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        if (all->items[middle].action <= action)
+            low = middle;
+        else
+            high = middle;
     }
-    return true;
+    return &all->items[low];
 }
 
-static bool run_receive(mlc_rank *rank, const mlc_env *env, const mlc_event *event, mlc_part_visitor unpack)
+static bool run_join(mlc_rank *rank, const mlc_env *env, mlc_event *event)
 {
-    uint64_t room = event->link->channel->slot_bytes;
-    for (int64_t k = 0; k < mlc_stream_segments(&event->stream, room); k++) {
-        if (env->thread == 0)
-            await_arrival(rank, env, event->link);
-        mlc_barrier(env);
-        if (mlc_stopped(env))
-            return false;
-        mlc_stream_visit(rank, env, &event->stream, room, k, unpack, mlc_link_incoming(event->link, event->link->released));
-        mlc_barrier(env);
-        if (env->thread == 0)
-            mlc_link_release(&rank->world, event->link);
-    }
-    return true;
-}
-
-static bool run_event(mlc_rank *rank, const mlc_env *env, mlc_event *event, mlc_part_visitor pack, mlc_part_visitor unpack)
-{
-    if (event->kind == MLC_EVENT_SEND)
-        return run_send(rank, env, event, pack);
-    if (event->kind == MLC_EVENT_RECEIVE)
-        return run_receive(rank, env, event, unpack);
-    if (event->stream.bytes)
-        mlc_stream_visit(rank, env, &event->stream, event->stream.bytes, 0, join_sum, event);
+    const mlc_stream *stream = &event->one.kept;
+    if (stream->bytes)
+        mlc_stream_visit(rank, env, stream, stream->bytes, 0, join_sum, event);
     mlc_barrier(env);
     return true;
 }
 
-/* By the lead thread: the events of an action are one list of each link that they use. */
-static void begin_events(mlc_rank *rank, const mlc_env *env, const mlc_events *events)
+static bool run_event(mlc_rank *rank, const mlc_env *env, const mlc_event *event, visitors by)
 {
-    for (int i = 0; i < events->count && !mlc_team_stopping(env); i++)
-        if (events->items[i].link && mlc_link_begin(&rank->world, events->items[i].link, 0))
-            mlc_team_stop(env);
-    for (int i = 0; i < events->count && !mlc_team_stopping(env); i++) {
-        const mlc_event *event = &events->items[i];
-        if (event->link)
-            event->link->expected += mlc_stream_segments(&event->stream, event->link->channel->slot_bytes);
-    }
-}
-
-static bool run_events(mlc_rank *rank, const mlc_env *env, const mlc_events *events, mlc_part_visitor pack, mlc_part_visitor unpack)
-{
-    if (env->thread == 0)
-        begin_events(rank, env, events);
-    for (int i = 0; i < events->count; i++)
-        if (!run_event(rank, env, &events->items[i], pack, unpack))
-            return false;
-    for (int i = 0; env->thread == 0 && i < events->count; i++)
-        if (events->items[i].kind == MLC_EVENT_SEND)
-            await_sent(rank, env, events->items[i].link, 0);
-    if (events->count)
-        mlc_barrier(env);
-    return !mlc_stopped(env);
+    const mlc_link *link = event->one.out ? event->one.out : event->one.in;
+    return run_exchanges(rank, env, (span){&event->one, &event->one + 1}, link->channel->slot_bytes, by);
 }
 
 /* ---- the actions ---- */
 
-bool mlc_collective_reduce(mlc_rank *rank, const mlc_env *env, int chunk)
+bool mlc_collective_reduce(mlc_rank *rank, const mlc_env *env, int chunk, int turn)
 {
-    if (rank->model->mesh.size[MLC_DP] == 1)
-        return true;
-    mlc_gradient_settle_chunk(rank, env, chunk);
-    return run_exchanges(rank, env, &rank->collective->reduces[chunk]);
+    if (turn == 0)
+        mlc_gradient_settle_chunk(rank, env, chunk);
+    return run_turn(rank, env, &rank->collective->reduces[chunk], turn, SUMS);
 }
 
-bool mlc_collective_share(mlc_rank *rank, const mlc_env *env)
+bool mlc_collective_share(mlc_rank *rank, const mlc_env *env, const mlc_action *action)
 {
-    return run_events(rank, env, &rank->collective->shares, pack_sum, add_sum);
+    mlc_event *event = event_of(rank, action);
+    return event->joins ? run_join(rank, env, event) : run_event(rank, env, event, USES);
 }
 
-bool mlc_collective_spread(mlc_rank *rank, const mlc_env *env)
+bool mlc_collective_spread(mlc_rank *rank, const mlc_env *env, const mlc_action *action)
 {
-    if (!run_events(rank, env, &rank->collective->spreads, pack_values, unpack_values))
-        return false;
-    return rank->model->mesh.size[MLC_DP] == 1 || run_exchanges(rank, env, &rank->collective->gather);
+    return run_event(rank, env, event_of(rank, action), VALUES);
+}
+
+bool mlc_collective_gather(mlc_rank *rank, const mlc_env *env, int turn)
+{
+    return run_turn(rank, env, &rank->collective->gather, turn, VALUES);
 }

@@ -156,6 +156,7 @@ static int open_halving(mlc_rank *rank, mlc_exchanges *all, const mlc_chunk *chu
     mlc_exchanged *one = add_exchange(all);
     if (!one)
         return no_memory(error);
+    one->turn = turn->turn;
     one->joining = turn;
     bool whole = !turn->sends || alone || add_sums(&one->sent, rank, chunk, sent, all->guests, guest);
     whole &= !turn->receives || add_sums(&one->kept, rank, chunk, kept, all->guests, guest);
@@ -189,6 +190,7 @@ static int open_doubling(mlc_rank *rank, mlc_exchanges *all, int point, int turn
     mlc_exchanged *one = add_exchange(all);
     if (!one)
         return no_memory(error);
+    one->turn = turn;
     for (int i = 0; i < rank->role->held_count; i++) {
         int p = rank->role->held[i].parameter;
         bool whole = !sends || stream_add_values(&one->sent, rank, p, mlc_cohort_portions(replicas, point, turn + 1));
@@ -213,8 +215,8 @@ static int open_gather(mlc_rank *rank, mlc_error *error)
 
 /* ---- between places ---- */
 
-/* Adds an event with an empty stream; NULL: out of memory. */
-static mlc_event *add_event(mlc_events *events, enum mlc_event_kind kind)
+/* Adds an event without streams; NULL: out of memory. */
+static mlc_event *add_event(mlc_events *events, const mlc_action *action)
 {
     if (events->count == events->capacity) {
         int capacity = events->capacity ? 2 * events->capacity : 8;
@@ -224,80 +226,73 @@ static mlc_event *add_event(mlc_events *events, enum mlc_event_kind kind)
         events->items = grown;
         events->capacity = capacity;
     }
-    events->items[events->count] = (mlc_event){.kind = kind};
+    events->items[events->count] = (mlc_event){.action = action};
     return &events->items[events->count++];
 }
 
-static int open_share(mlc_rank *rank, int parameter, int use, mlc_error *error)
+static int no_event(const mlc_rank *rank, const mlc_action *action, mlc_error *error)
 {
-    const mlc_placed_use *it = mlc_use_at(rank, parameter, use);
-    int owner = rank->model->parameters[parameter].owner;
-    if (rank->place != owner && rank->place != it->place)
-        return MLC_OK;
-    enum mlc_event_kind remote = rank->place == owner ? MLC_EVENT_RECEIVE : MLC_EVENT_SEND;
-    mlc_event *event = add_event(&rank->collective->shares, it->place == owner ? MLC_EVENT_JOIN : remote);
-    const mlc_use *streamed = rank->place == owner ? mlc_use_at(rank, parameter, 0)->use : it->use;
-    if (!event || !stream_add_portions(&event->stream, rank, parameter, own_portion(rank), streamed->levels, NULL, mlc_wide_bytes(rank->model)))
-        return no_memory(error);
-    event->use = use;
-    event->levels = it->use->levels;
-    if (event->kind == MLC_EVENT_JOIN)
-        return MLC_OK;
-    int channel = channel_of(rank->model, MLC_REDUCTION, it->place, owner);
-    event->link = channel >= 0 ? rank->tables->links[channel] : NULL;
-    return event->link ? MLC_OK : no_channel(rank, "gradients", it->place, owner, error);
+    return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: action %d of the train list is of what there is not", rank->model->name,
+                         rank->place, (int)(action - rank->program->lists[MLC_TRAIN].actions));
 }
 
-static int open_shares(mlc_rank *rank, mlc_error *error)
+/* Finds the link of an event in which one place sends and another one receives. */
+static int connect_event(const mlc_rank *rank, mlc_event *event, int kind, int from, int to, mlc_error *error)
 {
-    for (int p = 0; p < rank->model->parameter_count; p++) {
-        if (!rank->tables->shared[p] || !mlc_is_fed(rank, p))
-            continue;
-        for (int u = 0; u < mlc_use_count(rank, p); u++)
-            if (open_share(rank, p, u, error))
-                return error->status;
-    }
+    int channel = channel_of(rank->model, kind, from, to);
+    mlc_link *link = channel >= 0 ? rank->tables->links[channel] : NULL;
+    if (!link)
+        return no_channel(rank, kind == MLC_REDUCTION ? "gradients" : "values", from, to, error);
+    if (rank->place == from)
+        event->one.out = link;
+    else
+        event->one.in = link;
     return MLC_OK;
 }
 
-static bool holds(const mlc_role *role, int parameter)
+/* The gradient of a use that the owner of its parameter, or the place of the use, has. */
+static int open_share(mlc_rank *rank, const mlc_action *action, mlc_error *error)
 {
-    for (int i = 0; i < role->held_count; i++)
-        if (role->held[i].parameter == parameter)
-            return true;
-    return false;
+    int parameter = action->microbatch, use = action->of, owner = rank->model->parameters[parameter].owner;
+    if (use < 0 || use >= mlc_use_count(rank, parameter) || !mlc_is_fed(rank, parameter))
+        return no_event(rank, action, error);
+    const mlc_placed_use *it = mlc_use_at(rank, parameter, use);
+    if (rank->place != owner && rank->place != it->place)
+        return no_event(rank, action, error);
+    mlc_event *event = add_event(&rank->collective->events, action);
+    if (!event)
+        return no_memory(error);
+    bool owns = rank->place == owner;
+    const mlc_use *streamed = owns ? mlc_use_at(rank, parameter, 0)->use : it->use;
+    mlc_stream *stream = owns ? &event->one.kept : &event->one.sent;
+    if (!stream_add_portions(stream, rank, parameter, own_portion(rank), streamed->levels, NULL, mlc_wide_bytes(rank->model)))
+        return no_memory(error);
+    event->use = use;
+    event->levels = it->use->levels;
+    event->joins = it->place == owner;
+    return event->joins ? MLC_OK : connect_event(rank, event, MLC_REDUCTION, it->place, owner, error);
 }
 
-static int open_spread(mlc_rank *rank, int parameter, int place, mlc_error *error)
+/* New values of a parameter on their way from its owner to a place. */
+static int open_spread(mlc_rank *rank, const mlc_action *action, mlc_error *error)
 {
-    int owner = rank->model->parameters[parameter].owner;
-    mlc_stream stream = {0};
-    if (!stream_add_values(&stream, rank, parameter, own_portion(rank))) {
-        mlc_stream_close(&stream);
+    int parameter = action->microbatch, place = action->of, owner = rank->model->parameters[parameter].owner;
+    if (place == owner || (rank->place != owner && rank->place != place) || !mlc_rank_held(rank, parameter))
+        return no_event(rank, action, error);
+    mlc_event *event = add_event(&rank->collective->events, action);
+    if (!event || !stream_add_values(rank->place == owner ? &event->one.sent : &event->one.kept, rank, parameter, own_portion(rank)))
         return no_memory(error);
-    }
-    if (!stream.bytes)
-        return MLC_OK;
-    mlc_event *event = add_event(&rank->collective->spreads, rank->place == owner ? MLC_EVENT_SEND : MLC_EVENT_RECEIVE);
-    if (!event) {
-        mlc_stream_close(&stream);
-        return no_memory(error);
-    }
-    int channel = channel_of(rank->model, MLC_PARAMETER, owner, place);
-    event->stream = stream;
-    event->link = channel >= 0 ? rank->tables->links[channel] : NULL;
-    return event->link ? MLC_OK : no_channel(rank, "values", owner, place, error);
+    return connect_event(rank, event, MLC_PARAMETER, owner, place, error);
 }
 
-static int open_spreads(mlc_rank *rank, mlc_error *error)
+static int open_events(mlc_rank *rank, mlc_error *error)
 {
-    for (int p = 0; p < rank->model->parameter_count; p++)
-        for (int place = 0; mlc_rank_held(rank, p) && place < rank->model->mesh.size[MLC_PP]; place++) {
-            int owner = rank->model->parameters[p].owner;
-            bool involved = rank->place == owner || rank->place == place;
-            if (place != owner && involved && holds(&rank->model->roles[place], p) && open_spread(rank, p, place, error))
-                return error->status;
-        }
+    mlc_actions list = rank->program->lists[MLC_TRAIN];
+    for (const mlc_action *action = list.actions; action < list.actions + list.count; action++) {
+        bool is_event = action->kind == MLC_SHARE || action->kind == MLC_SPREAD;
+        if (is_event && (action->kind == MLC_SHARE ? open_share(rank, action, error) : open_spread(rank, action, error)))
+            return error->status;
+    }
     return MLC_OK;
 }
 
@@ -322,17 +317,19 @@ int mlc_collective_open(mlc_rank *rank, mlc_error *error)
         return no_memory(error);
     if (rank->model->mesh.size[MLC_DP] > 1 && open_exchanges(rank, error))
         return error->status;
-    if (open_shares(rank, error) || open_spreads(rank, error))
-        return error->status;
-    return MLC_OK;
+    return open_events(rank, error);
+}
+
+static void close_exchange(mlc_exchanged *one)
+{
+    mlc_stream_close(&one->sent);
+    mlc_stream_close(&one->kept);
 }
 
 static void close_exchanges(mlc_exchanges *all)
 {
-    for (int i = 0; i < all->count; i++) {
-        mlc_stream_close(&all->items[i].sent);
-        mlc_stream_close(&all->items[i].kept);
-    }
+    for (int i = 0; i < all->count; i++)
+        close_exchange(&all->items[i]);
     free(all->items);
     free(all->guests);
 }
@@ -340,7 +337,7 @@ static void close_exchanges(mlc_exchanges *all)
 static void close_events(mlc_events *events)
 {
     for (int i = 0; i < events->count; i++)
-        mlc_stream_close(&events->items[i].stream);
+        close_exchange(&events->items[i].one);
     free(events->items);
 }
 
@@ -352,8 +349,7 @@ void mlc_collective_close(mlc_rank *rank)
     for (int c = 0; collective->reduces && c < rank->role->chunk_count; c++)
         close_exchanges(&collective->reduces[c]);
     close_exchanges(&collective->gather);
-    close_events(&collective->shares);
-    close_events(&collective->spreads);
+    close_events(&collective->events);
     mlc_halving_close(&collective->halving);
     free(collective->reduces);
     free(collective);

@@ -6,33 +6,33 @@
 #include "step/halving.h"
 #include "step/stream.h"
 
-/* Something that happens to one parameter in SHARE or in the first half of SPREAD. */
-enum mlc_event_kind { MLC_EVENT_JOIN, MLC_EVENT_SEND, MLC_EVENT_RECEIVE };
-
-typedef struct mlc_event {
-    enum mlc_event_kind kind;
-    int use;                /* MLC_EVENT_JOIN: in chain order */
-    const uint64_t *levels; /* MLC_EVENT_JOIN: accumulators of the use; `stream` is that of use 0 */
-    mlc_link *link;
-    mlc_stream stream;
-} mlc_event;
-
-typedef struct mlc_events {
-    mlc_event *items;
-    int count;
-    int capacity;
-} mlc_events;
-
-/* What two replicas exchange in a turn; or what one does with the sums of its guest. */
+/* What two ranks exchange; or what one does with the sums of its guest. */
 typedef struct mlc_exchanged {
-    const mlc_joining *joining; /* of REDUCE: how sums join; NULL: values */
+    int turn; /* of halving or doubling */
+    const mlc_joining *joining; /* of REDUCE: how sums join; NULL: another action's */
     mlc_link *out;              /* NULL: nothing goes */
     mlc_link *in;               /* NULL: nothing comes */
     mlc_stream sent;
     mlc_stream kept;            /* what arrives */
 } mlc_exchanged;
 
-/* The exchanges of a rank in their order. */
+/* What happens to one parameter in a SHARE or SPREAD: something goes or comes, or a use joins that lies on the same place. */
+typedef struct mlc_event {
+    const mlc_action *action;
+    mlc_exchanged one;      /* either way; where a use joins, `kept` is that of use 0 */
+    bool joins;
+    int use;                /* in chain order */
+    const uint64_t *levels; /* accumulators of the use */
+} mlc_event;
+
+/* In the order of the list. */
+typedef struct mlc_events {
+    mlc_event *items;
+    int count;
+    int capacity;
+} mlc_events;
+
+/* The exchanges of a rank turn by turn, each in their order. */
 typedef struct mlc_exchanges {
     mlc_exchanged *items;
     int count;
@@ -45,8 +45,7 @@ struct mlc_collective {
     mlc_halving halving;
     mlc_exchanges *reduces; /* by chunk */
     mlc_exchanges gather;
-    mlc_events shares;
-    mlc_events spreads;
+    mlc_events events;
 };
 
 #endif

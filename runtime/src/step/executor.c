@@ -18,7 +18,7 @@ static mlc_pass pass_make(mlc_rank *rank, int kind, const mlc_feed *feed)
     for (int i = 0; i < rank->team->threads; i++)
         rank->team->workers[i].error.status = 0, rank->team->workers[i].refused = mlc_refusal_none();
     return (mlc_pass){.rank = rank, .kind = kind, .chain = &rank->model->chains[kind], .chunks = rank->role->chunks[kind], .feed = feed,
-                  .share = 1, .bad_microbatch = -1, .bad_parameter = -1,
+                  .share = 1, .bad_microbatch = -1, .bad_parameter = -1, .flaw = -1,
                   .found = {.stage = INT64_MAX}, .refused = mlc_refusal_none()};
 }
 
@@ -115,23 +115,11 @@ static int report_weight(const mlc_pass *run)
                          run->weight_sum);
 }
 
-static void combine_flaws(void *into, const void *from, size_t bytes)
-{
-    int64_t *own = into;
-    const int64_t *other = from;
-    for (size_t i = 0; i < bytes / sizeof *own; i++)
-        own[i] = mlc_flaw_first(own[i], other[i]);
-}
-
-/* What the update left that is not finite, on any rank. */
-static int look_at_update(mlc_rank *rank)
+static int report_update(const mlc_pass *run)
 {
     char name[MLC_FLAW_BYTES];
-    int64_t flaw = mlc_gradient_flaw(rank);
-    if (mlc_exchange(&rank->world, &flaw, sizeof flaw, sizeof flaw, combine_flaws) || flaw < 0)
-        return rank->error.status;
-    return mlc_error_set(&rank->error, MLC_NOT_FINITE, "step %lld: its update makes %s not finite", (long long)rank->step,
-                         mlc_flaw_name(name, rank->model, flaw));
+    return mlc_error_set(&run->rank->error, MLC_NOT_FINITE, "step %lld: its update makes %s not finite", (long long)run->rank->step,
+                         mlc_flaw_name(name, run->rank->model, run->flaw));
 }
 
 /* ---- the interface ---- */
@@ -170,8 +158,8 @@ int mlc_executor_step(mlc_rank *rank, const mlc_feed *feed, bool update)
         return report_weight(&run);
     if (run.bad_parameter >= 0)
         return report_gradient(&run);
-    if (update && look_at_update(rank))
-        return rank->error.status;
+    if (run.flaw >= 0)
+        return report_update(&run);
     rank->result.weight = mlc_executor_means(rank, MLC_TRAIN, &rank->result.loss);
     return MLC_OK;
 }

@@ -206,7 +206,8 @@ typedef struct reader {
     const mlc_model *model;
     int place;
     int kind;     /* of the chain */
-    int expected; /* actions of the end of a step that have come */
+    int ends[MLC_VERDICT + 1]; /* actions of each kind of the end of a step that have come */
+    int expected; /* all of them */
     int32_t *next; /* [MLC_SENT + 1][width] */
     int width;
 } reader;
@@ -253,12 +254,22 @@ static int read_early(reader *list, int index, const mlc_action *action, mlc_err
     return MLC_OK;
 }
 
-/* The end of a step: STATISTICS, REDUCE of each chunk, SHARE, NORM, UPDATE, SPREAD; of an evaluation: STATISTICS. */
+/* Is what an action of the end of a step is about there? That of SHARE and SPREAD collective_open.c sees. */
+static bool is_there(const reader *list, const mlc_action *action)
+{
+    bool turn = action->kind == MLC_REDUCE || action->kind == MLC_GATHER, parameter = action->kind == MLC_SHARE || action->kind == MLC_SPREAD;
+    int turns = mlc_cohort_turns(list->model->mesh.size[MLC_DP]);
+    if ((turn && action->microbatch >= turns) || (parameter && action->microbatch >= list->model->parameter_count))
+        return false;
+    return action->kind != MLC_REDUCE || (action->of >= 0 && action->of < list->model->roles[list->place].chunk_count);
+}
+
+/* The end of a step begins with STATISTICS; of an evaluation it is all. */
 static int read_end(reader *list, int index, const mlc_action *action, mlc_error *error)
 {
-    int chunks = list->model->roles[list->place].chunk_count, at = list->expected++;
-    int kind = at == 0 ? MLC_STATISTICS : at <= chunks ? MLC_REDUCE : MLC_SHARE + at - chunks - 1;
-    if (action->kind != kind || (at > 0 && list->kind != MLC_TRAIN) || (kind == MLC_REDUCE && action->of != at - 1))
+    bool first = list->expected++ == 0;
+    list->ends[action->kind]++;
+    if (first != (action->kind == MLC_STATISTICS) || (!first && list->kind != MLC_TRAIN) || !is_there(list, action))
         return refuse_action(list, index, "does not belong there", error);
     return MLC_OK;
 }
@@ -268,13 +279,14 @@ static int read_list(reader *list, mlc_error *error)
     mlc_actions actions = list->model->schedule->places[list->place].lists[list->kind];
     for (int i = 0; i < actions.count; i++) {
         const mlc_action *action = &actions.actions[i];
-        if (action->kind < MLC_FORWARD || action->kind > MLC_SPREAD || action->microbatch < 0)
+        if (action->kind < MLC_FORWARD || action->kind > MLC_VERDICT || action->microbatch < 0)
             return refuse_action(list, i, "is of no kind", error);
         if (action->kind <= MLC_SENT ? read_early(list, i, action, error) : read_end(list, i, action, error))
             return error->status;
     }
-    int whole = list->kind == MLC_TRAIN && actions.count ? list->model->roles[list->place].chunk_count + 5 : list->expected;
-    return list->expected == whole ? MLC_OK : refuse_action(list, actions.count, "is missing: the step does not end", error);
+    int wanted = list->kind == MLC_TRAIN && actions.count;
+    bool whole = !wanted || (list->ends[MLC_NORM] == 1 && list->ends[MLC_UPDATE] == 1 && list->ends[MLC_VERDICT] == 1);
+    return whole ? MLC_OK : refuse_action(list, actions.count, "is missing: the step does not end", error);
 }
 
 static int check_lists(const mlc_model *model, int place, mlc_error *error)

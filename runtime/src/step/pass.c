@@ -111,7 +111,7 @@ static mlc_refusal refused_here(const mlc_rank *rank)
     return first;
 }
 
-/* Some rank has met one: every rank gets the first. Returns a status. */
+/* Some rank has met one: every rank gets the first, when the list has ended. Returns a status. */
 static int exchange_refusals(mlc_pass *run)
 {
     return mlc_exchange(&run->rank->world, &run->refused, sizeof run->refused, sizeof run->refused, mlc_refusal_combine);
@@ -133,8 +133,7 @@ static int exchange(mlc_pass *run)
     if (mlc_exchange(&rank->world, statistics, bytes, sizeof *statistics, mlc_statistics_combine))
         return rank->error.status;
     rank->result.signals = notes->signals;
-    if (notes->refused && !notes->failed && exchange_refusals(run))
-        return rank->error.status;
+    run->refuses = notes->refused && !notes->failed;
     if (!notes->failed && notes->flawed.microbatch < INT64_MAX)
         run->bad_microbatch = notes->flawed.microbatch, run->bad_column = notes->flawed.column;
     mlc_statistics_combine(totals, statistics, bytes);
@@ -163,6 +162,8 @@ typedef struct squares {
     mlc_exact sum;
     int64_t bad; /* lowest parameter that is not finite, or -1 */
 } squares;
+
+_Static_assert(sizeof(squares) <= MLC_STATISTIC_BYTES, "compiler/parallel/collectives.py counts messages by it");
 
 static void combine_squares(void *into, const void *from, size_t bytes)
 {
@@ -204,18 +205,18 @@ static bool run_norm(mlc_pass *run, mlc_env *env)
     return !mlc_stopped(env) && run->update;
 }
 
-static bool run_reduce(mlc_pass *run, mlc_env *env, int chunk)
+static bool run_reduce(mlc_pass *run, mlc_env *env, const mlc_action *action)
 {
     int64_t started = mlc_pass_begin_part(run, env, "reduce");
-    bool whole = mlc_collective_reduce(run->rank, env, chunk);
+    bool whole = mlc_collective_reduce(run->rank, env, action->of, action->microbatch);
     mlc_pass_end_part(run, env, "reduce", started);
     return whole;
 }
 
-static bool run_share(mlc_pass *run, mlc_env *env)
+static bool run_share(mlc_pass *run, mlc_env *env, const mlc_action *action)
 {
     int64_t started = mlc_pass_begin_part(run, env, "share");
-    bool whole = mlc_collective_share(run->rank, env);
+    bool whole = mlc_collective_share(run->rank, env, action);
     mlc_pass_end_part(run, env, "share", started);
     return whole;
 }
@@ -228,12 +229,42 @@ static bool run_update(mlc_pass *run, mlc_env *env)
     return true;
 }
 
-static bool run_spread(mlc_pass *run, mlc_env *env)
+static bool run_spread(mlc_pass *run, mlc_env *env, const mlc_action *action)
 {
     int64_t started = mlc_pass_begin_part(run, env, "spread");
-    bool whole = mlc_collective_spread(run->rank, env);
+    bool whole = mlc_collective_spread(run->rank, env, action);
     mlc_pass_end_part(run, env, "spread", started);
     return whole;
+}
+
+static bool run_gather(mlc_pass *run, mlc_env *env, const mlc_action *action)
+{
+    int64_t started = mlc_pass_begin_part(run, env, "gather");
+    bool whole = mlc_collective_gather(run->rank, env, action->microbatch);
+    mlc_pass_end_part(run, env, "gather", started);
+    return whole;
+}
+
+static void combine_flaws(void *into, const void *from, size_t bytes)
+{
+    int64_t *own = into;
+    const int64_t *other = from;
+    for (size_t i = 0; i < bytes / sizeof *own; i++)
+        own[i] = mlc_flaw_first(own[i], other[i]);
+}
+
+/* What the update left that is not finite, on any rank. */
+static bool run_verdict(mlc_pass *run, const mlc_env *env)
+{
+    int64_t started = mlc_pass_begin_part(run, env, "verdict");
+    if (env->thread == 0 && !mlc_team_stopping(env)) {
+        run->flaw = mlc_gradient_flaw(run->rank);
+        if (mlc_exchange(&run->rank->world, &run->flaw, sizeof run->flaw, sizeof run->flaw, combine_flaws))
+            mlc_team_stop(env);
+    }
+    mlc_barrier(env);
+    mlc_pass_end_part(run, env, "verdict", started);
+    return !mlc_stopped(env);
 }
 
 /* ---- the walk ---- */
@@ -261,15 +292,19 @@ static bool act(mlc_pass *run, mlc_env *env, const mlc_action *action)
     case MLC_STATISTICS:
         return run_statistics(run, env);
     case MLC_REDUCE:
-        return run_reduce(run, env, action->of);
+        return run_reduce(run, env, action);
     case MLC_SHARE:
-        return run_share(run, env);
+        return run_share(run, env, action);
     case MLC_NORM:
         return run_norm(run, env);
     case MLC_UPDATE:
         return run_update(run, env);
+    case MLC_SPREAD:
+        return run_spread(run, env, action);
+    case MLC_GATHER:
+        return run_gather(run, env, action);
     default:
-        return run_spread(run, env);
+        return run_verdict(run, env);
     }
 }
 
@@ -352,6 +387,8 @@ int mlc_pass_walk(mlc_pass *run)
         mlc_microbatch_note(run);
     if (!rank->error.status && run->search == MLC_SEARCH_NONE && !run->exchanged)
         exchange(run);
+    if (!rank->error.status && run->refuses)
+        exchange_refusals(run);
     if (rank->error.status || run->search != MLC_SEARCH_NONE || !mlc_statistics_notes(rank->tables->statistics)->failed)
         return rank->error.status;
     if (atomic_load_explicit(&run->unfed, memory_order_relaxed))

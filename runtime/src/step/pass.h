@@ -34,8 +34,10 @@ typedef struct mlc_pass {
     int64_t bad_microbatch;  /* the first with a loss that is not finite, or -1, */
     int64_t bad_column;      /* and the first part of it that is not */
     int64_t bad_parameter;   /* the first with a gradient that is not finite, or -1 */
+    int64_t flaw;            /* the first that the update left, of all ranks (finite.h), or -1 */
     mlc_finding found;
-    mlc_refusal refused;     /* the first index out of range, of all ranks */
+    bool refuses;            /* some rank has met an index out of range */
+    mlc_refusal refused;     /* the first, of all ranks */
 } mlc_pass;
 
 static inline bool mlc_finding_comes_before(const mlc_finding *a, const mlc_finding *b)
