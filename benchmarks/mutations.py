@@ -41,7 +41,7 @@ MODEL = ROOT / "benchmarks" / "models" / "skips.dsl"
 DEFINES = {"depth": 4, "context": 8, "width": 16, "vocab": 256}
 MICROBATCHES = 8
 STEPS = 3
-#: (pp, dp, schedule, chunks) of the plans that are edited.
+#: (pp, dp, schedule, chunks) of the plans that are edited; of several replicas, their first and last place share a parameter.
 LAYOUTS = (
     (2, 1, "1f1b", 1),
     (2, 2, "zb-h1", 1),
@@ -63,10 +63,10 @@ class Original:
 
 
 @cache
-def lowered_model(microbatches: int, groups: int) -> Lowered:
+def lowered_model(microbatches: int, groups: int, tied: bool) -> Lowered:
     """The model that a plan is of."""
     options = Options(microbatches=microbatches, groups=groups)
-    return lower(prepared(load_program(MODEL, DEFINES, options)[0], OPS), OPS, C.rules)
+    return lower(prepared(load_program(MODEL, {**DEFINES, "tied": tied}, options)[0], OPS), OPS, C.rules)
 
 
 def batching(dp: int) -> tuple[int, int]:
@@ -78,6 +78,7 @@ def compile_layout(folder: Path, layout: tuple[int, int, str, int], text: Path) 
     pp, dp, schedule, chunks = layout
     out = folder / f"{pp}-{dp}-{schedule}-{chunks}"
     settings = [a for name, value in DEFINES.items() for a in ("-D", f"{name}={value}")]
+    settings += ["-D", f"tied={dp > 1}"]
     options = ["--pp", pp, "--dp", dp, "--schedule", schedule, "--chunks", chunks]
     options += ["--microbatches", batching(dp)[0], "--groups", batching(dp)[1]]
     command = [sys.executable, "-m", "mlc", "compile", MODEL, "-o", out, *settings, *options]
@@ -112,7 +113,7 @@ def run_mutant(original: Original, mutant: Mutant, text: Path, scratch: Path) ->
     if mutant.rows:
         made.append("model")
         shutil.copy(source / "model.c", scratch / "src" / "model.c")
-        (scratch / "src" / "tables.h").write_text(tables_text(lowered_model(plan.microbatches, plan.groups), plan), encoding="utf-8")
+        (scratch / "src" / "tables.h").write_text(tables_text(lowered_model(plan.microbatches, plan.groups, plan.dp > 1), plan), encoding="utf-8")
     objects = [str(p) for p in sorted((source / "objects").glob("*.o")) if p.stem not in made]
     include = ["-I", str(source / "runtime" / "include"), "-I", str(source)]
     exact = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]

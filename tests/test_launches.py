@@ -32,11 +32,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(folder: Path, schedule: str) -> Path:
-    """The program of a schedule on two places and two replicas; it begins with the objects of another: the runtime is compiled once."""
-    out, other = folder / schedule, next(folder.iterdir(), None)
+    """The program of a schedule on two places and two replicas."""
+    return made(folder / schedule, Options(pp=2, dp=2, schedule=schedule, microbatches=16, emit="c"))
+
+
+def made(out: Path, options: Options, **also: bool) -> Path:
+    """A program; it begins with the objects of another beside it: the runtime is compiled once."""
+    other = next(out.parent.iterdir(), None)
     if other is not None:
         shutil.copytree(other, out)
-    compile_file(MODEL, out, DEFINES, Options(pp=2, dp=2, schedule=schedule, microbatches=16, emit="c"))
+    compile_file(MODEL, out, {**DEFINES, **also}, options)
     subprocess.run(["make", "-s", "-j2", "-C", str(out / "src"), "OPTIMIZE=-O0", "../skips"], check=True, capture_output=True)
     return out / "skips"
 
@@ -67,6 +72,19 @@ def test_every_step_is_the_same_list(schedule: str, folder: Path) -> None:
         assert folded == 3 * sum(1 for _ in place.uses())  # sums of all groups but the last of a replica
         assert updated == len(place.sharing(2, planned.unit).shares(Portions(rank // 2, rank // 2 + 1)))
         assert len(set(functions.values())) == len(functions)
+
+
+def test_messages_between_replicas_are_those_that_are_proved(folder: Path) -> None:
+    """Of five replicas: some stand in for absent ones, and some have two sums of groups to send. Two chunks, and an embedding of both places."""
+    program = made(folder / "five", Options(pp=2, dp=5, schedule="interleaved", chunks=2, microbatches=15, groups=15, emit="c"), tied=True)
+    planned = read_plan(json.loads((program.parent / "plan.json").read_text(encoding="utf-8")))
+    first, second = (launched(program, step) for step in (1, 3))
+    assert first == second
+    assert len(first) == 10
+    for rank, lines in enumerate(first):
+        check_collectives(planned, rank, lines[lines.index("STATISTICS") :])
+    kinds = {entry.kind for place in planned.places for entry in place_endings(place.lists["train"])}
+    assert kinds == set(ENDINGS)
 
 
 def check_collectives(planned: Planned, rank: int, lines: list[str]) -> None:

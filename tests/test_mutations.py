@@ -39,7 +39,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory, text: Path) -> list[Orig
         out = folder / str(number)
         if found:
             shutil.copytree(found[-1].folder, out)
-        compile_file(MODEL, out, DEFINES, options)
+        compile_file(MODEL, out, {**DEFINES, "tied": options.dp > 1}, options)
         subprocess.run(["make", "-s", "-j2", "-C", str(out / "src"), "OPTIMIZE=-O1", "../skips"], check=True, capture_output=True)
         code, said, error = run(out / "skips", text)
         assert code == 0, error

@@ -13,6 +13,7 @@ width: dim = 32
 heads: dim = 2
 depth: int = 12             # even
 batch: dim = 2
+tied: bool = False          # the first and the last place share the embedding
 
 rate: f32 = 1e-3
 
@@ -31,14 +32,19 @@ def join(x: real[batch, context, width], skip: real[batch, context, width]):
 
 @model
 def skips(tokens: i32[batch, context], targets: i32[batch, context] = following("tokens")):
-    x = gather(param("embedding.weight", [vocab, width], init=normal(0.02)), tokens)
+    table = param("embedding.weight", [vocab, width], init=normal(0.02))
+    x = gather(table, tokens)
     held = []
     for i in range(depth // 2):
         x = block(x, name=f"down.{i}")
         held = held + [x]
     for i in range(depth // 2):
         x = block(join(x, held[depth // 2 - 1 - i], name=f"join.{i}"), name=f"up.{i}")
-    logits = linear(layer_norm(x, name="norm"), vocab, bias=False, init=normal(0.02), name="head")
+    x = layer_norm(x, name="norm")
+    if tied:
+        logits = x @ transpose(table)
+    else:
+        logits = linear(x, vocab, bias=False, init=normal(0.02), name="head")
     return {"loss": cross_entropy(logits, targets), "logits": logits}
 
 
