@@ -113,7 +113,8 @@ def run_mutant(original: Original, mutant: Mutant, text: Path, scratch: Path) ->
     if mutant.rows:
         made.append("model")
         shutil.copy(source / "model.c", scratch / "src" / "model.c")
-        (scratch / "src" / "tables.h").write_text(tables_text(lowered_model(plan.microbatches, plan.groups, plan.dp > 1), plan), encoding="utf-8")
+        lowered = lowered_model(plan.microbatches, plan.groups, plan.dp > 1)
+        (scratch / "src" / "tables.h").write_text(tables_text(lowered, plan), encoding="utf-8")
     objects = [str(p) for p in sorted((source / "objects").glob("*.o")) if p.stem not in made]
     include = ["-I", str(source / "runtime" / "include"), "-I", str(source)]
     exact = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]

@@ -75,7 +75,7 @@ def test_every_step_is_the_same_list(schedule: str, folder: Path) -> None:
 
 
 def test_messages_between_replicas_are_those_that_are_proved(folder: Path) -> None:
-    """Of five replicas: some stand in for absent ones, and some have two sums of groups to send. Two chunks, and an embedding of both places."""
+    """Of five replicas: some stand in for absent ones, some have two sums of groups to send; two chunks, an embedding of both places."""
     program = made(folder / "five", Options(pp=2, dp=5, schedule="interleaved", chunks=2, microbatches=15, groups=15, emit="c"), tied=True)
     planned = read_plan(json.loads((program.parent / "plan.json").read_text(encoding="utf-8")))
     first, second = (launched(program, step) for step in (1, 3))

@@ -93,6 +93,11 @@ class Entries(Sequence[Entry]):
         """Which rows move messages."""
         return (self.kinds >= _ENDS_COMPUTE) & (self.kinds < _ENDS_TRANSFERS)
 
+    @property
+    def endings(self) -> NDArray[np.bool_]:
+        """Which rows end a list."""
+        return self.kinds >= _ENDS_TRANSFERS
+
     def texts(self, head: Callable[[str, int | str], str], tail: Callable[[int], str]) -> Iterator[str]:
         """head(kind, of) + tail(microbatch) of each row. Both are asked once for each of their arguments."""
         rows = self.kinds.astype(np.int64) * (2 * MOST) + self.of + MOST

@@ -27,7 +27,7 @@ class Rendezvous:
         self._at: list[defaultdict[tuple[str, int, int], list[int]]] = []
         for place in planned.places:
             entries = place.lists[chain]
-            ends = np.flatnonzero(~entries.computes & ~entries.transfers).tolist()
+            ends = np.flatnonzero(entries.endings).tolist()
             rows = [(at, entries[at]) for at in ends]
             known: defaultdict[tuple[str, int, int], list[int]] = defaultdict(list)
             for at, entry in rows:

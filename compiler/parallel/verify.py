@@ -35,12 +35,13 @@ from mlc.parallel.symbolic import run_symbolic
 class Proof:
     """What a plan was found to do.
 
-    actions:     compute actions of a step, over all places of one replica
+    actions:     compute actions of a step, over all places of one replica; collectives: what ends it, the same
     messages:    of each channel in one list, by name
     live_bytes:  of each place, bytes of regions of the train chain in use at the worst moment of each
     """
 
     actions: int
+    collectives: int
     messages: Mapping[str, int]
     live_bytes: tuple[int, ...]
 
@@ -73,7 +74,8 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
             pairs = zip(planned.places, outcome.peaks, strict=True)
             live = tuple(sum(place.regions[name].stride * slots for name, slots in peaks.items()) for place, peaks in pairs)
     actions = sum(int(place.lists["train"].computes.sum()) for place in planned.places)
-    return Proof(actions, messages, live)
+    endings = sum(int(place.lists["train"].endings.sum()) for place in planned.places)
+    return Proof(actions, endings, messages, live)
 
 
 def explain_proof(proof: Proof) -> str:
@@ -81,7 +83,8 @@ def explain_proof(proof: Proof) -> str:
     total = sum(proof.messages.values())
     live = ", ".join(f"place {place}: {size:,}" for place, size in enumerate(proof.live_bytes))
     return (
-        f"verified: {proof.actions} actions a step of a replica, {total} messages over {len(proof.messages)} channels\n"
+        f"verified: {proof.actions} actions a step of a replica, {total} messages over {len(proof.messages)} channels, "
+        f"{proof.collectives} actions that end it\n"
         f"live bytes of the rings at their peak: {live}"
     )
 
