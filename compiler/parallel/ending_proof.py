@@ -24,6 +24,9 @@ from mlc.parallel.entries import Entry
 from mlc.parallel.faults import Fault
 from mlc.parallel.planned import Place, Planned
 
+#: Actions of all gradients and values.
+_WHOLE = ("STATISTICS", "NORM", "UPDATE", "VERDICT")
+
 
 def ending_faults(planned: Planned, place: Place, chain: str) -> Iterator[Fault]:
     """What is wrong with the end of a list."""
@@ -33,10 +36,10 @@ def ending_faults(planned: Planned, place: Place, chain: str) -> Iterator[Fault]
     if ends and ends[0][0] < last:
         yield Fault("E1204", f"{where}, action {ends[0][0]} ({ends[0][1]}): comes before action {last} ({entries[last]})")
     if chain != "train":
-        wanted = ["STATISTICS"] if chain == "evaluate" else []
-        if [entry.kind for _, entry in ends] != wanted:
-            said = " ".join(entry.kind for _, entry in ends) or "nothing"
-            yield Fault("E1204", f"{where}: the list ends with {said}, not with {' '.join(wanted) or 'nothing'}")
+        wanted = [("STATISTICS", 0, 0)] if chain == "evaluate" else []
+        if [entry for _, entry in ends] != wanted:
+            said, due = (" ".join(kind for kind, _, _ in of) or "nothing" for of in ([entry for _, entry in ends], wanted))
+            yield Fault("E1204", f"{where}: the list ends with {said}, not with {due}")
         return
     ending = _Ending(planned, place)
     for at, entry in ends:
@@ -85,6 +88,8 @@ class _Ending:
         if ("STATISTICS" in self.done) == (entry.kind == "STATISTICS"):
             yield "E1204", "STATISTICS is done once, before all else that ends a step"
         of, number = int(entry.of), entry.microbatch
+        if (of and entry.kind not in ("REDUCE", "SHARE", "SPREAD")) or (number and entry.kind in _WHOLE):
+            yield "E1204", "it is of nothing that has a number"
         match entry.kind:
             case "REDUCE":
                 yield from self._reduce(of, number)
