@@ -13,7 +13,7 @@ import shlex
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,7 +164,7 @@ def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
         path = folder / relative
         data = text.encode()
         try:
-            if not (path.is_file() and path.read_bytes() == data):
+            if not _holds(path, data):
                 if path.is_symlink():
                     path.unlink()
                 write_file(path, data)
@@ -172,6 +172,12 @@ def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
                 path.chmod(path.stat().st_mode | 0o111)
         except OSError as problem:
             raise unwritable(path, problem) from problem
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether a regular file has these bytes."""
+    found = _found(path)
+    return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == len(data) and path.read_bytes() == data
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -220,30 +226,43 @@ def check_outputs(folder: Path, names: Iterable[str], sources: Iterable[Path]) -
     A folder is known by the first line of its Makefile, or by its plan; only the Makefile speaks for what lies in src.
     raises: E0804
     """
-    paths = [folder / name for name in names]
-    check_sources(paths, sources)
     makefile = _begins(folder / "src" / "Makefile", MADE)
     plan = makefile or _begins(folder / "plan.json", PLAN)
-    for path in paths:
-        made = makefile if path.is_relative_to(folder / "src") else plan
-        if not made and _exists(path) and path.stat().st_size:
-            raise _error("E0804", f"cannot write {path}: a file that mlc did not make is there", "name another folder, or move it away")
+    read = _read(sources)
+    there = {name: _unread(folder / name, read) for name in names}
+    for name, found in there.items():
+        made = makefile if name.startswith("src/") else plan
+        if not made and found is not None and found.st_size:
+            message = f"cannot write {folder / name}: a file that mlc did not make is there"
+            raise _error("E0804", message, "name another folder, or move it away")
 
 
 def check_sources(paths: Iterable[Path], sources: Iterable[Path]) -> None:
     """Whether files may be written: none of them is read, by whatever name. raises: E0804"""
-    read = [path.stat() for path in sources if path.exists()]
+    read = _read(sources)
     for path in paths:
-        if _exists(path) and any(os.path.samestat(path.stat(), source) for source in read):
-            raise _error("E0804", f"cannot write {path}: it is read as a source", "name another place, or rename the source")
+        _unread(path, read)
 
 
-def _exists(path: Path) -> bool:
-    """Whether there is something; a name that cannot be is an error when it is written."""
+def _read(sources: Iterable[Path]) -> list[os.stat_result]:
+    """What lies where sources are read from."""
+    return [found for path in sources if (found := _found(path)) is not None]
+
+
+def _unread(path: Path, read: Sequence[os.stat_result]) -> os.stat_result | None:
+    """What lies where a file is to be written, if anything. raises: E0804 when it is read as a source"""
+    found = _found(path)
+    if found is not None and any(os.path.samestat(found, source) for source in read):
+        raise _error("E0804", f"cannot write {path}: it is read as a source", "name another place, or rename the source")
+    return found
+
+
+def _found(path: Path) -> os.stat_result | None:
+    """What lies there, if anything; a name that cannot be is an error when it is written."""
     try:
-        return path.exists()
-    except (OSError, RuntimeError):
-        return False
+        return path.stat()
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def _begins(path: Path, start: bytes) -> bool:

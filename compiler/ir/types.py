@@ -32,7 +32,10 @@ class Dim:
 
     @property
     def size(self) -> int:
-        return math.prod(f.size for f in self.factors)
+        size = 1
+        for factor in self.factors:
+            size *= factor.size
+        return size
 
     @property
     def stretches(self) -> bool:
@@ -74,7 +77,7 @@ class TensorType:
     size: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        shape = tuple(d.size for d in self.dims)
+        shape = tuple([d.size for d in self.dims])
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "size", math.prod(shape))
 

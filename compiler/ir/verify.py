@@ -41,17 +41,18 @@ def _fault(instruction: Instruction, defined: Mapping[str, Value], ops: Mapping[
             return f"operand {operand} is not defined before its use"
         if source is not operand and source != operand:
             return f"operand {operand} is read as {operand.type} and defined as {source.type}"
-    names = [v.name for v in instruction.results]
-    twice = next((name for name in names if name in defined or names.count(name) > 1), None)
-    if twice is not None:
-        return f"%{twice} is defined twice"
+    names: set[str] = set()
+    for result in instruction.results:
+        if result.name in defined or result.name in names:
+            return f"%{result.name} is defined twice"
+        names.add(result.name)
     return _attribute_fault(instruction, record) or _type_fault(instruction, record)
 
 
 def _attribute_fault(instruction: Instruction, record: Op) -> str | None:
-    keys = tuple(key for key, _ in instruction.attributes)
-    if keys != tuple(sorted(record.attributes)):
-        return f"attributes {list(keys)} are not the declared {sorted(record.attributes)} in sorted order"
+    keys = [key for key, _ in instruction.attributes]
+    if keys != sorted(record.attributes):
+        return f"attributes {keys} are not the declared {sorted(record.attributes)} in sorted order"
     return None
 
 
@@ -60,8 +61,8 @@ def _type_fault(instruction: Instruction, record: Op) -> str | None:
         expected = record.type_rule(tuple(v.type for v in instruction.operands), dict(instruction.attributes))
     except OpError as error:
         return f"[{error.code}] {error.message}"
-    have = tuple(v.type for v in instruction.results)
-    if len(expected) != len(have) or any(a is not b and not a.same(b) for a, b in zip(expected, have, strict=True)):
+    have = tuple([v.type for v in instruction.results])
+    if expected != have and (len(expected) != len(have) or not all(a.same(b) for a, b in zip(expected, have, strict=True))):
         return f"result types are {_listed(have)}, the rule of the op gives {_listed(expected)}"
     return None
 

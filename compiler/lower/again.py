@@ -60,6 +60,7 @@ def remade(
 class _Cut:
     """A forward routine that is to be cut.
 
+    uses:    what each kernel reads and writes
     whole:   whether every kernel may be repeated
     opaque:  values that no kernel may make again where not every kernel may be repeated
     """
@@ -69,6 +70,7 @@ class _Cut:
         self.whole = variant.choice == CHOICES[-1]
         self.graph = Graph(forward.function.instructions, ops)
         self.saved = set(variant.saved)
+        self.uses = [kernel_uses(kernel) for kernel in forward.kernels]
         self.opaque = {v.name for i in forward.function.instructions if self.graph.kind(i) is Kind.OPAQUE for v in i.results}
 
     def again(self, names: tuple[str, ...]) -> Again:
@@ -91,20 +93,21 @@ class _Cut:
         """Kernels that make the saved values `names`, which need no others than those in `remade`; None where some may not be repeated."""
         kept = (self.saved - remade) | {p.name for p in self.forward.function.parameters}
         wanted, found = set(names), list[Kernel]()
-        for kernel in reversed(self.forward.kernels):
-            writes = kernel_uses(kernel)[1] & wanted
-            if not writes:
+        for kernel, (reads, writes) in zip(reversed(self.forward.kernels), reversed(self.uses), strict=True):
+            makes = writes & wanted
+            if not makes:
                 continue
-            made = [repeated(kernel, writes, kept)] if self._is_repeated(kernel) else self._beside(sorted(writes), kept)
+            own = reads & writes - kept
+            made = [trimmed(kernel, makes | own)] if self._is_repeated(kernel, writes) else self._beside(sorted(makes), kept)
             if made is None:
                 return None
             found += reversed(made)
             wanted |= frozenset().union(*(kernel_uses(k)[0] for k in made)) - kept
         return tuple(reversed(found))
 
-    def _is_repeated(self, kernel: Kernel) -> bool:
+    def _is_repeated(self, kernel: Kernel, writes: frozenset[str]) -> bool:
         """Whether a kernel may be run again as it is."""
-        return self.whole or (isinstance(kernel, Nest | Whole | Columns) and not kernel_uses(kernel)[1] & self.opaque)
+        return self.whole or (isinstance(kernel, Nest | Whole | Columns) and not writes & self.opaque)
 
     def _beside(self, names: list[str], kept: set[str]) -> list[Kernel] | None:
         """Loops that compute values element by element from kept ones, each as its kernel did; None where they cannot."""
@@ -129,12 +132,6 @@ class _Cut:
         if len(routine.kernels) != 1 or not isinstance(routine.kernels[0], Nest) or routine.work:
             return None
         return routine.kernels[0]
-
-
-def repeated(kernel: Kernel, wanted: frozenset[str], kept: set[str]) -> Kernel:
-    """The kernel without what it does for buffers that neither are wanted nor are read by itself and not kept."""
-    reads, writes = kernel_uses(kernel)
-    return trimmed(kernel, wanted | (reads & writes - kept))
 
 
 def trimmed(kernel: Kernel, wanted: frozenset[str]) -> Kernel:

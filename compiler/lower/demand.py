@@ -102,7 +102,7 @@ def root_demand(number: int, shape: tuple[int, ...], order: Sequence[int] | None
 
 def operand_demands(graph: Graph, instruction: Instruction, result: int, demand: Demand) -> list[tuple[Value, Demand]]:
     """What computing a result as demanded demands of the operands."""
-    deeper = replace(demand, depth=demand.depth + 1)
+    deeper = Demand(demand.root, demand.shape, demand.at, demand.share, demand.guarded, demand.depth + 1)
     match graph.lowering(instruction):
         case Pointwise():
             operands = instruction.operands if demand.guarded else {o.name: o for o in instruction.operands}.values()

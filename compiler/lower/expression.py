@@ -7,7 +7,6 @@ Each holds the other, so both are here; `index` has the arithmetic of indices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 # Indices.
@@ -153,30 +152,32 @@ def data_of(index: Index) -> list[Datum]:
     return found
 
 
-def nodes_of(node: Expression) -> Iterator[Expression]:
-    """An expression and everything in it, down to what its indices are computed from."""
-    yield node
-    match node:
-        case Read(_, index) | Position(index) | Random(index=index):
-            yield from index_nodes(index)
-        case Operation(_, args):
-            for argument in args:
-                yield from nodes_of(argument)
-        case Within(index, _, _, inside, outside):
-            yield from index_nodes(index)
-            yield from nodes_of(inside)
-            yield from nodes_of(outside)
-        case Checked(inner, _, element):
-            yield from nodes_of(inner)
-            yield from index_nodes(element)
-        case Ref() | Number():
-            pass
+def nodes_of(*roots: Expression) -> list[Expression]:
+    """Expressions and everything in them, down to what their indices are computed from."""
+    found = list(roots)
+    for node in found:  # it grows
+        match node:
+            case Read(_, index) | Position(index) | Random(index=index):
+                found += keys_of(index)
+            case Operation(_, args):
+                found += args
+            case Within(index, _, _, inside, outside):
+                found += (*keys_of(index), inside, outside)
+            case Checked(inner, _, element):
+                found += (inner, *keys_of(element))
+            case Ref() | Number():
+                pass
+    return found
 
 
-def index_nodes(index: Index) -> Iterator[Expression]:
+def keys_of(index: Index) -> list[Expression]:
+    """The expressions an index is computed from."""
+    return [datum.key for datum in data_of(index)]
+
+
+def index_nodes(index: Index) -> list[Expression]:
     """Everything in the expressions an index is computed from."""
-    for datum in data_of(index):
-        yield from nodes_of(datum.key)
+    return nodes_of(*keys_of(index))
 
 
 def indices_of(node: Expression) -> list[Index]:
@@ -194,14 +195,9 @@ def indices_of(node: Expression) -> list[Index]:
             return []
 
 
-def reads_of(node: Expression) -> set[str]:
-    """The buffers an expression reads."""
-    return {n.buffer for n in nodes_of(node) if isinstance(n, Read)}
-
-
-def index_reads(index: Index) -> set[str]:
-    """The buffers an index is read from."""
-    return {n.buffer for n in index_nodes(index) if isinstance(n, Read)}
+def reads_of(*roots: Expression) -> set[str]:
+    """The buffers that expressions read."""
+    return {n.buffer for n in nodes_of(*roots) if isinstance(n, Read)}
 
 
 def read_indices(node: Expression, buffer: str) -> set[Index]:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from mlc.lower.expression import Index, index_reads, read_indices, reads_of
+from mlc.lower.expression import Expression, Index, keys_of, read_indices, reads_of
 from mlc.lower.loops import Call, Columns, Contract, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Select, Statement, Store, Whole
 
 
 def statement_uses(statements: tuple[Statement, ...]) -> tuple[set[str], set[str]]:
     """The buffers statements read and those they write."""
-    reads: set[str] = set()
+    read: list[Expression] = []
     writes: set[str] = set()
-    for s in statements:
+    inside = list(statements)
+    for s in inside:  # it grows
         match s:
             case Let(value=value) | Fold(value=value):
-                reads |= reads_of(value)
+                read.append(value)
             case Store(buffer, index, value, _):
                 writes.add(buffer)
-                reads |= reads_of(value) | index_reads(index)
+                read += (value, *keys_of(index))
             case Loop(body=body):
-                inner = statement_uses(body)
-                reads |= inner[0]
-                writes |= inner[1]
+                inside += body
             case _:
                 pass
-    return reads, writes
+    return reads_of(*read), writes
 
 
 def kernel_uses(kernel: Kernel) -> tuple[frozenset[str], frozenset[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import is_
 
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function, Instruction
@@ -26,6 +27,8 @@ def expand(function: Function, ops: Mapping[str, Op]) -> Function:
         for inner in _expanded(_retyped(instruction, values, ops), ops, taken):
             made.append(_retyped(inner, values, ops))
             values.update({v.name: v for v in made[-1].results})
+    if len(made) == len(function.instructions) and all(map(is_, made, function.instructions)):
+        return function
     return replace(function, instructions=tuple(made), results=tuple(values[v.name] for v in function.results))
 
 
