@@ -16,7 +16,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +24,7 @@ import cffi
 import numpy as np
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError, nearest
+from mlc.frozen import frozen, frozen_object
 from mlc.ir.dtypes import dtype_of, row
 from mlc.mesh import AXES, Mesh
 from mlc.resources import runtime_folder
@@ -149,7 +149,7 @@ class _Session:
         return self.array(view)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen_object
 class _Call:
     """A call of a model's method by a thread."""
 
@@ -216,7 +216,7 @@ def _load(ffi: Any, library: Path) -> Any:
     return lib
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InputType:
     """An input of a whole step: `shape` leads with microbatches times batch. i32 values are from `low` on and below `limit` (None: any);
     where places of a row differ, these are values that every place takes."""

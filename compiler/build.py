@@ -14,10 +14,10 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError, Note
+from mlc.frozen import frozen
 
 #: x86-64 levels, highest first, each with the feature macros that it needs.
 _X86_LEVELS = (
@@ -70,7 +70,7 @@ _SHOWN_LINES = 30
 _SHOWN_COLUMNS = 300
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Toolchain:
     """A C compiler and make. `compiler` is the command as a Makefile names it; `version` the first line of its --version."""
 

@@ -20,8 +20,9 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from mlc.frozen import frozen
 
 #: Entries of a kind that are kept, the last used ones.
 KEPT_ENTRIES = 16
@@ -35,7 +36,7 @@ MAKING = ".making-"
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cache:
     """Where the cache lies, and why it is not used (None when it is)."""
 

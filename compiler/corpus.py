@@ -6,13 +6,13 @@ A shard: 256 little-endian int32, of which [0] = 20240520, [1] = 1, [2] = number
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mlc.build import check_sources, write_file
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.frozen import frozen
 from mlc.resources import read_bytes
 
 _MAGIC = 20240520
@@ -25,7 +25,7 @@ MOST_TEXT_BYTES = 1 << 34
 LEVELS = ("bytes", "characters")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenFiles:
     """What was written; `validation` is None when nothing was set apart."""
 

@@ -6,11 +6,12 @@ A diagnostic is data. Nothing here prints or exits; `cli.py` does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from mlc.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Span:
     """A half-open range of source text. Lines and columns count from 1; `caller` is the call site this code was reached from."""
 
@@ -29,7 +30,7 @@ class Span:
 NO_SPAN = Span("<mlc>", 0, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Note:
     """An additional sentence under a diagnostic, with the place it speaks of where there is one."""
 
@@ -37,7 +38,7 @@ class Note:
     span: Span | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Diagnostic:
     """One message to the user: `code` is a key of `CODES`; `help` says what to do."""
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,6 +18,7 @@ from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
 from mlc.emit import plan_json
 from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree, add_project
+from mlc.frozen import frozen
 from mlc.ir.function import Function
 from mlc.ir.program import CHOICES, Program, Step
 from mlc.ir.text import print_program
@@ -66,7 +67,7 @@ MOST_NAME_BYTES = 240
 MAPPED_BYTES = 1 << 47
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options(LayoutOptions):
     """What a compilation can be asked besides its file and defines; every field is an option of `mlc compile`.
 
@@ -82,7 +83,7 @@ class Options(LayoutOptions):
     emit: str = "bin"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Build:
     """What a compilation left in `folder`; `sources` are the model files it read, the compiled one first; `warnings` stopped nothing."""
 

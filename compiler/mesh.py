@@ -6,9 +6,10 @@ by halving.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
+
+from mlc.frozen import frozen
 
 #: Of a rank in the binary tree of all: the one above and two below.
 TREE_NEIGHBOURS = 3
@@ -27,7 +28,7 @@ class Coordinate(NamedTuple):
     dp: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mesh:
     """The sizes of the axes. pp: places of the pipeline; dp: replicas; of the others there is one each so far."""
 
@@ -98,7 +99,7 @@ class Exchange(NamedTuple):
     receives: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cohort:
     """`size` ranks that differ on one axis alone, numbered by their index there."""
 

@@ -17,7 +17,7 @@ COMPILER = ROOT / "compiler"
 LAYERS = (
     "__main__", "docs", "cli", "usage", "__init__", "api", "corpus", "bench", "driver", "bind", "runtime_library", "targets", "emit",
     "build", "plan", "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "cache", "render", "resources", "mesh",
-    "diagnostics",
+    "diagnostics", "frozen",
 )  # fmt: skip
 
 #: The same for the runtime: an include points up this list, never down. `include` and `kernels` are for all.

@@ -12,6 +12,7 @@ from mlc.elaborate.signatures import Names
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import LayerBody, ParameterSpec, Trace
 from mlc.elaborate.values import FunctionValue, ModuleScope, Option
+from mlc.frozen import frozen
 from mlc.syntax import tree
 
 #: What a block gives that ended without `return`.
@@ -32,7 +33,7 @@ class Frame:
     assigned: dict[str, Span] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Given:
     """What a call gives, and where each argument is written."""
 

@@ -17,6 +17,7 @@ from mlc.elaborate.failures import Failure
 from mlc.elaborate.scopes import join
 from mlc.elaborate.trace import VIA, CallItem, EffectItem, Item, LayerBody, Leaf, Trace
 from mlc.elaborate.units import Assembler, Binding, EffectName, UnitTable, hint_of
+from mlc.frozen import frozen
 from mlc.ir.function import Instruction
 from mlc.ir.program import Call, Chain
 from mlc.ir.types import Value
@@ -29,7 +30,7 @@ STATE = PARAMETER | INPUT
 CONTRACTIONS = ("contract", "attention")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelTrace:
     """The model elaborated once: its trace and what it returned."""
 
@@ -40,7 +41,7 @@ class ModelTrace:
     metrics: tuple[tuple[str, Value], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pruned:
     """The part of a layer body that some of its results and effects need."""
 

@@ -10,10 +10,10 @@ Rows are alike: what only some rows of a microbatch must hold is not stated of a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
+from mlc.frozen import frozen
 from mlc.ir.function import Function
 from mlc.ir.op import Op
 from mlc.ir.program import Bound, Chain, Unit
@@ -28,7 +28,7 @@ _FREE, _NONE = 1 << 40, 1 << 41
 MOST_BOUNDS = 512
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Demand:
     """By element: the least and greatest value, and the value that passes beside them (_FREE: any does, _NONE: none)."""
 
@@ -98,7 +98,7 @@ def input_bounds(chains: Iterable[Chain], units: list[Unit], types: dict[str, Te
     return {name: bounds for name, bounds in made.items() if bounds}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Weight:
     unit: int
     arguments: tuple[str, ...]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from mlc.elaborate.site import Site
 from mlc.elaborate.values import describe, integer
+from mlc.frozen import frozen
 from mlc.ir.types import ONE, Dim, Value
 
 #: The value of `...` in a subscript.
 DOTS = Ellipsis
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Range:
     """`start:stop:step` evaluated; None where nothing is written."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mlc.diagnostics import Span
@@ -24,6 +23,7 @@ from mlc.elaborate.site import Site
 from mlc.elaborate.trace import ParameterSpec, Trace
 from mlc.elaborate.units import UnitTable
 from mlc.elaborate.values import SCALAR, FunctionValue, ModuleScope, Option, Poison, describe, integer
+from mlc.frozen import frozen
 from mlc.ir.program import Bound, Chain, Following, Input, Parameter, Program, Recipe, Scalar
 from mlc.ir.types import MOST_ELEMENTS, Dim, TensorType, Value, too_large
 from mlc.syntax import tree
@@ -36,7 +36,7 @@ MOST_NAMED = 4
 LOGGED = frozenset(("step", "loss", "grad_norm", "rate", "tokens", "records", "step_ms", "tokens_per_s", "records_per_s", "mfu"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeclaredInput:
     """An input of the model as its annotation says. `default`: Following, a scalar of the recipe's trace, or None."""
 

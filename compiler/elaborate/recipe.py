@@ -16,6 +16,7 @@ from mlc.elaborate.site import Site
 from mlc.elaborate.trace import VIA, ParameterSpec, Trace
 from mlc.elaborate.units import function_key
 from mlc.elaborate.values import SCALAR, FunctionValue, ParameterView, Partial, Poison, as_int, describe, number
+from mlc.frozen import frozen
 from mlc.ir.builder import FreshNames
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Pointwise
@@ -231,7 +232,7 @@ class Recipes:
         return flat(function, type_.shape) if elementwise(function, type_.shape, True) else function
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScalarName:
     """Stands for a record scalar among the arguments of a rule."""
 

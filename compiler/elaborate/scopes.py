@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from mlc.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scope:
     """`prefix` is the dotted path. `shared` is the path opened by the innermost share=, `entry` the number of its opening."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from mlc.elaborate.builtins import TYPE_NAMES
 from mlc.elaborate.failures import Failure, hint
 from mlc.elaborate.values import DType, Int, ParameterView, Partial, as_int, describe, integer, named, number
+from mlc.frozen import frozen
 from mlc.ir.dtypes import DTYPES, dtype_of
 from mlc.ir.types import Dim, Value
 from mlc.syntax import tree
@@ -28,7 +28,7 @@ def tensor_text(kind: str) -> str:
             return f"{'a' if kind[0] == 'b' else 'an'} {kind} tensor"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Names:
     """How an annotation reads and binds names of the function it belongs to."""
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from mlc.diagnostics import Span
 from mlc.elaborate.failures import Failure
 from mlc.elaborate.trace import Trace
 from mlc.elaborate.values import describe, integer, number
+from mlc.frozen import frozen
 from mlc.ir.builder import Builder
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.types import TensorType, Value
 from mlc.ops.broadcasting import align, broadcast_to, constant_value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Site:
     """`span` carries its callers; `trace` is None where no tensor can be made."""
 

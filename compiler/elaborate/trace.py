@@ -10,6 +10,7 @@ from typing import Any
 
 from mlc.diagnostics import NO_SPAN, Span
 from mlc.elaborate.values import Partial
+from mlc.frozen import frozen, frozen_object
 from mlc.ir.builder import Builder
 from mlc.ir.function import Instruction
 from mlc.ir.types import TensorType, Value
@@ -18,7 +19,7 @@ from mlc.ops import OPS
 VIA = "elaborate"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ParameterSpec:
     """A parameter as its body names it: relative to the call. `shared` is the scope opened by share= that it lies in, `entry` the
     number of that opening."""
@@ -31,7 +32,7 @@ class ParameterSpec:
     entry: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leaf:
     """A tensor that no instruction of the trace makes. `role` is that of a Unit, "argument" for a tensor handed to a layer; `name`
     is what it is bound to."""
@@ -41,7 +42,7 @@ class Leaf:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EffectItem:
     """An effect statement: `name` is the metric relative to the body, `target` the parameter of accumulate."""
 
@@ -52,7 +53,7 @@ class EffectItem:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayerBody:
     """A layer function elaborated once. `returned` is its value, with tensors of this body in it."""
 
@@ -67,7 +68,7 @@ class LayerBody:
     results: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen_object
 class CallItem:
     """A call of a layer in the model: tensors bound to the body's arguments, parameters and results."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from mlc.diagnostics import NO_SPAN
 from mlc.elaborate.effects import ACCUMULATES
 from mlc.elaborate.failures import Failure
 from mlc.elaborate.scopes import join
 from mlc.elaborate.trace import VIA, CallItem, EffectItem, Leaf
+from mlc.frozen import frozen
 from mlc.ir.builder import FreshNames
 from mlc.ir.function import Attribute, Function, Instruction
 from mlc.ir.program import Effect, Unit
@@ -20,7 +20,7 @@ ROLES = ("state", "input", "param", "record")
 STATE = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Binding:
     """A parameter of a unit: its role and what it is bound to (a state by the name of its value in the model's trace)."""
 
@@ -29,7 +29,7 @@ class Binding:
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EffectName:
     """The full name of an effect: a metric, or the parameter that accumulate feeds."""
 

@@ -7,10 +7,11 @@ the classes below. An int that has a label is an `Int`; a plain int is a literal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from mlc.diagnostics import Span
+from mlc.frozen import frozen, frozen_object
 from mlc.ir.program import Following
 from mlc.ir.types import ONE, Dim, Factor, TensorType, Value, dim, product
 from mlc.ops.rules import label
@@ -23,7 +24,7 @@ class Int(int):
     dim: Dim
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DType:
     """`f32`, `bf16`, `f16`, `i32`, `bool`."""
 
@@ -40,7 +41,7 @@ PROGRAM_OPTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Option:
     """A run-time constant of a file: `rate: f32 = 3e-4`."""
 
@@ -49,7 +50,7 @@ class Option:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ParameterView:
     """What the recipe sees of a parameter."""
 
@@ -57,7 +58,7 @@ class ParameterView:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen_object
 class FunctionValue:
     """A function of a file. `kind` is its decorator: plain, layer, kernel, model, train, init, curve or optimizer."""
 
@@ -70,7 +71,7 @@ class FunctionValue:
         return self.node.name
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Partial:
     """A call of an @init or @optimizer function: the compiler supplies the first parameters later.
 
@@ -84,14 +85,14 @@ class Partial:
     key: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Builtin:
     """A function of the language itself."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen_object
 class ModuleScope:
     """A loaded file: its names. `library` says that it belongs to the standard library."""
 
@@ -111,7 +112,7 @@ POISON = Poison()
 SCALAR = TensorType("f32")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tensor:
     """In a key: a tensor argument, by its type."""
 

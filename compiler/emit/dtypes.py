@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from mlc.frozen import frozen_by_name
 from mlc.ir.dtypes import row
 
 _LARGEST_F32 = 3.4028234663852886e38
@@ -52,7 +52,7 @@ def _bool_literal(value: float) -> str:
     return "1" if value else "0"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class Stored:
     """A dtype in memory.
 
@@ -68,7 +68,7 @@ class Stored:
     write: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class Register:
     """A dtype that is computed with.
 

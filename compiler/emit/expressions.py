@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from mlc.diagnostics import InternalError
 from mlc.emit.dtypes import register, stored
 from mlc.emit.literals import c_string
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of as table_row
 from mlc.lower.expression import (
     Atom,
@@ -55,7 +55,7 @@ def pointer_type(dtype: str, written: bool) -> str:
     return stored(dtype).type if written else f"const {stored(dtype).type}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Text:
     """C text and how tightly its outermost operator binds."""
 
@@ -67,7 +67,7 @@ class Text:
         return self.text if self.binds >= binds else f"({self.text})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Names:
     """What expressions refer to: C names and stored dtypes of buffers, dtypes of locals, C text of loop counters."""
 

@@ -10,10 +10,10 @@ src/libmlcrt.a  src/settings                     the runtime, built here or take
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlc.build import Toolchain
+from mlc.frozen import frozen
 
 _RUNTIME_PARTS = ("include", "kernels", "src", "transports")
 
@@ -121,7 +121,7 @@ clean:
 """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SourceTree:
     """Text files by path relative to the emitted directory, in the order they were made."""
 

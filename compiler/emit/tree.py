@@ -5,10 +5,10 @@ Expressions are texts that know how tightly they bind (expressions.Text) until t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from mlc.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Define:
     """A variable with its value, if it has one at once: `kind name = value;`. note: a comment behind it."""
 
@@ -18,7 +18,7 @@ class Define:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assign:
     """place operator value; the operator is =, += ..."""
 
@@ -27,14 +27,14 @@ class Assign:
     operator: str = "="
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Do:
     """An expression for its effect: a call."""
 
     expression: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class For:
     """The body for counter = start, start + step ... below end. pragma: what stands above the loop."""
 
@@ -46,7 +46,7 @@ class For:
     pragma: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class If:
     """The body where the condition holds."""
 
@@ -54,7 +54,7 @@ class If:
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Block:
     """A scope. note: a comment before its brace."""
 
@@ -62,26 +62,26 @@ class Block:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comment:
     """A comment, of one line or several."""
 
     lines: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Blank:
     """An empty line."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Directive:
     """A line of the preprocessor, without its `#`."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Constant:
     """`kind name = { lines };`: an array or struct whose lines are written one below the other, each with its comma."""
 
@@ -93,7 +93,7 @@ class Constant:
 Statement = Define | Constant | Assign | Do | For | If | Block | Comment | Blank | Directive
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Struct:
     """A type with fields (kind, name)."""
 
@@ -101,7 +101,7 @@ class Struct:
     fields: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Function:
     """A definition: the lines of its head, then its body."""
 
@@ -109,7 +109,7 @@ class Function:
     body: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class External:
     """Declarations that C++ may read as C."""
 

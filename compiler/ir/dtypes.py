@@ -8,17 +8,17 @@ tests/test_dtypes.py adds a dtype and shows what is asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from mlc.diagnostics import InternalError
+from mlc.frozen import frozen_by_name
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class DType:
     """One element type. No column has a default.
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlc.frozen import frozen
 from mlc.ir.function import Attribute, Instruction
 from mlc.ir.types import Dim, TensorType, Value
 
@@ -65,7 +65,7 @@ class Letter(NamedTuple):
     offset: Offset
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Correspondence:
     """What an op says of its factors. No field has a default.
 

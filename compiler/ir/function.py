@@ -5,17 +5,17 @@ A function is an immutable list of instructions in execution order (SSA). A pass
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from mlc.diagnostics import Span
+from mlc.frozen import frozen
 from mlc.ir.types import Dim, Value
 
 #: What an attribute may hold; nested tuples are allowed.
 Attribute = None | bool | int | float | str | Dim | tuple["Attribute", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Instruction:
     """One instruction: results = op(operands) {attributes}."""
 
@@ -40,7 +40,7 @@ class Instruction:
         raise KeyError(f"{self.op} has no attribute {name}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Function:
     """A straight line of instructions from parameters to results. Results are distinct and none is a parameter."""
 

@@ -6,11 +6,11 @@ The table of all ops is `mlc.ops.OPS`; what needs it takes it as an argument, so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlc.frozen import frozen, frozen_by_name
 from mlc.ir.factors import Correspondence
 from mlc.ir.function import Attribute, Instruction
 from mlc.ir.types import TensorType, Value
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Attributes = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keys:
     """What random ops are keyed by, besides their own `ordinal`: the run, the step, the microbatch and the call path.
 
@@ -37,14 +37,14 @@ class Keys:
 # Lowering shapes. A target lowers the shapes and knows no op; an op names its shape and knows no target.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Arg:
     """Operand number `index` of a pointwise op, at the current element, in the dtype of its register."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Const:
     """A number; or, with `attribute`, the number held by that attribute of the instruction."""
 
@@ -52,7 +52,7 @@ class Const:
     attribute: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Apply:
     """A scalar operation: `fn` is one of SCALAR_FUNCTIONS."""
 
@@ -60,7 +60,7 @@ class Apply:
     args: tuple[Scalar, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ByAttribute:
     """The scalar listed for the value of an attribute of the instruction: what `cast` computes depends on `dtype`."""
 
@@ -95,7 +95,7 @@ def resolve(scalar: Scalar, instruction: Instruction) -> Scalar:
             return scalar
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pointwise:
     """result[i] = scalar(operands[i]) for every element i; operands have the shape of the result (broadcasts are explicit)."""
 
@@ -109,7 +109,7 @@ Coordinates = tuple[Any, ...]
 Places = Callable[[Instruction, int, Coordinates], Coordinates]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class View:
     """Every element of a result is one of the operand, elsewhere.
 
@@ -125,7 +125,7 @@ class View:
     alias: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Move:
     """Elements keep their value, and which one is taken depends on the place or on data. `kind` names the rule that lowering applies:
     concat, pad, gather, take_along."""
@@ -133,47 +133,47 @@ class Move:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Generate:
     """Elements are computed from their index, or from a number given for each: iota, constant, random. `kind` names the rule."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reduction:
     """`combine` (sum or max) over attribute `axes`; kept dims are the literal 1 when `keepdims`."""
 
     combine: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contraction:
     """Binary einsum; attribute `spec`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scatter:
     """Adds rows into a zeroed result in the order of the operand's rows. `kind`: scatter_add, put_along."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scan:
     """Sequential along attribute `axis`. `kind`: cumsum, top_k, argmax."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LibraryKernel:
     """A tuned kernel of the runtime, by name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Composite:
     """Rewritten into simpler ops before lowering: expand(builder, instruction) returns the values of the results."""
 
@@ -183,7 +183,7 @@ class Composite:
 Lowering = Pointwise | View | Move | Generate | Reduction | Contraction | Scatter | Scan | LibraryKernel | Composite
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoGradient:
     """The op has no derivative; its operands get none. `why` is shown in the op table."""
 
@@ -195,7 +195,7 @@ class NoGradient:
 Vjp = Callable[["Builder", Instruction, tuple[Value | None, ...]], tuple[Value | None, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sample:
     """One test of an op: operand types (text form, "f32[2, 3]"), attributes, and how operands are drawn.
 
@@ -208,7 +208,7 @@ class Sample:
     draw: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class Op:
     """One op. No field has a default."""
 

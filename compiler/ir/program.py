@@ -12,15 +12,16 @@ A unit is a layer function. Its parameters have roles, and a call binds each to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from mlc.diagnostics import Diagnostic, Span
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function
 from mlc.ir.types import TensorType
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parameter:
     """A model parameter.
 
@@ -39,7 +40,7 @@ class Parameter:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Following:
     """Default of an input: the window of input `of`, `shift` tokens later."""
 
@@ -47,7 +48,7 @@ class Following:
     shift: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bound:
     """Elements of a row of an input up to `end`, from the end of the bound before it on: each is in [low, high], or `passed`."""
 
@@ -57,7 +58,7 @@ class Bound:
     passed: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Input:
     """A model input.
 
@@ -73,7 +74,7 @@ class Input:
     bounds: tuple[Bound, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scalar:
     """A run-time scalar of the wide dtype in the step record: an option of the program (`option` True: --rate, default `value`), or
     an input or rate that is a curve: `curve` is a Function of record scalars (its parameter names are Scalar names, "step" and
@@ -86,7 +87,7 @@ class Scalar:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Update:
     """An optimizer rule for parameters of one type: function (p, g, states..., scalars...) -> (new p, new states...).
 
@@ -100,7 +101,7 @@ class Update:
     elementwise: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Effect:
     """What leaves a layer sideways: `kind` is add_loss, report or accumulate; `name` the metric, or the unit's parameter
     (by the name of its Value in Function.parameters) whose g it is; the value is a result of the unit's function."""
@@ -109,7 +110,7 @@ class Effect:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unit:
     """A layer function: function(parameters with roles) -> outputs (states) then effects, in this order."""
 
@@ -124,7 +125,7 @@ class Unit:
         return any(i.op.startswith("random_") for i in self.function.instructions)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """One call of a unit in a chain. `path` is the call path ("h.3"): random numbers are keyed by it (with "#k" for the
     k-th, k >= 1, call of one shared path) and messages name it. `arguments`: the names bound to the function's parameters;
@@ -137,7 +138,7 @@ class Call:
     effects: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chain:
     """A straight line of calls. `loss`: state holding the scalar loss (None in sample); `weight`: index of a unit of inputs
     and records to one f32 scalar, with its argument names; `metrics`: (name, state of a scalar); `logits`: state, sample only."""
@@ -149,7 +150,7 @@ class Chain:
     logits: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recipe:
     """clip: largest global gradient norm, None for no clipping. precision: "f32", "bf16" or "f64". microbatches: M. groups: G or
     None for gcd(M, 8)."""
@@ -160,7 +161,7 @@ class Recipe:
     groups: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Program:
     """A model and its recipe. `sample` is None for a model that returns no logits, or that has no token input.
 
@@ -200,7 +201,7 @@ ACTIVATIONS = ("gelu", "relu", "silu")
 CHOICES = ("none", "selective", "full")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Variant:
     """A unit differentiated and split. Value names are shared between the three functions: a parameter of input_gradient
     named like a result of forward is that saved value.
@@ -238,7 +239,7 @@ class Variant:
     again: Function | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """A program with the derivative of every unit its train chain calls, and every other function that becomes code.
 

@@ -7,10 +7,11 @@ agree when their sizes agree. The empty product is the literal 1, the only dim t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from mlc.diagnostics import OpError
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 
 #: Elements of one tensor: thousands of the largest still have addresses of 63 bits.
@@ -24,7 +25,7 @@ class Factor(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dim:
     """An ordered product of factors. `Dim()` is the literal 1."""
 
@@ -67,7 +68,7 @@ def agree(a: Dim, b: Dim) -> bool:
     return a.size == b.size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorType:
     """An element type and dims, row-major; no dims is a scalar. `size` is the number of elements."""
 
@@ -107,7 +108,7 @@ def abbreviated(count: int) -> str:
     return f"{count:,}" if count < 10**15 else f"about 2**{count.bit_length() - 1}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Value:
     """A named tensor, defined once: by an instruction or as a parameter of its function."""
 

@@ -11,8 +11,9 @@ when no rounding lies between them; else it is kept too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from mlc.frozen import frozen
 from mlc.ir.function import Function
 from mlc.ir.op import Op, Reduction
 from mlc.ir.program import CHOICES, Variant
@@ -30,7 +31,7 @@ from mlc.passes.recompute import again_function
 ROUNDED = ("bf16", "f16")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Again:
     """The saved values that a choice does not keep, and the routine that makes them."""
 

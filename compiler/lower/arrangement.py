@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.types import TensorType
 from mlc.lower import index as ix
 from mlc.lower.expression import Index
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Panels:
     """The indices of a dim in panels of `size`; panels lie `stride` elements apart."""
 
@@ -27,7 +27,7 @@ class Panels:
     stride: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Arrangement:
     """An element lies at the sum of stride * index; of a dim in panels, stride * (index mod size) + panel's stride * (index div size).
 
@@ -81,7 +81,7 @@ def is_strided(arrangement: Arrangement) -> bool:
     return not arrangement.panels and arrangement.strides[-1:] in ((), (1,))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stored:
     """A value between routines: its type, and how it lies in memory."""
 
@@ -100,7 +100,7 @@ class Stored:
         return self.type.dtype, self.type.shape, self.arrangement
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Placement:
     """Where a value lies: in a buffer, from `offset` elements on, arranged by strides and panels."""
 

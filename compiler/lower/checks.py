@@ -7,10 +7,10 @@ no check. The others are checked where they are looked up; a derivative looks up
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
+from mlc.frozen import frozen
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Op
 from mlc.ir.program import Bound, Input
@@ -18,7 +18,7 @@ from mlc.ir.types import Dim, Value
 from mlc.ops.origins import GREATEST, LEAST, Lookup, Origin, elements_of, is_followed, lookup_of, origins
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Check:
     """A lookup that is checked. `inputs`: the parameters that the index is computed from; `each`: elements of a record, 0: unknown."""
 
@@ -27,7 +27,7 @@ class Check:
     each: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Facts:
     """What a forward function may take for granted: the model's inputs that its parameters may be, and the rows of a microbatch."""
 

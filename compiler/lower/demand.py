@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlc.diagnostics import InternalError
+from mlc.frozen import frozen
 from mlc.ir.function import Instruction
 from mlc.ir.op import Apply, Generate, Lowering, Move, Pointwise, Scalar, View, resolve
 from mlc.ir.types import Value
@@ -22,7 +23,7 @@ from mlc.lower.expression import Counter, Datum, Index, Operation, Position, Ref
 from mlc.lower.graph import Graph, view_coordinates
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Demand:
     """One reader's wish for a value.
 

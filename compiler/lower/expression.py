@@ -7,12 +7,12 @@ Each holds the other, so both are here; `index` has the arithmetic of indices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from mlc.frozen import frozen
 
 # Indices.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Counter:
     """A loop counter in [0, extent)."""
 
@@ -20,7 +20,7 @@ class Counter:
     extent: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Quotient:
     """floor(index / divisor)."""
 
@@ -28,7 +28,7 @@ class Quotient:
     divisor: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Remainder:
     """index mod divisor, never negative."""
 
@@ -36,7 +36,7 @@ class Remainder:
     divisor: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Datum:
     """A number read from memory, known to be in [0, extent): the value of the expression `key`."""
 
@@ -47,7 +47,7 @@ class Datum:
 Atom = Counter | Quotient | Remainder | Datum
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Index:
     """constant + sum of coefficient * atom; no atom twice, no coefficient 0."""
 
@@ -58,14 +58,14 @@ class Index:
 # Expressions.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ref:
     """A local: a Let, an Accumulator, or "acc", the block element of a contraction."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Number:
     """A constant; `dtype` is that of a register."""
 
@@ -73,7 +73,7 @@ class Number:
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Read:
     """buffer[index], converted to its register when it is stored in a narrow dtype."""
 
@@ -81,14 +81,14 @@ class Read:
     index: Index
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Position:
     """An index as an i32."""
 
     index: Index
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Random:
     """Random number number `index` of the draw, in a wide float dtype; kind random_uniform or random_normal."""
 
@@ -99,7 +99,7 @@ class Random:
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operation:
     """A scalar function of mlc.ir.op.SCALAR_FUNCTIONS, or clamp(i, n): the integer nearest to i in [0, n)."""
 
@@ -107,7 +107,7 @@ class Operation:
     args: tuple[Expression, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Within:
     """`inside` where low <= index < high, else `outside`; only the taken one is evaluated."""
 
@@ -118,7 +118,7 @@ class Within:
     outside: Expression
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checked:
     """clamp(node, extent), which tells the runtime where node is out of range.
 

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from mlc.diagnostics import InternalError
+from mlc.frozen import frozen
 from mlc.ir.function import Instruction
 from mlc.ir.op import Contraction, Reduction
 from mlc.ir.types import Value
@@ -28,7 +29,7 @@ from mlc.lower.storage import Storage, add_work, is_kept, is_opaque, work_name
 LONG = 400
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Root:
     """Something a kernel must compute: a store of a value, or a reduction.
 

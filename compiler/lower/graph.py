@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from mlc.diagnostics import InternalError
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Lowering, Move, Op, Reduction, View
@@ -16,7 +16,7 @@ from mlc.lower.expression import Index
 from mlc.lower.rules import Rules
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Graph:
     """A function with what makes each value: the instruction, and which of its results.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from mlc.frozen import frozen
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 
@@ -11,7 +10,7 @@ from mlc.ir.types import Value
 Group = tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spec:
     """An einsum by letters; `b` has the last letter of the output, so that rows of the result are rows of b."""
 

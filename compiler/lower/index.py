@@ -7,14 +7,14 @@ ranges of the counters; what stays is removed by splitting a loop (`splits`), or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.lower.expression import Atom, Counter, Datum, Index, Operation, Position, Quotient, Remainder
 
 ZERO = Index()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class At:
     """An index as a number to reckon with: what the places of an op's record are functions of."""
 

@@ -10,14 +10,14 @@ where `shape` is a constant struct and every operand a pointer to the first elem
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from mlc.frozen import frozen, frozen_by_name
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 from mlc.lower.expression import Number
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operand:
     """A strided view of a buffer: element (i, j, ...) lies at offset + sum of stride * index, in elements."""
 
@@ -26,7 +26,7 @@ class Operand:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scratch:
     """Memory of one thread while a kernel runs. stated: how the header of the kernel says the same; "" where it says nothing."""
 
@@ -43,7 +43,7 @@ Constant = int | Number | str
 Constants = tuple[tuple[str, Constant], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class RuntimeKernel:
     """A kernel of the runtime. What it means is the NumPy meaning of the ops that name it.
 

@@ -15,15 +15,14 @@ on each other stands a barrier. A body is a small tree of statements over scalar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from mlc.frozen import frozen
 from mlc.lower.expression import Counter, Expression, Index
 from mlc.lower.library import Constants, Operand, RuntimeKernel, Scratch
 
 # Statements.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Let:
     """A local constant; `needs` are the loop counters it depends on."""
 
@@ -33,7 +32,7 @@ class Let:
     needs: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Accumulator:
     """A local variable that Fold changes; starts at 0 for sum, at minus infinity (or the least i32) for max."""
 
@@ -42,7 +41,7 @@ class Accumulator:
     combine: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fold:
     """name = combine(name, value)."""
 
@@ -51,7 +50,7 @@ class Fold:
     value: Expression
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Store:
     """buffer[index] = value. mode: "write"; "fold": added when env->fold, else written; "add": always added."""
 
@@ -61,7 +60,7 @@ class Store:
     mode: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Loop:
     """The body for each value of the counter. `independent`: iterations are, but for the folds of `folds`."""
 
@@ -76,7 +75,7 @@ Statement = Let | Accumulator | Fold | Store | Loop
 # Kernels.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Nest:
     """The body for each value of the item counter; items are independent. `vector`: the item loop itself is the inner loop."""
 
@@ -87,7 +86,7 @@ class Nest:
     vector: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Whole:
     """Reductions of whole tensors, and what is computed from them: a nest of a single item, whose loops may be shared out."""
 
@@ -96,7 +95,7 @@ class Whole:
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scatter:
     """Lines of results cleared, then a value added at a place of the line that is looked up, in ascending order of `along`.
 
@@ -121,7 +120,7 @@ class Scatter:
     adds: tuple[Store, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scan:
     """Lines, which are independent, combined in ascending order of `along`: each partial value of `fold` is stored."""
 
@@ -134,7 +133,7 @@ class Scan:
     stores: tuple[Store, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Columns:
     """Sums over `reduced` for every value of `outer` and `column`, in ascending order of `reduced` within blocks of rows.
 
@@ -156,7 +155,7 @@ class Columns:
     block: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contract:
     """acc[batch, m, n] = sum over k of a * b, then the epilogue for each element. Index groups are (extent, a stride, b stride).
 
@@ -177,7 +176,7 @@ class Contract:
     scratch: Scratch
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """A kernel of the runtime, called by all threads. The first `reads` operands are read, the others written.
 
@@ -196,7 +195,7 @@ class Call:
     workspace: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Select:
     """The k largest of each row with their indices; ties take the lowest index. `values` is None for argmax."""
 
@@ -215,7 +214,7 @@ class Select:
 Kernel = Nest | Whole | Scatter | Scan | Columns | Select | Contract | Call
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Buffer:
     """Memory of a function. kind: "parameter" and "result" are bound by the call; "work" is its own while it runs."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlc.diagnostics import NO_SPAN, InternalError
+from mlc.frozen import frozen
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.op import Op
@@ -24,7 +25,7 @@ from mlc.lower.rules import Rules
 Key = tuple[str, int | tuple[int, ...], Arrangement | None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lowered:
     """Routines by what they are for. `routines` holds each once, in the order they are emitted.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function
 from mlc.ir.op import Op
@@ -25,7 +25,7 @@ from mlc.lower.widen import widen
 Uses = tuple[frozenset[str], frozenset[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Routine:
     """A function as kernels.
 

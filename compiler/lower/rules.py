@@ -6,15 +6,15 @@ Lowering, planning and costs read these rules and know no target; `mlc.targets` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from mlc.frozen import frozen, frozen_by_name
 from mlc.ir.op import Contraction, LibraryKernel, Lowering
 from mlc.lower.arrangement import Arrange
 from mlc.lower.library import RuntimeKernel, Scratch
 from mlc.lower.loops import Kernel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class Fusion:
     """Which instructions share a kernel, and what is computed again rather than kept.
 
@@ -41,7 +41,7 @@ class Fusion:
     most_choices: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class Loops:
     """How loops are cut.
 
@@ -55,7 +55,7 @@ class Loops:
     column_block: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contractions:
     """The kernels of contractions: dtypes that they read, indices of a group that they walk, and by the dtype in which they sum their
     scratch, whatever the shape."""
@@ -65,7 +65,7 @@ class Contractions:
     scratch: Mapping[str, Scratch]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Machine:
     """What one core sustains: f32 operations of a contraction, and bytes to and from memory."""
 
@@ -77,7 +77,7 @@ class Machine:
 Reserve = Callable[[str, str, int], str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class Rules:
     """The rules of one target.
 

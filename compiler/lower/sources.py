@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mlc.diagnostics import InternalError
+from mlc.frozen import frozen
 from mlc.ir.function import Instruction
 from mlc.ir.types import Value
 from mlc.lower.arrangement import Placement
@@ -18,7 +18,7 @@ from mlc.lower.scope import Scope
 from mlc.lower.storage import Storage, view_of
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sources:
     """A function and where its values lie."""
 

@@ -10,11 +10,11 @@ they are given; of the gradients also y, the log-sum-exp, the gradient of y, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from mlc.diagnostics import InternalError, OpError
+from mlc.frozen import frozen
 from mlc.ir.builder import Builder
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.factors import Correspondence, Join, Offset
@@ -29,7 +29,7 @@ from mlc.ops.normalizers import log_sum_exp_meaning
 from mlc.ops.rules import FLOATS, Types, check_dims, check_dtype, same_dtype, show
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Form:
     """Which operands there are besides q, k and v: told by their number and dtypes.
 

@@ -12,10 +12,11 @@ chose, takes it away. A condition that is drawn lets every element pass sooner o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from mlc.frozen import frozen
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Keys, Op
 from mlc.ir.types import TensorType, Value
@@ -29,7 +30,7 @@ MOST_ELEMENTS = 1 << 23
 _MOVES = ("reshape", "transpose", "slice", "broadcast", "copy", "split", "stop_gradient")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """What an element may be: input[id] + offset where its id is not -1; else a number in `rest`.
 
@@ -44,7 +45,7 @@ class Origin:
     rest: tuple[int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lookup:
     """An instruction that indexes: the index, and the extent it must stay within."""
 

@@ -5,10 +5,10 @@ A schedule is data: whoever makes one, reads one from a file or checks one needs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.frozen import frozen
 
 #: Forward, input gradient, weight gradient, and the whole backward: B is I, then W.
 KINDS = ("F", "I", "W", "B")
@@ -25,7 +25,7 @@ class Action(NamedTuple):
         return f"{self.stage}{self.kind}{self.microbatch}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Schedule:
     """What every rank of one pipeline executes in a step."""
 

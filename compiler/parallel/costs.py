@@ -10,8 +10,8 @@ parameter first), values that live from forward to backward once a stage for eac
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import CHOICES, Call, Parameter, Program, Unit, Variant
 from mlc.ir.types import Value
@@ -22,7 +22,7 @@ from mlc.lower.rules import Machine
 from mlc.parallel.roofline import routine_seconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ParameterUse:
     """A parameter as one call needs it.
 
@@ -37,7 +37,7 @@ class ParameterUse:
     accumulator_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kept:
     """A state or an input that the backward of a call reads, for one microbatch.
 
@@ -49,7 +49,7 @@ class Kept:
     to_weight: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallCost:
     """One call of the chain, in numbers. Seconds and bytes are of one microbatch, on one core.
 

@@ -14,12 +14,13 @@ import heapq
 from dataclasses import dataclass
 from math import inf
 
+from mlc.frozen import frozen
 from mlc.parallel.actions import Action
 from mlc.parallel.limits import Memory
 from mlc.parallel.simulate import Costs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """What is more urgent where more than one action could start."""
 

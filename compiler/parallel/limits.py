@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
+from mlc.frozen import frozen
 from mlc.parallel.actions import Schedule, refusal
 from mlc.parallel.placement import by_rank
 from mlc.parallel.plan_schema import MOST_PLACES, MOST_REPLICAS
@@ -33,7 +33,7 @@ def check_extent(pp: int, dp: int, chunks: int, microbatches: int) -> None:
         raise refusal("E1108", text, "fewer microbatches, larger ones")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Memory:
     """The most that each rank may hold of residuals, in their unit: bytes, or their number."""
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import FLOAT_DTYPES
 from mlc.ir.program import CHOICES
 from mlc.parallel.entries import Entries
@@ -132,7 +132,7 @@ SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Leaf:
     """A value with nothing below it."""
 
@@ -140,12 +140,12 @@ class _Leaf:
     holds: Kind
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _List:
     item: _Shape
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Object:
     """fields: key, kind, and whether it may be missing; others: the kind of every value, of an object with any keys"""
 

@@ -7,10 +7,10 @@ Addresses are bytes from the start of a rank's arena.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.mesh import TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries
@@ -29,7 +29,7 @@ RECORD_ONE = 32
 NUMBER_BYTES = 8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Area:
     """Bytes [at, at + bytes) of a place's arena; of one chain, or None: in use in all."""
 
@@ -43,7 +43,7 @@ class Area:
         return self.at + self.bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Region:
     """A ring of slots, one a live microbatch; a slot holds `bytes` of its `stride`."""
 
@@ -55,7 +55,7 @@ class Region:
     chain: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Channel:
     """A directed edge between two places; `source` and `target` are -1 for the tree of all ranks.
 
@@ -101,7 +101,7 @@ class Operand(NamedTuple):
         return f"{self.use} {self.bytes}{' each' * self.each}{f' over {self.over}' * (self.over >= 0)}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Signature:
     """A routine as rows see it. flat: it runs over a range of elements."""
 
@@ -139,7 +139,7 @@ class Call(NamedTuple):
 # ---- a place ----
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Use:
     """The gradient of one use of a parameter; `levels`: the accumulators that take microbatches and hold sums of groups."""
 
@@ -149,7 +149,7 @@ class Use:
     levels: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OwnedParameter:
     """A parameter that the replicas of the place share out (shards.py).
 
@@ -170,7 +170,7 @@ class OwnedParameter:
     meaning: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Held:
     """A parameter on a place that uses it. `copy`: in the dtype of the forward pass; None where that reads the f32 master."""
 
@@ -188,7 +188,7 @@ class Logits(NamedTuple):
     buffer: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chunk:
     """A stage of a chain on its place.
 
@@ -210,7 +210,7 @@ class Chunk:
     meaning: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """All that the ranks of one pipeline coordinate do and hold. The first inbox_bytes of its arena are what peers write into.
 
@@ -254,7 +254,7 @@ class Place:
 # ---- the whole ----
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlannedParameter:
     """A parameter in the whole plan.
 
@@ -287,7 +287,7 @@ class PlannedParameter:
         return prod(self.states[state][1])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Columns:
     """The numbers that a microbatch leaves: (name, stage). The first `losses` add up to its loss. logits_stage: of sample, else -1."""
 
@@ -296,7 +296,7 @@ class Columns:
     logits_stage: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StageNote:
     """What the partition has to say of a stage: its cost by name, in seconds and bytes, and why it begins and ends where it does."""
 
@@ -304,7 +304,7 @@ class StageNote:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Planned:
     """Everything that is decided before a program runs.
 

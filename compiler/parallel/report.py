@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.parallel.actions import Schedule
 from mlc.parallel.schedules import SCHEDULES
 from mlc.parallel.simulate import Costs, Simulation, simulate, uniform
@@ -12,7 +12,7 @@ from mlc.parallel.simulate import Costs, Simulation, simulate, uniform
 _HEAD = ("schedule", "chunks", "makespan", "bubble", "of makespan", "residuals", "in microbatches", "messages")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Times:
     """What one microbatch takes on one rank, all chunks of the rank together, and one message between two ranks."""
 

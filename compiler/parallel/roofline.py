@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.lower.expression import Expression, Index, Read, index_nodes, nodes_of
 from mlc.lower.loops import (
@@ -75,7 +75,7 @@ def _buffer_bytes(buffer: Buffer, touched: int) -> int:
     return dtype_of(buffer.dtype).bytes * min(touched, buffer.elements)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Touches:
     """How often a kernel reads and writes an element of each buffer."""
 

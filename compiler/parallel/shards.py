@@ -14,9 +14,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
+from mlc.frozen import frozen
 from mlc.mesh import Portions
 
 #: Elements of which every edge of a share is a multiple, or the end.
@@ -27,7 +27,7 @@ LINE_BYTES = 64
 SHARINGS: tuple[str, ...] = ("sliced", "whole", "still")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Owned:
     """A parameter that the replicas of its owner share out; `sharing` is one of SHARINGS."""
 
@@ -40,7 +40,7 @@ class Owned:
         return -(-self.elements // BLOCK)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Share:
     """Elements [begin, end) of a parameter."""
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.parallel.actions import KINDS, Action, Schedule, needed, refusal
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Costs:
     """Seconds, or any other unit of time: per stage, and of one transfer between two ranks (latency and bytes together)."""
 
@@ -40,7 +40,7 @@ class Costs:
                 return self.input_gradient[stage] + self.weight_gradient[stage]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Residuals:
     """What one microbatch leaves on each stage: in bytes, or 1 each to count residuals whole."""
 
@@ -48,7 +48,7 @@ class Residuals:
     pending: tuple[int, ...]  # per stage, from the end of I to the end of W
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Simulation:
     """What `simulate` found; lists are those of the schedule, ranks in order."""
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from mlc.diagnostics import Diagnostic, MlcError, Span, nearest
+from mlc.frozen import frozen
 
 #: What spans of a split name as their file; the text of the option is the source.
 SPLIT = "--split"
@@ -30,7 +30,7 @@ _ALIASES = {"begin": "embed", "end": "head"}
 _WORD = re.compile(r"(?P<name>[A-Za-z0-9_#][A-Za-z0-9_.#]*)(?P<star>\*(?P<count>[0-9]+)?)?$")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Word:
     """A word of a split. count: calls it takes; None for all that follow."""
 
@@ -40,7 +40,7 @@ class _Word:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Named:
     """A call of the chain and what words may call it. paths: with dots around, `.h.3.`"""
 

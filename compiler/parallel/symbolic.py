@@ -16,10 +16,10 @@ What follows from one list alone is looked up in it first (`lifetimes`). Then th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from mlc.frozen import frozen
 from mlc.parallel.entries import Column
 from mlc.parallel.faults import Fault
 from mlc.parallel.lifetimes import Listed, check_list
@@ -28,7 +28,7 @@ from mlc.parallel.rendezvous import Rendezvous
 from mlc.parallel.touches import phase_touches
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What a run found. `peaks`: for each place, the most slots of each region in use at once; `messages`: by channel."""
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.frozen import frozen
 from mlc.parallel.call_proof import call_faults
 from mlc.parallel.collective_proof import collective_faults
 from mlc.parallel.ending_proof import ending_faults
@@ -31,7 +31,7 @@ from mlc.parallel.row_proof import row_faults
 from mlc.parallel.symbolic import run_symbolic
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Proof:
     """What a plan was found to do.
 

@@ -6,8 +6,8 @@ PASSES, steps to steps, in order         expand.py, simplify.py (algebra.py, pla
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.op import Op
 from mlc.ir.program import Program, Step
 from mlc.passes.differentiate import differentiate as differentiate
@@ -17,7 +17,7 @@ from mlc.passes.recompute import recompute
 from mlc.passes.simplify import simplify
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pass:
     """What a step goes through: a name, what holds after it in one sentence, and the function."""
 

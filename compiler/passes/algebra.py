@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of, is_narrow
 from mlc.ir.interpret import stored
 from mlc.ir.op import Keys
@@ -67,7 +67,7 @@ ALGEBRA = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Term:
     """op applied to terms."""
 

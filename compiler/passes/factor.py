@@ -17,9 +17,10 @@ another index that has the same name in the file gets name.1, and so on. No fact
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlc.diagnostics import InternalError
+from mlc.frozen import frozen
 from mlc.ir.factors import Letter, chain, closed, is_chain, with_results
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Op
@@ -136,7 +137,7 @@ def _read_chain(solver: _Solver, program: Program, one: Chain, scope: object) ->
             made[name] = (_unit(call.unit), v.name)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Tie:
     """A letter that is not all of each dim it stands in. sites: (dim, inner)."""
 

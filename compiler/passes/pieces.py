@@ -10,9 +10,10 @@ No bit changes: an element is in one piece, all else that is added to it is 0.0,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
+from mlc.frozen import frozen
 from mlc.ir.builder import Builder
 from mlc.ir.function import Instruction
 from mlc.ir.types import Dim, Value, dim
@@ -22,7 +23,7 @@ from mlc.ops.broadcasting import constant_like
 LEAST_PIECES = 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Piece:
     """A value and where its elements lie: from `starts` by `steps`."""
 

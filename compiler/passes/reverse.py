@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from mlc.diagnostics import NO_SPAN, InternalError
+from mlc.frozen import frozen
 from mlc.ir.builder import Builder
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function, Instruction
@@ -20,7 +20,7 @@ from mlc.passes.rewrite import renamed
 WIDENED = ("sum", "scatter_add", "put_along", "reshape", "transpose")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Derivative:
     """Instructions to run after those of the function, and the cotangent of each parameter that has one.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlc.frozen import frozen
 from mlc.ir.builder import Builder
 from mlc.ir.function import Attribute, Function, Instruction
 from mlc.ir.op import Op, Pointwise
@@ -17,7 +18,7 @@ Number = float | int | bool
 COMMUTATIVE = ("add", "mul", "and", "or", "xor", "equal", "not_equal")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """An instruction that has no results yet."""
 

@@ -10,9 +10,10 @@ after:   input_gradient(%w, %d.y)      -> %d.x, %d.y.kept        (pending: d.y.k
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlc.diagnostics import NO_SPAN
+from mlc.frozen import frozen
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Op
 from mlc.ir.program import CHOICES, Unit, Variant
@@ -26,7 +27,7 @@ from mlc.passes.simplify import simplify
 REMADE = (Kind.VIEW, Kind.GENERATE, Kind.POINTWISE, Kind.MOVE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Joint:
     """Forward and backward of a unit as one function: its results are those of the unit, then the gradients.
 

@@ -7,8 +7,8 @@ travels the total so far, so the order of additions does not depend on cuts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.program import Call, Unit, Variant
 from mlc.ir.types import Value
 from mlc.lower.again import Again
@@ -22,7 +22,7 @@ from mlc.plan.stages import StagedChain
 ONE = "one"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Gradient:
     """One call of the chain with its derivative; `values`, the buffers of its values by name, grows. again: what makes values again."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.parallel.actions import Schedule
@@ -21,7 +21,7 @@ from mlc.plan.stages import StagedChain
 from mlc.plan.uses import Use
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlannedChain:
     """A chain with what each stage does and needs.
 

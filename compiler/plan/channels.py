@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from mlc.frozen import frozen
 from mlc.lower.layout import aligned
 from mlc.parallel.actions import Action
 from mlc.parallel.entries import CODES, Entries
@@ -26,7 +26,7 @@ TREE_SLOTS = 2
 PAIR = 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Edge:
     """What goes over a cut in one direction, between stages; a channel where they lie on two places, else a ring.
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mlc.diagnostics import MlcError
+from mlc.frozen import frozen
 from mlc.ir.program import CHOICES
 from mlc.lower.program import Lowered
 from mlc.mesh import Mesh
@@ -40,7 +40,7 @@ TRANSFER_BYTES = 8e9
 AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayoutOptions:
     """What can be asked of a layout.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.program import CHOICES, Program
 from mlc.mesh import Mesh
 from mlc.parallel.actions import Action, Schedule
 from mlc.parallel.planned import StageNote
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layout:
     """A mesh, a cut and a schedule.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlc.frozen import frozen
 from mlc.parallel.actions import Action, Schedule
 from mlc.parallel.entries import CODES
 from mlc.parallel.simulate import run, uniform
@@ -21,7 +21,7 @@ Moments = NDArray[np.float64]
 _PHASES = {"F": ("F",), "I": ("I",), "W": ("W",), "B": ("B", "I", "W")}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Times:
     """One phase of a stage: for each microbatch, its position in the list of its place, its begin and its end in an ideal run."""
 
@@ -30,7 +30,7 @@ class Times:
     ends: Moments
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Timetable:
     """The compute actions of a chain.
 

@@ -8,12 +8,12 @@ slot of an outbox until its message is gone, a transient value from the first ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlc.frozen import frozen
 from mlc.parallel.planned import MOST_ROUNDS, Chunk, Place, Planned
 from mlc.parallel.quantities import size_text
 from mlc.parallel.touches import Touch, phase_touches
@@ -25,7 +25,7 @@ _BAR = 40
 Bytes = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Moments:
     """The compute actions of a step of a rank.
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlc.diagnostics import InternalError
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
@@ -51,7 +52,7 @@ from mlc.plan.uses import Use as ParameterUse
 PAGE_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sketch:
     """A plan before addresses.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.lower.layout import aligned, lay_out
 from mlc.plan.rows import Row, StageRows
 from mlc.plan.stages import StagedChain
@@ -27,7 +28,7 @@ TRANSIENT = "transient"
 JOINT = "F-B"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ring:
     """Buffers that a microbatch has for itself from the first to the last of the phases that touch them.
 
@@ -39,7 +40,7 @@ class Ring:
     phases: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StageMemory:
     """Where the buffers of a stage lie.
 

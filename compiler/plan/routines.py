@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.parallel.planned import Operand, Signature
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Routines:
     """The routines that rows call, in the order they were lowered; `numbers` by name."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mlc.frozen import frozen
 from mlc.ir.types import TensorType
 from mlc.lower.arrangement import Stored
 from mlc.lower.routine import Routine
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """One call of a routine: the buffers it is given in order, its work memory last. `name` is for people; `path` keys random numbers.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 
+from mlc.frozen import frozen
 from mlc.ir.program import Call, Chain, Program, Step
 from mlc.lower.arrangement import Stored
 from mlc.lower.program import Lowered
@@ -15,7 +15,7 @@ from mlc.plan.layout import Layout
 CHAINS = ("train", "evaluate", "sample")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StagedChain:
     """A chain with its stages.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from mlc.frozen import frozen
 from mlc.ir.program import Call, Step
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Use:
     """The gradient of one use of a parameter by a call of the train chain.
 

@@ -7,8 +7,7 @@ so that columns of comments survive. The tree of the text does not change, and f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from mlc.frozen import frozen
 from mlc.syntax.layout import STEP, Line, build, lines_of
 from mlc.syntax.parser import parse
 from mlc.syntax.tokens import Source, Token, read_text, scan
@@ -28,7 +27,7 @@ def format_text(text: str | bytes, file: str) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Entry:
     """A logical line or a comment on a line of its own. `gap`: blank lines before it in the source."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mlc.frozen import frozen
 from mlc.syntax.tokens import Token
 
 WIDTH = 140
@@ -25,7 +26,7 @@ _OPERATORS = frozenset(["SIGN", "-", "*", "FACTOR", "@", "**", "COMPARISON", "&"
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Word:
     """A word; `spaced`: with a space before it; `binary`: an operator between two operands."""
 
@@ -59,7 +60,7 @@ class Group:
     last: list[Token] = field(default_factory=list)  # comments before the closing bracket
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Line:
     """A line of output; a comment alone has no text."""
 

@@ -21,6 +21,7 @@ from lark.parsers.lalr_interactive_parser import InteractiveParser
 
 from mlc.cache import find_cache, keep_entry, read_entry
 from mlc.diagnostics import Diagnostic
+from mlc.frozen import frozen
 from mlc.syntax.builder import Builder
 from mlc.syntax.recovery import REPORTS, header_ends, skip, starts
 from mlc.syntax.tokens import Place, Token
@@ -100,7 +101,7 @@ class _Part(NamedTuple):
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Splice:
     """The children of a helper rule on the way into their parent. Lark extends the list it gets, and copies of a parser share this one."""
 

@@ -11,10 +11,10 @@ FORMAT otherwise.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlc.diagnostics import Diagnostic, MlcError, Span
+from mlc.frozen import frozen
 
 KEYWORDS = frozenset(
     [
@@ -155,7 +155,7 @@ class Place(NamedTuple):
     end_column: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """A text to scan: `line` and `column` are the place of its first character in `file`, `indentation` the spaces its top level
     starts with."""

@@ -7,9 +7,10 @@ reader of a tree needs to check it again (a target is a name or a tuple of targe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from mlc.diagnostics import Span
+from mlc.frozen import frozen
 
 #: What may be nested in what: statements, brackets, operands. Keeps every walk over a tree within Python's own stack.
 DEPTH = 100
@@ -17,7 +18,7 @@ DEPTH = 100
 # ---------------------------------------------------------------------------------------------------- expressions
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Name:
     """`width`"""
 
@@ -25,7 +26,7 @@ class Name:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Integer:
     """`12`, `1_000`"""
 
@@ -33,7 +34,7 @@ class Integer:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Float:
     """`0.5`, `3e-4`"""
 
@@ -41,7 +42,7 @@ class Float:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Boolean:
     """`True` | `False`"""
 
@@ -49,21 +50,21 @@ class Boolean:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoneValue:
     """`None`"""
 
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dots:
     """`...`"""
 
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class String:
     """`"text"`; adjacent literals are joined, escapes are resolved."""
 
@@ -71,7 +72,7 @@ class String:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interpolation:
     """`{value}` or `{value:spec}` inside a format string; `spec` is a format specification of Python without nested braces."""
 
@@ -80,7 +81,7 @@ class Interpolation:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Format:
     """`f"h.{i}"`; no two literal parts are neighbours."""
 
@@ -88,7 +89,7 @@ class Format:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tuple:
     """`a, b` | `(a, b)` | `()`"""
 
@@ -96,7 +97,7 @@ class Tuple:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class List:
     """`[a, b]`"""
 
@@ -104,7 +105,7 @@ class List:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pair:
     """`"key": value` inside a record."""
 
@@ -113,7 +114,7 @@ class Pair:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """`{"key": value, ...}`; keys are distinct."""
 
@@ -121,7 +122,7 @@ class Record:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keyword:
     """`name=value` in a call."""
 
@@ -130,7 +131,7 @@ class Keyword:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """`function(argument, ..., keyword=value, ...)`; keywords are distinct and follow the arguments."""
 
@@ -140,7 +141,7 @@ class Call:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Slice:
     """`start:stop:step`, as an item of a subscript only."""
 
@@ -150,7 +151,7 @@ class Slice:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Subscript:
     """`value[item, ...]`, at least one item."""
 
@@ -159,7 +160,7 @@ class Subscript:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attribute:
     """`value.name`"""
 
@@ -168,7 +169,7 @@ class Attribute:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unary:
     """`-value` | `~value`; `operator` is "-" or "~"."""
 
@@ -177,7 +178,7 @@ class Unary:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Binary:
     """`left operator right`; `operator` is one of + - * / // % @ ** & |"""
 
@@ -187,7 +188,7 @@ class Binary:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Compare:
     """`left operator right`; `operator` is one of == != < <= > >="""
 
@@ -197,7 +198,7 @@ class Compare:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Is:
     """`left is right` | `left is not right` (negated)"""
 
@@ -207,7 +208,7 @@ class Is:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class In:
     """`left in right` | `left not in right` (negated)"""
 
@@ -217,7 +218,7 @@ class In:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Not:
     """`not value`"""
 
@@ -225,7 +226,7 @@ class Not:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class And:
     """`left and right`"""
 
@@ -234,7 +235,7 @@ class And:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Or:
     """`left or right`"""
 
@@ -243,7 +244,7 @@ class Or:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Choose:
     """`then if condition else otherwise`"""
 
@@ -285,7 +286,7 @@ Target = Name | Tuple
 # ----------------------------------------------------------------------------------------------------- statements
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assign:
     """`target = value`"""
 
@@ -294,7 +295,7 @@ class Assign:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Augment:
     """`target += value`; `operator` is one of + - * /"""
 
@@ -304,7 +305,7 @@ class Augment:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Annotate:
     """`target: annotation = value`"""
 
@@ -314,7 +315,7 @@ class Annotate:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Return:
     """`return value`"""
 
@@ -322,7 +323,7 @@ class Return:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assert:
     """`assert condition` | `assert condition, message`"""
 
@@ -331,7 +332,7 @@ class Assert:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Branch:
     """`if condition: then [else: otherwise]`; `elif` is a branch alone in `otherwise`. The span is that of the header line."""
 
@@ -341,7 +342,7 @@ class Branch:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Loop:
     """`for target in values: body`. The span is that of the header line."""
 
@@ -351,7 +352,7 @@ class Loop:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExpressionStatement:
     """`value`, for its effect: `add_loss(...)`, `report(...)`."""
 
@@ -364,7 +365,7 @@ Statement = Assign | Augment | Annotate | Return | Assert | Branch | Loop | Expr
 # ------------------------------------------------------------------------------------------------------ top level
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Imported:
     """`name` | `name as alias`; `alias` is the name itself where none is written."""
 
@@ -373,7 +374,7 @@ class Imported:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Import:
     """`from module import name, ...`; `module` is dotted ("mlc.nn", "blocks")."""
 
@@ -382,7 +383,7 @@ class Import:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Constant:
     """`name: annotation = value`; `value` is None where -D must give it."""
 
@@ -392,7 +393,7 @@ class Constant:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decorator:
     """`@name` | `@name(arguments)`"""
 
@@ -402,7 +403,7 @@ class Decorator:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parameter:
     """`name: annotation [= default]`; `keyword_only` after a bare `*`."""
 
@@ -413,7 +414,7 @@ class Parameter:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FunctionDef:
     """`@decorator def name(parameters) -> returns: docstring body`. The span is that of the name."""
 
@@ -426,7 +427,7 @@ class FunctionDef:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Module:
     """A file. Top-level order between kinds does not matter; within a kind it is the order of the text."""
 

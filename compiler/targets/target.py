@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from mlc.emit.project import SourceTree
+from mlc.frozen import frozen_by_name
 from mlc.lower.program import Lowered
 from mlc.lower.rules import Rules
 from mlc.parallel.planned import Planned
@@ -14,7 +14,7 @@ from mlc.parallel.planned import Planned
 Emit = Callable[[Lowered, Planned, str, str, str], SourceTree]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen_by_name
 class Target:
     """A target. No field has a default.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from mlc.diagnostics import nearest
+from mlc.frozen import frozen
 from mlc.parallel.actions import Action, Schedule, refusal
 from mlc.parallel.auto import arrange
 from mlc.parallel.limits import Memory
@@ -24,7 +24,7 @@ Lists = Callable[[int, int, int], list[list[Action]]]
 Placement = Callable[[int, int], tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Named:
     """A schedule by name. Every one takes any number of ranks and of microbatches from 1."""
 
