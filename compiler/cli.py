@@ -188,7 +188,7 @@ def compile_options(function: F) -> F:
             show_default=True,
             help="What backward passes make again instead of keeping it; auto: what --memory demands.",
         ),
-        click.option("--plan", type=click.Path(path_type=Path, dir_okay=False), help="Take mesh, cut and lists from this plan.json."),
+        click.option("--plan", type=click.Path(path_type=Path, dir_okay=False), help="Take mesh, cut and order from this plan.json."),
     )
     for option in reversed(options):
         function = option(function)

@@ -692,7 +692,7 @@ CODES: dict[str, CodeText] = {
     "E0814": CodeText(
         "a plan of another model",
         """
-        `--plan` takes mesh, cut and lists from a plan.json of the same model: the same calls in the same order. Other widths are fine.
+        `--plan` takes mesh, cut and order of actions from a plan.json of the same model: the same calls in order. Other widths are fine.
         """,
     ),
     "E0815": CodeText(

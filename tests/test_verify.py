@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import json
 import random
 from collections import Counter
@@ -411,6 +412,63 @@ def update_reads_another_scalar(plan: Plan) -> None:
     one["reads"][0] = plan["places"][0]["record"] + 64 + 4  # steps
 
 
+def another_initial_value(plan: Plan) -> None:
+    """That of another parameter, by a routine with the same operands."""
+    routines = plan["routines"]
+    used = sorted({held["init"][0] for place in plan["places"] for held in place["held"]})
+    kinds = [json.dumps([routines[n]["operands"], routines[n]["flat"]]) for n in used]
+    of, other = next((a, b) for a, b in itertools.permutations(range(len(used)), 2) if kinds[a] == kinds[b])
+    next(held for place in plan["places"] for held in place["held"] if held["init"][0] == used[of])["init"][0] = used[other]
+
+
+def loss_is_a_metric(plan: Plan) -> None:
+    plan["columns"]["train"]["losses"] = 0
+
+
+def fed_by_nothing(plan: Plan) -> None:
+    next(p for p in plan["parameters"] if p["fed"] == "loss")["fed"] = "none"
+
+
+def column_of_another_stage(plan: Plan) -> None:
+    plan["columns"]["train"]["columns"][0][1] -= 1
+
+
+def logits_elsewhere(plan: Plan) -> None:
+    chunk(plan, 1, "sample")["logits"]["buffer"] = 0
+
+
+def logits_of_another_shape(plan: Plan) -> None:
+    chunk(plan, 1, "sample")["logits"]["shape"][0] += 1
+
+
+def chunk_of_another_stage(plan: Plan) -> None:
+    chunk(plan, 0, "evaluate")["stage"] = 1
+
+
+def states_of_another_shape(plan: Plan) -> None:
+    next(p for p in plan["parameters"] if p["states"])["states"][0]["shape"][0] += 1
+
+
+def work_of_an_elementwise_update(plan: Plan) -> None:
+    next(one for one in plan["places"][0]["owned"] if one["sharing"] == "sliced")["work"] = 64
+
+
+def elements_of_no_shape(plan: Plan) -> None:
+    plan["parameters"][0]["elements"] += 1
+
+
+def more_losses_than_columns(plan: Plan) -> None:
+    plan["columns"]["evaluate"]["losses"] = 7
+
+
+def stages_misnumbered(plan: Plan) -> None:
+    plan["stages"][1]["stage"] = 0
+
+
+def logits_of_no_dtype(plan: Plan) -> None:
+    chunk(plan, 1, "sample")["logits"]["dtype"] = "f8"
+
+
 def work_memory_of_an_initial_value(plan: Plan) -> None:
     plan["places"][1]["held"][0]["init"][1][0] += 64
 
@@ -428,6 +486,10 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (no_kind, "lists.train[0] is a list of 3"),
         (names_twice, "one name"),
         (half_a_slot, "1.5"),
+        (elements_of_no_shape, "its shape"),
+        (more_losses_than_columns, "columns of evaluate"),
+        (stages_misnumbered, "its stages are not 0 to 1"),
+        (logits_of_no_dtype, "'f8' is no dtype"),
     ),
     "E1202": (
         (gradient_before_activation, "place 0 at action 1 (RECEIVE grad.train.0 0)"),
@@ -464,6 +526,13 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (row_given_another_buffer, "train: place 1, chunk 0: its rows do not compute"),
         (another_routine, "evaluate: place 0, chunk 0: its rows do not compute"),
         (part_is_owned, "elements are updated, it has"),
+        (another_initial_value, "it is not that of the model"),
+        (loss_is_a_metric, "train: place 1, chunk 0: its rows do not compute"),
+        (fed_by_nothing, "it does not compute what that of the model does"),
+        (states_of_another_shape, "it does not compute what that of the model does"),
+        (column_of_another_stage, "which is of stage 0"),
+        (logits_elsewhere, "sample: place 1, chunk 0: its rows do not compute"),
+        (chunk_of_another_stage, "it is of stage 1, its place has [0]"),
     ),
     "E1205": (
         (ring_too_small, "place 0, action"),
@@ -492,6 +561,8 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (update_reads_no_scalar, "where no scalar of the record lies"),
         (work_memory_of_an_initial_value, "it is not written to its master"),
         (states_of_the_largest_replica, "the largest shard of a replica needs"),
+        (logits_of_another_shape, "bytes in state."),
+        (work_of_an_elementwise_update, "what it makes and uses up are 0 bytes, 64 are planned"),
     ),
 }
 
@@ -513,6 +584,22 @@ def test_every_chain_is_proved(plan: Plan) -> None:
         found = faults(broken)
         assert [f.code for f in found] == ["E1205"]
         assert found[0].message.startswith(chain)
+
+
+def test_updates_that_are_not_elementwise_have_room(tmp_path: Path) -> None:
+    """For their results beside what they read, and for their work memory."""
+    compile_file(ROOT / "examples" / "muon.dsl", tmp_path, {}, Options(dp=2, microbatches=2, emit="plan"))
+    plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    verify(plan)
+    next(one for one in plan["places"][0]["owned"] if one["sharing"] == "whole")["work"] -= 64
+    found = faults(plan)
+    assert found[0].code == "E1206"
+    assert "what it makes and uses up are" in found[0].message
+
+
+def test_work_that_is_not_counted_is_explained(plan: Plan) -> None:
+    plan["flops_per_microbatch"], plan["recomputed_flops_per_microbatch"] = 0, 10**9
+    assert "1.000 GFLOP a microbatch are computed once more" in explain_plan(plan)
 
 
 def leaves(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

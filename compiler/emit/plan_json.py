@@ -182,7 +182,7 @@ def _use(use: Use) -> dict[str, Any]:
 
 
 def _held(held: Held) -> dict[str, Any]:
-    return {"parameter": held.parameter, "master": held.master, "copy": held.copy, "init": _call(held.init)}
+    return {"parameter": held.parameter, "master": held.master, "copy": held.copy, "init": _call(held.init), "meaning": held.meaning}
 
 
 def _owned(one: OwnedParameter) -> dict[str, Any]:

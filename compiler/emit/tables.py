@@ -13,13 +13,11 @@ from mlc.emit.printer import initializer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
-from mlc.parallel.planned import Chunk, Columns, Held, OwnedParameter, Place, Planned, Row, Use
+from mlc.parallel.planned import CHAINS, FED, Chunk, Columns, Held, OwnedParameter, Place, Planned, Row, Use
 from mlc.resources import VERSION
 
 #: An operand of a row: the number of a region above this bit, the offset in its slot below. Region 0 is the arena.
 REGION_SHIFT = 48
-
-_CHAINS = ("train", "evaluate", "sample")
 
 _PHASES = {"F": "MLC_FORWARD", "I": "MLC_INPUT_GRADIENT", "W": "MLC_WEIGHT_GRADIENT"}
 
@@ -90,7 +88,7 @@ class Tables:
                 c_string(parameter.name),
                 len(parameter.shape),
                 self._shape(parameter.shape),
-                {"loss": 0, "accumulate": 1, "none": 2}[parameter.fed],
+                FED.index(parameter.fed),
                 len(parameter.uses),
                 parameter.owner,
                 self.pools.array("mlc_tensor", states),
@@ -128,7 +126,7 @@ class Tables:
     def _role(self, place: Place) -> str:
         """Define the tables of a place; returns its mlc_role."""
         prefix = f"place{place.number}"
-        chunks = [self._chunks(prefix, kind, place) for kind in _CHAINS]
+        chunks = [self._chunks(prefix, kind, place) for kind in CHAINS]
         held = self._array("mlc_held", f"{prefix}_held", [self._held(of) for of in place.held])
         return initializer(
             (
@@ -211,7 +209,7 @@ class Tables:
     # ---- the model ----
 
     def _model(self, columns: dict[str, str]) -> None:
-        chains = [columns.get(kind, initializer(("NULL", 0, 0, -1))) for kind in _CHAINS]
+        chains = [columns.get(kind, initializer(("NULL", 0, 0, -1))) for kind in CHAINS]
         rows = [initializer((c_string(name), repr(value))) for name, value in self.program.constants]
         constants = self._array("mlc_constant", "constants", rows)
         fields: dict[str, object] = {

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mlc.parallel.faults import Fault
-from mlc.parallel.meaning import update_meaning
-from mlc.parallel.planned import NUMBER_BYTES, RECORD_HEAD_BYTES, Area, Held, OwnedParameter, Place, Planned
+from mlc.parallel.meaning import init_meaning, update_meaning
+from mlc.parallel.planned import NUMBER_BYTES, RECORD_HEAD_BYTES, Area, Held, OwnedParameter, Place, Planned, PlannedParameter, Signature
+from mlc.parallel.shards import line_bytes
 
 
 def call_faults(planned: Planned) -> Iterator[Fault]:
@@ -41,6 +42,8 @@ def _record_faults(planned: Planned, place: Place, fixed: Mapping[str, Area], un
 def _init_faults(planned: Planned, place: Place, held: Held, fixed: Mapping[str, Area], unit: int) -> Iterator[Fault]:
     parameter, routine = planned.parameters[held.parameter], planned.routines[held.init.routine]
     where = f"place {place.number}: initial value of {parameter.name}"
+    if init_meaning(routine) != held.meaning:
+        yield Fault("E1204", f"{where}: it is not that of the model")
     work = fixed.get(f"work of {parameter.name} init")
     master = fixed.get(f"parameter {parameter.name}")
     if master is None or (master.at, master.bytes) != (held.master, unit * parameter.elements) or held.init.at[:1] != (held.master,):
@@ -54,7 +57,8 @@ def _init_faults(planned: Planned, place: Place, held: Held, fixed: Mapping[str,
 
 
 def _update_faults(planned: Planned, place: Place, one: OwnedParameter, gradient: int | None, scalars: range) -> Iterator[Fault]:
-    where = f"place {place.number}: update of {planned.parameters[one.parameter].name}"
+    parameter = planned.parameters[one.parameter]
+    where = f"place {place.number}: update of {parameter.name}"
     if one.gradient != gradient:
         yield Fault("E1206", f"{where}: reads a gradient at {one.gradient}, its own is at {gradient}")
     strange = [at for at in one.reads if at not in scalars]
@@ -62,5 +66,20 @@ def _update_faults(planned: Planned, place: Place, one: OwnedParameter, gradient
         yield Fault("E1206", f"{where}: reads {at}, where no scalar of the record lies")
     names = [planned.scalars[scalars.index(at)] for at in one.reads if at in scalars]
     routine = None if one.update is None else planned.routines[one.update]
-    if not strange and update_meaning(routine, names) != one.meaning:
+    if not strange and update_meaning(parameter, routine, names) != one.meaning:
         yield Fault("E1204", f"{where}: it does not compute what that of the model does")
+    if routine is None:
+        return
+    if routine.flat != parameter.elementwise:
+        yield Fault("E1204", f"{where}: {routine.name} runs over {'a range' if routine.flat else 'the whole'}, its rule does not")
+    least = _work_bytes(parameter, routine, planned.unit)
+    if one.work < least or (routine.flat and one.work):
+        yield Fault("E1206", f"{where}: what it makes and uses up are {least} bytes, {one.work} are planned")
+
+
+def _work_bytes(parameter: PlannedParameter, routine: Signature, unit: int) -> int:
+    """What an update makes beside what it reads, and its work memory; one that is elementwise has neither."""
+    if routine.flat:
+        return 0
+    results = (parameter.elements, *map(parameter.state_elements, range(len(parameter.states))))
+    return sum(line_bytes(size, unit) for size in results) + sum(operand.bytes for operand in routine.operands if operand.use == "work")

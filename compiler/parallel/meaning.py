@@ -1,11 +1,11 @@
-"""What the rows of a chunk or an update compute, in sixteen hex digits: which routine is called on what, in order, wherever that lies."""
+"""What rows of a chunk, an update or an initial value compute, in sixteen hex digits: which routine is called on what, wherever it lies."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from mlc.parallel.planned import Buffer, Row, Signature
+from mlc.parallel.planned import Buffer, Chunk, PlannedParameter, Row, Signature
 
 
 def rows_meaning(
@@ -26,6 +26,24 @@ def rows_meaning(
     return digest.hexdigest()[:16]
 
 
-def update_meaning(routine: Signature | None, scalars: Iterable[str]) -> str:
-    """Of the update of a parameter: its rule, None: it is not trained, and the scalars that it reads."""
-    return hashlib.sha256(f"{routine.name if routine else ''} {' '.join(scalars)}".encode()).hexdigest()[:16]
+def bound_buffers(chunk: Chunk, losses: int) -> dict[str, Sequence[tuple[int, int]]]:
+    """What a chunk names buffers for beside its rows. losses: the columns of its chain that add up to the loss"""
+    return {
+        "input": chunk.inputs,
+        "loss": [value for value in chunk.values if value[0] < losses],
+        "metric": [value for value in chunk.values if value[0] >= losses],
+        "weight": [] if chunk.weight is None else [(0, chunk.weight)],
+        "logits": [] if chunk.logits is None else [(0, chunk.logits.buffer)],
+    }
+
+
+def update_meaning(parameter: PlannedParameter, routine: Signature | None, scalars: Iterable[str]) -> str:
+    """Of the update of a parameter: its rule, None: it is not trained, the scalars that it reads, what feeds it, and its states."""
+    states = " ".join(f"{name}{list(shape)}" for name, shape in parameter.states)
+    text = f"{routine.name if routine else ''} {' '.join(scalars)} {parameter.fed} {list(parameter.shape)} {states}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def init_meaning(routine: Signature) -> str:
+    """Of the initial value of a parameter."""
+    return hashlib.sha256(routine.name.encode()).hexdigest()[:16]

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
+from mlc.ir.dtypes import DTYPES
 from mlc.mesh import AXES, Mesh
 from mlc.parallel.entries import COMPUTE, Entries, packed
 from mlc.parallel.plan_schema import fault
 from mlc.parallel.planned import (
     CHAINS,
     CHANNEL_KINDS,
+    FED,
     MOST_ROUNDS,
     VERSION,
     Area,
@@ -128,6 +130,11 @@ def _read(content: Mapping[str, Any]) -> Planned:
         raise ValueError("two channels have one name")
     if len(planned.places) != planned.pp:
         raise ValueError(f"{len(planned.places)} places for pp = {planned.pp}")
+    if len(stages) != content["chunks"] * planned.pp or [s["stage"] for s in stages] != list(range(len(stages))):
+        raise ValueError(f"its stages are not 0 to {content['chunks'] * planned.pp - 1}")
+    for parameter, p in zip(planned.parameters, content["parameters"], strict=True):
+        if p["elements"] != parameter.elements:
+            raise ValueError(f"{parameter.name} has {p['elements']} elements, its shape {parameter.elements}")
     return planned
 
 
@@ -150,6 +157,11 @@ def _check_references(planned: Planned) -> None:
             _below(stage, len(planned.stages), "stages")
     for chain, rounds in planned.rounds.items():
         _below(rounds, MOST_ROUNDS + 1, f"microbatches of {chain}")
+    for chain, columns in planned.columns.items():
+        _below(columns.losses, len(columns.columns) + 1, f"columns of {chain}")
+        _below(columns.logits_stage + 1, len(planned.stages) + 1, "stages")
+        for _, stage in columns.columns:
+            _below(stage, len(planned.stages), "stages")
 
 
 def _check_call(planned: Planned, call: Call) -> None:
@@ -216,13 +228,19 @@ def _parameter(p: Mapping[str, Any]) -> PlannedParameter:
         name=str(p["name"]),
         dtype=str(p["dtype"]),
         shape=tuple(map(_count, p["shape"])),
-        fed=str(p["fed"]),
+        fed=_fed(p["fed"]),
         owner=_whole(p["owner"]),
         uses=tuple((_whole(u["stage"]), str(u["phase"])) for u in p["uses"]),
         states=tuple((str(s["name"]), tuple(map(_count, s["shape"]))) for s in p["states"]),
         elementwise=bool(p["elementwise"]),
         update=_optional(p["update"]),
     )
+
+
+def _fed(value: str) -> str:
+    if value not in FED:
+        raise ValueError(f"{value!r} feeds no parameter")
+    return value
 
 
 def _routine(r: Mapping[str, Any]) -> Signature:
@@ -269,7 +287,7 @@ def _place(p: Mapping[str, Any]) -> Place:
         regions=regions,
         lists={chain: rows if isinstance(rows, Entries) else packed(rows) for chain, rows in p["lists"].items()},
         chunks={chain: tuple(_chunk(c, names) for c in of) for chain, of in p["chunks"].items()},
-        held=tuple(Held(_whole(h["parameter"]), _whole(h["master"]), _optional(h["copy"]), _call(h["init"])) for h in p["held"]),
+        held=tuple(map(_held, p["held"])),
         owned=tuple(map(_owned, p["owned"])),
         states=_area("optimizer states", p["shards"]["states"]),
         work=_area("work of updates", p["shards"]["work"]),
@@ -287,9 +305,15 @@ def _chunk(c: Mapping[str, Any], regions: list[str]) -> Chunk:
         inputs=tuple((_whole(number), _whole(buffer)) for number, buffer in c["inputs"]),
         values=tuple((_whole(column), _whole(buffer)) for column, buffer in c["values"]),
         uses=tuple(Use(_whole(u["parameter"]), _whole(u["index"]), str(u["phase"]), tuple(map(_whole, u["levels"]))) for u in c["uses"]),
-        logits=None if logits is None else Logits(logits["dtype"], tuple(map(_count, logits["shape"])), _whole(logits["buffer"])),
+        logits=None if logits is None else Logits(_dtype(logits["dtype"]), tuple(map(_count, logits["shape"])), _whole(logits["buffer"])),
         meaning=str(c["meaning"]),
     )
+
+
+def _dtype(name: str) -> str:
+    if name not in DTYPES:
+        raise ValueError(f"{name!r} is no dtype")
+    return name
 
 
 def _known(phase: str) -> bool:
@@ -301,6 +325,10 @@ def _known(phase: str) -> bool:
 def _row(row: Any) -> Row:
     routine, path, name, buffers = row
     return Row(routine, path, name, tuple(buffers))
+
+
+def _held(h: Mapping[str, Any]) -> Held:
+    return Held(_whole(h["parameter"]), _whole(h["master"]), _optional(h["copy"]), _call(h["init"]), str(h["meaning"]))
 
 
 def _call(call: Any) -> Call:

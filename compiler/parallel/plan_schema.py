@@ -13,6 +13,7 @@ from mlc.frozen import frozen
 from mlc.ir.dtypes import FLOAT_DTYPES
 from mlc.ir.program import CHOICES
 from mlc.parallel.entries import Entries
+from mlc.parallel.planned import CHAINS
 
 #: Of a plan: more than any machine runs, and little enough to look at one by one.
 MOST_PLACES = 4096
@@ -69,8 +70,8 @@ KINDS: dict[str, Kind] = {
     "the dtype of a parameter": lambda value: value in FLOAT_DTYPES,
     "true or false": lambda value: isinstance(value, bool),
     "a whole number or null": lambda value: value is None or (type(value) is int and abs(value) < MOST),
-    "a chain": lambda value: value in ("train", "evaluate", "sample"),
-    "a chain or null": lambda value: value is None or value in ("train", "evaluate", "sample"),
+    "a chain": lambda value: value in CHAINS,
+    "a chain or null": lambda value: value is None or value in CHAINS,
     "[action, chunk or channel, microbatch]": _row,
     "none, selective or full": lambda value: value in CHOICES,
     "[name, region, offset, bytes]": _buffer,
@@ -122,7 +123,9 @@ SCHEMA: dict[str, Any] = {
             "uses": [{"parameter": LEAST_0, "index": WHOLE, "phase": TEXT, "levels": [WHOLE]}],
             "logits?": {"dtype": TEXT, "shape": [LEAST_1], "buffer": LEAST_0},
         }]},
-        "held": [{"parameter": LEAST_0, "master": LEAST_0, "copy": "a whole number or null", "init": "[routine, addresses]"}],
+        "held": [{
+            "parameter": LEAST_0, "master": LEAST_0, "copy": "a whole number or null", "init": "[routine, addresses]", "meaning": TEXT,
+        }],
         "owned": [{
             "parameter": LEAST_0, "elements": LEAST_1, "sharing": TEXT, "gradient": "a whole number or null",
             "update": "a whole number or null", "reads": [LEAST_0], "work": LEAST_0, "meaning": TEXT,

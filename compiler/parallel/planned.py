@@ -18,6 +18,8 @@ from mlc.parallel.shards import Owned, Sharing
 
 VERSION = 5
 CHAINS = ("train", "evaluate", "sample")
+#: What gives a parameter its gradient, by the number that tables have for it.
+FED = ("loss", "accumulate", "none")
 #: More microbatches of one replica than any step has.
 MOST_ROUNDS = 1 << 20
 #: Bytes of the header that a channel has for each sender.
@@ -172,12 +174,17 @@ class OwnedParameter:
 
 @frozen
 class Held:
-    """A parameter on a place that uses it. `copy`: in the dtype of the forward pass; None where that reads the f32 master."""
+    """A parameter on a place that uses it.
+
+    copy:     in the dtype of the forward pass; None where that reads the master
+    meaning:  of its initial value (meaning.py), as the model has it
+    """
 
     parameter: int
     master: int
     copy: int | None
     init: Call
+    meaning: str
 
 
 class Logits(NamedTuple):
@@ -258,7 +265,7 @@ class Place:
 class PlannedParameter:
     """A parameter in the whole plan.
 
-    fed:     loss, accumulate or none
+    fed:     one of FED
     uses:    (stage, phase)
     states:  of its optimizer: name, shape
     update:  the number of its rule, None where it is not trained

@@ -17,9 +17,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
+from mlc.ir.dtypes import dtype_of
 from mlc.parallel.faults import Fault
-from mlc.parallel.meaning import rows_meaning
+from mlc.parallel.meaning import bound_buffers, rows_meaning
 from mlc.parallel.planned import RECORD_HEAD_BYTES, RECORD_ONE, Area, Buffer, Chunk, Operand, Place, Planned, Row
 
 #: What one microbatch goes through on a chunk, one of these that the chunk has rows for.
@@ -45,6 +47,8 @@ def _signature_faults(planned: Planned) -> Iterator[Fault]:
     for routine in planned.routines:
         for operand in routine.operands:
             over = operand.over
+            if operand.each and not routine.flat:
+                yield Fault("E1206", f"routine {routine.name}: {operand}, and it does not run over a range of elements")
             if over >= 0 and (over >= len(routine.operands) or routine.operands[over][:2] != ("read", operand.bytes)):
                 yield Fault("E1206", f"routine {routine.name}: {operand} takes the place of what is not read, or not as large")
 
@@ -106,6 +110,7 @@ class _Chunk:
         self.planned = planned
         self.place = place
         self.chain = chain
+        self.number = number
         self.chunk = chunk
         self.fixed = fixed
         self.sent = sent
@@ -116,10 +121,11 @@ class _Chunk:
 
     def faults(self) -> Iterator[Fault]:
         of = self.chunk
-        bound = {"input": of.inputs, "value": of.values, "weight": [] if of.weight is None else [(0, of.weight)]}
+        bound = bound_buffers(of, self.planned.columns[self.chain].losses)
         if rows_meaning(self.planned.routines, of.buffers, of.rows, bound) != of.meaning:
             yield Fault("E1204", f"{self.where}: its rows do not compute what those of the model do")
             return
+        yield from self._stage_faults()
         for buffer in self.chunk.buffers:
             if fault := self._misplaced(buffer):
                 yield fault
@@ -129,6 +135,22 @@ class _Chunk:
                 yield from self._course(course)
         if self.chain != "train":
             yield from self._course(("F",))
+
+    def _stage_faults(self) -> Iterator[Fault]:
+        """The chunk is of the stage that its place has there, and leaves what is said to be left by that stage."""
+        of, columns = self.chunk, self.planned.columns[self.chain]
+        if self.place.stages[self.number : self.number + 1] != (of.stage,):
+            yield Fault("E1204", f"{self.where}: it is of stage {of.stage}, its place has {list(self.place.stages)}")
+        for column, _ in of.values:
+            name, stage = columns.columns[column]
+            if stage != of.stage:
+                yield Fault("E1204", f"{self.where}: stage {of.stage} leaves {name}, which is of stage {stage}")
+        if (of.logits is not None) != (columns.logits_stage == of.stage):
+            yield Fault("E1204", f"{self.where}: logits are of stage {columns.logits_stage}, not of {of.stage}")
+        elif of.logits is not None:
+            size, buffer = prod(of.logits.shape) * dtype_of(of.logits.dtype).bytes, of.buffers[of.logits.buffer]
+            if size != buffer.bytes:
+                yield Fault("E1206", f"{self.where}: logits of {size} bytes in {buffer.name}, which has {buffer.bytes}")
 
     # ---- where buffers lie ----
 

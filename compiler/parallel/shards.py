@@ -6,7 +6,7 @@ What a place owns falls into portions, one for each replica (mlc.mesh.Cohort): r
     still   parameters that nothing updates: the same, apart from those
     whole   parameters with other rules: to one portion each, that in which the middle of its blocks lies
 
-No table of replicas is made, here or in the runtime (`runtime/src/shard.h`): what all need is the largest of any.
+No table of replicas is made, here or in the runtime (`runtime/src/model/shard.h`): what all need is the largest of any.
 """
 
 from __future__ import annotations

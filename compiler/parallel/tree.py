@@ -1,4 +1,4 @@
-"""The order in which sums of groups add up: the bottom-up pairwise tree over all groups (`runtime/src/tree.h`)."""
+"""The order in which sums of groups add up: the bottom-up pairwise tree over all groups (`runtime/src/model/tree.h`)."""
 
 from __future__ import annotations
 

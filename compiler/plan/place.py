@@ -17,7 +17,7 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort
-from mlc.parallel.meaning import rows_meaning, update_meaning
+from mlc.parallel.meaning import bound_buffers, init_meaning, rows_meaning, update_meaning
 from mlc.parallel.planned import (
     HEADER_BYTES,
     NUMBER_BYTES,
@@ -187,7 +187,8 @@ class PlacePlanner:
         self.named[f"parameter {name}"] = (master, self.unit * parameter.type.size) if copy is None else (copy, parameter.type.bytes)
         self.masters[number] = master
         at = (master, *self._work(f"work of {name} init", routine.work_bytes))
-        return Held(number, master, copy, Call(self.sketch.routines.number(routine), at))
+        called = self.sketch.routines.number(routine)
+        return Held(number, master, copy, Call(called, at), init_meaning(self.sketch.routines.signatures[called]))
 
     def _accumulators(self) -> dict[int, list[Use]]:
         """The uses of each stage of the place, with memory for all levels, but for those that a microbatch has for itself."""
@@ -216,11 +217,11 @@ class PlacePlanner:
         parameter, name = self.sketch.parameters[one.parameter], self.program.parameters[one.parameter].name
         gradient = self.named[f"gradient of {name} 0 0"][0] if parameter.uses else None
         if parameter.update is None:
-            return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, None, (), 0, update_meaning(None, ()))
+            return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, None, (), 0, update_meaning(parameter, None, ()))
         scalars = self.program.updates[parameter.update].scalars
         reads = tuple(self.named[f"scalar {scalar}"][0] for scalar in scalars)
         update = self.sketch.routines.number(self.sketch.lowered.updates[parameter.update])
-        meaning = update_meaning(self.sketch.routines.signatures[update], scalars)
+        meaning = update_meaning(parameter, self.sketch.routines.signatures[update], scalars)
         return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, update, reads, self._work_bytes(one), meaning)
 
     def _shared(self, name: str, size: int) -> Area:
@@ -355,18 +356,20 @@ class PlacePlanner:
         kind = staged.types[logits].type if logits is not None and shown else None
         by_phase = {phase: tuple([once[id(row)] for row in of]) for phase, of in memory.rows.items()}
         values = tuple((column, buffers.number(name)) for column, name in chain.values[stage])
-        bound = {"input": filled, "value": values, "weight": [] if weight is None else [(0, weight)]}
-        return Chunk(
+        left = None if kind is None else Logits(kind.dtype, kind.shape, buffers.number(f"state.{logits}"))
+        made = Chunk(
             stage=stage,
             rows=by_phase,
             weight=weight,
             inputs=filled,
             values=values,
             uses=tuple(uses[stage]) if staged.kind == "train" else (),
-            logits=None if kind is None else Logits(kind.dtype, kind.shape, buffers.number(f"state.{logits}")),
+            logits=left,
             buffers=buffers.all(),
-            meaning=rows_meaning(routines.signatures, buffers.all(), by_phase, bound),
+            meaning="",
         )
+        bound = bound_buffers(made, chain.columns.losses)
+        return replace(made, meaning=rows_meaning(routines.signatures, made.buffers, by_phase, bound))
 
 
 class _Buffers:

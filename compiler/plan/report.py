@@ -9,6 +9,7 @@ from typing import Any
 from mlc.ir.dtypes import dtype_of
 from mlc.mesh import Cohort, Mesh
 from mlc.parallel.cut_report import explain_stages
+from mlc.parallel.entries import COMPUTE
 from mlc.parallel.plan_reader import read_plan, reading
 from mlc.parallel.planned import Planned
 from mlc.parallel.quantities import size_text
@@ -19,8 +20,6 @@ _LISTED = 12
 _ACTIONS = 24
 #: Of more places only the fullest is drawn over time.
 _DRAWN = 8
-
-_COMPUTE = ("F", "I", "W", "B")
 
 Json = Mapping[str, Any]
 
@@ -57,7 +56,8 @@ def _recomputed(plan: Json) -> list[str]:
     flops = plan.get("recomputed_flops_per_microbatch", 0)
     if not flops:
         return []
-    return [f"again     {flops / 1e9:,.3f} GFLOP a microbatch are computed once more, {flops / plan['flops_per_microbatch']:.1%} of it"]
+    part = flops / max(plan["flops_per_microbatch"], 1)
+    return [f"again     {flops / 1e9:,.3f} GFLOP a microbatch are computed once more, {part:.1%} of it"]
 
 
 def _ranks(plan: Json) -> str:
@@ -126,12 +126,12 @@ def _outbox(plan: Json, place: int, channel: Json) -> int:
 
 def _order(entries: Sequence[Sequence[Any]]) -> str:
     """The first compute actions of a list, and how many of each kind there are."""
-    actions = [(kind, of, number) for kind, of, number in entries if kind in _COMPUTE]
+    actions = [(kind, of, number) for kind, of, number in entries if kind in COMPUTE]
     several = len({of for _, of, _ in actions}) > 1
     names = [f"{kind}{of}.{number}" if several else f"{kind}{number}" for kind, of, number in actions]
     if len(names) <= _ACTIONS:
         return " ".join(names)
-    counts = ", ".join(f"{sum(kind == k for k, _, _ in actions)} {kind}" for kind in _COMPUTE if any(kind == k for k, _, _ in actions))
+    counts = ", ".join(f"{sum(kind == k for k, _, _ in actions)} {kind}" for kind in COMPUTE if any(kind == k for k, _, _ in actions))
     return f"{' '.join(names[:_ACTIONS])} ... ({counts})"
 
 

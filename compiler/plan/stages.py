@@ -11,15 +11,12 @@ from mlc.lower.arrangement import Stored
 from mlc.lower.program import Lowered
 from mlc.plan.layout import Layout
 
-#: The chains of a program, in the order of the tables.
-CHAINS = ("train", "evaluate", "sample")
-
 
 @frozen
 class StagedChain:
     """A chain with its stages.
 
-    kind:        one of CHAINS
+    kind:        one of parallel.planned.CHAINS
     calls:       per stage, the numbers of its calls
     states:      per cut s|s+1, the states made before it and read behind it, in the order they are made
     cotangents:  per cut s|s+1, those of them whose gradient somebody behind the cut adds to and their maker reads
@@ -49,7 +46,7 @@ class StagedChain:
 
 
 def staged_chains(lowered: Lowered, layout: Layout) -> tuple[StagedChain, ...]:
-    """The chains of a program on the stages of a layout, in the order of CHAINS; the third only where there is one."""
+    """The chains of a program on the stages of a layout, in the order of parallel.planned.CHAINS; the third only where there is one."""
     program = lowered.step.program
     train = _staged(lowered, "train", program.train, layout.cuts)
     forward = (("evaluate", program.evaluate), ("sample", program.sample))
