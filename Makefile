@@ -39,7 +39,7 @@ demo: $(VENV)/installed $(DATA) ## Compile a GPT, train it on text (DATA=book.tx
 	$(BIN)/mlc compile examples/gpt.dsl -o build/demo
 	build/demo/gpt --data '$(DATA)' --steps $(STEPS) --sample $(SAMPLE) --prompt $(PROMPT)
 
-test: $(VENV)/installed-test ## Run the tests (TESTS=tests/test_tiny.py, WORKERS=2)
+test: $(VENV)/installed-test ## Run the tests (TESTS=tests/test_cli.py, WORKERS=2)
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 acceptance: $(VENV)/installed ## Measure what the README states (half an hour; wants an idle machine; PEERS as for bench)

@@ -21,7 +21,7 @@ from mlc.ir.types import ONE, Value, dim
 from mlc.ir.verify import verify
 from mlc.lower.routine import lower_function
 from mlc.ops import ALL, OPS
-from mlc.ops.broadcasting import align, broadcast_to, reduce_to
+from mlc.ops.broadcasting import align, broadcast_to, sum_back
 from mlc.ops.generators import philox
 from mlc.ops.page import ops_page
 from mlc.passes.reverse import derivative
@@ -395,10 +395,11 @@ def test_align_leaves_equal_shapes_alone():
 @pytest.mark.parametrize(
     ("small", "large"), [("f32[]", "f32[2, 3]"), ("f32[3]", "f32[2, 3]"), ("f32[2, 1]", "f32[2, 3]"), ("f32[1, 1]", "f32[4, 2, 3]")]
 )
-def test_reduce_to_undoes_broadcast_to(small: str, large: str):
+def test_sum_back_is_the_derivative_of_broadcast_to(small: str, large: str):
     x, dy = Value("x", parse_type(small)), Value("dy", parse_type(large))
     b = builder_of(x, dy)
-    wide, dx = broadcast_to(b, x, dy.type.dims), reduce_to(b, dy, x.type)
+    axes = range(len(dy.type.dims) - len(x.type.dims), len(dy.type.dims))
+    wide, dx = broadcast_to(b, x, dy.type.dims), sum_back(b, dy, x.type, tuple(axes))
     assert wide.type == dy.type
     assert dx.type.same(x.type)
     function = Function("f", (x, dy), tuple(b.instructions), (wide, dx))

@@ -104,12 +104,6 @@ def zeros(b: Builder, value_type: TensorType) -> Value:
     return constant_like(b, 0, value_type)
 
 
-def reduce_to(b: Builder, cotangent: Value, value_type: TensorType) -> Value:
-    """The cotangent of a value that was broadcast_to the cotangent's dims: sums what was stretched or added."""
-    offset = len(cotangent.type.dims) - len(value_type.dims)
-    return sum_back(b, cotangent, value_type, tuple(range(offset, len(cotangent.type.dims))))
-
-
 def sum_back(b: Builder, cotangent: Value, value_type: TensorType, axes: tuple[int, ...]) -> Value:
     """The derivative of `broadcast`: dim i of the operand went to axis axes[i]."""
     added = kept_axes(cotangent.type, axes)

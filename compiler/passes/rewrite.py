@@ -9,7 +9,7 @@ from typing import Any
 from mlc.frozen import frozen
 from mlc.ir.builder import Builder
 from mlc.ir.function import Attribute, Function, Instruction
-from mlc.ir.op import Op, Pointwise
+from mlc.ir.op import Op
 from mlc.ir.types import TensorType, Value
 
 Number = float | int | bool
@@ -64,9 +64,6 @@ class Rewriter:
 
     def types_of(self, wanted: Call) -> tuple[TensorType, ...]:
         return self.builder.ops[wanted.op].type_rule(tuple(v.type for v in wanted.operands), dict(wanted.attributes))
-
-    def is_pointwise(self, op: str) -> bool:
-        return isinstance(self.builder.ops[op].lowering, Pointwise)
 
     def value(self, op: str, *operands: Value, **attributes: Attribute) -> Value:
         """The result of a further call, simplified."""

@@ -22,7 +22,6 @@ STEP = 4
 _LEVELS = (("if", "else"), ("or",), ("and",), ("COMPARISON",), ("|",), ("&",), ("SIGN", "-"), ("FACTOR", "*", "@"))
 
 _OPERAND_ENDS = frozenset(["NAME", "INT", "FLOAT", "STRING", "FORMAT", ")", "]", "}", "...", "None", "True", "False"])
-_OPERATORS = frozenset(["SIGN", "-", "*", "FACTOR", "@", "**", "COMPARISON", "&", "|", "->", "AUGMENTED"])
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 
 

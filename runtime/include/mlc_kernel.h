@@ -19,7 +19,6 @@
 #define MLC_PRAGMA(text) _Pragma(#text)
 #define MLC_SIMD MLC_PRAGMA(omp simd)
 #define MLC_SIMD_SUM(variable) MLC_PRAGMA(omp simd reduction(+ : variable))
-#define MLC_SIMD_MAX(variable) MLC_PRAGMA(omp simd reduction(max : variable))
 
 typedef struct mlc_range {
     int64_t begin, end;

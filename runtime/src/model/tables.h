@@ -47,10 +47,4 @@ static inline bool mlc_is_fed(const mlc_rank *rank, int parameter)
     return rank->model->parameters[parameter].fed != 2 && mlc_use_count(rank, parameter) > 0;
 }
 
-/* Does the update of this piece change anything? */
-static inline bool mlc_is_updated(const mlc_piece *piece)
-{
-    return piece->update_flat || piece->update;
-}
-
 #endif
