@@ -60,7 +60,7 @@ _WAYS_OUT = {
     errno.EROFS: "the disk is read-only: name another place",
     errno.EACCES: "it is not yours to write: name another place",
     errno.ENOTDIR: "a part of that path is a file: name another place, or remove it",
-    errno.EEXIST: "a part of that path is a file: name another place, or remove it",
+    errno.EEXIST: "a part of that path is a file, or a link to what is not there: name another place, or remove it",
     errno.EISDIR: "a folder is called so: name another place, or remove it",
     errno.ENAMETOOLONG: "name a shorter place",
 }
@@ -156,7 +156,7 @@ def _native_flags(macros: frozenset[str]) -> tuple[str, ...]:
 
 def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
     """Write text files under `folder`, scripts as executable. A file that already has its text is not touched, so that make does
-    nothing for it. A link in the place of a file is replaced, not followed.
+    nothing for it. A link in the place of a file, or another name of one, is replaced, not followed; what is no file stays.
 
     raises: E0804 a file cannot be written
     """
@@ -165,8 +165,7 @@ def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:
         data = text.encode()
         try:
             if not _holds(path, data):
-                if path.is_symlink():
-                    path.unlink()
+                _make_way(path)
                 write_file(path, data)
             if data.startswith(b"#!"):
                 path.chmod(path.stat().st_mode | 0o111)
@@ -178,6 +177,26 @@ def _holds(path: Path, data: bytes) -> bool:
     """Whether a regular file has these bytes."""
     found = _found(path)
     return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == len(data) and path.read_bytes() == data
+
+
+def _make_way(path: Path) -> None:
+    """Remove a name through which another file would be written. raises: E0804 where a FIFO, a device or a socket is"""
+    try:
+        there = path.lstat()
+    except (OSError, ValueError):
+        return
+    if stat.S_ISLNK(there.st_mode) or (stat.S_ISREG(there.st_mode) and there.st_nlink > 1):
+        path.unlink()
+    elif not (stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode)):
+        raise _error("E0804", f"cannot write {path}: what is there is no file", "name another folder, or move it away")
+
+
+def write_dump(path: Path, text: str, starts: tuple[str, ...]) -> None:
+    """Write one file of a folder of dumps, all of which begin with one of `starts`. raises: E0804, also for a file that is no dump"""
+    made = any(_begins(path, start.encode()) for start in starts)
+    if not made and path.is_file() and path.stat().st_size:
+        raise _error("E0804", f"cannot write {path}: a file that mlc did not make is there", "name another folder, or move it away")
+    write_files(path.parent, ((path.name, text),))
 
 
 def write_file(path: Path, data: bytes) -> None:

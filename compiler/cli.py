@@ -23,7 +23,7 @@ import click
 
 from mlc import corpus
 from mlc.bench import measure
-from mlc.build import check_sources, find_toolchain, target_flags, write_file
+from mlc.build import check_sources, find_toolchain, target_flags, write_dump, write_file
 from mlc.cache import find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
 from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source, with_factors
@@ -262,7 +262,8 @@ def observer(
             click.echo(print_program(value))
         if dump_passes is not None and stage in DUMPED:
             text = print_program(value)
-            write_file(dump_passes / f"{len(dumped):02}-{stage}.ir", f"{UNCHANGED if text in dumped[-1:] else text}\n".encode())
+            said = UNCHANGED if text in dumped[-1:] else text
+            write_dump(dump_passes / f"{len(dumped):02}-{stage}.ir", f"{said}\n", (f"{type(value).__name__} {{\n", f"{UNCHANGED}\n"))
             dumped.append(text)
 
     return show

@@ -320,6 +320,12 @@ def test_what_mlc_did_not_make_stays(name: str, tmp_path: Path, capsys: pytest.C
     edited.unlink()
     edited.symlink_to(tmp_path / "elsewhere")
     assert run_command(command) == 0 and not edited.is_symlink() and (tmp_path / "elsewhere").read_text() == "mine"
+    edited.unlink()
+    edited.hardlink_to(tmp_path / "elsewhere")
+    assert run_command(command) == 0 and (tmp_path / "elsewhere").read_text() == "mine"
+    edited.unlink()
+    os.mkfifo(edited)
+    assert run_command(command) == 1 and edited.is_fifo() and "E0804" in capsys.readouterr().err
 
 
 def test_names_that_are_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from conftest import EXAMPLES
 
 from mlc.cli import run_command
@@ -15,6 +17,7 @@ from mlc.ops import OPS
 from mlc.passes import PASSES, prepared
 
 GPT2 = EXAMPLES / "gpt2.dsl"
+MODEL = (EXAMPLES / "mlp.dsl").read_text()
 SMALL = {"vocab": "64", "context": "32", "width": "32", "heads": "2", "batch": "4", "depth": "2"}
 
 
@@ -36,3 +39,29 @@ def test_passes_are_dumped_as_text_that_is_read_back(tmp_path: Path) -> None:
             verify(function, OPS)
         before = step
     assert before == prepared(load_program(GPT2, SMALL, Options())[0], OPS)
+
+
+def test_what_is_no_dump_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "passes"
+    source = tmp_path / "00-differentiate.ir"  # a model may be called so
+    source.write_text(MODEL)
+    command = ["compile", str(source), "--emit", "plan", "-o", str(tmp_path / "out"), "--dump-passes"]
+    assert run_command([*command, str(tmp_path)]) == 1 and "E0804" in capsys.readouterr().err and source.read_text() == MODEL
+    assert run_command([*command, str(folder)]) == 0
+    theirs, second, pipe = tmp_path / "theirs", folder / "01-expand.ir", folder / "02-simplify.ir"
+    theirs.write_bytes(second.read_bytes())
+    second.unlink()
+    for link in (second.symlink_to, second.hardlink_to):
+        link(theirs)
+        theirs.write_text("Step {\n  of theirs")
+        assert run_command([*command, str(folder)]) == 0 and theirs.read_text() == "Step {\n  of theirs"
+        assert second.stat().st_nlink == 1 and not second.is_symlink()
+        second.unlink()
+    second.symlink_to(theirs)
+    theirs.write_text("mine")
+    assert run_command([*command, str(folder)]) == 1 and theirs.read_text() == "mine"
+    second.unlink()
+    pipe.unlink()
+    os.mkfifo(pipe)
+    assert run_command([*command, str(folder)]) == 1 and pipe.is_fifo()  # nobody reads it
+    assert "02-simplify.ir: what is there is no file" in capsys.readouterr().err
