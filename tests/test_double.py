@@ -66,6 +66,48 @@ def test_steps_are_those_of_numpy(double: Path, compiled: Compile, tmp_path: Pat
         model.set_scalar("rate", 1e300)
 
 
+WIDE = """
+from mlc.optim import sgd
+
+batch: dim = 4
+rate: f32 = 1e300
+small: f32 = 0.5
+
+
+@layer
+def scaled(z: f64[batch], s: f64):
+    return z * s
+
+
+@model
+def line(x: real[batch], y: f64[batch]):
+    assert x.dtype == f64 and y.dtype == real
+    a = param("a", [1], init=zeros(), dtype=f64)
+    b: f32[batch] = cast(a * x, f64)
+    e = b - y + scaled(x, small)
+    report("wide", mean(0.0 * x + 1e300))
+    return mean(e * e)
+
+
+@train(precision=f64, clip=1e-60)
+def recipe():
+    return sgd(rate=rate)
+"""
+
+
+def test_f64_and_f32_are_one_dtype_and_reach_as_far(compiled: Compile, tmp_path: Path) -> None:
+    path = tmp_path / "wide.dsl"
+    path.write_text(WIDE)
+    arrays = points(tmp_path)
+    batch = {name: array[:4] for name, array in arrays.items()}
+    with compiled(path, small="1e-300").open(threads=1, steps=10) as model:
+        assert model.scalars == {"rate": 1e300, "small": 1e-300}
+        assert model.step(**batch) == pytest.approx(float(np.mean(batch["y"] ** 2)), rel=1e-15)
+        assert model.metrics["wide"] == pytest.approx(1e300)
+        slope = float(np.mean(-2 * batch["y"] * batch["x"]))
+        assert float(model.parameters["a"][0]) == pytest.approx(-1e240 * np.sign(slope))
+
+
 def tensors(path: Path) -> dict[str, tuple[str, np.ndarray]]:
     """What a safetensors file holds: dtype and values by name."""
     data = path.read_bytes()

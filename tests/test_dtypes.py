@@ -191,7 +191,9 @@ def test_with_precision_f64_no_f32_is_left(path: Path) -> None:
 
 
 def test_precisions_are_dtypes() -> None:
-    assert set(PRECISIONS) <= set(FLOAT_DTYPES) and set(PRECISIONS.values()) <= set(FLOAT_DTYPES)
+    assert set(PRECISIONS) <= set(FLOAT_DTYPES)
+    for precision in PRECISIONS.values():
+        assert {precision.real, precision.f64, precision.f32} <= set(FLOAT_DTYPES)
 
 
 def test_a_parameter_is_f64_in_a_recipe_of_that_precision_only() -> None:

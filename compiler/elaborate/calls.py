@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlc.diagnostics import Span
+from mlc.elaborate.precision import Precision
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.signatures import Names
 from mlc.elaborate.site import Site
@@ -46,7 +47,7 @@ class Given:
 class Caller(Protocol):
     """The interpreter, as builtins with effects and calls of layers see it.
 
-    precision:  dtype that `real` means
+    precision:  what names of dtypes mean
     training:   the compile-time bool of that name
     scope:      what name= and share= have opened here
     registry:   parameters by full name of the training elaboration, once it is done
@@ -57,7 +58,7 @@ class Caller(Protocol):
     paths:      calls of each path so far
     """
 
-    precision: str
+    precision: Precision
     training: bool
     trace: Trace | None
     scope: Scope

@@ -42,7 +42,7 @@ def param(it: Caller, site: Site, name: Any, shape: Any, init: Any, dtype: Any =
     path = join(it.scope.prefix, check_name(site, "param", name))
     if not isinstance(init, Partial) or init.function.kind != "init":
         raise site.fail("E0403", f"param: init wants an init like normal(0.02), got {describe(init)}", _init_hint(init))
-    kind = it.precision if dtype is None else as_dtype(site, dtype, "param")
+    kind = it.precision.real if dtype is None else as_dtype(site, dtype, "param")
     if kind == "f64":
         raise site.fail("E0202", "param: a parameter is f64 in a recipe of that precision only", "write @train(precision=f64)")
     if not dtype_of(kind).is_float:

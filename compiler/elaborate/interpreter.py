@@ -18,6 +18,7 @@ from mlc.elaborate.calls import MISSING, RUNNING, Frame, Given
 from mlc.elaborate.expressions import EXPRESSIONS
 from mlc.elaborate.failures import Exhausted, Failure, Poisoned, Reports, bare, callers, hint, inside
 from mlc.elaborate.foreign import FILLS, foreign_parameter
+from mlc.elaborate.precision import PRECISIONS, Precision, in_range
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.statements import STATEMENTS
@@ -51,7 +52,7 @@ class Interpreter:
 
     reports: Reports
     globals: Mapping[str, Any]
-    precision: str = "f32"
+    precision: Precision = PRECISIONS["f32"]
     training: bool = True
     trace: Trace | None = None
     scope: Scope = field(default_factory=Scope)
@@ -78,6 +79,8 @@ class Interpreter:
     def option(self, option: Option, span: Span) -> None:
         """Note a run-time constant that is read. The program's option has its bare name, so two files cannot have one each."""
         first = self.options.setdefault(option.name, option)
+        if first is option:
+            in_range(option.value, self.precision.f32, option.code, option.what, option.span)
         if first.span == option.span:
             return
         files = " and ".join(f"{o.span.file}:{o.span.line}" for o in (first, option))
@@ -86,7 +89,7 @@ class Interpreter:
 
     def site(self, node: Any, frame: Frame) -> Site:
         """The place of a node, with the call that led there."""
-        return Site(inside(node.span, frame.call), self.trace)
+        return Site(inside(node.span, frame.call), self.trace, self.precision.f32)
 
     def run(self, statements: tuple[tree.Statement, ...], frame: Frame) -> Any:
         """The returned value, or RUNNING where none was returned."""
@@ -129,8 +132,8 @@ class Interpreter:
             return value
         if name == "training":
             return self._training()
-        if name == "real":
-            return DType(self.precision)
+        if name in ("real", "f64"):
+            return DType(self.precision.named(name))
         if name in CONSTANTS:
             return CONSTANTS[name]
         if name in BUILTINS or name in effects.EFFECTS:
@@ -338,6 +341,7 @@ class Interpreter:
             lambda name: self.lookup(name, frame) is not MISSING,
             lambda node: self.evaluate(node, frame),
             lambda name, value: frame.names.__setitem__(name, value),
+            self.precision,
         )
 
 

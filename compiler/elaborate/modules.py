@@ -13,7 +13,6 @@ from typing import Any
 from mlc.diagnostics import Span, nearest
 from mlc.elaborate.failures import Failure, Reports, hint
 from mlc.elaborate.values import MOST_BITS, PROGRAM_OPTIONS, FunctionValue, ModuleScope, Option, integer, number, single
-from mlc.ir.dtypes import dtype_of
 from mlc.resources import MOST_SOURCE_BYTES, read_bytes, stdlib_folder
 from mlc.syntax import tree
 from mlc.syntax.parser import parse
@@ -253,22 +252,13 @@ def checked_constant(constant: tree.Constant, kind: str, value: Any, code: str, 
         case "float" if number(value):
             return float(value)
         case "f32" if number(value):
-            return Option(name, single_precision(value, code, what, constant.span), constant.span)
+            return Option(name, float(value), constant.span, code, what)
         case "bool" if isinstance(value, bool):
             return value
         case "str" if isinstance(value, str):
             return value
         case _:
             raise Failure(code, f"{what}: wants {_wanted(kind)}, got {_plain(value)}", constant.span)
-
-
-def single_precision(value: float, code: str, what: str, span: Span) -> float:
-    """A number that is still one as an f32, and 0 only if it is."""
-    if abs(value) >= dtype_of("f32").infinite and abs(value) != math.inf:
-        raise Failure(code, f"{what}: does not fit an f32: the largest is 3.40282e+38", span)
-    if 0 < abs(value) <= dtype_of("f32").vanishing:
-        raise Failure(code, f"{what}: would be 0 as an f32: the smallest is 1.4013e-45", span)
-    return float(value)
 
 
 def _wanted(kind: str) -> str:

@@ -1,31 +1,56 @@
 """The precision of a recipe: what `real` is, and, with f64, what f32 is.
 
     f32, bf16   `real` is that dtype; f32 is f32
-    f64         the program of f32 with every f32 in it as f64, which leaves no rounding to f32 anywhere: 16-bit floats stay
+    f64         the program of f32 with every f32 in it as f64, which leaves no rounding to f32 anywhere: 16-bit floats stay.
+                The two are one dtype then, so the name f64 stands for f32 too while the file is elaborated
 
 before:  %m = div %s, %n : f32[batch=4]      after, with f64:  %m = div %s, %n : f64[batch=4]
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from mlc.diagnostics import Span
+from mlc.elaborate.failures import Failure
+from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function, Instruction
 from mlc.ir.program import Input, Parameter, Program, Scalar, Unit, Update
 from mlc.ir.types import TensorType, Value
 
-#: What a recipe may ask for, with the dtype that `real` is while the file is elaborated.
-PRECISIONS = {"f32": "f32", "bf16": "bf16", "f64": "f32"}
 
-#: By precision, the dtypes that are another one in the program.
-_READ_AS: Mapping[str, Mapping[str, str]] = {"f32": {}, "bf16": {}, "f64": {"f32": "f64"}}
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """real, f64: the dtypes that these names are while a file is elaborated. f32: what f32 is in the program."""
+
+    real: str = "f32"
+    f64: str = "f64"
+    f32: str = "f32"
+
+    def named(self, name: str) -> str:
+        """The dtype that a name of one stands for while a file is elaborated."""
+        return {"real": self.real, "f64": self.f64}.get(name, name)
+
+
+#: What a recipe may ask for.
+PRECISIONS = {"f32": Precision(), "bf16": Precision(real="bf16"), "f64": Precision(f64="f32", f32="f64")}
+
+
+def in_range(value: float, dtype: str, code: str, what: str, span: Span) -> None:
+    """Whether a number is still one in a dtype that f32 is in the program, and 0 only if it is."""
+    held = dtype_of(dtype)
+    if abs(value) >= held.infinite and abs(value) != math.inf:
+        raise Failure(code, f"{what}: does not fit an f32: the largest is 3.40282e+38", span)
+    if 0 < abs(value) <= held.vanishing:
+        raise Failure(code, f"{what}: would be 0 as an f32: the smallest is 1.4013e-45", span)
 
 
 def in_precision(program: Program) -> Program:
     """The program in the precision of its recipe."""
-    read_as = _READ_AS[program.recipe.precision]
-    return _Reading(read_as).program(program) if read_as else program
+    f32 = PRECISIONS[program.recipe.precision].f32
+    return program if f32 == "f32" else _Reading({"f32": f32}).program(program)
 
 
 def read_as(function: Function, dtypes: Mapping[str, str]) -> Function:

@@ -89,13 +89,19 @@ class Elaboration:
         self.root = root
         self.model = _only(root, "model")
         self.train = _only(root, "train")
-        for option in [v for v in root.names.values() if isinstance(v, Option)]:
-            it.option(option, option.span)
         self.recipe: Recipe = settings(it, self.train)
         it.precision = PRECISIONS[self.recipe.precision]
+        for option in [v for v in root.names.values() if isinstance(v, Option)]:
+            self._note(option)
         self.recipes = Recipes(it, RecipeTrace("recipe"))
         self.inputs = self._inputs()
         self.units = UnitTable()
+
+    def _note(self, option: Option) -> None:
+        try:
+            self.it.option(option, option.span)
+        except Failure as failure:
+            self.it.report(failure)
 
     def program(self) -> Program:
         training = self._trace(True)
@@ -193,7 +199,7 @@ class Elaboration:
         match parameter.annotation:
             case tree.Subscript(value=tree.Name(name=kind), items=items) if kind in TENSOR_NAMES:
                 dims = tuple(d for item in items for d in self._input_dims(item, frame))
-                type_ = TensorType(self.it.precision if kind == "real" else kind, dims)
+                type_ = TensorType(self.it.precision.named(kind), dims)
                 if type_.size > MOST_ELEMENTS:
                     raise Failure("E0211", too_large(f"input `{parameter.name}`", type_.size).message, parameter.annotation.span)
                 return type_

@@ -9,8 +9,7 @@ from mlc.diagnostics import Span
 from mlc.elaborate.calls import Frame, Given
 from mlc.elaborate.failures import Failure, Poisoned
 from mlc.elaborate.interpreter import SUPPLIED, Interpreter
-from mlc.elaborate.modules import single_precision
-from mlc.elaborate.precision import PRECISIONS
+from mlc.elaborate.precision import PRECISIONS, in_range
 from mlc.elaborate.scopes import Scope
 from mlc.elaborate.site import Site
 from mlc.elaborate.trace import VIA, ParameterSpec, Trace
@@ -52,17 +51,22 @@ def settings(it: Interpreter, function: FunctionValue) -> Recipe:
     decorator = next(d for d in function.node.decorators if d.name == "train")
     frame = Frame(function.module)
     given: dict[str, Any] = {}
+    spans: dict[str, Span] = {}
     for name, node in [*zip(SETTINGS, decorator.arguments, strict=False), *((k.name, k.value) for k in decorator.keywords)]:
         if name not in SETTINGS:
             raise Failure("E0401", f"@train: has no parameter `{name}`", decorator.span, f"it has {', '.join(SETTINGS)}")
         given[name] = _setting(name, it.evaluate(node, frame), node.span)
-    return Recipe(given.get("clip"), given.get("precision", "f32"), given.get("microbatches", 1), given.get("groups"))
+        spans[name] = node.span
+    precision = given.get("precision", "f32")
+    if given.get("clip") is not None:
+        in_range(given["clip"], PRECISIONS[precision].f32, "E0509", "@train: clip", spans["clip"])
+    return Recipe(given.get("clip"), precision, given.get("microbatches", 1), given.get("groups"))
 
 
 def _setting(name: str, value: Any, span: Span) -> Any:
     match name:
         case "clip" if value is None or (number(value) and value > 0):
-            return None if value is None else single_precision(value, "E0509", "@train: clip", span)
+            return None if value is None else float(value)
         case "precision" if getattr(value, "name", "") in PRECISIONS:
             return value.name
         case "microbatches" if isinstance(value, int) and value >= 1:
@@ -101,7 +105,7 @@ class Recipes:
     def _rule(self, function: FunctionValue, spec: ParameterSpec) -> Partial | None:
         if len(function.node.parameters) > 1:
             raise Failure("E0509", f"{function.name}: takes one parameter at most, p: parameter", function.node.span)
-        site = Site(function.node.span, self.trace)
+        site = Site(function.node.span, self.trace, self.it.precision.f32)
         view = ParameterView(spec.name, tuple(as_int(d) for d in spec.type.dims))
         values = {p.name: view for p in function.node.parameters}
         before = self.it.trace
@@ -145,7 +149,7 @@ class Recipes:
         )
 
     def _given(self, rule: Partial) -> dict[str, Any]:
-        site = Site(rule.span, self.trace)
+        site = Site(rule.span, self.trace, self.it.precision.f32)
         return self.it.bind(rule.function, SUPPLIED["optimizer"], Given(rule.positional, dict(rule.keywords)), site)
 
     def _scalar_names_in(self, rule: Partial, name: str, value: Any) -> Any:
@@ -166,7 +170,7 @@ class Recipes:
         new = self._run(rule, trace, (p, g, step), given)
         if isinstance(new, Poison):
             raise Poisoned
-        site = Site(rule.span, trace)
+        site = Site(rule.span, trace, self.it.precision.f32)
         if not isinstance(new, Value) or not new.type.same(type_):
             got = describe(new)
             raise site.fail("E0509", f"{rule.function.name}: returns the new p, {type_}, got {got}")
@@ -177,7 +181,7 @@ class Recipes:
         before = it.trace, it.supplied, it.scope
         it.trace, it.supplied, it.scope = trace, supplied, Scope()
         try:
-            return it.inline(rule.function, supplied, Given((), given), Site(rule.span, trace))
+            return it.inline(rule.function, supplied, Given((), given), Site(rule.span, trace, it.precision.f32))
         finally:
             it.trace, it.supplied, it.scope = before
 
@@ -220,7 +224,7 @@ class Recipes:
         trace = Trace("init")
         dims = spec.type.dims
         rule = spec.init
-        site = Site(rule.span, trace)
+        site = Site(rule.span, trace, self.it.precision.f32)
         given = self.it.bind(rule.function, SUPPLIED["init"], Given(rule.positional, dict(rule.keywords)), site)
         value = self._run(rule, trace, (tuple(as_int(d) for d in dims),), given)
         if isinstance(value, Poison):

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlc.elaborate.builtins import TYPE_NAMES
 from mlc.elaborate.failures import Failure, hint
+from mlc.elaborate.precision import Precision
 from mlc.elaborate.values import DType, Int, ParameterView, Partial, as_int, describe, integer, named, number
 from mlc.frozen import frozen
 from mlc.ir.dtypes import DTYPES, dtype_of
@@ -35,6 +36,11 @@ class Names:
     known: Callable[[str], bool]
     evaluate: Callable[[tree.Expression], Any]
     bind: Callable[[str, Any], None]
+    precision: Precision
+
+    def kind(self, name: str) -> str:
+        """One of TENSOR_NAMES, in which f64 is what it is while a file is elaborated; `real` stays what any float fits."""
+        return name if name == "real" else self.precision.named(name)
 
 
 class Mismatch(Exception):
@@ -50,9 +56,9 @@ def check(names: Names, name: str, annotation: tree.Expression, value: Any) -> A
     """The value as the annotation has it. Raises Mismatch."""
     match annotation:
         case tree.Subscript(value=tree.Name(name=dtype)) if dtype in TENSOR_NAMES:
-            return _tensor(names, dtype, annotation, value)
+            return _tensor(names, names.kind(dtype), annotation, value)
         case tree.Name(name=kind) if kind in TYPE_NAMES:
-            return _named(name, kind, value)
+            return _named(name, names.kind(kind), value)
         case tree.Tuple(items=items) | tree.List(items=items):
             return _tuple(names, name, items, value)
         case tree.Name(name=kind):

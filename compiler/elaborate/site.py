@@ -18,10 +18,11 @@ from mlc.ops.broadcasting import align, broadcast_to, constant_value
 
 @frozen
 class Site:
-    """`span` carries its callers; `trace` is None where no tensor can be made."""
+    """`span` carries its callers; `trace` is None where no tensor can be made. `f32`: what that dtype is in the program."""
 
     span: Span
     trace: Trace | None
+    f32: str = "f32"
 
     @property
     def tracing(self) -> Trace:
@@ -49,7 +50,8 @@ class Site:
 
     def constant(self, value: float | int | bool, dtype: str) -> Value:
         """A scalar of this dtype."""
-        if abs(value) >= dtype_of(dtype).infinite and abs(value) != math.inf:
+        held = dtype_of(self.f32 if dtype == "f32" else dtype)
+        if abs(value) >= held.infinite and abs(value) != math.inf:
             article = "an" if dtype[0] == "f" else "a"
             raise self.fail("E0411", f"{describe(value)} does not fit {article} {dtype}", "write inf if that is meant")
         return self.one("constant", dtype=dtype, value=constant_value(value, dtype))

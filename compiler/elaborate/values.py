@@ -43,11 +43,13 @@ PROGRAM_OPTIONS = frozenset(
 
 @frozen
 class Option:
-    """A run-time constant of a file: `rate: f32 = 3e-4`."""
+    """A run-time constant of a file: `rate: f32 = 3e-4`. code, what: how a value that the program cannot hold is reported."""
 
     name: str
     value: float
     span: Span = field(compare=False)
+    code: str = field(compare=False)
+    what: str = field(compare=False)
 
 
 @frozen
