@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from mlc.emit import tree as c
 from mlc.emit.literals import c_string, packed, write_array
-from mlc.emit.printer import braced, c_text, initializer
+from mlc.emit.printer import braced, c_text, designated, initializer
 from mlc.parallel.entries import Entries
 from mlc.parallel.planned import CHAINS, Channel, Place, Planned
 
@@ -54,7 +54,7 @@ def _place(nodes: list[c.Node], place: Place, channels: list[str]) -> str:
         words = list(_actions(place.lists[chain], numbers)) if chain in place.lists else []
         name = write_array(nodes, "mlc_action", f"place{place.number}_{chain}", packed(words, _ACTIONS_A_LINE))
         lists.append(initializer((name, len(words))))
-    return initializer((regions, len(rows), initializer(lists)))
+    return designated({"regions": regions, "region_count": len(rows), "lists": initializer(lists)})
 
 
 def _actions(entries: Entries, numbers: Mapping[str, int]) -> Iterator[str]:

@@ -5,6 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlc.emit import tree as c
+from mlc.emit.printer import braced
+
+#: The members of structs of mlc_abi.h that stand in tables of many rows, in order: such a table begins with their names.
+MEMBERS = {
+    "mlc_action": "kind, of, microbatch",
+    "mlc_binding": "input, at",
+    "mlc_channel": "name, kind, chain, from, to, slot_bytes, slots, outbox_slots, inbox, headers, outbox",
+    "mlc_column": "name, stage",
+    "mlc_constant": "name, value",
+    "mlc_domain": "input, end, low, high, passed",
+    "mlc_held": "parameter, master, copy, init_flat, init, init_at",
+    "mlc_own": "parameter, sharing, update_flat, update, reads, read_count, work",
+    "mlc_parameter": "name, rank, shape, fed, uses, owner, states, state_count, path",
+    "mlc_region": "name, base, stride, slots",
+    "mlc_row": "run, at, count, path, name, flops",
+    "mlc_scalar": "name, value, option",
+    "mlc_tensor": "name, dtype, rank, shape, at",
+    "mlc_use": "parameter, index, phase, levels",
+    "mlc_value": "column, at",
+}
 
 
 def c_string(text: str) -> str:
@@ -19,6 +39,8 @@ def write_array(nodes: list[c.Node], kind: str, name: str, rows: Sequence[str]) 
     """Define an array behind other nodes; returns its name, NULL when it is empty."""
     if not rows:
         return "NULL"
+    if kind in MEMBERS:
+        nodes.append(c.Comment((braced(MEMBERS[kind]),)))
     nodes += [c.Constant(f"static const {kind}", f"{name}[]", tuple(rows)), c.Blank()]
     return name
 

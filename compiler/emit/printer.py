@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlc.emit.tree import (
     Assign,
@@ -99,6 +99,12 @@ def _comment(lines: Sequence[str]) -> Iterator[str]:
 def braced(fields: str) -> str:
     """The value of a struct from the text of its fields."""
     return f"{{{fields}}}"
+
+
+def designated(fields: Mapping[str, object]) -> str:
+    """The value of a struct from its members by name; those that are 0 or NULL are left out."""
+    given = [f".{name} = {value}" for name, value in fields.items() if value not in (0, "NULL", "{NULL, 0}")]
+    return braced(", ".join(given) or "0")
 
 
 def initializer(fields: Iterable[object]) -> str:

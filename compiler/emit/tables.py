@@ -9,7 +9,7 @@ from mlc.emit import tree as c
 from mlc.emit.dtypes import register, stored
 from mlc.emit.items import model_items
 from mlc.emit.literals import Pools, c_string, packed, write_array
-from mlc.emit.printer import initializer
+from mlc.emit.printer import designated, initializer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
@@ -104,7 +104,8 @@ class Tables:
                 source, other, by = "MLC_SOURCE_FOLLOWING", names.index(of), shift
             case _:
                 source, other, by = "MLC_SOURCE_DATA", 0, 0
-        return initializer((self._tensor(value.name, value.type.dtype, value.type.shape, "MLC_NONE"), source, other, by, limit))
+        tensor = self._tensor(value.name, value.type.dtype, value.type.shape, "MLC_NONE")
+        return designated({"tensor": tensor, "source": source, "of": other, "shift": by, "limit": limit})
 
     def _scalars(self) -> None:
         literal = register(self.program.wide).literal
@@ -119,7 +120,8 @@ class Tables:
     def _columns(self, kind: str, columns: Columns) -> str:
         """Define the columns of a chain; returns its mlc_chain."""
         rows = [initializer((c_string(name), stage)) for name, stage in columns.columns]
-        return initializer((self._array("mlc_column", f"{kind}_columns", rows), len(rows), columns.losses, columns.logits_stage))
+        table = self._array("mlc_column", f"{kind}_columns", rows)
+        return designated({"columns": table, "column_count": len(rows), "losses": columns.losses, "logits_stage": columns.logits_stage})
 
     # ---- places ----
 
@@ -127,22 +129,22 @@ class Tables:
         """Define the tables of a place; returns its mlc_role."""
         prefix = f"place{place.number}"
         chunks = [self._chunks(prefix, kind, place) for kind in CHAINS]
-        held = self._array("mlc_held", f"{prefix}_held", [self._held(of) for of in place.held])
-        return initializer(
-            (
-                place.arena_bytes,
-                place.inbox_bytes,
-                place.record,
-                place.microbatches,
-                place.levels,
-                initializer(chunks),
-                len(place.stages),
-                held,
-                len(place.held),
-                self._array("mlc_own", f"{prefix}_owned", [self._owned(one) for one in place.owned]),
-                len(place.owned),
-                *(initializer((area.at, area.bytes)) for area in (place.states, place.work, place.guests)),
-            )
+        areas = {"states": place.states, "work": place.work, "guests": place.guests}
+        return designated(
+            {
+                "arena_bytes": place.arena_bytes,
+                "inbox_bytes": place.inbox_bytes,
+                "record": place.record,
+                "microbatches": place.microbatches,
+                "levels": place.levels,
+                "chunks": initializer(chunks),
+                "chunk_count": len(place.stages),
+                "held": self._array("mlc_held", f"{prefix}_held", [self._held(of) for of in place.held]),
+                "held_count": len(place.held),
+                "owned": self._array("mlc_own", f"{prefix}_owned", [self._owned(one) for one in place.owned]),
+                "owned_count": len(place.owned),
+                **{name: initializer((area.at, area.bytes)) for name, area in areas.items()},
+            }
         )
 
     def _chunks(self, prefix: str, kind: str, place: Place) -> str:
@@ -159,19 +161,19 @@ class Tables:
         values = [initializer((column, operands[buffer])) for column, buffer in chunk.values]
         uses = self._array("mlc_use", f"{name}_uses", [self._use(use) for use in chunk.uses])
         logits = chunk.logits
-        return initializer(
-            (
-                chunk.stage,
-                *rows.values(),
-                self.pools.array("mlc_binding", inputs),
-                len(inputs),
-                "MLC_NONE" if chunk.weight is None else operands[chunk.weight],
-                self.pools.array("mlc_value", values),
-                len(values),
-                uses,
-                len(chunk.uses),
-                _NO_TENSOR if logits is None else self._tensor("logits", logits.dtype, logits.shape, operands[logits.buffer]),
-            )
+        return designated(
+            {
+                "stage": chunk.stage,
+                **{_ROWS[phase]: of for phase, of in rows.items()},
+                "inputs": self.pools.array("mlc_binding", inputs),
+                "input_count": len(inputs),
+                "weight_at": "MLC_NONE" if chunk.weight is None else operands[chunk.weight],
+                "values": self.pools.array("mlc_value", values),
+                "value_count": len(values),
+                "uses": uses,
+                "use_count": len(chunk.uses),
+                "logits": _NO_TENSOR if logits is None else self._tensor("logits", logits.dtype, logits.shape, operands[logits.buffer]),
+            }
         )
 
     def _rows(self, name: str, rows: Sequence[Row], operands: Sequence[str]) -> str:
@@ -209,7 +211,7 @@ class Tables:
     # ---- the model ----
 
     def _model(self, columns: dict[str, str]) -> None:
-        chains = [columns.get(kind, initializer(("NULL", 0, 0, -1))) for kind in CHAINS]
+        chains = [columns.get(kind, designated({"logits_stage": -1})) for kind in CHAINS]
         rows = [initializer((c_string(name), repr(value))) for name, value in self.program.constants]
         constants = self._array("mlc_constant", "constants", rows)
         fields: dict[str, object] = {
