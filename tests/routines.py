@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +39,6 @@ FLAGS = [
     "-O2",
     "-march=native",
     "-fPIC",
-    "-shared",
     "-pthread",
     "-fopenmp-simd",
     "-ffp-contract=off",
@@ -45,6 +48,8 @@ FLAGS = [
     "-Wextra",
     "-Werror",
 ]
+
+INCLUDES = [f"-I{RUNTIME / 'include'}", f"-I{RUNTIME / 'kernels'}"]
 
 _TEAM = """\
 #include <pthread.h>
@@ -107,6 +112,15 @@ def source_text(routines: Sequence[Routine]) -> str:
     return c_text(includes) + _TEAM + c_text(nodes)
 
 
+@cache
+def compiled_kernels() -> list[str]:
+    """The kernels of the runtime as objects, compiled once for all libraries of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    subprocess.run(["gcc", *FLAGS, *INCLUDES, "-c", *sorted((RUNTIME / "kernels").glob("*.c"))], cwd=folder, check=True)
+    return sorted(map(str, folder.glob("*.o")))
+
+
 class Library:
     """Several routines compiled into one shared object."""
 
@@ -124,9 +138,8 @@ class Library:
         source = folder / "routines.c"
         source.write_text(source_text(self.routines))
         library = folder / "routines.so"
-        kernels = sorted(str(p) for p in (RUNTIME / "kernels").glob("*.c"))
-        includes = [f"-I{RUNTIME / 'include'}", f"-I{RUNTIME / 'kernels'}"]
-        subprocess.run(["gcc", *FLAGS, *includes, "-o", str(library), str(source), *words, *kernels, "-lm"], check=True)
+        objects = compiled_kernels()
+        subprocess.run(["gcc", *FLAGS, "-shared", *INCLUDES, "-o", str(library), str(source), *words, *objects, "-lm"], check=True)
         self.library = ctypes.CDLL(str(library))
 
     def run(

@@ -82,12 +82,9 @@ def emit(out: Path, march: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> float:
+def native(compiled) -> float:
     """The loss of the program of this machine's compiler."""
-    out = tmp_path_factory.mktemp("native")
-    emit(out, "native")
-    make(out, "../gpt")
-    return loss(out / "gpt")
+    return loss(compiled("gpt", **DEFINES).program)
 
 
 @pytest.mark.slow
