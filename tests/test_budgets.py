@@ -206,6 +206,33 @@ def test_a_fault_of_a_plan_is_named_with_its_path(plan: dict[str, Any]) -> None:
     edited = copy.deepcopy({key: value for key, value in plan.items() if key != "file"})
     del edited["parameters"][0]["states"]
     assert fault(edited) == "parameters[0] has no `states`"
+    edited["parameters"][0] = {**plan["parameters"][0], "sahpe": [1]}
+    assert fault(edited) == "parameters[0] has 'sahpe', which no plan has"
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "words"),
+    [
+        ('"groups": 2', '"groups": 2, "groups": 4', "an object has 'groups' twice"),
+        ('"scratch_bytes_per_thread"', '"flops": 1, "scratch_bytes_per_thread"', "has 'flops', which no plan has"),
+        ('"recomputed_flops_per_microbatch": 0', f'"recomputed_flops_per_microbatch": 1{"0" * 400}', "a number of many digits"),
+        ('"scalars": ["', '"scalars": ["\\ud800', "scalars[0] is"),
+        ('"stage": 0, "place"', '"stage": 5, "place"', "its stages are not 0 to 1"),
+        ('"elements": 1, "fed"', '"elements": 2, "fed"', "elements, its shape"),
+    ],
+    ids=range(6),
+)
+def test_plans_that_say_two_things(
+    old: str, value: str, words: str, plan: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key twice, one that nothing reads, a number that no float holds, half a character: none is silently passed over."""
+    text = json.dumps({key: one for key, one in plan.items() if key != "file"})
+    assert old in text
+    path = tmp_path / "plan.json"
+    path.write_text(text.replace(old, value, 1))
+    assert run_command(["verify", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "E1201" in said and words in said
 
 
 @pytest.mark.parametrize("name", [None, "in:nothing", "out:nothing", "in:", "out:tree"])

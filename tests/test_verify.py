@@ -478,6 +478,72 @@ def loss_forgotten(plan: Plan) -> None:
     region(plan, 1, "train.0.values")["slots"] -= 1
 
 
+def fixed(plan: Plan, place: int, prefix: str) -> dict[str, Any]:
+    return next(f for f in plan["places"][place]["fixed"] if f["name"].startswith(prefix))
+
+
+def more_memory(plan: Plan, area: dict[str, Any]) -> int:
+    """The address of an area behind all others of place 0."""
+    place = plan["places"][0]
+    at = place["arena_bytes"]
+    place["arena_bytes"] += -(-area["bytes"] // 64) * 64
+    place["fixed"].insert(0, {**area, "at": at})
+    return at
+
+
+def read_where_nothing_is_written(plan: Plan) -> None:
+    """Rows read a second master, which has no initial value and which no update touches."""
+    operand = buffer(plan, 0, "parameter ")
+    operand[2] = more_memory(plan, fixed(plan, 0, operand[0]))
+
+
+def copy_that_nobody_rounds(plan: Plan) -> None:
+    operand = buffer(plan, 0, "parameter ")
+    operand[2] = more_memory(plan, {**fixed(plan, 0, operand[0]), "name": operand[0].replace("parameter", "copy of")})
+
+
+def one_that_is_not_of_the_record(plan: Plan) -> None:
+    operand = buffer(plan, 1, "one")
+    plan["places"].reverse()
+    operand[2] = more_memory(plan, {"name": "one", "bytes": operand[3]})
+    plan["places"].reverse()
+
+
+def gradient_that_nobody_reads(plan: Plan) -> None:
+    operand = buffer(plan, 0, "gradient of ")
+    operand[2] = more_memory(plan, fixed(plan, 0, operand[0]))
+
+
+def accumulators_within_each_other(plan: Plan) -> None:
+    """Sums of groups: the second is put into the first, which says that it is short."""
+    use = chunk(plan, 0)["uses"][0]
+    name = f"gradient of {plan['parameters'][use['parameter']]['name']} {use['index']}"
+    fixed(plan, 0, f"{name} 0")["bytes"] = 0
+    fixed(plan, 0, f"{name} 1")["at"] = use["levels"][1] = use["levels"][0]
+
+
+def arena_of_two_slots(plan: Plan) -> None:
+    """Odd microbatches would read parameters 64 bytes behind them."""
+    region(plan, 0, "arena").update(slots=2, stride=64)
+
+
+def inbox_between_lines(plan: Plan) -> None:
+    found = channel(plan, "act.train.0")
+    found["headers"] += 4
+
+
+def nothing_held(plan: Plan) -> None:
+    plan["places"][0]["held"] = []
+
+
+def held_twice(plan: Plan) -> None:
+    plan["places"][0]["held"] *= 2
+
+
+def column_that_nobody_leaves(plan: Plan) -> None:
+    plan["columns"]["train"]["columns"].append(["loss", 1])
+
+
 EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1201": (
         (no_version, "version"),
@@ -533,6 +599,9 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (column_of_another_stage, "which is of stage 0"),
         (logits_elsewhere, "sample: place 1, chunk 0: its rows do not compute"),
         (chunk_of_another_stage, "it is of stage 1, its place has [0]"),
+        (nothing_held, "is held 0 times, not once"),
+        (held_twice, "is held 2 times, not once"),
+        (column_that_nobody_leaves, "columns [0, 1] are counted on, [0] are left"),
     ),
     "E1205": (
         (ring_too_small, "place 0, action"),
@@ -563,6 +632,13 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (states_of_the_largest_replica, "the largest shard of a replica needs"),
         (logits_of_another_shape, "bytes in state."),
         (work_of_an_elementwise_update, "what it makes and uses up are 0 bytes, 64 are planned"),
+        (read_where_nothing_is_written, "is one of 2 buffers of that name"),
+        (gradient_that_nobody_reads, "is one of 2 buffers of that name"),
+        (copy_that_nobody_rounds, "is memory of nothing that this place has"),
+        (one_that_is_not_of_the_record, "one, 4 bytes at"),
+        (accumulators_within_each_other, "0 bytes at"),
+        (arena_of_two_slots, "the first of its regions is not the arena"),
+        (inbox_between_lines, "is no multiple of 64"),
     ),
 }
 

@@ -65,11 +65,15 @@ def load_plan(path: Path) -> dict[str, Any]:
 
 def parse_plan(text: str) -> Any:
     """The content of plan.json. The lists of a place are packed as soon as they are read: of a large plan they are the most by far."""
-    return json.loads(text, object_hook=_with_packed_lists)
+    return json.loads(text, object_pairs_hook=_object)
 
 
-def _with_packed_lists(content: dict[str, Any]) -> dict[str, Any]:
-    """What is no list of rows stays as it is, and is refused with its place in the file."""
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What is no list of rows stays as it is, and is refused with its place in the file. raises: ValueError for a key twice"""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+        raise ValueError(f"an object has {twice!r} twice")
     lists = content.get("lists")
     if isinstance(lists, dict) and all(isinstance(rows, list) for rows in lists.values()):
         with suppress(TypeError, ValueError):

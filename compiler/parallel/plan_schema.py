@@ -5,7 +5,6 @@ What the values mean, and whether they fit together, is the reader's and the ver
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ def _whole(least: int, most: int) -> Kind:
 
 
 def _row(value: Any) -> bool:
-    of_kinds = isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and isinstance(value[1], (int, str))
+    of_kinds = isinstance(value, list) and len(value) == 3 and _is_text(value[0]) and isinstance(value[1], (int, str))
     return of_kinds and type(value[1]) is not bool and type(value[2]) is int and abs(value[2]) < MOST
 
 
@@ -39,17 +38,22 @@ def _call(value: Any) -> bool:
 
 
 def _buffer(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and isinstance(value[0], str) and all(map(_is_whole, value[1:]))
+    return isinstance(value, list) and len(value) == 4 and _is_text(value[0]) and all(map(_is_whole, value[1:]))
 
 
 def _launch(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 4:
         return False
-    return _is_whole(value[0]) and isinstance(value[1], str) and isinstance(value[2], str) and _are_whole(value[3])
+    return _is_whole(value[0]) and _is_text(value[1]) and _is_text(value[2]) and _are_whole(value[3])
 
 
 def _are_whole(values: Any) -> bool:
     return isinstance(values, list) and all(map(_is_whole, values))
+
+
+def _is_text(value: Any) -> bool:
+    """JSON has halves of characters too, which no file of ours can hold."""
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value))
 
 
 def _is_whole(value: Any) -> bool:
@@ -65,8 +69,8 @@ KINDS: dict[str, Kind] = {
     f"a whole number from 1 to {MOST_REPLICAS}": _whole(1, MOST_REPLICAS),
     "1: nothing is divided on this axis yet": _whole(1, 1),
     f"a whole number from 0 to {MOST_LEVELS}": _whole(0, MOST_LEVELS),
-    "a number from 0": lambda value: type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e30,
-    "a text": lambda value: isinstance(value, str),
+    "a number from 0": lambda value: type(value) in (int, float) and 0 <= value < 1e30,
+    "a text": _is_text,
     "the dtype of a parameter": lambda value: value in FLOAT_DTYPES,
     "true or false": lambda value: isinstance(value, bool),
     "a whole number or null": lambda value: value is None or (type(value) is int and abs(value) < MOST),
@@ -79,7 +83,7 @@ KINDS: dict[str, Kind] = {
     "[routine, addresses]": _call,
     "[routine, addresses] or null": lambda value: value is None or _call(value),
     "two whole numbers from 0": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)),
-    "[name, stage]": lambda value: isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int,
+    "[name, stage]": lambda value: isinstance(value, list) and len(value) == 2 and _is_text(value[0]) and type(value[1]) is int,
 }
 
 WHOLE, LEAST_0, LEAST_1 = "a whole number", "a whole number from 0", "a whole number from 1"
@@ -112,8 +116,8 @@ SCHEMA: dict[str, Any] = {
     "places": [{
         "place": WHOLE, "arena_bytes": LEAST_1, "inbox_bytes": WHOLE, "record": LEAST_0, "microbatches": LEAST_0,
         "levels": LEVELS, "stages": [WHOLE],
-        "fixed": [{"name": TEXT, "at": WHOLE, "bytes": WHOLE, "chain?": "a chain"}],
-        "regions": [{"name": TEXT, "base": WHOLE, "stride": WHOLE, "slots": LEAST_1, "bytes": WHOLE, "chain?": "a chain"}],
+        "fixed": [{"name": TEXT, "at": LEAST_0, "bytes": LEAST_0, "chain?": "a chain"}],
+        "regions": [{"name": TEXT, "base": LEAST_0, "stride": LEAST_0, "slots": LEAST_1, "bytes": LEAST_0, "chain?": "a chain"}],
         "lists": {"*": ["[action, chunk or channel, microbatch]"]},
         "chunks": {"*": [{
             "stage": LEAST_0, "meaning": TEXT, "buffers": ["[name, region, offset, bytes]"],
@@ -217,6 +221,9 @@ def _object_fault(value: Any, fields: Sequence[tuple[str, _Shape, bool]], others
         found = _fault(value[key], shape)
         if found is not None:
             return f".{key}{found[0]}", found[1]
+    if others is None and len(value) > sum(key in value for key, _, _ in fields):
+        strange = next(key for key in value if key not in {key for key, _, _ in fields})
+        return "", f"has {_shown(strange)}, which no plan has"
     return None
 
 

@@ -24,6 +24,7 @@ from mlc.parallel.collective_proof import collective_faults
 from mlc.parallel.ending_proof import ending_faults
 from mlc.parallel.entries import CODES, Column, Entries
 from mlc.parallel.faults import Fault
+from mlc.parallel.ground_proof import ground_faults
 from mlc.parallel.memory_proof import memory_faults
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import OwnedParameter, Place, Planned, PlannedParameter
@@ -59,7 +60,7 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
     """
     if faults := list(_share_faults(planned)):
         raise _refused(faults)
-    placed = (*memory_faults(planned), *row_faults(planned), *call_faults(planned))
+    placed = (*memory_faults(planned), *row_faults(planned), *call_faults(planned), *ground_faults(planned))
     faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *collective_faults(planned), *placed]
     if faults:
         raise _refused(faults)
