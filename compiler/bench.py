@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import Any
 
@@ -29,7 +28,7 @@ def measure(build: Build, steps: int, threads: int | None = None) -> dict[str, A
             start = time.perf_counter()
             loss = model.step(**inputs)
             seconds.append(time.perf_counter() - start)
-        median = statistics.median(seconds[_WARM_UP:])
+        median = float(np.median(seconds[_WARM_UP:]))
         return {
             "program": build.name,
             "parameters": sum(array.size for array in model.parameters.values()),

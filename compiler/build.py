@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import secrets
 import shlex
 import shutil
 import stat
@@ -222,7 +221,7 @@ def _replaced(path: Path, data: bytes) -> bool:
         return False
     if there is not None and not os.access(path, os.W_OK):
         return False
-    part = path.with_name(f".mlc-{secrets.token_hex(8)}")
+    part = path.with_name(f".mlc-{os.urandom(8).hex()}")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except PermissionError:

@@ -35,7 +35,7 @@ from mlc.parallel.verify import Proof, prove
 from mlc.passes import PASSES, differentiate
 from mlc.passes.factor import check_factors, factored_step
 from mlc.plan import plan
-from mlc.plan.choose import AUTO, LayoutOptions, choose_layout
+from mlc.plan.choose import AUTO, LayoutOptions, choose_layout, considered
 from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
 from mlc.runtime_library import install_runtime
 from mlc.syntax.parser import parse
@@ -203,7 +203,8 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         check_sources([folder / f"{name}.ir"], sources)
         write_files(folder, ((f"{name}.ir", print_program(with_factors(step, observe))),))
         return build
-    lowered = timed(observe, "lower", lower, passed(step, observe), OPS, target.rules)
+    choices = considered(options) if options.plan is None else CHOICES
+    lowered = timed(observe, "lower", lower, passed(step, observe), OPS, target.rules, choices)
     planned = laid_out(lowered, options, observe)
     check_limit(planned, options)
     if options.emit != "plan":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mlc.diagnostics import NO_SPAN, InternalError
@@ -73,8 +73,9 @@ class Lowered:
 
 
 class _Lowerer:
-    def __init__(self, step: Step, ops: Mapping[str, Op], rules: Rules):
+    def __init__(self, step: Step, ops: Mapping[str, Op], rules: Rules, choices: Sequence[str]):
         self.step = step
+        self.choices = choices
         self.rules = rules
         self.program = step.program
         self.ops = ops
@@ -167,6 +168,8 @@ class _Lowerer:
         """By choice, what makes values again that it does not keep."""
         found: dict[str, Again] = {}
         for variant in variants[1:]:
+            if variant.choice not in self.choices:
+                continue
             again = remade(forward, variant, self.ops, self.rules, self.arranged[number])
             if again is not None and (not found or len(again.remade) > len([*found.values()][-1].remade)):
                 name = unique_name(again.routine.name, self.names)
@@ -289,6 +292,9 @@ def _inputs_read(program: Program) -> dict[int, dict[str, tuple[Input, ...]]]:
     return {number: {name: tuple(of.values()) for name, of in read.items()} for number, read in found.items()}
 
 
-def lower(step: Step, ops: Mapping[str, Op], rules: Rules) -> Lowered:
-    """Lower a differentiated program by the rules of a target."""
-    return _Lowerer(step, ops, rules).run()
+def lower(step: Step, ops: Mapping[str, Op], rules: Rules, choices: Sequence[str] = CHOICES) -> Lowered:
+    """Lower a differentiated program by the rules of a target.
+
+    choices: what may be asked to be made again, the least first; nothing is lowered for others
+    """
+    return _Lowerer(step, ops, rules, choices).run()

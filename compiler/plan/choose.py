@@ -78,7 +78,7 @@ def choose_layout(
     groups = recipe.groups or math.gcd(microbatches, 8)
     _check_division(microbatches, groups, options.dp)
     levels = tree_levels(groups, options.dp)
-    by_choice = {choice: call_costs(lowered, levels, options.dp, choice=choice, copies=microbatches > 1) for choice in _considered(options)}
+    by_choice = {choice: call_costs(lowered, levels, options.dp, choice=choice, copies=microbatches > 1) for choice in considered(options)}
     name = options.schedule or ("auto" if options.pp * (options.chunks or 1) > 1 else "1f1b")
     chunks = chunks_of(name, options.chunks)
     own = microbatches // options.dp
@@ -90,8 +90,8 @@ def choose_layout(
     return Layout(Mesh(options.pp, options.dp), chunks, made, cuts, microbatches, groups, choices, notes)
 
 
-def _considered(options: LayoutOptions) -> tuple[str, ...]:
-    """The choices that calls may have, the least first."""
+def considered(options: LayoutOptions) -> tuple[str, ...]:
+    """What calls may make again where no plan says it: choices, the least first."""
     if options.recompute != AUTO:
         return CHOICES[: CHOICES.index(options.recompute) + 1]
     return CHOICES if options.memory is not None else CHOICES[:1]
