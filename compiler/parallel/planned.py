@@ -7,6 +7,7 @@ Addresses are bytes from the start of a rank's arena.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import field
 from math import prod
 from typing import NamedTuple
 
@@ -323,6 +324,7 @@ class Planned:
     routines:    those that some row calls
     columns:     per chain
     rounds:      per chain, the microbatches of a list, for one replica
+    unit:        bytes of an element of a master: the same of all parameters
     """
 
     model: str
@@ -344,6 +346,10 @@ class Planned:
     channels: Mapping[str, Channel]
     places: tuple[Place, ...]
     rounds: Mapping[str, int]
+    unit: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unit", max((dtype_of(dtype_of(p.dtype).wide).bytes for p in self.parameters), default=1))
 
     @property
     def pp(self) -> int:
@@ -354,11 +360,6 @@ class Planned:
     def dp(self) -> int:
         """Replicas."""
         return self.mesh.dp
-
-    @property
-    def unit(self) -> int:
-        """Bytes of an element of a master: the same of all parameters."""
-        return max((dtype_of(dtype_of(p.dtype).wide).bytes for p in self.parameters), default=1)
 
     @property
     def arena_bytes(self) -> int:
