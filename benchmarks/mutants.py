@@ -11,7 +11,7 @@ from typing import Any
 Plan = dict[str, Any]
 
 TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
-COMPUTE = ("F", "I", "W", "B")
+COMPUTE = ("F", "I", "W", "B", "F+", "I+", "B+")
 
 #: Codes of the verifier: deadlock, transfers, coverage, lifetimes, memory.
 DEADLOCK, MESSAGES, COVERAGE, LIFETIMES, MEMORY = "E1202", "E1203", "E1204", "E1205", "E1206"
@@ -180,6 +180,7 @@ def shrink(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     shrinkable.append(lambda: _less(place, "arena_bytes", 4096))
     shrinkable.append(lambda: _less(place, "inbox_bytes", 4096))
     shrinkable.append(lambda: _move_fixed(place, rng))
+    shrinkable.append(lambda: _move_outbox(plan, rng))
     shrinkable += [lambda area=area: _less(area, "bytes", 64) for area in place["shards"].values() if area["bytes"]]
     return rng.choice(shrinkable)(), {LIFETIMES, MEMORY, DEADLOCK}
 
@@ -202,6 +203,17 @@ def _move_fixed(place: dict[str, Any], rng: random.Random) -> str:
     """A buffer lies 64 bytes lower than it did."""
     region = rng.choice([r for r in place["regions"] if r["name"] != "arena" and not r["name"].startswith(("in:", "out:"))] or [None])
     return _less(region, "base", 64) if region else _less(place, "arena_bytes", 4096)
+
+
+def _move_outbox(plan: Plan, rng: random.Random) -> str:
+    """A channel's outbox lies 64 bytes lower, or where another one of its place and chain does."""
+    channel = rng.choice([c for c in plan["channels"] if c["chain"] is not None])
+    others = [c for c in plan["channels"] if c["chain"] == channel["chain"] and c["from"] == channel["from"] and c is not channel]
+    channel["outbox"] = rng.choice([channel["outbox"] - 64, *(other["outbox"] for other in others)])
+    for region in plan["places"][channel["from"]]["regions"]:
+        if region["name"] == f"out:{channel['name']}":
+            region["base"] = channel["outbox"]
+    return f"{channel['name']}: outbox becomes {channel['outbox']}"
 
 
 def _chunk(plan: Plan, rng: random.Random) -> tuple[str, dict[str, Any]]:
@@ -253,6 +265,17 @@ def edit_rows(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     return f"{text} becomes {rows[at : at + 1]}", {COVERAGE, LIFETIMES, MEMORY, NO_PLAN}
 
 
+def edit_head(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """A phase in two parts has another first part, or one part; or one part becomes two."""
+    where, chunk = _chunk(plan, rng)
+    phase = rng.choice([*chunk["heads"], *chunk["rows"]])
+    before = dict(chunk["heads"])
+    head = chunk["heads"].pop(phase, 0) + rng.choice([-1, 1])
+    if rng.random() < 0.7:
+        chunk["heads"][phase] = head
+    return f"{where}: first parts {before} become {chunk['heads']}", {COVERAGE, LIFETIMES, NO_PLAN}
+
+
 def move_operand(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     """An update or an initial value is given other memory."""
     place = rng.choice(plan["places"])
@@ -263,5 +286,5 @@ def move_operand(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     return f"place {place['place']}: operand {at} of a call moves from {before} to {operands[at]}", {MEMORY, COVERAGE}
 
 
-ROW_EDITS = (move_buffer, edit_rows, move_operand)
+ROW_EDITS = (move_buffer, edit_rows, edit_head, move_operand)
 EDITS = (drop, duplicate, swap, reorder, repeer, renumber, edit_ending, shrink, *ROW_EDITS)

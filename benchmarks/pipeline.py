@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def action_costs(trace: Path) -> dict[tuple[int, str], float]:
     for event in json.loads(trace.read_text()):
         if event.get("ph") == "X" and event.get("cat") == "action":
             words = event["name"].split(" ")
-            name = words[0] if (words[0][0] in "FIWB" and words[0][1:].isdigit()) or len(words[0]) == 1 else event["name"]
+            name = words[0] if re.fullmatch(r"[FIWB]\+?\d*", words[0]) else event["name"]
             durations[event["pid"], name].append(event["dur"] / 1e6)
     return {key: statistics.median(values) for key, values in durations.items()}
 
@@ -110,7 +111,7 @@ def simulated_seconds(plan: dict, costs: dict[tuple[int, str], float]) -> float:
                 elif kind == "SEND":
                     assert channels[of]["from"] == place
                     sent[of, microbatch] = clock[place]
-                elif kind in "FIWB":
+                elif kind[0] in "FIWB":
                     clock[place] += cost_of(costs, place, kind, of, len(plan["places"][place]["stages"]))
                 at[place] += 1
                 moved = True

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
-from mlc.parallel.entries import Entry
+from mlc.parallel.entries import COMPUTE, RESTS, Entry
 from mlc.parallel.planned import RECORD_ONE, Buffer, Channel, Chunk, Place, Planned, Row
 
 
@@ -140,7 +140,7 @@ class Run:
         kind, of, number = entry
         if isinstance(of, str):
             return self._transfer(kind, self.flows[of], number)
-        if kind in ("F", "I", "W", "B"):
+        if kind in (*COMPUTE, *RESTS.values()):
             self._compute(place, chain, place.chunks[chain][of], kind, number)
         return True
 
@@ -178,7 +178,7 @@ class Run:
             for of, buffer in chunk.inputs:
                 value = self.program.inputs[of]
                 memory.write(self._address(place, chunk.buffers[buffer], number), value.type.bytes, hash(("input", value.name, microbatch)))
-        for row in chunk.rows[kind]:
+        for row in chunk.part(kind):
             self._row(place, chunk, row, number, microbatch)
 
     def _address(self, place: Place, buffer: Buffer, number: int) -> int:

@@ -12,6 +12,7 @@ from layout_models import MODELS, TEXT, Layout, Model, Programs, digest_of
 
 from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
+from mlc.parallel.entries import COMPUTE, RESTS
 from mlc.parallel.schedules import SCHEDULES
 
 MLP = MODELS["mlp"]
@@ -201,12 +202,12 @@ def test_a_plan_compiles_to_the_same_sources(options: Options, tmp_path: Path) -
 
 def computed(plan: dict[str, Any], place: int) -> list[list[Any]]:
     """The compute actions of a place: what --plan takes of its list."""
-    return [row for row in plan["places"][place]["lists"]["train"] if row[0] in "FIWB"]
+    return [row for row in plan["places"][place]["lists"]["train"] if row[0] in COMPUTE]
 
 
 def reorder(plan: dict[str, Any], place: int, actions: list[list[Any]]) -> None:
     """These compute actions in the place of those that were there."""
-    rest = [row for row in plan["places"][place]["lists"]["train"] if row[0] not in "FIWB"]
+    rest = [row for row in plan["places"][place]["lists"]["train"] if row[0] not in (*COMPUTE, *RESTS.values())]
     plan["places"][place]["lists"]["train"] = actions + rest
 
 

@@ -12,7 +12,9 @@ from conftest import EXAMPLES
 
 from mlc.cli import run_command
 from mlc.driver import Options, compile_file
+from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.quantities import size_text
+from mlc.plan.over_time import received_bytes
 
 DEFINES = {"depth": 4, "width": 32, "heads": 2, "context": 16, "vocab": 64, "batch": 2}
 
@@ -46,13 +48,15 @@ def test_two_places_of_two_replicas(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_memory_of_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan, text = explained(tmp_path, capsys, Options(emit="plan", pp=2, dp=2, microbatches=8))
+    planned = read_plan(plan)
     for place in plan["places"]:
         said = block(text, f"place {place['place']}")
         assert f"{size_text(place['arena_bytes'])} arena, stages {place['place']}\n" in said
         sizes = dict(re.findall(r"^    (\w+) +([0-9.,]+ [KMG]?i?B)$", said, re.MULTILINE))
-        kinds = {"parameters", "states", "gradients", "residuals", "inputs", "transient", "inbox", "outbox"}
+        kinds = {"parameters", "states", "gradients", "residuals", "inputs", "transient", "received", "inbox", "outbox"}
         assert kinds <= sizes.keys()
-        assert sizes["inbox"] == size_text(place["inbox_bytes"])
+        received = received_bytes(planned, planned.places[place["place"]])
+        assert (sizes["received"], sizes["inbox"]) == (size_text(received), size_text(place["inbox_bytes"] - received))
         assert sizes["states"] == size_text(place["shards"]["states"]["bytes"])
         assert place["shards"]["states"]["bytes"] >= 2 * 4 * sum(one["elements"] for one in place["owned"]) / 2
         assert re.search(r"^    train +F0 ", said, re.MULTILINE)
@@ -93,8 +97,8 @@ def test_chunks_are_named_in_lists(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         ("[1]", "holds no plan"),
         ("{", "is not JSON"),
-        ('{"version": 1}', "has version 1, this mlc reads version 5"),
-        ('{"version": 5}', "is damaged"),
+        ('{"version": 1}', "has version 1, this mlc reads version 6"),
+        ('{"version": 6}', "is damaged"),
     ],
 )
 def test_what_is_no_plan(content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from conftest import ROOT
 from mlc.driver import Options, compile_file
 from mlc.mesh import Portions
 from mlc.parallel.collectives import Collectives
-from mlc.parallel.entries import COMPUTE, ENDINGS, Entry
+from mlc.parallel.entries import COMPUTE, ENDINGS, RESTS, Entry
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import Place, Planned
 
@@ -143,7 +143,7 @@ def check_lines(lines: list[str], expected: list[tuple[int, str]]) -> dict[int, 
 def expected_lines(planned: Planned, place: Place, rank: int) -> Iterator[tuple[int, str]]:
     """(routine, line) of each row, (-1, line) of all else, up to the end of the step."""
     for kind, of, number in place.lists["train"]:
-        if kind in COMPUTE:
+        if kind in (*COMPUTE, *RESTS.values()):
             yield -1, f"{kind}{of} {number}" if len(place.stages) > 1 else f"{kind} {number}"
             yield from rows_of(planned, place, kind, int(of), number)
         elif isinstance(of, str):
@@ -153,7 +153,7 @@ def expected_lines(planned: Planned, place: Place, rank: int) -> Iterator[tuple[
 
 def rows_of(planned: Planned, place: Place, kind: str, of: int, number: int) -> Iterator[tuple[int, str]]:
     chunk = place.chunks["train"][of]
-    for row in chunk.rows[kind]:
+    for row in chunk.part(kind):
         operands: list[Any] = []
         for buffer in (chunk.buffers[at] for at in row.buffers):
             region = place.regions[buffer.region]

@@ -116,7 +116,7 @@ def test_a_whole_round_decides_for_every_shorter_one(options: Options, tmp_path:
                 passed[chain] += 1
                 for count in range(1, whole):
                     assert run_symbolic(shortened(planned, chain, count), chain).faults == ()
-    assert passed["evaluate"] > 100
+    assert passed["evaluate"] > 80
     assert passed["train"] > 20
 
 
@@ -164,10 +164,9 @@ def waits_before_sending(plan: Plan) -> None:
 
 
 def no_slot_left(plan: Plan) -> None:
-    """The second place keeps two messages until it has the third, for which its two slots have no room."""
-    for microbatch in (1, 0):
-        free = rows(plan, 1).pop(at(plan, 1, ["FREE", "act.train.0", microbatch]))
-        rows(plan, 1).insert(at(plan, 1, ["RECEIVE", "act.train.0", 2]) + 1, free)
+    """The second place keeps a message until it has the next one, for which its slot has no room."""
+    free = rows(plan, 1).pop(at(plan, 1, ["FREE", "act.train.0", 0]))
+    rows(plan, 1).insert(at(plan, 1, ["RECEIVE", "act.train.0", 1]) + 1, free)
 
 
 # ------------------------------------------------------------------------------------------------------------------- transfers
@@ -300,6 +299,12 @@ def more_groups_than_anyone_counts(plan: Plan) -> None:
 def ring_too_small(plan: Plan) -> None:
     ring = region(plan, 0, "train.0.F-B")
     ring["slots"] -= 1
+
+
+def gradient_in_a_ring(plan: Plan) -> None:
+    """Rows add to a gradient in a slot of each microbatch, and not where the end of the step looks for it."""
+    names = [r["name"] for r in plan["places"][0]["regions"]]
+    buffer(plan, 0, "gradient of ")[1:3] = names.index("train.0.F-B"), 0
 
 
 def freed_too_soon(plan: Plan) -> None:
@@ -560,7 +565,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1202": (
         (gradient_before_activation, "place 0 at action 1 (RECEIVE grad.train.0 0)"),
         (waits_before_sending, "place 1 at action"),
-        (no_slot_left, "waits for one of its own 2 slots, to which place 0 can send it"),
+        (no_slot_left, "waits for one of its own 1 slots, to which place 0 can send it"),
     ),
     "E1203": (
         (send_dropped, "place 1 at action"),
@@ -605,6 +610,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     ),
     "E1205": (
         (ring_too_small, "place 0, action"),
+        (gradient_in_a_ring, "when a step ends"),
         (freed_too_soon, "message 1 from place 0 is freed before"),
         (never_freed, "place 1 never frees message 3 of act.train.0 from place 0"),
         (sent_before_made, "place 0, action"),
@@ -653,12 +659,12 @@ def test_each_fault_is_named(code: str, edit: Edit, words: str, plan: Plan) -> N
 
 def test_every_chain_is_proved(plan: Plan) -> None:
     """A fault of evaluation or of sampling is one too."""
-    for chain in ("evaluate", "sample"):
+    for chain, code in (("evaluate", "E1202"), ("sample", "E1205")):
         broken = copy.deepcopy(plan)
         kept = [row for row in rows(broken, 1, chain) if row[0] != "FREE"]
         broken["places"][1]["lists"][chain] = kept
         found = faults(broken)
-        assert [f.code for f in found] == ["E1205"]
+        assert [f.code for f in found] == [code]
         assert found[0].message.startswith(chain)
 
 
@@ -676,6 +682,111 @@ def test_updates_that_are_not_elementwise_have_room(tmp_path: Path) -> None:
 def test_work_that_is_not_counted_is_explained(plan: Plan) -> None:
     plan["flops_per_microbatch"], plan["recomputed_flops_per_microbatch"] = 0, 10**9
     assert "1.000 GFLOP a microbatch are computed once more" in explain_plan(plan)
+
+
+# ------------------------------------------------------------------------------------------------------------------ taking turns
+
+
+@cache
+def planned_turns(folder: Path) -> Plan:
+    """Three places with some layers each: what the second one sends, either way, takes turns in one slot; its actions have two parts."""
+    options = Options(pp=3, schedule="1f1b", microbatches=6, emit="plan")
+    compile_file(ROOT / "examples" / "gpt.dsl", folder, {"depth": 12, "context": 8, "width": 16, "heads": 2}, options)
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def turns(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return copy.deepcopy(planned_turns(tmp_path_factory.getbasetemp() / "turns"))
+
+
+def test_what_a_place_sends_takes_turns_in_one_slot(turns: Plan) -> None:
+    out, back = channel(turns, "act.train.1"), channel(turns, "grad.train.0")
+    assert out["from"] == back["from"] == 1
+    assert (out["outbox"], out["outbox_slots"]) == (back["outbox"], back["outbox_slots"]) == (out["outbox"], 1)
+    assert set(chunk(turns, 1)["heads"]) == {"F", "B"}
+    assert channel(turns, "act.train.0")["inbox"] == channel(turns, "act.evaluate.0")["inbox"]
+    verify(turns)
+
+
+def rest_dropped(plan: Plan) -> None:
+    rows(plan, 1).remove(["B+", 0, 2])
+
+
+def last_rest_dropped(plan: Plan) -> None:
+    rows(plan, 1).remove(["B+", 0, 5])
+
+
+def rest_of_nothing(plan: Plan) -> None:
+    rows(plan, 1).insert(at(plan, 1, ["F+", 0, 1]) + 1, ["F+", 0, 1])
+
+
+def rest_of_another(plan: Plan) -> None:
+    rows(plan, 1)[at(plan, 1, ["F+", 0, 1])] = ["F+", 0, 2]
+
+
+def work_between_parts(plan: Plan) -> None:
+    forward = [rows(plan, 1).pop(at(plan, 1, [kind, 0, 3])) for kind in ("F", "F+")]
+    to = at(plan, 1, ["B", 0, 1]) + 1
+    rows(plan, 1)[to:to] = forward
+
+
+def one_part(plan: Plan) -> None:
+    del chunk(plan, 1)["heads"]["F"]
+
+
+def no_such_part(plan: Plan) -> None:
+    chunk(plan, 1)["heads"]["F"] = len(chunk(plan, 1)["rows"]["F"])
+
+
+def weight_gradient_in_parts(plan: Plan) -> None:
+    chunk(plan, 1)["heads"]["W"] = 1
+
+
+def rest_reads_what_is_freed(plan: Plan) -> None:
+    """The first part ends before the rows that read the gradient, and yet frees it."""
+    chunk(plan, 1)["heads"]["B"] = 1
+
+
+def turn_not_awaited(plan: Plan) -> None:
+    """The gradient is written where an activation lies that may not have left."""
+    sent = rows(plan, 1).pop(at(plan, 1, ["SENT", "act.train.1", 1]))
+    rows(plan, 1).insert(at(plan, 1, ["B+", 0, 0]) + 1, sent)
+
+
+def turns_of_two_slots(plan: Plan) -> None:
+    channel(plan, "act.train.1")["outbox_slots"] = 2
+    region(plan, 1, "out:act.train.1")["slots"] = 2
+
+
+def turns_of_two_chains(plan: Plan) -> None:
+    """An outbox over memory of its own chain that is no outbox."""
+    channel(plan, "act.train.1")["outbox"] -= 64
+    region(plan, 1, "out:act.train.1")["base"] -= 64
+
+
+@pytest.mark.parametrize(
+    ("edit", "code", "words"),
+    [
+        (rest_dropped, "E1204", "B+ 0 2 comes next, the rest of an action"),
+        (last_rest_dropped, "E1204", "B+ 0 5 is missing, the rest of an action"),
+        (rest_of_nothing, "E1204", "is the rest of no action before it"),
+        (rest_of_another, "E1204", "F+ 0 1 comes next, the rest of an action"),
+        (work_between_parts, "E1204", "B+ 0 1 comes next, the rest of an action"),
+        (one_part, "E1204", "is the rest of no action before it"),
+        (no_such_part, "E1201", "rows of 'F' are no part of it"),
+        (weight_gradient_in_parts, "E1201", "rows of 'W' are no part of it"),
+        (rest_reads_what_is_freed, "E1205", "from place 2 is freed before B+ 0 0 reads it"),
+        (turn_not_awaited, "E1205", "shares its memory with out:act.train.1: its message may not have left"),
+        (turns_of_two_slots, "E1206", "overlaps"),
+        (turns_of_two_chains, "E1206", "overlaps"),
+    ],
+)
+def test_each_fault_of_turns_is_named(edit: Edit, code: str, words: str, turns: Plan) -> None:
+    edit(turns)
+    found = faults(turns)
+    assert code in {f.code for f in found}, found
+    assert any(words in f.message for f in found), found
 
 
 def leaves(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

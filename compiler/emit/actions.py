@@ -15,6 +15,9 @@ _KINDS = {
     "I": "MLC_INPUT_GRADIENT",
     "W": "MLC_WEIGHT_GRADIENT",
     "B": "MLC_BACKWARD",
+    "F+": "MLC_FORWARD_REST",
+    "I+": "MLC_INPUT_GRADIENT_REST",
+    "B+": "MLC_BACKWARD_REST",
 }
 
 #: Actions in one line of a list.

@@ -164,6 +164,7 @@ def _chunk(chunk: Chunk, regions: Mapping[str, int]) -> str:
         "buffers": _list(((b.name, regions[b.region], b.at, b.bytes) for b in chunk.buffers), _DEEPER),
         "weight": json.dumps(chunk.weight),
         "rows": _object({phase: _list(map(_row, of), _DEEPER + " ") for phase, of in chunk.rows.items()}, _DEEPER),
+        "heads": json.dumps(chunk.heads),
         "inputs": json.dumps(chunk.inputs),
         "values": json.dumps(chunk.values),
         "uses": _list(map(_use, chunk.uses), _DEEPER),

@@ -156,7 +156,7 @@ class Tables:
         """Define the tables of a chunk; returns its mlc_chunk."""
         numbers = {region: number for number, region in enumerate(place.regions)}
         operands = [_operand(numbers[buffer.region], buffer.at) for buffer in chunk.buffers]
-        rows = {phase: self._rows(f"{name}_{field}", chunk.rows.get(phase, ()), operands) for phase, field in _ROWS.items()}
+        rows = {field: self._rows(f"{name}_{field}", chunk, phase, operands) for phase, field in _ROWS.items()}
         inputs = [initializer((number, operands[buffer])) for number, buffer in chunk.inputs]
         values = [initializer((column, operands[buffer])) for column, buffer in chunk.values]
         uses = self._array("mlc_use", f"{name}_uses", [self._use(use) for use in chunk.uses])
@@ -164,7 +164,7 @@ class Tables:
         return designated(
             {
                 "stage": chunk.stage,
-                **{_ROWS[phase]: of for phase, of in rows.items()},
+                **rows,
                 "inputs": self.pools.array("mlc_binding", inputs),
                 "input_count": len(inputs),
                 "weight_at": "MLC_NONE" if chunk.weight is None else operands[chunk.weight],
@@ -176,18 +176,18 @@ class Tables:
             }
         )
 
-    def _rows(self, name: str, rows: Sequence[Row], operands: Sequence[str]) -> str:
+    def _rows(self, name: str, chunk: Chunk, phase: str, operands: Sequence[str]) -> str:
         """Define the rows of a phase; returns an mlc_rows initialiser. operands: of the buffers of the chunk."""
         words: list[str] = []
         entries: list[str] = []
-        for row in rows:
+        for row in chunk.rows.get(phase, ()):
             routine = self.plan.routines[row.routine]
             place = f"{name}_at + {len(words)}" if row.buffers else "NULL"
             words += [operands[buffer] for buffer in row.buffers]
             flops = repr(float(routine.flops))
             entries.append(initializer((routine.name, place, len(row.buffers), self._path(row.path), c_string(row.name), flops)))
         self._array("uint64_t", f"{name}_at", packed(words))
-        return initializer((self._array("mlc_row", f"{name}_rows", entries), len(rows)))
+        return initializer((self._array("mlc_row", f"{name}_rows", entries), len(entries), chunk.heads.get(phase, 0)))
 
     def _use(self, use: Use) -> str:
         levels = self.pools.array("uint64_t", [str(at) for at in use.levels])

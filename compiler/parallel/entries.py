@@ -15,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 COMPUTE = ("F", "I", "W", "B")
+#: The rest of a compute row that is done in two parts: the rows that write what is sent.
+RESTS = {"F": "F+", "I": "I+", "B": "B+"}
 TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
 #: What ends a step, after all compute and transfers.
 ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD", "GATHER", "VERDICT")
 
-#: Every kind of row, by the code that the column of kinds has for it: compute, transfers, endings.
-KINDS = (*COMPUTE, *TRANSFERS, *ENDINGS)
+#: Every kind of row, by the code that the column of kinds has for it: compute, rests, transfers, endings.
+KINDS = (*COMPUTE, *RESTS.values(), *TRANSFERS, *ENDINGS)
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 _ENDS_COMPUTE = len(COMPUTE)
-_ENDS_TRANSFERS = len(COMPUTE) + len(TRANSFERS)
+_ENDS_RESTS = _ENDS_COMPUTE + len(RESTS)
+_ENDS_TRANSFERS = _ENDS_RESTS + len(TRANSFERS)
 
 #: Chunks and microbatches of rows are less: what is not a small number is no plan.
 MOST = 1 << 31
@@ -81,17 +84,22 @@ class Entries(Sequence[Entry]):
         return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
     def _entry(self, code: int, of: int, microbatch: int) -> Entry:
-        return Entry(KINDS[code], self.channels[of] if _ENDS_COMPUTE <= code < _ENDS_TRANSFERS else of, microbatch)
+        return Entry(KINDS[code], self.channels[of] if _ENDS_RESTS <= code < _ENDS_TRANSFERS else of, microbatch)
 
     @property
     def computes(self) -> NDArray[np.bool_]:
-        """Which rows compute."""
+        """Which rows compute; rests apart."""
         return self.kinds < _ENDS_COMPUTE
+
+    @property
+    def rests(self) -> NDArray[np.bool_]:
+        """Which rows are the rest of one that computes."""
+        return (self.kinds >= _ENDS_COMPUTE) & (self.kinds < _ENDS_RESTS)
 
     @property
     def transfers(self) -> NDArray[np.bool_]:
         """Which rows move messages."""
-        return (self.kinds >= _ENDS_COMPUTE) & (self.kinds < _ENDS_TRANSFERS)
+        return (self.kinds >= _ENDS_RESTS) & (self.kinds < _ENDS_TRANSFERS)
 
     @property
     def endings(self) -> NDArray[np.bool_]:

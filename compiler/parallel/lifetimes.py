@@ -48,6 +48,7 @@ class Listed:
     uses:   by region, what touches it
     peak:   by region, the most slots in use at once
     found:  (position, fault): what is wrong
+    spans:  by outbox, from where to where each message has its slot
     """
 
     place: Place
@@ -57,6 +58,7 @@ class Listed:
     uses: dict[str, list[_Use]] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
     found: list[tuple[int, Fault]] = field(default_factory=list)
+    spans: dict[str, tuple[Column, Column]] = field(default_factory=dict)
 
     def of(self, kind: str, channel: str) -> Column:
         """The positions of the rows of a channel that are of a kind, by message."""
@@ -90,6 +92,7 @@ def check_list(place: Place, chain: str, channels: Mapping[str, Channel], touche
             _check_inbox(listed, region, channel)
         else:
             _check_slots(listed, region, channel if side == "out" else None)
+    _check_shared(listed)
     return listed
 
 
@@ -146,7 +149,7 @@ def _not_behind(before: Column, behind: Column) -> Column:
 
 def _collect_uses(listed: Listed, channels: Mapping[str, Channel], touches: Mapping[str, Touch]) -> None:
     """Which regions the compute rows touch."""
-    for kind, of, positions in _groups(listed, np.flatnonzero(listed.entries.computes)):
+    for kind, of, positions in _groups(listed, np.flatnonzero(listed.entries.computes | listed.entries.rests)):
         at, microbatches = int(positions[0]), listed.entries.microbatches[positions]
         touch = touches.get(f"{kind}{of}")
         if touch is None:
@@ -226,6 +229,7 @@ def _check_slots(listed: Listed, region: Region, channel: Channel | None) -> Non
     if channel is not None:
         _check_sends(listed, region, channel, begins, ends)
         ends = np.maximum(ends, np.where(ends >= 0, _padded(sent[: len(ends)], len(ends), len(listed.entries)), -1))
+        listed.spans[region.name] = begins, ends
     used = np.flatnonzero(ends >= 0)
     order = used[np.lexsort((begins[used], used % region.slots))]
     held, taking = order[:-1], order[1:]
@@ -233,6 +237,29 @@ def _check_slots(listed: Listed, region: Region, channel: Channel | None) -> Non
     for n in sorted(np.flatnonzero(wrong).tolist(), key=lambda n: int(begins[taking[n]]))[:1]:
         listed.refuse(int(begins[taking[n]]), "E1205", _overwriting(listed, region, channel, int(held[n]), int(begins[taking[n]])))
     listed.peak[region.name] = _most(begins[used], ends[used])
+
+
+def _check_shared(listed: Listed) -> None:
+    """Of outboxes that share memory, one at a time holds a message. Each has one slot (memory_proof.py)."""
+    regions = sorted((listed.place.regions[name] for name in listed.spans), key=lambda region: region.base)
+    for n, region in enumerate(regions):
+        for other in regions[n + 1 :]:
+            if other.base < region.base + region.bytes:
+                _check_turns(listed, region.name, other.name)
+
+
+def _check_turns(listed: Listed, one: str, other: str) -> None:
+    """Two regions of one slot each never hold a message at once."""
+    begins, ends = (np.concatenate([listed.spans[one][n], listed.spans[other][n]]) for n in range(2))
+    names = np.repeat([0, 1], [len(listed.spans[one][0]), len(listed.spans[other][0])])
+    order = np.flatnonzero(ends >= 0)
+    order = order[np.argsort(begins[order], kind="stable")]
+    reached = np.maximum.accumulate(ends[order])
+    wrong = np.flatnonzero((reached[:-1] >= begins[order[1:]]) & (names[order[:-1]] != names[order[1:]]))
+    for n in wrong[:1].tolist():
+        taken, by = ((one, other)[names[order[k]]] for k in (n, n + 1))
+        text = f"writes {by}, which shares its memory with {taken}: its message may not have left"
+        listed.refuse(int(begins[order[n + 1]]), "E1205", text)
 
 
 def _check_sends(listed: Listed, region: Region, channel: Channel, begins: Column, ends: Column) -> None:

@@ -20,7 +20,8 @@ def memory_faults(planned: Planned) -> Iterator[Fault]:
         yield from _accumulator_faults(planned, place)
         yield from _inbox_faults(planned, place, channels[place.number])
         yield from _shard_faults(planned, place, unit)
-        yield from _overlaps(place, list(_areas(planned, place, channels[place.number])))
+        own = channels[place.number]
+        yield from _overlaps(place, list(_areas(planned, place, own)), _turns(own))
 
 
 def _channels_of_places(planned: Planned) -> defaultdict[int, list[Channel]]:
@@ -95,12 +96,12 @@ def _areas(planned: Planned, place: Place, channels: Sequence[Channel]) -> Itera
 
 
 def _channel_areas(planned: Planned, place: Place, channel: Channel) -> Iterator[Area]:
-    """Headers and inboxes are always in use; an outbox while its chain runs."""
+    """Headers are always in use; an inbox and an outbox while their chain runs, for no message of it comes before its list begins."""
     peers = channel.peers(planned.dp)
     everywhere = channel.kind == "tree"
     if everywhere or channel.target == place.number:
         yield Area(f"headers of {channel.name}", channel.headers, peers * HEADER_BYTES, None)
-        yield Area(f"inbox of {channel.name}", channel.inbox, peers * channel.slots * channel.slot_bytes, None)
+        yield Area(f"inbox of {channel.name}", channel.inbox, peers * channel.slots * channel.slot_bytes, channel.chain)
     if everywhere or channel.source == place.number:
         size = peers * channel.outbox_slots * channel.slot_bytes
         yield Area(f"outbox of {channel.name}", channel.outbox, size, channel.chain)
@@ -139,8 +140,13 @@ def _guest_bytes(planned: Planned, place: Place, unit: int) -> int:
     return most * most_roots(planned.groups, planned.dp)
 
 
-def _overlaps(place: Place, areas: list[Area]) -> Iterator[Fault]:
-    """A sweep over the arena; areas of two different chains are never in use at once."""
+def _turns(channels: Sequence[Channel]) -> frozenset[str]:
+    """The outboxes of chains that have one slot: they may share memory, for lifetimes.py sees that only one holds a message."""
+    return frozenset(f"outbox of {c.name}" for c in channels if c.chain is not None and c.outbox_slots == 1)
+
+
+def _overlaps(place: Place, areas: list[Area], turns: frozenset[str]) -> Iterator[Fault]:
+    """A sweep over the arena; areas of two different chains are never in use at once. turns: nor are these"""
     areas = sorted((a for a in areas if a.bytes), key=lambda a: (a.at, a.end, a.name))
     active: list[Area] = []
     for area in areas:
@@ -149,6 +155,8 @@ def _overlaps(place: Place, areas: list[Area]) -> Iterator[Fault]:
         active = [a for a in active if a.end > area.at]
         for other in active:
             if other.chain is None or area.chain is None or other.chain == area.chain:
+                if other.name in turns and area.name in turns:
+                    continue
                 text = f"{area.name} at {area.at} overlaps {other.name}, which ends at {other.end}"
                 yield Fault("E1206", f"place {place.number}: {text}")
         active.append(area)

@@ -12,7 +12,7 @@ from typing import Any
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.ir.dtypes import DTYPES
 from mlc.mesh import AXES, Mesh
-from mlc.parallel.entries import COMPUTE, Entries, packed
+from mlc.parallel.entries import COMPUTE, RESTS, Entries, packed
 from mlc.parallel.plan_schema import fault
 from mlc.parallel.planned import (
     CHAINS,
@@ -305,6 +305,7 @@ def _chunk(c: Mapping[str, Any], regions: list[str]) -> Chunk:
         stage=_whole(c["stage"]),
         buffers=tuple(Buffer(name, regions[_below(region, len(regions), "regions")], at, size) for name, region, at, size in c["buffers"]),
         rows={phase: tuple(map(_row, of)) for phase, of in c["rows"].items() if _known(phase)},
+        heads={phase: _head(c, phase, head) for phase, head in c["heads"].items()},
         weight=_optional(c["weight"]),
         inputs=tuple((_whole(number), _whole(buffer)) for number, buffer in c["inputs"]),
         values=tuple((_whole(column), _whole(buffer)) for column, buffer in c["values"]),
@@ -318,6 +319,12 @@ def _dtype(name: str) -> str:
     if name not in DTYPES:
         raise ValueError(f"{name!r} is no dtype")
     return name
+
+
+def _head(c: Mapping[str, Any], phase: str, head: Any) -> int:
+    if phase not in RESTS or not 0 < _whole(head) < len(c["rows"].get(phase, ())):
+        raise ValueError(f"{head!r} rows of {phase!r} are no part of it")
+    return head
 
 
 def _known(phase: str) -> bool:

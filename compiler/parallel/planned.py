@@ -17,7 +17,7 @@ from mlc.mesh import TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries
 from mlc.parallel.shards import Owned, Sharing
 
-VERSION = 5
+VERSION = 6
 CHAINS = ("train", "evaluate", "sample")
 #: What gives a parameter its gradient, by the number that tables have for it.
 FED = ("loss", "accumulate", "none")
@@ -201,6 +201,7 @@ class Chunk:
     """A stage of a chain on its place.
 
     rows:     by phase: F, and I, W, B as far as its list has them
+    heads:    by phase that is done in two parts, how many of its rows are the first; messages move between the two
     weight:   the buffer of the weight of a microbatch, which a row of F makes; None where none is needed or it is 1
     inputs:   (model input, buffer), filled before the rows of F
     values:   (column, buffer): what the rows of F leave, to be read when the list has ended
@@ -210,12 +211,20 @@ class Chunk:
     stage: int
     buffers: tuple[Buffer, ...]
     rows: Mapping[str, tuple[Row, ...]]
+    heads: Mapping[str, int]
     weight: int | None
     inputs: tuple[tuple[int, int], ...]
     values: tuple[tuple[int, int], ...]
     uses: tuple[Use, ...]
     logits: Logits | None
     meaning: str
+
+    def part(self, kind: str) -> tuple[Row, ...]:
+        """The rows that an entry of a list runs: of a phase, its first part, or its rest."""
+        phase = kind.rstrip("+")
+        rows = self.rows.get(phase, ())
+        head = self.heads.get(phase, len(rows))
+        return rows[:head] if kind == phase else rows[head:]
 
 
 @frozen

@@ -319,12 +319,17 @@ class _Chunk:
         for use in self.chunk.uses:
             name = f"gradient of {self.planned.parameters[use.parameter].name} {use.index}"
             for level, at in enumerate(use.levels):
-                if (at, f"{name} {level}") not in self.fixed and (level or not self._is_own(buffers.get(f"{name} 0"), at)):
+                fixed = (at, f"{name} {level}") in self.fixed
+                if not (fixed if level else self._accumulates(buffers.get(f"{name} 0"), at, fixed)):
                     yield Fault("E1205", f"{self.where}: {name} {level} is not at {at} when a step ends")
 
-    def _is_own(self, number: int | None, at: int) -> bool:
-        """Does an accumulator lie at `at` for as long as the only microbatch of a step, and to its end?"""
-        if number is None or self.outside[number] or self.planned.rounds["train"] > 1:
+    def _accumulates(self, number: int | None, at: int, fixed: bool) -> bool:
+        """Do rows add to what lies at `at`, in memory of its own or for as long as the only microbatch of a step, and to its end?"""
+        if number is None:
+            return False
+        if self.outside[number]:
+            return fixed and self.chunk.buffers[number].at == at
+        if self.planned.rounds["train"] > 1:
             return False
         region = self.place.regions[self.chunk.buffers[number].region]
         return region.base + self.chunk.buffers[number].at == at and self._holds(number)

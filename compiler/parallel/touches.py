@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mlc.parallel.planned import Chunk, Place, Planned
+from mlc.parallel.entries import RESTS
+from mlc.parallel.planned import Chunk, Place, Planned, Row
 
 
 class Touch(NamedTuple):
@@ -15,22 +17,33 @@ class Touch(NamedTuple):
 
 
 def phase_touches(planned: Planned, place: Place, chain: str) -> dict[str, Touch]:
-    """The touch of each phase of each chunk of a place ("F0")."""
+    """The touch of each phase of each chunk of a place ("F0"); of one in two parts, of each ("F0", "F+0")."""
     found: dict[str, Touch] = {}
     for number, chunk in enumerate(place.chunks.get(chain, ())):
-        for phase in chunk.rows:
-            found[f"{phase}{number}"] = _touch(planned, chunk, phase)
+        for kind in (*chunk.rows, *(RESTS[phase] for phase in chunk.heads)):
+            found[f"{kind}{number}"] = _touch(planned, chunk, chunk.part(kind), kind == "F")
     return found
 
 
-def _touch(planned: Planned, chunk: Chunk, phase: str) -> Touch:
+def whole_touches(touches: Mapping[str, Touch]) -> dict[str, Touch]:
+    """The same of each phase, all of it ("F0")."""
+    found: dict[str, Touch] = {}
+    for name, touch in touches.items():
+        phase = name.replace("+", "")
+        before = found.get(phase, Touch(frozenset(), frozenset()))
+        found[phase] = Touch(before.reads | touch.reads, before.writes | touch.writes)
+    return found
+
+
+def _touch(planned: Planned, chunk: Chunk, rows: Iterable[Row], fills: bool) -> Touch:
+    """fills: the inputs of the chunk are filled before the rows"""
     reads: set[str] = set()
     writes: set[str] = set()
     made: set[int] = set()
-    if phase == "F":
+    if fills:
         made.update(buffer for _, buffer in chunk.inputs)
         writes.update(chunk.buffers[buffer].region for buffer in made)
-    for row in chunk.rows[phase]:
+    for row in rows:
         operands = planned.routines[row.routine].operands
         for number, operand in zip(row.buffers, operands, strict=True):
             if operand.use == "read" and number not in made:

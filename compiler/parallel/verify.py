@@ -22,7 +22,7 @@ from mlc.frozen import frozen
 from mlc.parallel.call_proof import call_faults
 from mlc.parallel.collective_proof import collective_faults
 from mlc.parallel.ending_proof import ending_faults
-from mlc.parallel.entries import CODES, Column, Entries
+from mlc.parallel.entries import CODES, RESTS, Column, Entries, Entry
 from mlc.parallel.faults import Fault
 from mlc.parallel.ground_proof import ground_faults
 from mlc.parallel.memory_proof import memory_faults
@@ -137,6 +137,7 @@ def _stage_faults(planned: Planned) -> Iterator[Fault]:
 def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
     """Each microbatch once in each phase, ascending; nothing after the list's end."""
     entries = place.lists[chain]
+    yield from _rest_faults(place, chain)
     compute = np.flatnonzero(entries.computes)
     of, microbatches = entries.of[compute], entries.microbatches[compute]
     chunks = len(place.stages)
@@ -153,6 +154,25 @@ def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
     ends = np.searchsorted(entries.of[at], np.arange(1, chunks))
     for chunk, rows in enumerate(np.split(at, ends)):
         yield from _chunk_faults(entries, where, chunk, rows, whole if chain == "train" else 0, whole)
+
+
+def _rest_faults(place: Place, chain: str) -> Iterator[Fault]:
+    """What is done in two parts is: the rest comes right behind its compute row, but for transfers, and nowhere else."""
+    entries = place.lists[chain]
+    at = np.flatnonzero(entries.computes | entries.rests)
+    rests = {f"{phase}{number}": RESTS[phase] for number, chunk in enumerate(place.chunks.get(chain, ())) for phase in chunk.heads}
+    found = [entries[n] for n in at.tolist()] if rests or entries.rests.any() else []
+    wanted: Entry | None = None
+    for n, entry in zip(at.tolist(), found, strict=False):
+        where = f"{chain}: place {place.number}, action {n} ({entry})"
+        if wanted is not None and entry != wanted:
+            yield Fault("E1204", f"{where}: {wanted} comes next, the rest of an action")
+        elif wanted is None and entry.kind in RESTS.values():
+            yield Fault("E1204", f"{where}: is the rest of no action before it")
+        rest = rests.get(f"{entry.kind}{entry.of}")
+        wanted = Entry(rest, entry.of, entry.microbatch) if rest else None
+    if wanted is not None:
+        yield Fault("E1204", f"{chain}: place {place.number}: {wanted} is missing, the rest of an action")
 
 
 #: What each part of a microbatch's work is called, the kinds that do it, and the part that must be done before.

@@ -9,9 +9,11 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.parallel.actions import Schedule
 from mlc.parallel.entries import Entries
-from mlc.parallel.planned import Channel, Columns
+from mlc.parallel.planned import Columns
+from mlc.parallel.simulate import Costs
 from mlc.plan.backward import add_backward_rows
-from mlc.plan.channels import Edge, chain_edges, chain_lists, edge_channel
+from mlc.plan.boxes import Boxes, Edge, chain_boxes, chain_edges
+from mlc.plan.channels import chain_lists
 from mlc.plan.forward import add_forward_rows
 from mlc.plan.layout import Layout
 from mlc.plan.lists import Timetable, forward_schedule, timetable
@@ -27,7 +29,7 @@ class PlannedChain:
 
     rows, memories:  per stage
     edges:           per place, those that begin or end there, in the order of cuts
-    channels:        those of its edges that join two places, without addresses
+    boxes:           what joins two places
     lists:           per place
     values:          per stage, (column, buffer)
     """
@@ -37,7 +39,7 @@ class PlannedChain:
     rows: tuple[StageRows, ...]
     memories: tuple[StageMemory, ...]
     edges: tuple[tuple[Edge, ...], ...]
-    channels: tuple[Channel, ...]
+    boxes: Boxes
     lists: tuple[Entries, ...]
     columns: Columns
     values: tuple[tuple[tuple[int, str], ...], ...]
@@ -53,7 +55,7 @@ def plan_chain(
 ) -> PlannedChain:
     """Plan one chain. Per place, rounded: parameters of which its microbatches have copies of their own; endings: what ends its list."""
     train = staged.kind == "train"
-    table = timetable(_schedule(layout, staged.kind))
+    table = timetable(_schedule(layout, staged.kind), _costs(layout))
     accumulators = {(use.call, use.result): use.buffer() for use in uses} if train else {}
     inputs = {i.name: i.type for i in lowered.step.program.inputs}
     rows = tuple(StageRows(stage, rounded[place]) for stage, place in enumerate(layout.schedule.placement))
@@ -73,10 +75,9 @@ def plan_chain(
         for of, lasting in zip(rows, found, strict=True)
     )
     edges = tuple(chain_edges(staged, memories))
-    placement = layout.schedule.placement
-    channels = tuple(edge_channel(edge, table) for edge in edges if placement[edge.source] != placement[edge.target])
-    lists = chain_lists(table, edges, channels, endings)
-    return PlannedChain(staged, table, rows, memories, _by_place(edges, layout), channels, lists, columns, found)
+    boxes = chain_boxes(table, edges)
+    lists = chain_lists(table, edges, boxes, endings)
+    return PlannedChain(staged, table, rows, memories, _by_place(edges, layout), boxes, lists, columns, found)
 
 
 def _by_place(edges: Sequence[Edge], layout: Layout) -> tuple[tuple[Edge, ...], ...]:
@@ -97,6 +98,16 @@ def _own_gradients(lowered: Lowered, staged: StagedChain, uses: Sequence[Use], s
         if use.call in of_call:
             of_call[use.call].sizes[use.buffer()] = sizes[use.parameter]
             of_call[use.call].gradients.append(use.buffer())
+
+
+def _costs(layout: Layout) -> Costs | None:
+    """What the stages are said to cost, where that is said; a stage without calls takes no time."""
+    costs = [note.cost for note in layout.notes]
+    if not costs or not all(costs):
+        return None
+    names = ("forward", "input_gradient", "weight_gradient")
+    forward, inputs, weights = (tuple(float(cost[f"{name}_seconds"]) for cost in costs) for name in names)
+    return Costs(forward, inputs, weights)
 
 
 def _schedule(layout: Layout, kind: str) -> Schedule:

@@ -1,4 +1,4 @@
-"""The channels of a plan: states and gradients over the cuts, gradients and values between replicas and holders, the tree of all ranks."""
+"""The channels of a plan that are of no chain, and the lists of one: actions with transfers between them."""
 
 from __future__ import annotations
 
@@ -6,83 +6,20 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mlc.frozen import frozen
 from mlc.lower.layout import aligned
 from mlc.parallel.actions import Action
-from mlc.parallel.entries import CODES, Entries
+from mlc.parallel.entries import CODES, RESTS, Entries
 from mlc.parallel.planned import Channel
-from mlc.plan.lists import Numbers, Timetable, in_flight, window
-from mlc.plan.regions import StageMemory, message
-from mlc.plan.stages import StagedChain
+from mlc.plan.boxes import PAIR, Boxes, Edge
+from mlc.plan.lists import Numbers, Timetable
 
-#: Largest message between replicas; longer data goes in parts.
+#: Largest message between replicas; longer data goes in parts. Most bytes of the boxes that a rank has for all its neighbours.
 SEGMENT_BYTES = 256 << 10
+NEIGHBOURS_BYTES = 8 << 20
 
 #: Bytes of a message of the tree, and its slots.
 TREE_BYTES = 4096
 TREE_SLOTS = 2
-
-#: Slots of a channel that a chain does not use, at either end: one is filled while the other is read.
-PAIR = 2
-
-
-@frozen
-class Edge:
-    """What goes over a cut in one direction, between stages; a channel where they lie on two places, else a ring.
-
-    phases:  at the source, the last that reads what it sent; at the target, the first and the last that read what arrived
-    """
-
-    name: str
-    kind: str  # activation or gradient
-    chain: str
-    source: int
-    target: int
-    bytes: int
-    write: str
-    keep: str
-    first: str
-    last: str
-
-
-def chain_edges(staged: StagedChain, memories: Sequence[StageMemory]) -> Iterator[Edge]:
-    """The edges of a chain that carry something, by cut."""
-    for cut, (states, cotangents) in enumerate(zip(staged.states, staged.cotangents, strict=True)):
-        if states:
-            yield _edge(staged, memories, cut, cut + 1, "activation", message(staged, states)[1])
-        if cotangents:
-            yield _edge(staged, memories, cut + 1, cut, "gradient", message(staged, cotangents)[1])
-
-
-def _edge(staged: StagedChain, memories: Sequence[StageMemory], source: int, target: int, kind: str, size: int) -> Edge:
-    sent, received = ("sent", "received") if kind == "activation" else ("gradients sent", "gradients received")
-    writes, reads = memories[source].rings[sent].phases, memories[target].rings[received].phases
-    cut = min(source, target)
-    name = f"{'act' if kind == 'activation' else 'grad'}.{staged.kind}.{cut}"
-    return Edge(name, kind, staged.kind, source, target, size, writes[0], writes[-1], reads[0], reads[-1])
-
-
-def edge_channel(edge: Edge, table: Timetable) -> Channel:
-    """The channel of an edge between two places, without addresses.
-
-    The inbox holds what the receiver has not freed and one message more, so that the next can come while it works.
-    """
-    placement, messages = table.schedule.placement, table.schedule.microbatches
-    written, kept = table.times[edge.source, edge.write], table.times[edge.source, edge.keep]
-    first, last = table.times[edge.target, edge.first], table.times[edge.target, edge.last]
-    slots = min(messages, window(first.positions, last.positions) + 1)
-    waiting = in_flight(written.begins, last.ends) - slots
-    outbox = min(messages, max(window(written.positions, kept.positions), waiting, PAIR))
-    ends = placement[edge.source], placement[edge.target]
-    return Channel(edge.name, edge.kind, edge.chain, *ends, edge.bytes, slots, outbox, 0, 0, 0)
-
-
-def ring_slots(edge: Edge, table: Timetable) -> int:
-    """Slots of an edge between two stages of one place."""
-    written, kept = table.times[edge.source, edge.write], table.times[edge.source, edge.keep]
-    last = table.times[edge.target, edge.last]
-    return window(written.positions, np.maximum(kept.positions, last.positions))
-
 
 #: Columns of the rows of a list in the making. Position: of the compute action it stands at; rank: its place among those of one
 #: position, below 0 before the action, which has 0.
@@ -97,42 +34,60 @@ def _rows(kind: Numbers | int, of: Numbers | int, positions: Numbers | int, rank
     return rows
 
 
-def chain_lists(
-    table: Timetable, edges: Sequence[Edge], channels: Sequence[Channel], endings: Sequence[Entries]
-) -> tuple[Entries, ...]:
+def chain_lists(table: Timetable, edges: Sequence[Edge], boxes: Boxes, endings: Sequence[Entries]) -> tuple[Entries, ...]:
     """The list of each place: its actions, each between the transfers it needs and those it makes possible; then its ending.
 
-    A message is received right before the first action that reads it and freed right after the last, sent right after the action that
-    writes it; that its slot of the outbox is free again is waited for right before the action that writes there.
+    A message is received right before the first action that reads it and freed right after the last, or its first part; it is sent right
+    after the action that writes it; that its slot of the outbox is free again is waited for right before the action, or its second part,
+    that writes there.
     """
     chunks = np.array(_chunk_numbers(table.schedule.placement))
     lists = zip(table.schedule.lists, endings, strict=True)
-    parts = [[_compute(actions, chunks), _behind(len(actions), ending)] for actions, ending in lists]
+    parts = [[*_compute(actions, chunks, boxes), _behind(len(actions), ending)] for actions, ending in lists]
     edge_of = {edge.name: edge for edge in edges}
-    for number, channel in enumerate(channels):
-        edge, messages = edge_of[channel.name], np.arange(table.schedule.microbatches)
-        parts[channel.source].append(_sender_rows(table, edge, channel.outbox_slots, number, len(channels), messages))
-        parts[channel.target].append(_receiver_rows(table, edge, number, len(channels), messages))
-    names = tuple(channel.name for channel in channels)
+    for number, channel in enumerate(boxes.channels):
+        parts[channel.source] += _sender_rows(table, edge_of[channel.name], boxes, number)
+        parts[channel.target] += _receiver_rows(table, edge_of[channel.name], boxes, number)
+    names = tuple(channel.name for channel in boxes.channels)
     return tuple(_joined(np.concatenate(of), names) for of in parts)
 
 
-def _sender_rows(table: Timetable, edge: Edge, slots: int, number: int, count: int, messages: Numbers) -> Numbers:
-    """SEND and SENT of a channel, the one of that number among `count`. What is sent by the last channel is sent first."""
-    written, end = table.times[edge.source, edge.write].positions, len(table.schedule.lists[table.schedule.placement[edge.source]])
-    again = np.append(written[slots:], np.full(slots, end))
-    sent = _rows(CODES["SENT"], number, again, number - count, messages)
-    return np.concatenate([sent, _rows(CODES["SEND"], number, written, count - number, messages)])
+# Ranks of the rows at one compute action, of n channels: before it RECEIVE and SENT from -n on; the action 0; between its parts FREE from 1
+# on, SENT from n + 1 on; its rest 2n + 1; behind it SEND from 2n + 2 on, what the last channel sends first, and FREE from 3n + 2 on.
 
 
-def _receiver_rows(table: Timetable, edge: Edge, number: int, count: int, messages: Numbers) -> Numbers:
-    """RECEIVE and FREE of a channel."""
+def _sender_rows(table: Timetable, edge: Edge, boxes: Boxes, number: int) -> Iterator[Numbers]:
+    """SEND and SENT of the channel of that number."""
+    channel, turns, count = boxes.channels[number], boxes.turns[boxes.channels[number].source], len(boxes.channels)
+    written, end = table.times[edge.source, edge.write].positions, len(table.schedule.lists[channel.source])
+    slots, messages = channel.outbox_slots, np.arange(len(written))
+    again, halved = np.append(written[slots:], np.full(slots, end)), np.zeros(len(written), bool)
+    if edge.name in turns.again:
+        again, halved = turns.again[edge.name]
+    yield _rows(CODES["SENT"], number, again, np.where(halved, count + 1 + number, number - count), messages)
+    yield _rows(CODES["SEND"], number, written, 3 * count + 1 - number, messages)
+
+
+def _receiver_rows(table: Timetable, edge: Edge, boxes: Boxes, number: int) -> Iterator[Numbers]:
+    """RECEIVE and FREE of the channel of that number."""
+    count, messages = len(boxes.channels), np.arange(table.schedule.microbatches)
     first, last = (table.times[edge.target, phase].positions for phase in (edge.first, edge.last))
-    received = _rows(CODES["RECEIVE"], number, first, number - count, messages)
-    return np.concatenate([received, _rows(CODES["FREE"], number, last, count + 1 + number, messages)])
+    yield _rows(CODES["RECEIVE"], number, first, number - count, messages)
+    yield _rows(CODES["FREE"], number, last, 1 + number if edge.name in boxes.early else 3 * count + 2 + number, messages)
 
 
-def _compute(actions: Sequence[Action], chunks: Numbers) -> Numbers:
+def _compute(actions: Sequence[Action], chunks: Numbers, boxes: Boxes) -> Iterator[Numbers]:
+    """The actions of a place as rows, and the rests of those in two parts."""
+    rows = _whole(actions, chunks)
+    yield rows
+    rests = [n for n, action in enumerate(actions) if action.kind in boxes.heads[action.stage]]
+    rest = rows[rests]
+    rest[:, _KIND] = [CODES[RESTS[actions[n].kind]] for n in rests]
+    rest[:, _RANK] = 2 * len(boxes.channels) + 1
+    yield rest
+
+
+def _whole(actions: Sequence[Action], chunks: Numbers) -> Numbers:
     """The actions of a place as rows."""
     if not actions:
         return _rows(0, 0, 0, 0, np.empty(0, np.int64))
@@ -162,9 +117,12 @@ def _joined(rows: Numbers, names: tuple[str, ...]) -> Entries:
     return Entries(ordered[:, _KIND], ordered[:, _OF], ordered[:, _MICROBATCH], names)
 
 
-def segment_channel(name: str, kind: str, source: int, target: int, size: int) -> Channel:
-    """A channel for `size` bytes at a time, in parts."""
-    return Channel(name, kind, None, source, target, min(aligned(size), SEGMENT_BYTES), PAIR, PAIR, 0, 0, 0)
+def segment_channel(name: str, kind: str, source: int, target: int, size: int, neighbours: int = 1) -> Channel:
+    """A channel for `size` bytes at a time, in parts. neighbours: for each of which either end has slots"""
+    segment = SEGMENT_BYTES
+    while 2 * PAIR * neighbours * segment > NEIGHBOURS_BYTES:
+        segment //= 2
+    return Channel(name, kind, None, source, target, min(aligned(size), segment), PAIR, PAIR, 0, 0, 0)
 
 
 def tree_channel() -> Channel:

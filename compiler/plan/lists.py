@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from mlc.frozen import frozen
 from mlc.parallel.actions import Action, Schedule
 from mlc.parallel.entries import CODES
-from mlc.parallel.simulate import run, uniform
+from mlc.parallel.simulate import Costs, run, uniform
 from mlc.plan.layout import Layout
 
 Numbers = NDArray[np.integer[Any]]
@@ -36,12 +37,16 @@ class Timetable:
 
     schedule:  of one replica; train: the layout's
     kinds:     per stage, those of its actions
-    times:     by (stage, phase); I and W are where B is, for microbatches that have B
+    times:     by (stage, phase); I and W are where B is, for microbatches that have B; in a run whose F, I and W all take 1
+    expected:  the same in a run that takes what the stages are said to cost
+    going:     what a message may take beside other work, in that run: half an action
     """
 
     schedule: Schedule
     kinds: tuple[frozenset[str], ...]
     times: Mapping[tuple[int, str], Times]
+    expected: Mapping[tuple[int, str], Times]
+    going: float
 
     def joint(self, stage: int) -> bool:
         """Whether the stage goes backward right after it went forward, for every microbatch."""
@@ -50,9 +55,21 @@ class Timetable:
         return np.array_equal(self.times[stage, "F"].positions + 1, self.times[stage, "B"].positions)
 
 
-def timetable(schedule: Schedule) -> Timetable:
-    """Lists with an ideal run of them in which transfers take no time and nothing waits for memory."""
-    begins, ends = run(schedule, uniform(schedule.stages, 1.0, 1.0, 1.0))
+#: The part of an action of usual length that a message may take.
+GOING = 0.5
+
+
+def timetable(schedule: Schedule, costs: Costs | None = None) -> Timetable:
+    """Lists with ideal runs of them in which transfers take no time and nothing waits for memory. costs: of the stages, as expected"""
+    kinds, times, going = _ideal_run(schedule, uniform(schedule.stages, 1.0, 1.0, 1.0))
+    if costs is None:
+        return Timetable(schedule, kinds, times, times, going)
+    return Timetable(schedule, kinds, times, *_ideal_run(schedule, replace(costs, transfer=0.0))[1:])
+
+
+def _ideal_run(schedule: Schedule, costs: Costs) -> tuple[tuple[frozenset[str], ...], Mapping[tuple[int, str], Times], float]:
+    """Kinds of actions by stage, times by stage and phase, and GOING of a mean action."""
+    begins, ends = run(schedule, costs)
     kinds: list[frozenset[str]] = [frozenset()] * schedule.stages
     times: dict[tuple[int, str], Times] = {}
     for actions, begun, ended in zip(schedule.lists, map(np.array, begins), map(np.array, ends), strict=True):
@@ -61,7 +78,8 @@ def timetable(schedule: Schedule) -> Timetable:
             for phase in dict.fromkeys(phase for kind in kinds[stage] for phase in _PHASES[kind]):
                 at = positions[np.isin(codes, [CODES[kind] for kind, phases in _PHASES.items() if phase in phases])]
                 times[stage, phase] = Times(at, begun[at], ended[at])
-    return Timetable(schedule, tuple(kinds), times)
+    lengths = [end - begin for of in zip(begins, ends, strict=True) for begin, end in zip(*of, strict=True)]
+    return tuple(kinds), times, GOING * sum(lengths) / max(1, len(lengths))
 
 
 def _by_stage(actions: Sequence[Action]) -> Iterator[tuple[int, Numbers, Numbers]]:

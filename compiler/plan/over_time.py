@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc.frozen import frozen
-from mlc.parallel.planned import MOST_ROUNDS, Chunk, Place, Planned
+from mlc.parallel.entries import Entries
+from mlc.parallel.planned import MOST_ROUNDS, Chunk, Place, Planned, Region
 from mlc.parallel.quantities import size_text
-from mlc.parallel.touches import Touch, phase_touches
+from mlc.parallel.touches import Touch, phase_touches, whole_touches
 
 #: Lines of a drawing, and columns of its longest bar.
 _LINES = 16
@@ -50,7 +51,7 @@ def moments(planned: Planned, place: Place) -> Moments:
     """The memory of a place at each compute action of its train list."""
     entries = place.lists["train"]
     compute = np.flatnonzero(entries.computes)
-    touches = phase_touches(planned, place, "train")
+    touches = whole_touches(phase_touches(planned, place, "train"))
     found = [entries[int(at)] for at in compute]
     phases = [f"{entry.kind}{entry.of}" for entry in found]
     peaks = {phase: _transient(planned, place, place.chunks["train"][int(phase[1:])], phase[0]) for phase in set(phases)}
@@ -74,33 +75,73 @@ def _lasting(planned: Planned, place: Place) -> int:
 def _rings(place: Place, compute: Bytes, phases: Sequence[str], touches: Mapping[str, Touch]) -> Iterator[tuple[str, Bytes]]:
     """The rings and outboxes of the chain; inboxes are a part of what lasts."""
     entries = place.lists["train"]
-    microbatches = entries.microbatches[compute].astype(np.int64)
-    if len(compute) and not 0 <= microbatches.min() <= microbatches.max() < MOST_ROUNDS:
-        raise ValueError(f"microbatches {microbatches.min()} to {microbatches.max()}")
+    microbatches = _microbatches(entries, compute)
     gone: dict[str, dict[int, int]] = {}
+    ended = _ended(entries)
     for position, entry in enumerate(entries):
         if entry.kind == "SENT":
-            gone.setdefault(str(entry.of), {})[entry.microbatch] = position
+            gone.setdefault(str(entry.of), {})[entry.microbatch] = int(ended[position])
     for region in place.regions.values():
         if region.chain != "train" or region.name.startswith("in:"):
             continue
-        using = np.array([region.name in touches[phase].reads | touches[phase].writes for phase in phases], bool)
-        at = np.flatnonzero(using)
-        if not len(at):
-            continue
-        count = int(microbatches.max()) + 1
-        first, last = np.full(count, len(compute)), np.full(count, -1)
-        np.minimum.at(first, microbatches[at], at)
-        np.maximum.at(last, microbatches[at], at)
-        for microbatch, position in gone.get(region.name.removeprefix("out:"), {}).items():
-            last[microbatch] = max(last[microbatch], int(np.searchsorted(compute, position)) - 1)
-        alive = last >= 0
+        first, last = _touched(region, microbatches, phases, touches)
+        for microbatch, moment in gone.get(region.name.removeprefix("out:"), {}).items():
+            last[microbatch] = max(last[microbatch], moment)
         if region.name.endswith(".values"):  # they are looked at when the list has ended
-            last[alive] = len(compute) - 1
-        used = np.zeros(len(compute) + 1, np.int64)
-        np.add.at(used, first[alive], region.stride)
-        np.subtract.at(used, last[alive] + 1, region.stride)
-        yield region.name, np.cumsum(used)[:-1]
+            last[last >= 0] = len(compute) - 1
+        if (last >= 0).any():
+            yield region.name, _in_use(region, first, last, len(compute))
+
+
+def received_bytes(planned: Planned, place: Place) -> int:
+    """The most bytes of slots of a place's inboxes that rows of the train chain read in at once, from the first row of each message on."""
+    entries = place.lists["train"]
+    compute = np.flatnonzero(entries.computes)
+    touches = whole_touches(phase_touches(planned, place, "train"))
+    phases = [f"{entries[int(at)].kind}{entries[int(at)].of}" for at in compute]
+    microbatches = _microbatches(entries, compute)
+    total = 0
+    for region in place.regions.values():
+        if region.chain == "train" and region.name.startswith("in:"):
+            used = _in_use(region, *_touched(region, microbatches, phases, touches), len(compute))
+            total += int(used.max(initial=0))
+    return total
+
+
+def _microbatches(entries: Entries, compute: Bytes) -> Bytes:
+    """Those of the compute actions."""
+    microbatches = entries.microbatches[compute].astype(np.int64)
+    if len(compute) and not 0 <= microbatches.min() <= microbatches.max() < MOST_ROUNDS:
+        raise ValueError(f"microbatches {microbatches.min()} to {microbatches.max()}")
+    return microbatches
+
+
+def _touched(region: Region, microbatches: Bytes, phases: Sequence[str], touches: Mapping[str, Touch]) -> tuple[Bytes, Bytes]:
+    """The first and the last compute action that touches each microbatch's slot; behind them all and -1 for what nothing touches."""
+    count = int(microbatches.max(initial=-1)) + 1
+    at = np.flatnonzero([region.name in touches[phase].reads | touches[phase].writes for phase in phases])
+    first, last = np.full(count, len(phases)), np.full(count, -1)
+    np.minimum.at(first, microbatches[at], at)
+    np.maximum.at(last, microbatches[at], at)
+    return first, last
+
+
+def _in_use(region: Region, first: Bytes, last: Bytes, count: int) -> Bytes:
+    """Bytes of the slots of a region that are in use at each of `count` actions."""
+    alive = last >= 0
+    used = np.zeros(count + 1, np.int64)
+    np.add.at(used, first[alive], region.stride)
+    np.subtract.at(used, last[alive] + 1, region.stride)
+    return np.cumsum(used)[:-1]
+
+
+def _ended(entries: Entries) -> Bytes:
+    """The number of the last compute action that a slot is held for by what ends at each position of a list: that before it; where that
+    goes on in its rest, the one before, for the rest takes the slot over."""
+    others = np.flatnonzero(~entries.transfers)
+    following = np.searchsorted(others, np.arange(len(entries)))
+    goes_on = np.append(entries.rests[others], False)[following]
+    return np.cumsum(entries.computes) - 1 - goes_on
 
 
 def _transient(planned: Planned, place: Place, chunk: Chunk, phase: str) -> tuple[int, str]:

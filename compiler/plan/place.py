@@ -1,6 +1,7 @@
 """The arena of a place: every buffer an address, every row its operands.
 
-    inbox      at 0: the tree's headers, slots and outbox, which lie alike on every place; headers, then slots of other channels
+    inbox      at 0: the tree's headers, slots and outbox, which lie alike on every place; headers of all other channels, then the slots
+               of those that are of no chain, then those of train, evaluate and sample, each chain for itself
     lasting    the step record, numbers of microbatches, parameters, accumulators, outboxes towards replicas and holders, optimizer state
     chains     train, evaluate and sample lay out the rest each for itself: transient values, rings, outboxes
 """
@@ -8,7 +9,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mlc.diagnostics import InternalError
@@ -40,8 +41,8 @@ from mlc.parallel.planned import Row as PlannedRow
 from mlc.parallel.shards import Owned as SharedOut
 from mlc.parallel.shards import Sharing, line_bytes
 from mlc.parallel.tree import most_roots
+from mlc.plan.boxes import Edge, ring_slots
 from mlc.plan.chains import PlannedChain
-from mlc.plan.channels import Edge, ring_slots
 from mlc.plan.layout import Layout
 from mlc.plan.lists import window
 from mlc.plan.regions import BOXES, TRANSIENT, VALUES, StageMemory
@@ -85,14 +86,23 @@ def place_inboxes(channels: Sequence[Channel], layout: Layout) -> tuple[list[Cha
         placed[tree.name] = replace(tree, headers=0, inbox=slots, outbox=outbox)
         bytes_of = [outbox + tree.peers(layout.dp) * tree.outbox_slots * tree.slot_bytes] * layout.pp
     others = [c for c in channels if c.kind != "tree"]
-    headers: dict[str, int] = {}
     for channel in others:
-        headers[channel.name] = bytes_of[channel.target]
+        placed[channel.name] = replace(channel, headers=bytes_of[channel.target])
         bytes_of[channel.target] += channel.peers(layout.dp) * HEADER_BYTES
-    for channel in others:
-        placed[channel.name] = replace(channel, headers=headers[channel.name], inbox=bytes_of[channel.target])
-        bytes_of[channel.target] += channel.peers(layout.dp) * channel.slots * channel.slot_bytes
+    _place_slots((placed[c.name] for c in others if c.chain is None), layout, bytes_of, placed)
+    lasting = tuple(bytes_of)
+    for chain in dict.fromkeys(c.chain for c in others if c.chain is not None):
+        of_chain = list(lasting)
+        _place_slots((placed[c.name] for c in others if c.chain == chain), layout, of_chain, placed)
+        bytes_of = list(map(max, bytes_of, of_chain))
     return [placed[c.name] for c in channels], [aligned(size, PAGE_BYTES) for size in bytes_of]
+
+
+def _place_slots(channels: Iterable[Channel], layout: Layout, bytes_of: list[int], placed: dict[str, Channel]) -> None:
+    """Gives the inboxes of channels their addresses, each behind what its place has already."""
+    for channel in list(channels):
+        placed[channel.name] = replace(channel, inbox=bytes_of[channel.target])
+        bytes_of[channel.target] += channel.peers(layout.dp) * channel.slots * channel.slot_bytes
 
 
 class PlacePlanner:
@@ -278,6 +288,7 @@ class PlacePlanner:
         kind = chain.staged.kind
         size = max((chain.memories[stage].transient for stage in self.stages), default=0)
         transient = self._take(f"{TRANSIENT}.{kind}", size, kind) if size else 0
+        self._shared_outboxes(chain)
         for edge in chain.edges[self.place]:
             self._edge(chain, edge)
         for chunk, stage in enumerate(self.stages):
@@ -300,6 +311,13 @@ class PlacePlanner:
             name = f"gradient of {self.program.parameters[use.parameter].name} {use.index} 0"
             uses[stage][n] = replace(use, levels=(self.named[name][0],))
 
+    def _shared_outboxes(self, chain: PlannedChain) -> None:
+        """One slot for each group of channels whose messages take turns in it."""
+        for group in chain.boxes.turns[self.place].groups:
+            turns = [self.channels[name] for name in group]
+            self.channels.update((channel.name, replace(channel, outbox=self.bytes)) for channel in turns)
+            self.bytes += max(aligned(channel.slot_bytes) for channel in turns)
+
     def _edge(self, chain: PlannedChain, edge: Edge) -> None:
         """The region of an edge that begins or ends here: the inbox or outbox of its channel, or a ring."""
         placement = self.sketch.layout.schedule.placement
@@ -307,7 +325,8 @@ class PlacePlanner:
         if source == target == self.place:
             self._region(edge.name, edge.bytes, ring_slots(edge, chain.table), edge.chain)
         elif source == self.place:
-            self._outbox(self.channels[edge.name])
+            if edge.name not in chain.boxes.turns[self.place].channels:
+                self._outbox(self.channels[edge.name])
             channel = self.channels[edge.name]
             self._add(Region(f"out:{edge.name}", channel.outbox, channel.slot_bytes, channel.outbox_slots, edge.bytes, edge.chain))
         elif target == self.place:
@@ -360,6 +379,7 @@ class PlacePlanner:
         made = Chunk(
             stage=stage,
             rows=by_phase,
+            heads=chain.boxes.heads[stage],
             weight=weight,
             inputs=filled,
             values=values,

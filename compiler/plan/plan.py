@@ -17,6 +17,7 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.lower.scratch import scratch_bytes
+from mlc.mesh import Cohort
 from mlc.parallel.planned import Channel, Place, Planned, PlannedParameter, StageNote
 from mlc.parallel.tree import most_roots, tree_levels
 from mlc.plan.chains import PlannedChain, plan_chain
@@ -120,12 +121,12 @@ def _places(sketch: Sketch) -> tuple[tuple[Place, ...], tuple[Channel, ...]]:
 def _channels(sketch: Sketch) -> list[Channel]:
     """All channels without addresses, in the order of the table: chains, gradients and values between places and replicas, the tree."""
     layout = sketch.layout
-    channels = [channel for chain in sketch.chains for channel in chain.channels]
+    channels = [channel for chain in sketch.chains for channel in chain.boxes.channels]
     for name, kind, sizes in (("share", "reduction", _shared(sketch)), ("spread", "parameter", _spread(sketch))):
         for (source, target), size in sorted(sizes.items()):
             channels.append(segment_channel(f"{name}.{source}.{target}", kind, source, target, size))
     for place, size in sorted(_exchanged(sketch).items()):
-        channels.append(segment_channel(f"replicas.{place}", "replicas", place, place, size))
+        channels.append(segment_channel(f"replicas.{place}", "replicas", place, place, size, Cohort(layout.dp).blocks))
     return [*channels, tree_channel()] if layout.mesh.ranks > 1 else channels
 
 

@@ -50,6 +50,8 @@ class StageMemory:
     transient: bytes of all values that live within one action
     reads:     per phase, the rings from which it reads what an earlier phase, or another stage, wrote
     writes:    per phase, the rings into which it writes
+    heads:     per box and phase: how many rows come before the first that writes what is sent, or end with the last that reads what
+               arrived, and their part of the phase's work
     """
 
     rows: Mapping[str, tuple[Row, ...]]
@@ -58,6 +60,7 @@ class StageMemory:
     transient: int
     reads: Mapping[str, tuple[str, ...]]
     writes: Mapping[str, tuple[str, ...]]
+    heads: Mapping[tuple[str, str], tuple[int, float]]
 
 
 @dataclass(slots=True)
@@ -108,7 +111,24 @@ def stage_memory(
     rings = {name: Ring(size, _ring_phases(separate, of_buffer, spots, name)) for name, size in sizes.items()}
     reads = {phase: _rings_of((n for n, t in of.items() if t.reads), spots) for phase, of in touched.items()}
     writes = {phase: _rings_of((n for n, t in of.items() if t.writes), spots) for phase, of in touched.items()}
-    return StageMemory(phases, spots, rings, transient, reads, writes)
+    return StageMemory(phases, spots, rings, transient, reads, writes, _heads(phases, touched, spots))
+
+
+def _heads(
+    phases: Mapping[str, tuple[Row, ...]], touched: Mapping[str, Mapping[str, _Touch]], spots: Mapping[str, tuple[str, int]]
+) -> dict[tuple[str, str], tuple[int, float]]:
+    """What is said of StageMemory.heads."""
+    found: dict[tuple[str, str], tuple[int, float]] = {}
+    for phase, rows in phases.items():
+        flops = [row.routine.flops for row in rows]
+        touches: dict[str, list[_Touch]] = {}
+        for name, touch in touched[phase].items():
+            touches.setdefault(spots[name][0], []).append(touch)
+        for box in touches.keys() & set(BOXES):
+            sent = box in ("sent", "gradients sent")
+            head = min(t.first for t in touches[box]) if sent else max(t.last for t in touches[box]) + 1
+            found[box, phase] = head, sum(flops[:head]) / max(1, sum(flops))
+    return found
 
 
 def _place_joint(

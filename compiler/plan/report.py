@@ -13,7 +13,7 @@ from mlc.parallel.entries import COMPUTE
 from mlc.parallel.plan_reader import read_plan, reading
 from mlc.parallel.planned import Planned
 from mlc.parallel.quantities import size_text
-from mlc.plan.over_time import draw, moments
+from mlc.plan.over_time import draw, moments, received_bytes
 
 #: Tensors listed by size, and actions of a list that are spelled out; the others are summed up.
 _LISTED = 12
@@ -45,7 +45,7 @@ def _explained(plan: Json, planned: Planned) -> str:
     ]
     fullest = max(planned.places, key=lambda place: place.arena_bytes)
     for place, of in zip(plan["places"], planned.places, strict=True):
-        lines += ["", *_place(plan, place)]
+        lines += ["", *_place(plan, place, received_bytes(planned, of))]
         if len(planned.places) <= _DRAWN or of is fullest:
             lines += [f"    {line}" for line in draw(moments(planned, of))]
     return "\n".join([*lines, *_channels(plan), "", *_tensors(plan)]) + "\n"
@@ -76,17 +76,20 @@ def _stages(plan: Json) -> list[str]:
 # ---- places ----
 
 
-def _place(plan: Json, place: Json) -> list[str]:
+def _place(plan: Json, place: Json, received: int) -> list[str]:
     """Memory by what it is for, then the lists."""
-    sizes = [(name, size) for name, size in _memory(plan, place).items() if size]
+    sizes = [(name, size) for name, size in _memory(plan, place, received).items() if size]
     width = max(len(size_text(size)) for _, size in sizes)
     lines = [f"place {place['place']}   {size_text(place['arena_bytes'])} arena, stages {', '.join(map(str, place['stages']))}"]
     lines += [f"    {name:13} {size_text(size):>{width}}" for name, size in sizes]
     return lines + [f"    {chain:13} {_order(entries)}" for chain, entries in place["lists"].items()]
 
 
-def _memory(plan: Json, place: Json) -> dict[str, int]:
-    """Bytes of a place: what lasts, and what the train chain uses. The other chains share the memory of the train chain."""
+def _memory(plan: Json, place: Json, received: int) -> dict[str, int]:
+    """Bytes of a place: what lasts, and what the train chain uses. The other chains share the memory of the train chain.
+
+    received: of values that rows read where they arrived; the inbox is what else lies where peers write
+    """
     fixed = {area["name"]: area["bytes"] for area in place["fixed"] if area.get("chain", "train") == "train"}
     regions = [region for region in place["regions"] if region.get("chain") == "train"]
 
@@ -104,8 +107,9 @@ def _memory(plan: Json, place: Json) -> dict[str, int]:
         "residuals": rings(True),
         "inputs": rings(False),
         "transient": named("transient."),
-        "inbox": place["inbox_bytes"],
-        "outbox": sum(_outbox(plan, place["place"], channel) for channel in plan["channels"]),
+        "received": received,
+        "inbox": place["inbox_bytes"] - received,
+        "outbox": sum(dict(sorted(_outboxes(plan, place["place"]))).values()),
     }
     rest = sum(fixed.values()) + sum(place["shards"][name]["bytes"] for name in ("work", "guests"))
     return {**known, "others": rest - known["parameters"] - known["gradients"] - known["transient"]}
@@ -116,12 +120,12 @@ def _unit(parameter: Json) -> int:
     return dtype_of(dtype_of(parameter["dtype"]).wide).bytes
 
 
-def _outbox(plan: Json, place: int, channel: Json) -> int:
-    """Bytes of a channel's outbox in the private memory of a place; that of the tree lies in its inbox."""
-    if channel["from"] != place or channel["chain"] not in ("train", None):
-        return 0
-    peers = Cohort(plan["mesh"]["dp"]).blocks if channel["from"] == channel["to"] else 1
-    return peers * channel["outbox_slots"] * channel["slot_bytes"]
+def _outboxes(plan: Json, place: int) -> Iterator[tuple[int, int]]:
+    """(address, bytes) of each outbox in the private memory of a place; that of the tree lies in its inbox."""
+    for channel in plan["channels"]:
+        if channel["from"] == place and channel["chain"] in ("train", None):
+            peers = Cohort(plan["mesh"]["dp"]).blocks if channel["from"] == channel["to"] else 1
+            yield channel["outbox"], peers * channel["outbox_slots"] * channel["slot_bytes"]
 
 
 def _order(entries: Sequence[Sequence[Any]]) -> str:

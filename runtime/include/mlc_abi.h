@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 6
+#define MLC_ABI_VERSION 7
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
@@ -88,6 +88,7 @@ typedef struct mlc_row {
 typedef struct mlc_rows {
     const mlc_row *rows;
     int64_t count;
+    int64_t head;     /* of an action in two parts: rows of the first; else 0 */
 } mlc_rows;
 
 typedef struct mlc_tensor {
@@ -226,6 +227,9 @@ enum mlc_action_kind {
     MLC_BACKWARD,
     MLC_INPUT_GRADIENT,
     MLC_WEIGHT_GRADIENT,
+    MLC_FORWARD_REST,    /* the second part of the action before it */
+    MLC_BACKWARD_REST,
+    MLC_INPUT_GRADIENT_REST,
     MLC_RECEIVE,         /* wait until a message has arrived in its slot */
     MLC_FREE,            /* the slot of a message may be written again */
     MLC_SEND,            /* a message is complete in its outbox slot: it may go */

@@ -493,7 +493,7 @@ static inline void layout_write_list(layout *all, int place, int chain)
 
 static inline mlc_rows layout_list_rows(const layout_rows *rows)
 {
-    return (mlc_rows){rows->rows, rows->count};
+    return (mlc_rows){rows->rows, rows->count, 0};
 }
 
 static inline void layout_end_stage(layout *all, int chain, int s)

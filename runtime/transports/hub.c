@@ -89,12 +89,11 @@ const mlc_status_board *mlc_hub_board(const mlc_hub *hub, int rank)
 
 /* ---- messages ---- */
 
-/* Is the receiver's slot for message link->sent free? Those of the list before all are, once it counts from 0 here. */
+/* Is there a slot at the receiver for message link->sent? */
 static bool may_move(const mlc_link *link)
 {
     const mlc_route *route = link->own;
-    int64_t released = atomic_load(&route->counters->released) - link->base;
-    return released >= 0 && link->sent < released + link->channel->slots;
+    return link->base + link->sent < atomic_load(&route->counters->allowed);
 }
 
 static bool send_messages(mlc_hub *hub, mlc_link *link)
@@ -131,10 +130,10 @@ bool mlc_hub_progress(mlc_hub *hub, mlc_world *world)
     return moved;
 }
 
-void mlc_hub_released(mlc_hub *hub, mlc_link *link)
+void mlc_hub_allow(mlc_hub *hub, mlc_link *link)
 {
     mlc_route *route = link->own;
-    atomic_store(&route->counters->released, link->base + link->released);
+    atomic_store(&route->counters->allowed, link->base + mlc_link_allowed(link));
     ring(hub, link->peer);
 }
 
@@ -225,9 +224,9 @@ static void threads_rest(mlc_world *world, int64_t nanoseconds)
     mlc_hub_rest(world->own, world, nanoseconds);
 }
 
-static void threads_released(mlc_world *world, mlc_link *link)
+static void threads_allow(mlc_world *world, mlc_link *link)
 {
-    mlc_hub_released(world->own, link);
+    mlc_hub_allow(world->own, link);
 }
 
 static int threads_lost(mlc_world *world)
@@ -256,7 +255,7 @@ static const mlc_transport threads_transport = {
     .open = threads_open,
     .progress = threads_progress,
     .rest = threads_rest,
-    .released = threads_released,
+    .allow = threads_allow,
     .lost = threads_lost,
     .board = threads_board,
     .sees_all = true,

@@ -3,11 +3,10 @@
  * The header of a link lies in the receiver's inbox before or behind its slots, two counters on lines of their own:
  *
  *   arrived    messages whose bytes are in their slots    written by the sender, after the bytes
- *   released   messages that have been read               written by the receiver
+ *   allowed    messages that have been read, or have a slot that is theirs   written by the receiver
  *
- * Both count over all lists (world.h). The sender copies message n of a list from its outbox when all of the lists before are released,
- * and message n - slots of this one, in its own progress. Each rank has a doorbell, a word to
- * sleep on. Who sleeps says so first and then looks at the counters once more; who changes a counter looks at that word afterwards
+ * Both count over all lists (world.h). The sender copies a message from its outbox, in its own progress, when it is allowed. Each rank
+ * has a doorbell, a word to sleep on. Who sleeps says so first and then looks at the counters once more; who changes a counter looks at that word afterwards
  * (all of it sequentially consistent): one of them sees the other.
  *
  * The hub is memory that all ranks see: of the process for `threads`, a file without a name for `local`. It holds no pointers but
@@ -39,7 +38,7 @@ struct mlc_hub {
 
 typedef struct mlc_counters {
     _Alignas(64) atomic_llong arrived;
-    _Alignas(64) atomic_llong released;
+    _Alignas(64) atomic_llong allowed;
 } mlc_counters;
 
 _Static_assert(sizeof(mlc_counters) <= MLC_HEADER_BYTES, "the counters of a link fit its header");
@@ -61,7 +60,7 @@ int mlc_hub_connect(mlc_hub *hub, mlc_world *world, char *const *inboxes, mlc_er
 void mlc_hub_disconnect(mlc_world *world);
 bool mlc_hub_progress(mlc_hub *hub, mlc_world *world);
 void mlc_hub_rest(mlc_hub *hub, mlc_world *world, int64_t nanoseconds);
-void mlc_hub_released(mlc_hub *hub, mlc_link *link);
+void mlc_hub_allow(mlc_hub *hub, mlc_link *link);
 int mlc_hub_abandoned(mlc_hub *hub, int *rank);
 
 /* Looks at the lifelines of the other ranks, if the last look was some time ago. Returns a rank that is lost, -1: none. Only the lead

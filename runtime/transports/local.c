@@ -257,10 +257,10 @@ static void local_rest(mlc_world *world, int64_t nanoseconds)
     mlc_hub_rest(local->hub, world, nanoseconds);
 }
 
-static void local_released(mlc_world *world, mlc_link *link)
+static void local_allow(mlc_world *world, mlc_link *link)
 {
     const mlc_local *local = world->own;
-    mlc_hub_released(local->hub, link);
+    mlc_hub_allow(local->hub, link);
 }
 
 static const mlc_status_board *local_board(const mlc_world *world, int rank)
@@ -286,7 +286,7 @@ static const mlc_transport local_transport = {
     .open = local_open,
     .progress = local_progress,
     .rest = local_rest,
-    .released = local_released,
+    .allow = local_allow,
     .lost = local_lost,
     .board = local_board,
     .sees_all = true,

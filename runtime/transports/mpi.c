@@ -3,8 +3,8 @@
  * Each slot of a link has a persistent request, made before step 0: MPI_Ssend_init on the slots of an outbox, MPI_Recv_init on
  * those of an inbox. The tag is the number of the channel, on a communicator of our own; no request names any source.
  *
- *   receiver   receive n of a list is started when message n - slots has been released, so in order; beyond the messages that the list
- *              brings none is, so the next list finds its message 0 in slot 0
+ *   receiver   receive n of a list is started when the list has begun and message n - slots been released, so in order; beyond the
+ *              messages that the list brings none is, so the next list finds its message 0 in slot 0
  *   sender     send n is started when message n has been posted, in order; it is synchronous: complete only once receive n has
  *              been started, so a sender runs ahead of its receiver by outbox slots alone, as on every transport
  *
@@ -57,15 +57,10 @@ static int64_t completed(const mlc_link *link)
     return link->sends ? link->sent : link->arrived;
 }
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* How many messages of the list may have been started by now. */
 static int64_t allowed(const mlc_link *link)
 {
-    return link->sends ? link->posted : smaller(link->released + link->channel->slots, link->expected);
+    return link->sends ? link->posted : mlc_link_allowed(link);
 }
 
 /* How many messages of the list have been. */
@@ -146,7 +141,7 @@ static bool mpi_progress(mlc_world *world)
     return moved;
 }
 
-static void mpi_released(mlc_world *world, mlc_link *link)
+static void mpi_allow(mlc_world *world, mlc_link *link)
 {
     start_messages(world->own, link);
 }
@@ -369,7 +364,7 @@ static const mlc_transport mpi_transport = {
     .open = mpi_open,
     .progress = mpi_progress,
     .rest = mpi_rest,
-    .released = mpi_released,
+    .allow = mpi_allow,
     .lost = mpi_lost,
     .board = mpi_board,
     .abandon = mpi_abandon,

@@ -13,6 +13,9 @@ static const struct {
     [MLC_BACKWARD] = {"B", COMPUTE},
     [MLC_INPUT_GRADIENT] = {"I", COMPUTE},
     [MLC_WEIGHT_GRADIENT] = {"W", COMPUTE},
+    [MLC_FORWARD_REST] = {"F+", COMPUTE},
+    [MLC_BACKWARD_REST] = {"B+", COMPUTE},
+    [MLC_INPUT_GRADIENT_REST] = {"I+", COMPUTE},
     [MLC_RECEIVE] = {"RECEIVE", TRANSFER},
     [MLC_FREE] = {"FREE", TRANSFER},
     [MLC_SEND] = {"SEND", TRANSFER},
@@ -26,6 +29,29 @@ static const struct {
     [MLC_GATHER] = {"GATHER", TURN},
     [MLC_VERDICT] = {"VERDICT", PLAIN},
 };
+
+_Static_assert(MLC_BACKWARD_REST - MLC_FORWARD_REST == MLC_BACKWARD && MLC_INPUT_GRADIENT_REST - MLC_FORWARD_REST == MLC_INPUT_GRADIENT,
+               "rests are in the order of what they are rests of");
+
+static const mlc_rows *whole_rows(const mlc_chunk *chunk, const mlc_action *action)
+{
+    const mlc_rows *const rows[] = {[MLC_FORWARD] = &chunk->forward, [MLC_BACKWARD] = &chunk->backward,
+                                    [MLC_INPUT_GRADIENT] = &chunk->input_gradient, [MLC_WEIGHT_GRADIENT] = &chunk->weight_gradient};
+    return rows[mlc_action_whole(action)];
+}
+
+mlc_rows mlc_action_rows(const mlc_chunk *chunk, const mlc_action *action)
+{
+    mlc_rows rows = *whole_rows(chunk, action);
+    if (mlc_action_is_rest(action))
+        return (mlc_rows){rows.rows + rows.head, rows.count - rows.head, 0};
+    return (mlc_rows){rows.rows, rows.head ? rows.head : rows.count, 0};
+}
+
+bool mlc_action_is_halved(const mlc_chunk *chunk, const mlc_action *action)
+{
+    return !mlc_action_is_rest(action) && whole_rows(chunk, action)->head > 0;
+}
 
 void mlc_action_name(char name[MLC_ACTION_NAME_BYTES], const mlc_model *model, int place, const mlc_action *action)
 {

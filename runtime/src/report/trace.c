@@ -59,27 +59,6 @@ int64_t mlc_clock(void)
 
 /* ---- buffers ---- */
 
-static int64_t rows_of(const mlc_chunk *chunk, int kind)
-{
-    switch (kind) {
-    case MLC_FORWARD:
-        return chunk->forward.count;
-    case MLC_INPUT_GRADIENT:
-        return chunk->input_gradient.count;
-    case MLC_WEIGHT_GRADIENT:
-        return chunk->weight_gradient.count;
-    case MLC_BACKWARD:
-        return chunk->backward.count;
-    default:
-        return 0;
-    }
-}
-
-static bool is_compute(const mlc_action *action)
-{
-    return action->kind <= MLC_WEIGHT_GRADIENT;
-}
-
 /* Actions and rows of a step, and the runtime's own parts. */
 static int64_t events_in_step(const mlc_rank *rank)
 {
@@ -88,8 +67,8 @@ static int64_t events_in_step(const mlc_rank *rank)
     for (int i = 0; i < list.count; i++) {
         const mlc_action *action = &list.actions[i];
         count += 1 + PARTS_OF_ACTION;
-        if (is_compute(action))
-            count += rows_of(&rank->role->chunks[MLC_TRAIN][action->of], action->kind);
+        if (mlc_action_computes(action))
+            count += mlc_action_rows(&rank->role->chunks[MLC_TRAIN][action->of], action).count;
     }
     return count;
 }

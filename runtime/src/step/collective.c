@@ -203,7 +203,7 @@ static void begin_exchanges(mlc_rank *rank, const mlc_env *env, span of, uint64_
             mlc_team_stop(env);
     for (const mlc_exchanged *one = of.begin; one < of.end && !mlc_team_stopping(env); one++)
         if (one->in)
-            one->in->expected += mlc_stream_segments(&one->kept, room);
+            mlc_link_expect(&rank->world, one->in, mlc_stream_segments(&one->kept, room));
 }
 
 /* Nobody needs the progress of this rank for what it has sent. */

@@ -1,6 +1,7 @@
 /* executor_check.c: tables that would make the executor crash or write where it may not (executor.h, mlc_executor_check). */
 #include "step/executor.h"
 
+#include "model/action.h"
 #include "model/tree.h"
 #include "system/dtype.h"
 #include "system/exact.h"
@@ -208,6 +209,7 @@ typedef struct reader {
     int kind;     /* of the chain */
     int ends[MLC_VERDICT + 1]; /* actions of each kind of the end of a step that have come */
     int expected; /* all of them */
+    const mlc_action *halved; /* the compute action before, where its rest has not come; else NULL */
     int32_t *next; /* [MLC_SENT + 1][width] */
     int width;
 } reader;
@@ -235,16 +237,30 @@ static int32_t *next_of(const reader *list, const mlc_action *action)
     return &list->next[kind * list->width + action->of];
 }
 
+/* What is done in two parts: the rest comes next of all that computes, and nowhere else. */
+static int read_part(reader *list, int index, const mlc_action *action, mlc_error *error)
+{
+    const mlc_action *of = list->halved;
+    bool rest = mlc_action_is_rest(action);
+    if (rest != (of != NULL) || (rest && (mlc_action_whole(action) != of->kind || action->of != of->of || action->microbatch != of->microbatch)))
+        return refuse_action(list, index, rest ? "is the rest of no action before it" : "comes before the rest of an action", error);
+    bool halved = !rest && mlc_action_is_halved(&list->model->roles[list->place].chunks[list->kind][action->of], action);
+    list->halved = halved ? action : NULL;
+    return MLC_OK;
+}
+
 static int read_early(reader *list, int index, const mlc_action *action, mlc_error *error)
 {
     const mlc_role *role = &list->model->roles[list->place];
-    bool computes = action->kind <= MLC_WEIGHT_GRADIENT;
+    bool computes = mlc_action_computes(action);
     if (list->expected)
         return refuse_action(list, index, "comes after the end of the step", error);
     if (computes ? !role->chunks[list->kind] || action->of < 0 || action->of >= role->chunk_count : !is_own_end(list, action))
         return refuse_action(list, index, computes ? "is of no chunk" : "is of no channel that ends here", error);
-    if (computes && action->kind != MLC_FORWARD && list->kind != MLC_TRAIN)
+    if (computes && mlc_action_whole(action) != MLC_FORWARD && list->kind != MLC_TRAIN)
         return refuse_action(list, index, "is not a forward pass", error);
+    if (computes && (read_part(list, index, action, error) || mlc_action_is_rest(action)))
+        return error->status;
     int32_t *next = next_of(list, action);
     if (action->kind == MLC_WEIGHT_GRADIENT ? action->microbatch < *next : action->microbatch != *next)
         return refuse_action(list, index, "is out of order", error);
@@ -284,6 +300,8 @@ static int read_list(reader *list, mlc_error *error)
         if (action->kind <= MLC_SENT ? read_early(list, i, action, error) : read_end(list, i, action, error))
             return error->status;
     }
+    if (list->halved)
+        return refuse_action(list, actions.count, "is missing: the rest of an action", error);
     int wanted = list->kind == MLC_TRAIN && actions.count;
     bool whole = !wanted || (list->ends[MLC_NORM] == 1 && list->ends[MLC_UPDATE] == 1 && list->ends[MLC_VERDICT] == 1);
     return whole ? MLC_OK : refuse_action(list, actions.count, "is missing: the step does not end", error);

@@ -1,6 +1,7 @@
 /* microbatch.c: a compute action: inputs, rows of a chunk, and what follows from them (pass.h). */
 #include "step/pass.h"
 
+#include "model/action.h"
 #include "model/tables.h"
 #include "report/trace.h"
 #include "step/gradient.h"
@@ -122,13 +123,6 @@ void mlc_microbatch_note(mlc_pass *run)
             note(run, &run->chunks[c], n);
 }
 
-static mlc_rows rows_of(const mlc_chunk *chunk, int kind)
-{
-    const mlc_rows rows[] = {[MLC_FORWARD] = chunk->forward, [MLC_BACKWARD] = chunk->backward,
-                             [MLC_INPUT_GRADIENT] = chunk->input_gradient, [MLC_WEIGHT_GRADIENT] = chunk->weight_gradient};
-    return rows[kind];
-}
-
 static bool has_uses(const mlc_chunk *chunk, unsigned phases)
 {
     for (int i = 0; i < chunk->use_count; i++)
@@ -142,7 +136,7 @@ static void follow(mlc_pass *run, const mlc_env *env, const mlc_action *action, 
 {
     const mlc_model *model = run->rank->model;
     const mlc_chunk *chunk = &run->chunks[action->of];
-    unsigned phases = mlc_gradient_phases(action->kind);
+    unsigned phases = mlc_gradient_phases(mlc_action_whole(action));
     int members = model->microbatches / model->groups, group = action->microbatch / members;
     if (run->search == MLC_SEARCH_GRADIENT && has_uses(chunk, phases)) {
         mlc_gradient_search(run->rank, env, action->of, phases);
@@ -169,8 +163,8 @@ bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)
     env->fold = folds && action->microbatch % (model->microbatches / model->groups) != 0;
     if (env->thread == 0 && action->kind == MLC_FORWARD)
         run->stage = chunk->stage;
-    run_rows(run, env, rows_of(chunk, action->kind));
-    if (run->kind == MLC_TRAIN)
+    run_rows(run, env, mlc_action_rows(chunk, action));
+    if (run->kind == MLC_TRAIN && !mlc_action_is_halved(chunk, action))
         follow(run, env, action, microbatch);
     env->microbatch = &run->rank->record->microbatch;
     return true;

@@ -283,12 +283,9 @@ static bool is_absent(const mlc_pass *run, const mlc_action *action)
 /* False on every thread: the walk ends here. */
 static bool act(mlc_pass *run, mlc_env *env, const mlc_action *action)
 {
-    switch (action->kind) {
-    case MLC_FORWARD:
-    case MLC_BACKWARD:
-    case MLC_INPUT_GRADIENT:
-    case MLC_WEIGHT_GRADIENT:
+    if (mlc_action_computes(action))
         return mlc_microbatch_run(run, env, action);
+    switch (action->kind) {
     case MLC_STATISTICS:
         return run_statistics(run, env);
     case MLC_REDUCE:

@@ -178,8 +178,16 @@ int mlc_link_begin(mlc_world *world, mlc_link *link, int64_t messages)
     link->sent -= link->sends ? ended : 0;
     link->arrived -= link->sends ? 0 : ended;
     link->released -= link->sends ? 0 : ended;
-    link->expected = messages;
+    link->expected = 0;
+    if (!link->sends)
+        mlc_link_expect(world, link, messages);
     return MLC_OK;
+}
+
+void mlc_link_expect(mlc_world *world, mlc_link *link, int64_t messages)
+{
+    link->expected += messages;
+    world->transport->allow(world, link);
 }
 
 void mlc_link_post(mlc_world *world, mlc_link *link)
@@ -195,7 +203,7 @@ void mlc_link_release(mlc_world *world, mlc_link *link)
     mlc_launches_message(world->launches, link, world->arena->base);
     link->released++;
     count_progress(world);
-    world->transport->released(world, link);
+    world->transport->allow(world, link);
 }
 
 /* ---- waits ---- */

@@ -11,10 +11,10 @@
  *   mlc_link_post: posted = n + 1                     mlc_link_release: released = n + 1
  *   later, by progress: sent = n + 1                  then message n + slots may be written there
  *
- * A message moves when it is posted and the receiver has released message n - slots, or, of the first messages of a list, all of the
- * list before; nothing else holds it back (over mpi the receiver must also have begun the list), and nothing but mlc_world_progress
- * (called by every wait, and by the executor between rows) is needed to move it. So whether a program can deadlock depends on its
- * lists and numbers of slots alone, never on a transport or on time.
+ * A message moves when it is posted and the receiver has begun its list and released message n - slots of it; nothing else holds it
+ * back, and nothing but mlc_world_progress (called by every wait, and by the executor between rows) is needed to move it. So whether a
+ * program can deadlock depends on its lists and numbers of slots alone, never on a transport or on time. And what an inbox shares its
+ * memory with is over when its list begins: nothing is written into it before.
  */
 #ifndef MLC_WORLD_H
 #define MLC_WORLD_H
@@ -43,9 +43,9 @@ typedef struct mlc_link {
     int64_t base;        /* messages of the lists before this one; the next four count those of this list */
     int64_t posted;      /* sender */
     int64_t sent;
-    int64_t arrived;     /* receiver; some of the next list, too, once all of this one are released */
+    int64_t arrived;     /* receiver */
     int64_t released;
-    int64_t expected;    /* receiver: messages of the list; none before the first one begins */
+    int64_t expected;    /* receiver: messages of the list, as far as it has said; none before the first one begins */
     void *own;           /* the transport's */
 } mlc_link;
 
@@ -79,8 +79,8 @@ typedef struct mlc_transport {
     /* Rests until something may have moved, at most `nanoseconds`. May return early for no reason. */
     void (*rest)(mlc_world *world, int64_t nanoseconds);
 
-    /* The message after the last one of the slot may come (the transport learns that link->released grew). */
-    void (*released)(mlc_world *world, mlc_link *link);
+    /* More messages may come (the transport learns that mlc_link_allowed grew). */
+    void (*allow)(mlc_world *world, mlc_link *link);
 
     /* A rank that is known to be lost, -1: none. */
     int (*lost)(mlc_world *world);
@@ -139,9 +139,19 @@ mlc_sight mlc_world_sight(const mlc_world *world);
 bool mlc_world_progress(mlc_world *world);
 
 /* A list begins: the next message of the link is its message 0, and `messages` of them come. Both ends call it, at the same point of
- * their order of messages; those of the list before have all been sent, or come and been released. A receiver may say of more before
- * the first has come (link->expected). Returns a status: MLC_FAILED where the list before has not ended. */
+ * their order of messages; those of the list before have all been sent, or come and been released. Returns a status: MLC_FAILED where
+ * the list before has not ended. */
 int mlc_link_begin(mlc_world *world, mlc_link *link, int64_t messages);
+
+/* By a receiver, in a list: so many more messages come. */
+void mlc_link_expect(mlc_world *world, mlc_link *link, int64_t messages);
+
+/* How many messages of the list a receiver has had, or has a slot for. */
+static inline int64_t mlc_link_allowed(const mlc_link *link)
+{
+    int64_t slots = link->released + link->channel->slots;
+    return slots < link->expected ? slots : link->expected;
+}
 
 /* Waits until message n has arrived / has gone. Spins briefly, then rests. Returns MLC_OK; MLC_FAILED when a peer was lost;
  * MLC_HANG after world->timeout seconds in which no rank that can be seen made progress; the status of a rank that abandoned the
