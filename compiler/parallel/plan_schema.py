@@ -121,7 +121,7 @@ SCHEMA: dict[str, Any] = {
         "lists": {"*": ["[action, chunk or channel, microbatch]"]},
         "chunks": {"*": [{
             "stage": LEAST_0, "meaning": TEXT, "buffers": ["[name, region, offset, bytes]"],
-            "rows": {"*": ["[routine, path, name, buffers]"]},
+            "rows": {"*": ["[routine, path, name, buffers]"]}, "heads": {"*": LEAST_1},
             "weight": "a whole number or null", "inputs": ["two whole numbers from 0"],
             "values": ["two whole numbers from 0"],
             "uses": [{"parameter": LEAST_0, "index": WHOLE, "phase": TEXT, "levels": [WHOLE]}],
