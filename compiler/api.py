@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,19 @@ def compile(
     options:  fields of mlc.Options: target, march, pp, dp, schedule, chunks, microbatches, groups, split, memory, recompute, plan, emit
     """
     folder = None if out is None else Path(out)
-    chosen = Options(**options)
+    chosen = Options(**{name: _option(name, value) for name, value in options.items()})
     if not callable(source):
         return compile_file(Path(source), folder, define or {}, chosen)
     module = parse_function(source)
     file = Path(inspect.getsourcefile(inspect.unwrap(source)) or source.__name__)
     return compile_module(module, source.__name__, file, folder, define or {}, chosen)
+
+
+def _option(name: str, value: Any) -> Any:
+    """A value as the command has it: an integer of NumPy is Python's, a plan that is text is a path."""
+    if name == "plan" and isinstance(value, str):
+        return Path(value)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def check(path: str | Path, define: Mapping[str, Any] | None = None) -> tuple[Diagnostic, ...]:

@@ -63,6 +63,12 @@ BUILT = (LIBRARY, MPI_LIBRARY, SETTINGS)
 #: The longest name of a program: `lib` and `.mpirun.sh` go with it, and a file's name has 255 bytes.
 MOST_NAME_BYTES = 240
 
+#: Options that are no text, and what they want.
+KINDS: Mapping[str, tuple[type, str]] = {
+    **dict.fromkeys(("pp", "dp", "chunks", "memory", "microbatches", "groups"), (int, "a whole number")),
+    "plan": (Path, "a path"),
+}
+
 #: What a process of a 64-bit machine can map: 47 bits of address.
 MAPPED_BYTES = 1 << 47
 
@@ -284,8 +290,19 @@ def program_name(stem: str) -> str:
     return stem
 
 
+def check_kinds(options: Options) -> None:
+    """raises: E0808 for a value of another kind than its option has: Python programs may give anything"""
+    for field in fields(options):
+        kind, said = KINDS.get(field.name, (str, "text"))
+        value = getattr(options, field.name)
+        absent = value is None and field.default is None
+        if not absent and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise error("E0808", f"--{field.name} {value!r}: wants {said}")
+
+
 def check_options(options: Options) -> None:
     """raises: E0808 for an option that cannot be honoured"""
+    check_kinds(options)
     if options.target not in TARGETS:
         raise error("E0808", f"--target {options.target}: this version compiles for {', '.join(TARGETS)} only")
     counts = (("pp", options.pp), ("dp", options.dp), ("chunks", options.chunks), ("memory", options.memory))

@@ -52,6 +52,9 @@ def test_options_are_those_of_the_command(tiny: Path, tmp_path: Path) -> None:
     assert '"microbatches": 2' in build.plan.read_text()
     with pytest.raises(mlc.MlcError):
         mlc.compile(tiny, tmp_path, emit="plan", plan=build.plan, pp=2)
+    again = mlc.compile(tiny, tmp_path / "again", emit="plan", plan=str(build.plan))
+    other = mlc.compile(tiny, tmp_path / "other", emit="plan", microbatches=np.int32(2), dp=np.int64(1))
+    assert again.plan.read_bytes() == other.plan.read_bytes() == build.plan.read_bytes()
     with pytest.raises(TypeError):
         mlc.compile(tiny, tmp_path, emit="plan", tp=2)
 
@@ -62,6 +65,13 @@ def test_options_are_those_of_the_command(tiny: Path, tmp_path: Path) -> None:
         ({"emit": "exe"}, "error[E0808]: --emit exe: one of ir, plan, c, bin"),
         ({"microbatches": 0}, "error[E0809]: --microbatches 0: at least 1"),
         ({"groups": -2}, "error[E0809]: --groups -2: at least 1"),
+        ({"memory": float("nan")}, "error[E0808]: --memory nan: wants a whole number"),
+        ({"dp": "2"}, "error[E0808]: --dp '2': wants a whole number"),
+        ({"pp": 1.0}, "error[E0808]: --pp 1.0: wants a whole number"),
+        ({"chunks": True}, "error[E0808]: --chunks True: wants a whole number"),
+        ({"pp": None}, "error[E0808]: --pp None: wants a whole number"),
+        ({"plan": 3}, "error[E0808]: --plan 3: wants a path"),
+        ({"target": ["c"]}, "error[E0808]: --target ['c']: wants text"),
     ],
     ids=str,
 )

@@ -156,7 +156,9 @@ def test_another_precision_is_another_run(double: Path, compiled: Compile, run: 
     data = ["--data", "x=x.npy", "--data", "y=y.npy"]
     run(compiled(double), *data, "--steps", 1, "--checkpoint", "ck")
     refused = run(compiled(tiny), *data, "--steps", 2, "--checkpoint", "ck", "--resume", "auto", code=1)
-    assert "precision" in refused.stderr
+    assert "precision" in refused.stderr and "--weights" in refused.stderr
+    refused = run(compiled(tiny), *data, "--steps", 2, "--checkpoint", "ck", "--resume", "auto", "--allow", "*", code=1)
+    assert "precision: the checkpoint has f64, this program f32" in refused.stderr and "lets it pass" not in refused.stderr
 
 
 def test_what_f64_cannot_square_is_said(double: Path, compiled: Compile, run: Run, tmp_path: Path) -> None:

@@ -289,6 +289,10 @@ def more_replicas_than_groups(plan: Plan) -> None:
     plan["mesh"]["dp"] = 10
 
 
+def choices_of_other_calls(plan: Plan) -> None:
+    plan["stages"][0]["recompute"] = ["full"] * 9
+
+
 def more_groups_than_anyone_counts(plan: Plan) -> None:
     plan["groups"] = 1 << 61
 
@@ -551,6 +555,7 @@ def column_that_nobody_leaves(plan: Plan) -> None:
 
 EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1201": (
+        (choices_of_other_calls, "says of 9 what is made again"),
         (no_version, "version"),
         (no_lists, "lists"),
         (unknown_kind, "'G'"),

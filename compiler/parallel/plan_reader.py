@@ -143,7 +143,10 @@ def _read(content: Mapping[str, Any]) -> Planned:
 
 
 def _check_references(planned: Planned) -> None:
-    """Numbers of parameters, chunks, stages, routines and buffers are of some that there are."""
+    """Numbers of parameters, chunks, stages, routines and buffers are of some that there are; choices are of the calls of their stage."""
+    for calls, choices in zip(planned.calls, planned.recompute, strict=True):
+        if choices and len(choices) != len(calls):
+            raise ValueError(f"a stage of {len(calls)} calls says of {len(choices)} what is made again")
     for place in planned.places:
         for one in place.owned:
             _below(one.parameter, len(planned.parameters), "parameters")

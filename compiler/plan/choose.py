@@ -79,7 +79,9 @@ def choose_layout(
     _check_division(microbatches, groups, options.dp)
     levels = tree_levels(groups, options.dp)
     by_choice = {choice: call_costs(lowered, levels, options.dp, choice=choice, copies=microbatches > 1) for choice in considered(options)}
-    name = options.schedule or ("auto" if options.pp * (options.chunks or 1) > 1 else "1f1b")
+    name = options.schedule
+    if name is None:
+        name = "auto" if options.pp * (options.chunks or 1) > 1 else "1f1b"
     chunks = chunks_of(name, options.chunks)
     own = microbatches // options.dp
     first = schedule(name, options.pp, own, chunks)

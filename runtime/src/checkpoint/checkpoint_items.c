@@ -111,6 +111,12 @@ static bool is_later(const matching *of, const char *item)
     return false;
 }
 
+/* Masters and states have another dtype: the tensors of the one cannot be those of the other. */
+static bool is_width(const char *item, size_t length, const char *theirs, const char *ours)
+{
+    return length == strlen("precision") && !strncmp(item, "precision", length) && !strncmp(theirs, "f64", 3) != !strncmp(ours, "f64", 3);
+}
+
 static int differ(matching *of, const char *item, size_t length, const char *theirs, const char *ours)
 {
     int their_length = (int)strcspn(theirs, "\n"), our_length = (int)strcspn(ours, "\n"), name = (int)length;
@@ -123,6 +129,9 @@ static int differ(matching *of, const char *item, size_t length, const char *the
     if (shape)
         return mlc_error_set(of->error, MLC_BAD_INPUT, "%s: %.*s: the checkpoint has %.*s, this program %.*s", of->path, name, item,
                              their_length, theirs, our_length, ours);
+    if (is_width(item, length, theirs, ours))
+        return mlc_error_set(of->error, MLC_BAD_INPUT, "%s: precision: the checkpoint has %.*s, this program %.*s (--weights takes its "
+                             "parameters, without the optimizer's state)", of->path, their_length, theirs, our_length, ours);
     if (mlc_allowed_takes(of->allowed, item, length))
         return MLC_OK;
     return mlc_error_set(of->error, MLC_BAD_INPUT, "%s: %.*s: the checkpoint has %.*s, this program %.*s (--allow %.*s lets it pass)",
