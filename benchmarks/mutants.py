@@ -121,7 +121,7 @@ def renumber(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     elif row[0] in TRANSFERS and rng.random() < 0.3:
         row[0] = rng.choice([k for k in TRANSFERS if k != row[0]])
     else:
-        row[2] = max(0, row[2] + rng.choice([-1, 1]))
+        row[2] = abs(row[2] + rng.choice([-1, 1]))
     return f"place {place}: {before} becomes {row}", _reasons(before, row)
 
 

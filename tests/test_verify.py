@@ -616,6 +616,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1205": (
         (ring_too_small, "place 0, action"),
         (gradient_in_a_ring, "when a step ends"),
+        (gradient_that_nobody_reads, "is one of 2 buffers of that name"),
         (freed_too_soon, "message 1 from place 0 is freed before"),
         (never_freed, "place 1 never frees message 3 of act.train.0 from place 0"),
         (sent_before_made, "place 0, action"),
@@ -644,7 +645,6 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (logits_of_another_shape, "bytes in state."),
         (work_of_an_elementwise_update, "what it makes and uses up are 0 bytes, 64 are planned"),
         (read_where_nothing_is_written, "is one of 2 buffers of that name"),
-        (gradient_that_nobody_reads, "is one of 2 buffers of that name"),
         (copy_that_nobody_rounds, "is memory of nothing that this place has"),
         (one_that_is_not_of_the_record, "one, 4 bytes at"),
         (accumulators_within_each_other, "0 bytes at"),
