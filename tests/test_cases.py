@@ -22,7 +22,7 @@ RUN = ("--steps", "3", "--threads", "1", "--hash")
 #: name, sizes that keep the C small
 MODELS: tuple[tuple[str, dict[str, object]], ...] = (
     ("chain", {"k": 12}),
-    ("pool", {"taps": 25, "side": 5}),
+    ("pool", {"taps": 9, "side": 3}),
     ("resnet", {"depth": 1, "width": 4, "size": 16, "batch": 4}),
     ("lstm", {"way": "inline", "context": 8, "width": 16, "batch": 4}),
     ("lstm", {"way": "cells", "context": 8, "width": 16, "batch": 4}),
@@ -106,7 +106,7 @@ def torch_chain(torch: Any, p: dict[str, Any], x: Any, y: Any) -> Any:
 
 
 def torch_pool(torch: Any, p: dict[str, Any], x: Any, y: Any) -> Any:
-    h = torch.nn.functional.max_pool2d((x @ p["w"]).permute(0, 3, 1, 2), 5, 1)
+    h = torch.nn.functional.max_pool2d((x @ p["w"]).permute(0, 3, 1, 2), 3, 1)
     return ((h.mean((1, 2, 3)) - y) ** 2).mean()
 
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlc.diagnostics import Span
 from mlc.elaborate.failures import Failure
+from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function, Instruction
 from mlc.ir.program import Input, Parameter, Program, Scalar, Unit, Update
 from mlc.ir.types import TensorType, Value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Precision:
     """real, f64: the dtypes that these names are while a file is elaborated. f32: what f32 is in the program."""
 
