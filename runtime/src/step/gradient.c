@@ -435,12 +435,9 @@ static void update_whole(const mlc_rank *rank, const mlc_env *env, const mlc_pie
     check_values(rank, env, piece->parameter, begin, end);
 }
 
-void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env)
+static void update_pieces(const mlc_rank *rank, const mlc_env *env)
 {
     double factor = mlc_dtype_wide(rank->model)->load(env->record->clip, 0);
-    mlc_worker_of(env)->flaw = -1;
-    if (env->record->held)
-        return;
     visit_share(rank, env, flat_piece, NULL, update_slice, &factor);
     for (int i = 0; i < rank->shard.count; i++) {
         const mlc_piece *piece = &rank->shard.pieces[i];
@@ -451,7 +448,14 @@ void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env)
         if (!piece->update_flat && piece->update)
             update_whole(rank, env, piece, factor);
     }
-    mlc_barrier(env);
+}
+
+void mlc_gradient_update(const mlc_rank *rank, const mlc_env *env)
+{
+    mlc_worker_of(env)->flaw = -1;
+    if (!env->record->held)
+        update_pieces(rank, env);
+    mlc_barrier(env); /* the lead thread reads the flaws of all */
 }
 
 int64_t mlc_gradient_flaw(const mlc_rank *rank)
