@@ -78,7 +78,7 @@ class Options(LayoutOptions):
     """What a compilation can be asked besides its file and defines; every field is an option of `mlc compile`.
 
     microbatches, groups:  None: the recipe's
-    plan:                  a plan.json whose mesh, cut and lists are taken
+    plan:                  a plan.json whose mesh, cut, choices and order of actions are taken
     """
 
     target: str = "c"

@@ -143,6 +143,8 @@ static pid_t start(const char *line)
     pid_t child = fork();
     if (child)
         return child;
+    for (int i = 0; i < 3; i++)
+        signal((int[]){SIGINT, SIGHUP, SIGTERM}[i], SIG_DFL); /* a shell's job in the background ignores some, and so would the program */
     redirect("out", O_TRUNC, STDOUT_FILENO);
     redirect("err", O_TRUNC, STDERR_FILENO);
     run_line(line);
