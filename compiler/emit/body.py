@@ -51,9 +51,10 @@ class Body:
         return c.For(self.counters[counter.number], "0", str(counter.extent), tuple(body), pragma=pragma)
 
     def statements(self, statements: Sequence[Statement]) -> tuple[c.Statement, ...]:
-        return tuple(self._statement(s) for s in statements)
+        return tuple(self.statement(s) for s in statements)
 
-    def _statement(self, statement: Statement) -> c.Statement:
+    def statement(self, statement: Statement) -> c.Statement:
+        """One statement as C."""
         match statement:
             case Let(name, dtype, value, _):
                 text = self.text(value)

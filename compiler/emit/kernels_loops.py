@@ -97,7 +97,12 @@ def _store_columns(body: Body, kernel: Columns) -> c.Statement:
 
 
 def select(body: Body, kernel: Select) -> c.Statement:
-    """Chooses the largest again and again: after the last chosen one in the order (value descending, index ascending)."""
+    """A share of the lines of a selection."""
+    return c.Block((_share(kernel.items.extent), _shared("i", select_item(body, kernel))))
+
+
+def select_item(body: Body, kernel: Select) -> tuple[c.Statement, ...]:
+    """Chooses the largest of line i again and again: after the last chosen one in the order (value descending, index ascending)."""
     kind = register(kernel.dtype).type
     buffer, index = kernel.indices
     chosen = (
@@ -106,8 +111,7 @@ def select(body: Body, kernel: Select) -> c.Statement:
         *([body.store(*kernel.values, Text("last", ATOM), "write")] if kernel.values else []),
         c.Assign(body.element(buffer, index), "(int32_t)last_index"),
     )
-    item = (c.Define(kind, "last", "0"), c.Define("int64_t", "last_index", "-1"), body.loop(kernel.rank, chosen))
-    return c.Block((_share(kernel.items.extent), _shared("i", item)))
+    return (c.Define(kind, "last", "0"), c.Define("int64_t", "last_index", "-1"), body.loop(kernel.rank, chosen))
 
 
 def _choose(body: Body, kernel: Select, kind: str) -> tuple[c.Statement, ...]:

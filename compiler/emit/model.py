@@ -31,7 +31,7 @@ from mlc.parallel.planned import Planned
 _MODEL = c.Define("extern const mlc_model", "mlc_emitted_model")
 
 
-def _main_text() -> str:
+def main_text() -> str:
     nodes = (
         c.note("The program: everything it knows is in mlc_emitted_model."),
         c.Directive('include "mlc.h"'),
@@ -43,7 +43,7 @@ def _main_text() -> str:
     return c_text(nodes)
 
 
-def _header_text(name: str) -> str:
+def header_text(name: str) -> str:
     guard = f"MLC_MODEL_{identifier(name).upper()}_H"
     use = f"Link lib{name}.so and use the functions of mlc.h with &mlc_emitted_model."
     nodes = (
@@ -60,7 +60,7 @@ def _header_text(name: str) -> str:
     return c_text(nodes)
 
 
-def _used(lowered: Lowered, plan: Planned) -> list[Routine]:
+def used(lowered: Lowered, plan: Planned) -> list[Routine]:
     """The routines some row calls, in the order they were lowered."""
     names = {routine.name for routine in plan.routines}
     return [r for r in lowered.routines if r.name in names]
@@ -73,7 +73,7 @@ def _scratch_checks(routines: Sequence[Routine], plan: Planned) -> list[c.Node]:
     return [c.Do(f"_Static_assert({need} <= {plan.scratch_bytes_per_thread}, {said})") for need in sorted(needs)]
 
 
-def _curves(lowered: Lowered, plan: Planned) -> c.Function:
+def curves(lowered: Lowered, plan: Planned) -> c.Function:
     """Rates and other curves, computed once a step from step, steps and the options."""
     program = lowered.step.program
     kind = stored(program.wide).type
@@ -96,7 +96,7 @@ def _curve(lowered: Lowered, plan: Planned, name: str, function: Function) -> tu
 
 
 def _model_text(lowered: Lowered, plan: Planned, source: str, version: str) -> str:
-    routines = _used(lowered, plan)
+    routines = used(lowered, plan)
     nodes: list[c.Node] = [
         c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}.", "")),
         *(c.Directive(f"include {name}") for name in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"')),
@@ -110,7 +110,7 @@ def _model_text(lowered: Lowered, plan: Planned, source: str, version: str) -> s
     for routine in routines:
         make = flat_routine_function if routine.name in lowered.flat else routine_function
         nodes += make(routine, routine.name)
-    nodes += [_curves(lowered, plan), c.Blank(), c.Directive('include "tables.h"')]
+    nodes += [curves(lowered, plan), c.Blank(), c.Directive('include "tables.h"')]
     return c_text(nodes)
 
 
@@ -132,8 +132,8 @@ def emit(lowered: Lowered, plan: Planned, name: str, source: str, version: str) 
             ("src/model.c", _model_text(lowered, plan, source, version)),
             ("src/tables.h", tables_text(lowered, plan)),
             ("src/actions.c", actions_text(plan)),
-            ("src/main.c", _main_text()),
-            (f"{name}.h", _header_text(name)),
+            ("src/main.c", main_text()),
+            (f"{name}.h", header_text(name)),
             ("plan.json", plan_json(plan)),
             *launch_files(name, plan.mesh),
         )

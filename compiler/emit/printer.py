@@ -17,6 +17,7 @@ from mlc.emit.tree import (
     For,
     Function,
     If,
+    Lambda,
     Node,
     Struct,
     declared,
@@ -49,6 +50,8 @@ def _node(node: Node) -> Iterator[str]:
             yield from _scope(f"if ({condition}) ", body)
         case Block(body, note):
             yield from _scope(f"/* {note} */ " if note else "", body)
+        case Lambda(name, parameters, body):
+            yield from _scope(f"const auto {name} = [=]({parameters}) ", body, "};")
         case Comment(lines):
             yield from _comment(lines)
         case Blank():
@@ -74,7 +77,7 @@ def _for(loop: For) -> Iterator[str]:
     if loop.pragma:
         yield loop.pragma
     c, step = loop.counter, f"{loop.counter}++" if loop.step == 1 else f"{loop.counter} += {loop.step}"
-    yield from _scope(f"for (int64_t {c} = {loop.start}; {c} < {loop.end}; {step}) ", loop.body)
+    yield from _scope(f"for ({loop.kind} {c} = {loop.start}; {c} < {loop.end}; {step}) ", loop.body)
 
 
 def _scope(head: str, body: Iterable[Node], end: str = "}") -> Iterator[str]:

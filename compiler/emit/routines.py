@@ -14,7 +14,7 @@ from mlc.lower.routine import Routine
 from mlc.lower.uses import kernel_uses
 
 
-def _buffer_names(routine: Routine) -> dict[str, tuple[str, str]]:
+def buffer_names(routine: Routine) -> dict[str, tuple[str, str]]:
     """C names and stored dtypes of a routine's buffers."""
     taken: set[str] = set()
     return {b.name: (unique_name(memory_name(b.name), taken), b.dtype) for b in routine.buffers.values()}
@@ -22,9 +22,9 @@ def _buffer_names(routine: Routine) -> dict[str, tuple[str, str]]:
 
 def routine_function(routine: Routine, name: str) -> tuple[c.Node, ...]:
     """A routine as the function `name`, after the epilogues of its contractions."""
-    buffers = _buffer_names(routine)
+    buffers = buffer_names(routine)
     nodes: list[c.Node] = []
-    body: list[c.Node] = _pointers(routine, buffers)
+    body: list[c.Node] = pointers(routine, buffers)
     for number, kernel in enumerate(routine.kernels):
         closure = f"{name}_{number}"
         nodes += epilogue(buffers, closure, kernel) if isinstance(kernel, Contract) else ()
@@ -39,9 +39,9 @@ def flat_routine_function(routine: Routine, name: str) -> tuple[c.Node, ...]:
     (kernel,) = routine.kernels
     if not isinstance(kernel, Nest) or not kernel.vector:
         raise InternalError(f"emit: {routine.name} is not one elementwise loop")
-    buffers = _buffer_names(routine)
+    buffers = buffer_names(routine)
     head = f"static void {name}(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)"
-    body = (*_pointers(routine, buffers), c.note(kernel.note), *flat_nest(Body(buffers), kernel))
+    body = (*pointers(routine, buffers), c.note(kernel.note), *flat_nest(Body(buffers), kernel))
     return (c.Function((head,), body), c.Blank())
 
 
@@ -64,7 +64,7 @@ def _kernel(buffers: dict[str, tuple[str, str]], closure: str, kernel: Kernel) -
             raise InternalError(f"emit: a {type(kernel).__name__} is not lowered to loops: {kernel.note}")
 
 
-def _pointers(routine: Routine, buffers: dict[str, tuple[str, str]]) -> list[c.Node]:
+def pointers(routine: Routine, buffers: dict[str, tuple[str, str]]) -> list[c.Node]:
     """A pointer to each buffer that some kernel uses: of parameters and results by `at`, then of work memory."""
     uses = [kernel_uses(k) for k in routine.kernels]
     reads = frozenset().union(*(r for r, _ in uses))

@@ -36,14 +36,15 @@ class Do:
 
 @frozen
 class For:
-    """The body for counter = start, start + step ... below end. pragma: what stands above the loop."""
+    """The body for counter = start, start + step ... below end. pragma: what stands above the loop; kind: of the counter."""
 
     counter: str
     start: str
     end: str
     body: tuple[Statement, ...]
-    step: int = 1
+    step: int | str = 1
     pragma: str = ""
+    kind: str = "int64_t"
 
 
 @frozen
@@ -60,6 +61,15 @@ class Block:
 
     body: tuple[Statement, ...]
     note: str = ""
+
+
+@frozen
+class Lambda:
+    """A function of C++ inside another one: `const auto name = [=](parameters) { body };`."""
+
+    name: str
+    parameters: str
+    body: tuple[Statement, ...]
 
 
 @frozen
@@ -90,7 +100,7 @@ class Constant:
     lines: tuple[str, ...]
 
 
-Statement = Define | Constant | Assign | Do | For | If | Block | Comment | Blank | Directive
+Statement = Define | Constant | Assign | Do | For | If | Block | Lambda | Comment | Blank | Directive
 
 
 @frozen

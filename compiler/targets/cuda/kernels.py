@@ -1,0 +1,288 @@
+"""Kernels of the loop IR as CUDA functions, and the statement that launches each.
+
+A kernel takes the environment of its row by value, whose addresses are of the device, then a pointer to each buffer that it touches. It is
+cut into blocks from shapes alone, so its sums have one order on every GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mlc.diagnostics import InternalError
+from mlc.emit import tree as c
+from mlc.emit.body import Body
+from mlc.emit.dtypes import register
+from mlc.emit.expressions import pointer_type
+from mlc.emit.kernels_calls import call
+from mlc.emit.kernels_loops import select_item
+from mlc.frozen import frozen
+from mlc.lower import index as ix
+from mlc.lower.expression import Counter, Index, Read
+from mlc.lower.library import Operand
+from mlc.lower.loops import Buffer, Call, Contract, Kernel, Let, Loop, Nest, Select, Statement, Store, Whole
+from mlc.lower.uses import kernel_uses
+
+#: Threads of a block.
+THREADS = 256
+
+#: Threads of a block that reduces one thing alone.
+WHOLE_THREADS = 1024
+
+#: Blocks of a launch: enough for every GPU to be full several times over; the rest is a loop.
+MOST_BLOCKS = 4096
+
+#: Elements of a row that a warp still takes alone.
+WARP_ROW = 1024
+
+#: Rows and columns of the tile of a contraction.
+TILE = 64
+
+_WARP = 32
+
+
+@frozen
+class Launched:
+    """A kernel: the definition of its function, nothing where a function of the runtime does it, and what launches it."""
+
+    function: tuple[c.Node, ...]
+    launch: c.Statement
+
+
+class _DeviceBody(Body):
+    """Statements of one thread. lane, lanes: the threads that share a loop of an item; "" where an item is a thread's."""
+
+    def __init__(self, buffers: Mapping[str, tuple[str, str]], integer: str, lane: str = "", lanes: str = "", scope: str = ""):
+        super().__init__(buffers)
+        self.integer = integer
+        self.lane = lane
+        self.lanes = lanes
+        self.scope = scope
+        self.stores = False
+
+    def statement(self, statement: Statement) -> c.Statement:
+        """A loop inside a thread, in order; whatever is not a loop is as in C."""
+        if not isinstance(statement, Loop):
+            return super().statement(statement)
+        counter = self.counters[statement.counter.number]
+        return c.For(counter, "0", str(statement.counter.extent), self.statements(statement.body), kind=self.integer)
+
+    def item(self, statements: Sequence[Statement]) -> tuple[c.Statement, ...]:
+        """The statements of an item that `lanes` threads share: each takes its iterations of a loop, what they have folded is combined in
+        a fixed tree, and what stands outside of loops is computed by all, stored by the first."""
+        made: list[c.Statement] = []
+        for s in statements:
+            match s:
+                case Loop():
+                    made += self._shared(s)
+                case Store():
+                    made.append(c.If(f"{self.lane} == 0", (self.statement(s),)))
+                    self.stores = True
+                case _:
+                    made.append(self.statement(s))
+        return tuple(made)
+
+    def _shared(self, loop: Loop) -> list[c.Statement]:
+        """A loop whose iterations the lanes share out. What earlier statements stored is there for all of them."""
+        if not loop.independent:
+            raise InternalError("emit: the loop of a row has an order")
+        before = [c.Do(f"mlc_{self.scope}_sync()")] if self.stores else []
+        counter, inner = self.counters[loop.counter.number], self.statements(loop.body)
+        self.stores = self.stores or any(isinstance(s, Store) for s in loop.body)
+        shared = c.For(counter, self.lane, str(loop.counter.extent), inner, self.lanes, kind=self.integer)
+        part = ", part" if self.scope == "block" else ""
+        return [*before, shared, *(c.Assign(n, f"mlc_{self.scope}_fold_{combine}({n}{part})") for n, combine in loop.folds)]
+
+
+@frozen
+class Named:
+    """What kernels of a routine are made with: C names and stored dtypes of its buffers, and the buffers."""
+
+    buffers: Mapping[str, tuple[str, str]]
+    sizes: Mapping[str, Buffer]
+
+
+def launched(named: Named, name: str, kernel: Kernel) -> Launched:
+    """A kernel of the loop IR under a name."""
+    match kernel:
+        case Nest(vector=True):
+            return _threads(named, name, kernel)
+        case Nest(prologue=prologue, items=items, body=body):
+            return _rows(named, name, kernel, prologue, items, body)
+        case Whole(prologue=prologue, body=body):
+            return _rows(named, name, kernel, prologue, Counter(0, 1), body)
+        case Select():
+            return _select(named, name, kernel)
+        case Contract():
+            return _contract(named, name, kernel)
+        case Call():
+            return Launched((), call(Body(named.buffers), kernel))
+        case _:
+            raise InternalError(f"emit: a {type(kernel).__name__} is not lowered to a device: {kernel.note}")
+
+
+def flat(named: Named, name: str, kernel: Nest) -> Launched:
+    """An elementwise kernel over the elements from `begin` to `end`. It does nothing in a step that is held."""
+    body = _DeviceBody(named.buffers, "int64_t")
+    held = c.If("env->record->held", (c.Do("return"),))
+    prologue = body.statements(kernel.prologue)
+    inner = (held, *prologue, c.For("i", "begin + mlc_item()", "end", body.statements(kernel.body), "mlc_items()"))
+    parameters, arguments = _parameters(named, kernel)
+    function = _function(name, THREADS, [*parameters, "const int64_t begin", "const int64_t end"], inner)
+    return Launched(function, _launch(name, "mlc_blocks(end - begin)", THREADS, [*arguments, "begin", "end"]))
+
+
+def _integer(named: Named, kernel: Kernel, items: int) -> str:
+    """The type of counters: 32 bits where everything that is counted and indexed fits."""
+    reads, writes = kernel_uses(kernel)
+    most = max([items, *(named.sizes[n].elements for n in reads | writes)])
+    return "int" if most < 1 << 30 else "int64_t"
+
+
+def _parameters(named: Named, kernel: Kernel) -> tuple[list[str], list[str]]:
+    """The buffers of a kernel, as parameters and as arguments."""
+    reads, writes = kernel_uses(kernel)
+    names = sorted(reads | writes)
+    texts = [named.buffers[n][0] for n in names]
+    kinds = [f"{pointer_type(named.buffers[n][1], n in writes)} *" for n in names]
+    return [f"{kind}{text}" for kind, text in zip(kinds, texts, strict=True)], texts
+
+
+def _function(name: str, threads: int, parameters: Sequence[str], body: Sequence[c.Statement]) -> tuple[c.Node, ...]:
+    head = _wrapped(f"MLC_KERNEL void __launch_bounds__({threads}) {name}(", ["const mlc_env env_", *parameters])
+    known = (c.Define("const mlc_env *", "env", "&env_"), c.Do("(void)env"))
+    return (c.Function(head, (*known, *body)), c.Blank())
+
+
+def _wrapped(start: str, items: Sequence[str]) -> tuple[str, ...]:
+    """A list of parameters in lines of at most 140 characters."""
+    lines, line = [], start
+    for n, item in enumerate(items):
+        text = item + (", " if n + 1 < len(items) else ")")
+        if len(line) + len(text) > 140 and line.strip():
+            lines.append(line.rstrip())
+            line = " " * 8
+        line += text
+    return (*lines, line)
+
+
+def _launch(name: str, grid: int | str, threads: int, arguments: Sequence[str]) -> c.Statement:
+    return c.Do(f"MLC_LAUNCH({name}, {grid}, {threads}, 0, mlc_stream(env), {', '.join(['*env', *arguments])})")
+
+
+def _blocks(items: int) -> int:
+    """Blocks for so many items of a thread each."""
+    return max(1, min(MOST_BLOCKS, -(-items // THREADS)))
+
+
+def _threads(named: Named, name: str, kernel: Nest) -> Launched:
+    """A thread an item, with the items that lie a launch apart."""
+    integer = _integer(named, kernel, kernel.items.extent)
+    body = _DeviceBody(named.buffers, integer)
+    prologue = body.statements(kernel.prologue)
+    loop = c.For("i", "mlc_item()", str(kernel.items.extent), body.statements(kernel.body), "mlc_items()", kind=integer)
+    parameters, arguments = _parameters(named, kernel)
+    return Launched(_function(name, THREADS, parameters, (*prologue, loop)), _launch(name, _blocks(kernel.items.extent), THREADS, arguments))
+
+
+def _widest(statements: Sequence[Statement]) -> int:
+    """Iterations of the longest loop."""
+    return max((s.counter.extent for s in statements if isinstance(s, Loop)), default=1)
+
+
+def _rows(named: Named, name: str, kernel: Kernel, prologue: Sequence[Let], items: Counter, statements: Sequence[Statement]) -> Launched:
+    """A warp or a block an item."""
+    width, integer = _widest(statements), _integer(named, kernel, items.extent)
+    alone = width <= WARP_ROW and items.extent > 1 or width <= _WARP
+    threads = THREADS if alone or width <= 16 * THREADS else WHOLE_THREADS
+    scope, lane, lanes = ("warp", "lane", str(_WARP)) if alone else ("block", "lane", str(threads))
+    body = _DeviceBody(named.buffers, integer, lane, lanes, scope)
+    lets = body.statements(prologue)
+    inner = body.item(statements)
+    # The next item of these lanes must not overtake what others still read.
+    again = [c.Do(f"mlc_{scope}_sync()")] if body.stores else []
+    loop = c.For("i", f"mlc_{scope}_item()", str(items.extent), (*inner, *again), f"mlc_{scope}_items()", kind=integer)
+    shared = [c.Do("MLC_SHARED(uint64_t, part, [32])"), c.Do("(void)part")] if scope == "block" else []
+    own = c.Define(f"const {integer}", "lane", "mlc_lane()" if alone else "mlc_thread()")
+    parameters, arguments = _parameters(named, kernel)
+    grid = min(MOST_BLOCKS, -(-items.extent * _WARP // threads) if alone else items.extent)
+    function = _function(name, threads, parameters, (*shared, own, *lets, loop))
+    return Launched(function, _launch(name, grid, threads, arguments))
+
+
+def _select(named: Named, name: str, kernel: Select) -> Launched:
+    """A thread a line."""
+    body = _DeviceBody(named.buffers, "int64_t")
+    loop = c.For("i", "mlc_item()", str(kernel.items.extent), select_item(body, kernel), "mlc_items()")
+    parameters, arguments = _parameters(named, kernel)
+    return Launched(_function(name, THREADS, parameters, (loop,)), _launch(name, _blocks(kernel.items.extent), THREADS, arguments))
+
+
+# ---- contractions ----
+
+_Group = tuple[tuple[int, int, int], ...]
+
+
+def _extent(group: _Group) -> int:
+    total = 1
+    for extent, _, _ in group:
+        total *= extent
+    return total
+
+
+def _place(operand: Operand, which: int, groups: Sequence[tuple[_Group, int]]) -> Index:
+    """Where an element of an operand lies, in the flat counters of its groups. which: 1 of a, 2 of b."""
+    total = ix.number(operand.offset)
+    for group, number in groups:
+        at = ix.unflatten(ix.counter(Counter(number, _extent(group))), [g[0] for g in group])
+        total = ix.add(total, ix.linear(at, [g[which] for g in group]))
+    return total
+
+
+def _along_k(kernel: Contract, which: int) -> str:
+    """Whether neighbours in k lie closer than those of the other index."""
+
+    def last(group: _Group) -> int:
+        steps = [g[which] for g in group if g[0] > 1 and g[which]]
+        return steps[-1] if steps else 1 << 60
+
+    return "true" if last(kernel.k) <= last(kernel.m if which == 1 else kernel.n) else "false"
+
+
+def _element(named: Named, operand: Operand, index: Index, names: Mapping[int, str]) -> str:
+    body = Body(named.buffers, names)
+    return body.text(Read(operand.buffer, index))
+
+
+def _contract(named: Named, name: str, kernel: Contract) -> Launched:
+    """Tiles of the result, one a block; every product is added in ascending k."""
+    if kernel.dtype != "f32":
+        raise InternalError(f"emit: a device contracts in f32, not {kernel.dtype}")
+    batch, m, n, k = (_extent(g) for g in (kernel.batch, kernel.m, kernel.n, kernel.k))
+    integer = _integer(named, kernel, batch * m * n)
+    a_at = _place(kernel.a, 1, [(kernel.batch, 0), (kernel.m, 1), (kernel.k, 3)])
+    b_at = _place(kernel.b, 2, [(kernel.batch, 0), (kernel.k, 3), (kernel.n, 2)])
+    names = {0: "batch", 1: "m", 2: "n", 3: "k"}
+    unused = c.Do("(void)batch, (void)m, (void)k")
+    epilogue = Body(named.buffers, {0: "batch", 1: "m", 2: "n"})
+    epilogue.locals["acc"] = kernel.dtype
+    stores = epilogue.statements((*kernel.row_body, *kernel.body))
+    body = (
+        c.Do("MLC_SHARED(mlc_contract_tile, tile, )"),
+        c.Lambda("a", f"{integer} batch, {integer} m, {integer} k", (unused, c.Do(f"return {_element(named, kernel.a, a_at, names)}"))),
+        c.Lambda(
+            "b",
+            f"{integer} batch, {integer} k, {integer} n",
+            (c.Do("(void)batch, (void)k, (void)n"), c.Do(f"return {_element(named, kernel.b, b_at, names)}")),
+        ),
+        c.Lambda(
+            "store",
+            f"{integer} batch, {integer} m, {integer} n, {register(kernel.dtype).type} acc",
+            (c.Do("(void)batch, (void)m, (void)n"), *stores),
+        ),
+        c.Do(f"mlc_contract<{batch}, {m}, {n}, {k}, {_along_k(kernel, 1)}, {_along_k(kernel, 2)}, {integer}>(tile, a, b, store)"),
+    )
+    parameters, arguments = _parameters(named, kernel)
+    tiles = batch * -(-m // TILE) * -(-n // TILE)
+    return Launched(_function(name, THREADS, parameters, body), _launch(name, tiles, THREADS, arguments))
+
+

@@ -1,0 +1,97 @@
+"""Kernel kinds as the kernels of a device: what a CPU's thread does in order is cut so that thousands of threads have something to do.
+
+Nest, vector       a thread an item
+Nest, rows         a warp or a block an item, whose independent loops are shared out among its lanes
+Whole              a block
+Contract, Call     kernels of runtime/cuda
+Select             a thread a line
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlc.lower import index as ix
+from mlc.lower.expression import Counter, Expression, Number, Read, Ref
+from mlc.lower.loops import Accumulator, Columns, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Store
+from mlc.lower.rules import Reserve
+from mlc.lower.substitute import replaced
+
+
+def device_kind(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
+    """Sums of columns, scans and scatters as nests; every other kernel as it is."""
+    match kernel:
+        case Columns():
+            return _columns(kernel, reserve)
+        case Scan(note, lines, along, start, body, fold, stores):
+            return (Nest(note, (), lines, (start, Loop(along, (*body, fold, *stores), False)), True),)
+        case Scatter():
+            return _scatter(kernel)
+        case _:
+            return (kernel,)
+
+
+def _scatter(kernel: Scatter) -> tuple[Nest, ...]:
+    """All places cleared, a thread each; then a thread a line adds in the order of `along`."""
+    item = Counter(0, kernel.lines.extent * kernel.places.extent)
+    line, place = ix.unflatten(ix.counter(item), (kernel.lines.extent, kernel.places.extent))
+    if kernel.shared:  # lines lie side by side
+        place, line = ix.unflatten(ix.counter(item), (kernel.places.extent, kernel.lines.extent))
+    clears = replaced(kernel.clears, {kernel.lines.number: line, kernel.places.number: place})
+    add = Loop(kernel.along, (*kernel.lookup, *kernel.body, *kernel.adds), False)
+    return (Nest(kernel.note, (), item, clears, True), Nest(kernel.note, (), kernel.lines, (add,), True))
+
+
+def _columns(kernel: Columns, reserve: Reserve) -> tuple[Nest, ...]:
+    """Blocks of rows into partial sums, a thread a column of a block; then those in their order, a thread a column.
+
+    before:  for each column: total = 0; for each block of rows: part = 0; for its rows: part += x; total += part
+    after:   for each (block, column): part = 0; for its rows: part += x; store partial = part
+             for each column: total = 0; for each block: total += partial
+    """
+    rows, height = kernel.reduced.extent, kernel.rows
+    if rows <= height:
+        return (_sums(kernel, 0, 1, rows, kernel.results),)
+    whole, rest = divmod(rows, height)
+    blocks, columns = whole + bool(rest), kernel.column.extent
+    places = [(reserve(f"{buffer}.partial", kernel.dtype, kernel.outer.extent * blocks * columns), value) for buffer, *_, value in kernel.results]
+
+    def partial(first: int, count: int) -> tuple[tuple[str, ix.Index, str, Expression], ...]:
+        block = Counter(3, count)
+        at = ix.linear([ix.counter(kernel.outer), ix.counter(block), ix.counter(kernel.column)], [blocks * columns, columns, 1], first * columns)
+        return tuple((buffer, at, "write", value) for buffer, value in places)
+
+    parts = [_sums(kernel, 0, whole, height, partial(0, whole))]
+    if rest:
+        parts.append(_sums(kernel, whole, 1, rest, partial(whole, 1)))
+    return (*parts, _total(kernel, blocks, [buffer for buffer, _ in places]))
+
+
+def _sums(kernel: Columns, first: int, blocks: int, rows: int, results: Sequence[tuple[str, ix.Index, str, Expression]]) -> Nest:
+    """A thread each (outer, block, column): the sum of the rows of a block. results: with counter 3 the block."""
+    item, row = Counter(0, kernel.outer.extent * blocks * kernel.column.extent), Counter(1, rows)
+    outer, block, column = ix.unflatten(ix.counter(item), (kernel.outer.extent, blocks, kernel.column.extent))
+    down = ix.linear([block, ix.counter(row)], [kernel.rows, 1], first * kernel.rows)
+    at = {kernel.outer.number: outer, kernel.reduced.number: down, kernel.column.number: column, 3: block}
+    stores = replaced([Store(buffer, index, value, mode) for buffer, index, mode, value in results], at)
+    return _folded(kernel, item, row, replaced(kernel.body, at), stores)
+
+
+def _total(kernel: Columns, blocks: int, partials: Sequence[str]) -> Nest:
+    """A thread each (outer, column): the partial sums in their order."""
+    item, block = Counter(0, kernel.outer.extent * kernel.column.extent), Counter(1, blocks)
+    outer, column = ix.unflatten(ix.counter(item), (kernel.outer.extent, kernel.column.extent))
+    at = ix.linear([outer, ix.counter(block), column], [blocks * kernel.column.extent, kernel.column.extent, 1])
+    empty = [Store(buffer, index, Number(0, kernel.dtype), mode) for buffer, index, mode, _ in kernel.results]
+    moved = replaced(empty, {kernel.outer.number: outer, kernel.column.number: column})
+    return _folded(kernel, item, block, (), [replace(s, value=Read(partial, at)) for s, partial in zip(moved, partials, strict=True)])
+
+
+def _folded(kernel: Columns, item: Counter, along: Counter, lets: Sequence[Let], stores: Sequence[Store]) -> Nest:
+    """A nest whose items fold the values of stores along a loop, and store what that comes to."""
+    names = [f"part_{n}" for n in range(len(stores))]
+    starts = [Accumulator(name, kernel.dtype, kernel.combine) for name in names]
+    folds = [Fold(name, kernel.combine, s.value) for name, s in zip(names, stores, strict=True)]
+    ends = [replace(s, value=Ref(name)) for name, s in zip(names, stores, strict=True)]
+    return Nest(kernel.note, (), item, (*starts, Loop(along, (*lets, *folds), False), *ends), True)
