@@ -10,7 +10,9 @@
 
 #include <stdint.h>
 
+#ifndef MLC_INLINE /* mlc_cuda.h makes them device functions too */
 #define MLC_INLINE static inline __attribute__((always_inline, unused))
+#endif
 
 MLC_INLINE uint32_t mlc_bits(float x)
 {
