@@ -12,6 +12,8 @@
 #include "mlc_math.h"
 #include "mlc_random.h"
 
+#ifndef MLC_CUDA_H /* kernels of a device have others of these: mlc_device.h */
+
 /* The loop that follows has independent iterations, or the named reduction only. */
 #ifdef __clang__
 #pragma clang diagnostic ignored "-Wpass-failed" /* MLC_SIMD permits, it does not demand */
@@ -81,6 +83,12 @@ void mlc_contract(const mlc_env *env, const mlc_contraction *contraction, const 
 void mlc_contract_f64(const mlc_env *env, const mlc_contraction *contraction, const void *a, const void *b, mlc_epilogue_f64 epilogue,
     const void *closure);
 
+#endif /* MLC_CUDA_H */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Softmax attention without a T x T buffer (FlashAttention, Dao et al. 2022). Strides in elements; the last dim has stride 1.
  * q [batch, time, heads, head], k [batch, keys, groups, head], v [batch, keys, groups, value], heads a multiple of groups. */
 typedef struct mlc_attention {
@@ -123,5 +131,9 @@ void mlc_attention_vjp(const mlc_env *env, const mlc_attention *shape, const voi
     const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv);
 void mlc_attention_vjp_f64(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
     const uint8_t *mask, const void *y, const double *lse, const void *dy, void *dq, void *dk, void *dv);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

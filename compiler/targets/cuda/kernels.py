@@ -6,6 +6,7 @@ cut into blocks from shapes alone, so its sums have one order on every GPU.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from mlc.diagnostics import InternalError
@@ -15,6 +16,7 @@ from mlc.emit.dtypes import register
 from mlc.emit.expressions import pointer_type
 from mlc.emit.kernels_calls import call
 from mlc.emit.kernels_loops import select_item
+from mlc.emit.printer import c_text
 from mlc.frozen import frozen
 from mlc.lower import index as ix
 from mlc.lower.expression import Counter, Index, Read
@@ -126,9 +128,7 @@ def flat(named: Named, name: str, kernel: Nest) -> Launched:
     held = c.If("env->record->held", (c.Do("return"),))
     prologue = body.statements(kernel.prologue)
     inner = (held, *prologue, c.For("i", "begin + mlc_item()", "end", body.statements(kernel.body), "mlc_items()"))
-    parameters, arguments = _parameters(named, kernel)
-    function = _function(name, THREADS, [*parameters, "const int64_t begin", "const int64_t end"], inner)
-    return Launched(function, _launch(name, "mlc_blocks(end - begin)", THREADS, [*arguments, "begin", "end"]))
+    return _kernel(name, named, kernel, "mlc_blocks(end - begin)", THREADS, inner, ("int64_t begin", "int64_t end"))
 
 
 def _integer(named: Named, kernel: Kernel, items: int) -> str:
@@ -147,10 +147,19 @@ def _parameters(named: Named, kernel: Kernel) -> tuple[list[str], list[str]]:
     return [f"{kind}{text}" for kind, text in zip(kinds, texts, strict=True)], texts
 
 
-def _function(name: str, threads: int, parameters: Sequence[str], body: Sequence[c.Statement]) -> tuple[c.Node, ...]:
-    head = _wrapped(f"MLC_KERNEL void __launch_bounds__({threads}) {name}(", ["const mlc_env env_", *parameters])
-    known = (c.Define("const mlc_env *", "env", "&env_"), c.Do("(void)env"))
-    return (c.Function(head, (*known, *body)), c.Blank())
+def _kernel(
+    name: str, named: Named, kernel: Kernel, grid: int | str, threads: int, body: Sequence[c.Statement], others: Sequence[str] = ()
+) -> Launched:
+    """A kernel and its launch. Its environment comes first where it reads it, then its buffers. others: `int64_t name` beside them."""
+    parameters, arguments = _parameters(named, kernel)
+    parameters += [f"const {other}" for other in others]
+    arguments += [other.split()[-1] for other in others]
+    if re.search(r"\benv\b", c_text(body)):
+        parameters, arguments = ["const mlc_env env_", *parameters], ["*env", *arguments]
+        body = (c.Define("const mlc_env *", "env", "&env_"), *body)
+    head = _wrapped(f"MLC_KERNEL void __launch_bounds__({threads}) {name}(", parameters)
+    launch = c.Do(f"MLC_LAUNCH({name}, {grid}, {threads}, 0, mlc_stream(env), {', '.join(arguments)})")
+    return Launched((c.Function(head, tuple(body)), c.Blank()), launch)
 
 
 def _wrapped(start: str, items: Sequence[str]) -> tuple[str, ...]:
@@ -165,10 +174,6 @@ def _wrapped(start: str, items: Sequence[str]) -> tuple[str, ...]:
     return (*lines, line)
 
 
-def _launch(name: str, grid: int | str, threads: int, arguments: Sequence[str]) -> c.Statement:
-    return c.Do(f"MLC_LAUNCH({name}, {grid}, {threads}, 0, mlc_stream(env), {', '.join(['*env', *arguments])})")
-
-
 def _blocks(items: int) -> int:
     """Blocks for so many items of a thread each."""
     return max(1, min(MOST_BLOCKS, -(-items // THREADS)))
@@ -180,13 +185,16 @@ def _threads(named: Named, name: str, kernel: Nest) -> Launched:
     body = _DeviceBody(named.buffers, integer)
     prologue = body.statements(kernel.prologue)
     loop = c.For("i", "mlc_item()", str(kernel.items.extent), body.statements(kernel.body), "mlc_items()", kind=integer)
-    parameters, arguments = _parameters(named, kernel)
-    return Launched(_function(name, THREADS, parameters, (*prologue, loop)), _launch(name, _blocks(kernel.items.extent), THREADS, arguments))
+    return _kernel(name, named, kernel, _blocks(kernel.items.extent), THREADS, (*prologue, loop))
 
 
 def _widest(statements: Sequence[Statement]) -> int:
     """Iterations of the longest loop."""
     return max((s.counter.extent for s in statements if isinstance(s, Loop)), default=1)
+
+
+def _folds(statements: Sequence[Statement]) -> bool:
+    return any(isinstance(s, Loop) and s.folds for s in statements)
 
 
 def _rows(named: Named, name: str, kernel: Kernel, prologue: Sequence[Let], items: Counter, statements: Sequence[Statement]) -> Launched:
@@ -201,20 +209,17 @@ def _rows(named: Named, name: str, kernel: Kernel, prologue: Sequence[Let], item
     # The next item of these lanes must not overtake what others still read.
     again = [c.Do(f"mlc_{scope}_sync()")] if body.stores else []
     loop = c.For("i", f"mlc_{scope}_item()", str(items.extent), (*inner, *again), f"mlc_{scope}_items()", kind=integer)
-    shared = [c.Do("MLC_SHARED(uint64_t, part, [32])"), c.Do("(void)part")] if scope == "block" else []
+    shared = [c.Do("MLC_SHARED(uint64_t, part, [32])")] if scope == "block" and _folds(statements) else []
     own = c.Define(f"const {integer}", "lane", "mlc_lane()" if alone else "mlc_thread()")
-    parameters, arguments = _parameters(named, kernel)
     grid = min(MOST_BLOCKS, -(-items.extent * _WARP // threads) if alone else items.extent)
-    function = _function(name, threads, parameters, (*shared, own, *lets, loop))
-    return Launched(function, _launch(name, grid, threads, arguments))
+    return _kernel(name, named, kernel, grid, threads, (*shared, own, *lets, loop))
 
 
 def _select(named: Named, name: str, kernel: Select) -> Launched:
     """A thread a line."""
     body = _DeviceBody(named.buffers, "int64_t")
     loop = c.For("i", "mlc_item()", str(kernel.items.extent), select_item(body, kernel), "mlc_items()")
-    parameters, arguments = _parameters(named, kernel)
-    return Launched(_function(name, THREADS, parameters, (loop,)), _launch(name, _blocks(kernel.items.extent), THREADS, arguments))
+    return _kernel(name, named, kernel, _blocks(kernel.items.extent), THREADS, (loop,))
 
 
 # ---- contractions ----
@@ -281,8 +286,6 @@ def _contract(named: Named, name: str, kernel: Contract) -> Launched:
         ),
         c.Do(f"mlc_contract<{batch}, {m}, {n}, {k}, {_along_k(kernel, 1)}, {_along_k(kernel, 2)}, {integer}>(tile, a, b, store)"),
     )
-    parameters, arguments = _parameters(named, kernel)
-    tiles = batch * -(-m // TILE) * -(-n // TILE)
-    return Launched(_function(name, THREADS, parameters, body), _launch(name, tiles, THREADS, arguments))
+    return _kernel(name, named, kernel, batch * -(-m // TILE) * -(-n // TILE), THREADS, body)
 
 

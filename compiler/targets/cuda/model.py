@@ -40,6 +40,7 @@ def _functions(routine: Routine, is_flat: bool) -> tuple[c.Node, ...]:
             made = launched(named, name, kernel)
         nodes += [c.note(kernel.note), *made.function] if made.function else []
         body += [c.note(kernel.note), made.launch]
+    body = body if body else [c.Do("(void)env, (void)at")]
     head = f'extern "C" void {routine.name}({_FLAT if is_flat else _PLAIN})'
     return (*nodes, c.Function((head,), tuple(body)), c.Blank())
 

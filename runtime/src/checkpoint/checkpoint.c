@@ -337,10 +337,10 @@ static void take_entry(const mlc_rank *rank, const mlc_entry *entry, const uint8
     const mlc_held *held = entry->state < 0 ? mlc_rank_held(rank, entry->parameter) : NULL;
     uint64_t unit = mlc_wide_bytes(rank->model);
     if (held)
-        memcpy(mlc_rank_at(rank, held->master + (uint64_t)entry->first * unit), data, (size_t)entry->elements * unit);
+        mlc_memory_write(&rank->arena, held->master + (uint64_t)entry->first * unit, data, (size_t)entry->elements * unit);
     mlc_owned own = mlc_entry_own(rank, entry);
     if (entry->state >= 0 && own.begin < own.end)
-        memcpy(mlc_rank_at(rank, own.at), data + (uint64_t)own.begin * unit, (size_t)(own.end - own.begin) * unit);
+        mlc_memory_write(&rank->arena, own.at, data + (uint64_t)own.begin * unit, (size_t)(own.end - own.begin) * unit);
 }
 
 static void take_entries(const loading *load, const mlc_bundle *bundle, const mlc_entries *entries)

@@ -85,6 +85,17 @@ static mlc_owned next_part(const hashing *work, const block *of)
 
 /* ---- a round ---- */
 
+#define VIEW 65536 /* bytes hashed at a time */
+
+static void hash_part(const hashing *work, mlc_sha256 *state, uint64_t at, size_t bytes)
+{
+    char room[VIEW];
+    for (size_t done = 0; done < bytes; done += VIEW) {
+        size_t some = bytes - done < VIEW ? bytes - done : VIEW;
+        mlc_sha256_add(state, mlc_memory_view(&work->rank->arena, at + done, some, room), some);
+    }
+}
+
 static void hash_share(mlc_env *env, void *context)
 {
     hashing *work = context;
@@ -92,7 +103,7 @@ static void hash_share(mlc_env *env, void *context)
         mlc_owned part = next_part(work, &work->blocks[work->pending[i]]);
         size_t bytes = (size_t)((part.end - part.begin) * work->entries.dtype->bytes);
         if (part.rank == work->rank->rank)
-            mlc_sha256_add(&work->states[i], mlc_rank_at(work->rank, part.at), bytes);
+            hash_part(work, &work->states[i], part.at, bytes);
         else
             memset(&work->states[i], 0, sizeof work->states[i]);
         mlc_accord_work(work->rank);

@@ -282,15 +282,24 @@ static int put_bytes(filling *file, const char *data, uint64_t bytes, uint64_t a
     return MLC_OK;
 }
 
+#define VIEW 65536 /* bytes of a copy of what lies on a device */
+
 /* Puts what this rank owns of an entry whose data starts at byte `at` of the file. */
 static int put_entry(filling *file, const mlc_entry *entry, uint64_t at)
 {
     mlc_owned own = mlc_entry_own(file->rank, entry);
     if (own.begin == own.end)
         return MLC_OK;
-    uint64_t unit = mlc_wide_bytes(file->rank->model), bytes = (uint64_t)(own.end - own.begin) * unit;
-    if (open_filling(file) || put_bytes(file, mlc_rank_at(file->rank, own.at), bytes, at + (uint64_t)own.begin * unit))
+    char room[VIEW];
+    uint64_t unit = mlc_wide_bytes(file->rank->model), bytes = (uint64_t)(own.end - own.begin) * unit, first = at + (uint64_t)own.begin * unit;
+    uint64_t step = file->rank->arena.gpu ? VIEW : bytes; /* what is viewed in place is written in one piece */
+    if (open_filling(file))
         return file->error->status;
+    for (uint64_t done = 0; done < bytes; done += step) {
+        uint64_t some = bytes - done < step ? bytes - done : step;
+        if (put_bytes(file, mlc_memory_view(&file->rank->arena, own.at + done, some, room), some, first + done))
+            return file->error->status;
+    }
     return MLC_OK;
 }
 

@@ -283,7 +283,12 @@ static void take_entry(const loading *load, const mlc_entry *entry)
     const mlc_stored *stored = found->stored;
     const uint8_t *data = found->file->data + stored->begin;
     const mlc_dtype_row *wide = mlc_dtype_wide(load->rank->model), *from = mlc_dtype_stored(stored->dtype);
-    void *to = mlc_rank_at(load->rank, held->master);
+    uint64_t bytes = (uint64_t)mlc_parameter_elements(&load->rank->model->parameters[entry->parameter]) * mlc_wide_bytes(load->rank->model);
+    void *to = mlc_memory_edit(&load->rank->arena, held->master, bytes);
+    if (!to) {
+        mlc_error_set(load->error, MLC_FAILED, "weights: out of memory");
+        return;
+    }
     int dim = differing_dim(entry, stored), first = dim < 0 ? 0 : dim;
     int64_t blocks = 1, theirs = 1, ours = 1;
     for (int i = 0; i < entry->rank; i++) {
@@ -293,6 +298,7 @@ static void take_entry(const loading *load, const mlc_entry *entry)
     }
     for (int64_t block = 0; block < blocks; block++)
         take_block(from, data, block * theirs, wide, to, entry->first + block * ours, smaller(theirs, ours));
+    mlc_memory_edited(&load->rank->arena, held->master, bytes, to);
     mlc_accord_work(load->rank);
 }
 

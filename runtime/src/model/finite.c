@@ -3,17 +3,32 @@
 
 #include <stdio.h>
 
+#define VIEW 4096 /* elements looked at a time */
+
+/* Is one of `count` elements of the wide dtype at a place of the arena not finite? */
+static bool is_flawed(const mlc_rank *rank, uint64_t at, int64_t count)
+{
+    const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
+    double room[VIEW];
+    for (int64_t done = 0; done < count; done += VIEW) {
+        int64_t some = count - done < VIEW ? count - done : VIEW;
+        const void *x = mlc_memory_view(&rank->arena, at + (uint64_t)(done * dtype->bytes), (size_t)(some * dtype->bytes), room);
+        if (dtype->wide->worst(x, some) == MLC_WORST_INFINITE)
+            return true;
+    }
+    return false;
+}
+
 /* The number of what is not finite in a piece of a parameter, from number `first` on; -1: nothing. */
 static int64_t search_piece(const mlc_rank *rank, const mlc_piece *piece, int64_t first)
 {
     const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
-    const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
-    const char *master = mlc_rank_at(rank, mlc_rank_held(rank, piece->parameter)->master);
-    if (first <= 0 && dtype->wide->worst(master + piece->begin * dtype->bytes, piece->end - piece->begin) == MLC_WORST_INFINITE)
+    uint64_t master = mlc_rank_held(rank, piece->parameter)->master + (uint64_t)piece->begin * mlc_wide_bytes(rank->model);
+    if (first <= 0 && is_flawed(rank, master, piece->end - piece->begin))
         return 0;
     for (int64_t s = first > 0 ? first - 1 : 0; s < parameter->state_count; s++) {
         int64_t elements = mlc_rank_state_elements(rank->model, piece, (int)s);
-        if (dtype->wide->worst(mlc_rank_at(rank, piece->states[s]), elements) == MLC_WORST_INFINITE)
+        if (is_flawed(rank, piece->states[s], elements))
             return 1 + s;
     }
     return -1;

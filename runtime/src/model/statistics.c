@@ -5,7 +5,7 @@
 
 enum { UP = 1, DOWN = 2, NO_NUMBER = 4 };
 
-void mlc_tally_add(mlc_tally *tally, double term)
+MLC_ANYWHERE void mlc_tally_add(mlc_tally *tally, double term)
 {
     if (isfinite(term))
         mlc_exact_add(&tally->sum, term);
@@ -13,18 +13,38 @@ void mlc_tally_add(mlc_tally *tally, double term)
         tally->odd |= isnan(term) ? NO_NUMBER : term > 0 ? UP : DOWN;
 }
 
-void mlc_tally_merge(mlc_tally *tally, const mlc_tally *other)
+MLC_ANYWHERE void mlc_tally_merge(mlc_tally *tally, const mlc_tally *other)
 {
     mlc_exact_merge(&tally->sum, &other->sum);
     tally->odd |= other->odd;
 }
 
-double mlc_tally_value(const mlc_tally *tally)
+MLC_ANYWHERE double mlc_tally_value(const mlc_tally *tally)
 {
     if (!tally->odd)
         return mlc_exact_value(&tally->sum);
     return tally->odd == UP ? INFINITY : tally->odd == DOWN ? -INFINITY : NAN;
 }
+
+static MLC_ANYWHERE void note_flaw(mlc_notes *notes, int64_t microbatch, int64_t column)
+{
+    mlc_flawed_loss *first = &notes->flawed;
+    if (microbatch < first->microbatch || (microbatch == first->microbatch && column < first->column))
+        first->microbatch = microbatch, first->column = column;
+}
+
+MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, const mlc_chain *chain, int column, int64_t microbatch, double weight, double value)
+{
+    int metric = column - chain->losses;
+    double term = weight * value;
+    mlc_tally_add(mlc_statistics_tally(statistics, metric < 0 ? MLC_TALLY_LOSS : MLC_TALLY_METRICS + metric), term);
+    if (column == 0 && metric < 0)
+        mlc_tally_add(mlc_statistics_tally(statistics, MLC_TALLY_WEIGHT), weight);
+    if (metric < 0 && !isfinite(term))
+        note_flaw(mlc_statistics_notes(statistics), microbatch, column);
+}
+
+#ifndef __cplusplus /* the rest is the host's */
 
 void mlc_statistics_clear(mlc_statistic *statistics, int count)
 {
@@ -33,30 +53,12 @@ void mlc_statistics_clear(mlc_statistic *statistics, int count)
     statistics[0].of.notes = (mlc_notes){.flawed = {INT64_MAX, INT64_MAX}};
 }
 
-static void note_flaw(mlc_notes *notes, mlc_flawed_loss found)
-{
-    mlc_flawed_loss *first = &notes->flawed;
-    if (found.microbatch < first->microbatch || (found.microbatch == first->microbatch && found.column < first->column))
-        *first = found;
-}
-
-void mlc_statistics_account(mlc_statistic *statistics, const mlc_chain *chain, int column, int64_t microbatch, double weight, double value)
-{
-    int metric = column - chain->losses;
-    double term = weight * value;
-    mlc_tally_add(mlc_statistics_tally(statistics, metric < 0 ? MLC_TALLY_LOSS : MLC_TALLY_METRICS + metric), term);
-    if (column == 0 && metric < 0)
-        mlc_tally_add(mlc_statistics_tally(statistics, MLC_TALLY_WEIGHT), weight);
-    if (metric < 0 && !isfinite(term))
-        note_flaw(mlc_statistics_notes(statistics), (mlc_flawed_loss){microbatch, column});
-}
-
 static void combine_notes(mlc_notes *own, const mlc_notes *other)
 {
     own->signals |= other->signals;
     own->failed |= other->failed;
     own->refused |= other->refused;
-    note_flaw(own, other->flawed);
+    note_flaw(own, other->flawed.microbatch, other->flawed.column);
 }
 
 void mlc_statistics_combine(void *into, const void *from, size_t bytes)
@@ -70,3 +72,5 @@ void mlc_statistics_combine(void *into, const void *from, size_t bytes)
             combine_notes(&own[i].of.notes, &other[i].of.notes);
     }
 }
+
+#endif

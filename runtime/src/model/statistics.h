@@ -17,11 +17,11 @@ typedef struct mlc_tally {
     uint32_t odd;
 } mlc_tally;
 
-void mlc_tally_add(mlc_tally *tally, double term);
-void mlc_tally_merge(mlc_tally *tally, const mlc_tally *other);
+MLC_ANYWHERE void mlc_tally_add(mlc_tally *tally, double term);
+MLC_ANYWHERE void mlc_tally_merge(mlc_tally *tally, const mlc_tally *other);
 
 /* The sum rounded once to f64; an infinity, or not a number, where a term was. */
-double mlc_tally_value(const mlc_tally *tally);
+MLC_ANYWHERE double mlc_tally_value(const mlc_tally *tally);
 
 /* The first part of a loss that is not finite, by microbatch, then column. */
 typedef struct mlc_flawed_loss {
@@ -50,7 +50,9 @@ typedef struct mlc_statistic {
     } of;
 } mlc_statistic;
 
+#ifndef __cplusplus
 _Static_assert(sizeof(mlc_statistic) == MLC_STATISTIC_BYTES, "compiler/parallel/collectives.py counts messages by it");
+#endif
 
 /* Of a chain: the notes, the weight, the loss, the metrics. */
 static inline int mlc_statistics_count(const mlc_chain *chain)
@@ -61,18 +63,18 @@ static inline int mlc_statistics_count(const mlc_chain *chain)
 /* Nothing noted, nothing summed. */
 void mlc_statistics_clear(mlc_statistic *statistics, int count);
 
-static inline mlc_notes *mlc_statistics_notes(mlc_statistic *statistics)
+static inline MLC_ANYWHERE mlc_notes *mlc_statistics_notes(mlc_statistic *statistics)
 {
     return &statistics[0].of.notes;
 }
 
-static inline mlc_tally *mlc_statistics_tally(mlc_statistic *statistics, int number)
+static inline MLC_ANYWHERE mlc_tally *mlc_statistics_tally(mlc_statistic *statistics, int number)
 {
     return &statistics[1 + number].of.tally;
 }
 
 /* What a stage left for a column of a microbatch, with its weight. The first column counts the weight too. */
-void mlc_statistics_account(mlc_statistic *statistics, const mlc_chain *chain, int column, int64_t microbatch, double weight, double value);
+MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, const mlc_chain *chain, int column, int64_t microbatch, double weight, double value);
 
 /* For mlc_exchange: units of sizeof(mlc_statistic). */
 void mlc_statistics_combine(void *into, const void *from, size_t bytes);

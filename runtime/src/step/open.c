@@ -17,7 +17,10 @@ static int open_memory(mlc_rank *rank, int threads, int inbox_fd, mlc_error *err
         return error->status;
     if (inbox_fd >= 0 && mlc_arena_map_inbox(&rank->arena, role->inbox_bytes, inbox_fd, error))
         return error->status;
-    rank->record = mlc_rank_at(rank, role->record);
+    size_t record_bytes = sizeof *rank->record + (size_t)rank->model->scalar_count * mlc_wide_bytes(rank->model);
+    rank->record = mlc_memory_stage(&rank->arena, role->record, record_bytes);
+    if (!rank->record)
+        return mlc_error_set(error, MLC_FAILED, "rank: out of memory");
     return mlc_team_open(&rank->team, threads, &rank->arena, rank->record, error);
 }
 
@@ -92,7 +95,8 @@ void mlc_rank_initialize(mlc_rank *rank)
         const mlc_piece *piece = &rank->shard.pieces[i];
         const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
         for (int s = 0; s < parameter->state_count; s++)
-            memset(mlc_rank_at(rank, piece->states[s]), 0, (size_t)mlc_rank_state_elements(rank->model, piece, s) * mlc_wide_bytes(rank->model));
+            mlc_memory_clear(&rank->arena, piece->states[s],
+                             (size_t)mlc_rank_state_elements(rank->model, piece, s) * mlc_wide_bytes(rank->model));
     }
     mlc_executor_initialize(rank);
 }

@@ -181,7 +181,9 @@ static int choose(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing,
     const mlc_tensor *logits = text->logits;
     uint64_t at = mlc_rank_resolve(rank, logits->at, 0);
     int64_t first = (text->length - 1) * text->vocabulary * mlc_dtype_of(logits->dtype)->bytes;
-    *token = weigh(text, (char *)mlc_rank_at(rank, at) + first, logits->dtype, drawing->temperature, &sum);
+    size_t bytes = (size_t)(text->vocabulary * mlc_dtype_of(logits->dtype)->bytes);
+    const void *row = mlc_memory_view(&rank->arena, at + (uint64_t)first, bytes, text->heap);
+    *token = weigh(text, row, logits->dtype, drawing->temperature, &sum);
     if (drawing->temperature == 0)
         return MLC_OK;
     if (!isfinite(sum))

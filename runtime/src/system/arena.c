@@ -3,6 +3,7 @@
 
 #include "mlc.h"
 
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,7 +17,7 @@ int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_byte
     if (base == MAP_FAILED)
         return mlc_error_system(error, MLC_FAILED, "arena: cannot map %llu bytes", (unsigned long long)bytes);
     madvise(base, bytes, MADV_HUGEPAGE);
-    *arena = (mlc_arena){base, arena_bytes, scratch_bytes_per_thread, bytes, threads};
+    *arena = (mlc_arena){base, NULL, arena_bytes, scratch_bytes_per_thread, bytes, threads};
     return MLC_OK;
 }
 
@@ -46,4 +47,42 @@ void mlc_arena_close(mlc_arena *arena)
 char *mlc_arena_scratch(const mlc_arena *arena, int thread)
 {
     return arena->base + arena->arena_bytes + (uint64_t)thread * arena->scratch_bytes_per_thread;
+}
+
+const void *mlc_memory_view(const mlc_arena *arena, uint64_t at, size_t bytes, void *room)
+{
+    (void)bytes, (void)room;
+    return arena->base + at;
+}
+
+void mlc_memory_read(const mlc_arena *arena, uint64_t at, void *to, size_t bytes)
+{
+    memcpy(to, arena->base + at, bytes);
+}
+
+void mlc_memory_write(const mlc_arena *arena, uint64_t at, const void *from, size_t bytes)
+{
+    memcpy(arena->base + at, from, bytes);
+}
+
+void mlc_memory_clear(const mlc_arena *arena, uint64_t at, size_t bytes)
+{
+    memset(arena->base + at, 0, bytes);
+}
+
+void *mlc_memory_edit(const mlc_arena *arena, uint64_t at, size_t bytes)
+{
+    (void)bytes;
+    return arena->base + at;
+}
+
+void mlc_memory_edited(const mlc_arena *arena, uint64_t at, size_t bytes, void *edited)
+{
+    (void)arena, (void)at, (void)bytes, (void)edited;
+}
+
+void *mlc_memory_stage(mlc_arena *arena, uint64_t at, size_t bytes)
+{
+    (void)bytes;
+    return arena->base + at;
 }

@@ -6,7 +6,7 @@
 #define LOWEST (-1074)
 
 /* Adds a 64-bit word at a bit position and lets the carry run up. */
-static void limbs_add(uint32_t *limbs, uint64_t word, int position)
+static MLC_ANYWHERE void limbs_add(uint32_t *limbs, uint64_t word, int position)
 {
     int limb = position / 32, shift = position % 32;
     uint64_t parts[3] = {(uint32_t)(word << shift), (uint32_t)(word >> (32 - shift)), shift ? word >> (64 - shift) : 0};
@@ -18,7 +18,7 @@ static void limbs_add(uint32_t *limbs, uint64_t word, int position)
     }
 }
 
-static void negate(mlc_exact *sum)
+static MLC_ANYWHERE void negate(mlc_exact *sum)
 {
     uint64_t carry = 1;
     for (int i = 0; i < MLC_EXACT_LIMBS; i++) {
@@ -28,20 +28,28 @@ static void negate(mlc_exact *sum)
     }
 }
 
-static void add_magnitude(mlc_exact *sum, double x)
+/* A positive number as an integer of 53 bits from a bit position on. */
+static MLC_ANYWHERE uint64_t word_of(double x, int *position)
 {
     int exponent;
     double fraction = frexp(x, &exponent); /* x = fraction * 2^exponent, fraction in [0.5, 1) */
     uint64_t word = (uint64_t)ldexp(fraction, 53);
-    int position = exponent - 53 - LOWEST;
-    if (position < 0) {
-        word = position > -64 ? word >> -position : 0;
-        position = 0;
+    *position = exponent - 53 - LOWEST;
+    if (*position < 0) {
+        word = *position > -64 ? word >> -*position : 0;
+        *position = 0;
     }
+    return word;
+}
+
+static MLC_ANYWHERE void add_magnitude(mlc_exact *sum, double x)
+{
+    int position;
+    uint64_t word = word_of(x, &position);
     limbs_add(sum->limbs, word, position);
 }
 
-void mlc_exact_add(mlc_exact *sum, double x)
+MLC_ANYWHERE void mlc_exact_add(mlc_exact *sum, double x)
 {
     if (x > 0)
         add_magnitude(sum, x);
@@ -52,7 +60,7 @@ void mlc_exact_add(mlc_exact *sum, double x)
     negate(sum);
 }
 
-void mlc_exact_merge(mlc_exact *sum, const mlc_exact *other)
+MLC_ANYWHERE void mlc_exact_merge(mlc_exact *sum, const mlc_exact *other)
 {
     uint64_t carry = 0;
     for (int i = 0; i < MLC_EXACT_LIMBS; i++) {
@@ -63,13 +71,13 @@ void mlc_exact_merge(mlc_exact *sum, const mlc_exact *other)
 }
 
 /* Limb i, or 0 below the lowest. */
-static uint64_t limb_at(const mlc_exact *sum, int i)
+static MLC_ANYWHERE uint64_t limb_at(const mlc_exact *sum, int i)
 {
     return i >= 0 ? sum->limbs[i] : 0;
 }
 
 /* Of a sum that is not negative. */
-static double magnitude(const mlc_exact *sum)
+static MLC_ANYWHERE double magnitude(const mlc_exact *sum)
 {
     int top = MLC_EXACT_LIMBS - 1;
     while (top >= 0 && !sum->limbs[top])
@@ -89,7 +97,7 @@ static double magnitude(const mlc_exact *sum)
     return ldexp((double)word, 32 * (top - 1) - lead + LOWEST);
 }
 
-double mlc_exact_value(const mlc_exact *sum)
+MLC_ANYWHERE double mlc_exact_value(const mlc_exact *sum)
 {
     if (!(sum->limbs[MLC_EXACT_LIMBS - 1] >> 31))
         return magnitude(sum);

@@ -14,6 +14,10 @@
 
 #include <stdint.h>
 
+#ifndef MLC_ANYWHERE
+#define MLC_ANYWHERE /* before functions that kernels of a device call too: there it says so */
+#endif
+
 #define MLC_EXACT_LIMBS 69
 #define MLC_BLOCK 1024 /* elements of a flat parameter whose squares are summed in f64 in index order */
 
@@ -22,12 +26,12 @@ typedef struct mlc_exact {
 } mlc_exact;
 
 /* Adds a finite number. */
-void mlc_exact_add(mlc_exact *sum, double x);
+MLC_ANYWHERE void mlc_exact_add(mlc_exact *sum, double x);
 
 /* sum += other. */
-void mlc_exact_merge(mlc_exact *sum, const mlc_exact *other);
+MLC_ANYWHERE void mlc_exact_merge(mlc_exact *sum, const mlc_exact *other);
 
 /* The sum rounded once to f64 (nearest, ties to even). */
-double mlc_exact_value(const mlc_exact *sum);
+MLC_ANYWHERE double mlc_exact_value(const mlc_exact *sum);
 
 #endif

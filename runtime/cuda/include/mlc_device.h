@@ -1,0 +1,209 @@
+/* mlc_device.h: what emitted kernels call, beside what mlc_cuda.h has for all kernels.
+ *
+ *   items         mlc_item, mlc_warp_item, mlc_block_item: the first that is this thread's, warp's, block's; _items: those of a launch
+ *   folds         mlc_warp_fold_sum ...: over the lanes that share an item, in a fixed tree, the same bits in every lane
+ *   lookups       mlc_checked
+ *   contractions  mlc_contract
+ *   launches      mlc_stream, mlc_blocks
+ */
+#ifndef MLC_DEVICE_H
+#define MLC_DEVICE_H
+
+#include "mlc_cuda.h"
+#include "mlc_kernel.h"
+#include "mlc_results.h"
+
+#include <math.h>
+
+/* ---- launches, by the host ---- */
+
+static inline cudaStream_t mlc_stream(const mlc_env *env)
+{
+    return (cudaStream_t)env->stream;
+}
+
+#define MLC_BLOCK_THREADS 256
+#define MLC_MOST_BLOCKS 4096
+
+/* Blocks of MLC_BLOCK_THREADS threads for so many items of a thread each. */
+static inline int mlc_blocks(int64_t items)
+{
+    const int64_t blocks = (items + MLC_BLOCK_THREADS - 1) / MLC_BLOCK_THREADS;
+    return blocks < 1 ? 1 : blocks > MLC_MOST_BLOCKS ? MLC_MOST_BLOCKS : (int)blocks;
+}
+
+/* ---- items ---- */
+
+MLC_DEVICE int64_t mlc_item()
+{
+    return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+MLC_DEVICE int64_t mlc_items()
+{
+    return (int64_t)gridDim.x * blockDim.x;
+}
+
+MLC_DEVICE int64_t mlc_warp_item()
+{
+    return mlc_item() / MLC_WARP;
+}
+
+MLC_DEVICE int64_t mlc_warp_items()
+{
+    return mlc_items() / MLC_WARP;
+}
+
+MLC_DEVICE int64_t mlc_block_item()
+{
+    return blockIdx.x;
+}
+
+MLC_DEVICE int64_t mlc_block_items()
+{
+    return gridDim.x;
+}
+
+/* What lanes have written is there for all of them. */
+MLC_DEVICE void mlc_warp_sync()
+{
+    __syncwarp();
+}
+
+MLC_DEVICE void mlc_block_sync()
+{
+    __syncthreads();
+}
+
+/* ---- folds ---- */
+
+MLC_DEVICE float mlc_combine_sum(float a, float b)
+{
+    return a + b;
+}
+
+MLC_DEVICE int32_t mlc_combine_sum(int32_t a, int32_t b)
+{
+    return mlc_add_i32(a, b);
+}
+
+/* As a fold has it: the first of equal ones, and a NaN is passed over. */
+template <class T> MLC_DEVICE T mlc_combine_max(T a, T b)
+{
+    return b > a ? b : a;
+}
+
+/* Lanes are paired at distance 16, 8, 4, 2, 1. */
+template <class T> MLC_DEVICE T mlc_warp_fold_sum(T x)
+{
+    for (int distance = MLC_WARP / 2; distance > 0; distance /= 2)
+        x = mlc_combine_sum(x, __shfl_xor_sync(MLC_FULL, x, distance));
+    return x;
+}
+
+template <class T> MLC_DEVICE T mlc_warp_fold_max(T x)
+{
+    for (int distance = MLC_WARP / 2; distance > 0; distance /= 2)
+        x = mlc_combine_max(x, __shfl_xor_sync(MLC_FULL, x, distance));
+    return x;
+}
+
+/* The warps' values in the order of warps. part: of the block, 8 bytes a warp, free again on return. */
+template <class T> MLC_DEVICE T mlc_block_fold_sum(T x, uint64_t *part)
+{
+    T *parts = reinterpret_cast<T *>(part);
+    x = mlc_warp_fold_sum(x);
+    if (mlc_lane() == 0)
+        parts[mlc_warp()] = x;
+    __syncthreads();
+    x = parts[0];
+    for (unsigned warp = 1; warp < blockDim.x / MLC_WARP; warp++)
+        x = mlc_combine_sum(x, parts[warp]);
+    __syncthreads();
+    return x;
+}
+
+template <class T> MLC_DEVICE T mlc_block_fold_max(T x, uint64_t *part)
+{
+    T *parts = reinterpret_cast<T *>(part);
+    x = mlc_warp_fold_max(x);
+    if (mlc_lane() == 0)
+        parts[mlc_warp()] = x;
+    __syncthreads();
+    x = parts[0];
+    for (unsigned warp = 1; warp < blockDim.x / MLC_WARP; warp++)
+        x = mlc_combine_max(x, parts[warp]);
+    __syncthreads();
+    return x;
+}
+
+/* ---- lookups ---- */
+
+/* See mlc_kernel.h. What is out of range is noted in the results of the pass; the first of them counts. */
+MLC_DEVICE int32_t mlc_checked(const mlc_env *env, int32_t value, int32_t extent, int64_t element, int64_t each, int32_t site,
+    const char *where)
+{
+    if ((uint32_t)value < (uint32_t)extent)
+        return value;
+    mlc_results *results = (mlc_results *)env->scratch;
+    const unsigned long long key = mlc_refusal_key(*env->microbatch, site, element);
+    if (atomicMin((unsigned long long *)&results->refused, key) > key) {
+        const unsigned n = atomicAdd(&results->refusals, 1u);
+        if (n < MLC_REFUSALS) {
+            mlc_noted_refusal *noted = &results->noted[n];
+            noted->key = key, noted->element = element, noted->each = each, noted->value = value, noted->extent = extent;
+            int i = 0;
+            for (; where[i] && i + 1 < MLC_REFUSAL_TEXT; i++)
+                noted->where[i] = where[i];
+            noted->where[i] = 0;
+        }
+    }
+    return mlc_clamp(value, extent);
+}
+
+/* ---- contractions ---- */
+
+#define MLC_TILE 64  /* rows and columns of a block's tile */
+#define MLC_TILE_K 16
+
+/* Slices of both operands, k by k; a row more than a bank, so that either way of filling them is free of conflicts. */
+struct mlc_contract_tile {
+    float a[MLC_TILE_K][MLC_TILE + 1];
+    float b[MLC_TILE_K][MLC_TILE + 1];
+};
+
+/* result[batch, m, n] = sum over k of a(batch, m, k) * b(batch, k, n), each given to store(batch, m, n, sum). Every sum starts from 0 and
+ * adds its products in ascending k, each by one fused multiply-add, whatever the tile.
+ *
+ * 256 threads take a tile of 64 x 64, each 4 x 4 of it. A_ALONG_K: neighbours in k lie side by side in a (else those in m); the same of b. */
+template <int64_t BATCH, int64_t M, int64_t N, int64_t K, bool A_ALONG_K, bool B_ALONG_K, class Integer, class A, class B, class Store>
+MLC_DEVICE void mlc_contract(mlc_contract_tile &tile, const A &a, const B &b, const Store &store)
+{
+    constexpr Integer ROWS = (M + MLC_TILE - 1) / MLC_TILE, COLUMNS = (N + MLC_TILE - 1) / MLC_TILE;
+    const Integer item = (Integer)blockIdx.x, batch = item / (ROWS * COLUMNS);
+    const Integer m0 = item / COLUMNS % ROWS * MLC_TILE, n0 = item % COLUMNS * MLC_TILE;
+    const int thread = threadIdx.x, row = thread / 16 * 4, column = thread % 16 * 4;
+    float sum[4][4] = {};
+    for (Integer k0 = 0; k0 < (Integer)K; k0 += MLC_TILE_K) {
+        for (int i = thread; i < MLC_TILE * MLC_TILE_K; i += MLC_BLOCK_THREADS) {
+            const int k = A_ALONG_K ? i % MLC_TILE_K : i / MLC_TILE, m = A_ALONG_K ? i / MLC_TILE_K : i % MLC_TILE;
+            tile.a[k][m] = m0 + m < (Integer)M && k0 + k < (Integer)K ? a(batch, m0 + m, k0 + k) : 0.0f;
+        }
+        for (int i = thread; i < MLC_TILE * MLC_TILE_K; i += MLC_BLOCK_THREADS) {
+            const int k = B_ALONG_K ? i % MLC_TILE_K : i / MLC_TILE, n = B_ALONG_K ? i / MLC_TILE_K : i % MLC_TILE;
+            tile.b[k][n] = n0 + n < (Integer)N && k0 + k < (Integer)K ? b(batch, k0 + k, n0 + n) : 0.0f;
+        }
+        __syncthreads();
+        for (int k = 0; k < MLC_TILE_K; k++)
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 4; j++)
+                    sum[i][j] = __builtin_fmaf(tile.a[k][row + i], tile.b[k][column + j], sum[i][j]);
+        __syncthreads();
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            if (m0 + row + i < (Integer)M && n0 + column + j < (Integer)N)
+                store(batch, m0 + row + i, n0 + column + j, sum[i][j]);
+}
+
+#endif

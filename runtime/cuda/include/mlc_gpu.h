@@ -1,0 +1,51 @@
+/* mlc_gpu.h: one GPU as the host of a rank sees it: memory, a stream, graphs. Implemented by kernels/gpu.cu; called by C.
+ *
+ * What goes wrong stays: the first failure is kept, everything after it does nothing, and mlc_gpu_failed says what it was. */
+#ifndef MLC_GPU_H
+#define MLC_GPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mlc_gpu mlc_gpu;
+typedef struct mlc_gpu_graph mlc_gpu_graph;
+
+/* Opens the GPU that this process uses with `bytes` zero bytes of its memory, at *base. NULL: text says why. */
+mlc_gpu *mlc_gpu_open(uint64_t bytes, char **base, char text[256]);
+void mlc_gpu_close(mlc_gpu *gpu);
+
+/* What failed first; NULL: nothing. */
+const char *mlc_gpu_failed(const mlc_gpu *gpu);
+
+void *mlc_gpu_stream(const mlc_gpu *gpu);
+
+/* Memory of the host that copies read while the caller goes on; NULL: there is no more. */
+void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes);
+
+/* Copies that have happened on return, behind what lies on the stream. */
+void mlc_gpu_write(mlc_gpu *gpu, void *to, const void *from, size_t bytes);
+void mlc_gpu_read(mlc_gpu *gpu, void *to, const void *from, size_t bytes);
+void mlc_gpu_clear(mlc_gpu *gpu, void *at, size_t bytes);
+
+/* Waits for all that lies on the stream. */
+void mlc_gpu_wait(mlc_gpu *gpu);
+
+/* The graph that was made under a key; NULL: none. */
+mlc_gpu_graph *mlc_gpu_graph_of(const mlc_gpu *gpu, uint64_t key);
+
+/* What comes between goes into a graph instead of being done. NULL: it failed. `staged` is the memory of the host that its copies read. */
+void mlc_gpu_begin(mlc_gpu *gpu);
+mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, uint64_t key, void *staged);
+
+void *mlc_gpu_graph_staged(const mlc_gpu_graph *graph);
+void mlc_gpu_launch(mlc_gpu *gpu, const mlc_gpu_graph *graph);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,162 @@
+/* gpu.cu: see mlc_gpu.h. */
+#include "mlc_gpu.h"
+
+#include "mlc_cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_PINNED 64
+#define MOST_GRAPHS 32
+
+struct mlc_gpu_graph {
+    uint64_t key;
+    void *staged;
+    cudaGraphExec_t graph;
+};
+
+struct mlc_gpu {
+    char *base;
+    cudaStream_t stream;
+    void *pinned[MOST_PINNED];
+    int pinned_count;
+    mlc_gpu_graph graphs[MOST_GRAPHS];
+    int graph_count;
+    char failure[256]; /* "": none */
+};
+
+static bool fails(mlc_gpu *gpu, cudaError_t status, const char *what)
+{
+    if (status == cudaSuccess)
+        return gpu->failure[0] != 0;
+    if (!gpu->failure[0])
+        snprintf(gpu->failure, sizeof gpu->failure, "GPU: %s: %s", what, cudaGetErrorString(status));
+    return true;
+}
+
+mlc_gpu *mlc_gpu_open(uint64_t bytes, char **base, char text[256])
+{
+    mlc_gpu *gpu = (mlc_gpu *)calloc(1, sizeof *gpu);
+    if (!gpu) {
+        snprintf(text, 256, "GPU: out of memory");
+        return NULL;
+    }
+    char what[96];
+    snprintf(what, sizeof what, "cannot allocate the %llu bytes of the plan", (unsigned long long)bytes);
+    if (fails(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "cannot be opened") ||
+        fails(gpu, cudaMalloc((void **)&gpu->base, bytes), what) || fails(gpu, cudaMemset(gpu->base, 0, bytes), "cannot clear its memory") ||
+        fails(gpu, cudaDeviceSynchronize(), "does not answer")) {
+        snprintf(text, 256, "%s", gpu->failure);
+        mlc_gpu_close(gpu);
+        return NULL;
+    }
+    *base = gpu->base;
+    return gpu;
+}
+
+void mlc_gpu_close(mlc_gpu *gpu)
+{
+    if (!gpu)
+        return;
+    for (int i = 0; i < gpu->graph_count; i++)
+        cudaGraphExecDestroy(gpu->graphs[i].graph);
+    for (int i = 0; i < gpu->pinned_count; i++)
+        cudaFreeHost(gpu->pinned[i]);
+    if (gpu->base)
+        cudaFree(gpu->base);
+    if (gpu->stream)
+        cudaStreamDestroy(gpu->stream);
+    free(gpu);
+}
+
+const char *mlc_gpu_failed(const mlc_gpu *gpu)
+{
+    return gpu->failure[0] ? gpu->failure : NULL;
+}
+
+void *mlc_gpu_stream(const mlc_gpu *gpu)
+{
+    return (void *)gpu->stream;
+}
+
+void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes)
+{
+    void *memory = NULL;
+    if (gpu->pinned_count == MOST_PINNED || fails(gpu, cudaMallocHost(&memory, bytes), "cannot pin memory of the host"))
+        return NULL;
+    gpu->pinned[gpu->pinned_count++] = memory;
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+void mlc_gpu_wait(mlc_gpu *gpu)
+{
+    fails(gpu, cudaStreamSynchronize(gpu->stream), "failed");
+}
+
+static void copy(mlc_gpu *gpu, void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
+{
+    if (bytes && !gpu->failure[0] && !fails(gpu, cudaMemcpyAsync(to, from, bytes, kind, gpu->stream), "cannot copy"))
+        mlc_gpu_wait(gpu);
+}
+
+void mlc_gpu_write(mlc_gpu *gpu, void *to, const void *from, size_t bytes)
+{
+    copy(gpu, to, from, bytes, cudaMemcpyHostToDevice);
+}
+
+void mlc_gpu_read(mlc_gpu *gpu, void *to, const void *from, size_t bytes)
+{
+    copy(gpu, to, from, bytes, cudaMemcpyDeviceToHost);
+}
+
+void mlc_gpu_clear(mlc_gpu *gpu, void *at, size_t bytes)
+{
+    if (bytes && !gpu->failure[0] && !fails(gpu, cudaMemsetAsync(at, 0, bytes, gpu->stream), "cannot clear memory"))
+        mlc_gpu_wait(gpu);
+}
+
+void mlc_gpu_begin(mlc_gpu *gpu)
+{
+    if (!gpu->failure[0])
+        fails(gpu, cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal), "cannot capture a step");
+}
+
+mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, uint64_t key, void *staged)
+{
+    cudaGraph_t captured = NULL;
+    if (gpu->graph_count == MOST_GRAPHS) { /* the last one goes: what comes next is as good a guess */
+        gpu->graph_count--;
+        cudaGraphExecDestroy(gpu->graphs[gpu->graph_count].graph);
+    }
+    mlc_gpu_graph *graph = &gpu->graphs[gpu->graph_count];
+    graph->key = key;
+    graph->staged = staged;
+    if (fails(gpu, cudaStreamEndCapture(gpu->stream, &captured), "cannot capture a step") ||
+        fails(gpu, cudaGetLastError(), "a launch was refused") ||
+        fails(gpu, cudaGraphInstantiate(&graph->graph, captured, 0), "cannot make the graph of a step") ||
+        fails(gpu, cudaGraphDestroy(captured), "cannot make the graph of a step"))
+        return NULL;
+    gpu->graph_count++;
+    return graph;
+}
+
+mlc_gpu_graph *mlc_gpu_graph_of(const mlc_gpu *gpu, uint64_t key)
+{
+    for (int i = 0; i < gpu->graph_count; i++)
+        if (gpu->graphs[i].key == key)
+            return (mlc_gpu_graph *)&gpu->graphs[i];
+    return NULL;
+}
+
+void *mlc_gpu_graph_staged(const mlc_gpu_graph *graph)
+{
+    return graph->staged;
+}
+
+void mlc_gpu_launch(mlc_gpu *gpu, const mlc_gpu_graph *graph)
+{
+    if (!gpu->failure[0])
+        fails(gpu, cudaGraphLaunch(graph->graph, gpu->stream), "cannot start a step");
+}

@@ -1,0 +1,94 @@
+/* arena.c: see arena.h. The arena lies on a GPU; behind it, in the place of scratch, the results of a pass (mlc_results.h). */
+#include "system/arena.h"
+
+#include "mlc.h"
+#include "mlc_gpu.h"
+#include "mlc_results.h"
+
+#include <stdlib.h>
+
+#define LINE 256 /* bytes: what a GPU aligns to */
+
+static uint64_t results_at(uint64_t arena_bytes)
+{
+    return (arena_bytes + LINE - 1) / LINE * LINE;
+}
+
+int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, mlc_error *error)
+{
+    char text[256];
+    uint64_t bytes = results_at(arena_bytes) + sizeof(mlc_results);
+    char *base = NULL;
+    mlc_gpu *gpu = mlc_gpu_open(bytes, &base, text);
+    if (!gpu)
+        return mlc_error_set(error, MLC_FAILED, "%s", text);
+    *arena = (mlc_arena){base, gpu, arena_bytes, scratch_bytes_per_thread, bytes, threads};
+    return MLC_OK;
+}
+
+void mlc_arena_close(mlc_arena *arena)
+{
+    mlc_gpu_close(arena->gpu);
+    arena->gpu = NULL;
+    arena->base = NULL;
+}
+
+uint64_t mlc_arena_file_bytes(uint64_t inbox_bytes)
+{
+    return inbox_bytes;
+}
+
+int mlc_arena_map_inbox(mlc_arena *arena, uint64_t inbox_bytes, int fd, mlc_error *error)
+{
+    (void)arena, (void)fd;
+    if (!inbox_bytes)
+        return MLC_OK;
+    return mlc_error_set(error, MLC_BAD_INPUT, "arena: no other process can write to an inbox on a GPU");
+}
+
+char *mlc_arena_scratch(const mlc_arena *arena, int thread)
+{
+    (void)thread;
+    return arena->base + results_at(arena->arena_bytes);
+}
+
+const void *mlc_memory_view(const mlc_arena *arena, uint64_t at, size_t bytes, void *room)
+{
+    mlc_gpu_read(arena->gpu, room, arena->base + at, bytes);
+    return room;
+}
+
+void mlc_memory_read(const mlc_arena *arena, uint64_t at, void *to, size_t bytes)
+{
+    mlc_gpu_read(arena->gpu, to, arena->base + at, bytes);
+}
+
+void mlc_memory_write(const mlc_arena *arena, uint64_t at, const void *from, size_t bytes)
+{
+    mlc_gpu_write(arena->gpu, arena->base + at, from, bytes);
+}
+
+void mlc_memory_clear(const mlc_arena *arena, uint64_t at, size_t bytes)
+{
+    mlc_gpu_clear(arena->gpu, arena->base + at, bytes);
+}
+
+void *mlc_memory_edit(const mlc_arena *arena, uint64_t at, size_t bytes)
+{
+    void *edited = malloc(bytes);
+    if (edited)
+        mlc_gpu_read(arena->gpu, edited, arena->base + at, bytes);
+    return edited;
+}
+
+void mlc_memory_edited(const mlc_arena *arena, uint64_t at, size_t bytes, void *edited)
+{
+    mlc_gpu_write(arena->gpu, arena->base + at, edited, bytes);
+    free(edited);
+}
+
+void *mlc_memory_stage(mlc_arena *arena, uint64_t at, size_t bytes)
+{
+    (void)at;
+    return mlc_gpu_pinned(arena->gpu, bytes);
+}
