@@ -702,6 +702,14 @@ CODES: dict[str, CodeText] = {
         first value of that dtype, or the kernel; another precision of the recipe, or a cast, does without it.
         """,
     ),
+    "E0816": CodeText(
+        "no CUDA toolkit",
+        """
+        Programs for GPUs are built by nvcc, of CUDA 12.9 or newer, and linked with libcudart_static.a. Both are looked for in the folder that
+        CUDA_HOME names, beside the nvcc of PATH, and among the packages of this Python: `pip install 'mlc[cuda]'` brings them. Nothing
+        else of NVIDIA is needed to build, and a driver to run. `--emit c` writes the sources without.
+        """,
+    ),
     "E1001": CodeText(
         "a call that no rank can hold",
         """

@@ -17,7 +17,7 @@ from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.modules import file_library, library_path
 from mlc.emit import plan_json
-from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree, add_project
+from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree
 from mlc.frozen import frozen
 from mlc.ir.function import Function
 from mlc.ir.program import CHOICES, Program, Step
@@ -223,11 +223,13 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     tree = timed(observe, "emit", target.emit, lowered, planned, name, sources[0].name, VERSION)
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
-    project = add_project(tree, name, runtime_folder(), toolchain, flags)
+    if options.emit == "bin":
+        target.check()
+    project = target.project(tree, name, runtime_folder(), toolchain, flags)
     check_outputs(folder, [*(path for path, _ in project.files), name, f"lib{name}.so", *BUILT], sources)
     timed(observe, "write", write_files, folder, project.files)
     if options.emit == "bin":
-        runtime = add_project(SourceTree(()), "none", runtime_folder(), toolchain, flags)
+        runtime = target.project(SourceTree(()), "none", runtime_folder(), toolchain, flags)
         timed(observe, "runtime", install_runtime, toolchain, flags, runtime, folder)
         timed(observe, "build", make, toolchain, folder / "src")
     return build

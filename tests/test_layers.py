@@ -16,7 +16,7 @@ COMPILER = ROOT / "compiler"
 #: An import points down this list, never up; a folder is one entry, in which anything may import anything acyclic.
 LAYERS = (
     "__main__", "docs", "cli", "usage", "__init__", "api", "corpus", "bench", "driver", "bind", "runtime_library", "targets", "emit",
-    "build", "plan", "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "cache", "render", "resources", "mesh",
+    "nvcc", "build", "plan", "parallel", "lower", "passes", "elaborate", "ops", "ir", "syntax", "cache", "render", "resources", "mesh",
     "diagnostics", "frozen",
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ src/libmlcrt.a  src/settings                     the runtime, built here or take
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlc.build import Toolchain
@@ -56,18 +57,18 @@ SEALED = -Wl,-z,relro,-z,now,-z,noexecstack
 FLAGS = -std=c11 -D_GNU_SOURCE $(TARGET) $(OPTIMIZE) $(WARNINGS) -g0 -fPIC -pthread -fopenmp-simd \\
         -ffp-contract=off -fno-math-errno -fno-trapping-math -Iruntime/include -Iruntime/kernels -Iruntime/src -Iruntime/transports \\
         $(HARDEN) $(EXTRA)
-
+{device}
 # A static program is at a fixed address, and has no shared objects beside it that it could open.
 STATIC = $(filter -static -static-pie,$(CC) $(EXTRA))
 LINK = $(CC) $(FLAGS) $(SEALED) $(if $(STATIC),,-pie)
 SHARE = $(filter-out -static -static-pie,$(CC) $(FLAGS)) $(SEALED) -shared
-LIBRARIES = -lm -ldl
+LIBRARIES = -lm -ldl{libraries}
 
 MODEL = {model}
 RUNTIME = {runtime}
 
-MODEL_OBJECTS = $(MODEL:%.c=objects/%.o)
-RUNTIME_OBJECTS = $(RUNTIME:%.c=objects/%.o)
+MODEL_OBJECTS = {model_objects}
+RUNTIME_OBJECTS = {runtime_objects}
 
 # The transport mpi is made where mpicc compiles for the processor and the C library that CC compiles for.
 abi = $(shell {{ $(1) -dumpmachine | sed 's/-.*//'; $(1) -E -dM -include features.h -x c /dev/null | grep -c __GLIBC__; }} 2>/dev/null)
@@ -122,6 +123,20 @@ clean:
 
 
 @frozen
+class Device:
+    """What a Makefile has for sources that another compiler than CC compiles.
+
+    rules:     settings and a rule for objects/%.o
+    libraries: what programs link beside libm
+    suffix:    of those sources
+    """
+
+    rules: str
+    libraries: str
+    suffix: str
+
+
+@frozen
 class SourceTree:
     """Text files by path relative to the emitted directory, in the order they were made."""
 
@@ -140,12 +155,25 @@ def add_project(model: SourceTree, name: str, runtime: Path, toolchain: Toolchai
     toolchain: whose compiler the Makefile names
     target:    the options that name the machine
     """
-    copied = tuple(
-        (f"src/runtime/{path.relative_to(runtime).as_posix()}", path.read_text(encoding="utf-8"))
-        for part in _RUNTIME_PARTS
-        for path in sorted((runtime / part).rglob("*.[ch]"))
-    )
-    sources = [path.removeprefix("src/") for path, _ in (*model.files, *copied) if path.endswith(".c") and path != f"src/{_MPI}"]
+    return with_makefile(model, runtime_files(runtime, _RUNTIME_PARTS), name, toolchain, target, None)
+
+
+def runtime_files(folder: Path, parts: Sequence[str]) -> dict[str, str]:
+    """Sources of the runtime below some folders, by their path in an emitted directory."""
+    paths = [path for part in parts for path in sorted((folder / part).rglob("*")) if path.suffix in (".c", ".h", ".cu")]
+    return {f"src/runtime/{path.relative_to(folder).as_posix()}": path.read_text(encoding="utf-8") for path in paths}
+
+
+def with_makefile(
+    model: SourceTree, runtime: Mapping[str, str], name: str, toolchain: Toolchain, target: tuple[str, ...], device: Device | None
+) -> SourceTree:
+    """The model's files, those of the runtime and the Makefile that builds them. device: of a target that has one"""
+    copied = tuple(runtime.items())
+    suffixes = (".c",) if device is None else (".c", device.suffix)
+    sources = [path.removeprefix("src/") for path, _ in (*model.files, *copied) if path.endswith(suffixes) and path != f"src/{_MPI}"]
+    objects = {of: f"$({of}:%.c=objects/%.o)" for of in ("MODEL", "RUNTIME")}
+    if device is not None:
+        objects = {of: f"$(patsubst %{device.suffix},objects/%.o,{text})" for of, text in objects.items()}
     makefile = _MAKEFILE.format(
         name=name,
         mpi=_MPI,
@@ -154,6 +182,10 @@ def add_project(model: SourceTree, name: str, runtime: Path, toolchain: Toolchai
         target=" ".join(target),
         model=_listed([s for s in sources if not s.startswith("runtime/")]),
         runtime=_listed([s for s in sources if s.startswith("runtime/")]),
+        device="" if device is None else f"\n{device.rules}",
+        libraries="" if device is None else f" {device.libraries}",
+        model_objects=objects["MODEL"],
+        runtime_objects=objects["RUNTIME"],
     )
     return SourceTree((("src/Makefile", makefile), *model.files, *copied))
 

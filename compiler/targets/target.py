@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from mlc.build import Toolchain
 from mlc.emit.project import SourceTree
 from mlc.frozen import frozen_by_name
 from mlc.lower.program import Lowered
@@ -14,6 +16,10 @@ from mlc.parallel.planned import Planned
 Emit = Callable[[Lowered, Planned, str, str, str], SourceTree]
 
 
+#: (files of a model, stem, folder of the runtime, C compiler, options that name the machine) -> all files, with a Makefile.
+Project = Callable[[SourceTree, str, Path, Toolchain, tuple[str, ...]], SourceTree]
+
+
 @frozen_by_name
 class Target:
     """A target. No field has a default.
@@ -21,11 +27,15 @@ class Target:
     doc:    what it is, in a sentence
     rules:  how functions become kernels, and what they cost; `rules.target` is what --target calls it
     emit:   the sources of a plan; the Makefile compiles every src/*.c of theirs
+    project: adds the runtime and the Makefile
+    check:  refuses to build where what the Makefile needs beside a C compiler is not there
     """
 
     doc: str
     rules: Rules
     emit: Emit
+    project: Project
+    check: Callable[[], object]
 
     @property
     def name(self) -> str:

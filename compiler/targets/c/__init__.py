@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlc.emit.dtypes import STORED
 from mlc.emit.model import emit
+from mlc.emit.project import add_project
 from mlc.lower.arrangement import Arrangement, canonical
 from mlc.lower.library import Scratch
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
@@ -53,4 +54,6 @@ C = Target(
         machine=Machine(flops_per_second=1e11, bytes_per_second=1e10),
     ),
     emit=emit,
+    project=add_project,
+    check=lambda: None,
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mlc.lower.arrangement import Arrangement, canonical
 from mlc.lower.library import NO_SCRATCH
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
+from mlc.nvcc import find_nvcc
 from mlc.targets.cuda.attention import ATTENTION_FORWARD, ATTENTION_VJP
 from mlc.targets.cuda.kinds import device_kind
 from mlc.targets.cuda.model import emit
+from mlc.targets.cuda.project import add_cuda_project
 from mlc.targets.target import Target
 
 #: The kernels of runtime/cuda that ops name, one record each.
@@ -50,6 +54,8 @@ def _target(name: str, doc: str, machine: Machine) -> Target:
             machine=machine,
         ),
         emit=emit,
+        project=partial(add_cuda_project, name),
+        check=find_nvcc,
     )
 
 

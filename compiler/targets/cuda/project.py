@@ -1,0 +1,61 @@
+"""The emitted directory of a program for GPUs: the runtime with runtime/cuda laid over it, and nvcc in the Makefile.
+
+A file of runtime/cuda/src takes the place of the one of the same room and name; the kernels are those of runtime/cuda.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlc.build import Toolchain
+from mlc.diagnostics import MlcError
+from mlc.emit.project import Device, SourceTree, runtime_files, with_makefile
+from mlc.nvcc import find_nvcc
+
+#: Where a toolkit lies that was installed by its own installer.
+_USUAL = ("/usr/local/cuda", "/usr/local/cuda/lib64")
+
+_RULES = """\
+# The kernels. SHIM=DIR (runtime/cuda/shim of mlc): they run on the CPU, one thread after the other, to be tested.
+CUDA_HOME = {home}
+CUDA_LIBRARIES = {libraries}
+SHIM =
+GENCODE = -gencode arch=compute_{architecture},code=sm_{architecture}
+CUDA_INCLUDES = -Iruntime/include -Iruntime/src
+HOST_FLAGS = -fPIC -Wall -Wextra -Wno-missing-field-initializers
+NVCC = $(CUDA_HOME)/bin/nvcc
+KERNEL = $(NVCC) -std=c++17 -O3 -fmad=false $(GENCODE) -Werror all-warnings -Xcompiler "$(HOST_FLAGS) -Werror" $(CUDA_INCLUDES)
+SHIM_KERNEL = $(CXX) -std=c++17 -O1 -ffp-contract=off -DMLC_SHIM $(HOST_FLAGS) $(CUDA_INCLUDES) -I$(SHIM) $(SHIM_EXTRA) -x c++
+SHIM_OBJECTS = $(patsubst $(SHIM)/%.cpp,objects/shim/%.o,$(wildcard $(SHIM)/*.cpp))
+RUN_TIME = $(if $(SHIM),$(SHIM_OBJECTS),-L$(CUDA_LIBRARIES) -lcudart_static)
+
+objects/%.o: %.cu Makefile settings
+	@mkdir -p $(@D)
+	$(if $(SHIM),$(SHIM_KERNEL),$(KERNEL)) -MMD -MF $@.d -c -o $@.part $<
+	@mv -f $@.d $(@:.o=.d)
+	@mv -f $@.part $@
+
+objects/shim/%.o: $(SHIM)/%.cpp Makefile settings
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O2 -fPIC -I$(SHIM) $(CUDA_INCLUDES) -c -o $@ $<
+
+../{name} ../lib{name}.so: $(if $(SHIM),$(SHIM_OBJECTS))
+"""
+
+
+def add_cuda_project(
+    name_of_target: str, model: SourceTree, name: str, runtime: Path, toolchain: Toolchain, target: tuple[str, ...]
+) -> SourceTree:
+    """As emit.project.add_project, for the architecture of a target; sources alone can be written where there is no toolkit."""
+    try:
+        found = find_nvcc()
+        home, libraries = found.home, found.libraries
+    except MlcError:
+        home, libraries = _USUAL
+    files = {
+        **runtime_files(runtime, ("include", "src", "transports")),
+        **runtime_files(runtime / "cuda", ("include", "kernels", "src")),
+    }
+    rules = _RULES.format(home=home, libraries=libraries, architecture=name_of_target.removeprefix("sm_") + "a", name=name)
+    device = Device(rules, "$(RUN_TIME) -lstdc++ -lpthread -lrt", ".cu")
+    return with_makefile(model, files, name, toolchain, target, device)
