@@ -108,7 +108,7 @@ $(RUNTIME_OBJECTS): $(wildcard runtime/*/*.h runtime/*/*/*.h)
 $(filter %_f64.o,$(RUNTIME_OBJECTS)): objects/%_f64.o: %.c
 
 # The command that links, whose words are those of the one that compiles too: when it changes, all that was made otherwise is made again.
-SETTING = $(subst ','\\'',$(LINK))
+SETTING = $(subst ','\\'',$(LINK){setting})
 settings: always
 	@[ "$$(cat $@ 2>/dev/null)" = '$(SETTING)' ] || printf '%s\\n' '$(SETTING)' > $@
 
@@ -127,11 +127,13 @@ class Device:
     """What a Makefile has for sources that another compiler than CC compiles.
 
     rules:     settings and a rule for objects/%.o
+    setting:   the command that compiles them
     libraries: what programs link beside libm
     suffix:    of those sources
     """
 
     rules: str
+    setting: str
     libraries: str
     suffix: str
 
@@ -183,6 +185,7 @@ def with_makefile(
         model=_listed([s for s in sources if not s.startswith("runtime/")]),
         runtime=_listed([s for s in sources if s.startswith("runtime/")]),
         device="" if device is None else f"\n{device.rules}",
+        setting="" if device is None else f" {device.setting}",
         libraries="" if device is None else f" {device.libraries}",
         model_objects=objects["MODEL"],
         runtime_objects=objects["RUNTIME"],

@@ -27,11 +27,12 @@ NVCC = $(CUDA_HOME)/bin/nvcc
 KERNEL = $(NVCC) -std=c++17 -O3 -fmad=false $(GENCODE) -Werror all-warnings -Xcompiler "$(HOST_FLAGS) -Werror" $(CUDA_INCLUDES)
 SHIM_KERNEL = $(CXX) -std=c++17 -O1 -ffp-contract=off -DMLC_SHIM $(HOST_FLAGS) $(CUDA_INCLUDES) -I$(SHIM) $(SHIM_EXTRA) -x c++
 SHIM_OBJECTS = $(patsubst $(SHIM)/%.cpp,objects/shim/%.o,$(wildcard $(SHIM)/*.cpp))
-RUN_TIME = $(if $(SHIM),$(SHIM_OBJECTS),-L$(CUDA_LIBRARIES) -lcudart_static)
+RUN_TIME = $(if $(SHIM),,-L$(CUDA_LIBRARIES) -lcudart_static)
+KERNELS = $(if $(SHIM),$(SHIM_KERNEL),$(KERNEL))
 
 objects/%.o: %.cu Makefile settings
 	@mkdir -p $(@D)
-	$(if $(SHIM),$(SHIM_KERNEL),$(KERNEL)) -MMD -MF $@.d -c -o $@.part $<
+	$(KERNELS) -MMD -MF $@.d -c -o $@.part $<
 	@mv -f $@.d $(@:.o=.d)
 	@mv -f $@.part $@
 
@@ -39,7 +40,8 @@ objects/shim/%.o: $(SHIM)/%.cpp Makefile settings
 	@mkdir -p $(@D)
 	$(CXX) -std=c++17 -O2 -fPIC -I$(SHIM) $(CUDA_INCLUDES) -c -o $@ $<
 
-../{name} ../lib{name}.so: $(if $(SHIM),$(SHIM_OBJECTS))
+.DEFAULT_GOAL = all
+libmlcrt.a: $(if $(SHIM),$(SHIM_OBJECTS))
 """
 
 
@@ -57,5 +59,5 @@ def add_cuda_project(
         **runtime_files(runtime / "cuda", ("include", "kernels", "src")),
     }
     rules = _RULES.format(home=home, libraries=libraries, architecture=name_of_target.removeprefix("sm_") + "a", name=name)
-    device = Device(rules, "$(RUN_TIME) -lstdc++ -lpthread -lrt", ".cu")
+    device = Device(rules, "$(KERNELS)", "$(RUN_TIME) -lstdc++ -lpthread -lrt", ".cu")
     return with_makefile(model, files, name, toolchain, target, device)
