@@ -6,12 +6,15 @@
  * Blocks run one after another in the order of their numbers, downward, or drawn. */
 #include "shim.h"
 
+#include "mlc_shim.h"
+
 #include <algorithm>
-#include <stdarg.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #if !defined(__x86_64__) && !defined(__aarch64__)
 #include <ucontext.h>
@@ -423,8 +426,12 @@ static void complete(Warp &warp, int number, size_t at, void (*combine)(Warp &, 
 {
     const Meeting meeting = warp.pending[at];
     warp.pending.erase(warp.pending.begin() + (ptrdiff_t)at);
-    if (combine)
+    if (meeting.operation >= MEET_ALIGNED && meeting.arrived != meeting.mask) {
+        report("divergent warp", nullptr, meeting.pc, "an instruction of the whole warp, which only lanes %08x execute", meeting.arrived);
+        memset(warp.out, 0xFF, sizeof warp.out);
+    } else if (combine) {
         combine(warp, meeting.arrived);
+    }
     for (uint32_t left = meeting.arrived; left; left &= left - 1) {
         Thread &thread = block->threads[number * 32 + lowest(left)];
         if (&thread != current)
@@ -676,9 +683,37 @@ static Block *new_block()
     return fresh;
 }
 
+/* What a plain build runs into: said with its place, before the process ends as it would have. */
+static struct sigaction before_us;
+
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+    if (current)
+        report("out of bounds", info->si_addr, 0, "the access faults%s", checked ? "" : "; a checked build says where in the source");
+    if (current) {
+        fprintf(stderr, "mlc_shim: %s\n", mlc_shim_report_text(mlc_shim_report_count() - 1));
+        _exit(66);
+    }
+    sigaction(SIGSEGV, &before_us, nullptr);
+    if (before_us.sa_flags & SA_SIGINFO && before_us.sa_sigaction)
+        before_us.sa_sigaction(signal, info, context);
+}
+
+static Block *first_block()
+{
+    static char stack[64 << 10]; /* a fiber's own may be what is full */
+    const stack_t alternate = {stack, 0, sizeof stack};
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaltstack(&alternate, nullptr);
+    sigaction(SIGSEGV, &action, &before_us);
+    return new_block();
+}
+
 void run_kernel(const Launch &launch)
 {
-    static Block *only = new_block();
+    static Block *only = first_block();
     block = only;
     launch_now = &launch;
     const int64_t blocks = (int64_t)launch.grid.x * launch.grid.y * launch.grid.z;

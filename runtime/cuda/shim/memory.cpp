@@ -81,7 +81,7 @@ struct Named {
 
 static std::map<size_t, Allocation> allocations; /* by offset */
 static std::map<size_t, Named> regions;          /* tensors of a plan, by offset */
-static size_t device_end = PAGE, device_live;
+static size_t device_end = PAGE + GAP_BYTES, device_live;
 
 size_t device_used()
 {
@@ -97,7 +97,10 @@ void *device_alloc(size_t bytes)
     device_live += bytes;
     /* against the end of its last page, so that a plain build faults on what lies past it, as far as the alignment of 256 goes */
     const size_t first = at + (room - bytes) / 256 * 256;
-    mprotect(memory + at, room, PROT_READ | PROT_WRITE);
+    if (checked) /* the gaps too: what is reported shall not end the run */
+        mprotect(memory + at - GAP_BYTES, GAP_BYTES + room + GAP_BYTES, PROT_READ | PROT_WRITE);
+    else
+        mprotect(memory + at, room, PROT_READ | PROT_WRITE);
     memset(memory + at, 0xFF, room);
     allocations[first] = {bytes, true, (int)allocations.size()};
     mark(memory + first, bytes, KEY_UNWRITTEN);
@@ -121,7 +124,8 @@ bool device_free(void *p)
     mark(p, allocation.bytes, KEY_CLOSED);
     const size_t page = found->first / PAGE * PAGE, end = (found->first + allocation.bytes + PAGE - 1) / PAGE * PAGE;
     madvise(memory + page, end - page, MADV_DONTNEED);
-    mprotect(memory + page, end - page, PROT_NONE);
+    if (!checked)
+        mprotect(memory + page, end - page, PROT_NONE);
     return true;
 }
 
@@ -259,8 +263,13 @@ std::string describe(const void *p)
         return text;
     }
     const auto found = allocation_of(offset);
+    const auto next = allocations.upper_bound(offset);
+    if (next != allocations.end() && (found == allocations.end() || offset >= found->first + found->second.bytes + GAP_BYTES / 2)) {
+        snprintf(text, sizeof text, "allocation %d (%zu bytes) - %zu", next->second.number, next->second.bytes, next->first - offset);
+        return text;
+    }
     if (found == allocations.end())
-        return "device memory before the first allocation";
+        return "device memory without an allocation";
     snprintf(text, sizeof text, "%s %d (%zu bytes) + %zu", found->second.live ? "allocation" : "freed allocation", found->second.number,
         found->second.bytes, offset - found->first);
     return text;
@@ -386,7 +395,8 @@ template <Access access> static inline void touch_granule(Granule &granule, cons
     if (write.key < KEY_SPECIAL) {
         if (write.key == KEY_CLOSED || write.key == KEY_PENDING || (write.key == KEY_UNWRITTEN && access != WRITE)) {
             report_state(write.key, write, access, p, pc);
-            return;
+            if (write.key != KEY_UNWRITTEN)
+                return;
         }
     } else if (!(access == ATOMIC && write.key & KEY_ATOMIC && write.key >> 48 == mine >> 48) && !ordered(write, mine, bit)) {
         report_race(write, true, access, p, pc);
@@ -424,7 +434,7 @@ static void touch_elsewhere(const void *p, Access access, uintptr_t pc)
             report("wrong address", p, pc, "%s a local variable of thread %d", verb(access), thread);
             return;
         }
-    if (!in_program(p, access != READ))
+    if (access != READ || !in_constants(p))
         report("wrong address", p, pc, "%s memory of the host", verb(access));
 }
 

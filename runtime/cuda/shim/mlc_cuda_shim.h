@@ -6,6 +6,7 @@
 #define MLC_CUDA_SHIM_H
 
 #include <cmath>
+#include <new>
 #include <stddef.h>
 #include <tuple>
 #include <type_traits>
@@ -127,7 +128,8 @@ void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 {
     static_assert((std::is_trivially_copyable<P>::value && ...), "a kernel takes plain values");
     typedef std::tuple<std::remove_cv_t<P>...> Values;
-    const Values values(arguments...);
+    alignas(Values) unsigned char room[sizeof(Values)] = {}; /* what lies between values is no pointer */
+    const Values &values = *new (room) Values(arguments...);
     launch_kernel(
         name, (const void *)kernel,
         [](const void *called, const void *with) { std::apply((void (*)(P...))called, *(const Values *)with); }, grid, block, shared_bytes,

@@ -86,17 +86,10 @@ uint64_t draw()
 
 /* ---- places in the source ---- */
 
-struct Module {
-    const char *path;
-    uintptr_t base, low, high;
-    bool writes;
-};
-
 struct Search {
     uintptr_t address;
-    bool low_half, write;
-    Module module;
-    uintptr_t full;
+    bool low_half; /* the low half of an address of code; else the address of a constant */
+    uintptr_t full; /* offset in the module */
     std::string path;
 };
 
@@ -105,11 +98,11 @@ static int visit_module(struct dl_phdr_info *info, size_t, void *data)
     Search &search = *(Search *)data;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const auto &segment = info->dlpi_phdr[i];
-        if (segment.p_type != PT_LOAD || (search.write && !(segment.p_flags & PF_W)))
+        if (segment.p_type != PT_LOAD || (search.low_half ? !(segment.p_flags & PF_X) : segment.p_flags & PF_W))
             continue;
         const uintptr_t low = info->dlpi_addr + segment.p_vaddr, high = low + segment.p_memsz;
         const uintptr_t full = search.low_half ? (low & ~(uintptr_t)0xFFFFFFFF) | search.address : search.address;
-        if (full < low || full >= high || (search.low_half && !(segment.p_flags & PF_X)))
+        if (full < low || full >= high)
             continue;
         search.full = full - info->dlpi_addr;
         search.path = info->dlpi_name && *info->dlpi_name ? info->dlpi_name : "/proc/self/exe";
@@ -118,9 +111,9 @@ static int visit_module(struct dl_phdr_info *info, size_t, void *data)
     return 0;
 }
 
-bool in_program(const void *p, bool write)
+bool in_constants(const void *p)
 {
-    Search search = {(uintptr_t)p, false, write, {}, 0, {}};
+    Search search = {(uintptr_t)p, false, 0, {}};
     return dl_iterate_phdr(visit_module, &search) != 0;
 }
 
@@ -162,7 +155,7 @@ std::string source_line(uint32_t pc)
     const auto at = known.find(pc);
     if (at != known.end())
         return at->second;
-    Search search = {pc, true, false, {}, 0, {}};
+    Search search = {pc, true, 0, {}};
     return known[pc] = pc && dl_iterate_phdr(visit_module, &search) ? ask_addr2line(search) : "a place not known";
 }
 

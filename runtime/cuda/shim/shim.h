@@ -51,7 +51,7 @@ struct Party { /* the other side of a race */
 /* Notes a fault of the running kernel (or of the host program, outside one). Same fault, same place: noted once, counted. */
 void report(const char *fault, const void *address, uintptr_t pc, const char *format, ...) __attribute__((format(printf, 4, 5)));
 std::string source_line(uint32_t pc);
-bool in_program(const void *p, bool write); /* in a loaded module, in a part that may be written if write */
+bool in_constants(const void *p); /* in a loaded module, in a part that is never written */
 void report_host(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- memory.cpp ---- */
@@ -99,6 +99,8 @@ struct Copy {
     int size, bytes;
     uintptr_t pc;
 };
+
+constexpr int MEET_ALIGNED = 16; /* operations from here on are the whole warp's, together */
 
 enum class State { READY, BARRIER, NAMED_BARRIER, WARP, DONE };
 
