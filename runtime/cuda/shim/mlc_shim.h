@@ -1,0 +1,34 @@
+/* mlc_shim.h: how tests and programs steer the execution shim and read what it found. C and C++.
+ *
+ * From the environment, read once:
+ *   MLC_SHIM_ORDER    forward, reverse, random or ahead (default forward): see block.cpp
+ *   MLC_SHIM_SEED     a number, for random and ahead (default 1)
+ *   MLC_SHIM_MEMORY   bytes of the device (default 8 GiB)
+ * Reports go to stderr; a process that ends with reports that nobody cleared ends with exit code 66. */
+#ifndef MLC_SHIM_API_H
+#define MLC_SHIM_API_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* 0, or -1 if there is no such order. */
+int mlc_shim_options(const char *order, uint64_t seed);
+/* 1: reports go to stderr as they come (at first), 0: they are kept only. */
+void mlc_shim_print(int print);
+int mlc_shim_checked(void);
+size_t mlc_shim_report_count(void);
+/* One line, valid until cleared; NULL past the end. */
+const char *mlc_shim_report_text(size_t index);
+void mlc_shim_reports_clear(void);
+/* Fiber switches since the process began. */
+uint64_t mlc_shim_switches(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

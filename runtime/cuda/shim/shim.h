@@ -1,0 +1,193 @@
+/* shim.h: what the files of the execution shim share. Kernels do not see it.
+ *
+ *   block.cpp   one block: fibers, schedule, barriers, warps           copy.cpp    async copies
+ *   memory.cpp  device and shared memory, its shadow, the checks       tensor.cpp  ldmatrix, mma
+ *   host.cpp    streams, events, graphs, allocations, launches         report.cpp  what was found
+ *
+ * How races are found. Every thread has a clock that it advances at each synchronisation. A granule of memory remembers its last
+ * write and two of the reads since, each with the clock of who did it. A later access is ordered after a remembered one if the thread
+ * knows that clock: from a block-wide barrier (`Thread::base`, shared by all who passed it) or from its warp (`Thread::known`).
+ * Blocks of a launch are not ordered; launches are ordered as streams, events and graphs order them.
+ * Two reads suffice where a barrier is the block's: they are kept from different warps, so whoever writes too early races with one. */
+#ifndef MLC_SHIM_H
+#define MLC_SHIM_H
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <stddef.h>
+#include <stdint.h>
+#include <string>
+#include <vector>
+
+#define MLC_SHIM
+#include "mlc_cuda.h"
+
+namespace mlc_shim {
+
+constexpr int MAX_THREADS = 1024, MAX_WARPS = 32;
+constexpr size_t STACK_BYTES = 64 << 10, GUARD_BYTES = 4096;
+constexpr size_t SHARED_BYTES_OPTIN = 232448, SHARED_BYTES_DEFAULT = 49152; /* "Compute Capabilities", Technical Specifications */
+
+enum class Order { FORWARD, REVERSE, RANDOM, AHEAD };
+
+struct Options {
+    Order order;
+    uint64_t seed;
+    size_t memory_bytes; /* of the device */
+};
+
+Options &options();
+uint64_t draw(); /* the next number of the seed's row */
+
+/* ---- report.cpp ---- */
+
+struct Party { /* the other side of a race */
+    int thread;    /* in its block, -1: of another launch */
+    int64_t block; /* in its grid */
+    uint32_t pc;   /* low half of the address, 0: not known */
+};
+
+/* Notes a fault of the running kernel (or of the host program, outside one). Same fault, same place: noted once, counted. */
+void report(const char *fault, const void *address, uintptr_t pc, const char *format, ...) __attribute__((format(printf, 4, 5)));
+std::string source_line(uint32_t pc);
+bool in_constants(const void *p); /* in a loaded module, in a part that is never written */
+void report_host(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- memory.cpp ---- */
+
+struct Entry { /* an access; key: launch 16 bits, block 24, warp 5, atomic 1, clock 18 */
+    uint64_t key;
+    uint32_t lanes, pc;
+};
+constexpr uint64_t KEY_CLOSED = 0, KEY_UNWRITTEN = 1, KEY_HOST = 2, KEY_PENDING = 3, KEY_SPECIAL = 4;
+constexpr uint64_t KEY_ATOMIC = 1 << 18, CLOCK_MASK = KEY_ATOMIC - 1;
+
+enum Access { READ, WRITE, ATOMIC };
+
+extern bool checked; /* kernels were compiled with -fsanitize=thread */
+bool in_device(const void *p);
+bool in_shared(const void *p);
+/* An access of the running thread, by an instruction of the shim or of the kernel. */
+void touch(const void *p, size_t bytes, Access access, uintptr_t pc);
+void mark(const void *p, size_t bytes, uint64_t key); /* sets the state of a range */
+void mark_pending(const void *p, size_t bytes, uintptr_t pc);
+void touch_operation(const void *p, size_t bytes, Access access); /* a copy or fill by the host */
+void copy_states(const void *to, const void *from, size_t bytes);
+std::string describe(const void *p);
+void *device_alloc(size_t bytes);
+bool device_free(void *p);
+size_t device_used();
+bool device_contains(const void *p, size_t bytes); /* all of it in one live allocation */
+/* Looks for words that point to device memory; reports those that point to freed memory. */
+void check_arguments(const char *kernel, const void *words, size_t bytes);
+char *shared_pool(int worker);
+void shared_begin_launch(size_t dynamic_bytes);
+void shared_begin_block();
+void forget_operations(); /* all operations so far are over: their numbers are free again */
+
+/* ---- block.cpp ---- */
+
+struct Clocks {
+    uint32_t of[MAX_THREADS];
+    uint32_t least[MAX_WARPS]; /* the least of a warp's */
+};
+
+struct Copy {
+    void *to;
+    const void *from;
+    int size, bytes;
+    uintptr_t pc;
+};
+
+constexpr int MEET_ALIGNED = 16; /* operations from here on are the whole warp's, together */
+
+enum class State { READY, BARRIER, NAMED_BARRIER, WARP, DONE };
+
+struct Thread {
+    void *sp;
+    char *stack;
+    Where *where;
+    void *arguments; /* on its stack */
+    int number, warp, lane;
+    State state;
+    uintptr_t waits_at;
+    uint32_t clock;
+    uint64_t key; /* of its accesses now */
+    const Clocks *base;
+    uint32_t known[32]; /* clocks of its warp's lanes */
+    uint32_t known_least;
+    std::vector<Copy> open;
+    std::deque<std::vector<Copy>> groups;
+};
+
+struct Meeting {
+    int operation;
+    uint32_t mask, arrived;
+    uintptr_t pc;
+};
+
+struct Warp {
+    uint64_t in[32][11], out[32][2];
+    int operand[32];
+    uint32_t exists, live, rank;
+    std::vector<Meeting> pending;
+};
+
+struct NamedBarrier {
+    int expected, arrived;
+    std::vector<int> waiting;
+    std::vector<uint32_t> warps; /* lanes that arrived, by warp */
+    std::unique_ptr<Clocks> joined;
+    uintptr_t pc;
+};
+
+struct Block {
+    Thread threads[MAX_THREADS];
+    Warp warps[MAX_WARPS];
+    NamedBarrier named[16];
+    uint32_t ready[MAX_WARPS], ready_warps;
+    int size, warp_count, live, waiting, barrier_line, gather_kind, gather, gathered, cursor_warp, cursor_lane;
+    uintptr_t barrier_pc;
+    bool barrier_faulted;
+    Where where; /* thread unused */
+    int64_t number;
+    void *main_sp;
+    std::vector<std::unique_ptr<Clocks>> clocks;
+    size_t clocks_used, clocks_turn;
+};
+
+struct Launch { /* the kernel that runs */
+    const char *name;
+    uint32_t operation; /* its number in the window, 1 to 65535 */
+    dim3 grid, block;
+    size_t shared_bytes;
+    const void *kernel;
+    Invoke invoke;
+    const void *arguments;
+    size_t arguments_bytes;
+};
+
+extern Thread *current;      /* nullptr outside kernels */
+extern Block *block;         /* the block that runs */
+extern const Launch *launch_now; /* nullptr outside kernels */
+extern uint64_t switches;
+
+void run_kernel(const Launch &launch);
+/* All lanes of mask meet; who comes last runs combine. False: the caller takes no part (already reported). */
+bool meet(int operation, uint32_t mask, uintptr_t pc, void (*combine)(Warp &warp, uint32_t mask));
+bool knows(const Thread &thread, int warp, int lane, uint32_t clock);
+void end_of_thread_copies(Thread &thread); /* copy.cpp */
+
+/* ---- host.cpp ---- */
+
+extern uint32_t operation_now; /* number of the kernel, copy or fill that runs */
+/* whether operation `number` is over before the one that runs begins */
+bool operation_ordered(uint32_t number);
+std::string operation_name(uint32_t number);
+
+#define MLC_CALLER ((uintptr_t)__builtin_return_address(0))
+
+}
+
+#endif
