@@ -17,7 +17,7 @@ from mlc.mesh import TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries
 from mlc.parallel.shards import Owned, Sharing
 
-VERSION = 6
+VERSION = 7
 CHAINS = ("train", "evaluate", "sample")
 #: What gives a parameter its gradient, by the number that tables have for it.
 FED = ("loss", "accumulate", "none")
