@@ -15,15 +15,13 @@ def rows_meaning(
     bound: Mapping[str, Iterable[tuple[int, int]]],
 ) -> str:
     """bound: what else a chunk names buffers for: pairs of a number and a buffer, by what they are"""
-    digest = hashlib.sha256()
+    names = [buffer.name for buffer in buffers]
+    lines: list[str] = []
     for phase, of in sorted(rows.items()):
-        for row in of:
-            names = " ".join(buffers[number].name for number in row.buffers)
-            digest.update(f"{phase} {routines[row.routine].name} {row.path} {names}\n".encode())
+        lines += [f"{phase} {routines[row.routine].name} {row.path} {' '.join([names[n] for n in row.buffers])}\n" for row in of]
     for what, pairs in sorted(bound.items()):
-        for number, buffer in pairs:
-            digest.update(f"{what} {number} {buffers[buffer].name}\n".encode())
-    return digest.hexdigest()[:16]
+        lines += [f"{what} {number} {names[buffer]}\n" for number, buffer in pairs]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def bound_buffers(chunk: Chunk, losses: int) -> dict[str, Sequence[tuple[int, int]]]:
