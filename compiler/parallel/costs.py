@@ -245,6 +245,8 @@ class _ParameterSizes:
         self.copies = copies
         self.levels = levels
         self.replicas = replicas
+        self.wide = lowered.step.program.wide
+        self.unit = dtype_of(self.wide).bytes
         self.parameters = {p.name: p for p in lowered.step.program.parameters}
         self.uses = [self._uses(call) for call in lowered.step.program.train.calls]
         self.first: dict[str, int] = {}
@@ -269,10 +271,8 @@ class _ParameterSizes:
         return uses
 
     def _use(self, parameter: Parameter, count: int, number: int) -> ParameterUse:
-        size, kind = parameter.type.size, parameter.type
-        wide = self.lowered.step.program.wide
-        unit = dtype_of(wide).bytes
-        value_bytes = unit * size + (kind.bytes if self.copies and kind.dtype != wide else 0)
+        size, kind, unit = parameter.type.size, parameter.type, self.unit
+        value_bytes = unit * size + (kind.bytes if self.copies and kind.dtype != self.wide else 0)
         owned = self.first[parameter.name] == number and parameter.name in self.trained
         state_bytes = self._state_bytes(parameter) if owned else 0
         return ParameterUse(parameter.name, value_bytes, state_bytes, unit * size * self.levels * count)
@@ -283,7 +283,6 @@ class _ParameterSizes:
             return 0
         rule, routine = self.lowered.step.program.updates[parameter.update], self.lowered.updates[parameter.update]
         sizes = [parameter.type.size if rule.elementwise else kind.size for _, kind in rule.states]
-        unit = dtype_of(self.lowered.step.program.wide).bytes
         if routine.name in self.lowered.flat:
-            return -(-unit * sum(sizes) // self.replicas)
-        return unit * (parameter.type.size + 2 * sum(sizes)) + routine.work_bytes
+            return -(-self.unit * sum(sizes) // self.replicas)
+        return self.unit * (parameter.type.size + 2 * sum(sizes)) + routine.work_bytes

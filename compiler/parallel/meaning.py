@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from mlc.parallel.planned import Buffer, Chunk, PlannedParameter, Row, Signature
 
@@ -24,6 +25,12 @@ def rows_meaning(
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
+@lru_cache(maxsize=1024)
+def _digits(text: str) -> str:
+    """Sixteen hex digits of a text: parameters of equal layers have equal ones."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def bound_buffers(chunk: Chunk, losses: int) -> dict[str, Sequence[tuple[int, int]]]:
     """What a chunk names buffers for beside its rows. losses: the columns of its chain that add up to the loss"""
     return {
@@ -39,9 +46,9 @@ def update_meaning(parameter: PlannedParameter, routine: Signature | None, scala
     """Of the update of a parameter: its rule, None: it is not trained, the scalars that it reads, what feeds it, and its states."""
     states = " ".join(f"{name}{list(shape)}" for name, shape in parameter.states)
     text = f"{routine.name if routine else ''} {' '.join(scalars)} {parameter.fed} {list(parameter.shape)} {states}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _digits(text)
 
 
 def init_meaning(routine: Signature) -> str:
     """Of the initial value of a parameter."""
-    return hashlib.sha256(routine.name.encode()).hexdigest()[:16]
+    return _digits(routine.name)
