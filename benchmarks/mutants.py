@@ -138,7 +138,7 @@ def edit_ending(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
 
 
 def _edit_ending(rows: list[list[Any]], way: int, rng: random.Random) -> str:
-    first = next(at for at, row in enumerate(rows) if row[0] not in (*COMPUTE, *TRANSFERS))
+    first = next(at for at, row in enumerate(rows) if row[0] == "STATISTICS")
     at, to = rng.randrange(first, len(rows)), rng.randrange(first, len(rows))
     before = list(rows[at])
     match way:

@@ -16,7 +16,7 @@ from conftest import ROOT
 from mlc.driver import Options, compile_file
 from mlc.mesh import Portions
 from mlc.parallel.collectives import Collectives
-from mlc.parallel.entries import COMPUTE, ENDINGS, RESTS, Entry
+from mlc.parallel.entries import COMPUTE, ENDINGS, FOLDS, RESTS, Entry
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import Place, Planned
 
@@ -146,6 +146,8 @@ def expected_lines(planned: Planned, place: Place, rank: int) -> Iterator[tuple[
         if kind in (*COMPUTE, *RESTS.values()):
             yield -1, f"{kind}{of} {number}" if len(place.stages) > 1 else f"{kind} {number}"
             yield from rows_of(planned, place, kind, int(of), number)
+        elif kind in FOLDS:
+            yield -1, f"{kind}{of} {number}" if len(place.stages) > 1 else f"{kind} {number}"
         elif isinstance(of, str):
             yield -1, f"{kind} {of} {number}"
             yield from message_of(planned, of, kind, number, rank)

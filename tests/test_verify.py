@@ -235,6 +235,21 @@ def update_dropped(plan: Plan) -> None:
     rows(plan, 0).remove(["UPDATE", 0, 0])
 
 
+def fold_of(plan: Plan) -> list[Any]:
+    return next(row for row in rows(plan, 0) if row[0] == "FOLDW")
+
+
+def fold_dropped(plan: Plan) -> None:
+    rows(plan, 0).remove(fold_of(plan))
+
+
+def folded_late(plan: Plan) -> None:
+    """The next group has added to the sums."""
+    fold = fold_of(plan)
+    rows(plan, 0).remove(fold)
+    rows(plan, 0).insert(at(plan, 0, ["B", 0, fold[2] + 1]) + 1, fold)
+
+
 def reduced_twice(plan: Plan) -> None:
     rows(plan, 0).insert(at(plan, 0, ["REDUCE", 0, 0]), ["REDUCE", 0, 0])
 
@@ -588,6 +603,8 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (descending, "place 0, action"),
         (weight_gradient_dropped, "place 1, chunk 0: weight gradient of microbatch 3 is done 0 times"),
         (update_dropped, "place 0: the list ends with"),
+        (fold_dropped, "place 0, chunk 0: sums of W are folded behind microbatches [1, 2], not [0, 1, 2]"),
+        (folded_late, "sums of a group are folded between microbatch 0 and the next"),
         (reduced_twice, "(REDUCE 0 0): turn 0 of chunk 0, but it has had all its turns"),
         (owned_twice, "are updated 2 times"),
         (nobody_updates, "are updated 0 times"),

@@ -8,7 +8,7 @@ microbatches. With "weight": count in the record it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 
 from mlc.elaborate.failures import Failure
@@ -25,17 +25,21 @@ def masked_losses(chain: Chain, units: list[Unit]) -> Iterator[Failure]:
     if chain.weight is not None:
         return
     active = {chain.loss}
+    found: dict[tuple[int, tuple[bool, ...]], tuple[set[str], Sequence[Instruction]]] = {}  # of a unit, by what of it is wanted
     for call in reversed(chain.calls):
         unit = units[call.unit]
-        wanted = [name in active for name in call.results] + [e.kind == "add_loss" for e in unit.effects]
-        live, instructions = _needed(unit.function, wanted)
+        wanted = (*(name in active for name in call.results), *(e.kind == "add_loss" for e in unit.effects))
+        if (call.unit, wanted) not in found:
+            live, instructions = _needed(unit.function, wanted)
+            found[call.unit, wanted] = live, instructions if any(_warnings(unit, call, instructions)) else ()
+        live, instructions = found[call.unit, wanted]
         for parameter, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True):
             if role == "state" and parameter.name in live:
                 active.add(name)
         yield from _warnings(unit, call, instructions)
 
 
-def _needed(function: Function, wanted: list[bool]) -> tuple[set[str], list[Instruction]]:
+def _needed(function: Function, wanted: Sequence[bool]) -> tuple[set[str], list[Instruction]]:
     """What the wanted results are made of: names of values, and the instructions in their order."""
     live = {r.name for r, w in zip(function.results, wanted, strict=True) if w}
     made: list[Instruction] = []
@@ -46,7 +50,9 @@ def _needed(function: Function, wanted: list[bool]) -> tuple[set[str], list[Inst
     return live, made[::-1]
 
 
-def _warnings(unit: Unit, call: Call, instructions: list[Instruction]) -> Iterator[Failure]:
+def _warnings(unit: Unit, call: Call, instructions: Sequence[Instruction]) -> Iterator[Failure]:
+    if not instructions:
+        return
     inputs = {p.name: name for p, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True) if role == "input"}
     data = _of_data(unit, instructions)
     reciprocals = {i.results[0].name for i in instructions if i.op == "div" and _is_reciprocal(i.operands, data)}
@@ -90,7 +96,7 @@ def _is_count(operands: tuple[Value, ...], data: Mapping[str, bool]) -> bool:
     return scalars and total.name not in data and data.get(count.name, False)
 
 
-def _of_data(unit: Unit, instructions: list[Instruction]) -> dict[str, bool]:
+def _of_data(unit: Unit, instructions: Sequence[Instruction]) -> dict[str, bool]:
     """The values that neither parameters nor states reach: do they depend on data?"""
     pure = {p.name: role == "input" for p, role in zip(unit.function.parameters, unit.roles, strict=True) if role in ("input", "record")}
     for instruction in instructions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlc.emit.tree import (
     Assign,
@@ -28,72 +28,60 @@ _INDENT = "    "
 
 def c_text(nodes: Iterable[Node]) -> str:
     """The text of a file."""
-    return "".join(f"{line}\n" for line in _lines(nodes))
+    return "\n".join([*_lines(nodes), ""])
 
 
-def _lines(nodes: Iterable[Node]) -> Iterator[str]:
-    for node in nodes:
-        yield from _node(node)
+def _lines(nodes: Iterable[Node]) -> list[str]:
+    return [line for node in nodes for line in _node(node)]
 
 
-def _node(node: Node) -> Iterator[str]:
+def _node(node: Node) -> list[str]:
     match node:
         case Define(kind, name, value, note):
-            yield declared(kind, name) + (f" = {value};" if value else ";") + (f" /* {note} */" if note else "")
+            return [declared(kind, name) + (f" = {value};" if value else ";") + (f" /* {note} */" if note else "")]
         case Assign(place, value, operator):
-            yield f"{place} {operator} {value};"
+            return [f"{place} {operator} {value};"]
         case Do(expression):
-            yield f"{expression};"
+            return [f"{expression};"]
         case For():
-            yield from _for(node)
+            return _for(node)
         case If(condition, body):
-            yield from _scope(f"if ({condition}) ", body)
+            return _scope(f"if ({condition}) ", body)
         case Block(body, note):
-            yield from _scope(f"/* {note} */ " if note else "", body)
+            return _scope(f"/* {note} */ " if note else "", body)
         case Lambda(name, parameters, body):
-            yield from _scope(f"const auto {name} = [=]({parameters}) ", body, "};")
+            return _scope(f"const auto {name} = [=]({parameters}) ", body, "};")
         case Comment(lines):
-            yield from _comment(lines)
+            return _comment(lines)
         case Blank():
-            yield ""
+            return [""]
         case Directive(text):
-            yield f"#{text}"
+            return [f"#{text}"]
         case Struct(name, fields):
-            yield from _scope(f"struct {name} ", [Define(kind, field) for kind, field in fields], "};")
+            return _scope(f"struct {name} ", [Define(kind, field) for kind, field in fields], "};")
         case Constant(kind, name, rows):
-            yield f"{declared(kind, name)} = {{"
-            yield from (f"{_INDENT}{row}," for row in rows)
-            yield "};"
+            return [f"{declared(kind, name)} = {{", *[f"{_INDENT}{row}," for row in rows], "};"]
         case Function(head, body):
-            yield from head
-            yield from _scope("", body)
+            return [*head, *_scope("", body)]
         case External(body):
-            yield from ("#ifdef __cplusplus", 'extern "C" {', "#endif")
-            yield from _lines(body)
-            yield from ("#ifdef __cplusplus", "}", "#endif")
+            return ["#ifdef __cplusplus", 'extern "C" {', "#endif", *_lines(body), "#ifdef __cplusplus", "}", "#endif"]
 
 
-def _for(loop: For) -> Iterator[str]:
-    if loop.pragma:
-        yield loop.pragma
+def _for(loop: For) -> list[str]:
     c, step = loop.counter, f"{loop.counter}++" if loop.step == 1 else f"{loop.counter} += {loop.step}"
-    yield from _scope(f"for ({loop.kind} {c} = {loop.start}; {c} < {loop.end}; {step}) ", loop.body)
+    scope = _scope(f"for ({loop.kind} {c} = {loop.start}; {c} < {loop.end}; {step}) ", loop.body)
+    return [loop.pragma, *scope] if loop.pragma else scope
 
 
-def _scope(head: str, body: Iterable[Node], end: str = "}") -> Iterator[str]:
-    yield f"{head}{{"
-    yield from (f"{_INDENT}{line}" if line else "" for line in _lines(body))
-    yield end
+def _scope(head: str, body: Iterable[Node], end: str = "}") -> list[str]:
+    return [f"{head}{{", *[f"{_INDENT}{line}" if line else "" for line in _lines(body)], end]
 
 
-def _comment(lines: Sequence[str]) -> Iterator[str]:
+def _comment(lines: Sequence[str]) -> list[str]:
     (first, *rest) = lines
     if not rest:
-        yield f"/* {first} */"
-        return
-    yield f"/* {first}"
-    yield from (f" * {line}".rstrip() for line in rest)
-    yield " */"
+        return [f"/* {first} */"]
+    return [f"/* {first}", *[f" * {line}".rstrip() for line in rest], " */"]
 
 
 # Values that hold others.

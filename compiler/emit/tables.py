@@ -32,6 +32,7 @@ class Tables:
 
     nodes: the tables so far, but for the pools they point into, which come first
     paths: the hash of each call path as a literal
+    states: where the tensors of states lie, by their names and shapes
     """
 
     def __init__(self, lowered: Lowered, plan: Planned):
@@ -43,6 +44,7 @@ class Tables:
         self.paths: dict[str, str] = {}
         self.domains = "NULL"
         self.tensors: dict[tuple[str, str, tuple[int, ...], int | str], str] = {}
+        self.states: dict[tuple[tuple[str, tuple[int, ...]], ...], str] = {}
 
     def made(self) -> list[c.Node]:
         """All tables; the model, which names them, comes last."""
@@ -82,7 +84,9 @@ class Tables:
     def _parameter(self, number: int) -> str:
         """An mlc_parameter; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
         parameter = self.plan.parameters[number]
-        states = [self._tensor(name, self.program.wide, shape, "MLC_NONE") for name, shape in parameter.states]
+        if parameter.states not in self.states:
+            tensors = [self._tensor(name, self.program.wide, shape, "MLC_NONE") for name, shape in parameter.states]
+            self.states[parameter.states] = self.pools.array("mlc_tensor", tensors)
         return initializer(
             (
                 c_string(parameter.name),
@@ -91,8 +95,8 @@ class Tables:
                 FED.index(parameter.fed),
                 len(parameter.uses),
                 parameter.owner,
-                self.pools.array("mlc_tensor", states),
-                len(states),
+                self.states[parameter.states],
+                len(parameter.states),
                 self._path(parameter.name),
             )
         )

@@ -92,7 +92,7 @@ def row(table: Mapping[str, T], dtype: str, what: str) -> T:
 
 def dtype_of(name: str) -> DType:
     """The columns of a dtype."""
-    return row(DTYPES, name, "the table of dtypes")
+    return DTYPES.get(name) or row(DTYPES, name, "the table of dtypes")
 
 
 def is_narrow(name: str) -> bool:

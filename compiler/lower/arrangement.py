@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import field
 
 from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
@@ -87,10 +88,10 @@ class Stored:
 
     type: TensorType
     arrangement: Arrangement
+    bytes: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def bytes(self) -> int:
-        return self.arrangement.elements * dtype_of(self.type.dtype).bytes
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bytes", self.arrangement.elements * dtype_of(self.type.dtype).bytes)
 
     @property
     def key(self) -> tuple[str, int | tuple[int, ...], Arrangement | None]:

@@ -8,19 +8,19 @@ logits) is canonical, and so is each that shares a maker or a reader with it. Th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from mlc.ir.program import Chain, Program, Step, Unit, Variant
 from mlc.ir.types import Value
-from mlc.lower.arrangement import Arrangement, canonical
+from mlc.lower.arrangement import Arrangement, Stored, canonical
 from mlc.lower.rules import Rules
 
 #: A state as a unit knows it: the unit's number, and the name of its parameter or result.
 _Node = tuple[int, str]
 
 
-def boundaries(step: Step, rules: Rules, kept: tuple[Mapping[str, str], ...]) -> tuple[dict[str, Arrangement], ...]:
-    """Per unit: value of one of its functions -> its arrangement, where that is not canonical.
+def boundaries(step: Step, rules: Rules, kept: tuple[Mapping[str, str], ...]) -> Boundaries:
+    """What the target chooses for the values of all units.
 
     kept: per unit, pending value -> the cotangent it is
     """
@@ -31,7 +31,7 @@ def boundaries(step: Step, rules: Rules, kept: tuple[Mapping[str, str], ...]) ->
         if variants:
             arranged |= _inside(unit, variants[0], arranged, rules, kept[number])
         found.append(arranged)
-    return tuple(found)
+    return Boundaries(found)
 
 
 def _states(unit: Unit) -> Iterator[Value]:
@@ -62,6 +62,25 @@ def arranged_value(value: Value, rules: Rules) -> Arrangement | None:
         return None
     arrangement = rules.arrange(value.type.dtype, value.type.shape)
     return None if arrangement == canonical(value.type.shape) else arrangement
+
+
+class Boundaries:
+    """How the values between the functions of each unit, and between units, lie in memory. Calls of a unit ask for the same ones again.
+
+    arranged: per unit, value -> its arrangement, where that is not canonical
+    """
+
+    def __init__(self, arranged: Sequence[Mapping[str, Arrangement]]):
+        self.arranged = tuple(arranged)
+        self._known: dict[tuple[int, str], Stored] = {}
+
+    def stored(self, unit: int, value: Value) -> Stored:
+        """How a value of a unit lies in memory."""
+        known = self._known.get((unit, value.name))
+        if known is None or known.type is not value.type:
+            arrangement = self.arranged[unit].get(value.name) or canonical(value.type.shape)
+            known = self._known[unit, value.name] = Stored(value.type, arrangement)
+        return known
 
 
 class _Classes:

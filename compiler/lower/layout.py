@@ -22,7 +22,8 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: 
     bundles: dict[tuple[int, int], list[str]] = {}
     for name in sizes:
         bundles.setdefault(lives[name], []).append(name)
-    bytes_of = {life: sum(aligned(sizes[n], to) for n in names) for life, names in bundles.items()}
+    room = {name: aligned(size, to) for name, size in sizes.items()}
+    bytes_of = {life: sum([room[n] for n in names]) for life, names in bundles.items()}
     placed: list[tuple[int, int, int, int]] = []  # start and end, first and last of its life, in ascending order
     offsets: dict[str, int] = {}
     total = 0
@@ -33,7 +34,7 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: 
         total = max(total, start + size)
         for name in bundles[life]:
             offsets[name] = start
-            start += aligned(sizes[name], to)
+            start += room[name]
     return offsets, total
 
 

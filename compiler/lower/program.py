@@ -13,8 +13,8 @@ from mlc.ir.op import Op
 from mlc.ir.program import CHOICES, Input, Program, Step, Unit, Update, Variant
 from mlc.ir.types import ONE, TensorType, Value
 from mlc.lower.again import Again, remade
-from mlc.lower.arrangement import Arrangement, Stored, canonical
-from mlc.lower.boundary import boundaries
+from mlc.lower.arrangement import Arrangement, Stored
+from mlc.lower.boundary import Boundaries, boundaries
 from mlc.lower.checks import Facts
 from mlc.lower.loops import Nest
 from mlc.lower.names import routine_name, unique_name
@@ -36,7 +36,7 @@ class Lowered:
     kept:             per unit: pending value -> the incoming cotangent it is, which stays where it lies
     inits:            per parameter; flat where the initial value is elementwise
     updates:          per Program.updates
-    arranged:         per unit: value between its functions, or between units -> its arrangement, where that is not canonical
+    boundaries:       how values between functions of a unit, and between units, lie
     adds:             Stored.key of a state -> routine (a, b) -> a + b, for states that several calls read
     zeros:            Stored.key -> routine () -> 0
     copies:           Stored.key of a state -> routine (a) -> a, for states that pass through a stage, and their gradients
@@ -52,7 +52,7 @@ class Lowered:
     input_gradient: tuple[Routine | None, ...]
     weight_gradient: tuple[Routine | None, ...]
     kept: tuple[Mapping[str, str], ...]
-    arranged: tuple[Mapping[str, Arrangement], ...]
+    boundaries: Boundaries
     inits: tuple[Routine, ...]
     updates: tuple[Routine, ...]
     adds: Mapping[Key, Routine]
@@ -69,7 +69,7 @@ class Lowered:
 
     def stored(self, unit: int, value: Value) -> Stored:
         """How a value between the functions of a unit, or between units, lies in memory."""
-        return Stored(value.type, self.arranged[unit].get(value.name) or canonical(value.type.shape))
+        return self.boundaries.stored(unit, value)
 
 
 class _Lowerer:
@@ -83,7 +83,8 @@ class _Lowerer:
         self.names: set[str] = set()
         self.sites = 0
         self.kept = tuple(kept_cotangents(of[0]) if of else {} for of in step.variants)
-        self.arranged = boundaries(step, rules, self.kept)
+        self.boundaries = boundaries(step, rules, self.kept)
+        self.arranged = self.boundaries.arranged
         self.read = _inputs_read(self.program)
 
     def lower(
@@ -153,7 +154,7 @@ class _Lowerer:
             input_gradient=input_gradient,
             weight_gradient=weight_gradient,
             kept=self.kept,
-            arranged=self.arranged,
+            boundaries=self.boundaries,
             inits=inits,
             updates=updates,
             adds=adds,
@@ -196,9 +197,6 @@ class _Lowerer:
         one = len(routine.kernels) == 1 and isinstance(routine.kernels[0], Nest) and routine.kernels[0].vector
         return one and [f.label for d in result.type.dims for f in d.factors] == ["n"]
 
-    def _stored(self, unit: int, value: Value) -> Stored:
-        return Stored(value.type, self.arranged[unit].get(value.name) or canonical(value.type.shape))
-
     def _sums(self) -> tuple[dict[Key, Routine], dict[Key, Routine]]:
         """The routines that add gradients of states, and those that clear them."""
         adds: dict[Key, Routine] = {}
@@ -207,12 +205,12 @@ class _Lowerer:
             if not variants:
                 continue
             variant = variants[0]
-            states = {p.name: self._stored(number, p) for p in unit.function.parameters}
+            states = {p.name: self.boundaries.stored(number, p) for p in unit.function.parameters}
             for name, _ in variant.d_states:
                 if states[name].key not in adds:
                     adds[states[name].key] = self._add(states[name])
             for result, cotangent in zip(unit.function.results, variant.d_results, strict=True):
-                stored = self._stored(number, result)
+                stored = self.boundaries.stored(number, result)
                 if cotangent is not None and stored.key not in zeros:
                     zeros[stored.key] = self._zero(stored)
         return adds, zeros
@@ -222,7 +220,7 @@ class _Lowerer:
         copies: dict[Key, Routine] = {}
         for number, unit in enumerate(self.program.units):
             for result in unit.function.results[: unit.outputs]:
-                stored = self._stored(number, result)
+                stored = self.boundaries.stored(number, result)
                 if stored.key not in copies:
                     copies[stored.key] = self._copy(stored)
         return copies

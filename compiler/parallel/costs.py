@@ -9,7 +9,8 @@ parameter first), values that live from forward to backward once a stage for eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
@@ -104,9 +105,9 @@ def call_costs(
     program = lowered.step.program
     parameters = _ParameterSizes(lowered, levels, replicas, copies)
     states = _states(lowered)
-    to_weight = _kept_to_weight(lowered)
     crossing = _crossing_bytes(program, states)
     units = {number: _UnitCost(lowered, number, choice) for number in sorted({call.unit for call in program.train.calls})}
+    to_weight = _kept_to_weight(program, units)
     return tuple(
         CallCost(
             unit=program.units[call.unit].name,
@@ -118,7 +119,7 @@ def call_costs(
             saved_bytes=units[call.unit].saved_bytes,
             saved_w_bytes=units[call.unit].saved_w_bytes,
             pending_bytes=units[call.unit].pending_bytes,
-            kept=tuple(Kept(name, kind.bytes, name in to_weight) for name, kind in _kept(lowered, call, choice)),
+            kept=tuple(Kept(name, kind.bytes, name in to_weight) for name, kind in _kept(lowered, call, units[call.unit])),
             work_bytes=units[call.unit].work_bytes,
             fused_bytes=units[call.unit].fused_bytes,
             crossing_bytes=crossing[number],
@@ -130,7 +131,7 @@ def call_costs(
 
 
 class _UnitCost:
-    """What all calls of one unit have in common."""
+    """What all calls of one unit have in common. reads: names of what its backward reads; late_reads: of what its weight gradient does"""
 
     def __init__(self, lowered: Lowered, number: int, choice: str):
         variant, again = lowered.step.variant(number, choice), lowered.again_of(number, choice)
@@ -151,6 +152,11 @@ class _UnitCost:
         routines = [r for r in (forward, early, late, again and again.routine) if r is not None]
         self.work_bytes = max(routine.work_bytes for routine in routines) + remade_bytes - late_bytes
         self.fused_bytes = (_fused_bytes(lowered, number, variant) if variant else 0) + late_bytes
+        plain = lowered.step.variant(number)
+        self.late_reads = _read_names(plain, "weight_gradient") if plain else set[str]()
+        self.reads = self.late_reads | _read_names(plain, "input_gradient") if plain else set[str]()
+        if plain is not None and again is not None:
+            self.reads |= {p.name for p in again.routine.function.parameters}
 
 
 def _seconds(routine: Routine | None, machine: Machine) -> float:
@@ -174,17 +180,11 @@ def _fused_bytes(lowered: Lowered, number: int, variant: Variant) -> int:
     return sum(made[name] for name in variant.pending if name not in free and name not in lowered.kept[number])
 
 
-def _kept(lowered: Lowered, call: Call, choice: str) -> Iterator[tuple[str, Stored]]:
-    """States and inputs, each once, that the backward of a call reads."""
-    unit, variant = lowered.step.program.units[call.unit], lowered.step.variant(call.unit)
-    if variant is None:
-        return
-    again = lowered.again_of(call.unit, choice)
-    read = _read_names(variant, "input_gradient") | _read_names(variant, "weight_gradient")
-    read |= {p.name for p in again.routine.function.parameters} if again is not None else set()
+def _kept(lowered: Lowered, call: Call, cost: _UnitCost) -> Iterator[tuple[str, Stored]]:
+    """States and inputs, each once, that the backward of a call reads. cost: of its unit"""
     seen: set[str] = set()
-    for value, name in _bound_values(unit, call):
-        if value.name in read and name not in seen:
+    for value, name in _bound_values(lowered.step.program.units[call.unit], call):
+        if value.name in cost.reads and name not in seen:
             seen.add(name)
             yield name, lowered.stored(call.unit, value)
 
@@ -203,13 +203,12 @@ def _read_names(variant: Variant, which: str) -> set[str]:
     return {p.name for p in function.parameters}
 
 
-def _kept_to_weight(lowered: Lowered) -> set[str]:
+def _kept_to_weight(program: Program, units: Mapping[int, _UnitCost]) -> set[str]:
     """States and inputs that some weight gradient reads."""
-    program, found = lowered.step.program, set[str]()
+    found: set[str] = set()
     for call in program.train.calls:
-        variant = lowered.step.variant(call.unit)
-        read = _read_names(variant, "weight_gradient") if variant else set()
-        found |= {name for value, name in _bound_values(program.units[call.unit], call) if value.name in read}
+        read = units[call.unit].late_reads
+        found.update(name for value, name in _bound_values(program.units[call.unit], call) if value.name in read)
     return found
 
 
@@ -231,11 +230,11 @@ def _crossing_bytes(program: Program, states: dict[str, Stored]) -> list[int]:
         made.update(dict.fromkeys(call.results, number))
         roles = program.units[call.unit].roles
         last.update((name, number) for role, name in zip(roles, call.arguments, strict=True) if role == "state")
-    crossing = [0] * len(program.train.calls)
+    changes = [0] * (len(program.train.calls) + 1)
     for name, end in last.items():
-        for number in range(made[name], end):
-            crossing[number] += states[name].bytes
-    return crossing
+        changes[made[name]] += states[name].bytes
+        changes[end] -= states[name].bytes
+    return list(accumulate(changes[:-1]))
 
 
 class _ParameterSizes:
@@ -246,6 +245,8 @@ class _ParameterSizes:
         self.copies = copies
         self.levels = levels
         self.replicas = replicas
+        self.wide = lowered.step.program.wide
+        self.unit = dtype_of(self.wide).bytes
         self.parameters = {p.name: p for p in lowered.step.program.parameters}
         self.uses = [self._uses(call) for call in lowered.step.program.train.calls]
         self.first: dict[str, int] = {}
@@ -270,10 +271,8 @@ class _ParameterSizes:
         return uses
 
     def _use(self, parameter: Parameter, count: int, number: int) -> ParameterUse:
-        size, kind = parameter.type.size, parameter.type
-        wide = self.lowered.step.program.wide
-        unit = dtype_of(wide).bytes
-        value_bytes = unit * size + (kind.bytes if self.copies and kind.dtype != wide else 0)
+        size, kind, unit = parameter.type.size, parameter.type, self.unit
+        value_bytes = unit * size + (kind.bytes if self.copies and kind.dtype != self.wide else 0)
         owned = self.first[parameter.name] == number and parameter.name in self.trained
         state_bytes = self._state_bytes(parameter) if owned else 0
         return ParameterUse(parameter.name, value_bytes, state_bytes, unit * size * self.levels * count)
@@ -284,7 +283,6 @@ class _ParameterSizes:
             return 0
         rule, routine = self.lowered.step.program.updates[parameter.update], self.lowered.updates[parameter.update]
         sizes = [parameter.type.size if rule.elementwise else kind.size for _, kind in rule.states]
-        unit = dtype_of(self.lowered.step.program.wide).bytes
         if routine.name in self.lowered.flat:
-            return -(-unit * sum(sizes) // self.replicas)
-        return unit * (parameter.type.size + 2 * sum(sizes)) + routine.work_bytes
+            return -(-self.unit * sum(sizes) // self.replicas)
+        return self.unit * (parameter.type.size + 2 * sum(sizes)) + routine.work_bytes

@@ -32,7 +32,7 @@ def ending_faults(planned: Planned, place: Place, chain: str) -> Iterator[Fault]
     """What is wrong with the end of a list."""
     entries, where = place.lists[chain], f"{chain}: place {place.number}"
     ends = [(at, entries[at]) for at in np.flatnonzero(entries.endings).tolist()]
-    last = int(np.flatnonzero(entries.computes | entries.rests | entries.transfers).max(initial=-1))
+    last = int(np.flatnonzero(~entries.endings).max(initial=-1))
     if ends and ends[0][0] < last:
         yield Fault("E1204", f"{where}, action {ends[0][0]} ({ends[0][1]}): comes before action {last} ({entries[last]})")
     if chain != "train":

@@ -18,15 +18,18 @@ COMPUTE = ("F", "I", "W", "B")
 #: The rest of a compute row that is done in two parts: the rows that write what is sent.
 RESTS = {"F": "F+", "I": "I+", "B": "B+"}
 TRANSFERS = ("RECEIVE", "FREE", "SEND", "SENT")
+#: The sums of a group are complete: of the uses of a chunk that F, I or W adds to.
+FOLDS = ("FOLDF", "FOLDI", "FOLDW")
 #: What ends a step, after all compute and transfers.
 ENDINGS = ("STATISTICS", "REDUCE", "SHARE", "NORM", "UPDATE", "SPREAD", "GATHER", "VERDICT")
 
-#: Every kind of row, by the code that the column of kinds has for it: compute, rests, transfers, endings.
-KINDS = (*COMPUTE, *RESTS.values(), *TRANSFERS, *ENDINGS)
+#: Every kind of row, by the code that the column of kinds has for it: compute, rests, transfers, folds, endings.
+KINDS = (*COMPUTE, *RESTS.values(), *TRANSFERS, *FOLDS, *ENDINGS)
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 _ENDS_COMPUTE = len(COMPUTE)
 _ENDS_RESTS = _ENDS_COMPUTE + len(RESTS)
 _ENDS_TRANSFERS = _ENDS_RESTS + len(TRANSFERS)
+_ENDS_FOLDS = _ENDS_TRANSFERS + len(FOLDS)
 
 #: Chunks and microbatches of rows are less: what is not a small number is no plan.
 MOST = 1 << 31
@@ -102,9 +105,14 @@ class Entries(Sequence[Entry]):
         return (self.kinds >= _ENDS_RESTS) & (self.kinds < _ENDS_TRANSFERS)
 
     @property
+    def folds(self) -> NDArray[np.bool_]:
+        """Which rows fold the sums of a group."""
+        return (self.kinds >= _ENDS_TRANSFERS) & (self.kinds < _ENDS_FOLDS)
+
+    @property
     def endings(self) -> NDArray[np.bool_]:
         """Which rows end a list."""
-        return self.kinds >= _ENDS_TRANSFERS
+        return self.kinds >= _ENDS_FOLDS
 
     def texts(self, head: Callable[[str, int | str], str], tail: Callable[[int], str]) -> Iterator[str]:
         """head(kind, of) + tail(microbatch) of each row. Both are asked once for each of their arguments."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from mlc.parallel.planned import Buffer, Chunk, PlannedParameter, Row, Signature
 
@@ -15,15 +16,19 @@ def rows_meaning(
     bound: Mapping[str, Iterable[tuple[int, int]]],
 ) -> str:
     """bound: what else a chunk names buffers for: pairs of a number and a buffer, by what they are"""
-    digest = hashlib.sha256()
+    names = [buffer.name for buffer in buffers]
+    lines: list[str] = []
     for phase, of in sorted(rows.items()):
-        for row in of:
-            names = " ".join(buffers[number].name for number in row.buffers)
-            digest.update(f"{phase} {routines[row.routine].name} {row.path} {names}\n".encode())
+        lines += [f"{phase} {routines[row.routine].name} {row.path} {' '.join([names[n] for n in row.buffers])}\n" for row in of]
     for what, pairs in sorted(bound.items()):
-        for number, buffer in pairs:
-            digest.update(f"{what} {number} {buffers[buffer].name}\n".encode())
-    return digest.hexdigest()[:16]
+        lines += [f"{what} {number} {names[buffer]}\n" for number, buffer in pairs]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _digits(text: str) -> str:
+    """Sixteen hex digits of a text: parameters of equal layers have equal ones."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def bound_buffers(chunk: Chunk, losses: int) -> dict[str, Sequence[tuple[int, int]]]:
@@ -41,9 +46,9 @@ def update_meaning(parameter: PlannedParameter, routine: Signature | None, scala
     """Of the update of a parameter: its rule, None: it is not trained, the scalars that it reads, what feeds it, and its states."""
     states = " ".join(f"{name}{list(shape)}" for name, shape in parameter.states)
     text = f"{routine.name if routine else ''} {' '.join(scalars)} {parameter.fed} {list(parameter.shape)} {states}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _digits(text)
 
 
 def init_meaning(routine: Signature) -> str:
     """Of the initial value of a parameter."""
-    return hashlib.sha256(routine.name.encode()).hexdigest()[:16]
+    return _digits(routine.name)

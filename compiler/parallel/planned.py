@@ -17,7 +17,7 @@ from mlc.mesh import TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries
 from mlc.parallel.shards import Owned, Sharing
 
-VERSION = 6
+VERSION = 7
 CHAINS = ("train", "evaluate", "sample")
 #: What gives a parameter its gradient, by the number that tables have for it.
 FED = ("loss", "accumulate", "none")
@@ -358,7 +358,8 @@ class Planned:
     unit: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unit", max((dtype_of(dtype_of(p.dtype).wide).bytes for p in self.parameters), default=1))
+        units = (dtype_of(dtype_of(name).wide).bytes for name in {p.dtype for p in self.parameters})
+        object.__setattr__(self, "unit", max(units, default=1))
 
     @property
     def pp(self) -> int:

@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import prod
 
 from mlc.ir.dtypes import dtype_of
@@ -29,6 +30,10 @@ _COURSES = (("F", "B"), ("F", "I", "W"))
 
 #: Buffers that messages carry: how the sender calls what the receiver calls so.
 _SENT_AS = (("received.", "state."), ("gradient received.", "gradient."))
+_RECEIVED = tuple(received for received, _ in _SENT_AS)
+
+#: Regions of what leaves a chunk: outboxes, and rings between two chunks of a place.
+_LEAVING = ("out:", "act.", "grad.")
 
 
 def row_faults(planned: Planned) -> Iterator[Fault]:
@@ -64,12 +69,11 @@ def _sent(planned: Planned) -> dict[str, dict[str, tuple[int, int]]]:
     """By edge, where each buffer that its source writes lies in a message."""
     found: dict[str, dict[str, tuple[int, int]]] = {}
     for place in planned.places:
-        for chunks in place.chunks.values():
-            for chunk in chunks:
-                for buffer in chunk.buffers:
-                    side, _, edge = buffer.region.rpartition(":")
-                    if side != "in" and not buffer.name.startswith(tuple(name for name, _ in _SENT_AS)):
-                        found.setdefault(edge, {})[buffer.name] = buffer.at, buffer.bytes
+        edges = {region: region.rpartition(":")[2] for region in place.regions if region.startswith(_LEAVING)}
+        for chunk in [chunk for chunks in place.chunks.values() for chunk in chunks]:
+            for buffer in chunk.buffers:
+                if buffer.region in edges and not buffer.name.startswith(_RECEIVED):
+                    found.setdefault(edges[buffer.region], {})[buffer.name] = buffer.at, buffer.bytes
     return found
 
 
@@ -117,7 +121,9 @@ class _Chunk:
         self.where = f"{chain}: place {place.number}, chunk {number}"
         self.memory: dict[str, _Spans] = {}
         self.transient = next((a for a in place.fixed if a.name == f"transient.{chain}"), Area("", 0, 0, None))
-        self.outside = [self._outside(buffer) for buffer in chunk.buffers]
+        self.outside = [buffer.region == "arena" and not self._is_transient(buffer) for buffer in chunk.buffers]
+        self.spots = [(buffer.region, buffer.at, buffer.at + buffer.bytes) for buffer in chunk.buffers]
+        self.gradients = [self._is_gradient(number) for number in range(len(chunk.buffers))]
 
     def faults(self) -> Iterator[Fault]:
         of = self.chunk
@@ -154,10 +160,6 @@ class _Chunk:
 
     # ---- where buffers lie ----
 
-    def _outside(self, buffer: Buffer) -> bool:
-        """Does it last, at an address of its own?"""
-        return buffer.region == "arena" and not self._is_transient(buffer)
-
     def _is_transient(self, buffer: Buffer) -> bool:
         return self.transient.at <= buffer.at and buffer.at + buffer.bytes <= self.transient.end
 
@@ -171,7 +173,7 @@ class _Chunk:
                 return Fault("E1206", f"{self.where}: {buffer.name} ends at byte {end} of {region.bytes} of {region.name}")
             if region.chain != self.chain:
                 return Fault("E1206", f"{self.where}: {buffer.name} lies in {region.name}, which is not of this chain")
-            return self._mismatch(buffer)
+            return self._mismatch(buffer) if buffer.name.startswith(_RECEIVED) else None
         return None if self._is_transient(buffer) or self._is_known(buffer) else self._unknown(buffer)
 
     def _is_known(self, buffer: Buffer) -> bool:
@@ -203,28 +205,31 @@ class _Chunk:
         self.memory = {}
         added: Counter[tuple[str, str]] = Counter()
         for buffer, of in enumerate(self.chunk.buffers):
-            if of.name.startswith(tuple(received for received, _ in _SENT_AS)):
+            if of.name.startswith(_RECEIVED):
                 self._write(buffer)
         for phase in course:
             self.memory.pop("arena", None)
             for _, buffer in self.chunk.inputs if phase == "F" else ():
                 self._write(buffer)
             for at, row in enumerate(self.chunk.rows[phase]):
-                where = f"{self.where}, {phase} row {at} ({row.name})"
-                yield from self._row(row, where)
-                added.update((self.chunk.buffers[b].name, phase) for b in self._added(row))
+                operands = self.planned.routines[row.routine].operands
+                yield from self._row(row, operands, f"{self.where}, {phase} row {at} ({row.name})")
+                for number, operand in zip(row.buffers, operands, strict=True):
+                    if operand.use == "add" and self.gradients[number]:
+                        added[self.chunk.buffers[number].name, phase] += 1
         yield from self._left()
         yield from self._sent_faults()
         if self.chain == "train":
             yield from self._use_faults(added, course)
 
-    def _row(self, row: Row, where: str) -> Iterator[Fault]:
-        routine = self.planned.routines[row.routine]
-        pairs = list(zip(row.buffers, routine.operands, strict=True))
+    def _row(self, row: Row, operands: Sequence[Operand], where: str) -> Iterator[Fault]:
+        """operands: of its routine"""
+        pairs = list(zip(row.buffers, operands, strict=True))
         for number, operand in pairs:
             buffer = self.chunk.buffers[number]
             if operand.each or operand.bytes != buffer.bytes:
-                yield Fault("E1206", f"{where}: {buffer.name} has {buffer.bytes} bytes, {routine.name} wants {operand}")
+                name = self.planned.routines[row.routine].name
+                yield Fault("E1206", f"{where}: {buffer.name} has {buffer.bytes} bytes, {name} wants {operand}")
             elif operand.use == "read" and not self._holds(number):
                 yield Fault("E1205", f"{where}: reads {buffer.name}, which does not lie there whole")
             elif self.outside[number] and not self._may(buffer, operand.use):
@@ -240,9 +245,9 @@ class _Chunk:
 
     def _overlaps(self, pairs: Sequence[tuple[int, Operand]], where: str) -> Iterator[Fault]:
         """Of two operands that share bytes, at most one is written, and in the other's place only where it may."""
-        spots = sorted((*self._spot(number), n) for n, (number, _) in enumerate(pairs))
+        spots = sorted([(*self.spots[number], n) for n, (number, _) in enumerate(pairs)])
         for place, (region, at, end, n) in enumerate(spots):
-            for other_region, other_at, other_end, m in spots[place + 1 :]:
+            for other_region, other_at, other_end, m in islice(spots, place + 1, None):
                 if other_region != region or other_at >= end:
                     break
                 if at < end and other_at < other_end and not self._shares(pairs, n, m, (at, end) == (other_at, other_end)):
@@ -255,24 +260,16 @@ class _Chunk:
             return True
         return whole and ((first.over == m and second.use == "read") or (second.over == n and first.use == "read"))
 
-    def _spot(self, number: int) -> tuple[str, int, int]:
-        buffer = self.chunk.buffers[number]
-        return buffer.region, buffer.at, buffer.at + buffer.bytes
-
     def _holds(self, number: int) -> bool:
         if self.outside[number]:
             return True
-        region, at, end = self._spot(number)
+        region, at, end = self.spots[number]
         return region in self.memory and self.memory[region].holds(at, end, number)
 
     def _write(self, number: int) -> None:
-        region, at, end = self._spot(number)
+        region, at, end = self.spots[number]
         if not self.outside[number] and at < end:
             self.memory.setdefault(region, _Spans()).write(at, end, number)
-
-    def _added(self, row: Row) -> list[int]:
-        operands = self.planned.routines[row.routine].operands
-        return [number for number, operand in zip(row.buffers, operands, strict=True) if operand.use == "add" and self._is_gradient(number)]
 
     def _is_gradient(self, number: int) -> bool:
         """Is it an accumulator of the step? Outside of training what accumulates is forgotten with the microbatch."""
@@ -297,13 +294,8 @@ class _Chunk:
     def _sent_faults(self) -> Iterator[Fault]:
         """Every part of a message that leaves was written, and is still there."""
         for number, buffer in enumerate(self.chunk.buffers):
-            if self._leaves(buffer) and not self._holds(number):
+            if buffer.region.startswith(_LEAVING) and not buffer.name.startswith(_RECEIVED) and not self._holds(number):
                 yield Fault("E1205", f"{self.where}: {buffer.name} is not whole in the message that carries it")
-
-    def _leaves(self, buffer: Buffer) -> bool:
-        """Is it a part of a message that this chunk sends?"""
-        received = tuple(name for name, _ in _SENT_AS)
-        return buffer.region.startswith(("out:", "act.", "grad.")) and not buffer.name.startswith(received)
 
     def _use_faults(self, added: Mapping[tuple[str, str], int], course: Sequence[str]) -> Iterator[Fault]:
         """The gradient of each use is added to once, by its phase."""
@@ -311,7 +303,7 @@ class _Chunk:
         for use in self.chunk.uses:
             phase = "B" if "B" in course and use.phase != "F" else use.phase
             wanted[f"gradient of {self.planned.parameters[use.parameter].name} {use.index} 0", phase] += 1
-        for name, phase in sorted({*wanted, *added}):
+        for name, phase in sorted({*wanted, *added}) if wanted != added else ():
             if wanted[name, phase] != added.get((name, phase), 0):
                 text = f"{phase} adds to {name} {added.get((name, phase), 0)} times, not {wanted[name, phase]}"
                 yield Fault("E1204", f"{self.where}: {text}")

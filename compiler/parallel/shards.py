@@ -102,11 +102,13 @@ class Sharing:
 
     def _most_sliced(self, sharing: str, buffers: Mapping[int, int], width: int) -> int:
         """The most in any window of as many blocks as a run of portions may have."""
-        sizes = [size for one in self.owned if one.sharing == sharing for size in _runs(one, buffers.get(one.parameter, 0), self.unit)]
-        ends = list(accumulate((count for count, _ in sizes), initial=0))
-        sums = list(accumulate((count * each for count, each in sizes), initial=0))
         total = self._totals[sharing]
         window = min(-(-total * width // self.replicas), total)
+        sizes = [size for one in self.owned if one.sharing == sharing for size in _runs(one, buffers.get(one.parameter, 0), self.unit)]
+        if window == total:
+            return sum(count * each for count, each in sizes)
+        ends = list(accumulate((count for count, _ in sizes), initial=0))
+        sums = list(accumulate((count * each for count, each in sizes), initial=0))
 
         def before(block: int) -> int:
             run = min(bisect_right(ends, block), len(sizes)) - 1
@@ -114,7 +116,7 @@ class Sharing:
 
         # A sum over a window that moves is linear between places where one of its ends meets the edge of a run.
         places = {min(max(edge - shift, 0), total - window) for edge in ends for shift in (0, window)}
-        return max((before(place + window) - before(place) for place in places), default=0) if total else 0
+        return max((before(place + window) - before(place) for place in places), default=0)
 
     def _most_whole(self, sizes: Mapping[int, int], width: int) -> int:
         loads: defaultdict[int, int] = defaultdict(int)
@@ -129,5 +131,7 @@ class Sharing:
 
 def _runs(one: Owned, buffers: int, unit: int) -> Iterable[tuple[int, int]]:
     """(blocks, bytes of each) of a sliced parameter: whole blocks, then what is left."""
+    if not buffers:
+        return ((one.blocks, 0),)
     whole, rest = divmod(one.elements, BLOCK)
     return [(count, buffers * line_bytes(size, unit)) for count, size in ((whole, BLOCK), (1, rest)) if count and size]

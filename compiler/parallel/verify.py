@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -117,7 +117,7 @@ def _coverage(planned: Planned, calls: tuple[str, ...] | None) -> Iterator[Fault
             if chain not in place.lists:
                 yield Fault("E1204", f"{chain}: place {place.number} has no list")
                 continue
-            yield from _list_faults(place, chain, whole)
+            yield from _list_faults(planned, place, chain, whole)
             yield from ending_faults(planned, place, chain)
 
 
@@ -134,7 +134,7 @@ def _stage_faults(planned: Planned) -> Iterator[Fault]:
         yield Fault("E1204", f"a stage lies on a place outside 0 to {planned.pp - 1}")
 
 
-def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
+def _list_faults(planned: Planned, place: Place, chain: str, whole: int) -> Iterator[Fault]:
     """Each microbatch once in each phase, ascending; nothing after the list's end."""
     entries = place.lists[chain]
     yield from _rest_faults(place, chain)
@@ -149,17 +149,21 @@ def _list_faults(place: Place, chain: str, whole: int) -> Iterator[Fault]:
     if chain != "train":
         for at in compute[known & (entries.kinds[compute] != CODES["F"])].tolist():
             yield Fault("E1204", f"{where}, action {at} ({entries[at]}): only forward passes are made here")
+    fed = {(chunk, use.phase) for chunk, use in place.uses() if planned.parameters[use.parameter].fed != "none"}
+    folds = _Folded(frozenset(fed), max(planned.microbatches // planned.groups, 1))
+    strange = [at for at in np.flatnonzero(entries.folds).tolist() if chain != "train" or not 0 <= int(entries[at].of) < chunks]
+    yield from (Fault("E1204", f"{where}, action {at} ({entries[at]}): there are no such sums") for at in strange)
     at = compute[known]
     at = at[np.argsort(entries.of[at], kind="stable")]
     ends = np.searchsorted(entries.of[at], np.arange(1, chunks))
     for chunk, rows in enumerate(np.split(at, ends)):
-        yield from _chunk_faults(entries, where, chunk, rows, whole if chain == "train" else 0, whole)
+        yield from _chunk_faults(entries, where, chunk, rows, whole if chain == "train" else 0, whole, folds)
 
 
 def _rest_faults(place: Place, chain: str) -> Iterator[Fault]:
     """What is done in two parts is: the rest comes right behind its compute row, but for transfers, and nowhere else."""
     entries = place.lists[chain]
-    at = np.flatnonzero(entries.computes | entries.rests)
+    at = np.flatnonzero(entries.computes | entries.rests | entries.folds)
     rests = {f"{phase}{number}": RESTS[phase] for number, chunk in enumerate(place.chunks.get(chain, ())) for phase in chunk.heads}
     found = [entries[n] for n in at.tolist()] if rests or entries.rests.any() else []
     wanted: Entry | None = None
@@ -179,7 +183,16 @@ def _rest_faults(place: Place, chain: str) -> Iterator[Fault]:
 _PARTS = {"F": ("forward", "F", None), "I": ("input gradient", "IB", "F"), "W": ("weight gradient", "WB", "I")}
 
 
-def _chunk_faults(entries: Entries, where: str, chunk: int, rows: Column, backward: int, whole: int) -> Iterator[Fault]:
+class _Folded(NamedTuple):
+    """(chunk, phase) that adds to gradients, and microbatches of a group."""
+
+    phases: frozenset[tuple[int, str]]
+    members: int
+
+
+def _chunk_faults(
+    entries: Entries, where: str, chunk: int, rows: Column, backward: int, whole: int, folds: _Folded
+) -> Iterator[Fault]:
     """The compute rows of one chunk: once each, ascending, each part behind what it needs. backward: microbatches that have one"""
     done: dict[str, Column] = {}
     for part, (name, kinds, before) in _PARTS.items():
@@ -197,6 +210,24 @@ def _chunk_faults(entries: Entries, where: str, chunk: int, rows: Column, backwa
         for n in np.flatnonzero(counts != wanted)[:1].tolist():
             text = f"{name} of microbatch {n} is done {counts[n]} times, not {int(wanted[n])}"
             yield Fault("E1204", f"{where}, chunk {chunk}: {text}")
+    if backward:
+        yield from _fold_faults(entries, where, chunk, done, folds)
+
+
+def _fold_faults(entries: Entries, where: str, chunk: int, done: Mapping[str, Column], folds: _Folded) -> Iterator[Fault]:
+    """The sums of each group but a replica's last are folded once, behind its last microbatch and before the next one adds to them."""
+    due = np.arange(folds.members - 1, len(done["F"]) - folds.members, folds.members)
+    for phase, positions in done.items():
+        rows = np.flatnonzero((entries.kinds == CODES[f"FOLD{phase}"]) & (entries.of == chunk))
+        wanted = due if (chunk, phase) in folds.phases else due[:0]
+        found = entries.microbatches[rows]
+        if found.tolist() != wanted.tolist():
+            text = f"sums of {phase} are folded behind microbatches {found.tolist()[:9]}, not {wanted.tolist()[:9]}"
+            yield Fault("E1204", f"{where}, chunk {chunk}: {text}")
+            continue
+        for n in np.flatnonzero((rows < positions[wanted]) | (rows > positions[wanted + 1])).tolist():
+            text = f"sums of a group are folded between microbatch {wanted[n]} and the next"
+            yield Fault("E1204", f"{where}, action {rows[n]} ({entries[int(rows[n])]}): {text}")
 
 
 # --------------------------------------------------------------------------------------------------------------- ownership

@@ -13,7 +13,7 @@ from mlc.parallel.planned import Columns
 from mlc.parallel.simulate import Costs
 from mlc.plan.backward import add_backward_rows
 from mlc.plan.boxes import Boxes, Edge, chain_boxes, chain_edges
-from mlc.plan.channels import chain_lists
+from mlc.plan.channels import Folds, chain_lists
 from mlc.plan.forward import add_forward_rows
 from mlc.plan.layout import Layout
 from mlc.plan.lists import Timetable, forward_schedule, timetable
@@ -76,7 +76,7 @@ def plan_chain(
     )
     edges = tuple(chain_edges(staged, memories))
     boxes = chain_boxes(table, edges)
-    lists = chain_lists(table, edges, boxes, endings)
+    lists = chain_lists(table, edges, boxes, _folds(layout, staged, uses) if train else Folds(), endings)
     return PlannedChain(staged, table, rows, memories, _by_place(edges, layout), boxes, lists, columns, found)
 
 
@@ -108,6 +108,12 @@ def _costs(layout: Layout) -> Costs | None:
     names = ("forward", "input_gradient", "weight_gradient")
     forward, inputs, weights = (tuple(float(cost[f"{name}_seconds"]) for cost in costs) for name in names)
     return Costs(forward, inputs, weights)
+
+
+def _folds(layout: Layout, staged: StagedChain, uses: Sequence[Use]) -> Folds:
+    """The phases of stages that add to gradients."""
+    stage_of = {call: stage for stage, numbers in enumerate(staged.calls) for call in numbers}
+    return Folds(tuple(sorted({(stage_of[use.call], use.phase) for use in uses})), layout.microbatches // layout.groups)
 
 
 def _schedule(layout: Layout, kind: str) -> Schedule:

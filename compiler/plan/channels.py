@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mlc.lower.layout import aligned
 from mlc.parallel.actions import Action
-from mlc.parallel.entries import CODES, RESTS, Entries
+from mlc.parallel.entries import CODES, FOLDS, RESTS, Entries
 from mlc.parallel.planned import Channel
 from mlc.plan.boxes import PAIR, Boxes, Edge
 from mlc.plan.lists import Numbers, Timetable
@@ -34,12 +35,21 @@ def _rows(kind: Numbers | int, of: Numbers | int, positions: Numbers | int, rank
     return rows
 
 
-def chain_lists(table: Timetable, edges: Sequence[Edge], boxes: Boxes, endings: Sequence[Entries]) -> tuple[Entries, ...]:
+class Folds(NamedTuple):
+    """What is folded when a group is complete: (stage, phase) that adds to gradients; `members`: microbatches of a group."""
+
+    phases: tuple[tuple[int, str], ...] = ()
+    members: int = 1
+
+
+def chain_lists(
+    table: Timetable, edges: Sequence[Edge], boxes: Boxes, folds: Folds, endings: Sequence[Entries]
+) -> tuple[Entries, ...]:
     """The list of each place: its actions, each between the transfers it needs and those it makes possible; then its ending.
 
     A message is received right before the first action that reads it and freed right after the last, or its first part; it is sent right
     after the action that writes it; that its slot of the outbox is free again is waited for right before the action, or its second part,
-    that writes there.
+    that writes there. Behind all of them the sums of a group that is complete are folded.
     """
     chunks = np.array(_chunk_numbers(table.schedule.placement))
     lists = zip(table.schedule.lists, endings, strict=True)
@@ -48,12 +58,15 @@ def chain_lists(table: Timetable, edges: Sequence[Edge], boxes: Boxes, endings: 
     for number, channel in enumerate(boxes.channels):
         parts[channel.source] += _sender_rows(table, edge_of[channel.name], boxes, number)
         parts[channel.target] += _receiver_rows(table, edge_of[channel.name], boxes, number)
+    for stage, phase in folds.phases:
+        parts[table.schedule.placement[stage]].append(_fold_rows(table, stage, phase, int(chunks[stage]), folds.members, boxes))
     names = tuple(channel.name for channel in boxes.channels)
     return tuple(_joined(np.concatenate(of), names) for of in parts)
 
 
 # Ranks of the rows at one compute action, of n channels: before it RECEIVE and SENT from -n on; the action 0; between its parts FREE from 1
-# on, SENT from n + 1 on; its rest 2n + 1; behind it SEND from 2n + 2 on, what the last channel sends first, and FREE from 3n + 2 on.
+# on, SENT from n + 1 on; its rest 2n + 1; behind it SEND from 2n + 2 on, what the last channel sends first, FREE from 3n + 2 on, and folds
+# from 4n + 2 on.
 
 
 def _sender_rows(table: Timetable, edge: Edge, boxes: Boxes, number: int) -> Iterator[Numbers]:
@@ -74,6 +87,13 @@ def _receiver_rows(table: Timetable, edge: Edge, boxes: Boxes, number: int) -> I
     first, last = (table.times[edge.target, phase].positions for phase in (edge.first, edge.last))
     yield _rows(CODES["RECEIVE"], number, first, number - count, messages)
     yield _rows(CODES["FREE"], number, last, 1 + number if edge.name in boxes.early else 3 * count + 2 + number, messages)
+
+
+def _fold_rows(table: Timetable, stage: int, phase: str, chunk: int, members: int, boxes: Boxes) -> Numbers:
+    """The sums of a phase of a chunk are folded behind the last microbatch of each group but the last. members: microbatches of a group"""
+    last = np.arange(members - 1, table.schedule.microbatches - members, members)
+    rank = 4 * len(boxes.channels) + 2 + FOLDS.index(f"FOLD{phase}")
+    return _rows(CODES[f"FOLD{phase}"], chunk, table.times[stage, phase].positions[last], rank, last)
 
 
 def _compute(actions: Sequence[Action], chunks: Numbers, boxes: Boxes) -> Iterator[Numbers]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import Parameter
-from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
 from mlc.parallel.footprint import schedule_windows
 from mlc.parallel.planned import PlannedParameter
@@ -40,16 +39,16 @@ def _planned(
         fed=parameter.gradient if uses else "none",
         owner=layout.schedule.placement[stage],
         uses=tuple(uses),
-        states=() if update is None else tuple((name, kind.shape) for name, kind in _states(lowered, parameter, update)),
+        states=() if update is None else _states(lowered, parameter, update),
         elementwise=elementwise,
         update=update,
     )
 
 
-def _states(lowered: Lowered, parameter: Parameter, update: int) -> tuple[tuple[str, TensorType], ...]:
+def _states(lowered: Lowered, parameter: Parameter, update: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Name and shape of what its update keeps from step to step."""
     rule = lowered.step.program.updates[update]
-    wide = lowered.step.program.wide
-    return tuple((name, TensorType(wide, parameter.type.dims if rule.elementwise else kind.dims)) for name, kind in rule.states)
+    return tuple([(name, parameter.type.shape if rule.elementwise else kind.shape) for name, kind in rule.states])
 
 
 def _first_stages(lowered: Lowered, chains: Sequence[StagedChain]) -> dict[str, int]:

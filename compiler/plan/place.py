@@ -366,7 +366,7 @@ class PlacePlanner:
         routines = self.sketch.routines
 
         def placed(row: Row) -> PlannedRow:
-            return PlannedRow(routines.number(row.routine), row.path, row.name, tuple(map(buffers.number, row.buffers)))
+            return PlannedRow(routines.number(row.routine), row.path, row.name, tuple([buffers.number(name) for name in row.buffers]))
 
         filled = tuple((inputs[name], buffers.number(f"input.{name}")) for name in rows.inputs)
         weight = None if rows.weight is None else buffers.number(rows.weight)
@@ -411,14 +411,18 @@ class _Buffers:
         self.numbers: dict[str, int] = {}
 
     def number(self, name: str) -> int:
-        return self.numbers.setdefault(name, len(self.numbers))
+        found = self.numbers.get(name)
+        if found is None:
+            found = self.numbers[name] = len(self.numbers)
+        return found
 
     def all(self) -> tuple[Buffer, ...]:
-        return tuple(map(self._buffer, self.numbers))
+        return tuple([self._buffer(name) for name in self.numbers])
 
     def _buffer(self, name: str) -> Buffer:
-        if name not in self.memory.spots:
+        spot = self.memory.spots.get(name)
+        if spot is None:
             return Buffer(name, "arena", *self.named[name])
-        ring, offset = self.memory.spots[name]
+        ring, offset = spot
         at = self.transient + offset if ring == TRANSIENT else offset
         return Buffer(name, self.regions[ring], at, self.rows.sizes[name])

@@ -123,8 +123,9 @@ def _heads(
         flops = [row.routine.flops for row in rows]
         touches: dict[str, list[_Touch]] = {}
         for name, touch in touched[phase].items():
-            touches.setdefault(spots[name][0], []).append(touch)
-        for box in touches.keys() & set(BOXES):
+            if (box := spots[name][0]) in BOXES:
+                touches.setdefault(box, []).append(touch)
+        for box in sorted(touches):
             sent = box in ("sent", "gradients sent")
             head = min(t.first for t in touches[box]) if sent else max(t.last for t in touches[box]) + 1
             found[box, phase] = head, sum(flops[:head]) / max(1, sum(flops))
@@ -162,13 +163,12 @@ def _touches(rows: Sequence[Row], sizes: Mapping[str, int]) -> dict[str, _Touch]
     for number, row in enumerate(rows):
         parameters = len(row.routine.function.parameters)
         for n, name in enumerate(row.buffers):
-            if name not in sizes:
-                continue
             touch = found.get(name)
-            if touch is None:
-                found[name] = touch = _Touch(number, number, n < parameters, False)
-            touch.last = number
-            touch.writes |= n >= parameters
+            if touch is not None:
+                touch.last = number
+                touch.writes = touch.writes or n >= parameters
+            elif name in sizes:
+                found[name] = _Touch(number, number, n < parameters, n >= parameters)
     return found
 
 

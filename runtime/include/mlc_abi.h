@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 7
+#define MLC_ABI_VERSION 8
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
@@ -235,6 +235,9 @@ enum mlc_action_kind {
     MLC_FREE,            /* the slot of a message may be written again */
     MLC_SEND,            /* a message is complete in its outbox slot: it may go */
     MLC_SENT,            /* wait until it has gone: its outbox slot may be written again */
+    MLC_FOLDF,           /* the group of a microbatch is complete: its sums of the uses of a chunk that F adds to join those that wait */
+    MLC_FOLDI,           /* the same of input gradients */
+    MLC_FOLDW,           /* and of weight gradients */
     MLC_STATISTICS,      /* all ranks exchange the columns of all microbatches */
     MLC_REDUCE,          /* a turn of halving: gradients of a chunk, until each replica has the sum over all of what its shard owns */
     MLC_SHARE,           /* the gradient of a use goes to the owner of the parameter, which adds it to that of use 0 */
@@ -245,7 +248,7 @@ enum mlc_action_kind {
     MLC_VERDICT,         /* all ranks learn what the update left that is not finite */
 };
 
-/* One row of a rank's program. Compute: `of` is a chunk of the place (not a stage), `microbatch` counts from 0 within the replica's
+/* One row of a rank's program. Compute and folds: `of` is a chunk of the place (not a stage), `microbatch` counts from 0 within the replica's
  * share. Transfer: `of` is a channel, `microbatch` the message of that number. The others: 0; but MLC_REDUCE is of a chunk, MLC_SHARE of a
  * use and MLC_SPREAD of a place, and `microbatch` is a turn (mlc_mesh.h) of MLC_REDUCE and MLC_GATHER, a parameter of the other two. */
 typedef struct mlc_action {

@@ -370,6 +370,19 @@ static inline void layout_act(layout_list *list, int kind, int of, int microbatc
     list->all->actions[list->place][list->chain][actions->count++] = (mlc_action){(int16_t)kind, (int16_t)of, microbatch};
 }
 
+/* The sums of a group of a chunk, where it is complete and not the replica's last. */
+static inline void layout_fold(layout_list *list, int s, int phase, int j)
+{
+    const mlc_model *model = &list->all->model;
+    int members = model->microbatches / model->groups, groups = model->groups / model->mesh.size[MLC_DP];
+    bool used = false;
+    for (int u = 0; u < list->all->stage[list->chain][s].chunk.use_count; u++)
+        used |= list->all->stage[list->chain][s].uses[u].phase == phase;
+    int kind = phase == MLC_FORWARD ? MLC_FOLDF : phase == MLC_INPUT_GRADIENT ? MLC_FOLDI : MLC_FOLDW;
+    if (used && list->chain == MLC_TRAIN && (j + 1) % members == 0 && (j + 1) / members < groups)
+        layout_act(list, kind, s / model->mesh.size[MLC_PP], j);
+}
+
 static inline void layout_transfer(layout_list *list, int kind, int channel, int microbatch)
 {
     if (channel >= 0 && microbatch >= 0)
@@ -385,6 +398,7 @@ static inline void layout_forward(layout_list *list, int s, int j)
     layout_transfer(list, MLC_SEND, stage->out_channel, j);
     if (list->chain != MLC_TRAIN)
         layout_transfer(list, MLC_FREE, stage->in_channel, j);
+    layout_fold(list, s, MLC_FORWARD, j);
 }
 
 static inline void layout_backward(layout_list *list, int s, int j)
@@ -397,12 +411,16 @@ static inline void layout_backward(layout_list *list, int s, int j)
     layout_transfer(list, MLC_FREE, stage->cotangent_in_channel, j);
     if (!list->all->split)
         layout_transfer(list, MLC_FREE, stage->in_channel, j);
+    layout_fold(list, s, MLC_INPUT_GRADIENT, j);
+    if (!list->all->split)
+        layout_fold(list, s, MLC_WEIGHT_GRADIENT, j);
 }
 
 static inline void layout_weight(layout_list *list, int s, int j)
 {
     layout_act(list, MLC_WEIGHT_GRADIENT, s / list->all->model.mesh.size[MLC_PP], j);
     layout_transfer(list, MLC_FREE, list->all->stage[list->chain][s].in_channel, j);
+    layout_fold(list, s, MLC_WEIGHT_GRADIENT, j);
 }
 
 static inline void layout_window(layout_list *list, int first, int last)

@@ -270,6 +270,17 @@ static int read_early(reader *list, int index, const mlc_action *action, mlc_err
     return MLC_OK;
 }
 
+/* The sums of a group of a chunk, behind its last microbatch; not of the replica's last group. */
+static int read_fold(const reader *list, int index, const mlc_action *action, mlc_error *error)
+{
+    const mlc_model *model = list->model;
+    int members = model->microbatches / model->groups, group = action->microbatch / members, groups = model->groups / model->mesh.size[MLC_DP];
+    bool chunk = action->of >= 0 && action->of < model->roles[list->place].chunk_count, last = action->microbatch % members == members - 1;
+    if (list->kind != MLC_TRAIN || list->expected || list->halved || !chunk || !last || group + 1 >= groups)
+        return refuse_action(list, index, "folds no sums of a group", error);
+    return MLC_OK;
+}
+
 /* Is what an action of the end of a step is about there? That of SHARE and SPREAD collective_open.c sees. */
 static bool is_there(const reader *list, const mlc_action *action)
 {
@@ -297,7 +308,9 @@ static int read_list(reader *list, mlc_error *error)
         const mlc_action *action = &actions.actions[i];
         if (action->kind < MLC_FORWARD || action->kind > MLC_VERDICT || action->microbatch < 0)
             return refuse_action(list, i, "is of no kind", error);
-        if (action->kind <= MLC_SENT ? read_early(list, i, action, error) : read_end(list, i, action, error))
+        bool folds = action->kind > MLC_SENT && action->kind < MLC_STATISTICS;
+        if (folds ? read_fold(list, i, action, error)
+                  : action->kind <= MLC_SENT ? read_early(list, i, action, error) : read_end(list, i, action, error))
             return error->status;
     }
     if (list->halved)

@@ -1,4 +1,4 @@
-/* microbatch.c: a compute action: inputs, rows of a chunk, and what follows from them (pass.h). */
+/* microbatch.c: a compute action: inputs, rows of a chunk, and in a search what follows from them (pass.h). */
 #include "step/pass.h"
 
 #include "model/action.h"
@@ -131,21 +131,16 @@ static bool has_uses(const mlc_chunk *chunk, unsigned phases)
     return false;
 }
 
-/* The uses that this action has added to: folds a group that is complete, or looks for what is not finite. */
-static void follow(mlc_pass *run, const mlc_env *env, const mlc_action *action, int64_t microbatch)
+/* Looks for what is not finite in the uses that this action has added to. */
+static void search(mlc_pass *run, const mlc_env *env, const mlc_action *action, int64_t microbatch)
 {
-    const mlc_model *model = run->rank->model;
     const mlc_chunk *chunk = &run->chunks[action->of];
     unsigned phases = mlc_gradient_phases(mlc_action_whole(action));
-    int members = model->microbatches / model->groups, group = action->microbatch / members;
-    if (run->search == MLC_SEARCH_GRADIENT && has_uses(chunk, phases)) {
-        mlc_gradient_search(run->rank, env, action->of, phases);
-        if (env->thread == 0 && mlc_gradient_bad(run->rank) >= 0)
-            mlc_pass_find(run, chunk->stage, microbatch, mlc_gradient_bad(run->rank));
-    }
-    bool complete = (action->microbatch + 1) % members == 0 && group + 1 < model->groups / model->mesh.size[MLC_DP];
-    if (run->search == MLC_SEARCH_NONE && complete && has_uses(chunk, phases))
-        mlc_gradient_fold(run->rank, env, action->of, phases, group);
+    if (!has_uses(chunk, phases))
+        return;
+    mlc_gradient_search(run->rank, env, action->of, phases);
+    if (env->thread == 0 && mlc_gradient_bad(run->rank) >= 0)
+        mlc_pass_find(run, chunk->stage, microbatch, mlc_gradient_bad(run->rank));
 }
 
 bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)
@@ -164,8 +159,8 @@ bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)
     if (env->thread == 0 && action->kind == MLC_FORWARD)
         run->stage = chunk->stage;
     run_rows(run, env, mlc_action_rows(chunk, action));
-    if (run->kind == MLC_TRAIN && !mlc_action_is_halved(chunk, action))
-        follow(run, env, action, microbatch);
+    if (run->search == MLC_SEARCH_GRADIENT && !mlc_action_is_halved(chunk, action))
+        search(run, env, action, microbatch);
     env->microbatch = &run->rank->record->microbatch;
     return true;
 }

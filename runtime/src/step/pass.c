@@ -205,6 +205,20 @@ static bool run_norm(mlc_pass *run, mlc_env *env)
     return !mlc_stopped(env) && run->update;
 }
 
+/* Sums of a group that is complete. In a search each microbatch is on its own. */
+static bool run_fold(mlc_pass *run, const mlc_env *env, const mlc_action *action)
+{
+    static const int phases[] = {MLC_FORWARD, MLC_INPUT_GRADIENT, MLC_WEIGHT_GRADIENT};
+    const mlc_model *model = run->rank->model;
+    if (run->search != MLC_SEARCH_NONE)
+        return true;
+    int64_t started = mlc_pass_begin_part(run, env, "fold");
+    int group = action->microbatch / (model->microbatches / model->groups);
+    mlc_gradient_fold(run->rank, env, action->of, 1U << phases[action->kind - MLC_FOLDF], group);
+    mlc_pass_end_part(run, env, "fold", started);
+    return true;
+}
+
 static bool run_reduce(mlc_pass *run, mlc_env *env, const mlc_action *action)
 {
     int64_t started = mlc_pass_begin_part(run, env, "reduce");
@@ -286,6 +300,10 @@ static bool act(mlc_pass *run, mlc_env *env, const mlc_action *action)
     if (mlc_action_computes(action))
         return mlc_microbatch_run(run, env, action);
     switch (action->kind) {
+    case MLC_FOLDF:
+    case MLC_FOLDI:
+    case MLC_FOLDW:
+        return run_fold(run, env, action);
     case MLC_STATISTICS:
         return run_statistics(run, env);
     case MLC_REDUCE:

@@ -156,16 +156,6 @@ static void search(mlc_pass *run, const mlc_env *env, const mlc_action *action)
         mlc_pass_find(run, run->chunks[action->of].stage, run->first + action->microbatch, bad);
 }
 
-static void follow(mlc_pass *run, const mlc_env *env, const mlc_action *action)
-{
-    const mlc_model *model = run->rank->model;
-    int members = model->microbatches / model->groups, group = action->microbatch / members;
-    if (run->search == MLC_SEARCH_GRADIENT)
-        search(run, env, action);
-    else if ((action->microbatch + 1) % members == 0 && group + 1 < model->groups / model->mesh.size[MLC_DP])
-        mlc_gradient_fold(run->rank, env, action->of, mlc_gradient_phases(mlc_action_whole(action)), group);
-}
-
 static void compute(mlc_pass *run, const mlc_env *rows, const char *memory, const mlc_action *action)
 {
     const mlc_rank *rank = run->rank;
@@ -180,8 +170,18 @@ static void compute(mlc_pass *run, const mlc_env *rows, const char *memory, cons
     mlc_rows list = mlc_action_rows(chunk, action);
     for (int64_t i = 0; i < list.count; i++)
         launch_row(run, &env, &list.rows[i], n);
-    if (run->kind == MLC_TRAIN && !mlc_action_is_halved(chunk, action))
-        follow(run, rows, action);
+    if (run->search == MLC_SEARCH_GRADIENT && !mlc_action_is_halved(chunk, action))
+        search(run, rows, action);
+}
+
+/* Sums of a group that is complete. In a search each microbatch is on its own. */
+static void fold(const mlc_pass *run, const mlc_env *env, const mlc_action *action)
+{
+    static const int phases[] = {MLC_FORWARD, MLC_INPUT_GRADIENT, MLC_WEIGHT_GRADIENT};
+    const mlc_model *model = run->rank->model;
+    int group = action->microbatch / (model->microbatches / model->groups);
+    if (run->search == MLC_SEARCH_NONE)
+        mlc_gradient_fold(run->rank, env, action->of, 1U << phases[action->kind - MLC_FOLDF], group);
 }
 
 /* ---- statistics ---- */
@@ -230,6 +230,11 @@ static bool act(mlc_pass *run, const mlc_env *env, const char *memory, const mlc
         return true;
     }
     switch (action->kind) {
+    case MLC_FOLDF:
+    case MLC_FOLDI:
+    case MLC_FOLDW:
+        fold(run, env, action);
+        return true;
     case MLC_STATISTICS:
         account(run, env);
         return run->search == MLC_SEARCH_NONE;
