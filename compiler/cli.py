@@ -29,6 +29,7 @@ from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
 from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source, with_factors
 from mlc.ir.program import CHOICES
 from mlc.ir.text import print_function, print_program
+from mlc.nvcc import find_nvcc
 from mlc.parallel.actions import Schedule
 from mlc.parallel.csv import read_csv, write_csv
 from mlc.parallel.draw import draw_svg, draw_text
@@ -389,6 +390,16 @@ def verify_verb(path: Path) -> None:
     click.echo(explain_proof(verify(load_plan(path))))
 
 
+def described_cuda() -> str:
+    """What programs for GPUs are built with, or what brings it."""
+    try:
+        found = find_nvcc()
+    except MlcError as problem:
+        (said,) = problem.diagnostics
+        return f"none ({said.message}): {said.help}"
+    return f"{found.compiler}: release {found.release}, {found.libraries}/libcudart_static.a"
+
+
 @commands.command("doctor")
 @MARCH
 def doctor_verb(march: str) -> int:
@@ -401,6 +412,7 @@ def doctor_verb(march: str) -> int:
         click.echo(f"make      {toolchain.make}")
         click.echo(f"target    {' '.join(target_flags(toolchain, march))}")
         click.echo(f"cache     {describe_cache(find_cache())}")
+        click.echo(f"cuda      {described_cuda()}")
     except MlcError as problem:
         print_diagnostics(problem.diagnostics, {})
         return 1

@@ -705,9 +705,9 @@ CODES: dict[str, CodeText] = {
     "E0816": CodeText(
         "no CUDA toolkit",
         """
-        Programs for GPUs are built by nvcc, of CUDA 12.9 or newer, and linked with libcudart_static.a. Both are looked for in the folder that
-        CUDA_HOME names, beside the nvcc of PATH, and among the packages of this Python: `pip install 'mlc[cuda]'` brings them. Nothing
-        else of NVIDIA is needed to build, and a driver to run. `--emit c` writes the sources without.
+        Programs for GPUs are built by nvcc, of CUDA 12.9 or newer, and linked with libcudart_static.a. Both are looked for
+        where CUDA_HOME says, beside the nvcc of PATH, and among the packages of this Python: `pip install 'mlc[cuda]'`
+        brings them. Nothing else of NVIDIA is needed to build, and a driver to run. `--emit c` writes the sources without.
         """,
     ),
     "E1001": CodeText(

@@ -37,33 +37,39 @@ def find_nvcc() -> Nvcc:
 
     raises: E0816 there is none, it is too old, or not whole
     """
-    for home in _homes():
-        compiler = home / "bin" / "nvcc"
+    for compiler in _compilers():
         if os.access(compiler, os.X_OK):
-            return _found(compiler, home)
+            return _found(compiler)
     raise _error("no CUDA compiler: looked for nvcc in CUDA_HOME, in PATH and among the packages of this Python")
 
 
-def _homes() -> list[Path]:
-    """The folders in which a toolkit may lie, the first ones first."""
+def _compilers() -> list[Path]:
+    """Where nvcc may lie, the first ones first."""
     asked = os.environ.get("CUDA_HOME", "").strip()
     if asked:
-        return [Path(asked)]
+        return [Path(asked) / "bin" / "nvcc"]
     installed = shutil.which("nvcc")
-    homes = [Path(os.path.realpath(installed)).parent.parent] if installed else []
-    return homes + [Path(folder) / "nvidia" / part for folder in sys.path if folder for part in ("cu13", "cuda_nvcc")]
+    packages = [Path(folder) / "nvidia" / "cu13" / "bin" / "nvcc" for folder in sys.path if folder]
+    return [*([Path(installed)] if installed else []), *packages]
 
 
-def _found(compiler: Path, home: Path) -> Nvcc:
+def _found(compiler: Path) -> Nvcc:
     release = re.search(r"release (\d+)\.(\d+)", run([str(compiler), "--version"]).stdout)
     if release is None:
         raise _error(f"{compiler} does not say its release")
     if (int(release[1]), int(release[2])) < LEAST:
         raise _error(f"{compiler} is of CUDA {release[1]}.{release[2]}, and {LEAST[0]}.{LEAST[1]} is the oldest that will do")
+    home = _home(compiler)
     folders = [home / part for part in _LIBRARIES if (home / part / "libcudart_static.a").is_file()]
     if not folders:
         raise _error(f"{home} has nvcc and no libcudart_static.a")
-    return Nvcc(str(compiler), str(home), str(folders[0]), f"{release[1]}.{release[2]}")
+    return Nvcc(str(home / "bin" / "nvcc"), str(home), str(folders[0]), f"{release[1]}.{release[2]}")
+
+
+def _home(compiler: Path) -> Path:
+    """The folder of a toolkit, as its compiler says it: what PATH has may be a script or a link."""
+    said = re.search(r"^#\$ TOP=(.*)$", run([str(compiler), "--dryrun", "-x", "cu", os.devnull]).stderr, re.MULTILINE)
+    return Path(os.path.realpath(said[1].strip())) if said else Path(os.path.realpath(compiler)).parent.parent
 
 
 def _error(message: str) -> MlcError:

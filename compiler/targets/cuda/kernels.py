@@ -200,7 +200,7 @@ def _folds(statements: Sequence[Statement]) -> bool:
 def _rows(named: Named, name: str, kernel: Kernel, prologue: Sequence[Let], items: Counter, statements: Sequence[Statement]) -> Launched:
     """A warp or a block an item."""
     width, integer = _widest(statements), _integer(named, kernel, items.extent)
-    alone = width <= WARP_ROW and items.extent > 1 or width <= _WARP
+    alone = (width <= WARP_ROW and items.extent > 1) or width <= _WARP
     threads = THREADS if alone or width <= 16 * THREADS else WHOLE_THREADS
     scope, lane, lanes = ("warp", "lane", str(_WARP)) if alone else ("block", "lane", str(threads))
     body = _DeviceBody(named.buffers, integer, lane, lanes, scope)

@@ -18,6 +18,9 @@ from mlc.lower.loops import Accumulator, Columns, Fold, Kernel, Let, Loop, Nest,
 from mlc.lower.rules import Reserve
 from mlc.lower.substitute import replaced
 
+#: As in loops.Columns: buffer, index, mode, value.
+_Result = tuple[str, ix.Index, str, Expression]
+
 
 def device_kind(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
     """Sums of columns, scans and scatters as nests; every other kernel as it is."""
@@ -55,20 +58,23 @@ def _columns(kernel: Columns, reserve: Reserve) -> tuple[Nest, ...]:
         return (_sums(kernel, 0, 1, rows, kernel.results),)
     whole, rest = divmod(rows, height)
     blocks, columns = whole + bool(rest), kernel.column.extent
-    places = [(reserve(f"{buffer}.partial", kernel.dtype, kernel.outer.extent * blocks * columns), value) for buffer, *_, value in kernel.results]
+    size = kernel.outer.extent * blocks * columns
+    places = [reserve(f"{buffer}.partial", kernel.dtype, size) for buffer, *_ in kernel.results]
+    values = [value for *_, value in kernel.results]
 
-    def partial(first: int, count: int) -> tuple[tuple[str, ix.Index, str, Expression], ...]:
-        block = Counter(3, count)
-        at = ix.linear([ix.counter(kernel.outer), ix.counter(block), ix.counter(kernel.column)], [blocks * columns, columns, 1], first * columns)
-        return tuple((buffer, at, "write", value) for buffer, value in places)
+    def partial(first: int, count: int) -> list[_Result]:
+        block, strides = Counter(3, count), [blocks * columns, columns, 1]
+        counters = [ix.counter(c) for c in (kernel.outer, block, kernel.column)]
+        at = ix.linear(counters, strides, first * columns)
+        return [(buffer, at, "write", value) for buffer, value in zip(places, values, strict=True)]
 
     parts = [_sums(kernel, 0, whole, height, partial(0, whole))]
     if rest:
         parts.append(_sums(kernel, whole, 1, rest, partial(whole, 1)))
-    return (*parts, _total(kernel, blocks, [buffer for buffer, _ in places]))
+    return (*parts, _total(kernel, blocks, places))
 
 
-def _sums(kernel: Columns, first: int, blocks: int, rows: int, results: Sequence[tuple[str, ix.Index, str, Expression]]) -> Nest:
+def _sums(kernel: Columns, first: int, blocks: int, rows: int, results: Sequence[_Result]) -> Nest:
     """A thread each (outer, block, column): the sum of the rows of a block. results: with counter 3 the block."""
     item, row = Counter(0, kernel.outer.extent * blocks * kernel.column.extent), Counter(1, rows)
     outer, block, column = ix.unflatten(ix.counter(item), (kernel.outer.extent, blocks, kernel.column.extent))

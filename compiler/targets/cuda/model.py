@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlc.diagnostics import Diagnostic, InternalError, MlcError, NO_SPAN
+from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.emit import tree as c
 from mlc.emit.actions import actions_text
 from mlc.emit.launch import launch_files

@@ -15,6 +15,13 @@
 
 #include <math.h>
 
+/* The loop that follows is written out: arrays that it indexes stay in registers. */
+#ifdef __CUDACC__
+#define MLC_UNROLL _Pragma("unroll")
+#else
+#define MLC_UNROLL
+#endif
+
 /* ---- launches, by the host ---- */
 
 static inline cudaStream_t mlc_stream(const mlc_env *env)
@@ -194,13 +201,18 @@ MLC_DEVICE void mlc_contract(mlc_contract_tile &tile, const A &a, const B &b, co
             tile.b[k][n] = n0 + n < (Integer)N && k0 + k < (Integer)K ? b(batch, k0 + k, n0 + n) : 0.0f;
         }
         __syncthreads();
+        MLC_UNROLL
         for (int k = 0; k < MLC_TILE_K; k++)
+            MLC_UNROLL
             for (int i = 0; i < 4; i++)
+                MLC_UNROLL
                 for (int j = 0; j < 4; j++)
                     sum[i][j] = __builtin_fmaf(tile.a[k][row + i], tile.b[k][column + j], sum[i][j]);
         __syncthreads();
     }
+    MLC_UNROLL
     for (int i = 0; i < 4; i++)
+        MLC_UNROLL
         for (int j = 0; j < 4; j++)
             if (m0 + row + i < (Integer)M && n0 + column + j < (Integer)N)
                 store(batch, m0 + row + i, n0 + column + j, sum[i][j]);
