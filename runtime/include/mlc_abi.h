@@ -51,6 +51,7 @@ typedef struct mlc_env {
     int thread;
     int threads;
     int fold;                 /* accumulating results: 0 write, 1 add in place */
+    int reserved;
     void *stream;             /* of a device: where rows put their kernels; the addresses above are then the device's. NULL: this thread computes */
 } mlc_env;
 
