@@ -39,6 +39,10 @@ WARP_ROW = 1024
 #: Rows and columns of the tile of a contraction.
 TILE = 64
 
+#: The same of one in bf16 where so many tiles are there that each multiprocessor has one.
+LARGE_TILE = 128
+FULL = 132
+
 _WARP = 32
 
 
@@ -253,39 +257,60 @@ def _along_k(kernel: Contract, which: int) -> str:
     return "true" if last(kernel.k) <= last(kernel.m if which == 1 else kernel.n) else "false"
 
 
-def _element(named: Named, operand: Operand, index: Index, names: Mapping[int, str]) -> str:
+def _element(named: Named, operand: Operand, index: Index, names: Mapping[int, str], address: bool) -> str:
+    """An element of an operand, or its address."""
     body = Body(named.buffers, names)
-    return body.text(Read(operand.buffer, index))
+    return f"&{body.element(operand.buffer, index)}" if address else body.text(Read(operand.buffer, index))
+
+
+def _by_vectors(named: Named, kernel: Contract, which: int) -> bool:
+    """Whether 8 neighbours along the denser side of an operand, counted from a multiple of 8, always lie in 16 aligned bytes."""
+    operand, side = (kernel.a, kernel.m) if which == 1 else (kernel.b, kernel.n)
+    along = kernel.k if _along_k(kernel, which) == "true" else side
+    others = [g for group in (kernel.batch, side, kernel.k) if group is not along for g in group]
+    if not along or along[-1][which] != 1 or along[-1][0] % 8:
+        return False
+    return operand.offset % 8 == 0 and all(g[which] % 8 == 0 for g in (*others, *along[:-1]) if g[0] > 1)
+
+
+def _sums(named: Named, kernel: Contract, extents: tuple[int, int, int, int], integer: str) -> tuple[int, str, str]:
+    """Tiles of a contraction, the declaration of its shared memory, and the call that makes its sums."""
+    batch, m, n, k = extents
+    along = [_along_k(kernel, which) for which in (1, 2)]
+    shape = f"{batch}, {m}, {n}, {k}"
+    if {named.buffers[o.buffer][1] for o in (kernel.a, kernel.b)} != {"bf16"}:
+        call = f"mlc_contract<{shape}, {along[0]}, {along[1]}, {integer}>(tile, a, b, store)"
+        return batch * -(-m // TILE) * -(-n // TILE), "mlc_contract_tile", call
+    large = batch * -(-m // LARGE_TILE) * -(-n // LARGE_TILE) >= FULL
+    tile = LARGE_TILE if large else TILE
+    vectors = ["true" if _by_vectors(named, kernel, which) else "false" for which in (1, 2)]
+    sides = [f"mlc_side<{tile}, {a}, {v}>" for a, v in zip(along, vectors, strict=True)]
+    call = f"mlc_contract_bf16<{tile}, {tile}, {shape}, {sides[0]}, {sides[1]}, {integer}>(tile, a, b, store)"
+    return batch * -(-m // tile) * -(-n // tile), f"mlc_slices<{sides[0]}, {sides[1]}>", call
 
 
 def _contract(named: Named, name: str, kernel: Contract) -> Launched:
-    """Tiles of the result, one a block; every product is added in ascending k."""
+    """Tiles of the result, one a block; every product is added in ascending k. On tensor cores where both operands are bf16."""
     if kernel.dtype != "f32":
         raise InternalError(f"emit: a device contracts in f32, not {kernel.dtype}")
     batch, m, n, k = (_extent(g) for g in (kernel.batch, kernel.m, kernel.n, kernel.k))
     integer = _integer(named, kernel, batch * m * n)
+    tiles, shared, call_text = _sums(named, kernel, (batch, m, n, k), integer)
     a_at = _place(kernel.a, 1, [(kernel.batch, 0), (kernel.m, 1), (kernel.k, 3)])
     b_at = _place(kernel.b, 2, [(kernel.batch, 0), (kernel.k, 3), (kernel.n, 2)])
-    names = {0: "batch", 1: "m", 2: "n", 3: "k"}
-    unused = c.Do("(void)batch, (void)m, (void)k")
+    names, addresses = {0: "batch", 1: "m", 2: "n", 3: "k"}, "bf16" in call_text
+    a, b = (_element(named, o, at, names, addresses) for o, at in ((kernel.a, a_at), (kernel.b, b_at)))
     epilogue = Body(named.buffers, {0: "batch", 1: "m", 2: "n"})
     epilogue.locals["acc"] = kernel.dtype
     stores = epilogue.statements((*kernel.row_body, *kernel.body))
+    element = f"{integer} batch, {integer} m, {integer} n, {register(kernel.dtype).type} acc"
     body = (
-        c.Do("MLC_SHARED(mlc_contract_tile, tile, )"),
-        c.Lambda("a", f"{integer} batch, {integer} m, {integer} k", (unused, c.Do(f"return {_element(named, kernel.a, a_at, names)}"))),
-        c.Lambda(
-            "b",
-            f"{integer} batch, {integer} k, {integer} n",
-            (c.Do("(void)batch, (void)k, (void)n"), c.Do(f"return {_element(named, kernel.b, b_at, names)}")),
-        ),
-        c.Lambda(
-            "store",
-            f"{integer} batch, {integer} m, {integer} n, {register(kernel.dtype).type} acc",
-            (c.Do("(void)batch, (void)m, (void)n"), *stores),
-        ),
-        c.Do(f"mlc_contract<{batch}, {m}, {n}, {k}, {_along_k(kernel, 1)}, {_along_k(kernel, 2)}, {integer}>(tile, a, b, store)"),
+        # The comma of a template's arguments would end an argument of the macro.
+        c.Do(f"typedef {shared} shared_type"),
+        c.Do("MLC_SHARED(shared_type, tile, )"),
+        c.Lambda("a", f"{integer} batch, {integer} m, {integer} k", (c.Do("(void)batch, (void)m, (void)k"), c.Do(f"return {a}"))),
+        c.Lambda("b", f"{integer} batch, {integer} k, {integer} n", (c.Do("(void)batch, (void)k, (void)n"), c.Do(f"return {b}"))),
+        c.Lambda("store", element, (c.Do("(void)batch, (void)m, (void)n"), *stores)),
+        c.Do(call_text),
     )
-    return _kernel(name, named, kernel, batch * -(-m // TILE) * -(-n // TILE), THREADS, body)
-
-
+    return _kernel(name, named, kernel, tiles, THREADS, body)

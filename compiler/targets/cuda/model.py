@@ -48,7 +48,7 @@ def _functions(routine: Routine, is_flat: bool) -> tuple[c.Node, ...]:
 def _kernels_text(lowered: Lowered, routines: Sequence[Routine], source: str, version: str) -> str:
     nodes: list[c.Node] = [
         c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}: what a GPU computes.", "")),
-        c.Directive('include "mlc_device.h"'),
+        c.Directive('include "mlc_contract.h"'),
         c.Blank(),
         c.note("Keys the random numbers that the model draws outside its layers."),
         c.Directive(f"define MLC_MODEL_PATH {path_hash(''):#018x}u"),
