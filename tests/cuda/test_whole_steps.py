@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the shim is C++")
 
-#: Losses of the two targets, whose sums have other orders: relative, over the steps of run_model.
-TOLERANCE = {"f32": 1e-5, "bf16": 2e-2}
+#: What the two targets differ by, whose sums have other orders: losses and metrics, then norms of gradients. Relative.
+TOLERANCE = {"f32": (1e-5, 1e-3), "bf16": (1e-2, 5e-2)}
 
 #: Model -> its precision. Slow ones compile the most kernels.
 QUICK = {"gpt": "f32"}
 SLOW = {
     "mlp": "f32", "gpt2": "f32", "gpt2-drop": "f32", "gpt2-bf16": "bf16", "llama3": "bf16", "deepseek_v3-f32": "f32", "vit": "f32",
-    "unet": "f32", "gla": "f32", "albert": "f32", "muon": "f32", "supervised": "f32", "t5": "f32", "state": "f32",
+    "unet": "f32", "gla": "f32", "albert": "f32", "muon": "bf16", "supervised": "f32", "t5": "bf16", "state": "f32",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def numbers(log: tuple[str, ...]) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if isinstance(v, float)} for line in log]
 
 
-def check(programs: dict[str, Programs], model: Model, tolerance: float, folder: Path) -> None:
+def check(programs: dict[str, Programs], model: Model, tolerance: tuple[float, float], folder: Path) -> None:
     said = {}
     for target, of in programs.items():
         program = of.build(model, Options(microbatches=4, groups=2, emit="c", target=target))
@@ -48,7 +48,9 @@ def check(programs: dict[str, Programs], model: Model, tolerance: float, folder:
         said[target] = numbers(run_model(program, model, folder / target, "--threads", 1).log)
     assert len(said["c"]) == len(said["sm_90"]) > 3
     for expected, found in zip(said["c"], said["sm_90"], strict=True):
-        assert found == pytest.approx(expected, rel=tolerance), (expected, found)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, rel=tolerance[name == "grad_norm"]), (name, expected, found)
 
 
 @pytest.mark.parametrize("name", QUICK)

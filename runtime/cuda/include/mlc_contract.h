@@ -18,6 +18,12 @@
 
 #include "mlc_device.h"
 
+#ifdef __CUDACC__
+#define MLC_DEVICE_METHOD __device__ __forceinline__
+#else
+#define MLC_DEVICE_METHOD inline __attribute__((always_inline))
+#endif
+
 #define MLC_SLICE 32 /* of k */
 #define MLC_GAP 8
 
@@ -28,7 +34,7 @@ template <int SIDE, bool ALONG_K, bool VECTORS> struct mlc_side {
 
     /* Fills a slice: element (s, k) from at(s0 + s, k0 + k), 0 where one is not below its extent. */
     template <class Integer, class At>
-    static MLC_DEVICE_MEMBER void fill(uint16_t *slice, const At &at, Integer s0, Integer sides, Integer k0, Integer ks)
+    static MLC_DEVICE_METHOD void fill(uint16_t *slice, const At &at, Integer s0, Integer sides, Integer k0, Integer ks)
     {
         constexpr int STEP = VECTORS ? 8 : 1;
         for (int i = threadIdx.x; i < OUTER * INNER / STEP; i += MLC_BLOCK_THREADS) {
@@ -44,7 +50,7 @@ template <int SIDE, bool ALONG_K, bool VECTORS> struct mlc_side {
     }
 
     /* Four 8 x 8 matrices: two along this side from s on, two along k from k on. SIDE_FIRST: the first two go along the side. */
-    template <bool SIDE_FIRST> static MLC_DEVICE_MEMBER void load(uint32_t (&r)[4], const uint16_t *slice, int s, int k)
+    template <bool SIDE_FIRST> static MLC_DEVICE_METHOD void load(uint32_t (&r)[4], const uint16_t *slice, int s, int k)
     {
         const int lane = mlc_lane(), matrix = lane / 8, row = lane % 8;
         const int at_s = s + (SIDE_FIRST ? matrix % 2 : matrix / 2) * 8, at_k = k + (SIDE_FIRST ? matrix / 2 : matrix % 2) * 8;
