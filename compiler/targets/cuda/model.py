@@ -24,7 +24,7 @@ _FLAT = "const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end"
 _PLAIN = "const mlc_env *env, const uint64_t *at"
 
 
-def _functions(routine: Routine, is_flat: bool) -> tuple[c.Node, ...]:
+def routine_functions(routine: Routine, is_flat: bool) -> tuple[c.Node, ...]:
     """The kernels of a routine, then what launches them, one behind the other on the stream of its rank."""
     names = buffer_names(routine)
     named = Named(names, routine.buffers)
@@ -55,7 +55,7 @@ def _kernels_text(lowered: Lowered, routines: Sequence[Routine], source: str, ve
         c.Blank(),
     ]
     for routine in routines:
-        nodes += _functions(routine, routine.name in lowered.flat)
+        nodes += routine_functions(routine, routine.name in lowered.flat)
     return c_text(nodes)
 
 

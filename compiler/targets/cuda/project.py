@@ -22,7 +22,7 @@ CUDA_LIBRARIES = {libraries}
 SHIM =
 GENCODE = -gencode arch=compute_{architecture},code=sm_{architecture}
 CUDA_INCLUDES = -Iruntime/include -Iruntime/src
-HOST_FLAGS = -fPIC -Wall -Wextra -Wno-missing-field-initializers
+HOST_FLAGS = -fPIC -Wall -Wextra
 NVCC = $(CUDA_HOME)/bin/nvcc
 KERNEL = $(NVCC) -std=c++17 -O3 -fmad=false $(GENCODE) -Werror all-warnings -Xcompiler "$(HOST_FLAGS) -Werror" $(CUDA_INCLUDES)
 SHIM_KERNEL = $(CXX) -std=c++17 -O1 -ffp-contract=off -DMLC_SHIM $(HOST_FLAGS) $(CUDA_INCLUDES) -I$(SHIM) $(SHIM_EXTRA) -x c++

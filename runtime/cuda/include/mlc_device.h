@@ -15,6 +15,9 @@
 
 #include <math.h>
 
+/* A constant of C states the fields that are not 0. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
 /* The loop that follows is written out: arrays that it indexes stay in registers. */
 #ifdef __CUDACC__
 #define MLC_UNROLL _Pragma("unroll")
