@@ -20,11 +20,12 @@ from mlc.driver import Options, compile_file, load_program
 from mlc.emit import SourceTree, emit
 from mlc.emit.actions import actions_text
 from mlc.emit.items import model_items
-from mlc.ir.program import CHOICES, Program
+from mlc.ir.program import CHOICES, STATES, Program
 from mlc.lower import lower
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort, Mesh, Portions
 from mlc.ops import OPS
+from mlc.parallel.footprint import schedule_windows
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import Area, Place, Planned, StageNote
 from mlc.parallel.schedules import schedule
@@ -34,6 +35,7 @@ from mlc.parallel.verify import prove, verify
 from mlc.passes import prepared
 from mlc.plan import Layout, plan
 from mlc.plan.over_time import draw, moments
+from mlc.plan.recompute import in_runs
 from mlc.plan.report import explain_plan
 from mlc.plan.stages import staged_chains
 from mlc.targets.c import C
@@ -138,6 +140,43 @@ def test_what_is_made_again_is_what_was_made(model: str, layout: str, choice: st
     assert read_plan(json.loads(text)) == made
     verify(json.loads(text))
     want, got = run_plan(lowered, planned(model, layout), True), run_plan(lowered, made, False)
+    assert [key for key, symbol in want.items() if got[key] != symbol] == []
+
+
+def run_of(lowered: Lowered, layout: Layout, length: int) -> Layout:
+    """The layout where calls that make everything again come in runs."""
+    return replace(layout, choices=in_runs(lowered, layout.choices, layout.cuts, schedule_windows(layout.schedule), length))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", ["one", "two", "split", "looped", "v", "mixed", "hollow"])
+@pytest.mark.parametrize("length", [2, 5])
+def test_states_that_are_made_again_are_what_they_were(model: str, layout: str, length: int) -> None:
+    lowered = lowered_model(model)
+    full = layout_of(lowered.step.program, layout, "full")
+    runs = run_of(lowered, full, length)
+    made = plan(lowered, runs)
+    names = [b.name for p in made.places for c in p.chunks["train"] for b in c.buffers]
+    assert (STATES in runs.choices) == any(name.startswith("again.") for name in names)
+    assert STATES in runs.choices or layout != "one" or model not in ("gpt2", "albert")
+    text = emitted(made, model).text("plan.json")
+    assert read_plan(json.loads(text)) == made
+    verify(json.loads(text))
+    want, got = run_plan(lowered, planned(model, layout), True), run_plan(lowered, made, False)
+    assert [key for key, symbol in want.items() if got[key] != symbol] == []
+
+
+@pytest.mark.parametrize("model", [*MODELS, *NARROW])
+@pytest.mark.parametrize("length", [2, 3])
+def test_states_of_a_step_of_one_microbatch_are_made_again(model: str, length: int) -> None:
+    lowered = lowered_model(model)
+    calls = len(lowered.step.program.train.calls)
+    one = Layout(Mesh(1, 1), 1, schedule("1f1b", 1, 1, 1), (range(calls),), 1, 1, choices_of("full", calls))
+    made = plan(lowered, run_of(lowered, one, length))
+    verify(json.loads(emitted(made, model).text("plan.json")))
+    passes = ("train", "train")
+    kept = plan(lowered, replace(one, choices=choices_of("none", calls)))
+    want, got = run_plan(lowered, kept, True, passes), run_plan(lowered, made, True, passes)
     assert [key for key, symbol in want.items() if got[key] != symbol] == []
 
 
