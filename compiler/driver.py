@@ -15,7 +15,7 @@ from mlc.bind import Model
 from mlc.build import check_outputs, check_sources, find_toolchain, make, target_flags, write_files
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
-from mlc.elaborate.modules import file_library, library_path
+from mlc.elaborate.library import file_library, library_path
 from mlc.emit import plan_json
 from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree, add_project
 from mlc.frozen import frozen
