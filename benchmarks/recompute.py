@@ -9,6 +9,7 @@ when digests differ or a limit is missed. Memory is also planned at the model's 
 from __future__ import annotations
 
 import argparse
+import array
 import json
 import re
 import statistics
@@ -19,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "examples" / "gpt2.dsl"
+VOCABULARY = 50257
 CHOICES = ("none", "selective", "full")
 #: Of `full`, as a part of `none`: step time at most, and bytes of the arena at the model's own sizes.
 MOST_TIME = 1.35
@@ -55,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = folder / "tokens.bin"
-        data.write_bytes(bytes(range(256)) * 1024)
+        data.write_bytes(array.array("H", (7 * n % VOCABULARY for n in range(1 << 18))).tobytes())
         whole = {c: compile_choice(folder / "plan", c, {"depth": arguments.depth}, "--emit", "plan") for c in CHOICES}
         arenas = {choice: compile_choice(folder / choice, choice, sizes) for choice in CHOICES}
         for _ in range(arguments.rounds):

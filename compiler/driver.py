@@ -15,7 +15,7 @@ from mlc.bind import Model
 from mlc.build import check_outputs, check_sources, find_toolchain, make, target_flags, write_files
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
-from mlc.elaborate.modules import file_library, library_path
+from mlc.elaborate.library import file_library, library_path
 from mlc.emit import plan_json
 from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree
 from mlc.frozen import frozen
@@ -240,6 +240,10 @@ def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Planned:
     content = None if options.plan is None else load_plan(options.plan)
     layout = timed(observe, "choose", choose_layout, lowered, options, content)
     planned = timed(observe, "plan", plan, lowered, layout)
+    if content is not None:
+        return planned
+    if options.recompute == CHOICES[-1]:
+        return in_longer_runs(lowered, options, planned, None, observe)
     if options.memory is None or options.recompute != AUTO:
         return planned
     target = options.memory
@@ -251,6 +255,21 @@ def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Planned:
             layout = again
             planned = timed(observe, "plan", plan, lowered, layout)
             less = planned.arena_bytes - options.memory
+    return planned if planned.arena_bytes <= options.memory else in_longer_runs(lowered, options, planned, options.memory, observe)
+
+
+def in_longer_runs(lowered: Lowered, options: Options, planned: Planned, enough: int | None, observe: Observer) -> Planned:
+    """The plan, in which all that can is made again, with longer and longer runs of calls that keep their first arguments alone.
+
+    Ends where a longer run holds no less than the one before, or at `enough` bytes.
+    """
+    for run in range(2, len(lowered.step.program.train.calls)):
+        longer = timed(observe, "plan", plan, lowered, timed(observe, "choose", choose_layout, lowered, options, None, 0, run))
+        if longer.arena_bytes >= planned.arena_bytes:
+            break
+        planned = longer
+        if enough is not None and planned.arena_bytes <= enough:
+            break
     return planned
 
 

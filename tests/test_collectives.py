@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from mlc.diagnostics import MlcError
 from mlc.driver import Options, compile_file
 from mlc.mesh import Cohort, Exchange, Mesh
-from mlc.parallel.collective_proof import TREES, pattern_of, patterns, run_moves
+from mlc.parallel import collective_proof
+from mlc.parallel.collective_proof import TREES, collective_faults, pattern_of, patterns, run_moves
 from mlc.parallel.collectives import Collectives, Move, Trade, trade_moves, tree_moves
 from mlc.parallel.entries import ENDINGS
 from mlc.parallel.plan_reader import read_plan
@@ -152,12 +154,29 @@ def swap(plan: Plan, place: int, one: list[Any], other: list[Any]) -> None:
         (lambda p: rows(p, 1).remove(["VERDICT", 0, 0]), "the list ends without VERDICT"),
         (lambda p: rows(p, 1).remove(["GATHER", 0, 0]), "turn 0 of GATHER is missing"),
         (lambda p: p["places"][1]["lists"]["evaluate"].pop(), "evaluate: place 1: the list ends with nothing, not with STATISTICS"),
+        (lambda p: rows(p, 0).remove(["SPREAD", 2, 0]), "new values of wte.weight do not go from place 0 to place 2"),
+        (lambda p: rows(p, 1).insert(-1, ["SHARE", 0, 1]), "there is no such gradient here that another place has, or wants"),
+        (lambda p: rows(p, 2).insert(rows(p, 2).index(["NORM", 0, 0]), ["SHARE", 1, 0]), "this gradient has gone to place 0 before"),
+        (lambda p: rows(p, 2).insert(-1, ["SPREAD", 2, 0]), "no such values are to move here, or they have moved before"),
         (lambda p: channel(p, "tree").update(slot_bytes=256), "E1206"),
         (lambda p: channel(p, "replicas.0").update(slot_bytes=96), "channel replicas.0: messages of 96 bytes"),
     ],
 )  # fmt: skip
 def test_an_edited_ending_is_refused(plan: str, edit: Callable[[Plan], None], said: str) -> None:
     assert said in edited(plan, edit)
+
+
+def test_sums_of_one_chunk_of_an_absent_replica_are_kept_at_a_time(tmp_path: Path) -> None:
+    sizes = {"depth": 4, "width": 16, "heads": 2, "context": 8, "batch": 1, "vocab": 64}
+    options = Options(pp=2, dp=3, groups=3, chunks=2, schedule="interleaved", microbatches=6, emit="plan")
+    compile_file(ROOT / "examples" / "gpt2.dsl", tmp_path, sizes, options)
+
+    def between(content: Plan) -> None:
+        for place in range(2):
+            swap(content, place, ["REDUCE", 0, 1], ["REDUCE", 1, 0])
+
+    said = edited((tmp_path / "plan.json").read_text(encoding="utf-8"), between)
+    assert "overwrites the sums that a replica keeps for an absent one of chunk 0, which has turns to come" in said
 
 
 def channel(plan: Plan, name: str) -> Plan:
@@ -287,6 +306,35 @@ def test_messages_of_an_action_are_whole_and_edited_ones_refused_or_harmless(nam
         for _ in range(0 if fault else 5):
             assert acts(scripts, *slots, rng) == wanted
     assert len(outcomes) > 1 + (name != "guest"), outcomes
+
+
+@pytest.mark.parametrize(
+    ("does", "edit", "said"),
+    [
+        ("pack", lambda of, at: of.insert(at, of[at]), "where its slot may hold another one"),
+        ("pack", lambda of, at: of.pop(at), "sends message 0 to rank 1, which is not there"),
+        ("post", lambda of, at: of.pop(at), "has gone, which is not sent"),
+        ("unpack", lambda of, at: of.insert(at, of[at]), "reads message 0 from rank 1, which is not there"),
+        ("unpack", lambda of, at: of.pop(at), "frees message 0 from rank 1 before it is read"),
+        ("gone", lambda of, at: of.pop(at), "ends before message 0 to rank 1 has gone"),
+        ("release", lambda of, at: of.pop(at), "ends with message 0 from rank 1 in its slot"),
+    ],
+)
+def test_what_a_rank_may_not_do_with_its_slots_is_named(does: str, edit: Callable[[list[Move], int], None], said: str) -> None:
+    scripts = [list(trade_moves([Trade("c", 1 - rank, 1, 1)])) for rank in range(2)]
+    assert run_moves(scripts, 1, 1) is None
+    edit(scripts[0], next(at for at, move in enumerate(scripts[0]) if move.does == does))
+    fault = run_moves(scripts, 1, 1)
+    assert fault is not None and fault[0] == "E1205" and said in fault[1]
+
+
+def test_the_moves_that_are_run_are_those_of_the_channels_of_the_plan(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ranks do is made by one rule for all plans; were it wrong, every channel between replicas would be refused."""
+    collective_proof.pattern_fault.cache_clear()
+    monkeypatch.setattr(collective_proof, "trade_moves", lambda trades: list(trade_moves(trades))[1:])
+    found = [fault.message for fault in collective_faults(read_plan(json.loads(plan)))]
+    collective_proof.pattern_fault.cache_clear()
+    assert {message.partition(":")[0] for message in found} >= {"channel replicas.0", "channel replicas.1", "channel replicas.2"}
 
 
 def test_the_tree_of_groups_is_that_of_halving() -> None:

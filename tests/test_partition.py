@@ -37,7 +37,7 @@ from mlc.targets.c import C
 def call(seconds: float, path: str = "h", parameters: Sequence[ParameterUse] = (), kept: Sequence[Kept] = (), saved: int = 0) -> CallCost:
     """A call of few numbers: a third of the time in each part."""
     third = seconds / 3
-    return CallCost("block", path, third, third, third, tuple(parameters), saved, saved // 2, saved // 3, tuple(kept), saved // 4, 1, 8)
+    return CallCost("block", path, third, third, third, tuple(parameters), saved, saved // 2, saved // 3, tuple(kept), saved // 4, 1, 8, ())
 
 
 def plain(*seconds: float) -> tuple[CallCost, ...]:

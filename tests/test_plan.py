@@ -20,13 +20,16 @@ from mlc.driver import Options, compile_file, load_program
 from mlc.emit import SourceTree, emit
 from mlc.emit.actions import actions_text
 from mlc.emit.items import model_items
-from mlc.ir.program import CHOICES, Program
+from mlc.ir.program import CHOICES, STATES, Program
 from mlc.lower import lower
+from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort, Mesh, Portions
 from mlc.ops import OPS
+from mlc.parallel.entries import COMPUTE
+from mlc.parallel.footprint import schedule_windows
 from mlc.parallel.plan_reader import read_plan
-from mlc.parallel.planned import Area, Place, Planned, StageNote
+from mlc.parallel.planned import Area, Chunk, Place, Planned, StageNote
 from mlc.parallel.schedules import schedule
 from mlc.parallel.shards import BLOCK, Owned, Share, Sharing, line_bytes
 from mlc.parallel.tree import most_roots, roots, subtrees, tree_levels
@@ -34,6 +37,7 @@ from mlc.parallel.verify import prove, verify
 from mlc.passes import prepared
 from mlc.plan import Layout, plan
 from mlc.plan.over_time import draw, moments
+from mlc.plan.recompute import in_runs
 from mlc.plan.report import explain_plan
 from mlc.plan.stages import staged_chains
 from mlc.targets.c import C
@@ -138,6 +142,43 @@ def test_what_is_made_again_is_what_was_made(model: str, layout: str, choice: st
     assert read_plan(json.loads(text)) == made
     verify(json.loads(text))
     want, got = run_plan(lowered, planned(model, layout), True), run_plan(lowered, made, False)
+    assert [key for key, symbol in want.items() if got[key] != symbol] == []
+
+
+def run_of(lowered: Lowered, layout: Layout, length: int) -> Layout:
+    """The layout where calls that make everything again come in runs."""
+    return replace(layout, choices=in_runs(lowered, layout.choices, layout.cuts, schedule_windows(layout.schedule), length))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", ["one", "two", "split", "looped", "v", "mixed", "hollow"])
+@pytest.mark.parametrize("length", [2, 5])
+def test_states_that_are_made_again_are_what_they_were(model: str, layout: str, length: int) -> None:
+    lowered = lowered_model(model)
+    full = layout_of(lowered.step.program, layout, "full")
+    runs = run_of(lowered, full, length)
+    made = plan(lowered, runs)
+    names = [b.name for p in made.places for c in p.chunks["train"] for b in c.buffers]
+    assert (STATES in runs.choices) == any(name.startswith("again.") for name in names)
+    assert STATES in runs.choices or layout != "one" or model not in ("gpt2", "albert")
+    text = emitted(made, model).text("plan.json")
+    assert read_plan(json.loads(text)) == made
+    verify(json.loads(text))
+    want, got = run_plan(lowered, planned(model, layout), True), run_plan(lowered, made, False)
+    assert [key for key, symbol in want.items() if got[key] != symbol] == []
+
+
+@pytest.mark.parametrize("model", [*MODELS, *NARROW])
+@pytest.mark.parametrize("length", [2, 3])
+def test_states_of_a_step_of_one_microbatch_are_made_again(model: str, length: int) -> None:
+    lowered = lowered_model(model)
+    calls = len(lowered.step.program.train.calls)
+    one = Layout(Mesh(1, 1), 1, schedule("1f1b", 1, 1, 1), (range(calls),), 1, 1, choices_of("full", calls))
+    made = plan(lowered, run_of(lowered, one, length))
+    verify(json.loads(emitted(made, model).text("plan.json")))
+    passes = ("train", "train")
+    kept = plan(lowered, replace(one, choices=choices_of("none", calls)))
+    want, got = run_plan(lowered, kept, True, passes), run_plan(lowered, made, True, passes)
     assert [key for key, symbol in want.items() if got[key] != symbol] == []
 
 
@@ -368,14 +409,61 @@ def test_emitted_tables_compile(layout: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def slots_in_use(place: Place, name: str) -> list[int]:
+    """At each compute action of the train list, the microbatches that have a slot of a region: told row by row."""
+    entries = list(place.lists["train"])
+    acts = [(at, entry) for at, entry in enumerate(entries) if entry.kind in COMPUTE]
+    held: dict[int, set[int]] = {}
+    for n, (_, entry) in enumerate(acts):
+        chunk = place.chunks["train"][int(entry.of)]
+        given = [number for row in chunk.rows[entry.kind] for number in row.buffers]
+        given += [number for _, number in chunk.inputs] if entry.kind == "F" else []
+        if any(chunk.buffers[number].region == name for number in given):
+            held.setdefault(entry.microbatch, set()).add(n)
+    for at, entry in enumerate(entries):
+        if entry.kind == "SENT" and f"out:{entry.of}" == name:
+            begun = [n for n, (position, _) in enumerate(acts) if position < at]
+            behind = next((other.kind for other in entries[at:] if other.kind not in ("SENT", "SEND", "RECEIVE", "FREE")), "")
+            held[entry.microbatch].add(begun[-2 if behind.endswith("+") else -1])
+    until = {microbatch: len(acts) - 1 if name.endswith(".values") else max(of) for microbatch, of in held.items()}
+    return [sum(min(of) <= n <= until[microbatch] for microbatch, of in held.items()) for n in range(len(acts))]
+
+
+def transient_bytes(place: Place, chunk: Chunk, phase: str) -> int:
+    """The most bytes of values of one action between their first and their last row."""
+    areas = [area for area in place.fixed if area.name == "transient.train"]
+    most, rows = 0, [row.buffers for row in chunk.rows[phase]]
+    for at in range(len(rows)):
+        alive = {n for before in rows[: at + 1] for n in before} & {n for behind in rows[at:] for n in behind}
+        buffers = [chunk.buffers[n] for n in alive if chunk.buffers[n].region == "arena"]
+        most = max(most, sum(b.bytes for b in buffers for area in areas if area.at <= b.at < area.end))
+    return most
+
+
+def lasting_bytes(made: Planned, place: Place) -> int:
+    """Where the last of what is always there ends."""
+    areas = [place.states, place.work, place.guests, *(area for area in place.fixed if area.chain is None)]
+    boxes = [c for c in made.channels.values() if c.chain is None and c.source == place.number]
+    ends = [c.outbox + c.peers(made.dp) * c.outbox_slots * c.slot_bytes for c in boxes]
+    return aligned(max(place.inbox_bytes, *(area.end for area in areas), *ends))
+
+
 @cases()
 def test_memory_over_time_is_what_was_planned(model: str, layout: str) -> None:
-    """Every ring is full at some moment, none is ever more than that, and the whole fits the arena."""
+    """At each action, by slots and bytes that are counted here once more; every ring is full at some moment, and none ever more."""
     made = planned(model, layout)
     for place in made.places:
         found = moments(made, place)
-        assert len(found.names) == int(place.lists["train"].computes.sum())
+        entries = [entry for entry in place.lists["train"] if entry.kind in COMPUTE]
+        assert len(found.names) == len(entries)
         assert (found.totals <= place.arena_bytes).all()
+        assert found.lasting == (lasting_bytes(made, place) if entries else place.arena_bytes)
+        own = [r for r in place.regions.values() if r.chain == "train" and not r.name.startswith("in:")]
+        used = {region.name: [region.stride * slots for slots in slots_in_use(place, region.name)] for region in own}
+        assert {name: of.tolist() for name, of in found.rings.items()} == {name: of for name, of in used.items() if any(of)}
+        wanted = [transient_bytes(place, place.chunks["train"][int(entry.of)], entry.kind) for entry in entries]
+        assert found.transient.tolist() == wanted
+        assert found.totals.tolist() == [found.lasting + sum(column) for column in zip(wanted, *used.values(), strict=True)]
         for name, used in found.rings.items():
             region = place.regions[name]
             assert used.max() <= region.slots * region.stride

@@ -143,8 +143,30 @@ def test_a_plan_names_a_choice_for_each_call(tmp_path: Path) -> None:
             planned_from(tmp_path, edited)
 
 
-def planned_from(folder: Path, path: Path) -> dict:
-    compile_file(GPT2, folder / "again", SMALL, Options(emit="plan", plan=path))
+def test_full_keeps_the_states_of_some_layers_alone_where_that_is_less(tmp_path: Path) -> None:
+    """The figure that is promised, and what a plan may not say: a state that is read at once is kept."""
+    sizes: dict[str, int] = {}
+    for choice in ("none", "full"):
+        compile_file(GPT2, tmp_path, {"depth": 24}, Options(emit="plan", recompute=choice))
+        sizes[choice] = arena_bytes(tmp_path)
+    assert sizes["full"] <= 0.35 * sizes["none"]
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    (stage,) = plan["stages"]
+    assert stage["recompute"][-2:] == ["full", "none"] and "states" in stage["recompute"]
+    assert plan["recomputed_flops_per_microbatch"] <= 0.35 * plan["flops_per_microbatch"]
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(plan))
+    assert planned_from(tmp_path, edited, {"depth": 24})["stages"][0]["recompute"] == stage["recompute"]
+    for wrong in (-2, -1):
+        choices = list(stage["recompute"])
+        choices[wrong] = "states"
+        edited.write_text(json.dumps({**plan, "stages": [{**stage, "recompute": choices}]}))
+        with pytest.raises(MlcError, match=r"E1201.*made again"):
+            planned_from(tmp_path, edited, {"depth": 24})
+
+
+def planned_from(folder: Path, path: Path, define: dict[str, int] = SMALL) -> dict:
+    compile_file(GPT2, folder / "again", define, Options(emit="plan", plan=path))
     return json.loads((folder / "again" / "plan.json").read_text())
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import itertools
 import json
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mlc.parallel.entries import ENDINGS, packed
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import Planned
 from mlc.parallel.symbolic import run_symbolic
-from mlc.parallel.verify import explain_proof, verify
+from mlc.parallel.verify import explain_proof, prove, verify
 from mlc.plan.report import explain_plan
 
 Plan = dict[str, Any]
@@ -89,8 +89,8 @@ def shortened(planned: Planned, chain: str, count: int) -> Planned:
     places = []
     for place in planned.places:
         kept = packed([e for e in place.lists[chain] if e.kind in ENDINGS or e.microbatch < count])
-        places.append(dataclasses.replace(place, lists={**place.lists, chain: kept}))
-    return dataclasses.replace(planned, places=tuple(places))
+        places.append(replace(place, lists={**place.lists, chain: kept}))
+    return replace(planned, places=tuple(places))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def shortened(planned: Planned, chain: str, count: int) -> Planned:
 )
 def test_a_whole_round_decides_for_every_shorter_one(options: Options, tmp_path: Path) -> None:
     """Of every chain, and of edited lists that pass; the runs of shorter rounds are not part of the proof."""
-    compile_file(MODEL, tmp_path, DEFINES, dataclasses.replace(options, emit="plan"))
+    compile_file(MODEL, tmp_path, DEFINES, replace(options, emit="plan"))
     content = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
     rng = random.Random(1)
     passed: Counter[str] = Counter()
@@ -704,6 +704,385 @@ def test_updates_that_are_not_elementwise_have_room(tmp_path: Path) -> None:
 def test_work_that_is_not_counted_is_explained(plan: Plan) -> None:
     plan["flops_per_microbatch"], plan["recomputed_flops_per_microbatch"] = 0, 10**9
     assert "1.000 GFLOP a microbatch are computed once more" in explain_plan(plan)
+
+
+# --------------------------------------------------------------------------------------------- every check is wanted by some edit
+
+
+def steps_of_another_length(plan: Plan) -> None:
+    plan["rounds"]["train"] = 3
+
+
+def no_list_of_a_chain(plan: Plan) -> None:
+    del plan["places"][1]["lists"]["sample"]
+
+
+def place_of_another_number(plan: Plan) -> None:
+    plan["places"][1]["place"] = 0
+
+
+def place_of_another_stage(plan: Plan) -> None:
+    plan["places"][0]["stages"] = [1]
+
+
+def stage_on_no_place(plan: Plan) -> None:
+    plan["stages"][1]["place"] = 5
+
+
+def action_of_no_chunk(plan: Plan) -> None:
+    rows(plan, 0)[at(plan, 0, ["F", 0, 1])][1] = 1
+
+
+def backward_of_an_evaluation(plan: Plan) -> None:
+    rows(plan, 1, "evaluate").insert(2, ["B", 0, 0])
+
+
+def sums_of_no_chunk(plan: Plan) -> None:
+    fold_of(plan)[1] = 1
+
+
+def backward_before_forward(plan: Plan) -> None:
+    forward = rows(plan, 1).pop(at(plan, 1, ["F", 0, 3]))
+    rows(plan, 1).insert(at(plan, 1, ["B", 0, 3]) + 1, forward)
+
+
+def owner_on_no_place(plan: Plan) -> None:
+    plan["parameters"][0]["owner"] = 7
+
+
+def owner_of_a_later_use(plan: Plan) -> None:
+    plan["parameters"][0]["owner"] = 1
+
+
+def channel_to_no_place(plan: Plan) -> None:
+    channel(plan, "act.train.0")["to"] = 5
+
+
+def activations_of_no_chain(plan: Plan) -> None:
+    channel(plan, "act.train.0")["chain"] = None
+
+
+def channel_of_no_slots(plan: Plan) -> None:
+    channel(plan, "replicas.0")["slots"] = 0
+
+
+def record_elsewhere(plan: Plan) -> None:
+    plan["places"][0]["record"] += 64
+
+
+def work_of_an_initial_value_elsewhere(plan: Plan) -> None:
+    """Its routine wants work memory, and gets the master of another parameter."""
+    routine, other = plan["places"][0]["held"][0]["init"][0], plan["places"][0]["held"][3]
+    for held in (held for place in plan["places"] for held in place["held"] if held["init"][0] == routine):
+        held["init"][1].append(other["master"])
+    plan["routines"][routine]["operands"].append("work 64")
+
+
+def action_behind_the_end(plan: Plan) -> None:
+    rows(plan, 0).insert(at(plan, 0, ["REDUCE", 0, 0]), rows(plan, 0).pop(at(plan, 0, ["SENT", "act.train.0", 3])))
+
+
+def statistics_behind_sums(plan: Plan) -> None:
+    for place in (0, 1):
+        of = rows(plan, place)
+        of.insert(at(plan, place, ["REDUCE", 0, 0]), of.pop(at(plan, place, ["STATISTICS", 0, 0])))
+
+
+def norm_of_a_number(plan: Plan) -> None:
+    for place in (0, 1):
+        rows(plan, place)[at(plan, place, ["NORM", 0, 0])][2] = 1
+
+
+def norm_twice(plan: Plan) -> None:
+    for place in (0, 1):
+        rows(plan, place).insert(at(plan, place, ["UPDATE", 0, 0]), ["NORM", 0, 0])
+
+
+def update_before_norm(plan: Plan) -> None:
+    for place in (0, 1):
+        of = rows(plan, place)
+        of.insert(at(plan, place, ["NORM", 0, 0]), of.pop(at(plan, place, ["UPDATE", 0, 0])))
+
+
+def verdict_before_update(plan: Plan) -> None:
+    for place in (0, 1):
+        of = rows(plan, place)
+        of.insert(at(plan, place, ["UPDATE", 0, 0]), of.pop(at(plan, place, ["VERDICT", 0, 0])))
+
+
+def gathered_before_update(plan: Plan) -> None:
+    for place in (0, 1):
+        of = rows(plan, place)
+        of.insert(at(plan, place, ["UPDATE", 0, 0]), of.pop(at(plan, place, ["GATHER", 0, 0])))
+
+
+def norm_of_parts(plan: Plan) -> None:
+    for place in (0, 1):
+        of = rows(plan, place)
+        of.insert(at(plan, place, ["REDUCE", 0, 0]), of.pop(at(plan, place, ["NORM", 0, 0])))
+
+
+def never_summed(plan: Plan) -> None:
+    """Neither summed nor asked for before the list ends."""
+    for place in (0, 1):
+        for kind in ("REDUCE", "NORM"):
+            rows(plan, place).remove([kind, 0, 0])
+
+
+def fixed_between_lines(plan: Plan) -> None:
+    plan["places"][0]["microbatches"] += 4
+    fixed(plan, 0, "microbatches")["at"] += 4
+
+
+def ring_between_lines(plan: Plan) -> None:
+    region(plan, 1, "train.0.values").update(stride=68)
+
+
+def region_of_no_channel(plan: Plan) -> None:
+    region(plan, 0, "train.0.inputs")["name"] = "out:nothing"
+
+
+def too_few_accumulators(plan: Plan) -> None:
+    plan["places"][0]["levels"] = 1
+
+
+def use_of_fewer_accumulators(plan: Plan) -> None:
+    chunk(plan, 0)["uses"][0]["levels"].pop()
+
+
+def outbox_in_the_inbox(plan: Plan) -> None:
+    channel(plan, "act.train.0")["outbox"] = region(plan, 0, "out:act.train.0")["base"] = 0
+
+
+def states_between_lines(plan: Plan) -> None:
+    plan["places"][0]["shards"]["states"]["at"] += 4
+
+
+def element_of_no_range(plan: Plan) -> None:
+    plan["routines"][chunk(plan, 0)["rows"]["F"][1][0]]["operands"][0] = "read 1024 each"
+
+
+def result_over_a_result(plan: Plan) -> None:
+    operands = plan["routines"][chunk(plan, 0)["rows"]["B"][0][0]]["operands"]
+    n = next(n for n, operand in enumerate(operands) if " over " in operand)
+    operands[n] = f"{operands[n].partition(' over ')[0]} over {n + 1}"
+
+
+def logits_of_another_stage(plan: Plan) -> None:
+    plan["columns"]["sample"]["logits_stage"] = 0
+
+
+def buffer_of_another_chain(plan: Plan) -> None:
+    names = [r["name"] for r in plan["places"][0]["regions"]]
+    buffer(plan, 0, "1.rsqrt")[1:3] = names.index("evaluate.0.inputs"), 0
+
+
+def operand_of_another_size(plan: Plan) -> None:
+    plan["routines"][chunk(plan, 0)["rows"]["F"][1][0]]["operands"][1] = "read 60"
+
+
+def row_that_writes_a_parameter(plan: Plan) -> None:
+    """Its routine says that it writes what it is given to read."""
+    operands = plan["routines"][chunk(plan, 0)["rows"]["F"][1][0]]["operands"]
+    assert chunk(plan, 0)["buffers"][chunk(plan, 0)["rows"]["F"][1][3][1]][0].startswith("parameter ")
+    operands[1] = operands[1].replace("read", "write")
+
+
+def row_that_overwrites_a_gradient(plan: Plan) -> None:
+    row = chunk(plan, 0)["rows"]["B"][1]
+    operands = plan["routines"][row[0]]["operands"]
+    n = next(n for n, operand in enumerate(operands) if operand.startswith("add "))
+    operands[n] = operands[n].replace("add", "write")
+
+
+def loss_overwritten(plan: Plan) -> None:
+    """A value of the way back lies where the loss of the microbatch was left."""
+    of, place = chunk(plan, 1), plan["places"][1]
+    column = of["buffers"][of["values"][0][1]]
+    other = next(b for b in of["buffers"] if ".pending." in b[0])
+    region(plan, 1, "train.0.values").update(base=place["arena_bytes"], stride=other[3], bytes=other[3])
+    place["arena_bytes"] += 4 * other[3]
+    other[1:3] = column[1:3]
+
+
+def message_overwritten(plan: Plan) -> None:
+    """A block writes where the one before it has left what is sent behind both."""
+    of = chunk(plan, 0, "evaluate")["buffers"]
+    sent, other = (next(b for b in of if b[0] == name) for name in ("state.down.0.x", "4.x.1"))
+    other[1:3] = sent[1:3]
+
+
+def kept_where_an_action_forgets(plan: Plan) -> None:
+    """What forward leaves for backward lies among values of one action, where nothing overwrites it."""
+    area = fixed(plan, 0, "transient.train")
+    kept = buffer(plan, 0, "4.rsqrt")
+    kept[1:3] = 0, area["at"] + area["bytes"] - kept[3]
+
+
+def gradient_of_another_phase(plan: Plan) -> None:
+    """Of the model and of the place alike."""
+    use = chunk(plan, 0)["uses"][0]
+    use["phase"] = plan["parameters"][use["parameter"]]["uses"][use["index"]]["phase"] = "F"
+
+
+def never_awaited(plan: Plan) -> None:
+    rows(plan, 0).remove(["SENT", "act.train.0", 3])
+
+
+def awaited_before_sent(plan: Plan) -> None:
+    of = rows(plan, 0)
+    of.insert(at(plan, 0, ["SEND", "act.train.0", 0]), of.pop(at(plan, 0, ["SENT", "act.train.0", 0])))
+
+
+def freed_before_received(plan: Plan) -> None:
+    of = rows(plan, 1)
+    of.insert(at(plan, 1, ["RECEIVE", "act.train.0", 3]), of.pop(at(plan, 1, ["FREE", "act.train.0", 3])))
+
+
+def private_inbox(plan: Plan) -> None:
+    """The buffers of an inbox lie in a ring, where nothing arrives."""
+    place = plan["places"][1]
+    region(plan, 1, "in:act.sample.0").update(name="x:act.sample.0", base=place["arena_bytes"])
+    place["arena_bytes"] += 2048
+
+
+def read_where_nothing_arrives(plan: Plan) -> None:
+    private_inbox(plan)
+    for place in plan["places"]:
+        place["lists"]["sample"] = [row for row in place["lists"]["sample"] if row[1] != "act.sample.0"]
+
+
+def channel_of_another_chain(plan: Plan) -> None:
+    """It lies apart from those of its chain, and carries nothing."""
+    of, end = channel(plan, "act.sample.0"), plan["places"][0]["arena_bytes"]
+    of.update(chain="evaluate", inbox=of["inbox"] + 2048, outbox=end)
+    region(plan, 1, "in:act.sample.0")["base"], region(plan, 0, "out:act.sample.0")["base"] = of["inbox"], end
+    plan["places"][0]["arena_bytes"] += 2048
+    for place in plan["places"]:
+        place["lists"]["sample"] = [row for row in place["lists"]["sample"] if row[1] != "act.sample.0"]
+
+
+def halves_that_have_no_rows(plan: Plan) -> None:
+    of = rows(plan, 1)
+    to = at(plan, 1, ["B", 0, 3])
+    of[to : to + 1] = [["I", 0, 3], ["W", 0, 3]]
+
+
+def sent_between_parts(plan: Plan) -> None:
+    """The first part of a forward writes a part of the message, the second one the other."""
+    chunk(plan, 0)["heads"]["F"] = 3
+    of = rows(plan, 0)
+    sends = [["SEND", "act.train.0", n] for n in range(4)]
+    of[:] = [other for row in of for other in ([row, ["F+", *row[1:]]] if row[0] == "F" else [row])]
+    of.remove(sends[3])
+    of.insert(at(plan, 0, ["F", 0, 3]) + 1, sends[3])
+
+
+MORE: tuple[tuple[Edit, str, str], ...] = (
+    (steps_of_another_length, "E1204", "are not lists of 3"),
+    (no_list_of_a_chain, "E1204", "sample: place 1 has no list"),
+    (place_of_another_number, "E1204", "the places are [0, 0], not 0 to 1"),
+    (place_of_another_stage, "E1204", "place 0 holds stages [1], the plan gives it [0]"),
+    (stage_on_no_place, "E1204", "a stage lies on a place outside 0 to 1"),
+    (action_of_no_chunk, "E1204", "this place has chunks 0 to 0 and microbatches 0 to 3"),
+    (backward_of_an_evaluation, "E1204", "only forward passes are made here"),
+    (sums_of_no_chunk, "E1204", "there are no such sums"),
+    (backward_before_forward, "E1204", "F of its microbatch has not been done before"),
+    (owner_on_no_place, "E1204", "its owner is place 7 of 2"),
+    (owner_of_a_later_use, "E1204", "its owner is place 1, its first use is on place 0"),
+    (owned_twice, "E1204", "place 1 updates it, its owner is place 0"),
+    (cut_where_it_must_be_whole, "E1204", "runs over a range, its rule does not"),
+    (channel_to_no_place, "E1203", "goes from place 0 to place 5 of 2"),
+    (activations_of_no_chain, "E1203", "in the chain None"),
+    (channel_of_no_slots, "E1206", "channel replicas.0: 0 slots"),
+    (record_elsewhere, "E1206", "are no memory of their own"),
+    (work_of_an_initial_value_elsewhere, "E1206", "is no work memory of it"),
+    (action_behind_the_end, "E1204", "(STATISTICS 0 0): comes before action"),
+    (statistics_behind_sums, "E1204", "STATISTICS is done once, before all else"),
+    (norm_of_a_number, "E1204", "it is of nothing that has a number"),
+    (norm_twice, "E1204", "NORM is done once"),
+    (update_before_norm, "E1204", "gradients are not scaled"),
+    (verdict_before_update, "E1204", "nothing has been updated"),
+    (gathered_before_update, "E1204", "the values of this place are not the new ones yet"),
+    (norm_of_parts, "E1204", "(NORM 0 0): gradients of chunk 0 are not whole: turn 0 of REDUCE is missing"),
+    (never_summed, "E1204", "train: place 0: gradients of chunk 0 are not whole"),
+    (fixed_between_lines, "E1206", "microbatches, 32 bytes at 172164, does not begin at a multiple of 64"),
+    (ring_between_lines, "E1206", "train.0.values, slots of 68 bytes"),
+    (region_of_no_channel, "E1206", "out:nothing belongs to no channel"),
+    (too_few_accumulators, "E1206", "1 accumulators a use"),
+    (use_of_fewer_accumulators, "E1206", "has 2 accumulators for a tree of 3 levels"),
+    (outbox_in_the_inbox, "E1206", "outbox of act.train.0 begins at byte 0, in the inbox"),
+    (states_between_lines, "E1206", "which is no multiple of 64"),
+    (element_of_no_range, "E1206", "and it does not run over a range of elements"),
+    (result_over_a_result, "E1206", "takes the place of what is not read"),
+    (logits_of_another_stage, "E1204", "logits are of stage 0, not of 1"),
+    (buffer_of_another_chain, "E1206", "lies in evaluate.0.inputs, which is not of this chain"),
+    (operand_of_another_size, "E1206", "has 64 bytes, block_forward wants read 60"),
+    (row_that_writes_a_parameter, "E1205", "which is not its to write"),
+    (row_that_overwrites_a_gradient, "E1205", "which is not its to write"),
+    (loss_overwritten, "E1205", "is not there when the list has ended"),
+    (message_overwritten, "E1205", "state.down.0.x is not whole in the message that carries it"),
+    (kept_where_an_action_forgets, "E1205", "reads 4.rsqrt, which does not lie there whole"),
+    (gradient_of_another_phase, "E1204", "F adds to gradient of embedding.weight 0 0 0 times, not 1"),
+    (never_awaited, "E1205", "ends without waiting until message 3 of act.train.0 has left for place 1"),
+    (awaited_before_sent, "E1203", "message 0 to place 1 was not sent before"),
+    (freed_before_received, "E1205", "message 3 from place 0 was not received before"),
+    (private_inbox, "E1205", "there is no region in:act.sample.0"),
+    (read_where_nothing_arrives, "E1205", "reads microbatch 0 in x:act.sample.0, which holds nothing"),
+    (channel_of_another_chain, "E1203", "is of no channel of the sample chain"),
+    (halves_that_have_no_rows, "E1204", "this place has no rows for I0"),
+    (sent_before_made, "E1205", "reads microbatch 1 in out:act.train.0 (place 1), which holds nothing"),
+    (sent_between_parts, "E1205", "writes message 3 of act.train.0, which was sent before to place 1"),
+)
+
+
+@pytest.mark.parametrize(("edit", "code", "words"), MORE)
+def test_no_check_can_be_left_out(edit: Edit, code: str, words: str, plan: Plan) -> None:
+    edit(plan)
+    assert any(f.code == code and words in f.message for f in faults(plan)), faults(plan)
+
+
+def test_the_calls_of_a_plan_are_those_of_its_model(plan: Plan) -> None:
+    calls = tuple(name for stage in plan["stages"] for name in stage["calls"])
+    prove(read_plan(plan), calls)
+    for other in (calls[1:], (*calls, "end"), (*calls[:2], "another", *calls[3:])):
+        with pytest.raises(MlcError, match="they differ at call"):
+            prove(read_plan(plan), other)
+
+
+def test_a_message_is_received(plan: Plan) -> None:
+    """By the run of the lists alone: what else is proved wants the work that reads it."""
+    plan["places"][1]["lists"]["sample"] = []
+    (fault,) = (f for f in run_symbolic(read_plan(plan), "sample").faults if f.code == "E1203")
+    assert "message 0 of act.sample.0 from place 0 is never received by place 1" in fault.message
+
+
+def test_a_buffer_lies_within_its_region(plan: Plan) -> None:
+    """A plan that was made here is not read before it is proved."""
+    whole = read_plan(plan)
+    prove(whole)
+    place = whole.places[0]
+    of = place.chunks["train"][0]
+    n = next(n for n, buffer in enumerate(of.buffers) if buffer.name == "1.rsqrt")
+    buffers = (*of.buffers[:n], of.buffers[n]._replace(at=-64), *of.buffers[n + 1 :])
+    chunks = {**place.chunks, "train": (replace(of, buffers=buffers),)}
+    with pytest.raises(MlcError, match="has 64 bytes at -64"):
+        prove(replace(whole, places=(replace(place, chunks=chunks), *whole.places[1:])))
+
+
+@cache
+def planned_copies(folder: Path) -> Plan:
+    """Parameters in bf16, of which several microbatches read copies."""
+    sizes = {"depth": 3, "vocab": 64, "context": 16, "embedded": 16, "width": 32, "heads": 2, "batch": 2}
+    compile_file(ROOT / "examples" / "albert.dsl", folder, sizes, Options(microbatches=2, emit="plan"))
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+def test_a_copy_is_where_rows_read_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    plan = copy.deepcopy(planned_copies(tmp_path_factory.getbasetemp() / "copies"))
+    verify(plan)
+    next(held for held in plan["places"][0]["held"] if held["copy"] is not None)["copy"] += 64
+    assert any(f.code == "E1206" and "its copy is not at" in f.message for f in faults(plan))
 
 
 # ------------------------------------------------------------------------------------------------------------------ taking turns

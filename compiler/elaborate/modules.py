@@ -7,52 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mlc.diagnostics import Span, nearest
 from mlc.elaborate.failures import Failure, Reports, hint
+from mlc.elaborate.library import LIBRARY, Library, library_modules
 from mlc.elaborate.values import MOST_BITS, PROGRAM_OPTIONS, FunctionValue, ModuleScope, Option, integer, number, single
-from mlc.resources import MOST_SOURCE_BYTES, read_bytes, stdlib_folder
 from mlc.syntax import tree
-from mlc.syntax.parser import parse
 
-Library = Callable[[str], tree.Module]
 Evaluate = Callable[[ModuleScope, tree.Expression], Any]
 
 KINDS = ("layer", "kernel", "model", "train", "init", "curve", "optimizer")
-LIBRARY = "mlc."
 INITS = "mlc.inits"
-
-
-def file_library(folder: Path) -> Library:
-    """The library of a file in `folder`: dotted names beside it, `mlc.` in the standard library. Raises LookupError for no such
-    file, with a text where there is one that cannot be read."""
-
-    def load(name: str) -> tree.Module:
-        path = library_path(folder, name)
-        try:
-            text = read_bytes(path, MOST_SOURCE_BYTES)
-        except (FileNotFoundError, NotADirectoryError):
-            raise LookupError from None
-        except OSError as error:
-            raise LookupError(f"cannot read {path}: {error.strerror or error}") from error
-        shown = f"<{name}>" if name.startswith(LIBRARY) else str(path)
-        return parse(text, shown)
-
-    return load
-
-
-def library_path(folder: Path, name: str) -> Path:
-    """The file of a dotted name."""
-    if name.startswith(LIBRARY):
-        return stdlib_folder().joinpath(*name.split(".")[1:]).with_suffix(".dsl")
-    return folder.joinpath(*name.split(".")).with_suffix(".dsl")
-
-
-def library_modules() -> list[str]:
-    """The modules of the standard library, as they are imported."""
-    return sorted(LIBRARY + path.stem for path in stdlib_folder().glob("*.dsl"))
 
 
 class Loader:

@@ -200,6 +200,10 @@ ACTIVATIONS = ("gelu", "relu", "silu")
 #: What the backward pass of a layer makes again, from least to most: nothing that is saved, what costs no contraction, everything.
 CHOICES = ("none", "selective", "full")
 
+#: Of a call: beside everything, the states that it makes, for which its forward runs once more as a whole.
+STATES = "states"
+CALL_CHOICES = (*CHOICES, STATES)
+
 
 @frozen
 class Variant:
@@ -257,8 +261,8 @@ class Step:
     updates: tuple[Function, ...]
 
     def variant(self, unit: int, choice: str = CHOICES[0]) -> Variant | None:
-        """The variant of a unit that makes most again of those that make no more than `choice`; None where it has no derivative."""
-        found = [v for v in self.variants[unit] if CHOICES.index(v.choice) <= CHOICES.index(choice)]
+        """The variant of a unit that makes most again of those that make no more than `choice`, one of a call; None without derivative."""
+        found = [v for v in self.variants[unit] if CHOICES.index(v.choice) <= CALL_CHOICES.index(choice)]
         return found[-1] if found else None
 
     def functions(self) -> tuple[Function, ...]:

@@ -10,7 +10,7 @@ from mlc.frozen import frozen
 from mlc.ir.builder import Builder
 from mlc.ir.function import Function
 from mlc.ir.op import Op
-from mlc.ir.program import CHOICES, Input, Program, Step, Unit, Update, Variant
+from mlc.ir.program import CALL_CHOICES, CHOICES, Input, Program, Step, Unit, Update, Variant
 from mlc.ir.types import ONE, TensorType, Value
 from mlc.lower.again import Again, remade
 from mlc.lower.arrangement import Arrangement, Stored
@@ -64,7 +64,7 @@ class Lowered:
 
     def again_of(self, unit: int, choice: str) -> Again | None:
         """What a unit under a choice makes again; None where it keeps everything."""
-        found = [again for name, again in self.again[unit].items() if CHOICES.index(name) <= CHOICES.index(choice)]
+        found = [again for name, again in self.again[unit].items() if CHOICES.index(name) <= CALL_CHOICES.index(choice)]
         return found[-1] if found else None
 
     def stored(self, unit: int, value: Value) -> Stored:

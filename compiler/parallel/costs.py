@@ -63,6 +63,7 @@ class CallCost:
     work_bytes:        the largest work memory of its routines, with what is made again and goes no further
     fused_bytes:       pending values that take room of their own when the weight gradient follows at once
     crossing_bytes:    states that a cut behind this call sends, skip connections included
+    makes:             the names of the states it makes
     """
 
     unit: str
@@ -78,6 +79,7 @@ class CallCost:
     work_bytes: int
     fused_bytes: int
     crossing_bytes: int
+    makes: tuple[str, ...]
     choice: str = CHOICES[0]
     again_seconds: float = 0.0
 
@@ -123,6 +125,7 @@ def call_costs(
             work_bytes=units[call.unit].work_bytes,
             fused_bytes=units[call.unit].fused_bytes,
             crossing_bytes=crossing[number],
+            makes=call.results,
             choice=units[call.unit].choice,
             again_seconds=units[call.unit].again_seconds,
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from mlc.ir.program import CHOICES
+from mlc.ir.program import CALL_CHOICES
 from mlc.parallel.costs import CallCost
 from mlc.parallel.cut import Bounds, Question
 from mlc.parallel.footprint import Window
@@ -123,7 +123,7 @@ def _stage_lines(row: Mapping[str, Any]) -> Iterator[str]:
             f"    keeps  {size_text(kept)} a microbatch for its backward, {cost['in_flight']} in flight; "
             f"{size_text(cost['saved_w_bytes'])} of it and {size_text(cost['pending_bytes'])} more for W"
         )
-    if any(choice != CHOICES[0] for choice in row.get("recompute", ())):
+    if any(choice != CALL_CHOICES[0] for choice in row.get("recompute", ())):
         yield f"    again  {_again(row)}"
     if cost["sent_bytes"]:
         yield f"    sends  {size_text(cost['sent_bytes'])} a microbatch to stage {row['stage'] + 1}"
@@ -132,7 +132,8 @@ def _stage_lines(row: Mapping[str, Any]) -> Iterator[str]:
 
 def _again(row: Mapping[str, Any]) -> str:
     """What backward passes make again, by choice."""
-    found = [(choice, [call for call, c in zip(row["calls"], row["recompute"], strict=True) if c == choice]) for choice in CHOICES[:0:-1]]
+    made = list(zip(row["calls"], row["recompute"], strict=True))
+    found = [(choice, [call for call, c in made if c == choice]) for choice in CALL_CHOICES[:0:-1]]
     return "; ".join(f"{choice}: {_calls(calls)}" for choice, calls in found if calls)
 
 

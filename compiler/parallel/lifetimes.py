@@ -16,7 +16,7 @@ import numpy as np
 
 from mlc.parallel.entries import Column, Entries
 from mlc.parallel.faults import Fault
-from mlc.parallel.planned import MOST_ROUNDS, Channel, Place, Region
+from mlc.parallel.planned import Channel, Place, Region
 from mlc.parallel.touches import Touch
 
 _NONE = np.empty(0, np.int64)
@@ -148,35 +148,23 @@ def _not_behind(before: Column, behind: Column) -> Column:
 
 
 def _collect_uses(listed: Listed, channels: Mapping[str, Channel], touches: Mapping[str, Touch]) -> None:
-    """Which regions the compute rows touch."""
+    """Which regions the compute rows touch. Microbatches are those of the list (verify.py), regions those of the place (row_proof.py)."""
     for kind, of, positions in _groups(listed, np.flatnonzero(listed.entries.computes | listed.entries.rests)):
         at, microbatches = int(positions[0]), listed.entries.microbatches[positions]
         touch = touches.get(f"{kind}{of}")
         if touch is None:
             listed.refuse(at, "E1204", f"this place has no rows for {kind}{of}")
             continue
-        if microbatches.min() < 0 or microbatches.max() >= MOST_ROUNDS:
-            listed.refuse(at, "E1204", f"there is no microbatch {max(microbatches.tolist(), key=abs)}")
-            continue
         for name in sorted(touch.reads | touch.writes):
-            if _is_known(listed, at, name, channels):
+            side, _, channel = name.partition(":")
+            if side in ("in", "out") and channel not in channels:
+                listed.refuse(at, "E1203", f"region {name} is of no channel of the {listed.chain} chain")
+            else:
                 listed.uses.setdefault(name, []).append(_use(f"{kind} {of}", positions, microbatches, touch, name))
 
 
 def _use(phase: str, positions: Column, microbatches: Column, touch: Touch, name: str) -> _Use:
     return _Use(phase, positions, microbatches, name in touch.reads, name in touch.writes)
-
-
-def _is_known(listed: Listed, at: int, name: str, channels: Mapping[str, Channel]) -> bool:
-    """The region is one of the place, and its channel one of the chain."""
-    side, _, channel = name.partition(":")
-    if name not in listed.place.regions:
-        listed.refuse(at, "E1205", f"there is no region {name}")
-    elif side in ("in", "out") and channel not in channels:
-        listed.refuse(at, "E1203", f"region {name} is of no channel of the {listed.chain} chain")
-    else:
-        return True
-    return False
 
 
 # -------------------------------------------------------------------------------------------------------------------- lifetimes

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlc.frozen import frozen
 from mlc.ir.dtypes import FLOAT_DTYPES
-from mlc.ir.program import CHOICES
+from mlc.ir.program import CALL_CHOICES
 from mlc.parallel.entries import Entries
 from mlc.parallel.planned import CHAINS
 
@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
     "a chain": lambda value: value in CHAINS,
     "a chain or null": lambda value: value is None or value in CHAINS,
     "[action, chunk or channel, microbatch]": _row,
-    "none, selective or full": lambda value: value in CHOICES,
+    "none, selective, full or states": lambda value: value in CALL_CHOICES,
     "[name, region, offset, bytes]": _buffer,
     "[routine, path, name, buffers]": _launch,
     "[routine, addresses]": _call,
@@ -87,7 +87,7 @@ KINDS: dict[str, Kind] = {
 }
 
 WHOLE, LEAST_0, LEAST_1 = "a whole number", "a whole number from 0", "a whole number from 1"
-TEXT, FLAG, NUMBER, CHOICE = "a text", "true or false", "a number from 0", "none, selective or full"
+TEXT, FLAG, NUMBER, CHOICE = "a text", "true or false", "a number from 0", "none, selective, full or states"
 PLACES, REPLICAS, LEVELS = (name for name in KINDS if " to " in name)
 ONE = "1: nothing is divided on this axis yet"
 

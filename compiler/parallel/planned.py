@@ -327,7 +327,7 @@ class Planned:
 
     flops:       of a microbatch, forward and backward; recomputed_flops: of what is done once more beside it
     stages:      the place of each; calls, notes: per stage
-    recompute:   per stage, what the backward pass of each call makes again (ir.program.CHOICES); nothing where a plan says nothing
+    recompute:   per stage, what the backward pass of each call makes again (ir.program.CALL_CHOICES); nothing where a plan says nothing
     parameters:  in the order of the program's
     scalars:     names of those of the record, in order
     routines:    those that some row calls

@@ -1,5 +1,8 @@
 """The backward rows of a stage: what a call makes again, its input gradient, then its weight gradient, from the last call to the first.
 
+A state that is not kept is made again by the forward of its maker as a whole, with all that the maker's own backward wants, before the
+first call that reads it on the way back.
+
 The gradient of a state is the sum of what its readers give, from the last call to the first: total = total + part. Over a cut
 travels the total so far, so the order of additions does not depend on cuts.
 """
@@ -9,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlc.frozen import frozen
-from mlc.ir.program import Call, Unit, Variant
+from mlc.ir.program import STATES, Call, Unit, Variant
 from mlc.ir.types import Value
 from mlc.lower.again import Again
 from mlc.lower.arrangement import Stored
 from mlc.lower.program import Lowered
+from mlc.lower.routine import Routine
 from mlc.plan.forward import Accumulators, Values
 from mlc.plan.rows import StageRows
 from mlc.plan.stages import StagedChain
@@ -24,7 +28,10 @@ ONE = "one"
 
 @frozen
 class _Gradient:
-    """One call of the chain with its derivative; `values`, the buffers of its values by name, grows. again: what makes values again."""
+    """One call of the chain with its derivative; `values`, the buffers of its values by name, grows.
+
+    again: what makes values again; None where all are kept, or its forward runs once more as a whole
+    """
 
     number: int
     call: Call
@@ -48,23 +55,32 @@ def add_backward_rows(
     lowered: Lowered, staged: StagedChain, uses: Accumulators, choices: Sequence[str], values: Values, rows: StageRows
 ) -> None:
     """Append the backward half to the rows of a stage of the train chain."""
-    planner = _Planner(lowered, staged, uses, choices, rows)
+    planner = _Planner(lowered, staged, uses, choices, values, rows)
     planner.pass_on()
     for number in reversed(staged.calls[rows.stage]):
-        gradient = planner.gradient(number, values[number])
+        gradient = planner.gradient(number)
         if gradient is not None:
             planner.add(gradient)
 
 
 class _Planner:
-    """totals: the buffer that holds the gradient so far of each state that has one."""
+    """The calls of a stage, from the last to the first.
 
-    def __init__(self, lowered: Lowered, staged: StagedChain, uses: Accumulators, choices: Sequence[str], rows: StageRows):
+    totals:   the buffer that holds the gradient so far of each state that has one
+    makers:   of each state that is still to be made again, the call
+    readers:  of each that is made again, those who read it
+    """
+
+    def __init__(self, lowered: Lowered, staged: StagedChain, uses: Accumulators, choices: Sequence[str], values: Values, rows: StageRows):
         self.lowered = lowered
         self.staged = staged
         self.uses = uses
         self.choices = choices
+        self.values = values
         self.rows = rows
+        own = [number for number in staged.calls[rows.stage] if choices[number] == STATES]
+        self.makers = {state: number for number in own for state in staged.chain.calls[number].results}
+        self.readers = self._readers()
         received = staged.gradients_received(rows.stage)
         self.totals = {state: rows.buffer(f"gradient received.{state}", staged.types[state]) for state in received}
 
@@ -79,15 +95,15 @@ class _Planner:
 
     def _states(self, number: int) -> list[str]:
         """The states whose gradients a call adds to."""
-        gradient = self.gradient(number, {})
+        gradient = self.gradient(number)
         return [gradient.arguments[parameter][0] for parameter, _ in gradient.variant.d_states] if gradient else []
 
-    def gradient(self, number: int, values: dict[str, str]) -> _Gradient | None:
+    def gradient(self, number: int) -> _Gradient | None:
         """A call with its derivative; None where it makes no gradient."""
         call, step = self.staged.chain.calls[number], self.lowered.step
         unit, variant = step.program.units[call.unit], step.variant(call.unit, self.choices[number])
-        again = self.lowered.again_of(call.unit, self.choices[number])
-        return _Gradient(number, call, unit, variant, again, values) if variant else None
+        again = self.lowered.again_of(call.unit, self.choices[number]) if self.choices[number] != STATES else None
+        return _Gradient(number, call, unit, variant, again, self.values[number]) if variant else None
 
     def add(self, g: _Gradient) -> None:
         """Append the rows of one call."""
@@ -99,7 +115,10 @@ class _Planner:
         sums = self._state_gradients(g)
         self._place_pending(g)
         input_gradient, weight_gradient = self.lowered.input_gradient[g.call.unit], self.lowered.weight_gradient[g.call.unit]
-        self._make_again(g, "I" if input_gradient is not None else "W")
+        phase = "I" if input_gradient is not None else "W"
+        for maker in self._unmade(g, (input_gradient, weight_gradient, g.again and g.again.routine)):
+            self._make_whole(maker)
+        self._make_again(g, phase)
         if input_gradient is not None:
             self.rows.add("I", input_gradient, [g.values[b] for b in input_gradient.binds], g.call.path, f"{g.label} input gradient")
         for parts, kind in sums:
@@ -115,6 +134,53 @@ class _Planner:
         g.values.update({name: self.rows.buffer(f"{g.number}.{name}", kinds[name]) for name in g.again.remade})
         routine = g.again.routine
         self.rows.add(phase, routine, [g.values[b] for b in routine.binds], g.call.path, f"{g.label} again", again=True)
+
+    def _unmade(self, g: _Gradient, routines: Sequence[Routine | None]) -> list[int]:
+        """The makers of states that the routines of a call read and that are not there yet, in the order of the chain."""
+        read = {name for routine in routines if routine is not None for name in routine.binds}
+        states = [state for parameter, (state, _) in g.arguments.items() if parameter in read]
+        results = zip(g.unit.function.results, g.call.results, strict=False)
+        return self._makers([*states, *(state for value, state in results if value.name in read)])
+
+    def _makers(self, states: Sequence[str]) -> list[int]:
+        """The makers of states that are not there, behind those of what they read themselves."""
+        found: set[int] = set()
+        wanted = [self.makers[state] for state in states if state in self.makers]
+        while wanted:
+            number = wanted.pop()
+            found.add(number)
+            wanted += [self.makers[name] for name in self.staged.chain.calls[number].arguments if name in self.makers]
+        return sorted(found)
+
+    def _make_whole(self, number: int) -> None:
+        """Append the row that runs the forward of a call once more; from here on all that it made lies where this row puts it.
+
+        It is of I, for other calls may read its states there.
+        """
+        call, routine = self.staged.chain.calls[number], self.lowered.forward[self.staged.chain.calls[number].unit]
+        unit, variant = self.lowered.step.program.units[call.unit], self.lowered.step.variant(call.unit)
+        again: dict[str, str] = {}
+        for value, state in zip(unit.function.results, call.results, strict=True):
+            again[state] = self.rows.buffer(f"again.{state}", self.lowered.stored(call.unit, value))
+            self.values[number][value.name] = again[state]
+        for value in variant.forward.results[unit.outputs :] if variant else ():
+            self.values[number][value.name] = self.rows.buffer(f"{number}.{value.name}", self.lowered.stored(call.unit, value))
+        buffers = [self.values[number][name] for name in routine.binds]
+        self.rows.add("I", routine, buffers, call.path, f"{call.path or unit.name} again", again=True)
+        for state, buffer in again.items():
+            del self.makers[state]
+            for reader, parameter in self.readers.get(state, ()):
+                self.values[reader][parameter] = buffer
+
+    def _readers(self) -> dict[str, list[tuple[int, str]]]:
+        """By state that is to be made again: calls that read it, and the parameter that it is for each."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for number in self.staged.calls[self.rows.stage] if self.makers else ():
+            call = self.staged.chain.calls[number]
+            for parameter, name in zip(self.lowered.step.program.units[call.unit].function.parameters, call.arguments, strict=True):
+                if name in self.makers:
+                    found.setdefault(name, []).append((number, parameter.name))
+        return found
 
     def _cotangent(self, g: _Gradient, n: int) -> str:
         """Where the cotangent of a result lies; that of a state nothing reads is set to 0 first."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mlc.diagnostics import MlcError
 from mlc.frozen import frozen
-from mlc.ir.program import CHOICES
+from mlc.ir.program import CHOICES, STATES
 from mlc.lower.program import Lowered
 from mlc.mesh import Mesh
 from mlc.parallel.actions import Action, Schedule, refusal
@@ -30,7 +31,7 @@ from mlc.parallel.split import split_calls
 from mlc.parallel.tree import tree_levels
 from mlc.parallel.validate import validate
 from mlc.plan.layout import Layout
-from mlc.plan.recompute import ByChoice, asked_choices, costs_of, least_choices
+from mlc.plan.recompute import ByChoice, asked_choices, costs_of, in_runs, least_choices, remakable
 
 #: A message between two processes of one machine: seconds to begin, bytes a second.
 TRANSFER_SECONDS = 5e-6
@@ -60,12 +61,13 @@ class LayoutOptions:
 
 
 def choose_layout(
-    lowered: Lowered, options: LayoutOptions, plan: Mapping[str, Any] | None = None, target_bytes: int | None = None
+    lowered: Lowered, options: LayoutOptions, plan: Mapping[str, Any] | None = None, target_bytes: int | None = None, run: int = 1
 ) -> Layout:
     """The layout of a program.
 
     plan:          a parsed plan.json, whose mesh, cut, lists and choices are taken in place of the options
     target_bytes:  what calls may hold where recomputation is chosen for memory; None: all of it. A plan has messages and more beside
+    run:           how many calls in a row, all of which make everything again, keep the states of their last alone
 
     raises: E0813 for microbatches or groups that replicas do not divide, E0814 for a plan of another model, E10 and E11 for a cut or
             a schedule that cannot be made
@@ -86,6 +88,8 @@ def choose_layout(
     own = microbatches // options.dp
     first = schedule(name, options.pp, own, chunks)
     cuts, choices = _cuts_and_choices(lowered, by_choice, first, options, target_bytes)
+    if run > 1:
+        choices = in_runs(lowered, choices, cuts, schedule_windows(first), run)
     costs = costs_of(by_choice, choices)
     made = schedule(name, options.pp, own, chunks, _stage_costs(costs, cuts)) if name == "auto" else first
     notes = _notes(costs, cuts, made, options.memory)
@@ -106,14 +110,25 @@ def _cuts_and_choices(
     windows = schedule_windows(made)
     if options.recompute != AUTO or options.memory is None:
         choice = CHOICES[0] if options.recompute == AUTO else options.recompute
-        cuts = _cuts(lowered, by_choice[choice], made, options)
+        cuts = _first_cuts(lowered, [by_choice[choice], *_least_costs(by_choice, choice)], made, options)
         return cuts, asked_choices(by_choice, choice, cuts, windows)
-    try:
-        cuts = _cuts(lowered, by_choice[CHOICES[0]], made, options)
-    except MlcError:
-        cuts = _cuts(lowered, by_choice[CHOICES[-1]], made, options)
+    most = CHOICES[-1]
+    cuts = _first_cuts(lowered, [by_choice[CHOICES[0]], by_choice[most], *_least_costs(by_choice, most)], made, options)
     target = options.memory if target_bytes is None else target_bytes
     return cuts, least_choices(by_choice, cuts, made.placement, windows, target)
+
+
+def _first_cuts(lowered: Lowered, costs: Sequence[Sequence[CallCost]], made: Schedule, options: LayoutOptions) -> tuple[range, ...]:
+    """The calls of each stage by the first costs under which a cut fits. raises: E10 where none does"""
+    for of in costs[:-1]:
+        with suppress(MlcError):
+            return _cuts(lowered, of, made, options)
+    return _cuts(lowered, costs[-1], made, options)
+
+
+def _least_costs(by_choice: ByChoice, choice: str) -> list[Sequence[CallCost]]:
+    """What calls cost where no state between them is kept, which is less than any run of them can hold; nothing for other choices."""
+    return [costs_of(by_choice, [STATES] * len(by_choice[choice]))] if choice == CHOICES[-1] else []
 
 
 def _check_division(microbatches: int, groups: int, dp: int) -> None:
@@ -181,6 +196,10 @@ def _planned_layout(lowered: Lowered, content: Mapping[str, Any]) -> Layout:
     levels = tree_levels(planned.groups, planned.dp)
     by_choice = {choice: call_costs(lowered, levels, planned.dp, choice=choice, copies=planned.microbatches > 1) for choice in CHOICES}
     choices = _planned_choices(planned, by_choice)
+    free = remakable(lowered, choices, cuts, schedule_windows(made))
+    if kept := [labels[n] for n, choice in enumerate(choices) if choice == STATES and n not in free]:
+        why = "they are read elsewhere or at once, or it leaves more than them"
+        raise refusal("E1201", f"plan.json is damaged: the states that {kept[0]} makes cannot be made again: {why}")
     notes = _notes(costs_of(by_choice, choices), cuts, made, None)
     return Layout(planned.mesh, made.chunks, made, cuts, planned.microbatches, planned.groups, choices, notes)
 
@@ -192,7 +211,7 @@ def _planned_choices(planned: Planned, by_choice: ByChoice) -> tuple[str, ...]:
         if choices and len(choices) != len(calls):
             raise refusal("E1201", f"plan.json is damaged: {len(choices)} choices of recomputation for {len(calls)} calls")
         found += choices or [CHOICES[0]] * len(calls)
-    return tuple(by_choice[choice][number].choice for number, choice in enumerate(found))
+    return tuple(choice if choice == STATES else by_choice[choice][number].choice for number, choice in enumerate(found))
 
 
 def _planned_schedule(planned: Planned) -> Schedule:

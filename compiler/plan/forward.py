@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mlc.ir.program import CHOICES, Call
+from mlc.ir.program import CHOICES, STATES, Call
 from mlc.lower.program import Lowered
 from mlc.plan.rows import StageRows
 from mlc.plan.stages import StagedChain
@@ -41,8 +41,7 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice:
     """Append the forward row of a call; returns where its values lie, by name. What it makes again has another place in between."""
     call, step = staged.chain.calls[number], lowered.step
     unit, routine, variant = step.program.units[call.unit], lowered.forward[call.unit], step.variant(call.unit)
-    again = lowered.again_of(call.unit, choice)
-    remade = again.remade if again is not None else ()
+    remade = remade_values(lowered, call, choice)
     values = {p.name: _argument(lowered, staged, rows, call, n) for n, p in enumerate(unit.function.parameters)}
     results = variant.forward.results if variant else unit.function.results
     for n, result in enumerate(results):
@@ -58,6 +57,14 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice:
             (rows.losses if effect.kind == "add_loss" else rows.metrics).append((name, values[result.name]))
     rows.add("F", routine, [values[b] for b in routine.binds], call.path, f"{call.path or unit.name} forward")
     return values
+
+
+def remade_values(lowered: Lowered, call: Call, choice: str) -> tuple[str, ...]:
+    """The saved values of a call that are not kept from its forward row on."""
+    variant, again = lowered.step.variant(call.unit), lowered.again_of(call.unit, choice)
+    if choice == STATES:
+        return variant.saved if variant is not None else ()
+    return again.remade if again is not None else ()
 
 
 def _round_parameters(lowered: Lowered, staged: StagedChain, rows: StageRows, number: int) -> None:

@@ -19,7 +19,7 @@ class Layout:
     microbatches:  M, of a step over all replicas; the schedule is of one replica, with M / dp
     groups:        G
     notes:         per stage, or none
-    choices:       per call of the train chain, what its backward pass makes again (ir.program.CHOICES)
+    choices:       per call of the train chain, what its backward pass makes again (ir.program.CALL_CHOICES)
     """
 
     mesh: Mesh

@@ -2,6 +2,10 @@
 
     costs by choice, a cut, the microbatches in flight  ->  a choice for each call
 
+A state between two calls that make everything again need not be kept either: the forward of its maker runs once more as a whole, right
+before the first backward that reads it. Calls then come in runs, of which the arguments of the first are kept, and all else is made again
+at once.
+
 A call whose backward follows its forward at once (the last of the chain, where its stage goes backward right after it went forward)
 keeps what it saves: it would make it again just after it was made.
 """
@@ -9,9 +13,11 @@ keeps what it saves: it would make it again just after it was made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
-from mlc.ir.program import CHOICES
+from mlc.ir.program import CHOICES, STATES
+from mlc.lower.program import Lowered
 from mlc.parallel.costs import CallCost
 from mlc.parallel.footprint import Footprint, Window
 
@@ -27,7 +33,61 @@ def asked_choices(by_choice: ByChoice, choice: str, cuts: Sequence[range], windo
 
 def costs_of(by_choice: ByChoice, choices: Sequence[str]) -> tuple[CallCost, ...]:
     """The cost of every call under its own choice."""
-    return tuple(by_choice[choice][number] for number, choice in enumerate(choices))
+    remade = {name for number, choice in enumerate(choices) if choice == STATES for name in by_choice[CHOICES[-1]][number].makes}
+    return tuple(
+        _whole(by_choice[CHOICES[-1]][number], remade) if choice == STATES else _without(by_choice[choice][number], remade)
+        for number, choice in enumerate(choices)
+    )
+
+
+def _whole(cost: CallCost, remade: set[str]) -> CallCost:
+    """The cost of a call whose forward runs once more as a whole."""
+    seconds = cost.input_gradient_seconds - cost.again_seconds + cost.forward_seconds
+    return _without(replace(cost, choice=STATES, input_gradient_seconds=seconds, again_seconds=cost.forward_seconds), remade)
+
+
+def _without(cost: CallCost, remade: set[str]) -> CallCost:
+    """The cost of a call for which some states are made again: while it runs, those that it reads are there."""
+    there = sum(kept.bytes for kept in cost.kept if kept.name in remade)
+    kept = tuple(kept for kept in cost.kept if kept.name not in remade)
+    return replace(cost, kept=kept, work_bytes=cost.work_bytes + there) if there else cost
+
+
+def in_runs(lowered: Lowered, choices: Sequence[str], cuts: Sequence[range], windows: Sequence[Window], length: int) -> tuple[str, ...]:
+    """The choices where calls that make everything again come in runs: of so many calls in a row, the states of the last alone are kept."""
+    free = remakable(lowered, choices, cuts, windows)
+    changed = list(choices)
+    for calls in cuts:
+        row = 0
+        for number in calls:
+            row = row + 1 if number in free else 0
+            if row % length:
+                changed[number] = STATES
+    return tuple(changed)
+
+
+def remakable(lowered: Lowered, choices: Sequence[str], cuts: Sequence[range], windows: Sequence[Window]) -> frozenset[int]:
+    """The calls whose states need not be kept: all who read these are of their stage and wait, and nothing else leaves the calls."""
+    program = lowered.step.program
+    chain, waits = program.train, _waiting(cuts, windows)
+    stage_of = {number: stage for stage, calls in enumerate(cuts) for number in calls}
+    noted = {chain.loss, chain.logits, *(state for _, state in chain.metrics)}
+    readers: dict[str, list[int]] = {}
+    for number, call in enumerate(chain.calls):
+        for role, name in zip(program.units[call.unit].roles, call.arguments, strict=True):
+            if role == "state":
+                readers.setdefault(name, []).append(number)
+
+    def free(number: int) -> bool:
+        call = chain.calls[number]
+        most = lowered.again_of(call.unit, CHOICES[-1])
+        everything = choices[number] == STATES or lowered.again_of(call.unit, choices[number]) is most
+        if program.units[call.unit].effects or noted & set(call.results) or not (everything and waits[number]):
+            return False
+        reading = [reader for name in call.results for reader in readers.get(name, ())]
+        return all(waits[reader] and stage_of[reader] == stage_of[number] for reader in reading)
+
+    return frozenset(number for number in range(len(chain.calls)) if free(number))
 
 
 def least_choices(

@@ -28,17 +28,18 @@ typedef struct starter {
     const char *name;
     const char *rank, *size;
     const char *near;  /* ranks on this machine; NULL: it says how many machines there are instead */
+    const char *own;   /* which of them this is */
     const char *hosts;
     const char *transport; /* on one machine */
 } starter;
 
 /* The first whose size is set is the launcher: what is nearer to the program stands higher. */
 static const starter STARTERS[] = {
-    {"mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", NULL, "mpi"},
-    {"mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", NULL, "mpi"},
-    {"torchrun", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", NULL, "local"},
-    {"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", NULL, "SLURM_STEP_NUM_NODES", "mpi"},
-    {"srun", "SLURM_PROCID", "SLURM_NTASKS", NULL, "SLURM_NNODES", "mpi"},
+    {"mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", NULL, "mpi"},
+    {"mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "MPI_LOCALRANKID", NULL, "mpi"},
+    {"torchrun", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK", NULL, "local"},
+    {"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", NULL, "SLURM_LOCALID", "SLURM_STEP_NUM_NODES", "mpi"},
+    {"srun", "SLURM_PROCID", "SLURM_NTASKS", NULL, "SLURM_LOCALID", "SLURM_NNODES", "mpi"},
 };
 
 /* What is the same for all ranks of a run, and for no other run on this machine at the time. */
@@ -68,6 +69,16 @@ static int check_number(const char *variable, long least, mlc_error *error)
                          "one", variable, text, least);
 }
 
+/* One variable counts what another one numbers, or a part of it: `less` is below `more`, or (part) not above it. */
+static int check_below(const char *less, const char *more, bool part, mlc_error *error)
+{
+    int value = number_of(less), limit = number_of(more);
+    if (value < 0 || limit < 0 || value < limit + part)
+        return MLC_OK;
+    return mlc_error_set(error, MLC_USAGE, "%s=%s, but %s=%d: %s; a launcher sets both, unset them to run without one", more, getenv(more),
+                         less, value, part ? "a machine has no more ranks than there are" : "it is not a rank of them");
+}
+
 /* The launcher that the environment speaks of, NULL: none. Returns a status. */
 static int find_starter(const starter **out, mlc_error *error)
 {
@@ -78,9 +89,12 @@ static int find_starter(const starter **out, mlc_error *error)
     const starter *from = *out;
     if (!from)
         return MLC_OK;
-    if (check_number(from->size, 1, error) || check_number(from->rank, 0, error) || check_number(from->near, 1, error))
+    if (check_number(from->size, 1, error) || check_number(from->rank, 0, error) || check_number(from->near, 1, error) ||
+        check_number(from->own, 0, error) || check_number(from->hosts, 1, error))
         return error->status;
-    return check_number(from->hosts, 1, error);
+    if (check_below(from->rank, from->size, false, error) || check_below(from->near, from->size, true, error))
+        return error->status;
+    return check_below(from->own, from->near ? from->near : from->size, false, error);
 }
 
 /* Ranks on this machine; 0: the environment does not say. */
@@ -115,8 +129,8 @@ static int check_starter(mlc_launch *launch, const starter *from, mlc_error *err
         return mlc_error_set(error, MLC_USAGE, "%s=%s: %s started %s ranks, this program has %d (pp %d x dp %d)", from->size, size,
                              from->name, size, launch->ranks, model->mesh.size[MLC_PP], model->mesh.size[MLC_DP]);
     int rank = number_of(from->rank);
-    if (rank < 0 || rank >= launch->ranks)
-        return mlc_error_set(error, MLC_USAGE, "%s=%s, but %s is not a rank of them", from->size, size, from->rank);
+    if (rank < 0)
+        return mlc_error_set(error, MLC_USAGE, "%s=%s, but %s is not set", from->size, size, from->rank);
     launch->rank = rank;
     return MLC_OK;
 }
