@@ -98,6 +98,21 @@ def _rejoin(index: Index) -> Index:
     return index
 
 
+def joined(index: Index) -> Index:
+    """The same where x // d has another form: 32 * 32 * (i // 1024) + 32 * (i // 32 mod 32) is 32 * (i // 32). For loops that are not
+    split: a split takes such divisions away altogether."""
+    for atom, coefficient in index.terms:
+        if not isinstance(atom, Remainder):
+            continue
+        whole = divide(atom.index, atom.divisor)
+        partners = tuple((t, c * coefficient * atom.divisor) for t, c in whole.terms)
+        if whole.terms and not whole.constant and all(partner in index.terms for partner in partners):
+            gone = (atom, *(t for t, _ in whole.terms))
+            rest = Index(tuple((t, c) for t, c in index.terms if t not in gone), index.constant)
+            return joined(add(rest, scale(atom.index, coefficient)))
+    return index
+
+
 def scale(a: Index, factor: int) -> Index:
     """factor * a."""
     if factor == 0:

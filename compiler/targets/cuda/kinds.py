@@ -10,11 +10,25 @@ Select             a thread a line
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from mlc.lower import index as ix
-from mlc.lower.expression import Counter, Expression, Number, Read, Ref
-from mlc.lower.loops import Accumulator, Columns, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Store
+from mlc.lower.expression import (
+    Checked,
+    Counter,
+    Datum,
+    Expression,
+    Index,
+    Number,
+    Operation,
+    Position,
+    Random,
+    Read,
+    Ref,
+    Within,
+)
+from mlc.lower.loops import Accumulator, Columns, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Store, Whole
 from mlc.lower.rules import Reserve
 from mlc.lower.substitute import replaced
 
@@ -23,7 +37,11 @@ _Result = tuple[str, ix.Index, str, Expression]
 
 
 def device_kind(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
-    """Sums of columns, scans and scatters as nests; every other kernel as it is."""
+    """Sums of columns, scans and scatters as nests; every other kernel as it is. Loops are not split, so divisions stay: as few as can be."""
+    return tuple(_joined(made) for made in _kinds(kernel, reserve))
+
+
+def _kinds(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
     match kernel:
         case Columns():
             return _columns(kernel, reserve)
@@ -33,6 +51,21 @@ def device_kind(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
             return _scatter(kernel)
         case _:
             return (kernel,)
+
+
+def _joined(node: Any) -> Any:
+    """A kernel, or a part of one, whose indices have as few divisions as they can."""
+    match node:
+        case Index(terms, constant):
+            return ix.joined(Index(tuple((_joined(atom), c) for atom, c in terms), constant))
+        case Nest() | Whole() | Loop() | Let() | Fold() | Store() | Read() | Position() | Random() | Operation() | Within() | Checked():
+            return replace(node, **{field.name: _joined(getattr(node, field.name)) for field in fields(node)})
+        case Datum(key, extent):
+            return Datum(_joined(key), extent)
+        case tuple():
+            return tuple(map(_joined, node))
+        case _:
+            return node
 
 
 def _scatter(kernel: Scatter) -> tuple[Nest, ...]:
