@@ -67,7 +67,7 @@ class Contractions:
 
 @frozen
 class Machine:
-    """What one core sustains: f32 operations of a contraction, and bytes to and from memory."""
+    """What a core, or a device as a whole, sustains: f32 operations of a contraction, and bytes to and from memory."""
 
     flops_per_second: float
     bytes_per_second: float
@@ -89,6 +89,7 @@ class Rules:
     scatters:      dtypes in which scatters add in memory; narrow ones are computed in their register's
     arrange:       how a value of a dtype and shape lies in memory, where the runtime itself does not read it
     alignment:     bytes to whose multiples buffers are aligned
+    scratch:       bytes of scratch of a thread that the runtime takes whatever the kernels do
     machine:       for costs
     """
 
@@ -102,6 +103,7 @@ class Rules:
     scatters: tuple[str, ...]
     arrange: Arrange
     alignment: int
+    scratch: int
     machine: Machine
 
 

@@ -63,7 +63,7 @@ def plan(lowered: Lowered, layout: Layout) -> Planned:
         schedule=layout.schedule.name,
         microbatches=layout.microbatches,
         groups=layout.groups,
-        scratch_bytes_per_thread=aligned(max((scratch_bytes(r) for r in lowered.routines), default=0)),
+        scratch_bytes_per_thread=aligned(max((scratch_bytes(r) for r in lowered.routines), default=0) + lowered.rules.scratch),
         flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if not row.again),
         recomputed_flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if row.again),
         stages=layout.schedule.placement,

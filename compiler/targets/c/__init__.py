@@ -50,6 +50,7 @@ C = Target(
         scatters=("f32", "f64"),
         arrange=_canonical,
         alignment=64,
+        scratch=0,
         # A core of a server of this decade with vectors of 512 bits; only the proportion matters to a cut.
         machine=Machine(flops_per_second=1e11, bytes_per_second=1e10),
     ),

@@ -161,7 +161,8 @@ def _kernel(
     if re.search(r"\benv\b", c_text(body)):
         parameters, arguments = ["const mlc_env env_", *parameters], ["*env", *arguments]
         body = (c.Define("const mlc_env *", "env", "&env_"), *body)
-    head = _wrapped(f"MLC_KERNEL void __launch_bounds__({threads}) {name}(", parameters)
+    # A block a multiprocessor is enough: else ptxas spills a word or two so that more fit.
+    head = _wrapped(f"MLC_KERNEL void __launch_bounds__({threads}, 1) {name}(", parameters)
     launch = c.Do(f"MLC_LAUNCH({name}, {grid}, {threads}, 0, mlc_stream(env), {', '.join(arguments)})")
     return Launched((c.Function(head, tuple(body)), c.Blank()), launch)
 

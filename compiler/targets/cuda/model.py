@@ -8,6 +8,7 @@ from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.emit import tree as c
 from mlc.emit.actions import actions_text
 from mlc.emit.launch import launch_files
+from mlc.emit.literals import c_string
 from mlc.emit.model import curves, header_text, main_text, tables_text, used
 from mlc.emit.plan_json import plan_json
 from mlc.emit.printer import c_text
@@ -19,6 +20,9 @@ from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.parallel.planned import Planned
 from mlc.targets.cuda.kernels import Named, flat, launched
+
+#: What a pass leaves on the device beside the arena: sizeof(mlc_results) of mlc_results.h, in the place of a thread's scratch.
+RESULTS_BYTES = 72320
 
 _FLAT = "const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end"
 _PLAIN = "const mlc_env *env, const uint64_t *at"
@@ -62,7 +66,9 @@ def _kernels_text(lowered: Lowered, routines: Sequence[Routine], source: str, ve
 def _model_text(lowered: Lowered, plan: Planned, routines: Sequence[Routine], source: str, version: str) -> str:
     nodes: list[c.Node] = [
         c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}.", "")),
-        *(c.Directive(f"include {name}") for name in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"')),
+        *(c.Directive(f"include {name}") for name in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"', '"mlc_results.h"')),
+        c.Blank(),
+        c.Do(f"_Static_assert(sizeof(mlc_results) <= {plan.scratch_bytes_per_thread}, {c_string('results are larger than planned')})"),
         c.Blank(),
         c.note("Of kernels.cu: each puts what it does on the stream of its rank."),
         *(c.Do(f"void {r.name}({_FLAT if r.name in lowered.flat else _PLAIN})") for r in routines),

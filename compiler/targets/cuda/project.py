@@ -20,11 +20,12 @@ _RULES = """\
 CUDA_HOME = {home}
 CUDA_LIBRARIES = {libraries}
 SHIM =
+NVCC_EXTRA =
 GENCODE = -gencode arch=compute_{architecture},code=sm_{architecture}
 CUDA_INCLUDES = -Iruntime/include -Iruntime/src
 HOST_FLAGS = -fPIC -Wall -Wextra
 NVCC = $(CUDA_HOME)/bin/nvcc
-KERNEL = $(NVCC) -std=c++17 -O3 -fmad=false $(GENCODE) -Werror all-warnings -Xcompiler "$(HOST_FLAGS) -Werror" $(CUDA_INCLUDES)
+KERNEL = $(NVCC) -std=c++17 -O3 -fmad=false $(GENCODE) -Werror all-warnings -Xcompiler "$(HOST_FLAGS) -Werror" $(CUDA_INCLUDES) $(NVCC_EXTRA)
 SHIM_KERNEL = $(CXX) -std=c++17 -O1 -ffp-contract=off -DMLC_SHIM $(HOST_FLAGS) $(CUDA_INCLUDES) -I$(SHIM) $(SHIM_EXTRA) -x c++
 SHIM_OBJECTS = $(patsubst $(SHIM)/%.cpp,objects/shim/%.o,$(wildcard $(SHIM)/*.cpp))
 RUN_TIME = $(if $(SHIM),,-L$(CUDA_LIBRARIES) -lcudart_static)

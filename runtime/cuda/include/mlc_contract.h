@@ -84,6 +84,7 @@ MLC_DEVICE void mlc_contract_bf16(mlc_slices<SideA, SideB> &slices, const A &a, 
     SideA::fill(slices.a[0], a_at, m0, (Integer)M, (Integer)0, (Integer)K);
     SideB::fill(slices.b[0], b_at, n0, (Integer)N, (Integer)0, (Integer)K);
     mlc_copy_commit();
+    MLC_ROLLED
     for (Integer step = 0; step < STEPS; step++) {
         const int own = step % 2;
         mlc_copy_wait<0>();

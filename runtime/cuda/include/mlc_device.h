@@ -18,11 +18,13 @@
 /* A constant of C states the fields that are not 0. */
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 
-/* The loop that follows is written out: arrays that it indexes stay in registers. */
+/* The loop that follows is written out: arrays that it indexes stay in registers. Or it is not: what comes of few iterations in a row would take more registers than there are. */
 #ifdef __CUDACC__
 #define MLC_UNROLL _Pragma("unroll")
+#define MLC_ROLLED _Pragma("unroll 1")
 #else
 #define MLC_UNROLL
+#define MLC_ROLLED
 #endif
 
 /* ---- launches, by the host ---- */
@@ -194,6 +196,7 @@ MLC_DEVICE void mlc_contract(mlc_contract_tile &tile, const A &a, const B &b, co
     const Integer m0 = item / COLUMNS % ROWS * MLC_TILE, n0 = item % COLUMNS * MLC_TILE;
     const int thread = threadIdx.x, row = thread / 16 * 4, column = thread % 16 * 4;
     float sum[4][4] = {};
+    MLC_ROLLED
     for (Integer k0 = 0; k0 < (Integer)K; k0 += MLC_TILE_K) {
         for (int i = thread; i < MLC_TILE * MLC_TILE_K; i += MLC_BLOCK_THREADS) {
             const int k = A_ALONG_K ? i % MLC_TILE_K : i / MLC_TILE, m = A_ALONG_K ? i / MLC_TILE_K : i % MLC_TILE;

@@ -89,7 +89,7 @@ MLC_DEVICE void add_exactly(mlc_results *results, double x)
 
 /* A warp a block of 1024 elements: its lanes scale and fetch, then lane 0 adds the squares in f64 in the order of elements. */
 MLC_KERNEL void __launch_bounds__(256)
-mlc_finish(float *x, int64_t count, float factor, const mlc_record *record, int parameter, int counts, mlc_results *results)
+mlc_finish(float *x, int64_t count, float factor, int parameter, const mlc_record *record, int64_t counts, mlc_results *results)
 {
     MLC_SHARED(float, staged, [8][MLC_BLOCK]);
     float *const block = staged[mlc_warp()];
@@ -118,7 +118,7 @@ mlc_finish(float *x, int64_t count, float factor, const mlc_record *record, int 
 void mlc_ending_finish(const mlc_env *env, uint64_t x, int64_t count, float factor, int parameter, int counts)
 {
     const int64_t threads = (count + MLC_BLOCK - 1) / MLC_BLOCK * MLC_WARP;
-    SWEEP(mlc_finish, threads, place<float>(env, x), count, factor, env->record, parameter, counts, results_of(env));
+    SWEEP(mlc_finish, threads, place<float>(env, x), count, factor, parameter, env->record, (int64_t)counts, results_of(env));
 }
 
 MLC_KERNEL void mlc_norm(mlc_results *results, mlc_record *record, double clip)
@@ -226,7 +226,7 @@ void mlc_ending_account(const mlc_env *env, const mlc_terms *terms)
         ONE(mlc_account, *terms, (const char *)env->arena, results_of(env));
 }
 
-MLC_KERNEL void mlc_weigh(mlc_results *results, mlc_record *record, int trains)
+MLC_KERNEL void mlc_weigh(mlc_results *results, mlc_record *record, int64_t trains)
 {
     mlc_statistic *statistics = (mlc_statistic *)results->statistics;
     const double weight = mlc_tally_value(mlc_statistics_tally(statistics, MLC_TALLY_WEIGHT));
@@ -239,5 +239,5 @@ MLC_KERNEL void mlc_weigh(mlc_results *results, mlc_record *record, int trains)
 
 void mlc_ending_weigh(const mlc_env *env, int trains)
 {
-    ONE(mlc_weigh, results_of(env), record_of(env), trains);
+    ONE(mlc_weigh, results_of(env), record_of(env), (int64_t)trains);
 }

@@ -286,6 +286,11 @@ static mlc_gpu_graph *captured(mlc_pass *run)
     mlc_gpu_graph *graph = mlc_gpu_graph_of(gpu, key_of(run));
     if (graph)
         return fill(run, mlc_gpu_graph_staged(graph)) ? NULL : graph;
+    if (statistics_bytes(run) > MLC_TALLIES_BYTES) {
+        mlc_error_set(&run->rank->error, MLC_BAD_INPUT, "a program for GPUs keeps %d sums of losses and metrics, and this chain has %d",
+                      MLC_TALLIES_BYTES / MLC_STATISTIC_BYTES, mlc_statistics_count(run->chain));
+        return NULL;
+    }
     char *memory = staged_memory(run);
     if (!memory || fill(run, memory))
         return NULL;

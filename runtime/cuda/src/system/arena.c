@@ -7,17 +7,13 @@
 
 #include <stdlib.h>
 
-#define LINE 256 /* bytes: what a GPU aligns to */
-
-static uint64_t results_at(uint64_t arena_bytes)
-{
-    return (arena_bytes + LINE - 1) / LINE * LINE;
-}
-
 int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, mlc_error *error)
 {
     char text[256];
-    uint64_t bytes = results_at(arena_bytes) + sizeof(mlc_results);
+    if (scratch_bytes_per_thread < sizeof(mlc_results))
+        return mlc_error_set(error, MLC_BAD_INPUT, "arena: %llu bytes do not hold the results of a pass",
+                             (unsigned long long)scratch_bytes_per_thread);
+    uint64_t bytes = arena_bytes + scratch_bytes_per_thread;
     char *base = NULL;
     mlc_gpu *gpu = mlc_gpu_open(bytes, &base, text);
     if (!gpu)
@@ -49,7 +45,7 @@ int mlc_arena_map_inbox(mlc_arena *arena, uint64_t inbox_bytes, int fd, mlc_erro
 char *mlc_arena_scratch(const mlc_arena *arena, int thread)
 {
     (void)thread;
-    return arena->base + results_at(arena->arena_bytes);
+    return arena->base + arena->arena_bytes;
 }
 
 const void *mlc_memory_view(const mlc_arena *arena, uint64_t at, size_t bytes, void *room)
