@@ -1,0 +1,79 @@
+"""mlc_cuda.h under nvcc: every wrapper compiles to the instruction it stands for, on both architectures, without spills or stack."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shim_library import INCLUDES, KERNELS, scratch
+
+ARCHITECTURES = ("90a", "103a")
+#: kernel: instructions of its machine code, by the beginning of their names
+EXPECTED = {
+    "shuffles": ["SHFL.IDX", "SHFL.UP", "SHFL.DOWN", "SHFL.BFLY"],
+    "votes": ["VOTE"],
+    "gathers": ["BAR.RED.OR", "BAR.RED.AND", "BAR.RED.POPC"],
+    "named_barriers": ["BAR.SYNC", "BAR.ARV"],
+    "async_copies": ["LDGSTS.E.ZFILL", "LDGSTS.E.64", "LDGSTS.E.BYPASS.128", "LDGDEPBAR", "DEPBAR.LE SB0, 0x2", "LDS.128", "STG.E.128"],
+    "load_matrices": ["LDSM.16.M88 ", "LDSM.16.M88.2", "LDSM.16.M88.4", "LDSM.16.MT88 ", "LDSM.16.MT88.2", "LDSM.16.MT88.4"],
+    "multiply_bf16": ["HMMA.16816.F32.BF16"],
+    "multiply_tf32": ["HMMA.1688.F32.TF32"],
+    "vectors": ["LDG.E.EF.128", "STG.E.EF.128", "LDG.E.128", "STG.E.128", "STS.128", "LDS.128"],
+    "layer_norm_768": ["SHFL.BFLY", "BAR.SYNC"],
+    "matmul_tn": ["HMMA.16816.F32.BF16", "LDGSTS.E.BYPASS.128", "LDSM.16.M88.4", "LDSM.16.M88.2"],
+}
+
+
+@functools.cache
+def toolkit() -> Path | None:
+    """Folder with bin/nvcc: CUDA_HOME, on the path, or installed from the package index."""
+    if os.environ.get("CUDA_HOME"):
+        return Path(os.environ["CUDA_HOME"])
+    nvcc = shutil.which("nvcc")
+    if nvcc:
+        return Path(nvcc).resolve().parent.parent
+    installed = [Path(path) / "nvidia/cu13" for path in sys.path]
+    return next((home for home in installed if (home / "bin/nvcc").exists()), None)
+
+
+needs_nvcc = pytest.mark.skipif(toolkit() is None, reason="no nvcc: pip install 'mlc[cuda]'")
+
+
+@functools.cache
+def compiled(source: str, architecture: str) -> tuple[str, dict[str, str]]:
+    """What ptxas said, and the machine code of each kernel."""
+    home = toolkit()
+    assert home is not None
+    cubin = scratch() / f"{source}.{architecture}.cubin"
+    command = [str(home / "bin/nvcc"), "-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills", *INCLUDES[:2]]
+    command += ["-gencode", f"arch=compute_{architecture},code=sm_{architecture}", "-cubin", "-o", str(cubin), str(KERNELS / source)]
+    environment = os.environ | {"PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert said.returncode == 0, said.stderr
+    listing = subprocess.run([str(home / "bin/cuobjdump"), "-sass", str(cubin)], capture_output=True, text=True, env=environment, check=True)
+    parts = re.split(r"Function : (\S+)", listing.stdout)
+    return said.stderr, dict(zip(parts[1::2], parts[2::2]))
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", ["primitives.cu", "layer_norm.cu", "matmul.cu"])
+def test_wrappers_become_their_instructions(source: str, architecture: str) -> None:
+    said, kernels = compiled(source, architecture)
+    assert re.findall(r"(\d+) bytes stack frame", said)
+    assert set(re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", said)) == {"0"}
+    for name in EXPECTED.keys() & kernels.keys():
+        missing = [instruction for instruction in EXPECTED[name] if f" {instruction}" not in kernels[name]]
+        assert not missing, (name, missing, sorted(set(re.findall(r"\*/\s+(?:@!?\w+ )?([A-Z]\S+)", kernels[name]))))
+
+
+@needs_nvcc
+def test_every_expectation_is_met_somewhere() -> None:
+    found = {name for source in ("primitives.cu", "layer_norm.cu", "matmul.cu") for name in compiled(source, "90a")[1]}
+    assert set(EXPECTED) <= found
