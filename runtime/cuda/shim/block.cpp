@@ -91,7 +91,7 @@ static void *fiber_start(char *top)
 
 /* ---- schedule ---- */
 
-static void make_ready(Thread &thread)
+void make_ready(Thread &thread)
 {
     thread.state = State::READY;
     block->ready[thread.warp] |= 1u << thread.lane;
@@ -139,6 +139,8 @@ static int ahead_warp()
 static Thread *pick()
 {
     Block &b = *block;
+    while (!b.ready_warps && run_async()) /* at the latest moment: when all wait */
+        continue;
     if (!b.ready_warps)
         return nullptr;
     int warp = b.cursor_warp, lane = 0;
@@ -177,7 +179,7 @@ static Thread *pick()
     return &b.threads[warp * 32 + lane];
 }
 
-static void wait_as(State state, uintptr_t pc)
+void wait_as(State state, uintptr_t pc)
 {
     Thread *self = current, *next = pick();
     self->state = state;
@@ -194,6 +196,7 @@ extern "C" void mlc_shim_fiber()
     launch_now->invoke(launch_now->kernel, current->arguments);
     Thread *self = current;
     end_of_thread_copies(*self);
+    end_of_thread_async(*self);
     self->state = State::DONE;
     block->live--;
     block->warps[self->warp].live &= ~(1u << self->lane);
@@ -228,9 +231,19 @@ static void find_least(Clocks &clocks)
             least = std::min(least, clocks.of[thread]);
         clocks.least[warp] = least;
     }
+    if (block->size <= AGENT)
+        clocks.least[AGENT / 32] = block->warp_count == MAX_WARPS ? std::min(clocks.least[AGENT / 32], clocks.of[AGENT]) : clocks.of[AGENT];
 }
 
-static void advance(Thread &thread)
+static void max_into(Clocks &joined, const Clocks &other)
+{
+    for (int thread = 0; thread < block->size; thread++)
+        joined.of[thread] = std::max(joined.of[thread], other.of[thread]);
+    if (block->size <= AGENT)
+        joined.of[AGENT] = std::max(joined.of[AGENT], other.of[AGENT]);
+}
+
+void advance(Thread &thread)
 {
     thread.clock++;
     thread.key++;
@@ -246,15 +259,23 @@ bool knows(const Thread &thread, int warp, int lane, uint32_t clock)
     return warp == thread.warp && (lane == thread.lane || thread.known[lane] >= clock);
 }
 
-/* joined = max(joined, what `thread` knows, with its own clock) */
-static void join(Clocks &joined, const Thread &thread)
+void join(Clocks &joined, const Thread &thread)
 {
-    for (int other = 0; other < block->size; other++)
-        joined.of[other] = std::max(joined.of[other], thread.base->of[other]);
+    max_into(joined, *thread.base);
     const int first = thread.warp * 32;
     for (int lane = 0; lane < std::min(32, block->size - first); lane++)
         joined.of[first + lane] = std::max(joined.of[first + lane], thread.known[lane]);
     joined.of[thread.number] = thread.clock;
+}
+
+/* `thread` comes after all that `other` says. */
+void acquire(Thread &thread, const Clocks &other)
+{
+    Clocks *joined = new_clocks();
+    *joined = *thread.base;
+    max_into(*joined, other);
+    find_least(*joined);
+    thread.base = joined;
 }
 
 static void join_block()
@@ -263,8 +284,13 @@ static void join_block()
     /* two turns: whoever still holds a vector of the turn before has passed the barrier that made this one */
     Clocks *joined = b.clocks[b.clocks_turn ^= 1].get();
     b.clocks_used = 2;
+    uint32_t agent = 0;
+    for (int thread = 0; b.agent_clock && thread < b.size; thread++)
+        agent = std::max(agent, b.threads[thread].base->of[AGENT]);
     for (int thread = 0; thread < b.size; thread++)
         joined->of[thread] = b.threads[thread].clock;
+    if (b.size <= AGENT)
+        joined->of[AGENT] = agent;
     find_least(*joined);
     for (int thread = 0; thread < b.size; thread++) {
         b.threads[thread].base = joined;
@@ -287,8 +313,7 @@ static void join_warp(int warp, uint32_t mask)
             continue;
         if (!base)
             *(base = new_clocks()) = *first;
-        for (int other = 0; other < b.size; other++)
-            base->of[other] = std::max(base->of[other], thread.base->of[other]);
+        max_into(*base, *thread.base);
     }
     if (base)
         find_least(*base);
@@ -567,6 +592,7 @@ static const char *state_name(State state)
     case State::BARRIER: return "wait at a barrier of the block";
     case State::NAMED_BARRIER: return "wait at a named barrier";
     case State::WARP: return "wait for lanes of their warp";
+    case State::MBARRIER: return "wait at an mbarrier";
     case State::DONE: return "are done";
     }
     return "";
@@ -613,6 +639,11 @@ static void begin_thread(Thread &thread, int number, const Launch &launch)
     thread.known_least = 0;
     thread.open.clear();
     thread.groups.clear();
+    thread.fenced = 0;
+    thread.wgmma_fenced = thread.tmem_fenced = false;
+    thread.sums.clear();
+    thread.stores.clear();
+    thread.store_groups.clear();
     make_ready(thread);
 }
 
@@ -641,7 +672,10 @@ static void begin_block(const Launch &launch, int64_t number)
         w.exists = w.live = b.size - warp * 32 >= 32 ? ~0u : (1u << (b.size - warp * 32)) - 1;
         w.rank = options().order == Order::AHEAD ? (uint32_t)draw() : 0;
         w.pending.clear();
+        w.open.clear();
+        w.groups.clear();
     }
+    begin_block_async();
     for (NamedBarrier &named : b.named) {
         named.arrived = 0;
         named.waiting.clear();
@@ -659,6 +693,7 @@ static void begin_block(const Launch &launch, int64_t number)
 static void end_block()
 {
     Block &b = *block;
+    end_block_async();
     if (b.live > 0)
         report("deadlock", nullptr, 0, "%s", who_waits_where().c_str());
     for (int id = 1; id < 16; id++)

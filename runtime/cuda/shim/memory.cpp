@@ -168,6 +168,11 @@ static char *shared_at(size_t at)
     return memory + DEVICE_BYTES + at;
 }
 
+char *shared_pool()
+{
+    return shared_at(0);
+}
+
 static void add_shared(size_t bytes, const char *name, size_t alignment)
 {
     const size_t at = (shared_end + alignment - 1) / alignment * alignment;
@@ -347,6 +352,9 @@ static __attribute__((noinline, cold)) void report_race(const Entry &earlier, bo
     if (other.thread < 0)
         report("race between launches", p, pc, "%s what %s %s (%s); no stream or event orders the two", verb(access),
             operation_name((uint32_t)(earlier.key >> 48)).c_str(), did, at.c_str());
+    else if (other.thread == AGENT && block->size <= AGENT)
+        report("race", p, pc, "%s what an asynchronous operation %s (%s), and this thread has not waited for it", verb(access), wrote ? "wrote" : "read",
+            at.c_str());
     else if (other.block != (block->number & 0xFFFFFF))
         report("race between blocks", p, pc, "%s; thread %d of block %lld %s (%s)", verb(access), other.thread, (long long)other.block, did, at.c_str());
     else
@@ -438,6 +446,17 @@ static void touch_elsewhere(const void *p, Access access, uintptr_t pc)
         report("wrong address", p, pc, "%s memory of the host", verb(access));
 }
 
+/* Registers that a wgmma has yet to write. */
+static __attribute__((noinline)) void touch_sums(const void *p, size_t bytes, Access access, uintptr_t pc)
+{
+    const auto &sums = current->sums;
+    for (size_t i = 0; i < sums.size(); i += 2)
+        if ((const char *)p < (const char *)sums[i + 1] && (const char *)p + bytes > (const char *)sums[i]) {
+            report("missing wait", nullptr, pc, "%s a register that a wgmma under way uses", verb(access));
+            return;
+        }
+}
+
 template <Access access> static inline void touch_as(const void *p, size_t bytes, uintptr_t pc)
 {
     if (!current) {
@@ -446,6 +465,8 @@ template <Access access> static inline void touch_as(const void *p, size_t bytes
         return;
     }
     if ((size_t)((const char *)p - memory) >= SPAN) {
+        if (!current->sums.empty())
+            touch_sums(p, bytes, access, pc);
         if ((size_t)((const char *)p - current->stack) >= STACK_BYTES)
             touch_elsewhere(p, access, pc);
         return;
@@ -476,6 +497,71 @@ void mark_pending(const void *p, size_t bytes, uintptr_t pc)
     if (!checked)
         return;
     each_granule(p, bytes, [=](Granule &granule, const char *) { granule = Granule{{KEY_PENDING, 0, (uint32_t)pc}, {}}; });
+}
+
+/* ---- the asynchronous proxy ---- */
+
+uint64_t agent_key()
+{
+    return (current->key >> 24 << 24) | (uint64_t)(AGENT / 32) << 19 | block->agent_clock;
+}
+
+AsyncRead begin_async_read(const void *p, size_t bytes, uintptr_t pc)
+{
+    AsyncRead read = {p, bytes, {}};
+    if (!checked)
+        return read;
+    const uint32_t bit = 1u << current->lane;
+    bool faulted = false;
+    each_granule(p, bytes, [&](Granule &granule, const char *at) {
+        const Entry &write = granule.write;
+        read.keys.push_back(write.key);
+        if (faulted)
+            return;
+        if (write.key < KEY_SPECIAL) {
+            if (write.key != KEY_HOST)
+                report_state(write.key, write, READ, at, pc);
+            faulted = write.key != KEY_HOST;
+            return;
+        }
+        faulted = !ordered(write, current->key, bit);
+        if (faulted) {
+            report_race(write, true, READ, at, pc);
+            return;
+        }
+        const int writer = (int)(write.key >> 19 & 31) * 32 + __builtin_ctz(write.lanes);
+        if ((write.key ^ current->key) >> 24 == 0 && writer < block->size && block->threads[writer].fenced < (write.key & CLOCK_MASK)) {
+            report("missing fence", at, pc, "an asynchronous operation reads what thread %d wrote (%s) without mlc_fence_async", writer,
+                source_line(write.pc).c_str());
+            faulted = true;
+        }
+    });
+    return read;
+}
+
+void end_async_read(const AsyncRead &read, bool agent, uintptr_t pc)
+{
+    if (!checked)
+        return;
+    const Entry entry = agent ? Entry{agent_key(), 1u << AGENT % 32, (uint32_t)pc} : Entry{current->key, 1u << current->lane, (uint32_t)pc};
+    size_t i = 0;
+    bool faulted = false;
+    each_granule(read.p, read.bytes, [&](Granule &granule, const char *at) {
+        if (i < read.keys.size() && granule.write.key != read.keys[i++] && !faulted) {
+            report("race", at, pc, "shared memory is written (%s) while an asynchronous operation reads it", source_line(granule.write.pc).c_str());
+            faulted = true;
+        }
+        Entry *slots = granule.read;
+        slots[slots[0].key != 0 && slots[0].key >> 19 != entry.key >> 19] = entry;
+    });
+}
+
+void mark_agent_write(const void *p, size_t bytes, uintptr_t pc)
+{
+    if (!checked)
+        return;
+    const Entry entry = {agent_key(), 1u << AGENT % 32, (uint32_t)pc};
+    each_granule(p, bytes, [=](Granule &granule, const char *) { granule = Granule{entry, {}}; });
 }
 
 /* ---- copies and fills by the host ---- */
