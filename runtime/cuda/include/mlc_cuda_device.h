@@ -11,9 +11,9 @@
 #define MLC_DEVICE_MEMBER __host__ __device__ __forceinline__
 #define MLC_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
 #define MLC_SHARED(type, name, dims) __shared__ alignas(128) type name dims
-#define MLC_SHARED_DYNAMIC(type, name)                                                                                                \
-    extern __shared__ __align__(1024) unsigned char mlc_shared_bytes[];                                                               \
-    type *const name = reinterpret_cast<type *>(mlc_shared_bytes)
+#define MLC_SHARED_DYNAMIC(type, name) type *const name = reinterpret_cast<type *>(mlc_shared_bytes)
+
+extern __shared__ __align__(1024) unsigned char mlc_shared_bytes[];
 
 /* Address in the shared state space, for instructions that take one. */
 MLC_DEVICE uint32_t mlc_shared_address(const void *p)

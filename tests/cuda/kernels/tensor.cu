@@ -120,13 +120,13 @@ MLC_KERNEL void __launch_bounds__(160)
         const int stage = step % 2, row = thread / 32 * 16 + thread % 32 / 4, column = step * 64 + thread % 4 * 2;
         if (!PLANTED(NO_WAIT))
             mlc_mbarrier_wait(&full[stage], step / 2 % 2);
-        mlc_wgmma_fence();
-        for (int kk = 0; kk < 64; kk += 16) {
-            uint32_t fragment[4];
+        uint32_t fragment[4][4]; /* loaded before the fence: after it, ptxas would wait before every wgmma */
+        for (int kk = 0; kk < 4; kk++)
             for (int i = 0; i < 4; i++)
-                fragment[i] = *reinterpret_cast<const uint32_t *>(&a[(row + i % 2 * 8) * k + column + kk + i / 2 * 8]);
-            mlc_wgmma_bf16_registers<128>(d, fragment, mlc_matrix_descriptor(tiles + stage * bytes + kk * 2, 0, 1024, MLC_SWIZZLE_128), true);
-        }
+                fragment[kk][i] = *reinterpret_cast<const uint32_t *>(&a[(row + i % 2 * 8) * k + column + kk * 16 + i / 2 * 8]);
+        mlc_wgmma_fence();
+        for (int kk = 0; kk < 4; kk++)
+            mlc_wgmma_bf16_registers<128>(d, fragment[kk], mlc_matrix_descriptor(tiles + stage * bytes + kk * 32, 0, 1024, MLC_SWIZZLE_128), true);
         mlc_wgmma_commit();
         mlc_wgmma_wait<0>();
         mlc_mbarrier_arrive(&empty[stage]);
