@@ -1,6 +1,6 @@
 """What the execution shim costs: a fiber switch, and two kernels plain and checked, in each schedule.
 
-    python benchmarks/cuda_shim.py
+python benchmarks/cuda_shim.py
 """
 
 from __future__ import annotations

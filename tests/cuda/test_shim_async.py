@@ -28,7 +28,9 @@ def close(got: Array, expected: Array) -> bool:
     return bool(np.linalg.norm(got - expected) <= 3e-7 * np.linalg.norm(expected))
 
 
-def run_wgmma(device: Device, n: int, k: int, trans: tuple[int, int], swizzles: tuple[int, int], fault: int = NO_FAULT) -> tuple[Array, Array]:
+def run_wgmma(
+    device: Device, n: int, k: int, trans: tuple[int, int], swizzles: tuple[int, int], fault: int = NO_FAULT
+) -> tuple[Array, Array]:
     a, b, expected = operands(64, n, k)
     c = device.empty(64 * n * 4)
     device.call("run_wgmma", n, *trans, device.put(a), device.put(b), c, k, *swizzles, fault)

@@ -406,13 +406,14 @@ static bool launchable(const char *name, const void *function, dim3 grid, dim3 s
 }
 
 void launch_kernel(const char *name, const void *kernel, Invoke invoke, dim3 grid, dim3 size, size_t shared_bytes, cudaStream_t stream,
-    const void *arguments, size_t bytes)
+    const void *arguments, size_t bytes, const Word *words, size_t word_count)
 {
     if (!launchable(name, kernel, grid, size, shared_bytes))
         return;
     std::vector<char> kept((const char *)arguments, (const char *)arguments + bytes);
+    std::vector<Word> pointers(words, words + word_count);
     submit(stream, name, [=] {
-        check_arguments(name, kept.data(), kept.size());
+        check_arguments(name, pointers);
         run_kernel({name, operation_now, grid, size, shared_bytes, kernel, invoke, kept.data(), kept.size()});
     });
 }
@@ -970,4 +971,21 @@ cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute at
         return fail(cudaErrorInvalidValue, "cudaFuncSetAttribute: " + std::to_string(value) + " bytes of shared memory");
     runtime().shared_limit[function] = (size_t)value;
     return cudaSuccess;
+}
+
+/* ---- tensors of a plan ---- */
+
+int mlc_shim_region_open(void *p, size_t bytes, const char *name, cudaStream_t stream)
+{
+    if (!in_device(p) || !device_contains(p, bytes))
+        return fail(cudaErrorInvalidValue, std::string("a region outside an allocation: ") + name);
+    const std::string kept = name;
+    return submit(stream, "begin of " + kept, [=] { open_region(p, bytes, kept.c_str()); });
+}
+
+int mlc_shim_region_close(void *p, size_t bytes, cudaStream_t stream)
+{
+    if (!in_device(p) || !device_contains(p, bytes))
+        return fail(cudaErrorInvalidValue, "a region outside an allocation");
+    return submit(stream, "end of a region", [=] { close_region(p, bytes); });
 }

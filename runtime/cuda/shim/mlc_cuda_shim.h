@@ -6,7 +6,6 @@
 #define MLC_CUDA_SHIM_H
 
 #include <cmath>
-#include <new>
 #include <stddef.h>
 #include <tuple>
 #include <type_traits>
@@ -156,21 +155,45 @@ void atomic(void *p, int bytes);
 /* How a kernel is called: `arguments` are its parameters, one std::tuple, on the stack of the thread that calls. */
 typedef void (*Invoke)(const void *kernel, const void *arguments);
 
-/* Queues a launch. arguments: looked through for pointers to device memory. */
+/* A word of a kernel's arguments that may point to device memory; sure: it is a pointer, not a part of a structure. */
+struct Word {
+    const void *p;
+    bool sure;
+};
+
+/* Queues a launch. */
 void launch_kernel(const char *name, const void *kernel, Invoke invoke, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-    const void *arguments, size_t bytes);
+    const void *arguments, size_t bytes, const Word *words, size_t word_count);
+
+template <class T> size_t add_words(Word *words, const T &value)
+{
+    if constexpr (std::is_pointer<T>::value) {
+        words[0] = {(const void *)value, true};
+        return 1;
+    } else if constexpr (std::is_class<T>::value || std::is_union<T>::value) {
+        for (size_t i = 0; i < sizeof(T) / sizeof(void *); i++) {
+            __builtin_memcpy((void *)&words[i].p, (const char *)&value + i * sizeof(void *), sizeof(void *));
+            words[i].sure = false;
+        }
+        return sizeof(T) / sizeof(void *);
+    } else {
+        return 0;
+    }
+}
 
 template <class... P, class... A>
 void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A... arguments)
 {
     static_assert((std::is_trivially_copyable<P>::value && ...), "a kernel takes plain values");
     typedef std::tuple<std::remove_cv_t<P>...> Values;
-    alignas(Values) unsigned char room[sizeof(Values)] = {}; /* what lies between values is no pointer */
-    const Values &values = *new (room) Values(arguments...);
+    const Values values(arguments...);
+    Word words[sizeof(Values) / sizeof(void *) + 1];
+    size_t count = 0;
+    std::apply([&](const auto &...value) { ((count += add_words(words + count, value)), ...); }, values);
     launch_kernel(
         name, (const void *)kernel,
         [](const void *called, const void *with) { std::apply((void (*)(P...))called, *(const Values *)with); }, grid, block, shared_bytes,
-        stream, &values, sizeof values);
+        stream, &values, sizeof values, words, count);
 }
 
 template <class T> __attribute__((no_sanitize("thread"))) T atomic_apply(Atomic kind, T *p, T value, T other = T())

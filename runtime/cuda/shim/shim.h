@@ -62,6 +62,7 @@ struct Entry { /* an access; key: launch 16 bits, block 24, warp 5, atomic 1, cl
     uint32_t lanes, pc;
 };
 constexpr uint64_t KEY_CLOSED = 0, KEY_UNWRITTEN = 1, KEY_HOST = 2, KEY_PENDING = 3, KEY_SPECIAL = 4;
+/* Clock 0: a tensor of a plan began there, by that operation, and nothing wrote it since. */
 constexpr uint64_t KEY_ATOMIC = 1 << 18, CLOCK_MASK = KEY_ATOMIC - 1;
 
 enum Access { READ, WRITE, ATOMIC };
@@ -86,14 +87,16 @@ void mark_agent_write(const void *p, size_t bytes, uintptr_t pc);
 uint64_t agent_key();
 void mark_pending(const void *p, size_t bytes, uintptr_t pc);
 void touch_operation(const void *p, size_t bytes, Access access); /* a copy or fill by the host */
+void open_region(void *p, size_t bytes, const char *name); /* by an operation: a tensor begins there */
+void close_region(void *p, size_t bytes);
 void copy_states(const void *to, const void *from, size_t bytes);
 std::string describe(const void *p);
 void *device_alloc(size_t bytes);
 bool device_free(void *p);
 size_t device_used();
 bool device_contains(const void *p, size_t bytes); /* all of it in one live allocation */
-/* Looks for words that point to device memory; reports those that point to freed memory. */
-void check_arguments(const char *kernel, const void *words, size_t bytes);
+/* Reports those that point to freed memory. */
+void check_arguments(const char *kernel, const std::vector<Word> &words);
 char *shared_pool(); /* address 0 of shared memory */
 void shared_begin_launch(size_t dynamic_bytes);
 void shared_begin_block();
