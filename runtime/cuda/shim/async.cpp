@@ -60,6 +60,7 @@ void mbarrier_init(mlc_mbarrier *b, int arrivals)
         report("wrong barrier", b, pc, "an mbarrier of %d arrivals: in shared memory, aligned to 8, 1 to 2^20 - 1", arrivals);
         return;
     }
+    note_fine();
     touch(b, sizeof *b, WRITE, pc);
     const uint32_t at = shared_address(b);
     for (const auto &known : block->mbarriers)

@@ -9,6 +9,7 @@
 #include "mlc_shim.h"
 
 #include <algorithm>
+#include <set>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,8 +17,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if (!defined(__x86_64__) && !defined(__aarch64__)) || defined(MLC_SHIM_UCONTEXT)
 #include <ucontext.h>
+#undef MLC_SHIM_UCONTEXT
+#define MLC_SHIM_UCONTEXT 1
+#else
+#define MLC_SHIM_UCONTEXT 0
 #endif
 
 namespace mlc_shim {
@@ -32,7 +37,27 @@ uint64_t switches;
 extern "C" void mlc_shim_switch(void **save, void *load);
 extern "C" void mlc_shim_fiber();
 
-#if defined(__x86_64__)
+#if MLC_SHIM_UCONTEXT
+/* Any other machine, or -DMLC_SHIM_UCONTEXT: slower, by system calls. */
+extern "C" void mlc_shim_switch(void **save, void *load)
+{
+    ucontext_t here;
+    *save = &here;
+    swapcontext(&here, (ucontext_t *)load);
+}
+
+static void *fiber_start(char *top)
+{
+    ucontext_t *context = (ucontext_t *)(((uintptr_t)top - sizeof(ucontext_t)) & ~(uintptr_t)63);
+    char *low = top - STACK_BYTES + 2 * GUARD_BYTES;
+    getcontext(context);
+    context->uc_stack.ss_sp = low;
+    context->uc_stack.ss_size = (size_t)((char *)context - low);
+    context->uc_link = nullptr;
+    makecontext(context, (void (*)())mlc_shim_fiber, 0);
+    return context;
+}
+#elif defined(__x86_64__)
 /* "System V Application Binary Interface, AMD64", 3.2.1: rbx, rbp, r12 to r15; the modes of the floating point units stay as they are. */
 asm(".text\n.p2align 4\n.globl mlc_shim_switch\n.hidden mlc_shim_switch\n.type mlc_shim_switch, @function\nmlc_shim_switch:\n"
     "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
@@ -48,7 +73,7 @@ static void *fiber_start(char *top)
         *--sp = nullptr;
     return sp;
 }
-#elif defined(__aarch64__)
+#else
 /* "Procedure Call Standard for the Arm 64-bit Architecture", 6.1: x19 to x29, the link register, d8 to d15. */
 asm(".text\n.p2align 4\n.globl mlc_shim_switch\n.hidden mlc_shim_switch\n.type mlc_shim_switch, %function\nmlc_shim_switch:\n"
     "sub sp, sp, #160\n"
@@ -67,25 +92,6 @@ static void *fiber_start(char *top)
     memset(sp, 0, 160);
     sp[11] = (void *)mlc_shim_fiber; /* x30 */
     return sp;
-}
-#else
-extern "C" void mlc_shim_switch(void **save, void *load)
-{
-    ucontext_t here;
-    *save = &here;
-    swapcontext(&here, (ucontext_t *)load);
-}
-
-static void *fiber_start(char *top)
-{
-    ucontext_t *context = (ucontext_t *)(((uintptr_t)top - sizeof(ucontext_t)) & ~(uintptr_t)63);
-    char *low = top - STACK_BYTES + 2 * GUARD_BYTES;
-    getcontext(context);
-    context->uc_stack.ss_sp = low;
-    context->uc_stack.ss_size = (size_t)((char *)context - low);
-    context->uc_link = nullptr;
-    makecontext(context, (void (*)())mlc_shim_fiber, 0);
-    return context;
 }
 #endif
 
@@ -329,6 +335,17 @@ static void join_warp(int warp, uint32_t mask)
     }
 }
 
+/* Kernels with barriers of parts of a block: known from their first such barrier on, in this block and all later ones. */
+static std::set<const void *> fine_kernels;
+
+void note_fine()
+{
+    if (block->fine)
+        return;
+    block->fine = true;
+    fine_kernels.insert(launch_now->kernel);
+}
+
 /* ---- the block's barriers ---- */
 
 static int thread_that(State state, bool is)
@@ -425,6 +442,7 @@ void barrier_named(int id, int threads, bool wait)
             source_line((uint32_t)named.pc).c_str(), named.expected);
     }
     Thread &self = *current;
+    note_fine();
     if (named.warps[self.warp] >> self.lane & 1)
         report("wrong barrier", nullptr, MLC_CALLER, "a thread arrives twice at named barrier %d before it is complete", id);
     named.warps[self.warp] |= 1u << self.lane;
@@ -513,6 +531,8 @@ enum Operation { MEET_SYNC, MEET_SHUFFLE = 1, MEET_VOTE = 9 };
 
 void warp_sync(unsigned mask)
 {
+    if (mask != MLC_FULL)
+        note_fine();
     meet(MEET_SYNC, mask, MLC_CALLER, [](Warp &warp, uint32_t arrived) {
         if (checked)
             join_warp((int)(&warp - block->warps), arrived);
@@ -657,6 +677,8 @@ static void begin_block(const Launch &launch, int64_t number)
     b.live = b.size;
     b.waiting = 0;
     b.barrier_faulted = false;
+    b.fine = fine_kernels.count(launch.kernel) > 0;
+    b.more_reads.clear();
     b.where.block_dim = launch.block;
     b.where.grid_dim = launch.grid;
     b.where.block = {n % launch.grid.x, n / launch.grid.x % launch.grid.y, n / launch.grid.x / launch.grid.y};

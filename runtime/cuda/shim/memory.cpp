@@ -427,6 +427,20 @@ static inline bool ordered(const Entry &entry, uint64_t mine, uint32_t bit)
     return ((entry.key ^ mine) >> 19 == 0 && entry.lanes == bit) || ordered_slow(entry);
 }
 
+/* A write after the reads that a granule had no room for. */
+static __attribute__((noinline)) void touch_more_reads(Access access, const char *p, uintptr_t pc)
+{
+    const auto at = block->more_reads.find(p);
+    if (at == block->more_reads.end())
+        return;
+    for (const Entry &read : at->second)
+        if (!ordered_slow(read)) {
+            report_race(read, false, access, p, pc);
+            break;
+        }
+    block->more_reads.erase(at);
+}
+
 template <Access access> static inline void touch_granule(Granule &granule, const char *p, uintptr_t pc)
 {
     const uint64_t mine = current->key;
@@ -453,6 +467,8 @@ template <Access access> static inline void touch_granule(Granule &granule, cons
                 return;
             }
         const int to = read[0].key == 0 || ordered(read[0], mine, bit) ? 0 : 1;
+        if (to == 1 && block->fine && read[1].key && !ordered(read[1], mine, bit))
+            block->more_reads[p].push_back(read[1]);
         read[to] = {mine, bit, (uint32_t)pc};
         return;
     }
@@ -461,6 +477,8 @@ template <Access access> static inline void touch_granule(Granule &granule, cons
             report_race(read, false, access, p, pc);
             break;
         }
+    if (!block->more_reads.empty())
+        touch_more_reads(access, p, pc);
     write = {access == ATOMIC ? mine | KEY_ATOMIC : mine, bit, (uint32_t)pc};
     granule.read[0].key = granule.read[1].key = 0;
 }
@@ -729,6 +747,11 @@ template <Access access> static inline void hook(void *p, size_t bytes, size_t a
 #define HOOKS(n)                                                                                                                      \
     void __tsan_read##n(void *p) { hook<READ>(p, n, n, MLC_CALLER); }                                                                 \
     void __tsan_write##n(void *p) { hook<WRITE>(p, n, n, MLC_CALLER); }                                                               \
+    void __tsan_read_write##n(void *p)                                                                                                \
+    {                                                                                                                                 \
+        hook<READ>(p, n, n, MLC_CALLER);                                                                                              \
+        hook<WRITE>(p, n, n, MLC_CALLER);                                                                                             \
+    }                                                                                                                                 \
     void __tsan_unaligned_read##n(void *p) { hook<READ>(p, n, 1, MLC_CALLER); }                                                       \
     void __tsan_unaligned_write##n(void *p) { hook<WRITE>(p, n, 1, MLC_CALLER); }
 
@@ -740,6 +763,23 @@ HOOKS(8)
 HOOKS(16)
 void __tsan_read_range(void *p, size_t n) { hook<READ>(p, n, 1, MLC_CALLER); }
 void __tsan_write_range(void *p, size_t n) { hook<WRITE>(p, n, 1, MLC_CALLER); }
+void *__tsan_memcpy(void *to, const void *from, size_t n)
+{
+    hook<READ>((void *)from, n, 1, MLC_CALLER);
+    hook<WRITE>(to, n, 1, MLC_CALLER);
+    return memcpy(to, from, n);
+}
+void *__tsan_memmove(void *to, const void *from, size_t n)
+{
+    hook<READ>((void *)from, n, 1, MLC_CALLER);
+    hook<WRITE>(to, n, 1, MLC_CALLER);
+    return memmove(to, from, n);
+}
+void *__tsan_memset(void *to, int value, size_t n)
+{
+    hook<WRITE>(to, n, 1, MLC_CALLER);
+    return memset(to, value, n);
+}
 void __tsan_vptr_update(void **, void *) {}
 void __tsan_vptr_read(void **) {}
 void __tsan_func_entry(void *) {}

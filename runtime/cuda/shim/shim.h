@@ -9,7 +9,8 @@
  * write and two of the reads since, each with the clock of who did it. A later access is ordered after a remembered one if the thread
  * knows that clock: from a block-wide barrier (`Thread::base`, shared by all who passed it) or from its warp (`Thread::known`).
  * Blocks of a launch are not ordered; launches are ordered as streams, events and graphs order them.
- * Two reads suffice where a barrier is the block's: they are kept from different warps, so whoever writes too early races with one. */
+ * Two reads suffice where barriers are the block's or a warp's: they are kept from different warps, so whoever writes too early races with
+ * one. Kernels with other barriers (Block::fine) keep all reads. */
 #ifndef MLC_SHIM_H
 #define MLC_SHIM_H
 
@@ -19,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #define MLC_SHIM
@@ -203,6 +205,8 @@ struct Block {
     void *main_sp;
     std::vector<std::unique_ptr<Clocks>> clocks;
     size_t clocks_used, clocks_turn;
+    bool fine; /* the kernel has barriers of parts of the block */
+    std::unordered_map<const char *, std::vector<Entry>> more_reads; /* of a granule, beside the two kept with it */
     std::vector<std::unique_ptr<Mbarrier>> mbarriers;
     uint32_t agent_clock;
     std::deque<std::function<void()>> copies, mmas; /* under way: copies in any order, mmas in theirs */
@@ -232,6 +236,7 @@ bool knows(const Thread &thread, int warp, int lane, uint32_t clock);
 void make_ready(Thread &thread);
 void wait_as(State state, uintptr_t pc);
 void advance(Thread &thread);
+void note_fine(); /* the kernel that runs has barriers of parts of the block */
 void join(Clocks &joined, const Thread &thread); /* joined = max(joined, what thread knows, with its own clock) */
 void acquire(Thread &thread, const Clocks &other);
 bool meet_aligned(int operation, uintptr_t pc, void (*combine)(Warp &, uint32_t)); /* tensor.cpp */

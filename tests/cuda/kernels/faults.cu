@@ -360,3 +360,50 @@ extern "C" int allow_shared(int bytes)
 {
     return (int)cudaFuncSetAttribute(step, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
+
+/* Any program of reads, writes and barriers: program[step * 128 + thread] is what a thread does at a step, 16 * code + place. Slots lie in shared
+ * memory (out of `where` 0) or in `slots`. */
+enum Code { NOTHING, READ_SLOT, WRITE_SLOT, BLOCK_BARRIER, WARP_BARRIER, PAIR_BARRIER };
+
+MLC_KERNEL void interpreter(const int *program, int steps, int *slots, int where, int *out)
+{
+    MLC_SHARED(int, shared_slots, [16]);
+    int *const used = where ? slots : shared_slots;
+    const int thread = (int)threadIdx.x;
+    int sum = 0;
+    if (thread < 16)
+        used[thread] = thread;
+    __syncthreads();
+    for (int step = 0; step < steps; step++) {
+        const int code = program[step * 128 + thread] / 16, place = program[step * 128 + thread] % 16;
+        switch (code) {
+        case READ_SLOT: sum += used[place]; break;
+        case WRITE_SLOT: used[place] = sum; break;
+        case BLOCK_BARRIER: __syncthreads(); break;
+        case WARP_BARRIER: __syncwarp(); break;
+        case PAIR_BARRIER: mlc_barrier_sync(1 + thread / 64, 64); break;
+        }
+    }
+    out[thread] = sum;
+}
+
+extern "C" void run_interpreter(const int *program, int steps, int *slots, int where, int *out)
+{
+    MLC_LAUNCH(interpreter, dim3(1), dim3(128), 0, (cudaStream_t)0, program, steps, slots, where, out);
+}
+
+struct Record {
+    int values[12];
+};
+
+/* A structure moved whole. */
+MLC_KERNEL void structure(const Record *in, Record *out, int fault)
+{
+    if (threadIdx.x < 5)
+        out[threadIdx.x] = in[threadIdx.x + (unsigned)fault];
+}
+
+extern "C" void run_structure(const Record *in, Record *out, int fault)
+{
+    MLC_LAUNCH(structure, dim3(1), dim3(32), 0, (cudaStream_t)0, in, out, fault);
+}
