@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +27,37 @@ def operands(m: int, n: int, k: int) -> tuple[Array, Array, Array]:
 
 def close(got: Array, expected: Array) -> bool:
     return bool(np.linalg.norm(got - expected) <= 3e-7 * np.linalg.norm(expected))
+
+
+#: PTX ISA, "Canonical Layouts" of wgmma, examples for bf16 (figures 168 to 170): swizzle, leading and stride bytes, bits of the swizzle, and
+#: the layout as shapes and strides of (row, column) in elements, innermost first.
+DOCUMENTED = {
+    "MN-major, none": (NONE, 128 * 2, 64 * 2, 0, [(8, 1), (1, 8), (2, 64)], [(8, 8), (2, 128)]),
+    "MN-major, 32B": (B32, 128 * 2, 256 * 2, 1, [(8, 1), (2, 8), (2, 128)], [(8, 16), (2, 256)]),
+    "MN-major, 64B": (B64, 256 * 2, 512 * 2, 2, [(8, 1), (4, 8), (2, 256)], [(8, 32), (2, 512)]),
+}
+
+
+def place_in(layout: list[tuple[int, int]], index: int) -> int:
+    place = 0
+    for extent, stride in layout:
+        place += index % extent * stride
+        index //= extent
+    return place
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+@pytest.mark.parametrize("kind", [0, 1])
+def test_documented_layouts(device: Device, name: str, kind: int) -> None:
+    """Swizzle<B, 4, 3>: bits 4 and up of the byte address, B of them, by exclusive or with those from bit 7 on."""
+    swizzle, leading, stride, bits, rows, columns = DOCUMENTED[name]
+    descriptor = (leading >> 4) << 16 | (stride >> 4) << 32
+    descriptor |= 1 << 46 | (swizzle * 2) << 61 if kind else swizzle << 62
+    for i in range(np.prod([extent for extent, _ in rows])):
+        for k in range(16):
+            byte = 2 * (place_in(rows, int(i)) + place_in(columns, k))
+            expected = byte ^ ((byte >> 7 & ((1 << bits) - 1)) << 4)
+            assert device.library.mlc_shim_matrix_place(ctypes.c_uint64(descriptor), 1, kind, int(i), k) == expected
 
 
 def run_wgmma(

@@ -5,6 +5,8 @@
  * A warp of a warpgroup does its own 16 rows, so nothing here makes the four warps wait for one another. */
 #include "shim.h"
 
+#include "mlc_shim.h"
+
 #include <algorithm>
 #include <math.h>
 #include <string.h>
@@ -289,7 +291,7 @@ static bool matrix_of(uint64_t descriptor, bool trans, bool tmem, uintptr_t pc, 
     return false;
 }
 
-static const char *element_of(const Matrix &m, int i, int k)
+static uint32_t place_of(const Matrix &m, int i, int k)
 {
     const int w = m.swizzle == MLC_SWIZZLE_NONE ? 8 : m.swizzle == MLC_SWIZZLE_128 ? 64 : m.swizzle == MLC_SWIZZLE_64 ? 32 : 16;
     uint32_t at;
@@ -301,8 +303,12 @@ static const char *element_of(const Matrix &m, int i, int k)
         at = (uint32_t)(i % 8 * 2 + k % 8 * 16) + m.stride * (uint32_t)(i / 8) + m.leading * (uint32_t)(k / 8);
     else
         at = (uint32_t)(i % w * 2 + k % 8 * w * 2) + m.leading * (uint32_t)(i / w) + m.stride * (uint32_t)(k / 8);
-    const uint32_t address = swizzled(m.start + at, m.swizzle);
-    return shared_of(address & (256 * 1024 - 1));
+    return swizzled(m.start + at, m.swizzle) & (256 * 1024 - 1);
+}
+
+static const char *element_of(const Matrix &m, int i, int k)
+{
+    return shared_of(place_of(m, i, k));
 }
 
 static float value_of(const Matrix &m, int i, int k)
@@ -667,4 +673,10 @@ void end_block_async()
         report("limit", nullptr, 0, "the block ends with %u columns of tensor memory allocated", block->tmem_columns);
 }
 
+}
+
+uint32_t mlc_shim_matrix_place(uint64_t descriptor, int trans, int kind, int i, int k)
+{
+    mlc_shim::Matrix matrix;
+    return mlc_shim::matrix_of(descriptor, trans != 0, kind != 0, 0, &matrix) ? mlc_shim::place_of(matrix, i, k) : ~0u;
 }

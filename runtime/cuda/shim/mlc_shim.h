@@ -32,6 +32,10 @@ void mlc_shim_reports_clear(void);
 int mlc_shim_region_open(void *p, size_t bytes, const char *name, cudaStream_t stream);
 int mlc_shim_region_close(void *p, size_t bytes, cudaStream_t stream);
 
+/* Where the shim takes element (i, k) of the matrix of a descriptor from, as an address in shared memory; kind: 0 wgmma, 1 tcgen05. For tests
+ * of layouts against documents. */
+uint32_t mlc_shim_matrix_place(uint64_t descriptor, int trans, int kind, int i, int k);
+
 /* Fiber switches since the process began. */
 uint64_t mlc_shim_switches(void);
 
