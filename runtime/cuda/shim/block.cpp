@@ -27,7 +27,7 @@
 
 namespace mlc_shim {
 
-Thread *current;
+__thread Thread *current __attribute__((tls_model("initial-exec")));
 Block *block;
 const Launch *launch_now;
 uint64_t switches;

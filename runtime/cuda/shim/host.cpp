@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <set>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,15 @@ Runtime &runtime()
     return only;
 }
 
+std::recursive_mutex api; /* threads of the host call one after another */
+
+struct Guard {
+    Guard() { api.lock(); }
+    ~Guard() { api.unlock(); }
+    Guard(const Guard &) = delete;
+    Guard &operator=(const Guard &) = delete;
+};
+
 /* Fails a call: noted for cudaGetLastError, and reported, since no program is meant to run into it. */
 cudaError_t fail(cudaError_t error, const std::string &what)
 {
@@ -121,7 +131,7 @@ cudaError_t fail(cudaError_t error, const std::string &what)
 struct Numbered {
     int row;
     uint32_t place;
-    std::shared_ptr<const Work> work;
+    std::string name;
 };
 
 std::vector<Numbered> numbered(1); /* by number; 0 is none */
@@ -143,7 +153,7 @@ void run_operation(Operation &operation)
             numbered.resize(1);
         }
         operation_now = (uint32_t)numbered.size();
-        numbered.push_back({operation.row, operation.place, operation.work});
+        numbered.push_back({operation.row, operation.place, operation.work->name});
         running = &operation;
         operation.work->run();
         running = nullptr;
@@ -384,7 +394,7 @@ bool operation_ordered(uint32_t number)
 
 std::string operation_name(uint32_t number)
 {
-    return number < numbered.size() && numbered[number].work ? numbered[number].work->name : "an operation";
+    return number > 0 && number < numbered.size() ? numbered[number].name : "an operation";
 }
 
 static bool launchable(const char *name, const void *function, dim3 grid, dim3 size, size_t shared_bytes)
@@ -408,6 +418,7 @@ static bool launchable(const char *name, const void *function, dim3 grid, dim3 s
 void launch_kernel(const char *name, const void *kernel, Invoke invoke, dim3 grid, dim3 size, size_t shared_bytes, cudaStream_t stream,
     const void *arguments, size_t bytes, const Word *words, size_t word_count)
 {
+    const Guard guard;
     if (!launchable(name, kernel, grid, size, shared_bytes))
         return;
     std::vector<char> kept((const char *)arguments, (const char *)arguments + bytes);
@@ -469,11 +480,13 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t cudaPeekAtLastError(void)
 {
+    const Guard guard;
     return runtime().error;
 }
 
 cudaError_t cudaGetLastError(void)
 {
+    const Guard guard;
     const cudaError_t error = runtime().error;
     runtime().error = cudaSuccess;
     return error;
@@ -499,6 +512,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaSetDevice(int device)
 {
+    const Guard guard;
     return device == 0 ? cudaSuccess : fail(cudaErrorInvalidDevice, "cudaSetDevice(" + std::to_string(device) + ")");
 }
 
@@ -510,6 +524,7 @@ cudaError_t cudaGetDevice(int *device)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
+    const Guard guard;
     if (device != 0)
         return fail(cudaErrorInvalidDevice, "cudaGetDeviceProperties");
     *properties = cudaDeviceProp{"mlc execution shim", options().memory_bytes, SHARED_BYTES_OPTIN, 9, 0, 132};
@@ -518,6 +533,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device)
 {
+    const Guard guard;
     if (device != 0)
         return fail(cudaErrorInvalidDevice, "cudaDeviceGetAttribute");
     switch (attribute) {
@@ -531,6 +547,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 
 cudaError_t cudaDeviceSynchronize(void)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaDeviceSynchronize", &error))
         return error;
@@ -540,11 +557,13 @@ cudaError_t cudaDeviceSynchronize(void)
 
 cudaError_t cudaDeviceReset(void)
 {
+    const Guard guard;
     return cudaDeviceSynchronize();
 }
 
 cudaError_t cudaMalloc(void **pointer, size_t bytes)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaMalloc", &error))
         return error;
@@ -559,6 +578,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes)
 
 cudaError_t cudaFree(void *pointer)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaFree", &error))
         return error;
@@ -570,11 +590,13 @@ cudaError_t cudaFree(void *pointer)
 
 cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned)
 {
+    const Guard guard;
     return cudaMallocHost(pointer, bytes);
 }
 
 cudaError_t cudaMallocHost(void **pointer, size_t bytes)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaMallocHost", &error))
         return error;
@@ -588,6 +610,7 @@ cudaError_t cudaMallocHost(void **pointer, size_t bytes)
 
 cudaError_t cudaFreeHost(void *pointer)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaFreeHost", &error))
         return error;
@@ -602,6 +625,7 @@ cudaError_t cudaFreeHost(void *pointer)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 {
+    const Guard guard;
     *total_bytes = options().memory_bytes;
     *free_bytes = *total_bytes - device_used();
     return cudaSuccess;
@@ -609,6 +633,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaMemcpy", &error))
         return error;
@@ -620,11 +645,13 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpy
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
+    const Guard guard;
     return copy(to, from, bytes, kind, stream);
 }
 
 cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t stream)
 {
+    const Guard guard;
     if (bytes == 0)
         return cudaSuccess;
     if (!in_device(pointer))
@@ -641,6 +668,7 @@ cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t
 
 cudaError_t cudaMemset(void *pointer, int value, size_t bytes)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaMemset", &error))
         return error;
@@ -649,17 +677,20 @@ cudaError_t cudaMemset(void *pointer, int value, size_t bytes)
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 {
+    const Guard guard;
     *stream = runtime().new_stream(!(flags & cudaStreamNonBlocking));
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream)
 {
+    const Guard guard;
     return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_stream *known = stream_of(stream);
     if (!stream || !known)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamDestroy of a stream that does not exist");
@@ -671,6 +702,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_stream *known = stream_of(stream);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamSynchronize of a stream that does not exist");
@@ -685,6 +717,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_stream *known = stream_of(stream);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamQuery of a stream that does not exist");
@@ -701,6 +734,7 @@ static mlc_shim_event *event_of(cudaEvent_t event)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
+    const Guard guard;
     mlc_shim_stream *on = stream_of(stream);
     mlc_shim_event *of = event_of(event);
     if (!on || !of)
@@ -733,6 +767,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
+    const Guard guard;
     runtime().events.emplace_back(new mlc_shim_event{nullptr, nullptr, {}, true, 0});
     *event = runtime().events.back().get();
     return cudaSuccess;
@@ -740,11 +775,13 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 
 cudaError_t cudaEventCreate(cudaEvent_t *event)
 {
+    const Guard guard;
     return cudaEventCreateWithFlags(event, cudaEventDefault);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
+    const Guard guard;
     mlc_shim_event *known = event_of(event);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaEventDestroy of an event that does not exist");
@@ -754,6 +791,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_event *known = event_of(event);
     mlc_shim_stream *on = stream_of(stream);
     if (!known || !on)
@@ -772,6 +810,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    const Guard guard;
     mlc_shim_event *known = event_of(event);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaEventSynchronize of an event that does not exist");
@@ -783,6 +822,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    const Guard guard;
     mlc_shim_event *known = event_of(event);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaEventQuery of an event that does not exist");
@@ -795,6 +835,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to)
 {
+    const Guard guard;
     mlc_shim_event *first = event_of(from), *last = event_of(to);
     if (!first || !last || !first->operation || !last->operation)
         return fail(cudaErrorInvalidResourceHandle, "cudaEventElapsedTime of events that were not recorded");
@@ -806,6 +847,7 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEven
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
 {
+    const Guard guard;
     Runtime &r = runtime();
     mlc_shim_stream *on = stream_of(stream);
     if (!stream || !on)
@@ -840,6 +882,7 @@ static bool all_joined(const mlc_shim_graph &graph, const std::vector<int> &last
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *result)
 {
+    const Guard guard;
     Runtime &r = runtime();
     mlc_shim_stream *on = stream_of(stream);
     *result = nullptr;
@@ -865,6 +908,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *result)
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
 {
+    const Guard guard;
     mlc_shim_stream *on = stream_of(stream);
     if (!on)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamIsCapturing of a stream that does not exist");
@@ -890,6 +934,7 @@ static mlc_shim_graph_exec *exec_of(cudaGraphExec_t exec)
 
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count)
 {
+    const Guard guard;
     mlc_shim_graph *known = graph_of(graph);
     if (!known)
         return fail(cudaErrorInvalidValue, "cudaGraphGetNodes of a graph that does not exist");
@@ -902,6 +947,7 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t 
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
+    const Guard guard;
     Runtime &r = runtime();
     mlc_shim_graph *known = graph_of(graph);
     *exec = nullptr;
@@ -917,11 +963,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream)
 {
+    const Guard guard;
     return exec_of(exec) && stream_of(stream) ? cudaSuccess : fail(cudaErrorInvalidValue, "cudaGraphUpload of a graph that does not exist");
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_graph_exec *known = exec_of(exec);
     mlc_shim_stream *on = stream_of(stream);
     if (!known || !on)
@@ -947,6 +995,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
+    const Guard guard;
     mlc_shim_graph *known = graph_of(graph);
     if (!known)
         return fail(cudaErrorInvalidValue, "cudaGraphDestroy of a graph that does not exist");
@@ -956,6 +1005,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 {
+    const Guard guard;
     mlc_shim_graph_exec *known = exec_of(exec);
     if (!known)
         return fail(cudaErrorInvalidValue, "cudaGraphExecDestroy of a graph that does not exist");
@@ -965,6 +1015,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 
 cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute attribute, int value)
 {
+    const Guard guard;
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
         return cudaSuccess;
     if (value < 0 || (size_t)value > SHARED_BYTES_OPTIN)
@@ -977,6 +1028,7 @@ cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute at
 
 int mlc_shim_region_open(void *p, size_t bytes, const char *name, cudaStream_t stream)
 {
+    const Guard guard;
     if (!in_device(p) || !device_contains(p, bytes))
         return fail(cudaErrorInvalidValue, std::string("a region outside an allocation: ") + name);
     const std::string kept = name;
@@ -985,6 +1037,7 @@ int mlc_shim_region_open(void *p, size_t bytes, const char *name, cudaStream_t s
 
 int mlc_shim_region_close(void *p, size_t bytes, cudaStream_t stream)
 {
+    const Guard guard;
     if (!in_device(p) || !device_contains(p, bytes))
         return fail(cudaErrorInvalidValue, "a region outside an allocation");
     return submit(stream, "end of a region", [=] { close_region(p, bytes); });

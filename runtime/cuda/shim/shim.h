@@ -224,7 +224,8 @@ struct Launch { /* the kernel that runs */
     size_t arguments_bytes;
 };
 
-extern Thread *current;      /* nullptr outside kernels */
+/* nullptr outside kernels; a thread of the host that runs no kernel has none */
+extern __thread Thread *current __attribute__((tls_model("initial-exec")));
 extern Block *block;         /* the block that runs */
 extern const Launch *launch_now; /* nullptr outside kernels */
 extern uint64_t switches;
