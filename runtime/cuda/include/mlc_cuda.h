@@ -19,9 +19,9 @@
  *   async copies  mlc_copy_async_4, _8, _16, mlc_copy_commit, mlc_copy_wait
  *   tensor cores  mlc_ldmatrix_x1, _x2, _x4, with _trans; mlc_mma_bf16, mlc_mma_tf32, mlc_tf32_of_f32
  *   mbarriers     mlc_mbarrier, mlc_mbarrier_init, _arrive, _arrive_expect, _wait; mlc_fence_async
- *   tensor copies mlc_tensor_map, mlc_tensor_map_make (host), mlc_tensor_load, mlc_tensor_store, _commit, _wait      sm_90 and later
- *   warpgroups    mlc_matrix_descriptor, mlc_wgmma_bf16, mlc_wgmma_bf16_registers, mlc_wgmma_fence, _commit, _wait   sm_90a: MLC_HAS_WGMMA
- *   tensor memory mlc_tmem_alloc, _free, _descriptor, _instruction, _mma, _commit, _fence, _load_x8                  sm_103a: MLC_HAS_TCGEN05
+ *   tensor copies mlc_tensor_map, mlc_tensor_map_make (host), mlc_tensor_load, mlc_tensor_store, _commit, _wait
+ *   warpgroups    mlc_matrix_descriptor, mlc_wgmma_bf16, mlc_wgmma_bf16_registers, mlc_wgmma_fence, _commit, _wait (MLC_HAS_WGMMA: sm_90a)
+ *   tensor memory mlc_tmem_alloc, _free, _descriptor, _instruction, _mma, _commit, _fence, _load_x8 (MLC_HAS_TCGEN05: sm_103a)
  *   sums          mlc_warp_sum, mlc_warp_max, mlc_block_sum, mlc_block_max: fixed trees, the same bits in every thread
  *   numbers       mlc_exp ... (mlc_math.h), bf16 and f16 as bits
  *   host          the runtime API by its own names (cuda_runtime_api.h): memory, copies, streams, events, capture, graphs
@@ -44,8 +44,8 @@
 
 #include "mlc_math.h"
 
-/* How 16-byte pieces of a tile in shared memory are permuted: bits 4 to 6 of the address (128 bytes; 4 to 5: 64; 4: 32) by exclusive or with
- * bits 7 to 9 (7 to 8, 7). A pattern begins at a multiple of 1024 (512, 256) bytes. Numbers: of the matrix descriptor of wgmma.
+/* How 16-byte pieces of a tile in shared memory are permuted: bits 4 to 6 of the address (128 bytes; 4 to 5: 64; 4: 32) by exclusive or
+ * with bits 7 to 9 (7 to 8, 7). A pattern begins at a multiple of 1024 (512, 256) bytes. Numbers: of the matrix descriptor of wgmma.
  *
  * Matrix descriptors, for bf16; T: 8 elements, 16 bytes. W: elements in the bytes of the swizzle (64, 32, 16). Element (i, k), i a row of
  * a or a column of b, lies at ("Canonical Layouts" of wgmma and of tcgen05), offsets in elements before the swizzle:

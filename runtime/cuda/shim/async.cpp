@@ -172,7 +172,8 @@ int mlc_tensor_map_make(mlc_tensor_map *map, void *base, uint64_t rows, uint64_t
 {
     const uint32_t row_bytes = box_columns * 2, most[4] = {512, 128, 64, 32};
     if (!map || (uintptr_t)base % 16 || pitch_bytes % 16 || pitch_bytes >= 1ull << 40 || rows < 1 || rows > 1ull << 32 || columns < 1 ||
-        columns > 1ull << 32 || box_rows < 1 || box_rows > 256 || box_columns < 1 || box_columns > 256 || row_bytes % 16 || row_bytes > most[swizzle])
+        columns > 1ull << 32 || box_rows < 1 || box_rows > 256 || box_columns < 1 || box_columns > 256 || row_bytes % 16 ||
+        row_bytes > most[swizzle])
         return 1; /* CUDA_ERROR_INVALID_VALUE */
     *map = {base, rows, columns, pitch_bytes, box_rows, box_columns, swizzle};
     return 0;
@@ -196,7 +197,8 @@ static bool is_box(const void *shared, const mlc_tensor_map &map, uintptr_t pc)
 {
     if (in_shared(shared) && shared_address(shared) % pattern_bytes(map.swizzle) == 0)
         return true;
-    report("misaligned", shared, pc, "a tensor copy of this swizzle begins at a multiple of %u bytes of shared memory", pattern_bytes(map.swizzle));
+    report("misaligned", shared, pc, "a tensor copy of this swizzle begins at a multiple of %u bytes of shared memory",
+        pattern_bytes(map.swizzle));
     return false;
 }
 
@@ -276,16 +278,18 @@ static bool matrix_of(uint64_t descriptor, bool trans, bool tmem, uintptr_t pc, 
 {
     const uint32_t code = (uint32_t)(descriptor >> 61);
     const mlc_swizzle swizzle = (mlc_swizzle)(tmem ? code / 2 : descriptor >> 62);
-    *matrix = {(uint32_t)(descriptor & 0x3FFF) << 4, (uint32_t)(descriptor >> 16 & 0x3FFF) << 4, (uint32_t)(descriptor >> 32 & 0x3FFF) << 4, swizzle,
-        trans};
+    *matrix = {(uint32_t)(descriptor & 0x3FFF) << 4, (uint32_t)(descriptor >> 16 & 0x3FFF) << 4, (uint32_t)(descriptor >> 32 & 0x3FFF) << 4,
+        swizzle, trans};
     if (descriptor >> 49 & 7)
-        report("wrong descriptor", nullptr, pc, "a base offset that is not 0: patterns begin at a multiple of %u bytes", pattern_bytes(swizzle));
+        report("wrong descriptor", nullptr, pc, "a base offset that is not 0: patterns begin at a multiple of %u bytes",
+            pattern_bytes(swizzle));
     else if (tmem && (descriptor >> 46 & 3) != 1)
         report("wrong descriptor", nullptr, pc, "a descriptor of tcgen05 has version 1");
     else if ((tmem && code & 1) || (!tmem && descriptor >> 46 & 3))
         report("wrong descriptor", nullptr, pc, "a descriptor of the other kind, or a swizzle that is not supported");
     else if (swizzle != MLC_SWIZZLE_NONE && matrix->stride % pattern_bytes(swizzle) && !trans)
-        report("wrong descriptor", nullptr, pc, "a stride of %u bytes cuts the pattern of the swizzle, %u bytes", matrix->stride, pattern_bytes(swizzle));
+        report("wrong descriptor", nullptr, pc, "a stride of %u bytes cuts the pattern of the swizzle, %u bytes", matrix->stride,
+            pattern_bytes(swizzle));
     else
         return true;
     return false;
@@ -420,8 +424,8 @@ static void a_fragment(const Wgmma &operation, float a[16][16])
 {
     for (int lane = 0; lane < 32; lane++)
         for (int i = 0; i < 8; i++)
-            a[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] =
-                mlc_f32_of_bf16((uint16_t)(operation.a_registers[lane][i / 2] >> i % 2 * 16));
+            a[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = mlc_f32_of_bf16(
+                (uint16_t)(operation.a_registers[lane][i / 2] >> i % 2 * 16));
 }
 
 /* One warp's 16 rows. "Register Fragments": lane holds in d[i] row lane / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (lane % 4) + i % 2. */
@@ -447,7 +451,9 @@ static void finish_wgmma(Warp &w, Wgmma &operation)
     for (int lane = 0; lane < 32; lane++) {
         for (int i = 0; i < n / 2; i++) {
             const int r = lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-            float sum = !operation.accumulate ? 0.0f : operation.before.empty() ? operation.d[lane][i] : operation.before[(size_t)(lane * n / 2 + i)];
+            float sum = !operation.accumulate      ? 0.0f
+                        : operation.before.empty() ? operation.d[lane][i]
+                                                   : operation.before[(size_t)(lane * n / 2 + i)];
             for (int k = 0; k < 16; k++)
                 sum += a[r][k] * b[(size_t)(column * 16 + k)];
             sums[(size_t)i] = sum;
@@ -525,8 +531,8 @@ void tmem_alloc(uint32_t *address, int columns)
     meet_aligned(MEET_TMEM_ALLOC, tmem_pc, [](Warp &w, uint32_t) {
         const int count = w.operand[0];
         if (count < 32 || count > TMEM_COLUMNS || count & (count - 1) || (int)block->tmem_columns + count > TMEM_COLUMNS) {
-            report("limit", nullptr, tmem_pc, "%d columns of tensor memory, %u of %d are taken; a power of two from 32 on", count, block->tmem_columns,
-                TMEM_COLUMNS);
+            report("limit", nullptr, tmem_pc, "%d columns of tensor memory, %u of %d are taken; a power of two from 32 on", count,
+                block->tmem_columns, TMEM_COLUMNS);
             return;
         }
         const uint32_t at = block->tmem_columns;
@@ -563,7 +569,8 @@ void tmem_mma(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, bool acc
     const uint32_t column = d & 0xFFFF;
     Matrix ma, mb;
     if ((instruction & 0x1FFF) != (1u << 4 | 1u << 7 | 1u << 10) || m != 128 || n < 16 || n > 256 || n % 16) {
-        report("wrong descriptor", nullptr, pc, "an mma of %d x %d: bf16 times bf16 to f32, 128 x (16 to 256 by 16) is what the shim has", m, n);
+        report("wrong descriptor", nullptr, pc, "an mma of %d x %d: bf16 times bf16 to f32, 128 x (16 to 256 by 16) is what the shim has",
+            m, n);
         return;
     }
     if (d >> 16 || column + (uint32_t)n > block->tmem_columns) {
@@ -627,7 +634,8 @@ void tmem_load(float *v, int columns, uint32_t address)
     for (int i = 0; i < columns; i++)
         v[i] = NAN;
     if (lane0 != (uint32_t)(current->warp % 4 * 32) || column + (uint32_t)columns > block->tmem_columns) {
-        report("out of bounds", nullptr, tmem_pc, "warp %d reads lanes from %u, columns %u to %u of tensor memory: lanes from %d are its own, %u columns allocated",
+        report("out of bounds", nullptr, tmem_pc,
+            "warp %d reads lanes from %u, columns %u to %u of tensor memory: lanes from %d are its own, %u columns allocated",
             current->warp, lane0, column, column + (uint32_t)columns - 1, current->warp % 4 * 32, block->tmem_columns);
         return;
     }

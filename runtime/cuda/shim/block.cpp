@@ -361,8 +361,9 @@ static void release_barrier()
     Block &b = *block;
     if (b.live != b.size && !b.barrier_faulted) {
         b.barrier_faulted = true;
-        report("divergent barrier", nullptr, b.barrier_pc, "%d of %d threads are at a barrier of the block, the others (thread %d) have left the kernel",
-            b.live, b.size, thread_that(State::DONE, true));
+        report("divergent barrier", nullptr, b.barrier_pc,
+            "%d of %d threads are at a barrier of the block, the others (thread %d) have left the kernel", b.live, b.size,
+            thread_that(State::DONE, true));
     }
     if (checked)
         join_block();
@@ -404,7 +405,8 @@ static void release_named(NamedBarrier &named)
     Block &b = *block;
     for (int warp = 0; warp < b.warp_count; warp++)
         if (named.warps[warp] && named.warps[warp] != b.warps[warp].exists)
-            report("divergent barrier", nullptr, named.pc, "only some lanes of warp %d (mask %08x) are at a named barrier", warp, named.warps[warp]);
+            report("divergent barrier", nullptr, named.pc, "only some lanes of warp %d (mask %08x) are at a named barrier", warp,
+                named.warps[warp]);
     const Clocks *joined = nullptr;
     if (checked && !named.waiting.empty()) {
         Clocks *copy = new_clocks();
@@ -429,7 +431,8 @@ static void release_named(NamedBarrier &named)
 void barrier_named(int id, int threads, bool wait)
 {
     if (id < 1 || id > 15 || threads <= 0 || threads % 32 != 0 || threads > block->warp_count * 32) {
-        report("wrong barrier", nullptr, MLC_CALLER, "named barrier %d for %d threads: ids are 1 to 15, threads whole warps of the block", id, threads);
+        report("wrong barrier", nullptr, MLC_CALLER, "named barrier %d for %d threads: ids are 1 to 15, threads whole warps of the block",
+            id, threads);
         return;
     }
     NamedBarrier &named = block->named[id];
@@ -498,8 +501,8 @@ bool meet(int operation, uint32_t mask, uintptr_t pc, void (*combine)(Warp &warp
     while (at < warp.pending.size() && (warp.pending[at].operation != operation || warp.pending[at].mask != mask)) {
         const Meeting &other = warp.pending[at++];
         if (other.mask & bit || other.arrived & mask)
-            report("divergent warp", nullptr, pc, "lane %d comes with mask %08x while lane %d waits at %s with mask %08x%s", self.lane, mask,
-                lowest(other.arrived), source_line((uint32_t)other.pc).c_str(), other.mask,
+            report("divergent warp", nullptr, pc, "lane %d comes with mask %08x while lane %d waits at %s with mask %08x%s", self.lane,
+                mask, lowest(other.arrived), source_line((uint32_t)other.pc).c_str(), other.mask,
                 other.operation != operation ? " in another operation" : "");
     }
     if (at == warp.pending.size())
@@ -727,8 +730,8 @@ static void end_block()
 static Block *new_block()
 {
     Block *fresh = new Block();
-    char *stacks = (char *)mmap(nullptr, MAX_THREADS * (STACK_BYTES + GUARD_BYTES), PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *stacks = (char *)mmap(
+        nullptr, MAX_THREADS * (STACK_BYTES + GUARD_BYTES), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stacks == MAP_FAILED) {
         fprintf(stderr, "mlc_shim: no memory for the stacks of a block\n");
         abort();

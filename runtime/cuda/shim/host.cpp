@@ -405,8 +405,8 @@ static bool launchable(const char *name, const void *function, dim3 grid, dim3 s
     if (threads == 0 || threads > MAX_THREADS || size.z > 64)
         fail(cudaErrorInvalidConfiguration, std::string(name) + ": a block of " + std::to_string(threads) + " threads");
     else if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535)
-        fail(cudaErrorInvalidConfiguration, std::string(name) + ": a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
-                                                std::to_string(grid.z) + " blocks");
+        fail(cudaErrorInvalidConfiguration, std::string(name) + ": a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) +
+                                                " x " + std::to_string(grid.z) + " blocks");
     else if (shared_bytes > (limit == r.shared_limit.end() ? SHARED_BYTES_DEFAULT : limit->second))
         fail(cudaErrorInvalidValue, std::string(name) + ": " + std::to_string(shared_bytes) +
                                         " bytes of dynamic shared memory, more than 49152 or than cudaFuncSetAttribute allowed");
@@ -454,9 +454,11 @@ static const ErrorText error_texts[] = {
     {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched", "capture was not initiated in this stream"},
     {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined", "capturing stream has unjoined work"},
     {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation", "dependency created on uncaptured work in another stream"},
-    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit", "operation would make the legacy stream depend on a capturing blocking stream"},
+    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
+        "operation would make the legacy stream depend on a capturing blocking stream"},
     {cudaErrorCapturedEvent, "cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capturing stream"},
-    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread", "attempt to terminate a thread-local capture sequence from another thread"},
+    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
+        "attempt to terminate a thread-local capture sequence from another thread"},
 };
 
 static const ErrorText &text_of(cudaError_t error)
@@ -658,7 +660,8 @@ cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t
         return fail(cudaErrorInvalidValue, "cudaMemset of what is not device memory");
     return submit(stream, "fill (" + std::to_string(bytes) + " bytes)", [=] {
         if (!device_contains(pointer, bytes)) {
-            report_host("out of bounds: %s writes %zu bytes at %s", operation_name(operation_now).c_str(), bytes, describe(pointer).c_str());
+            report_host(
+                "out of bounds: %s writes %zu bytes at %s", operation_name(operation_now).c_str(), bytes, describe(pointer).c_str());
             return;
         }
         touch_operation(pointer, bytes, WRITE);
@@ -851,7 +854,8 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
     Runtime &r = runtime();
     mlc_shim_stream *on = stream_of(stream);
     if (!stream || !on)
-        return fail(stream ? cudaErrorInvalidResourceHandle : cudaErrorStreamCaptureUnsupported, "cudaStreamBeginCapture on the default stream or on none");
+        return fail(stream ? cudaErrorInvalidResourceHandle : cudaErrorStreamCaptureUnsupported,
+            "cudaStreamBeginCapture on the default stream or on none");
     if (on->capture)
         return fail(cudaErrorStreamCaptureUnsupported, "cudaStreamBeginCapture on a stream that is captured");
     r.graphs.emplace_back(new mlc_shim_graph{{}, 1, false, true, on});
@@ -912,7 +916,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureSta
     mlc_shim_stream *on = stream_of(stream);
     if (!on)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamIsCapturing of a stream that does not exist");
-    *status = !on->capture ? cudaStreamCaptureStatusNone : on->capture->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+    *status = !on->capture           ? cudaStreamCaptureStatusNone
+              : on->capture->invalid ? cudaStreamCaptureStatusInvalidated
+                                     : cudaStreamCaptureStatusActive;
     return cudaSuccess;
 }
 

@@ -385,10 +385,11 @@ static __attribute__((noinline, cold)) void report_race(const Entry &earlier, bo
         report("race between launches", p, pc, "%s what %s %s (%s); no stream or event orders the two", verb(access),
             operation_name((uint32_t)(earlier.key >> 48)).c_str(), did, at.c_str());
     else if (other.thread == AGENT && block->size <= AGENT)
-        report("race", p, pc, "%s what an asynchronous operation %s (%s), and this thread has not waited for it", verb(access), wrote ? "wrote" : "read",
-            at.c_str());
+        report("race", p, pc, "%s what an asynchronous operation %s (%s), and this thread has not waited for it", verb(access),
+            wrote ? "wrote" : "read", at.c_str());
     else if (other.block != (block->number & 0xFFFFFF))
-        report("race between blocks", p, pc, "%s; thread %d of block %lld %s (%s)", verb(access), other.thread, (long long)other.block, did, at.c_str());
+        report("race between blocks", p, pc, "%s; thread %d of block %lld %s (%s)", verb(access), other.thread, (long long)other.block, did,
+            at.c_str());
     else
         report("race", p, pc, "%s; thread %d %s (%s) and no barrier lies between", verb(access), other.thread, did, at.c_str());
 }
@@ -400,7 +401,8 @@ static __attribute__((noinline, cold)) void report_state(uint64_t key, const Ent
     else if (key == KEY_UNWRITTEN)
         report("uninitialised read", p, pc, "%s what nothing wrote", verb(access));
     else
-        report("missing wait", p, pc, "%s where a copy that began at %s has not been waited for", verb(access), source_line(entry.pc).c_str());
+        report(
+            "missing wait", p, pc, "%s where a copy that began at %s has not been waited for", verb(access), source_line(entry.pc).c_str());
 }
 
 /* Whether the running thread comes after every lane of the entry. */
@@ -513,7 +515,8 @@ template <Access access> static inline void touch_as(const void *p, size_t bytes
 {
     if (!current) {
         if (in_device(p))
-            report_host("wrong address: code of the host %s device memory at %s (%s)", verb(access), describe(p).c_str(), source_line((uint32_t)pc).c_str());
+            report_host("wrong address: code of the host %s device memory at %s (%s)", verb(access), describe(p).c_str(),
+                source_line((uint32_t)pc).c_str());
         return;
     }
     if ((size_t)((const char *)p - memory) >= SPAN) {
@@ -635,7 +638,8 @@ void end_async_read(const AsyncRead &read, bool agent, uintptr_t pc)
     bool faulted = false;
     each_granule(read.p, read.bytes, [&](Granule &granule, const char *at) {
         if (i < read.keys.size() && granule.write.key != read.keys[i++] && !faulted) {
-            report("race", at, pc, "shared memory is written (%s) while an asynchronous operation reads it", source_line(granule.write.pc).c_str());
+            report("race", at, pc, "shared memory is written (%s) while an asynchronous operation reads it",
+                source_line(granule.write.pc).c_str());
             faulted = true;
         }
         Entry *slots = granule.read;
@@ -697,10 +701,11 @@ void touch_operation(const void *p, size_t bytes, Access access)
     if (found.closed)
         report_host("out of bounds: %s %s %zu bytes at %s", name.c_str(), verb(access), bytes, describe(p).c_str());
     else if (found.unwritten)
-        report_host("uninitialised read: %s reads %zu bytes at %s, of which some were never written", name.c_str(), bytes, describe(p).c_str());
+        report_host(
+            "uninitialised read: %s reads %zu bytes at %s, of which some were never written", name.c_str(), bytes, describe(p).c_str());
     if (found.raced)
-        report_host("race between launches: %s %s %zu bytes at %s, which no stream or event orders after their last use", name.c_str(), verb(access),
-            bytes, describe(p).c_str());
+        report_host("race between launches: %s %s %zu bytes at %s, which no stream or event orders after their last use", name.c_str(),
+            verb(access), bytes, describe(p).c_str());
 }
 
 /* A copy on the device passes on what was not written. */
@@ -744,16 +749,28 @@ template <Access access> static inline void hook(void *p, size_t bytes, size_t a
     touch_as<access>(p, bytes, pc);
 }
 
-#define HOOKS(n)                                                                                                                      \
-    void __tsan_read##n(void *p) { hook<READ>(p, n, n, MLC_CALLER); }                                                                 \
-    void __tsan_write##n(void *p) { hook<WRITE>(p, n, n, MLC_CALLER); }                                                               \
-    void __tsan_read_write##n(void *p)                                                                                                \
-    {                                                                                                                                 \
-        hook<READ>(p, n, n, MLC_CALLER);                                                                                              \
-        hook<WRITE>(p, n, n, MLC_CALLER);                                                                                             \
-    }                                                                                                                                 \
-    void __tsan_unaligned_read##n(void *p) { hook<READ>(p, n, 1, MLC_CALLER); }                                                       \
-    void __tsan_unaligned_write##n(void *p) { hook<WRITE>(p, n, 1, MLC_CALLER); }
+#define HOOKS(n)                                                                                                                           \
+    void __tsan_read##n(void *p)                                                                                                           \
+    {                                                                                                                                      \
+        hook<READ>(p, n, n, MLC_CALLER);                                                                                                   \
+    }                                                                                                                                      \
+    void __tsan_write##n(void *p)                                                                                                          \
+    {                                                                                                                                      \
+        hook<WRITE>(p, n, n, MLC_CALLER);                                                                                                  \
+    }                                                                                                                                      \
+    void __tsan_read_write##n(void *p)                                                                                                     \
+    {                                                                                                                                      \
+        hook<READ>(p, n, n, MLC_CALLER);                                                                                                   \
+        hook<WRITE>(p, n, n, MLC_CALLER);                                                                                                  \
+    }                                                                                                                                      \
+    void __tsan_unaligned_read##n(void *p)                                                                                                 \
+    {                                                                                                                                      \
+        hook<READ>(p, n, 1, MLC_CALLER);                                                                                                   \
+    }                                                                                                                                      \
+    void __tsan_unaligned_write##n(void *p)                                                                                                \
+    {                                                                                                                                      \
+        hook<WRITE>(p, n, 1, MLC_CALLER);                                                                                                  \
+    }
 
 extern "C" {
 HOOKS(1)
@@ -761,8 +778,14 @@ HOOKS(2)
 HOOKS(4)
 HOOKS(8)
 HOOKS(16)
-void __tsan_read_range(void *p, size_t n) { hook<READ>(p, n, 1, MLC_CALLER); }
-void __tsan_write_range(void *p, size_t n) { hook<WRITE>(p, n, 1, MLC_CALLER); }
+void __tsan_read_range(void *p, size_t n)
+{
+    hook<READ>(p, n, 1, MLC_CALLER);
+}
+void __tsan_write_range(void *p, size_t n)
+{
+    hook<WRITE>(p, n, 1, MLC_CALLER);
+}
 void *__tsan_memcpy(void *to, const void *from, size_t n)
 {
     hook<READ>((void *)from, n, 1, MLC_CALLER);
@@ -784,7 +807,10 @@ void __tsan_vptr_update(void **, void *) {}
 void __tsan_vptr_read(void **) {}
 void __tsan_func_entry(void *) {}
 void __tsan_func_exit(void) {}
-void __tsan_init(void) { checked = true; }
+void __tsan_init(void)
+{
+    checked = true;
+}
 }
 
 }

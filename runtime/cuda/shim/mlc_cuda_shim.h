@@ -16,11 +16,11 @@
 #define MLC_KERNEL_TEMPLATE
 #define MLC_DEVICE static inline __attribute__((always_inline, unused))
 #define MLC_DEVICE_MEMBER inline __attribute__((always_inline))
-#define MLC_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                    \
+#define MLC_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                         \
     mlc_shim::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
-#define MLC_SHARED(type, name, dims)                                                                                                  \
-    typedef type mlc_shim_type_##name dims;                                                                                           \
-    static mlc_shim::Site mlc_shim_site_##name = {#name, sizeof(mlc_shim_type_##name), -1};                                           \
+#define MLC_SHARED(type, name, dims)                                                                                                       \
+    typedef type mlc_shim_type_##name dims;                                                                                                \
+    static mlc_shim::Site mlc_shim_site_##name = {#name, sizeof(mlc_shim_type_##name), -1};                                                \
     mlc_shim_type_##name &name = *(mlc_shim_type_##name *)mlc_shim::shared_array(&mlc_shim_site_##name)
 #define MLC_SHARED_DYNAMIC(type, name) type *const name = (type *)mlc_shim::shared_dynamic()
 
@@ -191,9 +191,8 @@ void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_
     size_t count = 0;
     std::apply([&](const auto &...value) { ((count += add_words(words + count, value)), ...); }, values);
     launch_kernel(
-        name, (const void *)kernel,
-        [](const void *called, const void *with) { std::apply((void (*)(P...))called, *(const Values *)with); }, grid, block, shared_bytes,
-        stream, &values, sizeof values, words, count);
+        name, (const void *)kernel, [](const void *called, const void *with) { std::apply((void (*)(P...))called, *(const Values *)with); },
+        grid, block, shared_bytes, stream, &values, sizeof values, words, count);
 }
 
 template <class T> __attribute__((no_sanitize("thread"))) T atomic_apply(Atomic kind, T *p, T value, T other = T())
@@ -351,13 +350,9 @@ template <class T> MLC_DEVICE T atomicCAS(T *p, std::common_type_t<T> expected, 
 }
 
 /* Order between blocks of a launch is not modelled: what one block wrote, another may not read. */
-MLC_DEVICE void __threadfence()
-{
-}
+MLC_DEVICE void __threadfence() {}
 
-MLC_DEVICE void __threadfence_block()
-{
-}
+MLC_DEVICE void __threadfence_block() {}
 
 MLC_DEVICE float __uint_as_float(unsigned x)
 {
@@ -511,7 +506,8 @@ template <int PENDING> MLC_DEVICE void mlc_wgmma_wait()
     mlc_shim::wgmma_wait(PENDING);
 }
 
-template <int N, int TRANS_A = 0, int TRANS_B = 0> MLC_DEVICE void mlc_wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate)
+template <int N, int TRANS_A = 0, int TRANS_B = 0>
+MLC_DEVICE void mlc_wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate)
 {
     static_assert(N == 64 || N == 128 || N == 192 || N == 256, "columns of an mlc_wgmma_bf16");
     mlc_shim::wgmma(d, N, nullptr, a, b, TRANS_A, TRANS_B, accumulate);

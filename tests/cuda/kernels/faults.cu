@@ -322,15 +322,41 @@ struct Planted {
 #define PLANTED(name, blocks) {#name, name, blocks}
 
 static const Planted planted[] = {
-    PLANTED(missing_barrier, 1), PLANTED(missing_barrier_after_reads, 1), PLANTED(missing_syncwarp, 1), PLANTED(shuffle_as_barrier, 1),
-    PLANTED(missing_named_barrier, 1), PLANTED(missing_wait, 1), PLANTED(missing_barrier_after_wait, 1), PLANTED(copy_never_waited_for, 1),
-    PLANTED(copy_over_a_copy, 1), PLANTED(caller_not_in_mask, 1), PLANTED(source_not_in_mask, 1), PLANTED(masks_differ, 1),
-    PLANTED(divergent_warp, 1), PLANTED(lane_left, 1), PLANTED(divergent_barrier, 1), PLANTED(left_before_barrier, 1), PLANTED(deadlock, 1),
-    PLANTED(named_barrier_counts, 1), PLANTED(named_barrier_of_half_a_warp, 1), PLANTED(race_between_blocks, 2),
-    PLANTED(reads_another_block, 2), PLANTED(atomic_and_plain, 2), PLANTED(out_of_bounds, 1), PLANTED(out_of_bounds_read, 1),
-    PLANTED(out_of_bounds_before, 1), PLANTED(out_of_bounds_shared, 1), PLANTED(uninitialised_shared, 1),
-    PLANTED(shared_of_the_block_before, 2), PLANTED(uninitialised_global, 1), PLANTED(misaligned, 1), PLANTED(misaligned_copy, 1),
-    PLANTED(memory_of_the_host, 1), PLANTED(local_of_another_thread, 1), PLANTED(multiply_in_half_a_warp, 1), PLANTED(no_fault, 1),
+    PLANTED(missing_barrier, 1),
+    PLANTED(missing_barrier_after_reads, 1),
+    PLANTED(missing_syncwarp, 1),
+    PLANTED(shuffle_as_barrier, 1),
+    PLANTED(missing_named_barrier, 1),
+    PLANTED(missing_wait, 1),
+    PLANTED(missing_barrier_after_wait, 1),
+    PLANTED(copy_never_waited_for, 1),
+    PLANTED(copy_over_a_copy, 1),
+    PLANTED(caller_not_in_mask, 1),
+    PLANTED(source_not_in_mask, 1),
+    PLANTED(masks_differ, 1),
+    PLANTED(divergent_warp, 1),
+    PLANTED(lane_left, 1),
+    PLANTED(divergent_barrier, 1),
+    PLANTED(left_before_barrier, 1),
+    PLANTED(deadlock, 1),
+    PLANTED(named_barrier_counts, 1),
+    PLANTED(named_barrier_of_half_a_warp, 1),
+    PLANTED(race_between_blocks, 2),
+    PLANTED(reads_another_block, 2),
+    PLANTED(atomic_and_plain, 2),
+    PLANTED(out_of_bounds, 1),
+    PLANTED(out_of_bounds_read, 1),
+    PLANTED(out_of_bounds_before, 1),
+    PLANTED(out_of_bounds_shared, 1),
+    PLANTED(uninitialised_shared, 1),
+    PLANTED(shared_of_the_block_before, 2),
+    PLANTED(uninitialised_global, 1),
+    PLANTED(misaligned, 1),
+    PLANTED(misaligned_copy, 1),
+    PLANTED(memory_of_the_host, 1),
+    PLANTED(local_of_another_thread, 1),
+    PLANTED(multiply_in_half_a_warp, 1),
+    PLANTED(no_fault, 1),
 };
 
 /* -1: no such kernel */
@@ -361,8 +387,8 @@ extern "C" int allow_shared(int bytes)
     return (int)cudaFuncSetAttribute(step, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
-/* Any program of reads, writes and barriers: program[step * 128 + thread] is what a thread does at a step, 16 * code + place. Slots lie in shared
- * memory (out of `where` 0) or in `slots`. */
+/* Any program of reads, writes and barriers: program[step * 128 + thread] is what a thread does at a step, 16 * code + place. Slots lie in
+ * shared memory (where = 0) or in `slots`. */
 enum Code { NOTHING, READ_SLOT, WRITE_SLOT, BLOCK_BARRIER, WARP_BARRIER, PAIR_BARRIER };
 
 MLC_KERNEL void interpreter(const int *program, int steps, int *slots, int where, int *out)

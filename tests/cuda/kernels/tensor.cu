@@ -50,7 +50,8 @@ MLC_DEVICE void put(uint8_t *tile, int offset, uint16_t value)
 
 /* One warpgroup; a_MK (64 x K), b_NK (N x K), K a multiple of 64. */
 template <int N, int TRANS_A, int TRANS_B>
-MLC_KERNEL_TEMPLATE void __launch_bounds__(128) wgmma(const uint16_t *a, const uint16_t *b, float *c, int k, int swizzle_a, int swizzle_b, int fault)
+MLC_KERNEL_TEMPLATE void __launch_bounds__(128)
+    wgmma(const uint16_t *a, const uint16_t *b, float *c, int k, int swizzle_a, int swizzle_b, int fault)
 {
 #if !defined(__CUDA_ARCH__) || MLC_HAS_WGMMA
     MLC_SHARED_DYNAMIC(uint8_t, tiles);
@@ -71,7 +72,8 @@ MLC_KERNEL_TEMPLATE void __launch_bounds__(128) wgmma(const uint16_t *a, const u
         if (!PLANTED(NO_WGMMA_FENCE))
             mlc_wgmma_fence();
         for (int kk = 0; kk < 64; kk += 16)
-            mlc_wgmma_bf16<N, TRANS_A, TRANS_B>(d, describe(tile_a, kk, 64, swizzle_a, TRANS_A), describe(tile_b, kk, N, swizzle_b, TRANS_B), true);
+            mlc_wgmma_bf16<N, TRANS_A, TRANS_B>(
+                d, describe(tile_a, kk, 64, swizzle_a, TRANS_A), describe(tile_b, kk, N, swizzle_b, TRANS_B), true);
         mlc_wgmma_commit();
         if (!PLANTED(NO_WAIT) && !PLANTED(REFILL_TOO_EARLY))
             mlc_wgmma_wait<0>();
@@ -86,8 +88,8 @@ MLC_KERNEL_TEMPLATE void __launch_bounds__(128) wgmma(const uint16_t *a, const u
 }
 
 /* The same with a in registers and b filled by a tensor copy, two stages, one producer warp and one warpgroup. */
-MLC_KERNEL void __launch_bounds__(160)
-    wgmma_tensor(const uint16_t *a, const __grid_constant__ mlc_tensor_map map_b, const __grid_constant__ mlc_tensor_map map_c, int k, int fault)
+MLC_KERNEL void __launch_bounds__(160) wgmma_tensor(
+    const uint16_t *a, const __grid_constant__ mlc_tensor_map map_b, const __grid_constant__ mlc_tensor_map map_c, int k, int fault)
 {
 #if !defined(__CUDA_ARCH__) || MLC_HAS_WGMMA
     MLC_SHARED_DYNAMIC(uint8_t, tiles); /* two stages of b, 128 x 64, then c as bf16, 64 x 64 twice */
@@ -126,7 +128,8 @@ MLC_KERNEL void __launch_bounds__(160)
                 fragment[kk][i] = *reinterpret_cast<const uint32_t *>(&a[(row + i % 2 * 8) * k + column + kk * 16 + i / 2 * 8]);
         mlc_wgmma_fence();
         for (int kk = 0; kk < 4; kk++)
-            mlc_wgmma_bf16_registers<128>(d, fragment[kk], mlc_matrix_descriptor(tiles + stage * bytes + kk * 32, 0, 1024, MLC_SWIZZLE_128), true);
+            mlc_wgmma_bf16_registers<128>(
+                d, fragment[kk], mlc_matrix_descriptor(tiles + stage * bytes + kk * 32, 0, 1024, MLC_SWIZZLE_128), true);
         mlc_wgmma_commit();
         mlc_wgmma_wait<0>();
         mlc_mbarrier_arrive(&empty[stage]);
@@ -201,11 +204,12 @@ MLC_KERNEL void __launch_bounds__(128) tensor_memory(const uint16_t *a, const ui
 template <int N, int TRANS_A, int TRANS_B>
 static void run(const uint16_t *a, const uint16_t *b, float *c, int k, int swizzle_a, int swizzle_b, int fault)
 {
-    MLC_LAUNCH((wgmma<N, TRANS_A, TRANS_B>), dim3(1), dim3(128), (64 + N) * 64 * 2, (cudaStream_t)0, a, b, c, k, swizzle_a, swizzle_b, fault);
+    MLC_LAUNCH(
+        (wgmma<N, TRANS_A, TRANS_B>), dim3(1), dim3(128), (64 + N) * 64 * 2, (cudaStream_t)0, a, b, c, k, swizzle_a, swizzle_b, fault);
 }
 
-extern "C" void run_wgmma(int n, int trans_a, int trans_b, const uint16_t *a, const uint16_t *b, float *c, int k, int swizzle_a, int swizzle_b,
-    int fault)
+extern "C" void run_wgmma(
+    int n, int trans_a, int trans_b, const uint16_t *a, const uint16_t *b, float *c, int k, int swizzle_a, int swizzle_b, int fault)
 {
     if (n == 256)
         run<256, 0, 0>(a, b, c, k, swizzle_a, swizzle_b, fault);
