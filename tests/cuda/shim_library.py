@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ INCLUDES = [f"-I{ROOT / path}" for path in ("runtime/include", "runtime/cuda/inc
 FLAGS = ["-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", *INCLUDES]
 SCHEDULES = [("forward", 1), ("reverse", 1), ("random", 1), ("random", 2), ("ahead", 1), ("ahead", 2)]
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 @functools.cache

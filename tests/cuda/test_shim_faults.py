@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shim_library import SCHEDULES, Device
 
 #: kernel of faults.cu: what its report begins with, a place its report names
@@ -80,3 +84,75 @@ def test_planted_faults(device: Device, kernel: str) -> None:
 
 def test_every_planted_kernel_is_listed(device: Device) -> None:
     assert device.library.run_planted(b"nothing", None, None, 0, None) == -1
+
+
+def test_structures_are_checked_whole(device: Device) -> None:
+    for fault in (0, 1):
+        given, out = device.put(np.arange(60, dtype=np.int32)), device.empty(240)
+        device.call("run_structure", given, out, fault)
+        texts = device.reports()
+        assert [text.split(":")[0] for text in texts] == ["out of bounds"] * fault, texts
+
+
+NOTHING, READ, WRITE, BLOCK, WARP, PAIR = range(6)
+STEPS, THREADS = 8, 128
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a thread does to a slot, at its clock."""
+
+    thread: int
+    clock: int
+    writes: bool
+
+
+@st.composite
+def steps_of_a_block(draw: st.DrawFn) -> npt.NDArray[np.int32]:
+    """Each step is a barrier of some kind for all, or accesses of a few threads to two slots."""
+    program = np.zeros((STEPS, THREADS), np.int32)
+    threads = st.sampled_from([0, 1, 31, 32, 33, 64, 65, 96, 127])
+    for step in range(STEPS):
+        barrier = draw(st.sampled_from([NOTHING, NOTHING, BLOCK, WARP, PAIR]))
+        if barrier:
+            halves = draw(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=2, unique=True)) if barrier == PAIR else [0, 1]
+            for half in halves:
+                program[step, half * 64 : half * 64 + 64] = 16 * barrier
+            continue
+        for thread in draw(st.lists(threads, min_size=1, max_size=3, unique=True)):
+            program[step, thread] = 16 * draw(st.sampled_from([READ, READ, WRITE])) + draw(st.integers(0, 1))
+    return program
+
+
+def races(program: npt.NDArray[np.int32]) -> bool:
+    """By vector clocks of all threads, every access kept."""
+    clocks = np.zeros((THREADS, THREADS), np.int64)  # row: what a thread knows of each
+    clocks[:] = np.eye(THREADS, dtype=np.int64)
+    accesses: dict[int, list[Access]] = {0: [], 1: []}
+    for step in program:
+        for size, barrier in ((THREADS, BLOCK), (32, WARP), (64, PAIR)):
+            for first in range(0, THREADS, size):
+                group = slice(first, first + size)
+                if step[first] // 16 == barrier:
+                    clocks[group] = clocks[group].max(0)
+                    clocks[np.arange(THREADS)[group], np.arange(THREADS)[group]] += 1
+        for thread in np.flatnonzero((step // 16 == READ) | (step // 16 == WRITE)):
+            now = Access(int(thread), int(clocks[thread, thread]), bool(step[thread] // 16 == WRITE))
+            for other in accesses[step[thread] % 16]:
+                conflict = other.thread != thread and (now.writes or other.writes)
+                if conflict and clocks[thread, other.thread] < other.clock:
+                    return True
+            accesses[step[thread] % 16].append(now)
+    return False
+
+
+@given(steps_of_a_block(), st.sampled_from([0, 1]), st.sampled_from(SCHEDULES))
+@settings(max_examples=150, deadline=None)
+def test_a_race_is_reported_if_and_only_if_there_is_one(
+    device: Device, program: npt.NDArray[np.int32], where: int, schedule: tuple[str, int]
+) -> None:
+    device.schedule(*schedule)
+    device.call("run_interpreter", device.put(program), STEPS, device.empty(64), where, device.empty(THREADS * 4))
+    texts = device.reports()
+    assert all(text.startswith("race: kernel interpreter") for text in texts), texts
+    assert bool(texts) == races(program), texts

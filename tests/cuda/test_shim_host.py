@@ -50,7 +50,8 @@ class Host(Device):
 
 @pytest.fixture(scope="module")
 def library() -> Iterator[Host]:
-    with Host("faults.cu") as host:
+    host = Host("faults.cu")
+    with host:
         yield host
 
 
@@ -101,7 +102,7 @@ def test_the_host_waits_between_two_streams(host: Host) -> None:
 
 def test_a_result_is_not_there_before_it_is_waited_for(host: Host) -> None:
     stream, pinned = host.stream(), host.make("cudaMallocHost", ctypes.c_size_t(SIZE))
-    seen = np.frombuffer((ctypes.c_int32 * 64).from_address(pinned.value or 0), np.int32)
+    seen = np.ctypeslib.as_array((ctypes.c_int32 * 64).from_address(pinned.value or 0))
     seen[:] = -1
     a, b = host.put(NUMBERS), host.empty(SIZE)
     host.step(a, b, stream)
@@ -115,7 +116,7 @@ def test_a_result_is_not_there_before_it_is_waited_for(host: Host) -> None:
 def test_pinned_memory_is_sent_as_it_is_when_the_copy_runs(host: Host) -> None:
     """Late: a host that writes a buffer again before the copy is over sends the later value."""
     stream, pinned = host.stream(), host.make("cudaMallocHost", ctypes.c_size_t(SIZE))
-    held = np.frombuffer((ctypes.c_int32 * 64).from_address(pinned.value or 0), np.int32)
+    held = np.ctypeslib.as_array((ctypes.c_int32 * 64).from_address(pinned.value or 0))
     held[:] = 1
     a = host.empty(SIZE)
     host.ok("cudaMemcpyAsync", a, pinned, ctypes.c_size_t(SIZE), 1, stream)
@@ -307,3 +308,45 @@ def test_memory_of_the_device_ends(library: Host) -> None:
     assert library.error("cudaMalloc", ctypes.byref(out), ctypes.c_size_t(free.value + 1)) == 2
     assert not out
     assert library.reports() == []
+
+
+def test_tensors_of_a_plan(host: Host) -> None:
+    """Three tensors in one allocation, a gap of 128 bytes between the first two; the third takes the place of the first."""
+    stream, size = host.stream(), ctypes.c_size_t(SIZE)
+    arena = host.empty(3 * SIZE)
+    at = arena.value or 0
+    first, second = Pointer(at), Pointer(at + SIZE + 128)
+    host.ok("cudaMemsetAsync", arena, 0, ctypes.c_size_t(3 * SIZE), stream)
+    host.ok("mlc_shim_region_close", arena, ctypes.c_size_t(3 * SIZE), stream)
+    host.ok("mlc_shim_region_open", first, size, b"first", stream)
+    host.ok("mlc_shim_region_open", second, size, b"second", stream)
+    source = host.put(NUMBERS)
+    host.step(source, first, stream)
+    host.step(first, second, stream)
+    host.ok("cudaDeviceSynchronize")
+    np.testing.assert_array_equal(numbers(host, second), NUMBERS + 2)
+    assert host.reports() == []
+    host.library.run_planted(b"out_of_bounds", source, first, 1, stream)
+    host.ok("cudaDeviceSynchronize")
+    texts = host.reports()
+    assert len(texts) == 1
+    assert texts[0].startswith("out of bounds: kernel out_of_bounds")
+    assert "`first` (256 bytes) + 256" in texts[0]
+    host.ok("mlc_shim_region_open", first, size, b"third", stream)
+    host.step(first, second, stream)
+    host.ok("mlc_shim_region_close", second, size, stream)
+    host.step(source, second, stream)
+    host.ok("cudaDeviceSynchronize")
+    texts = host.reports()
+    assert [text.split(": kernel")[0] for text in texts] == ["uninitialised read", "out of bounds"]
+    assert "`third`" in texts[0]
+    assert "`second`" in texts[1]
+
+
+def test_a_tensor_that_begins_while_its_place_is_in_use(host: Host) -> None:
+    first, second, size = host.stream(), host.stream(), ctypes.c_size_t(SIZE)
+    a, b = host.put(NUMBERS), host.put(NUMBERS)
+    host.step(a, b, first)
+    host.ok("mlc_shim_region_open", b, size, b"b", second)
+    host.ok("cudaDeviceSynchronize")
+    assert any(text.startswith("race between launches") for text in host.reports())

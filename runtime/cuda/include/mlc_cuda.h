@@ -18,6 +18,10 @@
  *   atomics       atomicAdd, atomicMin, atomicMax, atomicOr, atomicExch, atomicCAS on integers, __threadfence, __threadfence_block
  *   async copies  mlc_copy_async_4, _8, _16, mlc_copy_commit, mlc_copy_wait
  *   tensor cores  mlc_ldmatrix_x1, _x2, _x4, with _trans; mlc_mma_bf16, mlc_mma_tf32, mlc_tf32_of_f32
+ *   mbarriers     mlc_mbarrier, mlc_mbarrier_init, _arrive, _arrive_expect, _wait; mlc_fence_async
+ *   tensor copies mlc_tensor_map, mlc_tensor_map_make (host), mlc_tensor_load, mlc_tensor_store, _commit, _wait
+ *   warpgroups    mlc_matrix_descriptor, mlc_wgmma_bf16, mlc_wgmma_bf16_registers, mlc_wgmma_fence, _commit, _wait (MLC_HAS_WGMMA: sm_90a)
+ *   tensor memory mlc_tmem_alloc, _free, _descriptor, _instruction, _mma, _commit, _fence, _load_x8 (MLC_HAS_TCGEN05: sm_103a)
  *   sums          mlc_warp_sum, mlc_warp_max, mlc_block_sum, mlc_block_max: fixed trees, the same bits in every thread
  *   numbers       mlc_exp ... (mlc_math.h), bf16 and f16 as bits
  *   host          the runtime API by its own names (cuda_runtime_api.h): memory, copies, streams, events, capture, graphs
@@ -39,6 +43,17 @@
 #endif
 
 #include "mlc_math.h"
+
+/* How 16-byte pieces of a tile in shared memory are permuted: bits 4 to 6 of the address (128 bytes; 4 to 5: 64; 4: 32) by exclusive or
+ * with bits 7 to 9 (7 to 8, 7). A pattern begins at a multiple of 1024 (512, 256) bytes. Numbers: of the matrix descriptor of wgmma.
+ *
+ * Matrix descriptors, for bf16; T: 8 elements, 16 bytes. W: elements in the bytes of the swizzle (64, 32, 16). Element (i, k), i a row of
+ * a or a column of b, lies at ("Canonical Layouts" of wgmma and of tcgen05), offsets in elements before the swizzle:
+ *   K-major, none      T (i % 8) + stride (i / 8) + k % 8 + leading (k / 8)
+ *   K-major, swizzled  W (i % 8) + stride (i / 8) + k
+ *   other,   none      i % 8 + stride (i / 8) + T (k % 8) + leading (k / 8)
+ *   other,   swizzled  i % W + leading (i / W) + W (k % 8) + stride (k / 8)                                                        */
+typedef enum mlc_swizzle { MLC_SWIZZLE_NONE, MLC_SWIZZLE_128, MLC_SWIZZLE_64, MLC_SWIZZLE_32 } mlc_swizzle;
 
 #if defined(__CUDACC__)
 #include "mlc_cuda_device.h"
@@ -116,6 +131,12 @@ template <class T> MLC_DEVICE mlc_x16<T> mlc_load16_once(const T *from)
 template <class T> MLC_DEVICE void mlc_store16_once(T *to, const mlc_x16<T> &x)
 {
     __stcs(reinterpret_cast<uint4 *>(to), mlc_x16_word(x));
+}
+
+/* "Instruction descriptor" of tcgen05.mma.kind::f16: bf16 times bf16 to f32, M 128, N a multiple of 16 up to 256; TRANS: not K-major. */
+MLC_INLINE uint32_t mlc_tmem_instruction(uint32_t m, uint32_t n, uint32_t trans_a, uint32_t trans_b)
+{
+    return 1u << 4 | 1u << 7 | 1u << 10 | trans_a << 15 | trans_b << 16 | n >> 3 << 17 | m >> 4 << 24;
 }
 
 /* Sum over the warp, lanes paired at distance 16, 8, 4, 2, 1: the same bits in every lane. All 32 lanes call it. */

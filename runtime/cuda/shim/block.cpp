@@ -9,6 +9,7 @@
 #include "mlc_shim.h"
 
 #include <algorithm>
+#include <set>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,13 +17,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if (!defined(__x86_64__) && !defined(__aarch64__)) || defined(MLC_SHIM_UCONTEXT)
 #include <ucontext.h>
+#undef MLC_SHIM_UCONTEXT
+#define MLC_SHIM_UCONTEXT 1
+#else
+#define MLC_SHIM_UCONTEXT 0
 #endif
 
 namespace mlc_shim {
 
-Thread *current;
+__thread Thread *current __attribute__((tls_model("initial-exec")));
 Block *block;
 const Launch *launch_now;
 uint64_t switches;
@@ -32,7 +37,27 @@ uint64_t switches;
 extern "C" void mlc_shim_switch(void **save, void *load);
 extern "C" void mlc_shim_fiber();
 
-#if defined(__x86_64__)
+#if MLC_SHIM_UCONTEXT
+/* Any other machine, or -DMLC_SHIM_UCONTEXT: slower, by system calls. */
+extern "C" void mlc_shim_switch(void **save, void *load)
+{
+    ucontext_t here;
+    *save = &here;
+    swapcontext(&here, (ucontext_t *)load);
+}
+
+static void *fiber_start(char *top)
+{
+    ucontext_t *context = (ucontext_t *)(((uintptr_t)top - sizeof(ucontext_t)) & ~(uintptr_t)63);
+    char *low = top - STACK_BYTES + 2 * GUARD_BYTES;
+    getcontext(context);
+    context->uc_stack.ss_sp = low;
+    context->uc_stack.ss_size = (size_t)((char *)context - low);
+    context->uc_link = nullptr;
+    makecontext(context, (void (*)())mlc_shim_fiber, 0);
+    return context;
+}
+#elif defined(__x86_64__)
 /* "System V Application Binary Interface, AMD64", 3.2.1: rbx, rbp, r12 to r15; the modes of the floating point units stay as they are. */
 asm(".text\n.p2align 4\n.globl mlc_shim_switch\n.hidden mlc_shim_switch\n.type mlc_shim_switch, @function\nmlc_shim_switch:\n"
     "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
@@ -48,7 +73,7 @@ static void *fiber_start(char *top)
         *--sp = nullptr;
     return sp;
 }
-#elif defined(__aarch64__)
+#else
 /* "Procedure Call Standard for the Arm 64-bit Architecture", 6.1: x19 to x29, the link register, d8 to d15. */
 asm(".text\n.p2align 4\n.globl mlc_shim_switch\n.hidden mlc_shim_switch\n.type mlc_shim_switch, %function\nmlc_shim_switch:\n"
     "sub sp, sp, #160\n"
@@ -68,30 +93,11 @@ static void *fiber_start(char *top)
     sp[11] = (void *)mlc_shim_fiber; /* x30 */
     return sp;
 }
-#else
-extern "C" void mlc_shim_switch(void **save, void *load)
-{
-    ucontext_t here;
-    *save = &here;
-    swapcontext(&here, (ucontext_t *)load);
-}
-
-static void *fiber_start(char *top)
-{
-    ucontext_t *context = (ucontext_t *)(((uintptr_t)top - sizeof(ucontext_t)) & ~(uintptr_t)63);
-    char *low = top - STACK_BYTES + 2 * GUARD_BYTES;
-    getcontext(context);
-    context->uc_stack.ss_sp = low;
-    context->uc_stack.ss_size = (size_t)((char *)context - low);
-    context->uc_link = nullptr;
-    makecontext(context, (void (*)())mlc_shim_fiber, 0);
-    return context;
-}
 #endif
 
 /* ---- schedule ---- */
 
-static void make_ready(Thread &thread)
+void make_ready(Thread &thread)
 {
     thread.state = State::READY;
     block->ready[thread.warp] |= 1u << thread.lane;
@@ -139,6 +145,8 @@ static int ahead_warp()
 static Thread *pick()
 {
     Block &b = *block;
+    while (!b.ready_warps && run_async()) /* at the latest moment: when all wait */
+        continue;
     if (!b.ready_warps)
         return nullptr;
     int warp = b.cursor_warp, lane = 0;
@@ -177,7 +185,7 @@ static Thread *pick()
     return &b.threads[warp * 32 + lane];
 }
 
-static void wait_as(State state, uintptr_t pc)
+void wait_as(State state, uintptr_t pc)
 {
     Thread *self = current, *next = pick();
     self->state = state;
@@ -194,6 +202,7 @@ extern "C" void mlc_shim_fiber()
     launch_now->invoke(launch_now->kernel, current->arguments);
     Thread *self = current;
     end_of_thread_copies(*self);
+    end_of_thread_async(*self);
     self->state = State::DONE;
     block->live--;
     block->warps[self->warp].live &= ~(1u << self->lane);
@@ -228,9 +237,19 @@ static void find_least(Clocks &clocks)
             least = std::min(least, clocks.of[thread]);
         clocks.least[warp] = least;
     }
+    if (block->size <= AGENT)
+        clocks.least[AGENT / 32] = block->warp_count == MAX_WARPS ? std::min(clocks.least[AGENT / 32], clocks.of[AGENT]) : clocks.of[AGENT];
 }
 
-static void advance(Thread &thread)
+static void max_into(Clocks &joined, const Clocks &other)
+{
+    for (int thread = 0; thread < block->size; thread++)
+        joined.of[thread] = std::max(joined.of[thread], other.of[thread]);
+    if (block->size <= AGENT)
+        joined.of[AGENT] = std::max(joined.of[AGENT], other.of[AGENT]);
+}
+
+void advance(Thread &thread)
 {
     thread.clock++;
     thread.key++;
@@ -246,15 +265,23 @@ bool knows(const Thread &thread, int warp, int lane, uint32_t clock)
     return warp == thread.warp && (lane == thread.lane || thread.known[lane] >= clock);
 }
 
-/* joined = max(joined, what `thread` knows, with its own clock) */
-static void join(Clocks &joined, const Thread &thread)
+void join(Clocks &joined, const Thread &thread)
 {
-    for (int other = 0; other < block->size; other++)
-        joined.of[other] = std::max(joined.of[other], thread.base->of[other]);
+    max_into(joined, *thread.base);
     const int first = thread.warp * 32;
     for (int lane = 0; lane < std::min(32, block->size - first); lane++)
         joined.of[first + lane] = std::max(joined.of[first + lane], thread.known[lane]);
     joined.of[thread.number] = thread.clock;
+}
+
+/* `thread` comes after all that `other` says. */
+void acquire(Thread &thread, const Clocks &other)
+{
+    Clocks *joined = new_clocks();
+    *joined = *thread.base;
+    max_into(*joined, other);
+    find_least(*joined);
+    thread.base = joined;
 }
 
 static void join_block()
@@ -263,8 +290,13 @@ static void join_block()
     /* two turns: whoever still holds a vector of the turn before has passed the barrier that made this one */
     Clocks *joined = b.clocks[b.clocks_turn ^= 1].get();
     b.clocks_used = 2;
+    uint32_t agent = 0;
+    for (int thread = 0; b.agent_clock && thread < b.size; thread++)
+        agent = std::max(agent, b.threads[thread].base->of[AGENT]);
     for (int thread = 0; thread < b.size; thread++)
         joined->of[thread] = b.threads[thread].clock;
+    if (b.size <= AGENT)
+        joined->of[AGENT] = agent;
     find_least(*joined);
     for (int thread = 0; thread < b.size; thread++) {
         b.threads[thread].base = joined;
@@ -287,8 +319,7 @@ static void join_warp(int warp, uint32_t mask)
             continue;
         if (!base)
             *(base = new_clocks()) = *first;
-        for (int other = 0; other < b.size; other++)
-            base->of[other] = std::max(base->of[other], thread.base->of[other]);
+        max_into(*base, *thread.base);
     }
     if (base)
         find_least(*base);
@@ -302,6 +333,17 @@ static void join_warp(int warp, uint32_t mask)
         thread.base = base ? base : first;
         advance(thread);
     }
+}
+
+/* Kernels with barriers of parts of a block: known from their first such barrier on, in this block and all later ones. */
+static std::set<const void *> fine_kernels;
+
+void note_fine()
+{
+    if (block->fine)
+        return;
+    block->fine = true;
+    fine_kernels.insert(launch_now->kernel);
 }
 
 /* ---- the block's barriers ---- */
@@ -319,8 +361,9 @@ static void release_barrier()
     Block &b = *block;
     if (b.live != b.size && !b.barrier_faulted) {
         b.barrier_faulted = true;
-        report("divergent barrier", nullptr, b.barrier_pc, "%d of %d threads are at a barrier of the block, the others (thread %d) have left the kernel",
-            b.live, b.size, thread_that(State::DONE, true));
+        report("divergent barrier", nullptr, b.barrier_pc,
+            "%d of %d threads are at a barrier of the block, the others (thread %d) have left the kernel", b.live, b.size,
+            thread_that(State::DONE, true));
     }
     if (checked)
         join_block();
@@ -362,7 +405,8 @@ static void release_named(NamedBarrier &named)
     Block &b = *block;
     for (int warp = 0; warp < b.warp_count; warp++)
         if (named.warps[warp] && named.warps[warp] != b.warps[warp].exists)
-            report("divergent barrier", nullptr, named.pc, "only some lanes of warp %d (mask %08x) are at a named barrier", warp, named.warps[warp]);
+            report("divergent barrier", nullptr, named.pc, "only some lanes of warp %d (mask %08x) are at a named barrier", warp,
+                named.warps[warp]);
     const Clocks *joined = nullptr;
     if (checked && !named.waiting.empty()) {
         Clocks *copy = new_clocks();
@@ -387,7 +431,8 @@ static void release_named(NamedBarrier &named)
 void barrier_named(int id, int threads, bool wait)
 {
     if (id < 1 || id > 15 || threads <= 0 || threads % 32 != 0 || threads > block->warp_count * 32) {
-        report("wrong barrier", nullptr, MLC_CALLER, "named barrier %d for %d threads: ids are 1 to 15, threads whole warps of the block", id, threads);
+        report("wrong barrier", nullptr, MLC_CALLER, "named barrier %d for %d threads: ids are 1 to 15, threads whole warps of the block",
+            id, threads);
         return;
     }
     NamedBarrier &named = block->named[id];
@@ -400,6 +445,7 @@ void barrier_named(int id, int threads, bool wait)
             source_line((uint32_t)named.pc).c_str(), named.expected);
     }
     Thread &self = *current;
+    note_fine();
     if (named.warps[self.warp] >> self.lane & 1)
         report("wrong barrier", nullptr, MLC_CALLER, "a thread arrives twice at named barrier %d before it is complete", id);
     named.warps[self.warp] |= 1u << self.lane;
@@ -455,8 +501,8 @@ bool meet(int operation, uint32_t mask, uintptr_t pc, void (*combine)(Warp &warp
     while (at < warp.pending.size() && (warp.pending[at].operation != operation || warp.pending[at].mask != mask)) {
         const Meeting &other = warp.pending[at++];
         if (other.mask & bit || other.arrived & mask)
-            report("divergent warp", nullptr, pc, "lane %d comes with mask %08x while lane %d waits at %s with mask %08x%s", self.lane, mask,
-                lowest(other.arrived), source_line((uint32_t)other.pc).c_str(), other.mask,
+            report("divergent warp", nullptr, pc, "lane %d comes with mask %08x while lane %d waits at %s with mask %08x%s", self.lane,
+                mask, lowest(other.arrived), source_line((uint32_t)other.pc).c_str(), other.mask,
                 other.operation != operation ? " in another operation" : "");
     }
     if (at == warp.pending.size())
@@ -488,6 +534,8 @@ enum Operation { MEET_SYNC, MEET_SHUFFLE = 1, MEET_VOTE = 9 };
 
 void warp_sync(unsigned mask)
 {
+    if (mask != MLC_FULL)
+        note_fine();
     meet(MEET_SYNC, mask, MLC_CALLER, [](Warp &warp, uint32_t arrived) {
         if (checked)
             join_warp((int)(&warp - block->warps), arrived);
@@ -567,6 +615,7 @@ static const char *state_name(State state)
     case State::BARRIER: return "wait at a barrier of the block";
     case State::NAMED_BARRIER: return "wait at a named barrier";
     case State::WARP: return "wait for lanes of their warp";
+    case State::MBARRIER: return "wait at an mbarrier";
     case State::DONE: return "are done";
     }
     return "";
@@ -613,6 +662,11 @@ static void begin_thread(Thread &thread, int number, const Launch &launch)
     thread.known_least = 0;
     thread.open.clear();
     thread.groups.clear();
+    thread.fenced = 0;
+    thread.wgmma_fenced = thread.tmem_fenced = false;
+    thread.sums.clear();
+    thread.stores.clear();
+    thread.store_groups.clear();
     make_ready(thread);
 }
 
@@ -626,6 +680,8 @@ static void begin_block(const Launch &launch, int64_t number)
     b.live = b.size;
     b.waiting = 0;
     b.barrier_faulted = false;
+    b.fine = fine_kernels.count(launch.kernel) > 0;
+    b.more_reads.clear();
     b.where.block_dim = launch.block;
     b.where.grid_dim = launch.grid;
     b.where.block = {n % launch.grid.x, n / launch.grid.x % launch.grid.y, n / launch.grid.x / launch.grid.y};
@@ -641,7 +697,10 @@ static void begin_block(const Launch &launch, int64_t number)
         w.exists = w.live = b.size - warp * 32 >= 32 ? ~0u : (1u << (b.size - warp * 32)) - 1;
         w.rank = options().order == Order::AHEAD ? (uint32_t)draw() : 0;
         w.pending.clear();
+        w.open.clear();
+        w.groups.clear();
     }
+    begin_block_async();
     for (NamedBarrier &named : b.named) {
         named.arrived = 0;
         named.waiting.clear();
@@ -659,6 +718,7 @@ static void begin_block(const Launch &launch, int64_t number)
 static void end_block()
 {
     Block &b = *block;
+    end_block_async();
     if (b.live > 0)
         report("deadlock", nullptr, 0, "%s", who_waits_where().c_str());
     for (int id = 1; id < 16; id++)
@@ -670,8 +730,8 @@ static void end_block()
 static Block *new_block()
 {
     Block *fresh = new Block();
-    char *stacks = (char *)mmap(nullptr, MAX_THREADS * (STACK_BYTES + GUARD_BYTES), PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *stacks = (char *)mmap(
+        nullptr, MAX_THREADS * (STACK_BYTES + GUARD_BYTES), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stacks == MAP_FAILED) {
         fprintf(stderr, "mlc_shim: no memory for the stacks of a block\n");
         abort();

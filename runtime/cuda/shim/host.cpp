@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <set>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,15 @@ Runtime &runtime()
     return only;
 }
 
+std::recursive_mutex api; /* threads of the host call one after another */
+
+struct Guard {
+    Guard() { api.lock(); }
+    ~Guard() { api.unlock(); }
+    Guard(const Guard &) = delete;
+    Guard &operator=(const Guard &) = delete;
+};
+
 /* Fails a call: noted for cudaGetLastError, and reported, since no program is meant to run into it. */
 cudaError_t fail(cudaError_t error, const std::string &what)
 {
@@ -121,7 +131,7 @@ cudaError_t fail(cudaError_t error, const std::string &what)
 struct Numbered {
     int row;
     uint32_t place;
-    std::shared_ptr<const Work> work;
+    std::string name;
 };
 
 std::vector<Numbered> numbered(1); /* by number; 0 is none */
@@ -143,7 +153,7 @@ void run_operation(Operation &operation)
             numbered.resize(1);
         }
         operation_now = (uint32_t)numbered.size();
-        numbered.push_back({operation.row, operation.place, operation.work});
+        numbered.push_back({operation.row, operation.place, operation.work->name});
         running = &operation;
         operation.work->run();
         running = nullptr;
@@ -384,7 +394,7 @@ bool operation_ordered(uint32_t number)
 
 std::string operation_name(uint32_t number)
 {
-    return number < numbered.size() && numbered[number].work ? numbered[number].work->name : "an operation";
+    return number > 0 && number < numbered.size() ? numbered[number].name : "an operation";
 }
 
 static bool launchable(const char *name, const void *function, dim3 grid, dim3 size, size_t shared_bytes)
@@ -395,8 +405,8 @@ static bool launchable(const char *name, const void *function, dim3 grid, dim3 s
     if (threads == 0 || threads > MAX_THREADS || size.z > 64)
         fail(cudaErrorInvalidConfiguration, std::string(name) + ": a block of " + std::to_string(threads) + " threads");
     else if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535)
-        fail(cudaErrorInvalidConfiguration, std::string(name) + ": a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
-                                                std::to_string(grid.z) + " blocks");
+        fail(cudaErrorInvalidConfiguration, std::string(name) + ": a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) +
+                                                " x " + std::to_string(grid.z) + " blocks");
     else if (shared_bytes > (limit == r.shared_limit.end() ? SHARED_BYTES_DEFAULT : limit->second))
         fail(cudaErrorInvalidValue, std::string(name) + ": " + std::to_string(shared_bytes) +
                                         " bytes of dynamic shared memory, more than 49152 or than cudaFuncSetAttribute allowed");
@@ -406,13 +416,15 @@ static bool launchable(const char *name, const void *function, dim3 grid, dim3 s
 }
 
 void launch_kernel(const char *name, const void *kernel, Invoke invoke, dim3 grid, dim3 size, size_t shared_bytes, cudaStream_t stream,
-    const void *arguments, size_t bytes)
+    const void *arguments, size_t bytes, const Word *words, size_t word_count)
 {
+    const Guard guard;
     if (!launchable(name, kernel, grid, size, shared_bytes))
         return;
     std::vector<char> kept((const char *)arguments, (const char *)arguments + bytes);
+    std::vector<Word> pointers(words, words + word_count);
     submit(stream, name, [=] {
-        check_arguments(name, kept.data(), kept.size());
+        check_arguments(name, pointers);
         run_kernel({name, operation_now, grid, size, shared_bytes, kernel, invoke, kept.data(), kept.size()});
     });
 }
@@ -442,9 +454,11 @@ static const ErrorText error_texts[] = {
     {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched", "capture was not initiated in this stream"},
     {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined", "capturing stream has unjoined work"},
     {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation", "dependency created on uncaptured work in another stream"},
-    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit", "operation would make the legacy stream depend on a capturing blocking stream"},
+    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
+        "operation would make the legacy stream depend on a capturing blocking stream"},
     {cudaErrorCapturedEvent, "cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capturing stream"},
-    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread", "attempt to terminate a thread-local capture sequence from another thread"},
+    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
+        "attempt to terminate a thread-local capture sequence from another thread"},
 };
 
 static const ErrorText &text_of(cudaError_t error)
@@ -468,11 +482,13 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t cudaPeekAtLastError(void)
 {
+    const Guard guard;
     return runtime().error;
 }
 
 cudaError_t cudaGetLastError(void)
 {
+    const Guard guard;
     const cudaError_t error = runtime().error;
     runtime().error = cudaSuccess;
     return error;
@@ -498,6 +514,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaSetDevice(int device)
 {
+    const Guard guard;
     return device == 0 ? cudaSuccess : fail(cudaErrorInvalidDevice, "cudaSetDevice(" + std::to_string(device) + ")");
 }
 
@@ -509,6 +526,7 @@ cudaError_t cudaGetDevice(int *device)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
+    const Guard guard;
     if (device != 0)
         return fail(cudaErrorInvalidDevice, "cudaGetDeviceProperties");
     *properties = cudaDeviceProp{"mlc execution shim", options().memory_bytes, SHARED_BYTES_OPTIN, 9, 0, 132};
@@ -517,6 +535,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device)
 {
+    const Guard guard;
     if (device != 0)
         return fail(cudaErrorInvalidDevice, "cudaDeviceGetAttribute");
     switch (attribute) {
@@ -530,6 +549,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 
 cudaError_t cudaDeviceSynchronize(void)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaDeviceSynchronize", &error))
         return error;
@@ -539,11 +559,13 @@ cudaError_t cudaDeviceSynchronize(void)
 
 cudaError_t cudaDeviceReset(void)
 {
+    const Guard guard;
     return cudaDeviceSynchronize();
 }
 
 cudaError_t cudaMalloc(void **pointer, size_t bytes)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaMalloc", &error))
         return error;
@@ -558,6 +580,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes)
 
 cudaError_t cudaFree(void *pointer)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaFree", &error))
         return error;
@@ -569,11 +592,13 @@ cudaError_t cudaFree(void *pointer)
 
 cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned)
 {
+    const Guard guard;
     return cudaMallocHost(pointer, bytes);
 }
 
 cudaError_t cudaMallocHost(void **pointer, size_t bytes)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaMallocHost", &error))
         return error;
@@ -587,6 +612,7 @@ cudaError_t cudaMallocHost(void **pointer, size_t bytes)
 
 cudaError_t cudaFreeHost(void *pointer)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaFreeHost", &error))
         return error;
@@ -601,6 +627,7 @@ cudaError_t cudaFreeHost(void *pointer)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 {
+    const Guard guard;
     *total_bytes = options().memory_bytes;
     *free_bytes = *total_bytes - device_used();
     return cudaSuccess;
@@ -608,6 +635,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaMemcpy", &error))
         return error;
@@ -619,18 +647,21 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpy
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
+    const Guard guard;
     return copy(to, from, bytes, kind, stream);
 }
 
 cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t stream)
 {
+    const Guard guard;
     if (bytes == 0)
         return cudaSuccess;
     if (!in_device(pointer))
         return fail(cudaErrorInvalidValue, "cudaMemset of what is not device memory");
     return submit(stream, "fill (" + std::to_string(bytes) + " bytes)", [=] {
         if (!device_contains(pointer, bytes)) {
-            report_host("out of bounds: %s writes %zu bytes at %s", operation_name(operation_now).c_str(), bytes, describe(pointer).c_str());
+            report_host(
+                "out of bounds: %s writes %zu bytes at %s", operation_name(operation_now).c_str(), bytes, describe(pointer).c_str());
             return;
         }
         touch_operation(pointer, bytes, WRITE);
@@ -640,6 +671,7 @@ cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t
 
 cudaError_t cudaMemset(void *pointer, int value, size_t bytes)
 {
+    const Guard guard;
     cudaError_t error;
     if (refuse_capture("cudaMemset", &error))
         return error;
@@ -648,17 +680,20 @@ cudaError_t cudaMemset(void *pointer, int value, size_t bytes)
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 {
+    const Guard guard;
     *stream = runtime().new_stream(!(flags & cudaStreamNonBlocking));
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream)
 {
+    const Guard guard;
     return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_stream *known = stream_of(stream);
     if (!stream || !known)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamDestroy of a stream that does not exist");
@@ -670,6 +705,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_stream *known = stream_of(stream);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamSynchronize of a stream that does not exist");
@@ -684,6 +720,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_stream *known = stream_of(stream);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamQuery of a stream that does not exist");
@@ -700,6 +737,7 @@ static mlc_shim_event *event_of(cudaEvent_t event)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
+    const Guard guard;
     mlc_shim_stream *on = stream_of(stream);
     mlc_shim_event *of = event_of(event);
     if (!on || !of)
@@ -732,6 +770,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
+    const Guard guard;
     runtime().events.emplace_back(new mlc_shim_event{nullptr, nullptr, {}, true, 0});
     *event = runtime().events.back().get();
     return cudaSuccess;
@@ -739,11 +778,13 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 
 cudaError_t cudaEventCreate(cudaEvent_t *event)
 {
+    const Guard guard;
     return cudaEventCreateWithFlags(event, cudaEventDefault);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
+    const Guard guard;
     mlc_shim_event *known = event_of(event);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaEventDestroy of an event that does not exist");
@@ -753,6 +794,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_event *known = event_of(event);
     mlc_shim_stream *on = stream_of(stream);
     if (!known || !on)
@@ -771,6 +813,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    const Guard guard;
     mlc_shim_event *known = event_of(event);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaEventSynchronize of an event that does not exist");
@@ -782,6 +825,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    const Guard guard;
     mlc_shim_event *known = event_of(event);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaEventQuery of an event that does not exist");
@@ -794,6 +838,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to)
 {
+    const Guard guard;
     mlc_shim_event *first = event_of(from), *last = event_of(to);
     if (!first || !last || !first->operation || !last->operation)
         return fail(cudaErrorInvalidResourceHandle, "cudaEventElapsedTime of events that were not recorded");
@@ -805,10 +850,12 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEven
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
 {
+    const Guard guard;
     Runtime &r = runtime();
     mlc_shim_stream *on = stream_of(stream);
     if (!stream || !on)
-        return fail(stream ? cudaErrorInvalidResourceHandle : cudaErrorStreamCaptureUnsupported, "cudaStreamBeginCapture on the default stream or on none");
+        return fail(stream ? cudaErrorInvalidResourceHandle : cudaErrorStreamCaptureUnsupported,
+            "cudaStreamBeginCapture on the default stream or on none");
     if (on->capture)
         return fail(cudaErrorStreamCaptureUnsupported, "cudaStreamBeginCapture on a stream that is captured");
     r.graphs.emplace_back(new mlc_shim_graph{{}, 1, false, true, on});
@@ -839,6 +886,7 @@ static bool all_joined(const mlc_shim_graph &graph, const std::vector<int> &last
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *result)
 {
+    const Guard guard;
     Runtime &r = runtime();
     mlc_shim_stream *on = stream_of(stream);
     *result = nullptr;
@@ -864,10 +912,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *result)
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
 {
+    const Guard guard;
     mlc_shim_stream *on = stream_of(stream);
     if (!on)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamIsCapturing of a stream that does not exist");
-    *status = !on->capture ? cudaStreamCaptureStatusNone : on->capture->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+    *status = !on->capture           ? cudaStreamCaptureStatusNone
+              : on->capture->invalid ? cudaStreamCaptureStatusInvalidated
+                                     : cudaStreamCaptureStatusActive;
     return cudaSuccess;
 }
 
@@ -889,6 +940,7 @@ static mlc_shim_graph_exec *exec_of(cudaGraphExec_t exec)
 
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count)
 {
+    const Guard guard;
     mlc_shim_graph *known = graph_of(graph);
     if (!known)
         return fail(cudaErrorInvalidValue, "cudaGraphGetNodes of a graph that does not exist");
@@ -901,6 +953,7 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t 
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
+    const Guard guard;
     Runtime &r = runtime();
     mlc_shim_graph *known = graph_of(graph);
     *exec = nullptr;
@@ -916,11 +969,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream)
 {
+    const Guard guard;
     return exec_of(exec) && stream_of(stream) ? cudaSuccess : fail(cudaErrorInvalidValue, "cudaGraphUpload of a graph that does not exist");
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
+    const Guard guard;
     mlc_shim_graph_exec *known = exec_of(exec);
     mlc_shim_stream *on = stream_of(stream);
     if (!known || !on)
@@ -946,6 +1001,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
+    const Guard guard;
     mlc_shim_graph *known = graph_of(graph);
     if (!known)
         return fail(cudaErrorInvalidValue, "cudaGraphDestroy of a graph that does not exist");
@@ -955,6 +1011,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 {
+    const Guard guard;
     mlc_shim_graph_exec *known = exec_of(exec);
     if (!known)
         return fail(cudaErrorInvalidValue, "cudaGraphExecDestroy of a graph that does not exist");
@@ -964,10 +1021,30 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 
 cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute attribute, int value)
 {
+    const Guard guard;
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
         return cudaSuccess;
     if (value < 0 || (size_t)value > SHARED_BYTES_OPTIN)
         return fail(cudaErrorInvalidValue, "cudaFuncSetAttribute: " + std::to_string(value) + " bytes of shared memory");
     runtime().shared_limit[function] = (size_t)value;
     return cudaSuccess;
+}
+
+/* ---- tensors of a plan ---- */
+
+int mlc_shim_region_open(void *p, size_t bytes, const char *name, cudaStream_t stream)
+{
+    const Guard guard;
+    if (!in_device(p) || !device_contains(p, bytes))
+        return fail(cudaErrorInvalidValue, std::string("a region outside an allocation: ") + name);
+    const std::string kept = name;
+    return submit(stream, "begin of " + kept, [=] { open_region(p, bytes, kept.c_str()); });
+}
+
+int mlc_shim_region_close(void *p, size_t bytes, cudaStream_t stream)
+{
+    const Guard guard;
+    if (!in_device(p) || !device_contains(p, bytes))
+        return fail(cudaErrorInvalidValue, "a region outside an allocation");
+    return submit(stream, "end of a region", [=] { close_region(p, bytes); });
 }

@@ -5,7 +5,8 @@
  *       1024 dynamic shared memory | gap | static arrays in the order in which threads first meet them, a gap after each
  *
  * Shadow: a page of 4096 bytes has granules of 16, 8, 4, 2 or 1 bytes, 16 at first; the first access that covers a part of a granule
- * divides the page's. So float4 kernels pay for one granule an access, and bytes written by two threads are told apart. */
+ * divides the page's. So float4 kernels pay for one granule an access, and bytes written by two threads are told apart.
+ * A page of which all granules are in one state, by one operation of the host, has no granules yet (Slot::key). */
 #include "shim.h"
 
 #include <algorithm>
@@ -30,6 +31,11 @@ struct Page {
     Granule granules[];
 };
 
+struct Slot {
+    Page *page;
+    uint64_t key; /* without a page: of all its bytes */
+};
+
 bool checked;
 
 static char *reserve()
@@ -43,13 +49,13 @@ static char *reserve()
     return (char *)p;
 }
 
-static Page **reserve_pages()
+static Slot *reserve_slots()
 {
-    return (Page **)mmap(nullptr, SPAN / PAGE * sizeof(Page *), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return (Slot *)mmap(nullptr, SPAN / PAGE * sizeof(Slot), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
 
 static char *const memory = reserve();
-static Page **const pages = reserve_pages();
+static Slot *const slots = reserve_slots();
 
 static size_t offset_of(const void *p)
 {
@@ -122,6 +128,7 @@ bool device_free(void *p)
     allocation.live = false;
     device_live -= allocation.bytes;
     mark(p, allocation.bytes, KEY_CLOSED);
+    regions.erase(regions.lower_bound(offset_of(p)), regions.lower_bound(offset_of(p) + allocation.bytes));
     const size_t page = found->first / PAGE * PAGE, end = (found->first + allocation.bytes + PAGE - 1) / PAGE * PAGE;
     madvise(memory + page, end - page, MADV_DONTNEED);
     if (!checked)
@@ -136,18 +143,19 @@ bool device_contains(const void *p, size_t bytes)
     return found != allocations.end() && found->second.live && offset - found->first + bytes <= found->second.bytes;
 }
 
-void check_arguments(const char *kernel, const void *words, size_t bytes)
+void check_arguments(const char *kernel, const std::vector<Word> &words)
 {
-    for (size_t at = 0; at + sizeof(void *) <= bytes; at += sizeof(void *)) {
-        void *p;
-        memcpy(&p, (const char *)words + at, sizeof p);
-        if (!in_device(p))
+    for (const Word &word : words) {
+        if (!in_device(word.p))
             continue;
-        const auto found = allocation_of(offset_of(p));
-        if (found == allocations.end() || offset_of(p) > found->first + found->second.bytes)
-            report_host("kernel %s: an argument points to device memory that was never allocated (%p)", kernel, p);
-        else if (!found->second.live)
-            report_host("use after free: kernel %s: an argument points into freed memory, %s", kernel, describe(p).c_str());
+        const size_t offset = offset_of(word.p);
+        const auto found = allocation_of(offset);
+        if (found == allocations.end() || offset > found->first + found->second.bytes) {
+            if (word.sure)
+                report_host("kernel %s: an argument points to device memory that was never allocated (%p)", kernel, word.p);
+        } else if (!found->second.live && offset < found->first + found->second.bytes) {
+            report_host("use after free: kernel %s: an argument points into freed memory, %s", kernel, describe(word.p).c_str());
+        }
     }
 }
 
@@ -166,6 +174,11 @@ static int shared_sites;
 static char *shared_at(size_t at)
 {
     return memory + DEVICE_BYTES + at;
+}
+
+char *shared_pool()
+{
+    return shared_at(0);
 }
 
 static void add_shared(size_t bytes, const char *name, size_t alignment)
@@ -291,17 +304,15 @@ static Page *new_page(uint32_t shift)
 /* Granules of 2^shift bytes at most. */
 static Page *divide(size_t number, uint32_t shift)
 {
-    Page *old = pages[number];
-    if (!old)
-        return pages[number] = new_page(SHIFT_FIRST < shift ? SHIFT_FIRST : shift);
-    if (old->shift <= shift)
+    Slot &slot = slots[number];
+    Page *old = slot.page;
+    if (old && old->shift <= shift)
         return old;
-    Page *page = new_page(shift);
-    const uint32_t parts = old->shift - shift;
-    for (size_t i = 0; i < PAGE >> shift; i++)
-        page->granules[i] = old->granules[i >> parts];
+    Page *page = new_page(std::min<uint32_t>(shift, SHIFT_FIRST));
+    for (size_t i = 0; i < PAGE >> page->shift; i++)
+        page->granules[i] = old ? old->granules[i >> (old->shift - page->shift)] : Granule{{slot.key, slot.key >= KEY_SPECIAL, 0}, {}};
     free(old);
-    return pages[number] = page;
+    return slot.page = page;
 }
 
 /* Calls f(granule, address) for every granule of [p, p + bytes), dividing pages as needed. */
@@ -311,7 +322,7 @@ template <class F> static inline void each_granule(const void *p, size_t bytes, 
     const size_t end = offset + bytes;
     while (offset < end) {
         const size_t number = offset / PAGE, low = offset % PAGE, high = std::min(end - number * PAGE, PAGE);
-        Page *page = pages[number];
+        Page *page = slots[number].page;
         if (!page || (low | high) & (((size_t)1 << page->shift) - 1))
             page = divide(number, (uint32_t)std::min(__builtin_ctzll(low | high | PAGE), SHIFT_FIRST));
         for (size_t i = low >> page->shift; i < high >> page->shift; i++)
@@ -320,11 +331,37 @@ template <class F> static inline void each_granule(const void *p, size_t bytes, 
     }
 }
 
+/* Calls whole(slot) for every page that [p, p + bytes) covers and part(granule, address) for what is left. */
+template <class W, class F> static void each_page(const void *p, size_t bytes, W whole, F part)
+{
+    const size_t offset = offset_of(p), end = offset + bytes, first = (offset + PAGE - 1) / PAGE, last = end / PAGE;
+    if (first >= last) {
+        each_granule(p, bytes, part);
+        return;
+    }
+    each_granule(p, first * PAGE - offset, part);
+    for (size_t number = first; number < last; number++)
+        whole(slots[number]);
+    each_granule(memory + last * PAGE, end - last * PAGE, part);
+}
+
+static void set_page(Slot &slot, uint64_t key)
+{
+    free(slot.page);
+    slot = {nullptr, key};
+}
+
 void mark(const void *p, size_t bytes, uint64_t key)
 {
     if (!checked)
         return;
-    each_granule(p, bytes, [=](Granule &granule, const char *) { granule = Granule{{key, 0, 0}, {}}; });
+    each_page(
+        p, bytes, [=](Slot &slot) { set_page(slot, key); }, [=](Granule &granule, const char *) { granule = Granule{{key, 0, 0}, {}}; });
+}
+
+static inline bool is_unwritten(uint64_t key)
+{
+    return key == KEY_UNWRITTEN || (key >= KEY_SPECIAL && !(key & CLOCK_MASK));
 }
 
 static Party party_of(const Entry &entry)
@@ -347,8 +384,12 @@ static __attribute__((noinline, cold)) void report_race(const Entry &earlier, bo
     if (other.thread < 0)
         report("race between launches", p, pc, "%s what %s %s (%s); no stream or event orders the two", verb(access),
             operation_name((uint32_t)(earlier.key >> 48)).c_str(), did, at.c_str());
+    else if (other.thread == AGENT && block->size <= AGENT)
+        report("race", p, pc, "%s what an asynchronous operation %s (%s), and this thread has not waited for it", verb(access),
+            wrote ? "wrote" : "read", at.c_str());
     else if (other.block != (block->number & 0xFFFFFF))
-        report("race between blocks", p, pc, "%s; thread %d of block %lld %s (%s)", verb(access), other.thread, (long long)other.block, did, at.c_str());
+        report("race between blocks", p, pc, "%s; thread %d of block %lld %s (%s)", verb(access), other.thread, (long long)other.block, did,
+            at.c_str());
     else
         report("race", p, pc, "%s; thread %d %s (%s) and no barrier lies between", verb(access), other.thread, did, at.c_str());
 }
@@ -360,7 +401,8 @@ static __attribute__((noinline, cold)) void report_state(uint64_t key, const Ent
     else if (key == KEY_UNWRITTEN)
         report("uninitialised read", p, pc, "%s what nothing wrote", verb(access));
     else
-        report("missing wait", p, pc, "%s where a copy that began at %s has not been waited for", verb(access), source_line(entry.pc).c_str());
+        report(
+            "missing wait", p, pc, "%s where a copy that began at %s has not been waited for", verb(access), source_line(entry.pc).c_str());
 }
 
 /* Whether the running thread comes after every lane of the entry. */
@@ -387,6 +429,20 @@ static inline bool ordered(const Entry &entry, uint64_t mine, uint32_t bit)
     return ((entry.key ^ mine) >> 19 == 0 && entry.lanes == bit) || ordered_slow(entry);
 }
 
+/* A write after the reads that a granule had no room for. */
+static __attribute__((noinline)) void touch_more_reads(Access access, const char *p, uintptr_t pc)
+{
+    const auto at = block->more_reads.find(p);
+    if (at == block->more_reads.end())
+        return;
+    for (const Entry &read : at->second)
+        if (!ordered_slow(read)) {
+            report_race(read, false, access, p, pc);
+            break;
+        }
+    block->more_reads.erase(at);
+}
+
 template <Access access> static inline void touch_granule(Granule &granule, const char *p, uintptr_t pc)
 {
     const uint64_t mine = current->key;
@@ -400,6 +456,8 @@ template <Access access> static inline void touch_granule(Granule &granule, cons
         }
     } else if (!(access == ATOMIC && write.key & KEY_ATOMIC && write.key >> 48 == mine >> 48) && !ordered(write, mine, bit)) {
         report_race(write, true, access, p, pc);
+    } else if (access != WRITE && !(write.key & CLOCK_MASK)) {
+        report_state(KEY_UNWRITTEN, write, access, p, pc);
     }
     if (access == READ) {
         Entry *read = granule.read;
@@ -411,6 +469,8 @@ template <Access access> static inline void touch_granule(Granule &granule, cons
                 return;
             }
         const int to = read[0].key == 0 || ordered(read[0], mine, bit) ? 0 : 1;
+        if (to == 1 && block->fine && read[1].key && !ordered(read[1], mine, bit))
+            block->more_reads[p].push_back(read[1]);
         read[to] = {mine, bit, (uint32_t)pc};
         return;
     }
@@ -419,6 +479,8 @@ template <Access access> static inline void touch_granule(Granule &granule, cons
             report_race(read, false, access, p, pc);
             break;
         }
+    if (!block->more_reads.empty())
+        touch_more_reads(access, p, pc);
     write = {access == ATOMIC ? mine | KEY_ATOMIC : mine, bit, (uint32_t)pc};
     granule.read[0].key = granule.read[1].key = 0;
 }
@@ -438,14 +500,28 @@ static void touch_elsewhere(const void *p, Access access, uintptr_t pc)
         report("wrong address", p, pc, "%s memory of the host", verb(access));
 }
 
+/* Registers that a wgmma has yet to write. */
+static __attribute__((noinline)) void touch_sums(const void *p, size_t bytes, Access access, uintptr_t pc)
+{
+    const auto &sums = current->sums;
+    for (size_t i = 0; i < sums.size(); i += 2)
+        if ((const char *)p < (const char *)sums[i + 1] && (const char *)p + bytes > (const char *)sums[i]) {
+            report("missing wait", nullptr, pc, "%s a register that a wgmma under way uses", verb(access));
+            return;
+        }
+}
+
 template <Access access> static inline void touch_as(const void *p, size_t bytes, uintptr_t pc)
 {
     if (!current) {
         if (in_device(p))
-            report_host("wrong address: code of the host %s device memory at %s (%s)", verb(access), describe(p).c_str(), source_line((uint32_t)pc).c_str());
+            report_host("wrong address: code of the host %s device memory at %s (%s)", verb(access), describe(p).c_str(),
+                source_line((uint32_t)pc).c_str());
         return;
     }
     if ((size_t)((const char *)p - memory) >= SPAN) {
+        if (!current->sums.empty())
+            touch_sums(p, bytes, access, pc);
         if ((size_t)((const char *)p - current->stack) >= STACK_BYTES)
             touch_elsewhere(p, access, pc);
         return;
@@ -478,40 +554,158 @@ void mark_pending(const void *p, size_t bytes, uintptr_t pc)
     each_granule(p, bytes, [=](Granule &granule, const char *) { granule = Granule{{KEY_PENDING, 0, (uint32_t)pc}, {}}; });
 }
 
+/* ---- tensors of a plan ---- */
+
+/* Who used the place before is over: as a write of the host would have it. */
+static void check_region(const void *p, size_t bytes)
+{
+    if (!checked)
+        return;
+    bool raced = false;
+    const auto part = [&](Granule &granule, const char *) {
+        raced |= granule.write.key >= KEY_SPECIAL && !operation_ordered((uint32_t)(granule.write.key >> 48));
+        for (const Entry &read : granule.read)
+            raced |= read.key && !operation_ordered((uint32_t)(read.key >> 48));
+    };
+    each_granule(p, bytes, part);
+    if (raced)
+        report_host("race between launches: the memory at %s is given away while it is in use", describe(p).c_str());
+}
+
+void open_region(void *p, size_t bytes, const char *name)
+{
+    check_region(p, bytes);
+    regions[offset_of(p)] = {bytes, name};
+    mark(p, bytes, (uint64_t)operation_now << 48);
+}
+
+void close_region(void *p, size_t bytes)
+{
+    check_region(p, bytes);
+    mark(p, bytes, KEY_CLOSED);
+}
+
+/* ---- the asynchronous proxy ---- */
+
+uint64_t agent_key()
+{
+    return (current->key >> 24 << 24) | (uint64_t)(AGENT / 32) << 19 | block->agent_clock;
+}
+
+AsyncRead begin_async_read(const void *p, size_t bytes, uintptr_t pc)
+{
+    AsyncRead read = {p, bytes, {}};
+    if (!checked)
+        return read;
+    const uint32_t bit = 1u << current->lane;
+    bool faulted = false;
+    each_granule(p, bytes, [&](Granule &granule, const char *at) {
+        const Entry &write = granule.write;
+        read.keys.push_back(write.key);
+        if (faulted)
+            return;
+        if (write.key < KEY_SPECIAL) {
+            if (write.key != KEY_HOST)
+                report_state(write.key, write, READ, at, pc);
+            faulted = write.key != KEY_HOST;
+            return;
+        }
+        faulted = !ordered(write, current->key, bit) || is_unwritten(write.key);
+        if (is_unwritten(write.key)) {
+            report_state(KEY_UNWRITTEN, write, READ, at, pc);
+            return;
+        }
+        if (faulted) {
+            report_race(write, true, READ, at, pc);
+            return;
+        }
+        const int writer = (int)(write.key >> 19 & 31) * 32 + __builtin_ctz(write.lanes);
+        if ((write.key ^ current->key) >> 24 == 0 && writer < block->size && block->threads[writer].fenced < (write.key & CLOCK_MASK)) {
+            report("missing fence", at, pc, "an asynchronous operation reads what thread %d wrote (%s) without mlc_fence_async", writer,
+                source_line(write.pc).c_str());
+            faulted = true;
+        }
+    });
+    return read;
+}
+
+void end_async_read(const AsyncRead &read, bool agent, uintptr_t pc)
+{
+    if (!checked)
+        return;
+    const Entry entry = agent ? Entry{agent_key(), 1u << AGENT % 32, (uint32_t)pc} : Entry{current->key, 1u << current->lane, (uint32_t)pc};
+    size_t i = 0;
+    bool faulted = false;
+    each_granule(read.p, read.bytes, [&](Granule &granule, const char *at) {
+        if (i < read.keys.size() && granule.write.key != read.keys[i++] && !faulted) {
+            report("race", at, pc, "shared memory is written (%s) while an asynchronous operation reads it",
+                source_line(granule.write.pc).c_str());
+            faulted = true;
+        }
+        Entry *slots = granule.read;
+        slots[slots[0].key != 0 && slots[0].key >> 19 != entry.key >> 19] = entry;
+    });
+}
+
+void mark_agent_write(const void *p, size_t bytes, uintptr_t pc)
+{
+    if (!checked)
+        return;
+    const Entry entry = {agent_key(), 1u << AGENT % 32, (uint32_t)pc};
+    each_granule(p, bytes, [=](Granule &granule, const char *) { granule = Granule{entry, {}}; });
+}
+
 /* ---- copies and fills by the host ---- */
+
+struct Findings {
+    bool closed, unwritten, raced;
+};
+
+/* What an operation of the host finds that reads or writes where `granule` says. */
+static void find(Findings &found, const Granule &granule, Access access)
+{
+    const Entry &write = granule.write;
+    found.closed |= write.key == KEY_CLOSED;
+    found.unwritten |= access == READ && is_unwritten(write.key);
+    found.raced |= write.key >= KEY_SPECIAL && !operation_ordered((uint32_t)(write.key >> 48));
+    for (const Entry &read : granule.read)
+        found.raced |= access == WRITE && read.key && !operation_ordered((uint32_t)(read.key >> 48));
+}
 
 void touch_operation(const void *p, size_t bytes, Access access)
 {
     if (!checked)
         return;
     const uint64_t mine = (uint64_t)operation_now << 48 | 1;
-    bool unwritten = false, closed = false, raced = false;
-    const void *place = p;
-    each_granule(p, bytes, [&](Granule &granule, const char *at) {
-        const Entry &write = granule.write;
-        closed |= write.key == KEY_CLOSED;
-        unwritten |= access == READ && write.key == KEY_UNWRITTEN;
-        if (write.key < KEY_SPECIAL) {
-            place = closed || unwritten ? place : at;
-        } else if (!operation_ordered((uint32_t)(write.key >> 48))) {
-            raced = true;
-        }
-        if (access == READ) {
+    Findings found = {};
+    const auto part = [&](Granule &granule, const char *) {
+        find(found, granule, access);
+        if (access == WRITE)
+            granule = Granule{{granule.write.key == KEY_CLOSED ? KEY_CLOSED : mine, 1, 0}, {}};
+        else
             granule.read[granule.read[0].key && !operation_ordered((uint32_t)(granule.read[0].key >> 48))] = {mine, 1, 0};
-            return;
+    };
+    const auto whole = [&](Slot &slot) {
+        const size_t number = (size_t)(&slot - slots);
+        if (access == READ || slot.page) {
+            each_granule(memory + number * PAGE, PAGE, part);
+            if (access == READ || found.closed)
+                return;
         }
-        for (const Entry &read : granule.read)
-            raced |= read.key && !operation_ordered((uint32_t)(read.key >> 48));
-        granule = Granule{{closed ? KEY_CLOSED : mine, 1, 0}, {}};
-    });
-    if (closed)
-        report_host("out of bounds: %s %s %zu bytes at %s", operation_name(operation_now).c_str(), verb(access), bytes, describe(p).c_str());
-    else if (unwritten)
-        report_host("uninitialised read: %s reads %zu bytes at %s, of which some were never written", operation_name(operation_now).c_str(), bytes,
-            describe(p).c_str());
-    if (raced)
-        report_host("race between launches: %s %s %zu bytes at %s, which no stream or event orders after their last use",
-            operation_name(operation_now).c_str(), verb(access), bytes, describe(p).c_str());
+        find(found, Granule{{slot.page ? mine : slot.key, 1, 0}, {}}, access);
+        if (slot.page || slot.key != KEY_CLOSED)
+            set_page(slot, mine);
+    };
+    each_page(p, bytes, whole, part);
+    const std::string name = operation_name(operation_now);
+    if (found.closed)
+        report_host("out of bounds: %s %s %zu bytes at %s", name.c_str(), verb(access), bytes, describe(p).c_str());
+    else if (found.unwritten)
+        report_host(
+            "uninitialised read: %s reads %zu bytes at %s, of which some were never written", name.c_str(), bytes, describe(p).c_str());
+    if (found.raced)
+        report_host("race between launches: %s %s %zu bytes at %s, which no stream or event orders after their last use", name.c_str(),
+            verb(access), bytes, describe(p).c_str());
 }
 
 /* A copy on the device passes on what was not written. */
@@ -522,7 +716,7 @@ void copy_states(const void *to, const void *from, size_t bytes)
     for (size_t at = 0; at < bytes;) {
         bool unwritten = false;
         const size_t step = std::min<size_t>(16, bytes - at);
-        each_granule((const char *)from + at, step, [&](Granule &granule, const char *) { unwritten |= granule.write.key == KEY_UNWRITTEN; });
+        each_granule((const char *)from + at, step, [&](Granule &granule, const char *) { unwritten |= is_unwritten(granule.write.key); });
         if (unwritten)
             mark((const char *)to + at, step, KEY_UNWRITTEN);
         at += step;
@@ -534,11 +728,13 @@ void forget_operations()
     if (!checked)
         return;
     for (size_t number = 0; number < device_end / PAGE + 1; number++) {
-        Page *page = pages[number];
+        Page *page = slots[number].page;
+        if (slots[number].key >= KEY_SPECIAL)
+            slots[number].key = is_unwritten(slots[number].key) ? KEY_UNWRITTEN : KEY_HOST;
         for (size_t i = 0; page && i < PAGE >> page->shift; i++) {
             Granule &granule = page->granules[i];
             if (granule.write.key >= KEY_SPECIAL)
-                granule.write = {KEY_HOST, 0, 0};
+                granule.write = {is_unwritten(granule.write.key) ? KEY_UNWRITTEN : KEY_HOST, 0, 0};
             granule.read[0].key = granule.read[1].key = 0;
         }
     }
@@ -553,11 +749,28 @@ template <Access access> static inline void hook(void *p, size_t bytes, size_t a
     touch_as<access>(p, bytes, pc);
 }
 
-#define HOOKS(n)                                                                                                                      \
-    void __tsan_read##n(void *p) { hook<READ>(p, n, n, MLC_CALLER); }                                                                 \
-    void __tsan_write##n(void *p) { hook<WRITE>(p, n, n, MLC_CALLER); }                                                               \
-    void __tsan_unaligned_read##n(void *p) { hook<READ>(p, n, 1, MLC_CALLER); }                                                       \
-    void __tsan_unaligned_write##n(void *p) { hook<WRITE>(p, n, 1, MLC_CALLER); }
+#define HOOKS(n)                                                                                                                           \
+    void __tsan_read##n(void *p)                                                                                                           \
+    {                                                                                                                                      \
+        hook<READ>(p, n, n, MLC_CALLER);                                                                                                   \
+    }                                                                                                                                      \
+    void __tsan_write##n(void *p)                                                                                                          \
+    {                                                                                                                                      \
+        hook<WRITE>(p, n, n, MLC_CALLER);                                                                                                  \
+    }                                                                                                                                      \
+    void __tsan_read_write##n(void *p)                                                                                                     \
+    {                                                                                                                                      \
+        hook<READ>(p, n, n, MLC_CALLER);                                                                                                   \
+        hook<WRITE>(p, n, n, MLC_CALLER);                                                                                                  \
+    }                                                                                                                                      \
+    void __tsan_unaligned_read##n(void *p)                                                                                                 \
+    {                                                                                                                                      \
+        hook<READ>(p, n, 1, MLC_CALLER);                                                                                                   \
+    }                                                                                                                                      \
+    void __tsan_unaligned_write##n(void *p)                                                                                                \
+    {                                                                                                                                      \
+        hook<WRITE>(p, n, 1, MLC_CALLER);                                                                                                  \
+    }
 
 extern "C" {
 HOOKS(1)
@@ -565,13 +778,39 @@ HOOKS(2)
 HOOKS(4)
 HOOKS(8)
 HOOKS(16)
-void __tsan_read_range(void *p, size_t n) { hook<READ>(p, n, 1, MLC_CALLER); }
-void __tsan_write_range(void *p, size_t n) { hook<WRITE>(p, n, 1, MLC_CALLER); }
+void __tsan_read_range(void *p, size_t n)
+{
+    hook<READ>(p, n, 1, MLC_CALLER);
+}
+void __tsan_write_range(void *p, size_t n)
+{
+    hook<WRITE>(p, n, 1, MLC_CALLER);
+}
+void *__tsan_memcpy(void *to, const void *from, size_t n)
+{
+    hook<READ>((void *)from, n, 1, MLC_CALLER);
+    hook<WRITE>(to, n, 1, MLC_CALLER);
+    return memcpy(to, from, n);
+}
+void *__tsan_memmove(void *to, const void *from, size_t n)
+{
+    hook<READ>((void *)from, n, 1, MLC_CALLER);
+    hook<WRITE>(to, n, 1, MLC_CALLER);
+    return memmove(to, from, n);
+}
+void *__tsan_memset(void *to, int value, size_t n)
+{
+    hook<WRITE>(to, n, 1, MLC_CALLER);
+    return memset(to, value, n);
+}
 void __tsan_vptr_update(void **, void *) {}
 void __tsan_vptr_read(void **) {}
 void __tsan_func_entry(void *) {}
 void __tsan_func_exit(void) {}
-void __tsan_init(void) { checked = true; }
+void __tsan_init(void)
+{
+    checked = true;
+}
 }
 
 }

@@ -6,7 +6,6 @@
 #define MLC_CUDA_SHIM_H
 
 #include <cmath>
-#include <new>
 #include <stddef.h>
 #include <tuple>
 #include <type_traits>
@@ -17,11 +16,11 @@
 #define MLC_KERNEL_TEMPLATE
 #define MLC_DEVICE static inline __attribute__((always_inline, unused))
 #define MLC_DEVICE_MEMBER inline __attribute__((always_inline))
-#define MLC_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                    \
+#define MLC_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                         \
     mlc_shim::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
-#define MLC_SHARED(type, name, dims)                                                                                                  \
-    typedef type mlc_shim_type_##name dims;                                                                                           \
-    static mlc_shim::Site mlc_shim_site_##name = {#name, sizeof(mlc_shim_type_##name), -1};                                           \
+#define MLC_SHARED(type, name, dims)                                                                                                       \
+    typedef type mlc_shim_type_##name dims;                                                                                                \
+    static mlc_shim::Site mlc_shim_site_##name = {#name, sizeof(mlc_shim_type_##name), -1};                                                \
     mlc_shim_type_##name &name = *(mlc_shim_type_##name *)mlc_shim::shared_array(&mlc_shim_site_##name)
 #define MLC_SHARED_DYNAMIC(type, name) type *const name = (type *)mlc_shim::shared_dynamic()
 
@@ -31,6 +30,24 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
+#define __grid_constant__
+#define MLC_HAS_WGMMA 1
+#define MLC_HAS_TCGEN05 1
+
+/* Its word says nothing: the state is the shim's. */
+struct alignas(8) mlc_mbarrier {
+    uint64_t word;
+};
+
+struct alignas(64) mlc_tensor_map {
+    void *base;
+    uint64_t rows, columns, pitch_bytes;
+    uint32_t box_rows, box_columns;
+    mlc_swizzle swizzle;
+};
+
+int mlc_tensor_map_make(mlc_tensor_map *map, void *base, uint64_t rows, uint64_t columns, uint64_t pitch_bytes, uint32_t box_rows,
+    uint32_t box_columns, mlc_swizzle swizzle);
 
 struct alignas(8) float2 {
     float x, y;
@@ -112,6 +129,25 @@ void ldmatrix(uint32_t *r, int matrices, bool trans, const void *row);
 void mma_bf16(float *c, const uint32_t *a, const uint32_t *b);
 void mma_tf32(float *c, const uint32_t *a, const uint32_t *b);
 
+void mbarrier_init(mlc_mbarrier *b, int arrivals);
+void mbarrier_arrive(mlc_mbarrier *b, int bytes);
+void mbarrier_wait(mlc_mbarrier *b, int parity);
+void fence_async();
+void tensor_load(void *shared, const mlc_tensor_map *map, int row, int column, mlc_mbarrier *b);
+void tensor_store(const mlc_tensor_map *map, int row, int column, const void *shared);
+void tensor_store_commit();
+void tensor_store_wait(int pending);
+void wgmma_fence();
+void wgmma(float *d, int n, const uint32_t *registers_a, uint64_t a, uint64_t b, bool trans_a, bool trans_b, bool accumulate);
+void wgmma_commit();
+void wgmma_wait(int pending);
+void tmem_alloc(uint32_t *address, int columns);
+void tmem_free(uint32_t address, int columns);
+void tmem_mma(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, bool accumulate);
+void tmem_commit(mlc_mbarrier *b);
+void tmem_fence();
+void tmem_load(float *v, int columns, uint32_t address);
+
 enum Atomic { ATOMIC_ADD, ATOMIC_MIN, ATOMIC_MAX, ATOMIC_OR, ATOMIC_EXCHANGE, ATOMIC_CAS };
 /* Notes an atomic access; the caller then carries it out, which nothing interrupts. */
 void atomic(void *p, int bytes);
@@ -119,21 +155,44 @@ void atomic(void *p, int bytes);
 /* How a kernel is called: `arguments` are its parameters, one std::tuple, on the stack of the thread that calls. */
 typedef void (*Invoke)(const void *kernel, const void *arguments);
 
-/* Queues a launch. arguments: looked through for pointers to device memory. */
+/* A word of a kernel's arguments that may point to device memory; sure: it is a pointer, not a part of a structure. */
+struct Word {
+    const void *p;
+    bool sure;
+};
+
+/* Queues a launch. */
 void launch_kernel(const char *name, const void *kernel, Invoke invoke, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-    const void *arguments, size_t bytes);
+    const void *arguments, size_t bytes, const Word *words, size_t word_count);
+
+template <class T> size_t add_words(Word *words, const T &value)
+{
+    if constexpr (std::is_pointer<T>::value) {
+        words[0] = {(const void *)value, true};
+        return 1;
+    } else if constexpr (std::is_class<T>::value || std::is_union<T>::value) {
+        for (size_t i = 0; i < sizeof(T) / sizeof(void *); i++) {
+            __builtin_memcpy((void *)&words[i].p, (const char *)&value + i * sizeof(void *), sizeof(void *));
+            words[i].sure = false;
+        }
+        return sizeof(T) / sizeof(void *);
+    } else {
+        return 0;
+    }
+}
 
 template <class... P, class... A>
 void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A... arguments)
 {
     static_assert((std::is_trivially_copyable<P>::value && ...), "a kernel takes plain values");
     typedef std::tuple<std::remove_cv_t<P>...> Values;
-    alignas(Values) unsigned char room[sizeof(Values)] = {}; /* what lies between values is no pointer */
-    const Values &values = *new (room) Values(arguments...);
+    const Values values(arguments...);
+    Word words[sizeof(Values) / sizeof(void *) + 1];
+    size_t count = 0;
+    std::apply([&](const auto &...value) { ((count += add_words(words + count, value)), ...); }, values);
     launch_kernel(
-        name, (const void *)kernel,
-        [](const void *called, const void *with) { std::apply((void (*)(P...))called, *(const Values *)with); }, grid, block, shared_bytes,
-        stream, &values, sizeof values);
+        name, (const void *)kernel, [](const void *called, const void *with) { std::apply((void (*)(P...))called, *(const Values *)with); },
+        grid, block, shared_bytes, stream, &values, sizeof values, words, count);
 }
 
 template <class T> __attribute__((no_sanitize("thread"))) T atomic_apply(Atomic kind, T *p, T value, T other = T())
@@ -291,13 +350,9 @@ template <class T> MLC_DEVICE T atomicCAS(T *p, std::common_type_t<T> expected, 
 }
 
 /* Order between blocks of a launch is not modelled: what one block wrote, another may not read. */
-MLC_DEVICE void __threadfence()
-{
-}
+MLC_DEVICE void __threadfence() {}
 
-MLC_DEVICE void __threadfence_block()
-{
-}
+MLC_DEVICE void __threadfence_block() {}
 
 MLC_DEVICE float __uint_as_float(unsigned x)
 {
@@ -378,6 +433,121 @@ MLC_DEVICE uint32_t mlc_tf32_of_f32(float x)
 {
     const uint32_t u = mlc_bits(x);
     return (u & 0x7F800000u) == 0x7F800000u ? u : (u + 0x1000u) & 0xFFFFE000u;
+}
+
+MLC_DEVICE void mlc_mbarrier_init(mlc_mbarrier *b, int arrivals)
+{
+    mlc_shim::mbarrier_init(b, arrivals);
+}
+
+MLC_DEVICE void mlc_mbarrier_arrive(mlc_mbarrier *b)
+{
+    mlc_shim::mbarrier_arrive(b, 0);
+}
+
+MLC_DEVICE void mlc_mbarrier_arrive_expect(mlc_mbarrier *b, int bytes)
+{
+    mlc_shim::mbarrier_arrive(b, bytes);
+}
+
+MLC_DEVICE void mlc_mbarrier_wait(mlc_mbarrier *b, int parity)
+{
+    mlc_shim::mbarrier_wait(b, parity);
+}
+
+MLC_DEVICE void mlc_fence_async()
+{
+    mlc_shim::fence_async();
+}
+
+MLC_DEVICE void mlc_tensor_load(void *shared, const mlc_tensor_map *map, int row, int column, mlc_mbarrier *b)
+{
+    mlc_shim::tensor_load(shared, map, row, column, b);
+}
+
+MLC_DEVICE void mlc_tensor_store(const mlc_tensor_map *map, int row, int column, const void *shared)
+{
+    mlc_shim::tensor_store(map, row, column, shared);
+}
+
+MLC_DEVICE void mlc_tensor_store_commit()
+{
+    mlc_shim::tensor_store_commit();
+}
+
+template <int PENDING> MLC_DEVICE void mlc_tensor_store_wait()
+{
+    mlc_shim::tensor_store_wait(PENDING);
+}
+
+MLC_DEVICE uint64_t mlc_matrix_descriptor(const void *shared, int leading_bytes, int stride_bytes, mlc_swizzle swizzle)
+{
+    return (uint64_t)((mlc_shared_address(shared) & 0x3FFFF) >> 4) | (uint64_t)((leading_bytes & 0x3FFFF) >> 4) << 16 |
+           (uint64_t)((stride_bytes & 0x3FFFF) >> 4) << 32 | (uint64_t)swizzle << 62;
+}
+
+MLC_DEVICE uint64_t mlc_tmem_descriptor(const void *shared, int leading_bytes, int stride_bytes, mlc_swizzle swizzle)
+{
+    return mlc_matrix_descriptor(shared, leading_bytes, stride_bytes, MLC_SWIZZLE_NONE) | 1ull << 46 | (uint64_t)(swizzle * 2) << 61;
+}
+
+MLC_DEVICE void mlc_wgmma_fence()
+{
+    mlc_shim::wgmma_fence();
+}
+
+MLC_DEVICE void mlc_wgmma_commit()
+{
+    mlc_shim::wgmma_commit();
+}
+
+template <int PENDING> MLC_DEVICE void mlc_wgmma_wait()
+{
+    mlc_shim::wgmma_wait(PENDING);
+}
+
+template <int N, int TRANS_A = 0, int TRANS_B = 0>
+MLC_DEVICE void mlc_wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate)
+{
+    static_assert(N == 64 || N == 128 || N == 192 || N == 256, "columns of an mlc_wgmma_bf16");
+    mlc_shim::wgmma(d, N, nullptr, a, b, TRANS_A, TRANS_B, accumulate);
+}
+
+template <int N, int TRANS_B = 0>
+MLC_DEVICE void mlc_wgmma_bf16_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate)
+{
+    static_assert(N == 64 || N == 128 || N == 192 || N == 256, "columns of an mlc_wgmma_bf16");
+    mlc_shim::wgmma(d, N, a, 0, b, false, TRANS_B, accumulate);
+}
+
+template <int COLUMNS> MLC_DEVICE void mlc_tmem_alloc(uint32_t *address)
+{
+    mlc_shim::tmem_alloc(address, COLUMNS);
+}
+
+template <int COLUMNS> MLC_DEVICE void mlc_tmem_free(uint32_t address)
+{
+    mlc_shim::tmem_free(address, COLUMNS);
+}
+
+MLC_DEVICE void mlc_tmem_mma(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, bool accumulate)
+{
+    mlc_shim::tmem_mma(d, a, b, instruction, accumulate);
+}
+
+MLC_DEVICE void mlc_tmem_commit(mlc_mbarrier *b)
+{
+    mlc_shim::tmem_commit(b);
+}
+
+MLC_DEVICE void mlc_tmem_fence()
+{
+    mlc_shim::tmem_fence();
+}
+
+MLC_DEVICE void mlc_tmem_load_x8(float (&v)[8], uint32_t address)
+{
+    mlc_shim::tmem_load(v, 8, address);
 }
 
 #endif

@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cuda_runtime_api.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -24,6 +26,16 @@ size_t mlc_shim_report_count(void);
 /* One line, valid until cleared; NULL past the end. */
 const char *mlc_shim_report_text(size_t index);
 void mlc_shim_reports_clear(void);
+/* Tensors of a plan inside one allocation, in the order of the stream (captured as any other work). Checked builds take what lies in no
+ * open region of a closed stretch as out of bounds, and what was in a region before it opened as never written. So: close the allocation,
+ * open each tensor where it begins to live, close it where it ends. 0, or an error of the runtime API. */
+int mlc_shim_region_open(void *p, size_t bytes, const char *name, cudaStream_t stream);
+int mlc_shim_region_close(void *p, size_t bytes, cudaStream_t stream);
+
+/* Where the shim takes element (i, k) of the matrix of a descriptor from, as an address in shared memory; kind: 0 wgmma, 1 tcgen05. For
+ * tests of layouts against documents. */
+uint32_t mlc_shim_matrix_place(uint64_t descriptor, int trans, int kind, int i, int k);
+
 /* Fiber switches since the process began. */
 uint64_t mlc_shim_switches(void);
 

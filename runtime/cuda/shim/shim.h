@@ -1,14 +1,16 @@
 /* shim.h: what the files of the execution shim share. Kernels do not see it.
  *
- *   block.cpp   one block: fibers, schedule, barriers, warps           copy.cpp    async copies
+ *   block.cpp   one block: fibers, schedule, barriers, warps           copy.cpp    cp.async
  *   memory.cpp  device and shared memory, its shadow, the checks       tensor.cpp  ldmatrix, mma
- *   host.cpp    streams, events, graphs, allocations, launches         report.cpp  what was found
+ *   host.cpp    streams, events, graphs, allocations, launches         async.cpp   mbarriers, tensor copies, wgmma, tcgen05
+ *   report.cpp  options, what was found
  *
  * How races are found. Every thread has a clock that it advances at each synchronisation. A granule of memory remembers its last
  * write and two of the reads since, each with the clock of who did it. A later access is ordered after a remembered one if the thread
  * knows that clock: from a block-wide barrier (`Thread::base`, shared by all who passed it) or from its warp (`Thread::known`).
  * Blocks of a launch are not ordered; launches are ordered as streams, events and graphs order them.
- * Two reads suffice where a barrier is the block's: they are kept from different warps, so whoever writes too early races with one. */
+ * Two reads suffice where barriers are the block's or a warp's: they are kept from different warps, so whoever writes too early races with
+ * one. Kernels with other barriers (Block::fine) keep all reads. */
 #ifndef MLC_SHIM_H
 #define MLC_SHIM_H
 
@@ -18,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #define MLC_SHIM
@@ -61,9 +64,17 @@ struct Entry { /* an access; key: launch 16 bits, block 24, warp 5, atomic 1, cl
     uint32_t lanes, pc;
 };
 constexpr uint64_t KEY_CLOSED = 0, KEY_UNWRITTEN = 1, KEY_HOST = 2, KEY_PENDING = 3, KEY_SPECIAL = 4;
+/* Clock 0: a tensor of a plan began there, by that operation, and nothing wrote it since. */
 constexpr uint64_t KEY_ATOMIC = 1 << 18, CLOCK_MASK = KEY_ATOMIC - 1;
 
 enum Access { READ, WRITE, ATOMIC };
+
+/* What an asynchronous operation reads of shared memory, and who had written it when the operation was issued. */
+struct AsyncRead {
+    const void *p;
+    size_t bytes;
+    std::vector<uint64_t> keys;
+};
 
 extern bool checked; /* kernels were compiled with -fsanitize=thread */
 bool in_device(const void *p);
@@ -71,22 +82,32 @@ bool in_shared(const void *p);
 /* An access of the running thread, by an instruction of the shim or of the kernel. */
 void touch(const void *p, size_t bytes, Access access, uintptr_t pc);
 void mark(const void *p, size_t bytes, uint64_t key); /* sets the state of a range */
+/* What the asynchronous proxy is about to read for the running thread: written, ordered, fenced. */
+AsyncRead begin_async_read(const void *p, size_t bytes, uintptr_t pc);
+void end_async_read(const AsyncRead &read, bool agent, uintptr_t pc); /* nobody wrote it since */
+void mark_agent_write(const void *p, size_t bytes, uintptr_t pc);
+uint64_t agent_key();
 void mark_pending(const void *p, size_t bytes, uintptr_t pc);
 void touch_operation(const void *p, size_t bytes, Access access); /* a copy or fill by the host */
+void open_region(void *p, size_t bytes, const char *name); /* by an operation: a tensor begins there */
+void close_region(void *p, size_t bytes);
 void copy_states(const void *to, const void *from, size_t bytes);
 std::string describe(const void *p);
 void *device_alloc(size_t bytes);
 bool device_free(void *p);
 size_t device_used();
 bool device_contains(const void *p, size_t bytes); /* all of it in one live allocation */
-/* Looks for words that point to device memory; reports those that point to freed memory. */
-void check_arguments(const char *kernel, const void *words, size_t bytes);
-char *shared_pool(int worker);
+/* Reports those that point to freed memory. */
+void check_arguments(const char *kernel, const std::vector<Word> &words);
+char *shared_pool(); /* address 0 of shared memory */
 void shared_begin_launch(size_t dynamic_bytes);
 void shared_begin_block();
 void forget_operations(); /* all operations so far are over: their numbers are free again */
 
 /* ---- block.cpp ---- */
+
+/* The units that work on their own (tensor copies, tcgen05) are one more party, in the place of a block's last thread. */
+constexpr int AGENT = MAX_THREADS - 1;
 
 struct Clocks {
     uint32_t of[MAX_THREADS];
@@ -102,7 +123,7 @@ struct Copy {
 
 constexpr int MEET_ALIGNED = 16; /* operations from here on are the whole warp's, together */
 
-enum class State { READY, BARRIER, NAMED_BARRIER, WARP, DONE };
+enum class State { READY, BARRIER, NAMED_BARRIER, WARP, MBARRIER, DONE };
 
 struct Thread {
     void *sp;
@@ -119,6 +140,33 @@ struct Thread {
     uint32_t known_least;
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
+    uint32_t fenced; /* its writes up to this clock may be read by the asynchronous proxy */
+    bool wgmma_fenced, tmem_fenced;
+    std::vector<float *> sums; /* registers that a wgmma has yet to write, in pairs of begin and end */
+    std::vector<std::function<void()>> stores;
+    std::deque<std::vector<std::function<void()>>> store_groups;
+};
+
+struct Wgmma {
+    float *d[32];
+    uint32_t a_registers[32][4];
+    std::vector<float> before; /* sums by lane, unless an operation before it yields them */
+    uint64_t a, b;
+    int n;
+    bool from_registers, trans_a, trans_b, accumulate;
+    std::vector<AsyncRead> reads;
+    uintptr_t pc;
+};
+
+struct Mbarrier {
+    uint32_t at; /* in shared memory */
+    int made_by;
+    uint32_t made; /* the clock of who made it */
+    int arrivals, left;
+    int64_t bytes; /* announced and not landed */
+    uint32_t phase;
+    Clocks joined, over; /* of who arrived; of the phases that are over */
+    std::vector<int> waiting;
 };
 
 struct Meeting {
@@ -132,6 +180,8 @@ struct Warp {
     int operand[32];
     uint32_t exists, live, rank;
     std::vector<Meeting> pending;
+    std::vector<Wgmma> open;
+    std::deque<std::vector<Wgmma>> groups;
 };
 
 struct NamedBarrier {
@@ -155,6 +205,12 @@ struct Block {
     void *main_sp;
     std::vector<std::unique_ptr<Clocks>> clocks;
     size_t clocks_used, clocks_turn;
+    bool fine; /* the kernel has barriers of parts of the block */
+    std::unordered_map<const char *, std::vector<Entry>> more_reads; /* of a granule, beside the two kept with it */
+    std::vector<std::unique_ptr<Mbarrier>> mbarriers;
+    uint32_t agent_clock;
+    std::deque<std::function<void()>> copies, mmas; /* under way: copies in any order, mmas in theirs */
+    uint32_t tmem_columns;                         /* allocated */
 };
 
 struct Launch { /* the kernel that runs */
@@ -168,7 +224,8 @@ struct Launch { /* the kernel that runs */
     size_t arguments_bytes;
 };
 
-extern Thread *current;      /* nullptr outside kernels */
+/* nullptr outside kernels; a thread of the host that runs no kernel has none */
+extern __thread Thread *current __attribute__((tls_model("initial-exec")));
 extern Block *block;         /* the block that runs */
 extern const Launch *launch_now; /* nullptr outside kernels */
 extern uint64_t switches;
@@ -177,7 +234,21 @@ void run_kernel(const Launch &launch);
 /* All lanes of mask meet; who comes last runs combine. False: the caller takes no part (already reported). */
 bool meet(int operation, uint32_t mask, uintptr_t pc, void (*combine)(Warp &warp, uint32_t mask));
 bool knows(const Thread &thread, int warp, int lane, uint32_t clock);
+void make_ready(Thread &thread);
+void wait_as(State state, uintptr_t pc);
+void advance(Thread &thread);
+void note_fine(); /* the kernel that runs has barriers of parts of the block */
+void join(Clocks &joined, const Thread &thread); /* joined = max(joined, what thread knows, with its own clock) */
+void acquire(Thread &thread, const Clocks &other);
+bool meet_aligned(int operation, uintptr_t pc, void (*combine)(Warp &, uint32_t)); /* tensor.cpp */
 void end_of_thread_copies(Thread &thread); /* copy.cpp */
+
+/* ---- async.cpp ---- */
+
+bool run_async(); /* something that is under way and may be over; false: nothing is */
+void begin_block_async();
+void end_of_thread_async(Thread &thread);
+void end_block_async();
 
 /* ---- host.cpp ---- */
 

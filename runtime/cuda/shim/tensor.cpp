@@ -9,7 +9,7 @@ namespace mlc_shim {
 enum Operation { MEET_LDMATRIX = MEET_ALIGNED, MEET_LDMATRIX_TRANS = MEET_ALIGNED + 8, MEET_MMA_BF16 = MEET_ALIGNED + 16, MEET_MMA_TF32 };
 
 /* .aligned: all 32 lanes of the warp execute the instruction together. */
-static bool meet_aligned(int operation, uintptr_t pc, void (*combine)(Warp &, uint32_t))
+bool meet_aligned(int operation, uintptr_t pc, void (*combine)(Warp &, uint32_t))
 {
     const Warp &warp = block->warps[current->warp];
     if (warp.exists != MLC_FULL || warp.live != MLC_FULL) {

@@ -322,15 +322,41 @@ struct Planted {
 #define PLANTED(name, blocks) {#name, name, blocks}
 
 static const Planted planted[] = {
-    PLANTED(missing_barrier, 1), PLANTED(missing_barrier_after_reads, 1), PLANTED(missing_syncwarp, 1), PLANTED(shuffle_as_barrier, 1),
-    PLANTED(missing_named_barrier, 1), PLANTED(missing_wait, 1), PLANTED(missing_barrier_after_wait, 1), PLANTED(copy_never_waited_for, 1),
-    PLANTED(copy_over_a_copy, 1), PLANTED(caller_not_in_mask, 1), PLANTED(source_not_in_mask, 1), PLANTED(masks_differ, 1),
-    PLANTED(divergent_warp, 1), PLANTED(lane_left, 1), PLANTED(divergent_barrier, 1), PLANTED(left_before_barrier, 1), PLANTED(deadlock, 1),
-    PLANTED(named_barrier_counts, 1), PLANTED(named_barrier_of_half_a_warp, 1), PLANTED(race_between_blocks, 2),
-    PLANTED(reads_another_block, 2), PLANTED(atomic_and_plain, 2), PLANTED(out_of_bounds, 1), PLANTED(out_of_bounds_read, 1),
-    PLANTED(out_of_bounds_before, 1), PLANTED(out_of_bounds_shared, 1), PLANTED(uninitialised_shared, 1),
-    PLANTED(shared_of_the_block_before, 2), PLANTED(uninitialised_global, 1), PLANTED(misaligned, 1), PLANTED(misaligned_copy, 1),
-    PLANTED(memory_of_the_host, 1), PLANTED(local_of_another_thread, 1), PLANTED(multiply_in_half_a_warp, 1), PLANTED(no_fault, 1),
+    PLANTED(missing_barrier, 1),
+    PLANTED(missing_barrier_after_reads, 1),
+    PLANTED(missing_syncwarp, 1),
+    PLANTED(shuffle_as_barrier, 1),
+    PLANTED(missing_named_barrier, 1),
+    PLANTED(missing_wait, 1),
+    PLANTED(missing_barrier_after_wait, 1),
+    PLANTED(copy_never_waited_for, 1),
+    PLANTED(copy_over_a_copy, 1),
+    PLANTED(caller_not_in_mask, 1),
+    PLANTED(source_not_in_mask, 1),
+    PLANTED(masks_differ, 1),
+    PLANTED(divergent_warp, 1),
+    PLANTED(lane_left, 1),
+    PLANTED(divergent_barrier, 1),
+    PLANTED(left_before_barrier, 1),
+    PLANTED(deadlock, 1),
+    PLANTED(named_barrier_counts, 1),
+    PLANTED(named_barrier_of_half_a_warp, 1),
+    PLANTED(race_between_blocks, 2),
+    PLANTED(reads_another_block, 2),
+    PLANTED(atomic_and_plain, 2),
+    PLANTED(out_of_bounds, 1),
+    PLANTED(out_of_bounds_read, 1),
+    PLANTED(out_of_bounds_before, 1),
+    PLANTED(out_of_bounds_shared, 1),
+    PLANTED(uninitialised_shared, 1),
+    PLANTED(shared_of_the_block_before, 2),
+    PLANTED(uninitialised_global, 1),
+    PLANTED(misaligned, 1),
+    PLANTED(misaligned_copy, 1),
+    PLANTED(memory_of_the_host, 1),
+    PLANTED(local_of_another_thread, 1),
+    PLANTED(multiply_in_half_a_warp, 1),
+    PLANTED(no_fault, 1),
 };
 
 /* -1: no such kernel */
@@ -359,4 +385,51 @@ extern "C" int run_step(const int *in, int *out, int threads, size_t shared_byte
 extern "C" int allow_shared(int bytes)
 {
     return (int)cudaFuncSetAttribute(step, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+/* Any program of reads, writes and barriers: program[step * 128 + thread] is what a thread does at a step, 16 * code + place. Slots lie in
+ * shared memory (where = 0) or in `slots`. */
+enum Code { NOTHING, READ_SLOT, WRITE_SLOT, BLOCK_BARRIER, WARP_BARRIER, PAIR_BARRIER };
+
+MLC_KERNEL void interpreter(const int *program, int steps, int *slots, int where, int *out)
+{
+    MLC_SHARED(int, shared_slots, [16]);
+    int *const used = where ? slots : shared_slots;
+    const int thread = (int)threadIdx.x;
+    int sum = 0;
+    if (thread < 16)
+        used[thread] = thread;
+    __syncthreads();
+    for (int step = 0; step < steps; step++) {
+        const int code = program[step * 128 + thread] / 16, place = program[step * 128 + thread] % 16;
+        switch (code) {
+        case READ_SLOT: sum += used[place]; break;
+        case WRITE_SLOT: used[place] = sum; break;
+        case BLOCK_BARRIER: __syncthreads(); break;
+        case WARP_BARRIER: __syncwarp(); break;
+        case PAIR_BARRIER: mlc_barrier_sync(1 + thread / 64, 64); break;
+        }
+    }
+    out[thread] = sum;
+}
+
+extern "C" void run_interpreter(const int *program, int steps, int *slots, int where, int *out)
+{
+    MLC_LAUNCH(interpreter, dim3(1), dim3(128), 0, (cudaStream_t)0, program, steps, slots, where, out);
+}
+
+struct Record {
+    int values[12];
+};
+
+/* A structure moved whole. */
+MLC_KERNEL void structure(const Record *in, Record *out, int fault)
+{
+    if (threadIdx.x < 5)
+        out[threadIdx.x] = in[threadIdx.x + (unsigned)fault];
+}
+
+extern "C" void run_structure(const Record *in, Record *out, int fault)
+{
+    MLC_LAUNCH(structure, dim3(1), dim3(32), 0, (cudaStream_t)0, in, out, fault);
 }

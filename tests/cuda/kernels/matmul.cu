@@ -1,4 +1,5 @@
-/* c_MN = sum over k of a_MK b_NK, bf16 in, f32 out: tiles of 64 x 64 x 32, four warps of 32 x 32, two stages by cp.async, ldmatrix, mma.sync.
+/* c_MN = sum over k of a_MK b_NK, bf16 in, f32 out: tiles of 64 x 64 x 32, four warps of 32 x 32, two stages by cp.async, ldmatrix and
+ * mma.sync.
  * PLANT_BARRIER leaves out the barrier before a stage is filled again, PLANT_WAIT the wait for the copies. */
 #include "mlc_cuda.h"
 

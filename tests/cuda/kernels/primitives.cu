@@ -194,10 +194,10 @@ template <class T, int N> MLC_KERNEL_TEMPLATE void add_to(const T *x, T *y)
         y[threadIdx.x * N + i] += x[threadIdx.x * N + i];
 }
 
-#define RUN(name, parameters, grid, block, shared_bytes, ...)                                                                         \
-    extern "C" void run_##name parameters                                                                                             \
-    {                                                                                                                                 \
-        MLC_LAUNCH(name, grid, block, shared_bytes, (cudaStream_t)0, __VA_ARGS__);                                                    \
+#define RUN(name, parameters, grid, block, shared_bytes, ...)                                                                              \
+    extern "C" void run_##name parameters                                                                                                  \
+    {                                                                                                                                      \
+        MLC_LAUNCH(name, grid, block, shared_bytes, (cudaStream_t)0, __VA_ARGS__);                                                         \
     }
 
 RUN(shuffles, (const int *operand, int width, int *out, double *wide), dim3(1), dim3(32), 0, operand, width, out, wide)
@@ -212,8 +212,8 @@ RUN(multiply_tf32, (const float *a, const float *b, float *c), dim3(1), dim3(32)
 RUN(round_tf32, (const float *x, uint32_t *y, int n), dim3(1), dim3(64), 0, x, y, n)
 RUN(named_barriers, (const int *in, int *out, int rounds), dim3(1), dim3(128), 0, in, out, rounds)
 RUN(reductions, (const float *x, float *out), dim3(1), dim3(256), 0, x, out)
-RUN(vectors, (int threads, const float *x, const uint16_t *h, float *y, uint16_t *g), dim3(1), dim3((unsigned)threads), (size_t)threads * 16, x, h,
-    y, g)
+RUN(vectors, (int threads, const float *x, const uint16_t *h, float *y, uint16_t *g), dim3(1), dim3((unsigned)threads),
+    (size_t)threads * 16, x, h, y, g)
 
 extern "C" void run_add_to(const float *x, float *y)
 {

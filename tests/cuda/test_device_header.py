@@ -1,0 +1,106 @@
+"""mlc_cuda.h under nvcc: every wrapper compiles to the instruction it stands for, on both architectures, without spills or stack."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shim_library import INCLUDES, KERNELS, scratch
+
+ARCHITECTURES = ("90a", "103a")
+SOURCES = ["primitives.cu", "layer_norm.cu", "matmul.cu", "tensor.cu"]
+#: kernel: instructions of its machine code, by the beginning of their names
+EXPECTED = {
+    "shuffles": ["SHFL.IDX", "SHFL.UP", "SHFL.DOWN", "SHFL.BFLY"],
+    "votes": ["VOTE"],
+    "gathers": ["BAR.RED.OR", "BAR.RED.AND", "BAR.RED.POPC"],
+    "named_barriers": ["BAR.SYNC", "BAR.ARV"],
+    "async_copies": ["LDGSTS.E.ZFILL", "LDGSTS.E.64", "LDGSTS.E.BYPASS.128", "LDGDEPBAR", "DEPBAR.LE SB0, 0x2", "LDS.128", "STG.E.128"],
+    "load_matrices": ["LDSM.16.M88 ", "LDSM.16.M88.2", "LDSM.16.M88.4", "LDSM.16.MT88 ", "LDSM.16.MT88.2", "LDSM.16.MT88.4"],
+    "multiply_bf16": ["HMMA.16816.F32.BF16"],
+    "multiply_tf32": ["HMMA.1688.F32.TF32"],
+    "vectors": ["LDG.E.EF.128", "STG.E.EF.128", "LDG.E.128", "STG.E.128", "STS.128", "LDS.128"],
+    "layer_norm_768": ["SHFL.BFLY", "BAR.SYNC"],
+    "matmul_tn": ["HMMA.16816.F32.BF16", "LDGSTS.E.BYPASS.128", "LDSM.16.M88.4", "LDSM.16.M88.2"],
+}
+#: of one architecture
+EXPECTED_ON = {
+    "90a": {
+        "wgmma": ["HGMMA.64x64x16.F32.BF16", "HGMMA.64x256x16.F32.BF16", "WARPGROUP.ARRIVE", "WARPGROUP.DEPBAR", "FENCE.VIEW.ASYNC"],
+        "wgmma_tensor": ["HGMMA.64x128x16.F32.BF16", "UTMALDG.2D", "UTMASTG.2D", "UTMACMDFLUSH", "SYNCS.PHASECHK", "SYNCS.ARRIVE"],
+    },
+    "103a": {"tensor_memory": ["UTCHMMA", "LDTM.x8", "UTCBAR", "UTCATOMSWS", "SYNCS.PHASECHK"]},
+}
+
+
+def folders() -> list[Path]:
+    """Where tools of CUDA may lie: CUDA_HOME, PATH, packages of the package index."""
+    asked = [Path(os.environ["CUDA_HOME"]) / "bin"] if os.environ.get("CUDA_HOME") else []
+    packages = [Path(folder) / "nvidia/cu13/bin" for folder in sys.path]
+    return [*asked, *(Path(folder) for folder in os.environ["PATH"].split(os.pathsep)), *packages]
+
+
+@functools.cache
+def tool(name: str) -> str | None:
+    return shutil.which(name, path=os.pathsep.join(str(folder) for folder in folders()))
+
+
+needs_nvcc = pytest.mark.skipif(tool("nvcc") is None, reason="no nvcc: pip install 'mlc[cuda]'")
+
+
+@functools.cache
+def compiled(source: str, architecture: str) -> tuple[str, dict[str, str]]:
+    """What ptxas said, and the machine code of each kernel (nothing where there is no cuobjdump)."""
+    cubin = str(scratch() / f"{source}.{architecture}.cubin")
+    command = [str(tool("nvcc")), "-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills"]
+    command += [
+        *INCLUDES[:2],
+        "-gencode",
+        f"arch=compute_{architecture},code=sm_{architecture}",
+        "-cubin",
+        "-o",
+        cubin,
+        str(KERNELS / source),
+    ]
+    path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
+    said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path}, check=False)
+    assert said.returncode == 0, said.stderr
+    assert "Potential Performance Loss" not in said.stderr, said.stderr
+    disassembler = tool("cuobjdump")
+    if disassembler is None:
+        return said.stderr, {}
+    listing = subprocess.run([disassembler, "-sass", cubin], capture_output=True, text=True, env=os.environ | {"PATH": path}, check=True)
+    parts = re.split(r"Function : (\S+)", listing.stdout)
+    kernels: dict[str, str] = {}
+    for name, code in zip(parts[1::2], parts[2::2]):
+        template = re.match(r"_Z\d+([a-z_]+)I", name)
+        name = template[1] if template else name
+        kernels[name] = kernels.get(name, "") + code
+    return said.stderr, kernels
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", SOURCES)
+def test_wrappers_become_their_instructions(source: str, architecture: str) -> None:
+    said, kernels = compiled(source, architecture)
+    assert re.findall(r"(\d+) bytes stack frame", said)
+    assert set(re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", said)) == {"0"}
+    expected = EXPECTED | EXPECTED_ON[architecture]
+    for name in expected.keys() & kernels.keys():
+        missing = [instruction for instruction in expected[name] if f" {instruction}" not in kernels[name]]
+        assert not missing, (name, missing, sorted(set(re.findall(r"\*/\s+(?:@!?\w+ )?([A-Z]\S+)", kernels[name]))))
+
+
+@needs_nvcc
+@pytest.mark.skipif(tool("cuobjdump") is None, reason="no cuobjdump")
+def test_every_expectation_is_met_somewhere() -> None:
+    for architecture in ARCHITECTURES:
+        found = {name for source in SOURCES for name in compiled(source, architecture)[1]}
+        assert set(EXPECTED | EXPECTED_ON[architecture]) <= found
