@@ -27,7 +27,10 @@ from mlc.parallel.placement import looped, v_shaped
 from mlc.parallel.roofline import kernel_bytes
 from mlc.parallel.schedules import schedule
 from mlc.parallel.split import SPLIT, split_calls
+from mlc.parallel.tree import most_roots
 from mlc.passes import prepared
+from mlc.plan import plan
+from mlc.plan.choose import LayoutOptions, choose_layout
 from mlc.render import human
 from mlc.targets.c import C
 
@@ -359,6 +362,21 @@ def test_levels_and_replicas() -> None:
     one, many = Footprint(call_costs(model)), Footprint(call_costs(model, levels=3, replicas=4))
     assert many.stage(0, 14).accumulators == 3 * one.stage(0, 14).accumulators
     assert many.stage(0, 14).states == one.stage(0, 14).states // 4
+
+
+@pytest.mark.parametrize("dp", [2, 3, 5, 6, 7])
+def test_sums_of_absent_replicas_count(dp: int) -> None:
+    """What a replica keeps for those that are missing to a power of two is in what a rank holds, as the plan has it."""
+    program, _ = load_program(EXAMPLES / "vit.dsl", {"depth": 2}, Options(microbatches=4 * dp, groups=2 * dp))
+    model = lower(prepared(program, OPS), OPS, C.rules)
+    (place,) = plan(model, choose_layout(model, LayoutOptions(dp=dp))).places
+    costs = call_costs(model, replicas=dp, roots=most_roots(2 * dp, dp))
+    without = Footprint([replace(cost, guest_bytes=0) for cost in costs])
+    window, calls = Window(1, 1, 0), len(costs)
+    counted = Footprint(costs).stage_total(0, calls, window) - without.stage_total(0, calls, window)
+    assert counted == Footprint(costs).rank_total([(0, calls, window)]) - without.rank_total([(0, calls, window)])
+    assert 0.99 * place.guests.bytes <= counted <= 1.01 * place.guests.bytes
+    assert (counted > 0) == (dp > 2)
 
 
 def test_rows_a_gather_does_not_reach_are_not_read() -> None:

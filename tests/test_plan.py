@@ -335,6 +335,18 @@ def test_all_layouts_have_the_same_routines(model: str, layout: str) -> None:
     assert model_items(lowered, planned(model, layout)) == model_items(lowered, planned(model, "one"))
 
 
+def test_stages_that_only_pass_values_on_are_whole(tmp_path: Path) -> None:
+    """What moves values alone has no FLOPs; it is done in one part all the same where one part is all of it."""
+    options = Options(pp=3, chunks=2, schedule="interleaved", microbatches=12, groups=12, emit="plan")
+    model = ROOT / "benchmarks" / "models" / "skips.dsl"
+    compile_file(model, tmp_path, {"depth": 2, "context": 8, "width": 16, "vocab": 256}, options)
+    content = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    verify(content)
+    made = read_plan(content)
+    chunks = [chunk for place in made.places for chunk in place.chunks["train"]]
+    assert any(not any(made.routines[row.routine].flops for row in rows) for chunk in chunks for rows in chunk.rows.values() if rows)
+
+
 def emitted(made: Planned, name: str) -> SourceTree:
     return emit(lowered_model(name), made, name, f"{name}.dsl", "0")
 

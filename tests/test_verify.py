@@ -458,11 +458,19 @@ def column_of_another_stage(plan: Plan) -> None:
 
 
 def logits_elsewhere(plan: Plan) -> None:
-    chunk(plan, 1, "sample")["logits"]["buffer"] = 0
+    """Where another value of that size lies."""
+    of = chunk(plan, 1, "sample")
+    own = of["logits"]["buffer"]
+    of["logits"]["buffer"] = next(n for n, of_n in enumerate(of["buffers"]) if of_n[3] == of["buffers"][own][3] and n != own)
 
 
 def logits_of_another_shape(plan: Plan) -> None:
     chunk(plan, 1, "sample")["logits"]["shape"][0] += 1
+
+
+def logits_turned(plan: Plan) -> None:
+    """As many bytes, but sampling would look for the last token's elsewhere."""
+    chunk(plan, 1, "sample")["logits"]["shape"].reverse()
 
 
 def chunk_of_another_stage(plan: Plan) -> None:
@@ -471,6 +479,29 @@ def chunk_of_another_stage(plan: Plan) -> None:
 
 def states_of_another_shape(plan: Plan) -> None:
     next(p for p in plan["parameters"] if p["states"])["states"][0]["shape"][0] += 1
+
+
+def update_of_another_rule(plan: Plan) -> None:
+    next(p for p in plan["parameters"] if p["update"] is not None)["update"] += 1
+
+
+def arena_that_ends_in_a_line(plan: Plan) -> None:
+    plan["places"][1]["arena_bytes"] += 1
+
+
+def scratch_that_ends_in_a_line(plan: Plan) -> None:
+    plan["scratch_bytes_per_thread"] += 1
+
+
+def nothing_between_lines(plan: Plan) -> None:
+    """A program does not start with an area that it could not have, be it of no bytes."""
+    assert plan["places"][1]["shards"]["work"]["bytes"] == 0
+    plan["places"][1]["shards"]["work"]["at"] += 1
+
+
+def nothing_behind_the_arena(plan: Plan) -> None:
+    assert plan["places"][1]["shards"]["guests"]["bytes"] == 0
+    plan["places"][1]["shards"]["guests"]["at"] = plan["places"][1]["arena_bytes"] + 64
 
 
 def work_of_an_elementwise_update(plan: Plan) -> None:
@@ -623,8 +654,10 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (loss_is_a_metric, "train: place 1, chunk 0: its rows do not compute"),
         (fed_by_nothing, "it does not compute what that of the model does"),
         (states_of_another_shape, "it does not compute what that of the model does"),
+        (update_of_another_rule, "it does not compute what that of the model does"),
         (column_of_another_stage, "which is of stage 0"),
         (logits_elsewhere, "sample: place 1, chunk 0: its rows do not compute"),
+        (logits_turned, "sample: place 1, chunk 0: its rows do not compute"),
         (chunk_of_another_stage, "it is of stage 1, its place has [0]"),
         (nothing_held, "is held 0 times, not once"),
         (held_twice, "is held 2 times, not once"),
@@ -667,6 +700,10 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (accumulators_within_each_other, "0 bytes at"),
         (arena_of_two_slots, "the first of its regions is not the arena"),
         (inbox_between_lines, "is no multiple of 64"),
+        (arena_that_ends_in_a_line, "bytes is no multiple of 64"),
+        (scratch_that_ends_in_a_line, "of scratch a thread are no multiple of 64"),
+        (nothing_between_lines, "which is no multiple of 64"),
+        (nothing_behind_the_arena, "place 1: sums of absent replicas end at byte"),
     ),
 }
 

@@ -20,6 +20,7 @@ from mlc.lower.arrangement import Stored
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.lower.rules import Machine
+from mlc.mesh import Cohort
 from mlc.parallel.roofline import routine_seconds
 
 
@@ -62,6 +63,7 @@ class CallCost:
     kept:              states and inputs that the backward reads
     work_bytes:        the largest work memory of its routines, with what is made again and goes no further
     fused_bytes:       pending values that take room of their own when the weight gradient follows at once
+    guest_bytes:       sums of its gradients that a replica keeps for an absent one
     crossing_bytes:    states that a cut behind this call sends, skip connections included
     makes:             the names of the states it makes
     """
@@ -82,6 +84,7 @@ class CallCost:
     makes: tuple[str, ...]
     choice: str = CHOICES[0]
     again_seconds: float = 0.0
+    guest_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -95,7 +98,7 @@ class CallCost:
 
 
 def call_costs(
-    lowered: Lowered, levels: int = 1, replicas: int = 1, choice: str = CHOICES[0], copies: bool = True
+    lowered: Lowered, levels: int = 1, replicas: int = 1, choice: str = CHOICES[0], copies: bool = True, roots: int = 1
 ) -> tuple[CallCost, ...]:
     """The cost of every call of the train chain, in order.
 
@@ -103,9 +106,11 @@ def call_costs(
     replicas:  dp: elementwise optimizer states are shared out among them
     choice:    what every call makes again, as far as it can
     copies:    whether copies of parameters in the dtype of the forward pass last
+    roots:     sums of a gradient that a replica has at most, where it keeps those of an absent one (mlc.mesh.Cohort)
     """
     program = lowered.step.program
     parameters = _ParameterSizes(lowered, levels, replicas, copies)
+    hosted = roots * Cohort(replicas).most_hosted
     states = _states(lowered)
     crossing = _crossing_bytes(program, states)
     units = {number: _UnitCost(lowered, number, choice) for number in sorted({call.unit for call in program.train.calls})}
@@ -128,6 +133,7 @@ def call_costs(
             makes=call.results,
             choice=units[call.unit].choice,
             again_seconds=units[call.unit].again_seconds,
+            guest_bytes=-(-hosted * parameters.gradient_bytes(number) // replicas),
         )
         for number, call in enumerate(program.train.calls)
     )
@@ -260,6 +266,10 @@ class _ParameterSizes:
 
     def of_call(self, number: int) -> tuple[ParameterUse, ...]:
         return tuple(self._use(self.parameters[name], count, number) for name, count in self.uses[number].items())
+
+    def gradient_bytes(self, number: int) -> int:
+        """The gradients of the uses of a call, one each."""
+        return sum(self.unit * self.parameters[name].type.size * count for name, count in self.uses[number].items())
 
     def _uses(self, call: Call) -> dict[str, int]:
         """The parameters of a call -> how many of its gradients or effects reach each."""

@@ -2,7 +2,7 @@
 
     bytes = parameters, once a rank + optimizer states and accumulators
           + per stage: window.saved * (values from F to I) + window.saved_w * (values from F to W) + window.pending * (from I to W)
-          + the largest transient memory of a call
+          + the most sums of absent replicas of a stage + the largest transient memory of a call
 
 Where a stage goes backward right after it went forward, transient memory lies where kept values lay, and in a step of one microbatch
 gradients do too: there what is kept is counted, or the gradients where they are more. A state or input that several calls of a stage
@@ -91,6 +91,7 @@ class Footprint:
         self._saved = _sums(c.saved_bytes for c in costs)
         self._saved_w = _sums(c.saved_w_bytes for c in costs)
         self._pending = _sums(c.pending_bytes for c in costs)
+        self._guests = _sums(c.guest_bytes for c in costs)
         self._split_work = [c.work_bytes for c in costs]
         self._fused_work = [c.work_bytes + c.fused_bytes for c in costs]
 
@@ -111,16 +112,21 @@ class Footprint:
             return 0
         return max((self._split_work if window.pending else self._fused_work)[i:j], default=0)
 
+    def guests(self, i: int, j: int) -> int:
+        """Bytes of the sums that a replica keeps for an absent one while those of calls i to j - 1 are exchanged."""
+        return self._guests[j] - self._guests[i]
+
     def stage_total(self, i: int, j: int, window: Window) -> int:
         """Bytes of a rank whose only stage holds calls i to j - 1; 0 where there are none."""
-        return self.stage(i, j).total(window) + self.transient(i, j, window) if i < j else 0
+        return self.stage(i, j).total(window) + self.guests(i, j) + self.transient(i, j, window) if i < j else 0
 
     def rank_total(self, stages: Iterable[tuple[int, int, Window]]) -> int:
         """Bytes of a rank that holds several stages (i, j, window)."""
         stages = [stage for stage in stages if stage[0] < stage[1]]
         alone = sum(self.stage(i, j).total(window) for i, j, window in stages)
         twice = self._parameters.shared([(i, j) for i, j, _ in stages])
-        return alone - twice + max((self.transient(*stage) for stage in stages), default=0)
+        guests = max((self.guests(i, j) for i, j, _ in stages), default=0)
+        return alone - twice + guests + max((self.transient(*stage) for stage in stages), default=0)
 
 
 def _sums(counts: Iterable[int]) -> list[int]:

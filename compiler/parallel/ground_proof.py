@@ -24,6 +24,8 @@ def ground_faults(planned: Planned) -> Iterator[Fault]:
         yield from _held_faults(planned, place)
         yield from _fixed_faults(planned, place)
         yield from _arena_faults(place)
+    if planned.scratch_bytes_per_thread % LINE_BYTES:
+        yield Fault("E1206", f"{planned.scratch_bytes_per_thread} bytes of scratch a thread are no multiple of {LINE_BYTES}")
     for channel in planned.channels.values():
         yield from _line_faults(channel)
     for chain in planned.rounds:
@@ -73,7 +75,9 @@ def _wanted(planned: Planned, place: Place) -> dict[str, int | None]:
 
 
 def _arena_faults(place: Place) -> Iterator[Fault]:
-    """What has one address has it for every microbatch; slots that alternate begin at whole lines."""
+    """What has one address has it for every microbatch; slots that alternate begin at whole lines, and arenas end with one."""
+    if place.arena_bytes % LINE_BYTES:
+        yield Fault("E1206", f"place {place.number}: an arena of {place.arena_bytes} bytes is no multiple of {LINE_BYTES}")
     regions = list(place.regions.values())
     if regions[:1] != [ARENA]:
         yield Fault("E1206", f"place {place.number}: the first of its regions is not the arena, of one slot at 0")

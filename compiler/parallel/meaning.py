@@ -33,19 +33,21 @@ def _digits(text: str) -> str:
 
 def bound_buffers(chunk: Chunk, losses: int) -> dict[str, Sequence[tuple[int, int]]]:
     """What a chunk names buffers for beside its rows. losses: the columns of its chain that add up to the loss"""
-    return {
+    found: dict[str, Sequence[tuple[int, int]]] = {
         "input": chunk.inputs,
         "loss": [value for value in chunk.values if value[0] < losses],
         "metric": [value for value in chunk.values if value[0] >= losses],
         "weight": [] if chunk.weight is None else [(0, chunk.weight)],
-        "logits": [] if chunk.logits is None else [(0, chunk.logits.buffer)],
     }
+    if (logits := chunk.logits) is not None:
+        found[f"logits {logits.dtype}{list(logits.shape)}"] = [(0, logits.buffer)]
+    return found
 
 
 def update_meaning(parameter: PlannedParameter, routine: Signature | None, scalars: Iterable[str]) -> str:
     """Of the update of a parameter: its rule, None: it is not trained, the scalars that it reads, what feeds it, and its states."""
     states = " ".join(f"{name}{list(shape)}" for name, shape in parameter.states)
-    text = f"{routine.name if routine else ''} {' '.join(scalars)} {parameter.fed} {list(parameter.shape)} {states}"
+    text = f"{parameter.update} {routine.name if routine else ''} {' '.join(scalars)} {parameter.fed} {list(parameter.shape)} {states}"
     return _digits(text)
 
 

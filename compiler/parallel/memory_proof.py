@@ -121,8 +121,10 @@ def _shard_faults(planned: Planned, place: Place, unit: int) -> Iterator[Fault]:
     for area, least in needs:
         if area.bytes < least:
             yield Fault("E1206", f"place {place.number}: {area.name} have {area.bytes} bytes, the largest shard of a replica needs {least}")
-        if least and area.at % LINE_BYTES:
+        if area.at % LINE_BYTES:
             yield Fault("E1206", f"place {place.number}: {area.name} begin at byte {area.at}, which is no multiple of {LINE_BYTES}")
+        if area.end > place.arena_bytes:
+            yield Fault("E1206", f"place {place.number}: {area.name} end at byte {area.end} of an arena of {place.arena_bytes}")
 
 
 def _guest_bytes(planned: Planned, place: Place, unit: int) -> int:

@@ -127,11 +127,11 @@ class _Chunk:
 
     def faults(self) -> Iterator[Fault]:
         of = self.chunk
+        yield from self._stage_faults()
         bound = bound_buffers(of, self.planned.columns[self.chain].losses)
         if rows_meaning(self.planned.routines, of.buffers, of.rows, bound) != of.meaning:
             yield Fault("E1204", f"{self.where}: its rows do not compute what those of the model do")
             return
-        yield from self._stage_faults()
         for buffer in self.chunk.buffers:
             if fault := self._misplaced(buffer):
                 yield fault

@@ -28,7 +28,7 @@ from mlc.parallel.planned import Place, Planned, StageNote
 from mlc.parallel.schedules import chunks_of, schedule
 from mlc.parallel.simulate import Costs, simulate, uniform
 from mlc.parallel.split import split_calls
-from mlc.parallel.tree import tree_levels
+from mlc.parallel.tree import most_roots, tree_levels
 from mlc.parallel.validate import validate
 from mlc.plan.layout import Layout
 from mlc.plan.recompute import ByChoice, asked_choices, costs_of, in_runs, least_choices, remakable
@@ -79,8 +79,8 @@ def choose_layout(
     check_extent(options.pp, options.dp, options.chunks or 1, microbatches)
     groups = recipe.groups or math.gcd(microbatches, 8)
     _check_division(microbatches, groups, options.dp)
-    levels = tree_levels(groups, options.dp)
-    by_choice = {choice: call_costs(lowered, levels, options.dp, choice=choice, copies=microbatches > 1) for choice in considered(options)}
+    levels, roots = tree_levels(groups, options.dp), most_roots(groups, options.dp)
+    by_choice = {choice: call_costs(lowered, levels, options.dp, choice, microbatches > 1, roots) for choice in considered(options)}
     name = options.schedule
     if name is None:
         name = "auto" if options.pp * (options.chunks or 1) > 1 else "1f1b"
@@ -193,8 +193,8 @@ def _planned_layout(lowered: Lowered, content: Mapping[str, Any]) -> Layout:
         ends.append(ends[-1] + len(calls))
     cuts = tuple(range(a, b) for a, b in itertools.pairwise(ends))
     made = _planned_schedule(planned)
-    levels = tree_levels(planned.groups, planned.dp)
-    by_choice = {choice: call_costs(lowered, levels, planned.dp, choice=choice, copies=planned.microbatches > 1) for choice in CHOICES}
+    levels, roots = tree_levels(planned.groups, planned.dp), most_roots(planned.groups, planned.dp)
+    by_choice = {choice: call_costs(lowered, levels, planned.dp, choice, planned.microbatches > 1, roots) for choice in CHOICES}
     choices = _planned_choices(planned, by_choice)
     free = remakable(lowered, choices, cuts, schedule_windows(made))
     if kept := [labels[n] for n, choice in enumerate(choices) if choice == STATES and n not in free]:

@@ -128,8 +128,13 @@ def _heads(
         for box in sorted(touches):
             sent = box in ("sent", "gradients sent")
             head = min(t.first for t in touches[box]) if sent else max(t.last for t in touches[box]) + 1
-            found[box, phase] = head, sum(flops[:head]) / max(1, sum(flops))
+            found[box, phase] = head, _part(flops, head)
     return found
+
+
+def _part(flops: Sequence[int], head: int) -> float:
+    """What the first rows are of the work of all. Rows that only move values are counted: 1 is all of them, and leaves no rest."""
+    return sum(flops[:head]) / sum(flops) if any(flops) else head / len(flops)
 
 
 def _place_joint(

@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 8
+#define MLC_ABI_VERSION 9
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
@@ -253,8 +253,8 @@ enum mlc_action_kind {
  * share. Transfer: `of` is a channel, `microbatch` the message of that number. The others: 0; but MLC_REDUCE is of a chunk, MLC_SHARE of a
  * use and MLC_SPREAD of a place, and `microbatch` is a turn (mlc_mesh.h) of MLC_REDUCE and MLC_GATHER, a parameter of the other two. */
 typedef struct mlc_action {
-    int16_t kind;
-    int16_t of;
+    int32_t kind;
+    int32_t of;
     int32_t microbatch;
 } mlc_action;
 

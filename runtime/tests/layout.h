@@ -367,7 +367,7 @@ static inline void layout_act(layout_list *list, int kind, int of, int microbatc
 {
     mlc_actions *actions = &list->all->programs[list->place].lists[list->chain];
     CHECK(actions->count < MOST_ACTIONS);
-    list->all->actions[list->place][list->chain][actions->count++] = (mlc_action){(int16_t)kind, (int16_t)of, microbatch};
+    list->all->actions[list->place][list->chain][actions->count++] = (mlc_action){kind, of, microbatch};
 }
 
 /* The sums of a group of a chunk, where it is complete and not the replica's last. */

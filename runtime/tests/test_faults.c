@@ -100,11 +100,29 @@ static void check_peers(void)
 
 /* ---- tables that are not sane ---- */
 
-static void refuse(layout *all, const char *part)
+/* The rank of a place refuses them; where the fault is of its place alone, no other rank looks at it. */
+static void refuse_at(layout *all, int place, const char *part)
 {
     mlc_error error = {0};
-    CHECK(!mlc_rank_open(&all->model, 0, NULL, -1, &error) && error.status == MLC_BAD_INPUT);
+    CHECK(!mlc_rank_open(&all->model, place, NULL, -1, &error) && error.status == MLC_BAD_INPUT);
     CHECK_HOLDS(error.text, part);
+    free(all);
+}
+
+static void refuse(layout *all, const char *part)
+{
+    refuse_at(all, 0, part);
+}
+
+static void check_other_places(void)
+{
+    layout *all = sums_make(FOUR, 0, false);
+    mlc_error error = {0};
+    all->stage[MLC_TRAIN][1].forward.at[0][0] = UINT64_C(999) << MLC_REGION_SHIFT;
+    all->actions[1][MLC_TRAIN][1].microbatch = 1;
+    mlc_rank *rank = mlc_rank_open(&all->model, 0, &(mlc_open_options){.threads = 1}, -1, &error);
+    CHECK(rank && !error.status);
+    mlc_rank_close(rank);
     free(all);
 }
 
@@ -124,16 +142,16 @@ static void check_refusals(void)
     refuse(all, "a list of 8 microbatches");
     all = sums_make(FOUR, 0, false);
     all->roles[1].levels = 0;
-    refuse(all, "place 1: 0 accumulators a use, 4 groups need 2");
+    refuse_at(all, 1, "place 1: 0 accumulators a use, 4 groups need 2");
     all = sums_make(FOUR, 0, false);
     all->stage[MLC_TRAIN][1].forward.at[0][0] = UINT64_C(999) << MLC_REGION_SHIFT;
-    refuse(all, "names a region that place 1 does not have");
+    refuse_at(all, 1, "names a region that place 1 does not have");
     all = sums_make(FOUR, 0, false);
     all->actions[0][MLC_TRAIN][0].of = 2;
     refuse(all, "place 0: action 0 of the train list is of no chunk");
     all = sums_make(FOUR, 0, false);
     all->actions[1][MLC_TRAIN][1].microbatch = 1;
-    refuse(all, "place 1: action 1 of the train list is out of order");
+    refuse_at(all, 1, "place 1: action 1 of the train list is out of order");
     all = sums_make(FOUR, 0, false);
     all->programs[0].lists[MLC_TRAIN].count--;
     refuse(all, "the step does not end");
@@ -147,6 +165,7 @@ static void check_refusals(void)
 int main(void)
 {
     check_refusals();
+    check_other_places();
     check_failures();
     check_peers();
     printf("test_faults: ok\n");

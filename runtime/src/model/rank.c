@@ -3,6 +3,19 @@
 
 #include "model/tables.h"
 
+const mlc_held *mlc_role_held(const mlc_role *role, int parameter)
+{
+    int low = 0, high = role->held_count;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (role->held[middle].parameter < parameter)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < role->held_count && role->held[low].parameter == parameter ? &role->held[low] : NULL;
+}
+
 const mlc_held *mlc_rank_held(const mlc_rank *rank, int parameter)
 {
     return rank->tables->held[parameter];

@@ -122,7 +122,10 @@ static inline int64_t mlc_input_row_bytes(const mlc_input *input)
 /* Writes the run-time scalars of a step as a record has them: options, step, steps and curves. */
 void mlc_rank_put_scalars(const mlc_rank *rank, int64_t step, void *scalars);
 
-/* How this place holds a parameter, NULL when it does not. */
+/* How a place holds a parameter, NULL when it does not. What it holds is in order of parameter. */
+const mlc_held *mlc_role_held(const mlc_role *role, int parameter);
+
+/* The same of the rank's own place, looked up. */
 const mlc_held *mlc_rank_held(const mlc_rank *rank, int parameter);
 
 /* Elements of a state that a piece has: its own of an elementwise rule, the whole of another. */

@@ -127,14 +127,6 @@ static uint64_t take(const builder *of, uint64_t *next, int64_t elements)
     return at;
 }
 
-static const mlc_held *held_by(const mlc_role *role, int parameter)
-{
-    for (int i = 0; i < role->held_count; i++)
-        if (role->held[i].parameter == parameter)
-            return &role->held[i];
-    return NULL;
-}
-
 /* The accumulator of use 0; MLC_NONE: it has no gradient. */
 static uint64_t gradient_of(const mlc_role *role, int parameter)
 {
@@ -176,7 +168,7 @@ static void place_update(builder *of, mlc_piece *piece, const mlc_own *own, cons
     piece->update_flat = own->update_flat;
     piece->update = own->update;
     piece->update_at = of->words;
-    *of->words++ = held_by(of->role, own->parameter)->master + first;
+    *of->words++ = mlc_role_held(of->role, own->parameter)->master + first;
     *of->words++ = gradient_of(of->role, own->parameter) + first;
     for (int s = 0; s < parameter->state_count; s++)
         *of->words++ = piece->states[s];

@@ -12,43 +12,42 @@ static int64_t larger(int64_t a, int64_t b)
 
 /* ---- uses ---- */
 
-typedef void (*use_visitor)(mlc_tables *tables, const mlc_use *use, int place, int stage);
-
-static void visit_uses(const mlc_model *model, mlc_tables *tables, use_visitor visit)
+static int refuse_use(const mlc_model *model, int place, const mlc_use *use, mlc_error *error)
 {
-    for (int place = 0; place < model->mesh.size[MLC_PP]; place++)
-        for (int c = 0; c < model->roles[place].chunk_count; c++) {
-            const mlc_chunk *chunk = &model->roles[place].chunks[MLC_TRAIN][c];
-            for (int u = 0; u < chunk->use_count; u++)
-                visit(tables, &chunk->uses[u], place, chunk->stage);
-        }
+    return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: use %d of parameter %d is not sane", model->name, place, use->index, use->parameter);
 }
 
-static void count_use(mlc_tables *tables, const mlc_use *use, int place, int stage)
+static int place_uses(const mlc_model *model, mlc_tables *tables, int place, const mlc_chunk *chunk, mlc_error *error)
 {
-    (void)place, (void)stage;
-    tables->first_use[use->parameter + 1]++;
+    for (int u = 0; u < chunk->use_count; u++) {
+        const mlc_use *use = &chunk->uses[u];
+        bool known = use->parameter >= 0 && use->parameter < model->parameter_count && use->index >= 0 && use->index < model->parameters[use->parameter].uses;
+        if (!known)
+            return refuse_use(model, place, use, error);
+        tables->uses[tables->first_use[use->parameter] + use->index] = (mlc_placed_use){use, place, chunk->stage};
+        tables->shared[use->parameter] |= place != model->parameters[use->parameter].owner;
+    }
+    return MLC_OK;
 }
 
-static void place_use(mlc_tables *tables, const mlc_use *use, int place, int stage)
-{
-    tables->uses[tables->first_use[use->parameter] + use->index] = (mlc_placed_use){use, place, stage};
-}
-
+/* The tables of other places are looked at for their uses alone: as many as the model's parameters have. */
 static int open_uses(mlc_rank *rank, mlc_error *error)
 {
     const mlc_model *model = rank->model;
     mlc_tables *tables = rank->tables;
-    visit_uses(model, tables, count_use);
     for (int p = 0; p < model->parameter_count; p++)
-        tables->first_use[p + 1] += tables->first_use[p];
-    tables->uses = calloc((size_t)tables->first_use[model->parameter_count] + 1, sizeof *tables->uses);
+        tables->first_use[p + 1] = tables->first_use[p] + model->parameters[p].uses;
+    int count = tables->first_use[model->parameter_count];
+    tables->uses = calloc((size_t)count + 1, sizeof *tables->uses);
     if (!tables->uses)
         return mlc_error_set(error, MLC_FAILED, "rank: out of memory");
-    visit_uses(model, tables, place_use);
-    for (int p = 0; p < model->parameter_count; p++)
-        for (int u = 0; u < mlc_use_count(rank, p); u++)
-            tables->shared[p] |= mlc_use_at(rank, p, u)->place != model->parameters[p].owner;
+    for (int place = 0; place < model->mesh.size[MLC_PP]; place++)
+        for (int c = 0; c < model->roles[place].chunk_count; c++)
+            if (place_uses(model, tables, place, &model->roles[place].chunks[MLC_TRAIN][c], error))
+                return error->status;
+    for (int u = 0; u < count; u++)
+        if (!tables->uses[u].use)
+            return mlc_error_set(error, MLC_BAD_INPUT, "model %s: use %d of its parameters is on no place", model->name, u);
     return MLC_OK;
 }
 

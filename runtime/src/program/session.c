@@ -159,7 +159,7 @@ static void start_member(mlc_rank *rank, void *context)
 
 mlc_session *mlc_session_open(const mlc_model *model, const mlc_open_options *options, mlc_error *error)
 {
-    if (mlc_executor_check(model, error))
+    if (mlc_executor_check_model(model, error))
         return NULL;
     mlc_session *session = session_allocate(model, error);
     if (!session)

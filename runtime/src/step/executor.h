@@ -5,9 +5,12 @@
 
 #include "model/rank.h"
 
-/* Is this model one that the executor can walk (mesh, groups, levels, regions, lists, channels)? Catches tables that would make it
- * crash; that the lists are right is the compiler's proof. Returns a status. */
-int mlc_executor_check(const mlc_model *model, mlc_error *error);
+/* Is this model one that the executor can walk, in what all ranks share (mesh, groups, dtypes, channels, owners)? Catches tables that would
+ * make it crash; that the lists are right is the compiler's proof. Returns a status. */
+int mlc_executor_check_model(const mlc_model *model, mlc_error *error);
+
+/* The same of what a place has (levels, regions, rows, lists): each rank looks at its own. */
+int mlc_executor_check_place(const mlc_model *model, int place, mlc_error *error);
 
 /* Makes the record of the rank's current step: seed, step, scalars. */
 void mlc_executor_record(mlc_rank *rank);

@@ -1,4 +1,4 @@
-/* executor_check.c: tables that would make the executor crash or write where it may not (executor.h, mlc_executor_check). */
+/* executor_check.c: tables that would make the executor crash or write where it may not (executor.h). */
 #include "step/executor.h"
 
 #include "model/action.h"
@@ -32,10 +32,6 @@ static int check_dtypes(const mlc_model *model, mlc_error *error)
     for (int i = 0; i < model->input_count; i++)
         if (!mlc_dtype_of(model->inputs[i].tensor.dtype))
             return refuse_dtype(model, &model->inputs[i].tensor, error);
-    for (int place = 0; place < model->mesh.size[MLC_PP]; place++)
-        for (int c = 0; model->roles[place].chunks[MLC_SAMPLE] && c < model->roles[place].chunk_count; c++)
-            if (!mlc_dtype_of(model->roles[place].chunks[MLC_SAMPLE][c].logits.dtype))
-                return refuse_dtype(model, &model->roles[place].chunks[MLC_SAMPLE][c].logits, error);
     return MLC_OK;
 }
 
@@ -85,23 +81,16 @@ static int check_regions(const mlc_model *model, int place, mlc_error *error)
     return arena ? MLC_OK : refuse_place(model, place, "region", 0, error);
 }
 
-static const mlc_held *held_by(const mlc_role *role, int parameter)
-{
-    for (int i = 0; i < role->held_count; i++)
-        if (role->held[i].parameter == parameter)
-            return &role->held[i];
-    return NULL;
-}
-
-/* Its owner holds it too, and both hold a copy or none does: what they exchange has one type. */
+/* In order of parameter. Its owner holds it too, and both hold a copy or none does: what they exchange has one type. */
 static int check_held(const mlc_model *model, int place, mlc_error *error)
 {
     const mlc_role *role = &model->roles[place];
     for (int i = 0; i < role->held_count; i++) {
         const mlc_held *held = &role->held[i];
-        if (held->parameter < 0 || held->parameter >= model->parameter_count)
+        int least = i ? held[-1].parameter + 1 : 0;
+        if (held->parameter < least || held->parameter >= model->parameter_count)
             return refuse_place(model, place, "held parameter", i, error);
-        const mlc_held *owners = held_by(&model->roles[model->parameters[held->parameter].owner], held->parameter);
+        const mlc_held *owners = mlc_role_held(&model->roles[model->parameters[held->parameter].owner], held->parameter);
         if (!owners || (owners->copy == MLC_NONE) != (held->copy == MLC_NONE))
             return refuse_place(model, place, "held parameter", i, error);
     }
@@ -113,7 +102,7 @@ static int check_owned(const mlc_model *model, int place, mlc_error *error)
 {
     const mlc_role *role = &model->roles[place];
     for (int i = 0; i < role->owned_count; i++)
-        if (!held_by(role, role->owned[i].parameter) || role->owned[i].read_count < 0)
+        if (!mlc_role_held(role, role->owned[i].parameter) || role->owned[i].read_count < 0)
             return refuse_place(model, place, "owned parameter", i, error);
     const mlc_area areas[] = {role->states, role->work, role->guests};
     for (int i = 0; i < 3; i++)
@@ -149,7 +138,7 @@ static int check_uses(const mlc_model *model, int place, const mlc_chunk *chunk,
         bool phase = use->phase == MLC_FORWARD || use->phase == MLC_INPUT_GRADIENT || use->phase == MLC_WEIGHT_GRADIENT;
         bool known = use->parameter >= 0 && use->parameter < model->parameter_count && use->index >= 0 &&
                      use->index < model->parameters[use->parameter].uses;
-        if (!phase || !known || !held_by(&model->roles[place], use->parameter))
+        if (!phase || !known || !mlc_role_held(&model->roles[place], use->parameter))
             return refuse_place(model, place, "use", i, error);
     }
     return MLC_OK;
@@ -165,6 +154,8 @@ static int check_chunk(const mlc_model *model, int place, int kind, const mlc_ch
     for (int i = 0; i < chunk->value_count; i++)
         if (chunk->values[i].column < 0 || chunk->values[i].column >= model->chains[kind].column_count)
             return refuse_place(model, place, "column", i, error);
+    if (kind == MLC_SAMPLE && !mlc_dtype_of(chunk->logits.dtype))
+        return refuse_dtype(model, &chunk->logits, error);
     if (check_rows(model, place, chunk->forward, error) || check_rows(model, place, chunk->input_gradient, error) ||
         check_rows(model, place, chunk->weight_gradient, error) || check_rows(model, place, chunk->backward, error))
         return error->status;
@@ -334,15 +325,17 @@ static int check_lists(const mlc_model *model, int place, mlc_error *error)
     return MLC_OK;
 }
 
-int mlc_executor_check(const mlc_model *model, mlc_error *error)
+int mlc_executor_check_model(const mlc_model *model, mlc_error *error)
 {
     if (check_mesh(model, error) || check_dtypes(model, error) || check_channels(model, error))
         return error->status;
     for (int p = 0; p < model->parameter_count; p++)
         if (model->parameters[p].owner < 0 || model->parameters[p].owner >= model->mesh.size[MLC_PP])
             return mlc_error_set(error, MLC_BAD_INPUT, "model %s: parameter %s has no owner", model->name, model->parameters[p].name);
-    for (int place = 0; place < model->mesh.size[MLC_PP]; place++)
-        if (check_role(model, place, error) || check_lists(model, place, error))
-            return error->status;
     return MLC_OK;
+}
+
+int mlc_executor_check_place(const mlc_model *model, int place, mlc_error *error)
+{
+    return check_role(model, place, error) ? error->status : check_lists(model, place, error);
 }

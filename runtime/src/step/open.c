@@ -42,7 +42,7 @@ mlc_rank *mlc_rank_open(const mlc_model *model, int number, const mlc_open_optio
         mlc_error_set(error, MLC_USAGE, "threads must be 1 to %d, steps at least 1", MLC_MAX_THREADS);
         return NULL;
     }
-    if (mlc_executor_check(model, error))
+    if (mlc_executor_check_model(model, error) || mlc_executor_check_place(model, mlc_mesh_place(&model->mesh, number), error))
         return NULL;
     mlc_rank *rank = calloc(1, sizeof *rank);
     if (!rank) {
