@@ -15,6 +15,7 @@ import pytest
 from op_samples import case_id, draw_arguments, sample_cases, sample_function
 from routines import from_stored, read_value, side_by_side, to_stored, write_value
 from shim_library import Device
+from tolerances import TOLERANCES
 
 from mlc.emit import tree as c
 from mlc.emit.printer import c_text
@@ -28,13 +29,9 @@ from mlc.passes.expand import expand
 from mlc.targets.cuda import SM_90
 from mlc.targets.cuda.model import routine_functions
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the shim is C++")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="the shim is C++")]
 
 KEYS = Keys(seed=3, step=5, microbatch=2, path=77)
-
-#: As of compiled C: sums of f32 in another order, bf16 rounded once.
-TOLERANCE = {"f32": 3e-5, "bf16": 2e-2, "f16": 4e-3, "i32": 0.0, "bool": 0.0}
-
 
 def is_whole(function: Function) -> bool:
     """Whether a GPU has all of its dtypes."""
@@ -119,7 +116,7 @@ def test_kernels_equal_the_meaning(kernels: Kernels, op: Op, sample: Sample) -> 
     want = interpret(function, arguments, OPS, KEYS)
     got = kernels.run(CASES.index((op, sample)), arguments)
     for value, a, b in zip(function.results, want, got, strict=True):
-        tolerance = TOLERANCE[value.type.dtype]
+        tolerance = TOLERANCES.get(f"device.meaning.{value.type.dtype}", 0.0)
         np.testing.assert_allclose(b.astype(np.float64), a.astype(np.float64), rtol=tolerance, atol=tolerance)
 
 
