@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, 
 
 KEYS = Keys(seed=3, step=5, microbatch=2, path=77)
 
+
 def is_whole(function: Function) -> bool:
     """Whether a GPU has all of its dtypes."""
     values = (*function.parameters, *(r for i in function.instructions for r in i.results))
@@ -45,7 +46,7 @@ CASES = [(op, sample) for op, sample in sample_cases() if is_whole(sample_functi
 class Environment(ctypes.Structure):
     """mlc_env."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in ("arena", "scratch", "team", "record", "microbatch")),
         ("path", ctypes.c_uint64),
         *((name, ctypes.c_int) for name in ("thread", "threads", "fold", "reserved")),

@@ -37,7 +37,7 @@ _Result = tuple[str, ix.Index, str, Expression]
 
 
 def device_kind(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
-    """Sums of columns, scans and scatters as nests; every other kernel as it is. Loops are not split, so divisions stay: as few as can be."""
+    """Sums of columns, scans and scatters as nests; every other kernel as it is. Loops are not split, so some divisions stay."""
     return tuple(_joined(made) for made in _kinds(kernel, reserve))
 
 

@@ -25,7 +25,8 @@ GENCODE = -gencode arch=compute_{architecture},code=sm_{architecture}
 CUDA_INCLUDES = -Iruntime/include -Iruntime/src
 HOST_FLAGS = -fPIC -Wall -Wextra
 NVCC = $(CUDA_HOME)/bin/nvcc
-KERNEL = $(NVCC) -std=c++17 -O3 -fmad=false $(GENCODE) -Werror all-warnings -Xcompiler "$(HOST_FLAGS) -Werror" $(CUDA_INCLUDES) $(NVCC_EXTRA)
+NVCC_FLAGS = -std=c++17 -O3 -fmad=false -DMLC_SM={number} $(GENCODE) -Werror all-warnings
+KERNEL = $(NVCC) $(NVCC_FLAGS) -Xcompiler "$(HOST_FLAGS) -Werror" $(CUDA_INCLUDES) $(NVCC_EXTRA)
 SHIM_KERNEL = $(CXX) -std=c++17 -O1 -ffp-contract=off -DMLC_SHIM $(HOST_FLAGS) $(CUDA_INCLUDES) -I$(SHIM) $(SHIM_EXTRA) -x c++
 SHIM_OBJECTS = $(patsubst $(SHIM)/%.cpp,objects/shim/%.o,$(wildcard $(SHIM)/*.cpp))
 RUN_TIME = $(if $(SHIM),,-L$(CUDA_LIBRARIES) -lcudart_static)
@@ -59,6 +60,7 @@ def add_cuda_project(
         **runtime_files(runtime, ("include", "src", "transports")),
         **runtime_files(runtime / "cuda", ("include", "kernels", "src")),
     }
-    rules = _RULES.format(home=home, libraries=libraries, architecture=name_of_target.removeprefix("sm_") + "a", name=name)
+    number = name_of_target.removeprefix("sm_")
+    rules = _RULES.format(home=home, libraries=libraries, architecture=f"{number}a", number=number)
     device = Device(rules, "$(KERNELS)", "$(RUN_TIME) -lstdc++ -lpthread -lrt", ".cu")
     return with_makefile(model, files, name, toolchain, target, device)

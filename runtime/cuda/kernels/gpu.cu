@@ -35,6 +35,35 @@ static bool fails(mlc_gpu *gpu, cudaError_t status, const char *what)
     return true;
 }
 
+/* Is there a GPU, of the kind that the kernels are compiled for? */
+static bool lacks_device(mlc_gpu *gpu)
+{
+    int device = 0, major = 0, minor = 0;
+    if (fails(gpu, cudaGetDevice(&device), "there is none that this program can use"))
+        return true;
+#ifdef MLC_SM
+    if (fails(gpu, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "does not say what it is") ||
+        fails(gpu, cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "does not say what it is"))
+        return true;
+    if (major * 10 + minor != MLC_SM)
+        snprintf(gpu->failure, sizeof gpu->failure, "GPU: this program is compiled for sm_%d, and this one is sm_%d%d", MLC_SM, major, minor);
+#endif
+    (void)major, (void)minor;
+    return gpu->failure[0] != 0;
+}
+
+/* Says how much the plan wants and how much there is. */
+static bool lacks_memory(mlc_gpu *gpu, uint64_t bytes)
+{
+    size_t left = 0, total = 0;
+    if (fails(gpu, cudaMemGetInfo(&left, &total), "does not say how much memory it has"))
+        return true;
+    if (left < bytes)
+        snprintf(gpu->failure, sizeof gpu->failure, "GPU: the plan wants %.2f GiB of its memory, and %.2f of %.2f GiB are free",
+                 (double)bytes / 0x1p30, (double)left / 0x1p30, (double)total / 0x1p30);
+    return gpu->failure[0] != 0;
+}
+
 mlc_gpu *mlc_gpu_open(uint64_t bytes, char **base, char text[256])
 {
     mlc_gpu *gpu = (mlc_gpu *)calloc(1, sizeof *gpu);
@@ -44,7 +73,7 @@ mlc_gpu *mlc_gpu_open(uint64_t bytes, char **base, char text[256])
     }
     char what[96];
     snprintf(what, sizeof what, "cannot allocate the %llu bytes of the plan", (unsigned long long)bytes);
-    if (fails(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "cannot be opened") ||
+    if (lacks_device(gpu) || lacks_memory(gpu, bytes) || fails(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "cannot be opened") ||
         fails(gpu, cudaMalloc((void **)&gpu->base, bytes), what) || fails(gpu, cudaMemset(gpu->base, 0, bytes), "cannot clear its memory") ||
         fails(gpu, cudaDeviceSynchronize(), "does not answer")) {
         snprintf(text, 256, "%s", gpu->failure);
@@ -92,7 +121,8 @@ void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes)
 
 void mlc_gpu_wait(mlc_gpu *gpu)
 {
-    fails(gpu, cudaStreamSynchronize(gpu->stream), "failed");
+    if (!fails(gpu, cudaGetLastError(), "a launch was refused"))
+        fails(gpu, cudaStreamSynchronize(gpu->stream), "failed");
 }
 
 static void copy(mlc_gpu *gpu, void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
