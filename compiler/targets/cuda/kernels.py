@@ -13,15 +13,15 @@ from mlc.diagnostics import InternalError
 from mlc.emit import tree as c
 from mlc.emit.body import Body
 from mlc.emit.dtypes import register
-from mlc.emit.expressions import pointer_type
+from mlc.emit.expressions import UNARY, index_text, pointer_type
 from mlc.emit.kernels_calls import call
 from mlc.emit.kernels_loops import select_item
 from mlc.emit.printer import c_text
 from mlc.frozen import frozen
 from mlc.lower import index as ix
-from mlc.lower.expression import Counter, Index, Read
+from mlc.lower.expression import Counter, Index, Read, data_of
 from mlc.lower.library import Operand
-from mlc.lower.loops import Buffer, Call, Contract, Kernel, Let, Loop, Nest, Select, Statement, Store, Whole
+from mlc.lower.loops import Buffer, Call, Contract, Kernel, Let, Loop, Nest, Scatter, Select, Statement, Store, Whole
 from mlc.lower.uses import kernel_uses
 
 #: Threads of a block.
@@ -35,6 +35,9 @@ MOST_BLOCKS = 4096
 
 #: Elements of a row that a warp still takes alone.
 WARP_ROW = 1024
+
+#: Threads of a scatter: each looks at every index, so no more than it takes to have enough additions under way.
+SCATTER_THREADS = 32768
 
 #: Rows and columns of the tile of a contraction.
 TILE = 64
@@ -71,6 +74,10 @@ class _DeviceBody(Body):
             return super().statement(statement)
         counter = self.counters[statement.counter.number]
         return c.For(counter, "0", str(statement.counter.extent), self.statements(statement.body), kind=self.integer)
+
+    def index(self, index: Index) -> str:
+        """An index as text."""
+        return index_text(index, self.names).within(UNARY)
 
     def item(self, statements: Sequence[Statement]) -> tuple[c.Statement, ...]:
         """The statements of an item that `lanes` threads share: each takes its iterations of a loop, what they have folded is combined in
@@ -118,6 +125,8 @@ def launched(named: Named, name: str, kernel: Kernel) -> Launched:
             return _rows(named, name, kernel, prologue, Counter(0, 1), body)
         case Select():
             return _select(named, name, kernel)
+        case Scatter():
+            return _scatter(named, name, kernel)
         case Contract():
             return _contract(named, name, kernel)
         case Call():
@@ -225,6 +234,28 @@ def _select(named: Named, name: str, kernel: Select) -> Launched:
     body = _DeviceBody(named.buffers, "int64_t")
     loop = c.For("i", "mlc_item()", str(kernel.items.extent), select_item(body, kernel), "mlc_items()")
     return _kernel(name, named, kernel, _blocks(kernel.items.extent), THREADS, (loop,))
+
+
+def _scatter(named: Named, name: str, kernel: Scatter) -> Launched:
+    """A thread a line and range of places. All threads look at all indices, of which a warp reads each once, and add in their order; so
+    the sums are those of one thread a line, and the more ranges there are the fewer additions wait for each other."""
+    lines, along = kernel.lines.extent, kernel.along.extent
+    ranges = min(kernel.places.extent, -(-SCATTER_THREADS // lines))
+    size = -(-kernel.places.extent // ranges)
+    items, integer = lines * ranges, _integer(named, kernel, max(lines * ranges, along))
+    body = _DeviceBody(named.buffers, integer)
+    lookup = body.statements(kernel.lookup)
+    (place,) = data_of(kernel.adds[0].index)
+    adds = body.statements((*kernel.body, *kernel.adds))
+    if ranges > 1:
+        adds = (c.If(f"{body.index(Index(((place, 1),)))} / {size} == range", adds),)
+    item = (
+        *([c.Define(f"const {integer}", "i", f"item % {lines}")] if lines > 1 else []),
+        *([c.Define(f"const {integer}", "range", f"item / {lines}")] if ranges > 1 else []),
+        c.For(body.counters[kernel.along.number], "0", str(along), (*lookup, *adds), kind=integer),
+    )
+    loop = c.For("item", "mlc_item()", str(items), item, "mlc_items()", kind=integer)
+    return _kernel(name, named, kernel, _blocks(items), THREADS, (loop,))
 
 
 # ---- contractions ----

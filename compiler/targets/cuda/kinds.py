@@ -5,6 +5,7 @@ Nest, rows         a warp or a block an item, whose independent loops are shared
 Whole              a block
 Contract, Call     kernels of runtime/cuda
 Select             a thread a line
+Scatter            a thread a line and range of places: it looks at all in order, and adds what falls there
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _Result = tuple[str, ix.Index, str, Expression]
 
 
 def device_kind(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
-    """Sums of columns, scans and scatters as nests; every other kernel as it is. Loops are not split, so some divisions stay."""
+    """Sums of columns and scans as nests, scatters without their clearing; every other kernel as it is."""
     return tuple(_joined(made) for made in _kinds(kernel, reserve))
 
 
@@ -53,30 +54,33 @@ def _kinds(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
             return (kernel,)
 
 
+#: What an index may stand in.
+_PARTS = (Nest, Whole, Scatter, Loop, Let, Fold, Store, Read, Position, Random, Operation, Within, Checked)
+
+
 def _joined(node: Any) -> Any:
-    """A kernel, or a part of one, whose indices have as few divisions as they can."""
+    """A kernel, or a part of one, whose indices have as few divisions as they can: loops are not split here, so some stay."""
     match node:
         case Index(terms, constant):
             return ix.joined(Index(tuple((_joined(atom), c) for atom, c in terms), constant))
-        case Nest() | Whole() | Loop() | Let() | Fold() | Store() | Read() | Position() | Random() | Operation() | Within() | Checked():
-            return replace(node, **{field.name: _joined(getattr(node, field.name)) for field in fields(node)})
         case Datum(key, extent):
             return Datum(_joined(key), extent)
         case tuple():
             return tuple(map(_joined, node))
+        case _ if isinstance(node, _PARTS):
+            return replace(node, **{field.name: _joined(getattr(node, field.name)) for field in fields(node)})
         case _:
             return node
 
 
-def _scatter(kernel: Scatter) -> tuple[Nest, ...]:
-    """All places cleared, a thread each; then a thread a line adds in the order of `along`."""
+def _scatter(kernel: Scatter) -> tuple[Kernel, ...]:
+    """All places cleared, a thread each; then what is left of the scatter adds to them."""
     item = Counter(0, kernel.lines.extent * kernel.places.extent)
     line, place = ix.unflatten(ix.counter(item), (kernel.lines.extent, kernel.places.extent))
     if kernel.shared:  # lines lie side by side
         place, line = ix.unflatten(ix.counter(item), (kernel.places.extent, kernel.lines.extent))
     clears = replaced(kernel.clears, {kernel.lines.number: line, kernel.places.number: place})
-    add = Loop(kernel.along, (*kernel.lookup, *kernel.body, *kernel.adds), False)
-    return (Nest(kernel.note, (), item, clears, True), Nest(kernel.note, (), kernel.lines, (add,), True))
+    return (Nest(kernel.note, (), item, clears, True), replace(kernel, clears=()))
 
 
 def _columns(kernel: Columns, reserve: Reserve) -> tuple[Nest, ...]:
