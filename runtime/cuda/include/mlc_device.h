@@ -44,6 +44,12 @@ static inline int mlc_blocks(int64_t items)
     return blocks < 1 ? 1 : blocks > MLC_MOST_BLOCKS ? MLC_MOST_BLOCKS : (int)blocks;
 }
 
+/* ---- library kernels, launched by the host (kernels/) ---- */
+
+/* As mlc_attention_vjp of mlc_kernel.h. workspace: an f32 for each query and head. */
+extern "C" void mlc_attention_vjp_by(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
+    const uint8_t *mask, const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv, void *workspace);
+
 /* ---- items ---- */
 
 MLC_DEVICE int64_t mlc_item()

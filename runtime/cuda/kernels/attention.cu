@@ -115,10 +115,12 @@ struct pair {
     float weight, gradient;
 };
 
+/* delta: of each query the sum of dy * y, which the gradients of its scores have in common; [batch, heads, time]. */
 template <class T> struct operands {
     const T *q, *k, *v, *y, *dy;
     const uint8_t *mask;
     const float *lse;
+    float *delta;
 };
 
 template <class T> MLC_DEVICE pair pair_of(const mlc_attention &s, const operands<T> &of, const query &at, int64_t key)
@@ -128,10 +130,26 @@ template <class T> MLC_DEVICE pair pair_of(const mlc_attention &s, const operand
     const T *q = of.q + at.batch * s.q_batch + at.time * s.q_time + at.head * s.q_head;
     const T *k = of.k + at.batch * s.k_batch + key * s.k_time + at.group * s.k_head;
     const T *v = of.v + at.batch * s.v_batch + key * s.v_time + at.group * s.v_head;
-    const T *y = of.y + at.batch * s.y_batch + at.time * s.y_time + at.head * s.y_head;
     const T *dy = of.dy + at.batch * s.dy_batch + at.time * s.dy_time + at.head * s.dy_head;
-    const float weight = mlc_exp(inner(q, k, s.head) * (float)s.scale - of.lse[(at.batch * s.heads + at.head) * s.time + at.time]);
-    return {weight, weight * (inner(dy, v, s.value) - inner(dy, y, s.value))};
+    const int64_t number = (at.batch * s.heads + at.head) * s.time + at.time;
+    const float weight = mlc_exp(inner(q, k, s.head) * (float)s.scale - of.lse[number]);
+    return {weight, weight * (inner(dy, v, s.value) - of.delta[number])};
+}
+
+/* A warp a query. */
+template <class T> MLC_KERNEL_TEMPLATE void __launch_bounds__(256) deltas(const mlc_attention s, const operands<T> of)
+{
+    for (int64_t item = mlc_warp_item(); item < s.batch * s.heads * s.time; item += mlc_warp_items()) {
+        const query at = query_of(s, item);
+        const T *y = of.y + at.batch * s.y_batch + at.time * s.y_time + at.head * s.y_head;
+        const T *dy = of.dy + at.batch * s.dy_batch + at.time * s.dy_time + at.head * s.dy_head;
+        float sum = 0;
+        for (int64_t e = mlc_lane(); e < s.value; e += MLC_WARP)
+            sum = __builtin_fmaf(element(dy, e), element(y, e), sum);
+        sum = mlc_warp_fold_sum(sum);
+        if (mlc_lane() == 0)
+            of.delta[item] = sum;
+    }
 }
 
 template <class T> MLC_KERNEL_TEMPLATE void __launch_bounds__(256) queries(const mlc_attention s, const operands<T> of, T *dq)
@@ -179,6 +197,7 @@ static void gradients_of(const mlc_env *env, const mlc_attention *s, const opera
 {
     const int query_blocks = mlc_blocks(s->batch * s->heads * s->time * MLC_WARP);
     const int key_blocks = mlc_blocks(s->batch * s->groups * s->keys * MLC_WARP);
+    MLC_LAUNCH(deltas<T>, query_blocks, MLC_BLOCK_THREADS, 0, mlc_stream(env), *s, of);
     MLC_LAUNCH(queries<T>, query_blocks, MLC_BLOCK_THREADS, 0, mlc_stream(env), *s, of, (T *)dq);
     MLC_LAUNCH(keys<T>, key_blocks, MLC_BLOCK_THREADS, 0, mlc_stream(env), *s, of, (T *)dk, (T *)dv);
 }
@@ -194,16 +213,16 @@ void mlc_attention_forward(const mlc_env *env, const mlc_attention *shape, const
 
 template <class T>
 static operands<T> operands_of(const void *q, const void *k, const void *v, const uint8_t *mask, const void *y, const float *lse,
-                               const void *dy)
+                               const void *dy, void *workspace)
 {
-    return {(const T *)q, (const T *)k, (const T *)v, (const T *)y, (const T *)dy, mask, lse};
+    return {(const T *)q, (const T *)k, (const T *)v, (const T *)y, (const T *)dy, mask, lse, (float *)workspace};
 }
 
-void mlc_attention_vjp(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v, const uint8_t *mask,
-    const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv)
+extern "C" void mlc_attention_vjp_by(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
+    const uint8_t *mask, const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv, void *workspace)
 {
     if (shape->dtype == MLC_F32)
-        gradients_of(env, shape, operands_of<float>(q, k, v, mask, y, lse, dy), dq, dk, dv);
+        gradients_of(env, shape, operands_of<float>(q, k, v, mask, y, lse, dy, workspace), dq, dk, dv);
     else
-        gradients_of(env, shape, operands_of<uint16_t>(q, k, v, mask, y, lse, dy), dq, dk, dv);
+        gradients_of(env, shape, operands_of<uint16_t>(q, k, v, mask, y, lse, dy, workspace), dq, dk, dv);
 }
