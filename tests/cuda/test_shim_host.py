@@ -175,6 +175,16 @@ def test_a_capture_of_two_streams(host: Host) -> None:
     np.testing.assert_array_equal(numbers(host, c), NUMBERS + 2)
 
 
+def test_an_event_of_a_capture_that_has_ended(library: Host) -> None:
+    first, second, done, _ = fork(library, joined=True, ordered=True)
+    library.end_capture(first)
+    assert library.error("cudaStreamWaitEvent", second, done, 0) == 907
+    assert library.error("cudaEventSynchronize", done) == 907
+    assert len(library.reports()) == 2
+    library.ok("cudaEventRecord", done, second)
+    library.ok("cudaEventSynchronize", done)
+
+
 def test_a_graph_that_orders_too_little(host: Host) -> None:
     first, _, _, _ = fork(host, joined=True, ordered=False)
     exec_ = host.end_capture(first)
