@@ -63,7 +63,17 @@ class Device:
     """The shim in one library: device memory as NumPy arrays go in and out, and what it reported."""
 
     def __init__(self, source: str, checked: bool = True, defines: Sequence[str] = ()) -> None:
-        self.library = ctypes.CDLL(str(build(KERNELS / source, checked, tuple(defines))))
+        self.open(build(KERNELS / source, checked, tuple(defines)))
+
+    @classmethod
+    def of_library(cls, path: str) -> "Device":
+        """Of a library that is built already."""
+        device = cls.__new__(cls)
+        device.open(Path(path))
+        return device
+
+    def open(self, path: Path) -> None:
+        self.library = ctypes.CDLL(str(path))
         self.library.mlc_shim_report_text.restype = ctypes.c_char_p
         self.library.mlc_shim_switches.restype = ctypes.c_uint64
         self.library.mlc_shim_print(0)

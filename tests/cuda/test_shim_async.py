@@ -29,8 +29,8 @@ def close(got: Array, expected: Array) -> bool:
     return bool(np.linalg.norm(got - expected) <= 3e-7 * np.linalg.norm(expected))
 
 
-#: PTX ISA, "Canonical Layouts" of wgmma, examples for bf16 (figures 168 to 170): swizzle, leading and stride bytes, bits of the swizzle, and
-#: the layout as shapes and strides of (row, column) in elements, innermost first.
+#: PTX ISA, "Canonical Layouts" of wgmma, examples for bf16 (figures 168 to 170): swizzle, leading and stride bytes, bits of the swizzle,
+#: and the layout as shapes and strides of (row, column) in elements, innermost first.
 DOCUMENTED = {
     "MN-major, none": (NONE, 128 * 2, 64 * 2, 0, [(8, 1), (1, 8), (2, 64)], [(8, 8), (2, 128)]),
     "MN-major, 32B": (B32, 128 * 2, 256 * 2, 1, [(8, 1), (2, 8), (2, 128)], [(8, 16), (2, 256)]),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from shim_library import SCHEDULES, Array, Device
+from shim_library import KERNELS, SCHEDULES, Array, Device, build
 
 SIZE = 256  # bytes: 64 ints, as every kernel of faults.cu takes
 Pointer = ctypes.c_void_p
@@ -170,6 +173,16 @@ def test_a_capture_of_two_streams(host: Host) -> None:
     host.ok("cudaGraphLaunch", exec_, first)
     host.ok("cudaStreamSynchronize", first)
     np.testing.assert_array_equal(numbers(host, c), NUMBERS + 2)
+
+
+def test_an_event_of_a_capture_that_has_ended(library: Host) -> None:
+    first, second, done, _ = fork(library, joined=True, ordered=True)
+    library.end_capture(first)
+    assert library.error("cudaStreamWaitEvent", second, done, 0) == 907
+    assert library.error("cudaEventSynchronize", done) == 907
+    assert len(library.reports()) == 2
+    library.ok("cudaEventRecord", done, second)
+    library.ok("cudaEventSynchronize", done)
 
 
 def test_a_graph_that_orders_too_little(host: Host) -> None:
@@ -350,3 +363,45 @@ def test_a_tensor_that_begins_while_its_place_is_in_use(host: Host) -> None:
     host.ok("mlc_shim_region_open", b, size, b"b", second)
     host.ok("cudaDeviceSynchronize")
     assert any(text.startswith("race between launches") for text in host.reports())
+
+
+def ends_with(checked: bool, what: str) -> tuple[int, str]:
+    """Exit code and stderr of a process of its own that does `what` with a device."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+import shim_library
+device = shim_library.Device.of_library({str(build(KERNELS / "faults.cu", checked))!r})
+device.library.mlc_shim_print(1)
+given, out = device.put(np.arange(64, dtype=np.int32)), device.empty(256)
+{what}
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    return ran.returncode, ran.stderr
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_process_ends_with_what_was_reported(checked: bool) -> None:
+    """An access far outside ends it with its place; one that was reported and not cleared makes its exit code."""
+    far = "device.library.run_planted(b'out_of_bounds', given, out, 1 << 28, None); device.library.cudaDeviceSynchronize()"
+    code, said = ends_with(checked, far)
+    assert code == 66, said
+    assert "mlc_shim: out of bounds: kernel out_of_bounds, block 0, thread " in said
+    code, said = ends_with(checked, "device.library.run_step(given, out, 2000, 0, None)")
+    assert code == 66
+    assert "a block of 2000 threads" in said
+    assert ends_with(checked, "device.library.run_step(given, out, 64, 0, None); device.library.cudaDeviceSynchronize()") == (0, "")
+
+
+def test_operations_are_told_apart_after_many(library: Host) -> None:
+    """Their numbers have 16 bits: at the end of them all so far are over, and a race is seen as before."""
+    first, second, a, b = library.stream(), library.stream(), library.put(NUMBERS), library.put(NUMBERS)
+    for _ in range(66000):
+        library.library.cudaMemsetAsync(a, 0, ctypes.c_size_t(4), first)
+    library.ok("cudaStreamSynchronize", first)
+    assert library.reports() == []
+    library.step(a, b, first)
+    library.step(b, a, second)
+    library.ok("cudaDeviceSynchronize")
+    assert any(text.startswith("race between launches") for text in library.reports())

@@ -743,6 +743,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     if (!on || !of)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamWaitEvent with a stream or event that does not exist");
     if (of->capture) {
+        if (!of->capture->origin)
+            return fail(cudaErrorCapturedEvent, "cudaStreamWaitEvent for an event that was recorded in a capture that has ended");
         if (on->capture && on->capture != of->capture)
             return fail(cudaErrorStreamCaptureIsolation, "cudaStreamWaitEvent joins two captures");
         if (!on->capture) { /* the stream joins the capture */

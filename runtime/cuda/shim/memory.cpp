@@ -19,6 +19,7 @@
 namespace mlc_shim {
 
 constexpr size_t DEVICE_BYTES = (size_t)1 << 36, SHARED_SPAN = 1 << 20, GAP_BYTES = 4096, SPAN = DEVICE_BYTES + SHARED_SPAN;
+constexpr size_t POISON_MOST = (size_t)256 << 20;
 constexpr size_t PAGE = 4096, SHARED_FIRST = 1024, SHARED_GAP = 64, SHARED_LIMIT = 256 << 10;
 constexpr int SHIFT_FIRST = 4;
 
@@ -107,7 +108,8 @@ void *device_alloc(size_t bytes)
         mprotect(memory + at - GAP_BYTES, GAP_BYTES + room + GAP_BYTES, PROT_READ | PROT_WRITE);
     else
         mprotect(memory + at, room, PROT_READ | PROT_WRITE);
-    memset(memory + at, 0xFF, room);
+    if (room <= POISON_MOST) /* plain builds find what nothing wrote by it; a large allocation would cost its size in real memory */
+        memset(memory + at, 0xFF, room);
     allocations[first] = {bytes, true, (int)allocations.size()};
     mark(memory + first, bytes, KEY_UNWRITTEN);
     return memory + first;
