@@ -119,7 +119,7 @@ def print_fault(arguments: list[str]) -> None:
     click.echo(f"  mlc {' '.join(arguments)}", err=True)
 
 
-def diagnosed(function: F) -> F:
+def diagnosed(function: Callable[..., int | None]) -> Callable[..., int]:
     """Adds --error-format; an MlcError is printed by it, and the exit code is 1."""
 
     @click.option(
@@ -135,7 +135,7 @@ def diagnosed(function: F) -> F:
             print_diagnostics(problem.diagnostics, {SPLIT: split} if split else {})
             return 1
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped
 
 
 def print_diagnostics(diagnostics: tuple[Diagnostic, ...], sources: Sources) -> None:

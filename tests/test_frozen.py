@@ -76,6 +76,50 @@ def test_values_are_copied_and_pickled():
     assert copy.copy(span) == copy.deepcopy(span) == pickle.loads(pickle.dumps(span)) == span
 
 
+def test_what_is_more_than_its_fields_is_copied_as_it_is():
+    """Values that are not made of all their fields in order: of a class that is, by name, by a method of their own, or pickled so."""
+    values = (Derived(1), Named(x=1, y=2, z=3), Measured("abc"))
+    for value in values:
+        assert copy.copy(value) == copy.deepcopy(value) == pickle.loads(pickle.dumps(value)) == value
+    assert copy.copy(Derived(1)).z == 7
+    assert copy.copy(Changed(1)) == Changed(9)
+
+
+@frozen
+class Base:
+    x: int
+    y: int = 2
+
+
+@frozen
+class Derived(Base):
+    z: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "z", 7)
+
+
+@frozen_by_name
+class Named(Base):
+    z: int
+
+
+@frozen
+class Measured:
+    x: int
+
+    def __init__(self, text: str):
+        object.__setattr__(self, "x", len(text))
+
+
+@frozen
+class Changed:
+    x: int
+
+    def __reduce__(self) -> tuple[type[Any], tuple[int]]:
+        return Changed, (9,)
+
+
 def test_objects_are_themselves_only():
     @frozen_object
     class Thing:

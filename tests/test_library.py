@@ -34,6 +34,11 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tup
     return loaded
 
 
+def _others(_: str, names: list[str]) -> list[str]:
+    """What is not read as the source of what reads texts."""
+    return [name for name in names if not name.endswith((".py", ".lark"))]
+
+
 def read(folder: Path, name: str) -> Module:
     return parse((folder / "stdlib" / f"{name}.dsl").read_bytes(), f"<mlc.{name}>")
 
@@ -80,3 +85,15 @@ def test_without_a_cache_only_what_is_imported_is_read(
 ) -> None:
     monkeypatch.setenv("MLC_CACHE", "off")
     assert load("mlc.nn")[1] == ["<mlc.nn>"]
+
+
+def test_trees_are_of_the_code_that_makes_them(
+    load: Callable[[str], tuple[Module, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, module in enumerate((library.tree, library.diagnostics, library.frozen)):
+        load("mlc.nn")
+        other = tmp_path / str(number) / Path(module.__file__).name
+        shutil.copytree(Path(module.__file__).parent, other.parent, ignore=_others)
+        other.write_text(other.read_text() + "# edited\n")
+        monkeypatch.setattr(module, "__file__", str(other))
+        assert load("mlc.nn")[1] and not load("mlc.nn")[1], module.__name__

@@ -20,6 +20,7 @@ from mlc.ir.verify import verify
 from mlc.lower import lower
 from mlc.ops import OPS
 from mlc.passes import prepared
+from mlc.plan.backward import _Planner
 from mlc.plan.choose import choose_layout
 from mlc.targets.c import C
 
@@ -163,6 +164,66 @@ def test_full_keeps_the_states_of_some_layers_alone_where_that_is_less(tmp_path:
         edited.write_text(json.dumps({**plan, "stages": [{**stage, "recompute": choices}]}))
         with pytest.raises(MlcError, match=r"E1201.*made again"):
             planned_from(tmp_path, edited, {"depth": 24})
+
+
+SKIPPING = """
+from mlc.losses import cross_entropy
+from mlc.nn import linear
+from mlc.optim import adamw
+from mlc.rates import constant
+
+depth: int
+width: dim = 8
+batch: dim = 2
+
+@layer
+def cell(x: real[batch, width], y: real[batch, width]):
+    return linear(tanh(linear(x * y, width, name="a")), width, name="b")
+
+@model
+def skipping(tokens: i32[batch], targets: i32[batch]):
+    x = gather(param("table", [16, width], init=normal(0.02)), tokens)
+    y = x
+    for i in range(depth):
+        z = cell(x, y, name=f"c.{i}")
+        y = x
+        x = z
+    return {"loss": cross_entropy(linear(x, 16, bias=False, name="head"), targets)}
+
+@train
+def recipe():
+    return adamw(rate=constant(1e-3))
+"""
+
+
+class Asked(dict[str, int]):
+    """Makers of states that are looked for."""
+
+    times = 0
+
+    def __contains__(self, key: object) -> bool:
+        Asked.times += 1
+        return super().__contains__(key)
+
+
+def test_what_two_read_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each state is read by the next two calls: there are as many ways back to the first as there are sums of ones and twos."""
+    model, edited, depth = tmp_path / "skipping.dsl", tmp_path / "edited.json", 16
+    model.write_text(SKIPPING)
+    compile_file(model, tmp_path, {"depth": depth}, Options(emit="plan", recompute="full"))
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    (stage,) = plan["stages"]
+    stage["recompute"][1:-2] = ["states"] * (depth - 1)
+    edited.write_text(json.dumps(plan))
+    find = _Planner._readers
+
+    def counted(planner: _Planner) -> object:
+        planner.makers = Asked(planner.makers)
+        return find(planner)
+
+    monkeypatch.setattr(_Planner, "_readers", counted)
+    compile_file(model, tmp_path, {"depth": depth}, Options(emit="plan", plan=edited))
+    assert depth < Asked.times < 20 * depth
 
 
 def planned_from(folder: Path, path: Path, define: dict[str, int] = SMALL) -> dict:

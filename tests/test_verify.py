@@ -139,6 +139,10 @@ def no_kind(plan: Plan) -> None:
     plan["places"][0]["lists"]["train"][0][0] = None
 
 
+def more_places_than_there_are(plan: Plan) -> None:
+    plan["mesh"]["pp"] += 1
+
+
 def names_twice(plan: Plan) -> None:
     plan["channels"].append(dict(plan["channels"][0]))
 
@@ -601,6 +605,7 @@ def column_that_nobody_leaves(plan: Plan) -> None:
 
 EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
     "E1201": (
+        (more_places_than_there_are, "plan.json is damaged: 2 places for pp = 3"),
         (choices_of_other_calls, "says of 9 what is made again"),
         (no_version, "version"),
         (no_lists, "lists"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from mlc import diagnostics
+from mlc import diagnostics, frozen
 from mlc.cache import find_cache, keep_entry, read_entry
 from mlc.diagnostics import MlcError
 from mlc.resources import MOST_SOURCE_BYTES, read_bytes, stdlib_folder
@@ -80,9 +80,9 @@ def _shown(name: str) -> str:
 
 
 def _facts(texts: Mapping[str, bytes]) -> Iterator[str]:
-    """All that decides trees: the texts, and the sources of what reads them."""
+    """All that decides pickles of trees: the texts, and the sources of what reads them and of what they are made of."""
     yield sys.version
     yield from (f"{name} {hashlib.sha256(text).hexdigest()}" for name, text in texts.items())
     syntax = Path(tree.__file__).parent
-    for path in (*sorted(syntax.glob("*.py")), *syntax.glob("*.lark"), Path(diagnostics.__file__)):
+    for path in (*sorted(syntax.glob("*.py")), *syntax.glob("*.lark"), Path(diagnostics.__file__), Path(frozen.__file__)):
         yield f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"

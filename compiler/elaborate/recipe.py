@@ -43,7 +43,7 @@ class RecipeTrace(Trace):
                 made[key] = emit(op, *operands, hint=hint, **attributes)
             return made[key]
 
-        self.builder.emit = once  # type: ignore[method-assign]
+        self.builder.emit = once
 
 
 def settings(it: Interpreter, function: FunctionValue) -> Recipe:

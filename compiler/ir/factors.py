@@ -177,11 +177,17 @@ def with_results(instruction: Instruction, types: tuple[TensorType, ...]) -> tup
     return tuple((key, _DIMS[key](types, attributes) if key in _DIMS else value) for key, value in instruction.attributes)
 
 
+def _whole(value: Attribute) -> int:
+    """An attribute that is an index."""
+    assert isinstance(value, int)
+    return value
+
+
 #: What each attribute that holds dims is, by the types of the results and the other attributes.
 _DIMS: dict[str, Callable[[tuple[TensorType, ...], dict[str, Attribute]], Attribute]] = {
     "dims": lambda types, _: types[0].dims,
-    "dim": lambda types, attributes: types[0].dims[attributes.get("axis", 0)],  # type: ignore[index]
-    "sizes": lambda types, attributes: tuple(t.dims[attributes["axis"]] for t in types),  # type: ignore[index]
+    "dim": lambda types, attributes: types[0].dims[_whole(attributes.get("axis", 0))],
+    "sizes": lambda types, attributes: tuple(t.dims[_whole(attributes["axis"])] for t in types),
     "k": lambda types, _: types[0].dims[-1],
 }
 
@@ -195,6 +201,7 @@ def part_attributes(
     def scaled(key: str, value: Attribute) -> Attribute:
         if key not in ("starts", "stops"):
             return value
-        return tuple(n // parts if d in divided else n for d, n in enumerate(value))  # type: ignore[arg-type, operator]
+        assert isinstance(value, tuple)
+        return tuple(_whole(n) // parts if d in divided else n for d, n in enumerate(value))
 
     return tuple((key, scaled(key, value)) for key, value in with_results(instruction, types))

@@ -84,8 +84,8 @@ def print_attribute(value: Attribute) -> str:
             return json.dumps(value)
         case Dim():
             return f"<{print_dim(value)}>"
-        case (Dim(), *_) if all(isinstance(v, Dim) for v in value):
-            return f"[{', '.join(map(print_dim, value))}]"  # type: ignore[arg-type]
+        case (Dim(), *_) if len(dims := [v for v in value if isinstance(v, Dim)]) == len(value):
+            return f"[{', '.join(map(print_dim, dims))}]"
         case _:
             inner = ", ".join(map(print_attribute, value))
             return f"({inner},)" if len(value) == 1 else f"({inner})"
@@ -188,9 +188,10 @@ _SPAN = re.compile(r"@(?P<file>.*):(\d+):(\d+)-(\d+):(\d+)\Z", re.DOTALL)
 def _read_span(r: Reader) -> Span:
     match = _SPAN.match(r.take("span"))
     assert match is not None
-    file, *places = match.groups()
+    file = match["file"]
+    line, column, end_line, end_column = map(int, match.groups()[1:])
     caller = _read_span(r) if r.accept("from") else None
-    return Span(json.loads(file) if file.startswith('"') else file, *map(int, places), caller)  # type: ignore[arg-type]
+    return Span(json.loads(file) if file.startswith('"') else file, line, column, end_line, end_column, caller)
 
 
 _WORDS: dict[str, Attribute] = {"none": None, "true": True, "false": False}

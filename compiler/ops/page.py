@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from mlc.diagnostics import NO_SPAN
 from mlc.ir.builder import Builder
@@ -85,7 +86,8 @@ def _shown(text: str) -> tuple[int, ...]:
 def _instruction(op: Op, sample: Sample) -> Instruction:
     operands = tuple(Value(f"x{n}", parse_type(text)) for n, text in enumerate(sample.operands))
     b = Builder(OPS, "page", NO_SPAN, [v.name for v in operands])
-    b.emit(op.name, *operands, **dict(sample.attributes))  # type: ignore[arg-type]
+    attributes: dict[str, Any] = dict(sample.attributes)
+    b.emit(op.name, *operands, **attributes)
     return b.instructions[0]
 
 

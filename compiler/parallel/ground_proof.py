@@ -35,9 +35,9 @@ def ground_faults(planned: Planned) -> Iterator[Fault]:
 def _held_faults(planned: Planned, place: Place) -> Iterator[Fault]:
     """Each parameter has one initial value, and what a place updates it holds."""
     times, owned = Counter(held.parameter for held in place.held), {one.parameter for one in place.owned}
-    for number, parameter in enumerate(planned.parameters):
+    for number in sorted({*times, *owned}):
         if not (number in owned) <= times[number] <= 1:
-            yield Fault("E1204", f"place {place.number}: {parameter.name} is held {times[number]} times, not once")
+            yield Fault("E1204", f"place {place.number}: {planned.parameters[number].name} is held {times[number]} times, not once")
 
 
 def _fixed_faults(planned: Planned, place: Place) -> Iterator[Fault]:

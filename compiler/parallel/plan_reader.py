@@ -103,7 +103,9 @@ def reading() -> Iterator[None]:
     """Whatever goes wrong inside is the fault of the plan.json that is read. raises: E1201"""
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+    except ValueError as problem:  # what a reader refuses, in its words
+        raise refusal("E1201", f"plan.json is damaged: {problem}") from problem
+    except (KeyError, TypeError, IndexError, AttributeError) as problem:
         raise refusal("E1201", f"plan.json is damaged: {type(problem).__name__} {problem}") from problem
 
 

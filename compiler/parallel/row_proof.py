@@ -123,7 +123,8 @@ class _Chunk:
         self.transient = next((a for a in place.fixed if a.name == f"transient.{chain}"), Area("", 0, 0, None))
         self.outside = [buffer.region == "arena" and not self._is_transient(buffer) for buffer in chunk.buffers]
         self.spots = [(buffer.region, buffer.at, buffer.at + buffer.bytes) for buffer in chunk.buffers]
-        self.gradients = [self._is_gradient(number) for number in range(len(chunk.buffers))]
+        self.arriving = [number for number, buffer in enumerate(chunk.buffers) if buffer.name.startswith(_RECEIVED)]
+        self.leaving = {name for name in place.regions if name.startswith(_LEAVING)}
 
     def faults(self) -> Iterator[Fault]:
         of = self.chunk
@@ -132,8 +133,8 @@ class _Chunk:
         if rows_meaning(self.planned.routines, of.buffers, of.rows, bound) != of.meaning:
             yield Fault("E1204", f"{self.where}: its rows do not compute what those of the model do")
             return
-        for buffer in self.chunk.buffers:
-            if fault := self._misplaced(buffer):
+        for buffer, outside in zip(self.chunk.buffers, self.outside, strict=True):
+            if fault := self._misplaced(buffer, outside):
                 yield fault
                 return
         for course in _COURSES:
@@ -163,24 +164,26 @@ class _Chunk:
     def _is_transient(self, buffer: Buffer) -> bool:
         return self.transient.at <= buffer.at and buffer.at + buffer.bytes <= self.transient.end
 
-    def _misplaced(self, buffer: Buffer) -> Fault | None:
-        region = self.place.regions[buffer.region]
+    def _misplaced(self, buffer: Buffer, outside: bool) -> Fault | None:
         if buffer.bytes < 0 or buffer.at < 0:
             return Fault("E1206", f"{self.where}: {buffer.name} has {buffer.bytes} bytes at {buffer.at}")
+        if outside:
+            return None if self._is_known(buffer) else self._unknown(buffer)
         if buffer.region != "arena":
-            end = buffer.at + buffer.bytes
+            region, end = self.place.regions[buffer.region], buffer.at + buffer.bytes
             if end > region.bytes:
                 return Fault("E1206", f"{self.where}: {buffer.name} ends at byte {end} of {region.bytes} of {region.name}")
             if region.chain != self.chain:
                 return Fault("E1206", f"{self.where}: {buffer.name} lies in {region.name}, which is not of this chain")
             return self._mismatch(buffer) if buffer.name.startswith(_RECEIVED) else None
-        return None if self._is_transient(buffer) or self._is_known(buffer) else self._unknown(buffer)
+        return None
 
     def _is_known(self, buffer: Buffer) -> bool:
         """Is it the fixed buffer of its name?"""
-        kind, _, name = buffer.name.partition(" ")
-        names = (f"parameter {name}", f"copy of {name}") if kind == "parameter" else (buffer.name,)
-        return any((area := self.fixed.get((buffer.at, known))) is not None and area.bytes == buffer.bytes for known in names)
+        area = self.fixed.get((buffer.at, buffer.name))
+        if area is None and buffer.name.startswith("parameter "):
+            area = self.fixed.get((buffer.at, f"copy of {buffer.name.removeprefix('parameter ')}"))
+        return area is not None and area.bytes == buffer.bytes
 
     def _unknown(self, buffer: Buffer) -> Fault:
         text = f"{buffer.name}, {buffer.bytes} bytes at {buffer.at}, is no buffer of this place"
@@ -204,9 +207,8 @@ class _Chunk:
         """Follow a microbatch through its phases."""
         self.memory = {}
         added: Counter[tuple[str, str]] = Counter()
-        for buffer, of in enumerate(self.chunk.buffers):
-            if of.name.startswith(_RECEIVED):
-                self._write(buffer)
+        for buffer in self.arriving:
+            self._write(buffer)
         for phase in course:
             self.memory.pop("arena", None)
             for _, buffer in self.chunk.inputs if phase == "F" else ():
@@ -215,7 +217,7 @@ class _Chunk:
                 operands = self.planned.routines[row.routine].operands
                 yield from self._row(row, operands, f"{self.where}, {phase} row {at} ({row.name})")
                 for number, operand in zip(row.buffers, operands, strict=True):
-                    if operand.use == "add" and self.gradients[number]:
+                    if operand.use == "add" and self._is_gradient(number):
                         added[self.chunk.buffers[number].name, phase] += 1
         yield from self._left()
         yield from self._sent_faults()
@@ -225,14 +227,15 @@ class _Chunk:
     def _row(self, row: Row, operands: Sequence[Operand], where: str) -> Iterator[Fault]:
         """operands: of its routine"""
         pairs = list(zip(row.buffers, operands, strict=True))
+        buffers, outsides = self.chunk.buffers, self.outside
         for number, operand in pairs:
-            buffer = self.chunk.buffers[number]
+            buffer = buffers[number]
             if operand.each or operand.bytes != buffer.bytes:
                 name = self.planned.routines[row.routine].name
                 yield Fault("E1206", f"{where}: {buffer.name} has {buffer.bytes} bytes, {name} wants {operand}")
             elif operand.use == "read" and not self._holds(number):
                 yield Fault("E1205", f"{where}: reads {buffer.name}, which does not lie there whole")
-            elif self.outside[number] and not self._may(buffer, operand.use):
+            elif outsides[number] and not self._may(buffer, operand.use):
                 yield Fault("E1205", f"{where}: {operand.use}s {buffer.name}, which is not its to {operand.use}")
         yield from self._overlaps(pairs, where)
         for number, operand in pairs:
@@ -293,8 +296,8 @@ class _Chunk:
 
     def _sent_faults(self) -> Iterator[Fault]:
         """Every part of a message that leaves was written, and is still there."""
-        for number, buffer in enumerate(self.chunk.buffers):
-            if buffer.region.startswith(_LEAVING) and not buffer.name.startswith(_RECEIVED) and not self._holds(number):
+        for number, buffer in enumerate(self.chunk.buffers) if self.leaving else ():
+            if buffer.region in self.leaving and not buffer.name.startswith(_RECEIVED) and not self._holds(number):
                 yield Fault("E1205", f"{self.where}: {buffer.name} is not whole in the message that carries it")
 
     def _use_faults(self, added: Mapping[tuple[str, str], int], course: Sequence[str]) -> Iterator[Fault]:

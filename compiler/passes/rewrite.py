@@ -116,7 +116,7 @@ class Rewriter:
 
     def _note_number(self, instruction: Instruction) -> None:
         if instruction.op == "constant":
-            self.number[instruction.result.name] = instruction.attribute("value")  # type: ignore[assignment]
+            self.number[instruction.result.name] = instruction.attribute("value")
         if instruction.op == "broadcast" and instruction.operands[0].name in self.number:
             self.number[instruction.result.name] = self.number[instruction.operands[0].name]
 

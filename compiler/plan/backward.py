@@ -148,6 +148,8 @@ class _Planner:
         wanted = [self.makers[state] for state in states if state in self.makers]
         while wanted:
             number = wanted.pop()
+            if number in found:  # made for another reader
+                continue
             found.add(number)
             wanted += [self.makers[name] for name in self.staged.chain.calls[number].arguments if name in self.makers]
         return sorted(found)

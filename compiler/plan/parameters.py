@@ -68,7 +68,9 @@ def held_parameters(
     """Per place, the parameters that one of its stages uses in any chain, and those it owns; ascending."""
     program = lowered.step.program
     number_of = {p.name: n for n, p in enumerate(program.parameters)}
-    held: list[set[int]] = [{n for n, p in enumerate(parameters) if p.owner == place} for place in range(layout.pp)]
+    held: list[set[int]] = [set() for _ in range(layout.pp)]
+    for number, parameter in enumerate(parameters):
+        held[parameter.owner].add(number)
     for staged in chains:
         for stage, numbers in enumerate(staged.calls):
             place = held[layout.schedule.placement[stage]]
@@ -93,6 +95,7 @@ def rounded_parameters(lowered: Lowered, layout: Layout, held: Sequence[Sequence
 
 def place_sharings(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParameter]) -> list[Sharing]:
     """Per place, how its replicas share out the parameters that it owns."""
-    sizes = [p.type.size for p in lowered.step.program.parameters]
-    owned = [[Owned(n, sizes[n], p.sharing) for n, p in enumerate(parameters) if p.owner == place] for place in range(layout.pp)]
+    owned: list[list[Owned]] = [[] for _ in range(layout.pp)]
+    for number, (parameter, planned) in enumerate(zip(lowered.step.program.parameters, parameters, strict=True)):
+        owned[planned.owner].append(Owned(number, parameter.type.size, planned.sharing))
     return [Sharing(of, layout.dp, dtype_of(lowered.step.program.wide).bytes) for of in owned]

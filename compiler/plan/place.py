@@ -57,6 +57,7 @@ PAGE_BYTES = 4096
 class Sketch:
     """A plan before addresses.
 
+    uses:      per call of the train chain; numbers: of parameters by name
     held:      per place, numbers of parameters
     rounded:   per place, those of which microbatches have copies of their own
     sharings:  per place
@@ -65,7 +66,8 @@ class Sketch:
     lowered: Lowered
     layout: Layout
     chains: tuple[PlannedChain, ...]
-    uses: tuple[ParameterUse, ...]
+    uses: Mapping[int, Sequence[ParameterUse]]
+    numbers: Mapping[str, int]
     parameters: tuple[PlannedParameter, ...]
     held: Sequence[Sequence[int]]
     rounded: Sequence[frozenset[str]]
@@ -202,17 +204,16 @@ class PlacePlanner:
 
     def _accumulators(self) -> dict[int, list[Use]]:
         """The uses of each stage of the place, with memory for all levels, but for those that a microbatch has for itself."""
-        numbers = {p.name: n for n, p in enumerate(self.program.parameters)}
-        train = self.sketch.chains[0]
+        train, of_call = self.sketch.chains[0], self.sketch.uses
         found: dict[int, list[Use]] = {stage: [] for stage in self.stages}
-        stage_of = {call: stage for stage in self.stages for call in train.staged.calls[stage]}
-        for use in self.sketch.uses:
-            if use.call in stage_of:
-                number, stage = numbers[use.parameter], stage_of[use.call]
+        for stage in self.stages:
+            alone = frozenset(train.rows[stage].gradients)
+            for use in [use for call in train.staged.calls[stage] for use in of_call.get(call, ())]:
+                number = self.sketch.numbers[use.parameter]
                 size = self.unit * self.program.parameters[number].type.size
-                own = use.buffer() in train.rows[stage].gradients
-                levels = () if own else tuple([self._buffer(use.buffer(level), size) for level in range(self.sketch.levels)])
-                found[stage].append(Use(number, use.index, use.phase, levels))
+                levels = range(0 if use.buffer() in alone else self.sketch.levels)
+                areas = tuple([self._buffer(use.buffer(level), size) for level in levels])
+                found[stage].append(Use(number, use.index, use.phase, areas))
         return found
 
     def _outbox(self, channel: Channel) -> None:

@@ -28,7 +28,7 @@ from mlc.plan.parameters import held_parameters, place_sharings, plan_parameters
 from mlc.plan.place import PlacePlanner, Sketch, place_inboxes
 from mlc.plan.routines import Routines, called_routines
 from mlc.plan.stages import staged_chains
-from mlc.plan.uses import parameter_uses
+from mlc.plan.uses import Use, parameter_uses
 
 
 def plan(lowered: Lowered, layout: Layout) -> Planned:
@@ -46,7 +46,8 @@ def plan(lowered: Lowered, layout: Layout) -> Planned:
         lowered=lowered,
         layout=layout,
         chains=chains,
-        uses=uses,
+        uses=_by_call(uses),
+        numbers={parameter.name: number for number, parameter in enumerate(program.parameters)},
         parameters=parameters,
         held=held,
         rounded=rounded,
@@ -88,6 +89,13 @@ def _routines(
     called += [lowered.inits[number] for numbers in held for number in numbers]
     called += [lowered.updates[parameter.update] for parameter in parameters if parameter.update is not None]
     return called_routines(lowered, called)
+
+
+def _by_call(uses: Sequence[Use]) -> dict[int, list[Use]]:
+    found: dict[int, list[Use]] = {}
+    for use in uses:
+        found.setdefault(use.call, []).append(use)
+    return found
 
 
 def _check(lowered: Lowered, layout: Layout) -> None:
