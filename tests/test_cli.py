@@ -49,7 +49,7 @@ def wrong(tmp_path: Path) -> Path:
         (["compil"], 2, "compile"),
         (["compile"], 2, "FILE"),
         (["compile", "none.dsl"], 1, "E0806"),
-        (["compile", "none.dsl", "--target", "sm_103"], 1, "E0808"),
+        (["compile", "none.dsl", "--target", "sm_60"], 1, "E0808"),
         (["compile", "none.dsl", "--plan", "plan.json", "--pp", "2"], 1, "E0808"),
         (["compile", "none.dsl", "--plan", "plan.json", "--schedule", "1f1b"], 1, "E0808"),
         (["compile", "none.dsl", "--emit", "ir", "--pp", "2"], 1, "E0808"),
