@@ -10,6 +10,7 @@ import pytest
 from layout_models import MODELS, Model, Programs, run_model
 from tolerances import TOLERANCES
 
+from mlc.diagnostics import MlcError
 from mlc.driver import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,3 +63,8 @@ def test_a_model_trains_as_on_a_cpu(programs: dict[str, Programs], name: str, tm
 @pytest.mark.parametrize("name", SLOW)
 def test_every_example_trains_as_on_a_cpu(programs: dict[str, Programs], name: str, tmp_path: Path) -> None:
     check(programs, MODELS[name], SLOW[name], tmp_path)
+
+
+def test_a_library_for_gpus_says_that_it_has_no_views(programs: dict[str, Programs]) -> None:
+    with pytest.raises(MlcError, match="cannot be opened as a library"):
+        programs["sm_90"].library(MODELS["gpt"], Options(microbatches=4, groups=2, emit="c", target="sm_90")).open()

@@ -176,6 +176,11 @@ mlc_session *mlc_open(const mlc_model *model, const mlc_open_options *options, i
 {
     mlc_error error = {0};
     mlc_session *session = mlc_session_open(model, options, &error);
+    if (session && session->members[0]->arena.gpu) { /* views are of the memory of this process */
+        mlc_error_set(&error, MLC_USAGE, "a model for GPUs cannot be opened as a library: run its program");
+        mlc_close(session);
+        session = NULL;
+    }
     if (status)
         *status = error.status;
     if (message && size)
