@@ -17,6 +17,7 @@ FAULTS = {
     "missing_barrier": ("race", "shared `tile`"),
     "missing_barrier_after_reads": ("race", "shared `value`"),
     "missing_syncwarp": ("race", "shared `tile`"),
+    "written_after_two_lanes_read": ("race", "shared `value`"),
     "shuffle_as_barrier": ("race", "shared `tile`"),
     "missing_named_barrier": ("race|uninitialised read", "shared `tile`"),
     "missing_wait": ("missing wait", "shared `tile`"),
