@@ -17,6 +17,7 @@ FAULTS = {
     "missing_barrier": ("race", "shared `tile`"),
     "missing_barrier_after_reads": ("race", "shared `value`"),
     "missing_syncwarp": ("race", "shared `tile`"),
+    "written_after_two_lanes_read": ("race", "shared `value`"),
     "shuffle_as_barrier": ("race", "shared `tile`"),
     "missing_named_barrier": ("race|uninitialised read", "shared `tile`"),
     "missing_wait": ("missing wait", "shared `tile`"),
@@ -156,3 +157,16 @@ def test_a_race_is_reported_if_and_only_if_there_is_one(
     texts = device.reports()
     assert all(text.startswith("race: kernel interpreter") for text in texts), texts
     assert bool(texts) == races(program), texts
+
+
+def test_a_read_between_two_others_is_remembered(device: Device) -> None:
+    """Three warps read; a barrier of two of them; one writes: a race with the third, in whatever order they read."""
+    program = np.zeros((STEPS, THREADS), np.int32)
+    program[0, [0, 64, 32]] = 16 * READ
+    program[1, :64] = 16 * PAIR
+    program[2, 0] = 16 * WRITE
+    assert races(program)
+    for seed in range(24):
+        device.schedule("random", seed)
+        device.call("run_interpreter", device.put(program), STEPS, device.empty(64), 0, device.empty(THREADS * 4))
+        assert any(text.startswith("race: kernel interpreter") for text in device.reports()), seed

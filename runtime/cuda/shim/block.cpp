@@ -500,7 +500,7 @@ bool meet(int operation, uint32_t mask, uintptr_t pc, void (*combine)(Warp &warp
     size_t at = 0;
     while (at < warp.pending.size() && (warp.pending[at].operation != operation || warp.pending[at].mask != mask)) {
         const Meeting &other = warp.pending[at++];
-        if (other.mask & bit || other.arrived & mask)
+        if (other.mask & bit && other.arrived & mask) /* each waits for the other */
             report("divergent warp", nullptr, pc, "lane %d comes with mask %08x while lane %d waits at %s with mask %08x%s", self.lane,
                 mask, lowest(other.arrived), source_line((uint32_t)other.pc).c_str(), other.mask,
                 other.operation != operation ? " in another operation" : "");

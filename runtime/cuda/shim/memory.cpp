@@ -381,30 +381,35 @@ static const char *verb(Access access)
 static __attribute__((noinline, cold)) void report_race(const Entry &earlier, bool wrote, Access access, const void *p, uintptr_t pc)
 {
     const Party other = party_of(earlier);
+    const bool agent = other.thread == AGENT && block->size <= AGENT, blocks = !agent && other.block != (block->number & 0xFFFFFF);
+    const char *fault = other.thread < 0 ? "race between launches" : blocks ? "race between blocks" : "race";
+    if (reported(fault, pc))
+        return;
     const char *did = earlier.key & KEY_ATOMIC ? "changed it atomically" : wrote ? "wrote it" : "read it";
     const std::string at = source_line(other.pc);
     if (other.thread < 0)
-        report("race between launches", p, pc, "%s what %s %s (%s); no stream or event orders the two", verb(access),
+        report(fault, p, pc, "%s what %s %s (%s); no stream or event orders the two", verb(access),
             operation_name((uint32_t)(earlier.key >> 48)).c_str(), did, at.c_str());
-    else if (other.thread == AGENT && block->size <= AGENT)
-        report("race", p, pc, "%s what an asynchronous operation %s (%s), and this thread has not waited for it", verb(access),
+    else if (agent)
+        report(fault, p, pc, "%s what an asynchronous operation %s (%s), and this thread has not waited for it", verb(access),
             wrote ? "wrote" : "read", at.c_str());
-    else if (other.block != (block->number & 0xFFFFFF))
-        report("race between blocks", p, pc, "%s; thread %d of block %lld %s (%s)", verb(access), other.thread, (long long)other.block, did,
-            at.c_str());
+    else if (blocks)
+        report(fault, p, pc, "%s; thread %d of block %lld %s (%s)", verb(access), other.thread, (long long)other.block, did, at.c_str());
     else
-        report("race", p, pc, "%s; thread %d %s (%s) and no barrier lies between", verb(access), other.thread, did, at.c_str());
+        report(fault, p, pc, "%s; thread %d %s (%s) and no barrier lies between", verb(access), other.thread, did, at.c_str());
 }
 
 static __attribute__((noinline, cold)) void report_state(uint64_t key, const Entry &entry, Access access, const void *p, uintptr_t pc)
 {
+    const char *fault = key == KEY_CLOSED ? "out of bounds" : key == KEY_UNWRITTEN ? "uninitialised read" : "missing wait";
+    if (reported(fault, pc))
+        return;
     if (key == KEY_CLOSED)
-        report("out of bounds", p, pc, "%s", verb(access));
+        report(fault, p, pc, "%s", verb(access));
     else if (key == KEY_UNWRITTEN)
-        report("uninitialised read", p, pc, "%s what nothing wrote", verb(access));
+        report(fault, p, pc, "%s what nothing wrote", verb(access));
     else
-        report(
-            "missing wait", p, pc, "%s where a copy that began at %s has not been waited for", verb(access), source_line(entry.pc).c_str());
+        report(fault, p, pc, "%s where a copy that began at %s has not been waited for", verb(access), source_line(entry.pc).c_str());
 }
 
 /* Whether the running thread comes after every lane of the entry. */

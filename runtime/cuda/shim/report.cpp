@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <unordered_map>
 
 namespace mlc_shim {
 
@@ -22,6 +23,7 @@ struct Found {
 
 static std::vector<Found> found;
 static std::map<std::string, size_t> found_by_place; /* index in `found` */
+static std::unordered_map<uint64_t, size_t> found_quickly; /* the same, by a hash of fault, kernel and place */
 static bool print = true;
 
 /* ---- options ---- */
@@ -161,6 +163,20 @@ std::string source_line(uint32_t pc)
 
 /* ---- reports ---- */
 
+static uint64_t quick_key(const char *fault, uintptr_t pc)
+{
+    return splitmix64(pc) ^ splitmix64((uintptr_t)fault) ^ splitmix64(launch_now ? (uintptr_t)launch_now->kernel + 1 : 0);
+}
+
+bool reported(const char *fault, uintptr_t pc)
+{
+    const auto at = found_quickly.find(quick_key(fault, pc));
+    if (at == found_quickly.end())
+        return false;
+    found[at->second].times++;
+    return true;
+}
+
 static void add(const std::string &place, const std::string &text)
 {
     const auto at = found_by_place.find(place);
@@ -217,6 +233,9 @@ void report(const char *fault, const void *address, uintptr_t pc, const char *fo
     if (address)
         text += " [" + describe(address) + "]";
     add(place, text);
+    const auto added = found_by_place.find(place);
+    if (added != found_by_place.end())
+        found_quickly[quick_key(fault, pc)] = added->second;
 }
 
 void report_host(const char *format, ...)
@@ -265,6 +284,7 @@ void mlc_shim_reports_clear(void)
 {
     found.clear();
     found_by_place.clear();
+    found_quickly.clear();
 }
 
 uint64_t mlc_shim_switches(void)

@@ -53,6 +53,8 @@ struct Party { /* the other side of a race */
 
 /* Notes a fault of the running kernel (or of the host program, outside one). Same fault, same place: noted once, counted. */
 void report(const char *fault, const void *address, uintptr_t pc, const char *format, ...) __attribute__((format(printf, 4, 5)));
+/* Whether that fault was noted at that place already; counts it then. Before words are made for one more. */
+bool reported(const char *fault, uintptr_t pc);
 std::string source_line(uint32_t pc);
 bool in_constants(const void *p); /* in a loaded module, in a part that is never written */
 void report_host(const char *format, ...) __attribute__((format(printf, 1, 2)));

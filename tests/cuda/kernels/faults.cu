@@ -36,6 +36,25 @@ MLC_KERNEL void missing_syncwarp(const int *in, int *out, int fault)
     out[threadIdx.x] = tile[threadIdx.x ^ 1];
 }
 
+/* Two lanes read; the later of them writes. */
+MLC_KERNEL void written_after_two_lanes_read(const int *in, int *out, int fault)
+{
+    MLC_SHARED(int, value, [2]);
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    if (lane == 0)
+        value[warp] = in[warp];
+    __syncwarp();
+    int sum = lane < 2 ? value[warp] : 0;
+    if (!fault)
+        __syncwarp();
+    if (lane == 0 || lane == 1)
+        sum += __shfl_xor_sync(3u, sum, 1); /* both have read; nothing is ordered */
+    if (lane == 1)
+        value[warp] = sum;
+    __syncwarp();
+    out[threadIdx.x] = value[warp];
+}
+
 /* A shuffle orders no memory. */
 MLC_KERNEL void shuffle_as_barrier(const int *in, int *out, int fault)
 {
@@ -325,7 +344,7 @@ static const Planted planted[] = {
     PLANTED(missing_barrier, 1),
     PLANTED(missing_barrier_after_reads, 1),
     PLANTED(missing_syncwarp, 1),
-    PLANTED(shuffle_as_barrier, 1),
+    PLANTED(shuffle_as_barrier, 1), PLANTED(written_after_two_lanes_read, 1),
     PLANTED(missing_named_barrier, 1),
     PLANTED(missing_wait, 1),
     PLANTED(missing_barrier_after_wait, 1),
