@@ -595,6 +595,11 @@ def nothing_held(plan: Plan) -> None:
     plan["places"][0]["held"] = []
 
 
+def held_out_of_order(plan: Plan) -> None:
+    held = plan["places"][0]["held"]
+    held.insert(0, held.pop())
+
+
 def held_twice(plan: Plan) -> None:
     plan["places"][0]["held"] *= 2
 
@@ -666,6 +671,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (chunk_of_another_stage, "it is of stage 1, its place has [0]"),
         (nothing_held, "is held 0 times, not once"),
         (held_twice, "is held 2 times, not once"),
+        (held_out_of_order, "place 0: what it holds is not in the order of parameters"),
         (column_that_nobody_leaves, "columns [0, 1] are counted on, [0] are left"),
     ),
     "E1205": (
