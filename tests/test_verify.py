@@ -22,7 +22,7 @@ from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
 from mlc.parallel.entries import ENDINGS, packed
 from mlc.parallel.plan_reader import read_plan
-from mlc.parallel.planned import Planned
+from mlc.parallel.planned import RECORD_HEAD_BYTES, Planned
 from mlc.parallel.symbolic import run_symbolic
 from mlc.parallel.verify import explain_proof, prove, verify
 from mlc.plan.report import explain_plan
@@ -437,7 +437,7 @@ def update_reads_no_scalar(plan: Plan) -> None:
 
 def update_reads_another_scalar(plan: Plan) -> None:
     one = next(one for one in plan["places"][0]["owned"] if one["reads"])
-    one["reads"][0] = plan["places"][0]["record"] + 64 + 4  # steps
+    one["reads"][0] = plan["places"][0]["record"] + RECORD_HEAD_BYTES + 4  # steps
 
 
 def another_initial_value(plan: Plan) -> None:

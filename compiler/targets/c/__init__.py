@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mlc.emit.dtypes import STORED
 from mlc.emit.model import emit
 from mlc.lower.arrangement import Arrangement, canonical
 from mlc.lower.library import Scratch
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
 from mlc.lower.serial import serial_kind
+from mlc.parallel.sweeps import KERNELS as SWEEP_KERNELS
+from mlc.parallel.sweeps import OWN
 from mlc.targets.c.attention import ATTENTION_FORWARD, ATTENTION_VJP, stated
 from mlc.targets.target import Target
 
 #: The kernels of the runtime that ops name, one record each.
 KERNELS = (ATTENTION_FORWARD, ATTENTION_VJP)
+
+
+def _sweep_function(kernel: str) -> Callable[[str], str]:
+    return lambda wide: f"mlc_{kernel}_{wide}"
 
 
 def _contraction(times: int) -> Scratch:
@@ -46,6 +54,7 @@ C = Target(
         lower_kind=serial_kind,
         contractions=Contractions(("f32", "bf16", "f64"), 4, {"f32": _contraction(1), "f64": _contraction(2)}),
         kernels={kernel.name: kernel for kernel in KERNELS},
+        sweeps={kernel: _sweep_function(kernel) for kernel in SWEEP_KERNELS if kernel not in OWN},
         scatters=("f32", "f64"),
         arrange=_canonical,
         alignment=64,

@@ -9,11 +9,11 @@ static int64_t search_piece(const mlc_rank *rank, const mlc_piece *piece, int64_
     const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
     const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
     const char *master = mlc_rank_at(rank, mlc_rank_held(rank, piece->parameter)->master);
-    if (first <= 0 && dtype->wide->worst(master + piece->begin * dtype->bytes, piece->end - piece->begin) == MLC_WORST_INFINITE)
+    if (first <= 0 && !dtype->wide->finite(master + piece->begin * dtype->bytes, piece->end - piece->begin))
         return 0;
     for (int64_t s = first > 0 ? first - 1 : 0; s < parameter->state_count; s++) {
         int64_t elements = mlc_rank_state_elements(rank->model, piece, (int)s);
-        if (dtype->wide->worst(mlc_rank_at(rank, piece->states[s]), elements) == MLC_WORST_INFINITE)
+        if (!dtype->wide->finite(mlc_rank_at(rank, piece->states[s]), elements))
             return 1 + s;
     }
     return -1;

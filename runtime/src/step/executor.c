@@ -4,8 +4,8 @@
 #include "data/cause.h"
 #include "model/finite.h"
 #include "model/tables.h"
-#include "step/gradient.h"
 #include "step/pass.h"
+#include "step/sweep.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -215,12 +215,13 @@ void mlc_executor_record(mlc_rank *rank)
     record->steps = rank->steps;
     record->microbatch = 0;
     mlc_dtype_wide(rank->model)->store(record->one, 0, 1);
+    mlc_dtype_wide(rank->model)->store(record->mean, 0, 1.0 / rank->model->microbatches);
     mlc_rank_put_scalars(rank, rank->step, record->scalars);
 }
 
 static void refresh_job(mlc_env *env, void *context)
 {
-    mlc_gradient_refresh(context, env);
+    mlc_sweep_run(context, env, (mlc_moment){.at = MLC_AT_COPIES});
 }
 
 void mlc_executor_refresh(mlc_rank *rank)
@@ -230,7 +231,7 @@ void mlc_executor_refresh(mlc_rank *rank)
 
 static void initialize_job(mlc_env *env, void *context)
 {
-    mlc_gradient_initialize(context, env);
+    mlc_sweep_run(context, env, (mlc_moment){.at = MLC_AT_START});
 }
 
 void mlc_executor_initialize(mlc_rank *rank)

@@ -6,7 +6,7 @@
  *   F 0 3                                                                  an action, by the words of plan.json
  *     0x4a10 h.3 forward: 4096 8192 77824                                  a row
  *   UPDATE
- *     0x6b30 wte.weight: 409600 819200 1228800 1638400, elements 0 to 8192     a sweep over a parameter or a piece of it
+ *     0x6b30 scale wte.weight: 409600 192, elements 0 to 8192              a kernel of a sweep, over a parameter or a piece of it
  *   SEND act.train.0 3
  *     act.train.0 3 to rank 1: 81920 -> 12288, 4096 bytes                  a message leaves its slot for one of the peer's
  */
