@@ -382,7 +382,7 @@ enum mlc_sweep_operand {
 typedef struct mlc_sweep_call {
     const char *kernel;
     mlc_flat_function run; /* NULL: the update of the piece, the initial value of the held parameter, on operands of its own */
-    int32_t operands[MLC_SWEEP_OPERANDS];
+    int32_t operands[2]; /* MLC_SWEEP_OPERANDS */
 } mlc_sweep_call;
 
 typedef struct mlc_sweep {
