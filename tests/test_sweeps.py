@@ -30,6 +30,11 @@ MODELS = {
         {"depth": 2, "context": 8, "width": 16, "tied": True},
         Options(pp=2, microbatches=8, emit="plan"),
     ),
+    "shared": (
+        ROOT / "benchmarks" / "models" / "skips.dsl",
+        {"depth": 2, "context": 8, "width": 16, "tied": True},
+        Options(pp=2, dp=2, microbatches=8, emit="plan"),
+    ),
     "albert": (ROOT / "examples" / "albert.dsl", {}, Options(microbatches=4, groups=4, emit="plan")),
 }
 
@@ -75,6 +80,16 @@ def test_every_call_is_needed(plan: Plan) -> None:
         plan["sweeps"].pop(number)
         assert is_refused(plan), sweep
         plan["sweeps"].insert(number, sweep)
+
+
+def test_sums_join_once(plan: Plan) -> None:
+    """Also where REDUCE has joined them: what waits still lies there. Of a single group nothing waits."""
+    waits = read_plan(plan).places[0].levels > 1
+    for sweep in plan["sweeps"]:
+        if sweep["moment"] in ("FOLD", "REDUCE", "SHARE", "NORM") and "spread" not in sweep["only"]:
+            sweep["calls"].insert(0, ["add", "sum", "waiting"])
+            assert is_refused(plan) == waits, sweep
+            sweep["calls"].pop(0)
 
 
 def edits(plan: Plan) -> Iterator[tuple[str, Callable[[], Any], Callable[[], Any]]]:

@@ -282,18 +282,21 @@ def _homes(planned: Planned, place: Place, parameter: PlannedParameter) -> tuple
 
 
 class _Course:
-    """A parameter from the last microbatch of a step to its end, on the place of its owner."""
+    """A parameter from the last microbatch of a step to its end, on the place of its owner.
+
+    depth:  sums that wait, all of which join that of the last group; joins: those that are still to be joined, for REDUCE does it
+    """
 
     def __init__(self, planned: Planned, case: _Case):
         self.planned = planned
         self.case = case
-        waiting = len(list(subtrees(0, planned.groups - 1, planned.groups))) if planned.dp == 1 else 0
-        self.memory = self._memory(waiting)
-        self.waiting = waiting
+        alone = len(list(subtrees(0, planned.groups - 1, planned.groups)))
+        self.depth = alone if planned.dp == 1 else max(place.levels for place in planned.places) - 1
+        self.joins = alone if planned.dp == 1 else 0
+        self.memory = self._memory()
 
-    def _memory(self, waiting: int) -> _Memory:
-        """All that waits joins: with one replica the last group completes the sum."""
-        return _Memory(self.case, waiting, waiting)
+    def _memory(self) -> _Memory:
+        return _Memory(self.case, self.depth, self.depth)
 
     def faults(self) -> Iterator[str]:
         """What is wrong with what sweeps do to it."""
@@ -308,9 +311,9 @@ class _Course:
 
     def _whole(self) -> Term:
         """The gradient of all uses."""
-        total = _joined(0, self.waiting, self.waiting)
+        total = _joined(0, self.joins, self.joins)
         for use in range(1, len(self.case.homes)):
-            total = ("add", total, _joined(use, self.waiting, self.waiting))
+            total = ("add", total, _joined(use, self.joins, self.joins))
         return total
 
     def _share(self) -> Iterator[str]:
@@ -321,9 +324,9 @@ class _Course:
             if home:
                 self.memory.run(self.planned.sweeps, "SHARE", (use,))
                 continue
-            there = self._memory(self.waiting)
+            there = self._memory()
             there.run(self.planned.sweeps, "SHARE", (use,))
-            sent = _joined(use, self.waiting, self.waiting)
+            sent = _joined(use, self.joins, self.joins)
             if there.at("level", use, 0) != sent or _strays(there, lambda buffer: buffer[0] == "level"):
                 yield f"SHARE: what goes to its owner is not the sum of use {use}"
             self.memory.content["level", 0, 0] = ("add", self.memory.at("level", 0, 0), sent)
