@@ -29,6 +29,9 @@ Term = tuple[Any, ...]
 #: What feeds a parameter, as conditions say it.
 _FED = {"loss": "loss", "accumulate": "accumulated"}
 
+#: What looks through values, and when what it notes is asked for: at other moments it is forgotten.
+_LOOKS = {"squares": ("NORM",), "finite": ("NORM", "SEARCH"), "inspect": ("UPDATE",), "inspect_copy": ("UPDATE",)}
+
 #: By what a sweep goes over, the conditions that can be asked.
 _ONLY: dict[str, tuple[str, ...]] = {
     "uses": (),
@@ -57,6 +60,8 @@ def sweep_faults(planned: Planned) -> Iterator[Fault]:
 
 def _misfits(sweep: Sweep) -> Iterator[tuple[str, str]]:
     """Where the words of a sweep do not go together."""
+    if not sweep.calls:
+        yield "E1204", "it calls nothing"
     of_chunk = sweep.moment in ("FOLD", "REDUCE", "SEARCH")
     if of_chunk != (sweep.over == "uses") or (sweep.moment == "SHARE") != (sweep.over == "use"):
         yield "E1204", f"it goes over {sweep.over}, which this action does not have"
@@ -64,6 +69,8 @@ def _misfits(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "E1204", f"it goes over elements of {sweep.over} by {sweep.range}, not by {OVER[sweep.over]}"
     if strange := [word for word in sweep.only if word not in _ONLY[sweep.over]]:
         yield "E1204", f"it takes of {sweep.over} those that are {strange[0]}, which is no matter of them"
+    if len(set(sweep.only)) < len(sweep.only):
+        yield "E1204", "it has a condition twice"
     if sweep.gated != (sweep.moment == "UPDATE"):
         yield "E1204", "it runs where a step is held" if sweep.moment == "UPDATE" else "it does not run where a step is held"
     words = _words(sweep)
@@ -74,6 +81,8 @@ def _misfits(sweep: Sweep) -> Iterator[tuple[str, str]]:
 def _call_misfits(sweep: Sweep, call: SweepCall, words: frozenset[str]) -> Iterator[tuple[str, str]]:
     if call.kernel in OWN and (sweep.over != {"update": "pieces", "initial": "held"}[call.kernel] or not _is_own(sweep)):
         yield "E1204", f"there is no {call.kernel} of {sweep.over} that runs by {sweep.range}"
+    if sweep.moment not in _LOOKS.get(call.kernel, (sweep.moment,)):
+        yield "E1204", f"nobody asks for what {call.kernel} notes"
     for word, (use, kind) in zip(call.operands, KERNELS[call.kernel].operands, strict=True):
         if word not in words:
             yield "E1206", f"{call.kernel} is given {word}, which is not there"
@@ -248,10 +257,10 @@ def _fold_faults(planned: Planned, depth: int, folds: bool) -> Iterator[str]:
             last.run(planned.sweeps, "REDUCE", (0,))
             if last.at("level", 0, 0) != _joined(0, depth, merges) or _strays(last, lambda buffer: buffer == ("level", 0, 0)):
                 yield f"REDUCE: {depth} sums of groups wait and {merges} join: their sum is not what is reduced"
-    looked = _Memory(_PLAIN, 0, 0)
+    looked = _Memory(_PLAIN, depth, depth)
     looked.run(planned.sweeps, "SEARCH", (0,))
     seen = [*looked.noted["finite"], *looked.noted["squares"]]
-    if depth == 0 and (looked.content or (("level", 0, 0), looked.at("level", 0, 0)) not in seen):
+    if looked.content or (("level", 0, 0), looked.at("level", 0, 0)) not in seen:
         yield "SEARCH: the gradient of a microbatch is not looked through, or changes"
 
 
@@ -360,6 +369,10 @@ class _Course:
                 yield f"UPDATE: its {said} is not what its rule makes of the clipped gradient"
             elif case.rule and (buffer, term) not in [*self.memory.noted["inspect"], *self.memory.noted["inspect_copy"]]:
                 yield f"UPDATE: its {said} is not looked through"
+        if strays := _strays(self.memory, lambda buffer: buffer in wanted or buffer[0] in ("level", "new master", "new state")):
+            yield f"UPDATE: its {' '.join(map(str, strays[0]))} changes"
+        if case.fed and case.rule and self.memory.at("level", 0, 0) != gradient:
+            yield "UPDATE: its gradient does not stay what it was clipped to"
 
 
 def _held_faults(planned: Planned) -> Iterator[str]:

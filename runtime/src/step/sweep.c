@@ -6,7 +6,6 @@
 #include "world/launches.h"
 
 #include <stddef.h>
-#include <stdio.h>
 
 #define CHUNK (8 * MLC_BLOCK) /* elements worked on at a time: stays in the first cache through all kernels */
 
@@ -237,11 +236,13 @@ static int64_t subject_of(const item *it, int operand, int k)
     return mlc_flaw_of(it->parameter, operand == MLC_OPERAND_COPY ? MLC_FLAW_COPY : operand == MLC_OPERAND_STATE ? 1 + k : 0);
 }
 
-/* Elements of an operand where whole tensors are gone over. */
-static int64_t extent_of(const walk *of, const item *it, int operand, int k)
+/* Elements of what call number k of so many changes, where whole tensors are gone over. */
+static int64_t extent_of(const walk *of, const item *it, const mlc_sweep_call *call, int k, int times)
 {
     const mlc_parameter *parameter = &of->rank->model->parameters[it->parameter];
-    return operand == MLC_OPERAND_STATE ? mlc_tensor_elements(&parameter->states[k]) : mlc_parameter_elements(parameter);
+    int operand = call->operands[0];
+    bool state = operand == MLC_OPERAND_STATE;
+    return state ? mlc_tensor_elements(&parameter->states[index_of(of, it, operand, k, times)]) : mlc_parameter_elements(parameter);
 }
 
 /* ---- calls ---- */
@@ -326,7 +327,7 @@ static void share_out(const walk *of, mlc_env *env, int64_t total)
 static void run_tensor(const walk *of, mlc_env *env, const item *it, const mlc_sweep_call *call)
 {
     for (int k = 0, times = times_of(of, it, call); k < times; k++) {
-        int64_t elements = extent_of(of, it, call->operands[0], k), blocks = blocks_of(elements);
+        int64_t elements = extent_of(of, it, call, k, times), blocks = blocks_of(elements);
         int64_t begin = blocks * env->thread / env->threads * MLC_BLOCK, end = blocks * (env->thread + 1) / env->threads * MLC_BLOCK;
         if (begin < elements)
             run_kernel(of, env, it, call, k, times, begin, smaller(end, elements));
@@ -353,8 +354,7 @@ static void take_turns(const walk *of, mlc_env *env)
 static void list_call(const walk *of, const item *it, const mlc_sweep_call *call, void (*function)(void), const uint64_t *at, int count,
                       int64_t elements)
 {
-    char name[512];
-    snprintf(name, sizeof name, "%s %s", call->kernel, of->rank->model->parameters[it->parameter].name);
+    mlc_sweep_name name = {call->kernel, of->rank->model->parameters[it->parameter].name};
     mlc_launches_sweep(of->rank->world.launches, function, name, at, count, it->begin, it->begin + elements);
 }
 
@@ -364,9 +364,9 @@ static void list_own(const walk *of, const item *it, const mlc_sweep_call *call)
     int operands = 0;
     if (piece)
         operands = 3 + 2 * of->rank->model->parameters[it->parameter].state_count + of->rank->catalog.owners.items[it->parameter].own->read_count;
-    void (*function)(void) = !piece             ? (void (*)(void))it->held->init_flat
-                             : piece->update_flat ? (void (*)(void))piece->update_flat
-                                                  : (void (*)(void))piece->update;
+    mlc_flat_function flat = piece ? piece->update_flat : it->held->init_flat;
+    mlc_function whole = piece ? piece->update : it->held->init;
+    void (*function)(void) = flat ? (void (*)(void))flat : (void (*)(void))whole;
     list_call(of, it, call, function, piece ? piece->update_at : NULL, operands, it->elements);
 }
 
@@ -375,8 +375,8 @@ static void list_kernel(const walk *of, const item *it, const mlc_sweep_call *ca
     for (int k = 0, times = times_of(of, it, call); k < times; k++) {
         uint64_t at[MLC_SWEEP_OPERANDS];
         int count = resolve_all(of, it, call, k, times, at);
-        bool whole = of->sweep->range == MLC_RANGE_TENSOR;
-        list_call(of, it, call, (void (*)(void))call->run, at, count, whole ? extent_of(of, it, call->operands[0], k) : it->elements);
+        int64_t elements = of->sweep->range == MLC_RANGE_TENSOR ? extent_of(of, it, call, k, times) : it->elements;
+        list_call(of, it, call, (void (*)(void))call->run, at, count, elements);
     }
 }
 

@@ -31,8 +31,14 @@ void mlc_launches_action(mlc_launches *launches, const char *name);
 /* A function with `count` operands, resolved; `name` is the row's. */
 void mlc_launches_row(mlc_launches *launches, mlc_function function, const char *name, const uint64_t *operands, int count);
 
-/* A function that goes over elements [begin, end) of the parameter `name`; MLC_NONE among the operands: it is given none there. */
-void mlc_launches_sweep(mlc_launches *launches, void (*function)(void), const char *name, const uint64_t *operands, int count,
+/* What is swept. */
+typedef struct mlc_sweep_name {
+    const char *kernel;
+    const char *parameter;
+} mlc_sweep_name;
+
+/* A function that goes over elements [begin, end) of a parameter; MLC_NONE among the operands: it is given none there. */
+void mlc_launches_sweep(mlc_launches *launches, void (*function)(void), mlc_sweep_name name, const uint64_t *operands, int count,
                         int64_t begin, int64_t end);
 
 /* Message link->posted is about to go, or message link->released has been read; `base`: of the arena. */
