@@ -1,4 +1,4 @@
-"""Random edits of a plan's lists, collectives, rows and buffers, each with the reasons for which it may be refused."""
+"""Random edits of a plan's lists, collectives, rows, buffers and sweeps, each with the reasons for which it may be refused."""
 
 from __future__ import annotations
 
@@ -286,5 +286,42 @@ def move_operand(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     return f"place {place['place']}: operand {at} of a call moves from {before} to {operands[at]}", {MEMORY, COVERAGE}
 
 
-ROW_EDITS = (move_buffer, edit_rows, edit_head, move_operand)
+def edit_sweep(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
+    """A sweep or a call of one is missing, done twice, elsewhere, of other words, or is given something else."""
+    before = copy.deepcopy(plan["sweeps"])
+    while True:
+        text = _edit_sweep(plan["sweeps"], rng)
+        if plan["sweeps"] != before:
+            return text, {COVERAGE, MEMORY, NO_PLAN}
+
+
+def _edit_sweep(sweeps: list[dict[str, Any]], rng: random.Random) -> str:
+    n, m = rng.randrange(len(sweeps)), rng.randrange(len(sweeps))
+    sweep, calls = sweeps[n], sweeps[n]["calls"]
+    at, to = rng.randrange(len(calls)), rng.randrange(len(calls))
+    before = copy.deepcopy(sweep)
+    match rng.randrange(8):
+        case 0:
+            sweeps.pop(n)
+        case 1:
+            sweeps.insert(m, copy.deepcopy(sweep))
+        case 2:
+            sweeps[n], sweeps[m] = sweeps[m], sweeps[n]
+        case 3:
+            calls.pop(at)
+        case 4:
+            calls.insert(to, list(calls[at]))
+        case 5:
+            calls.insert(to, calls.pop(at))
+        case 6:
+            key = rng.choice(["moment", "over", "only", "range", "gated"])
+            sweep[key] = copy.deepcopy(sweeps[m][key])
+        case _:
+            other = rng.choice(sweeps[m]["calls"])
+            word = rng.randrange(len(calls[at]))
+            calls[at][word] = other[min(word, len(other) - 1)]
+    return f"sweep {n}: {before} becomes {sweep}, near {m}"
+
+
+ROW_EDITS = (move_buffer, edit_rows, edit_head, move_operand, edit_sweep)
 EDITS = (drop, duplicate, swap, reorder, repeer, renumber, edit_ending, shrink, *ROW_EDITS)

@@ -35,7 +35,8 @@ from mlc.parallel.verify import Proof, prove
 from mlc.passes import PASSES, differentiate
 from mlc.passes.factor import check_factors, factored_step
 from mlc.plan import plan
-from mlc.plan.choose import AUTO, LayoutOptions, choose_layout, considered
+from mlc.plan.choose import AUTO, LayoutOptions, choose_layout, considered, layout_in_runs
+from mlc.plan.layout import Layout
 from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
 from mlc.runtime_library import install_runtime
 from mlc.syntax.parser import parse
@@ -243,7 +244,7 @@ def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Planned:
     if content is not None:
         return planned
     if options.recompute == CHOICES[-1]:
-        return in_longer_runs(lowered, options, planned, None, observe)
+        return in_longer_runs(lowered, options, layout, planned, observe)
     if options.memory is None or options.recompute != AUTO:
         return planned
     target = options.memory
@@ -255,19 +256,28 @@ def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Planned:
             layout = again
             planned = timed(observe, "plan", plan, lowered, layout)
             less = planned.arena_bytes - options.memory
-    return planned if planned.arena_bytes <= options.memory else in_longer_runs(lowered, options, planned, options.memory, observe)
+    if planned.arena_bytes <= options.memory:
+        return planned
+    most = timed(observe, "choose", choose_layout, lowered, options, None, 0)
+    return in_longer_runs(lowered, options, most, planned, observe, options.memory)
 
 
-def in_longer_runs(lowered: Lowered, options: Options, planned: Planned, enough: int | None, observe: Observer) -> Planned:
-    """The plan, in which all that can is made again, with longer and longer runs of calls that keep their first arguments alone.
+def in_longer_runs(
+    lowered: Lowered, options: Options, layout: Layout, planned: Planned, observe: Observer, enough: int | None = None
+) -> Planned:
+    """The plan of a layout, in which all that can is made again, with longer and longer runs of calls that keep their first arguments.
 
-    Ends where a longer run holds no less than the one before, or at `enough` bytes.
+    Ends where no row of calls is that long, where a longer run holds no less than the one before, or at `enough` bytes.
     """
-    for run in range(2, len(lowered.step.program.train.calls)):
-        longer = timed(observe, "plan", plan, lowered, timed(observe, "choose", choose_layout, lowered, options, None, 0, run))
-        if longer.arena_bytes >= planned.arena_bytes:
+    before = layout
+    for run in range(2, len(layout.choices)):
+        longer = timed(observe, "choose", layout_in_runs, lowered, options, layout, run)
+        if longer.choices == before.choices:
             break
-        planned = longer
+        made = timed(observe, "plan", plan, lowered, longer)
+        if made.arena_bytes >= planned.arena_bytes:
+            break
+        before, planned = longer, made
         if enough is not None and planned.arena_bytes <= enough:
             break
     return planned

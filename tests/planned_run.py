@@ -14,7 +14,7 @@ from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.parallel.entries import COMPUTE, RESTS, Entry
-from mlc.parallel.planned import RECORD_ONE, Buffer, Channel, Chunk, Place, Planned, Row
+from mlc.parallel.planned import RECORD_HEAD_BYTES, RECORD_ONE, Buffer, Channel, Chunk, Place, Planned, Row
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Run:
     def _start(self, place: Place) -> None:
         memory, program = self.memories[place.number], self.program
         for n, name in enumerate(self.plan.scalars):
-            memory.write(place.record + 64 + 4 * n, 4, hash(("scalar", name)))
+            memory.write(place.record + RECORD_HEAD_BYTES + 4 * n, 4, hash(("scalar", name)))
         for held in place.held:
             parameter = program.parameters[held.parameter]
             memory.write(held.master, 4 * parameter.type.size, hash(parameter.name))

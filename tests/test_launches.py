@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from swept import Swept
 
 from mlc.driver import Options, compile_file
-from mlc.mesh import Portions
 from mlc.parallel.collectives import Collectives
 from mlc.parallel.entries import COMPUTE, ENDINGS, FOLDS, RESTS, Entry
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import Place, Planned
+from mlc.parallel.sweeps import OWN
 
 MODEL = ROOT / "benchmarks" / "models" / "skips.dsl"
 DEFINES = {"depth": 4, "context": 8, "width": 16}
@@ -68,10 +69,8 @@ def test_every_step_is_the_same_list(schedule: str, folder: Path) -> None:
         until = lines.index("STATISTICS")
         check_collectives(planned, rank, lines[until:])
         functions = check_lines([line for line in lines[:until] if ", elements " not in line], expected)
-        folded, updated = (sum(", elements " in line for line in part) for part in (lines[:until], lines[lines.index("UPDATE") :]))
-        assert folded == 3 * sum(1 for _ in place.uses())  # sums of all groups but the last of a replica
-        assert updated == len(place.sharing(2, planned.unit).shares(Portions(rank // 2, rank // 2 + 1)))
         assert len(set(functions.values())) == len(functions)
+        check_sweeps(planned, rank, lines)
 
 
 def test_messages_between_replicas_are_those_that_are_proved(folder: Path) -> None:
@@ -83,8 +82,19 @@ def test_messages_between_replicas_are_those_that_are_proved(folder: Path) -> No
     assert len(first) == 10
     for rank, lines in enumerate(first):
         check_collectives(planned, rank, lines[lines.index("STATISTICS") :])
+        check_sweeps(planned, rank, lines)
     kinds = {entry.kind for place in planned.places for entry in place_endings(place.lists["train"])}
     assert kinds == set(ENDINGS)
+
+
+def check_sweeps(planned: Planned, rank: int, lines: list[str]) -> None:
+    """All that goes over gradients and parameters, on addresses that follow from the plan; a function for each kernel."""
+    swept = Swept(planned, rank)
+    expected = [line for entry in swept.place.lists["train"] if entry.kind in (*FOLDS, *ENDINGS) for line in swept.lines(entry)]
+    found = [re.fullmatch(r"  (0x[0-9a-f]+) (.*)", line).groups() for line in lines if ", elements " in line]
+    assert [said for _, said in found] == expected
+    kernels = {(address, said.split()[0]) for address, said in found if said.split()[0] not in OWN}
+    assert len({kernel for _, kernel in kernels}) == len(kernels)
 
 
 def check_collectives(planned: Planned, rank: int, lines: list[str]) -> None:

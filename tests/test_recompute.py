@@ -166,6 +166,14 @@ def test_full_keeps_the_states_of_some_layers_alone_where_that_is_less(tmp_path:
             planned_from(tmp_path, edited, {"depth": 24})
 
 
+def test_a_plan_is_made_once_where_all_states_leave_their_stage(tmp_path: Path) -> None:
+    """Runs of calls of one stage cannot be longer than one call: no schedule is sought for them."""
+    seen: list[str] = []
+    options = Options(emit="plan", recompute="full", pp=4, split="embed | block | block | head", microbatches=8, schedule="auto")
+    compile_file(GPT2, tmp_path, {**SMALL, "depth": 2}, options, lambda stage, made, seconds: seen.append(stage))
+    assert seen.count("plan") == 1
+
+
 SKIPPING = """
 from mlc.losses import cross_entropy
 from mlc.nn import linear

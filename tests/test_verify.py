@@ -22,7 +22,7 @@ from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
 from mlc.parallel.entries import ENDINGS, packed
 from mlc.parallel.plan_reader import read_plan
-from mlc.parallel.planned import Planned
+from mlc.parallel.planned import RECORD_HEAD_BYTES, Planned
 from mlc.parallel.symbolic import run_symbolic
 from mlc.parallel.verify import explain_proof, prove, verify
 from mlc.plan.report import explain_plan
@@ -437,7 +437,7 @@ def update_reads_no_scalar(plan: Plan) -> None:
 
 def update_reads_another_scalar(plan: Plan) -> None:
     one = next(one for one in plan["places"][0]["owned"] if one["reads"])
-    one["reads"][0] = plan["places"][0]["record"] + 64 + 4  # steps
+    one["reads"][0] = plan["places"][0]["record"] + RECORD_HEAD_BYTES + 4  # steps
 
 
 def another_initial_value(plan: Plan) -> None:
@@ -595,6 +595,11 @@ def nothing_held(plan: Plan) -> None:
     plan["places"][0]["held"] = []
 
 
+def held_out_of_order(plan: Plan) -> None:
+    held = plan["places"][0]["held"]
+    held.insert(0, held.pop())
+
+
 def held_twice(plan: Plan) -> None:
     plan["places"][0]["held"] *= 2
 
@@ -666,6 +671,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (chunk_of_another_stage, "it is of stage 1, its place has [0]"),
         (nothing_held, "is held 0 times, not once"),
         (held_twice, "is held 2 times, not once"),
+        (held_out_of_order, "place 0: what it holds is not in the order of parameters"),
         (column_that_nobody_leaves, "columns [0, 1] are counted on, [0] are left"),
     ),
     "E1205": (

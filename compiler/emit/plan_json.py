@@ -23,6 +23,7 @@ from mlc.parallel.planned import (
     Signature,
     Use,
 )
+from mlc.parallel.sweeps import Sweep
 
 #: Indents of the lists of a place, of the lists in those, and of what these hold.
 _INNER = "   "
@@ -50,6 +51,7 @@ def plan_json(plan: Planned) -> str:
         "parameters": _list(map(_parameter, plan.parameters), " "),
         "scalars": json.dumps(plan.scalars),
         "routines": _list(map(_routine, plan.routines), " "),
+        "sweeps": _list(map(_sweep, plan.sweeps), " "),
         "columns": json.dumps({chain: _columns(columns) for chain, columns in plan.columns.items()}),
         "channels": _list(map(_channel, plan.channels.values()), " "),
         "places": _nested([_place(place) for place in plan.places], " "),
@@ -101,6 +103,11 @@ def _parameter(parameter: PlannedParameter) -> dict[str, Any]:
 
 def _routine(routine: Signature) -> dict[str, Any]:
     return {"name": routine.name, "flops": routine.flops, "flat": routine.flat, "operands": list(map(str, routine.operands))}
+
+
+def _sweep(sweep: Sweep) -> dict[str, Any]:
+    calls = [[call.kernel, *call.operands] for call in sweep.calls]
+    return {"moment": sweep.moment, "over": sweep.over, "only": sweep.only, "range": sweep.range, "gated": sweep.gated, "calls": calls}
 
 
 def _columns(columns: Columns) -> dict[str, Any]:

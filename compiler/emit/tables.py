@@ -14,6 +14,7 @@ from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
 from mlc.parallel.planned import CHAINS, FED, Chunk, Columns, Held, OwnedParameter, Place, Planned, Row, Use
+from mlc.parallel.sweeps import OWN, Sweep, SweepCall
 from mlc.resources import VERSION
 
 #: An operand of a row: the number of a region above this bit, the offset in its slot below. Region 0 is the arena.
@@ -55,6 +56,7 @@ class Tables:
         self.domains = self._array("mlc_domain", "domains", [row for n, i in enumerate(program.inputs) for row in _domains(n, i)])
         self._scalars()
         columns = {kind: self._columns(kind, of) for kind, of in plan.columns.items()}
+        self._array("mlc_sweep", "sweeps", [self._sweep(number, sweep) for number, sweep in enumerate(plan.sweeps)])
         self._array("mlc_role", "roles", [self._role(place) for place in plan.places])
         self._model(columns)
         return [*self.pools.made(), *self.nodes]
@@ -126,6 +128,18 @@ class Tables:
         rows = [initializer((c_string(name), stage)) for name, stage in columns.columns]
         table = self._array("mlc_column", f"{kind}_columns", rows)
         return designated({"columns": table, "column_count": len(rows), "losses": columns.losses, "logits_stage": columns.logits_stage})
+
+    def _sweep(self, number: int, sweep: Sweep) -> str:
+        """Define the calls of a sweep; returns its mlc_sweep."""
+        only = " | ".join(f"MLC_ONLY_{word.upper()}" for word in sweep.only) or "0"
+        calls = self._array("mlc_sweep_call", f"sweep{number}_calls", [self._sweep_call(call) for call in sweep.calls])
+        words = f"MLC_AT_{sweep.moment}", f"MLC_OVER_{sweep.over.upper()}", only, f"MLC_RANGE_{sweep.range.upper()}"
+        return initializer((*words, int(sweep.gated), calls, len(sweep.calls)))
+
+    def _sweep_call(self, call: SweepCall) -> str:
+        function = "NULL" if call.kernel in OWN else self.lowered.rules.sweeps[call.kernel](self.program.wide)
+        operands = [f"MLC_OPERAND_{word.upper().replace(' ', '_')}" for word in call.operands]
+        return initializer((c_string(call.kernel), function, initializer(operands or ["MLC_OPERAND_NONE"])))
 
     # ---- places ----
 
@@ -250,6 +264,8 @@ class Tables:
         plan, program = self.plan, self.program
         called = {row.routine for place in plan.places for of in place.chunks.values() for chunk in of for row in chunk_rows(chunk)}
         return {
+            "sweeps": "sweeps",
+            "sweep_count": len(plan.sweeps),
             "scratch_bytes_per_thread": plan.scratch_bytes_per_thread,
             "operands": max((len(plan.routines[number].operands) for number in called), default=0),
             "parameters": "parameters" if plan.parameters else "NULL",

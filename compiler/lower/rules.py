@@ -86,6 +86,7 @@ class Rules:
     lower_kind:    a kernel as the kernels that the target emits, in their order; the others keep their kind
     contractions:  how contractions are done
     kernels:       those of the runtime, by name
+    sweeps:        by kernel of sweeps (mlc.parallel.sweeps.KERNELS), its function for a wide dtype
     scatters:      dtypes in which scatters add in memory; narrow ones are computed in their register's
     arrange:       how a value of a dtype and shape lies in memory, where the runtime itself does not read it
     alignment:     bytes to whose multiples buffers are aligned
@@ -100,6 +101,7 @@ class Rules:
     lower_kind: Callable[[Kernel, Reserve], tuple[Kernel, ...]]
     contractions: Contractions
     kernels: Mapping[str, RuntimeKernel]
+    sweeps: Mapping[str, Callable[[str], str]]
     scatters: tuple[str, ...]
     arrange: Arrange
     alignment: int

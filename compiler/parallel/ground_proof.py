@@ -33,11 +33,13 @@ def ground_faults(planned: Planned) -> Iterator[Fault]:
 
 
 def _held_faults(planned: Planned, place: Place) -> Iterator[Fault]:
-    """Each parameter has one initial value, and what a place updates it holds."""
+    """Each parameter has one initial value, what a place updates it holds, and a program finds what it holds by halving."""
     times, owned = Counter(held.parameter for held in place.held), {one.parameter for one in place.owned}
     for number in sorted({*times, *owned}):
         if not (number in owned) <= times[number] <= 1:
             yield Fault("E1204", f"place {place.number}: {planned.parameters[number].name} is held {times[number]} times, not once")
+    if list(times) != sorted(times):
+        yield Fault("E1204", f"place {place.number}: what it holds is not in the order of parameters")
 
 
 def _fixed_faults(planned: Planned, place: Place) -> Iterator[Fault]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from mlc.parallel.planned import (
     Use,
 )
 from mlc.parallel.shards import SHARINGS
+from mlc.parallel.sweeps import CONDITIONS, KERNELS, MOMENTS, OPERANDS, OVER, RANGES, Sweep, SweepCall
 from mlc.resources import read_text
 
 #: A plan of a thousand ranks has some tens of megabytes.
@@ -127,6 +128,7 @@ def _read(content: Mapping[str, Any]) -> Planned:
         parameters=tuple(map(_parameter, content["parameters"])),
         scalars=tuple(map(str, content["scalars"])),
         routines=tuple(map(_routine, content["routines"])),
+        sweeps=tuple(map(_sweep, content["sweeps"])),
         columns={chain: _columns(of) for chain, of in content["columns"].items()},
         channels={c["name"]: _channel(c) for c in content["channels"]},
         places=tuple(map(_place, content["places"])),
@@ -262,6 +264,25 @@ def _operand(text: str) -> Operand:
         raise ValueError(f"{text!r} is no operand of a routine")
     use, size, each, over = match.groups()
     return Operand(use, int(size), -1 if over is None else int(over), each is not None)
+
+
+def _sweep(s: Mapping[str, Any]) -> Sweep:
+    only = tuple(_word(word, CONDITIONS, "condition") for word in s["only"])
+    words = _word(s["moment"], MOMENTS, "moment of sweeps"), _word(s["over"], OVER, "set"), only, _word(s["range"], RANGES, "range")
+    return Sweep(*words, bool(s["gated"]), tuple(map(_sweep_call, s["calls"])))
+
+
+def _sweep_call(call: list[str]) -> SweepCall:
+    kernel, *operands = call
+    wanted = KERNELS[_word(kernel, KERNELS, "kernel of sweeps")]
+    _same(len(operands), len(wanted.operands), f"operands of {kernel}")
+    return SweepCall(kernel, tuple(_word(word, OPERANDS, "operand of sweeps") for word in operands))
+
+
+def _word(word: str, words: Container[str], what: str) -> str:
+    if word not in words:
+        raise ValueError(f"{word!r} is no {what}")
+    return word
 
 
 def _columns(c: Mapping[str, Any]) -> Columns:

@@ -82,6 +82,7 @@ KINDS: dict[str, Kind] = {
     "[routine, path, name, buffers]": _launch,
     "[routine, addresses]": _call,
     "[routine, addresses] or null": lambda value: value is None or _call(value),
+    "[kernel, operands]": lambda value: isinstance(value, list) and bool(value) and all(map(_is_text, value)),
     "two whole numbers from 0": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)),
     "[name, stage]": lambda value: isinstance(value, list) and len(value) == 2 and _is_text(value[0]) and type(value[1]) is int,
 }
@@ -108,6 +109,7 @@ SCHEMA: dict[str, Any] = {
     }],
     "scalars": [TEXT],
     "routines": [{"name": TEXT, "flops": LEAST_0, "flat": FLAG, "operands": [TEXT]}],
+    "sweeps": [{"moment": TEXT, "over": TEXT, "only": [TEXT], "range": TEXT, "gated": FLAG, "calls": ["[kernel, operands]"]}],
     "columns": {"*": {"columns": ["[name, stage]"], "losses": LEAST_0, "logits_stage": WHOLE}},
     "channels": [{
         "name": TEXT, "kind": TEXT, "chain": "a chain or null", "from": WHOLE, "to": WHOLE, "slot_bytes": WHOLE, "slots": WHOLE,

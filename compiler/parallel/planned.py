@@ -16,8 +16,9 @@ from mlc.ir.dtypes import dtype_of
 from mlc.mesh import TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries
 from mlc.parallel.shards import Owned, Sharing
+from mlc.parallel.sweeps import Sweep
 
-VERSION = 7
+VERSION = 8
 CHAINS = ("train", "evaluate", "sample")
 #: What gives a parameter its gradient, by the number that tables have for it.
 FED = ("loss", "accumulate", "none")
@@ -27,7 +28,7 @@ MOST_ROUNDS = 1 << 20
 HEADER_BYTES = 256
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "replicas", "tree")
 #: Bytes of mlc_record before its scalars; where it holds 1. Bytes of the number of a microbatch.
-RECORD_HEAD_BYTES = 64
+RECORD_HEAD_BYTES = 72
 RECORD_ONE = 32
 NUMBER_BYTES = 8
 
@@ -332,6 +333,7 @@ class Planned:
     scalars:     names of those of the record, in order
     routines:    those that some row calls
     columns:     per chain
+    sweeps:      of all places alike; those of one action in the order in which they run
     rounds:      per chain, the microbatches of a list, for one replica
     unit:        bytes of an element of a master: the same of all parameters
     """
@@ -352,6 +354,7 @@ class Planned:
     scalars: tuple[str, ...]
     routines: tuple[Signature, ...]
     columns: Mapping[str, Columns]
+    sweeps: tuple[Sweep, ...]
     channels: Mapping[str, Channel]
     places: tuple[Place, ...]
     rounds: Mapping[str, int]

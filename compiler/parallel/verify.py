@@ -6,6 +6,7 @@ transfers   each message is sent by one end, received and freed by the other, in
 deadlock    the lists run to their end with the slots that the channels have
 lifetimes   a slot is written before it is read and not overwritten while something will read it
 memory      no two buffers in use at once share a byte; everything lies in the arena
+sweeps      gradients are summed, scaled, clipped and counted once, parameters updated, copies made of them
 rows        each buffer that a row is given lies where it was written, whole; what it writes, nothing else needs
 """
 
@@ -29,6 +30,7 @@ from mlc.parallel.memory_proof import memory_faults
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import OwnedParameter, Place, Planned, PlannedParameter
 from mlc.parallel.row_proof import row_faults
+from mlc.parallel.sweep_proof import sweep_faults
 from mlc.parallel.symbolic import run_symbolic
 
 
@@ -60,7 +62,7 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
     """
     if faults := list(_share_faults(planned)):
         raise _refused(faults)
-    placed = (*memory_faults(planned), *row_faults(planned), *call_faults(planned), *ground_faults(planned))
+    placed = (*memory_faults(planned), *row_faults(planned), *call_faults(planned), *ground_faults(planned), *sweep_faults(planned))
     faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *collective_faults(planned), *placed]
     if faults:
         raise _refused(faults)

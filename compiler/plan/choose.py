@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from mlc.diagnostics import MlcError
@@ -61,13 +62,12 @@ class LayoutOptions:
 
 
 def choose_layout(
-    lowered: Lowered, options: LayoutOptions, plan: Mapping[str, Any] | None = None, target_bytes: int | None = None, run: int = 1
+    lowered: Lowered, options: LayoutOptions, plan: Mapping[str, Any] | None = None, target_bytes: int | None = None
 ) -> Layout:
     """The layout of a program.
 
     plan:          a parsed plan.json, whose mesh, cut, lists and choices are taken in place of the options
     target_bytes:  what calls may hold where recomputation is chosen for memory; None: all of it. A plan has messages and more beside
-    run:           how many calls in a row, all of which make everything again, keep the states of their last alone
 
     raises: E0813 for microbatches or groups that replicas do not divide, E0814 for a plan of another model, E10 and E11 for a cut or
             a schedule that cannot be made
@@ -79,8 +79,7 @@ def choose_layout(
     check_extent(options.pp, options.dp, options.chunks or 1, microbatches)
     groups = recipe.groups or math.gcd(microbatches, 8)
     _check_division(microbatches, groups, options.dp)
-    levels, roots = tree_levels(groups, options.dp), most_roots(groups, options.dp)
-    by_choice = {choice: call_costs(lowered, levels, options.dp, choice, microbatches > 1, roots) for choice in considered(options)}
+    by_choice = _costs_by_choice(lowered, microbatches, groups, options.dp, considered(options))
     name = options.schedule
     if name is None:
         name = "auto" if options.pp * (options.chunks or 1) > 1 else "1f1b"
@@ -88,12 +87,30 @@ def choose_layout(
     own = microbatches // options.dp
     first = schedule(name, options.pp, own, chunks)
     cuts, choices = _cuts_and_choices(lowered, by_choice, first, options, target_bytes)
-    if run > 1:
-        choices = in_runs(lowered, choices, cuts, schedule_windows(first), run)
-    costs = costs_of(by_choice, choices)
-    made = schedule(name, options.pp, own, chunks, _stage_costs(costs, cuts)) if name == "auto" else first
-    notes = _notes(costs, cuts, made, options.memory)
-    return Layout(Mesh(options.pp, options.dp), chunks, made, cuts, microbatches, groups, choices, notes)
+    layout = Layout(Mesh(options.pp, options.dp), chunks, first, cuts, microbatches, groups, choices)
+    return _ordered(layout, by_choice, options.memory)
+
+
+def layout_in_runs(lowered: Lowered, options: LayoutOptions, layout: Layout, run: int) -> Layout:
+    """The layout where of so many calls in a row, all of which make everything again, the last alone keeps its states."""
+    choices = in_runs(lowered, layout.choices, layout.cuts, schedule_windows(layout.schedule), run)
+    if choices == layout.choices:
+        return layout
+    by_choice = _costs_by_choice(lowered, layout.microbatches, layout.groups, layout.dp, CHOICES)
+    return _ordered(replace(layout, choices=choices), by_choice, options.memory)
+
+
+def _costs_by_choice(lowered: Lowered, microbatches: int, groups: int, dp: int, choices: Sequence[str]) -> ByChoice:
+    levels, roots = tree_levels(groups, dp), most_roots(groups, dp)
+    return {choice: call_costs(lowered, levels, dp, choice, microbatches > 1, roots) for choice in choices}
+
+
+def _ordered(layout: Layout, by_choice: ByChoice, memory_bytes: int | None) -> Layout:
+    """The layout with notes, and where its schedule is ordered for costs, with such an order."""
+    costs, made = costs_of(by_choice, layout.choices), layout.schedule
+    if made.name == "auto":
+        made = schedule(made.name, layout.pp, made.microbatches, layout.chunks, _stage_costs(costs, layout.cuts))
+    return replace(layout, schedule=made, notes=_notes(costs, layout.cuts, made, memory_bytes))
 
 
 def considered(options: LayoutOptions) -> tuple[str, ...]:
@@ -193,8 +210,7 @@ def _planned_layout(lowered: Lowered, content: Mapping[str, Any]) -> Layout:
         ends.append(ends[-1] + len(calls))
     cuts = tuple(range(a, b) for a, b in itertools.pairwise(ends))
     made = _planned_schedule(planned)
-    levels, roots = tree_levels(planned.groups, planned.dp), most_roots(planned.groups, planned.dp)
-    by_choice = {choice: call_costs(lowered, levels, planned.dp, choice, planned.microbatches > 1, roots) for choice in CHOICES}
+    by_choice = _costs_by_choice(lowered, planned.microbatches, planned.groups, planned.dp, CHOICES)
     choices = _planned_choices(planned, by_choice)
     free = remakable(lowered, choices, cuts, schedule_windows(made))
     if kept := [labels[n] for n, choice in enumerate(choices) if choice == STATES and n not in free]:

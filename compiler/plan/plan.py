@@ -28,6 +28,7 @@ from mlc.plan.parameters import held_parameters, place_sharings, plan_parameters
 from mlc.plan.place import PlacePlanner, Sketch, place_inboxes
 from mlc.plan.routines import Routines, called_routines
 from mlc.plan.stages import staged_chains
+from mlc.plan.sweeps import plan_sweeps
 from mlc.plan.uses import Use, parameter_uses
 
 
@@ -75,6 +76,7 @@ def plan(lowered: Lowered, layout: Layout) -> Planned:
         scalars=sketch.scalars,
         routines=sketch.routines.signatures,
         columns={chain.staged.kind: chain.columns for chain in chains},
+        sweeps=plan_sweeps(lowered, layout, parameters),
         channels={channel.name: channel for channel in channels},
         places=places,
         rounds={chain.staged.kind: chain.table.schedule.microbatches for chain in chains},

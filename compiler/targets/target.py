@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mlc.build import Toolchain
@@ -11,13 +12,21 @@ from mlc.frozen import frozen_by_name
 from mlc.lower.program import Lowered
 from mlc.lower.rules import Rules
 from mlc.parallel.planned import Planned
+from mlc.parallel.sweeps import KERNELS, OWN
 
 #: (lowered, plan, stem of the program, the .dsl file as sources name it, version) -> the model's files.
 Emit = Callable[[Lowered, Planned, str, str, str], SourceTree]
 
-
 #: (files of a model, stem, folder of the runtime, C compiler, options that name the machine) -> all files, with a Makefile.
 Project = Callable[[SourceTree, str, Path, Toolchain, tuple[str, ...]], SourceTree]
+
+
+def _swept(kernel: str, wide: str) -> str:
+    return f"mlc_{kernel}_{wide}"
+
+
+#: The kernels of sweeps, which have one name whatever they are compiled for (runtime/include/mlc_kernel.h).
+SWEPT = {kernel: partial(_swept, kernel) for kernel in KERNELS if kernel not in OWN}
 
 
 @frozen_by_name

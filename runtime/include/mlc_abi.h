@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 9
+#define MLC_ABI_VERSION 10
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
@@ -35,10 +35,13 @@ typedef struct mlc_record {
     char clip[8];       /* made by NORM: of loss gradients, so that their norm is at most mlc_model.clip */
     int32_t held;       /* made by STATISTICS and NORM: 1: something is wrong, and UPDATE changes nothing */
     int32_t reserved;
+    char mean[8];       /* 1 / mlc_model.microbatches, of what is accumulated */
     char scalars[];     /* of the wide dtype, by index in mlc_model.scalars; the first is step, the second steps */
 } mlc_record;
 
 struct mlc_team;
+
+#define MLC_FLAWS 256 /* numbers for what values of a parameter are looked through: more than it has states */
 
 /* What a worker thread passes to every function it runs. One per thread, written by that thread only. */
 typedef struct mlc_env {
@@ -51,7 +54,8 @@ typedef struct mlc_env {
     int thread;
     int threads;
     int fold;                 /* accumulating results: 0 write, 1 add in place */
-    int reserved;
+    int64_t subject;          /* what a kernel that looks through values looks at: parameter * MLC_FLAWS + what of it (src/model/finite.h) */
+    int gated;                /* of a device: 1: kernels of sweeps do nothing where the record is `held` */
     void *stream;             /* of a device: where rows put their kernels; the addresses above are then the device's. NULL: this thread computes */
 } mlc_env;
 
@@ -311,6 +315,90 @@ typedef struct mlc_area {
     uint64_t bytes;
 } mlc_area;
 
+/* ---- sweeps ---- */
+
+/* What happens to gradients and parameters: kernels that go over all of them; a rule over what a rank has, in place of a row for each.
+ *
+ * A sweep takes parameters, or uses of them, and calls its kernels in their order. In a step nothing but the record decides what runs. */
+
+/* When a sweep runs. MLC_AT_FOLD is of all three folds. */
+enum mlc_sweep_at {
+    MLC_AT_FOLD,
+    MLC_AT_REDUCE, /* before turn 0 of a chunk */
+    MLC_AT_SHARE,  /* before messages, if any */
+    MLC_AT_NORM,   /* before squares are exchanged */
+    MLC_AT_UPDATE,
+    MLC_AT_START,  /* before the first step */
+    MLC_AT_COPIES, /* when masters are new for another reason than an update */
+    MLC_AT_SEARCH, /* of a second walk, for a gradient that is not finite: behind a compute action */
+    MLC_AT_END,
+};
+
+/* What a sweep goes over. */
+enum mlc_sweep_over {
+    MLC_OVER_USES,   /* of the action's chunk, in its phases; of all phases at REDUCE */
+    MLC_OVER_USE,    /* of SHARE, where it lies on this place */
+    MLC_OVER_PIECES, /* of the rank's shard */
+    MLC_OVER_HELD,   /* parameters of the place */
+    MLC_OVER_END,
+};
+
+/* Conditions, as bits: all of them hold of what a sweep takes. */
+enum mlc_sweep_only {
+    MLC_ONLY_LOSS = 1,         /* fed by a loss gradient */
+    MLC_ONLY_ACCUMULATED = 2,  /* fed by an accumulate effect */
+    MLC_ONLY_HERE = 4,         /* all uses are on the place of the owner */
+    MLC_ONLY_SPREAD = 8,       /* some are not: SHARE has added them up */
+    MLC_ONLY_ELEMENTWISE = 16, /* its update, or initial value where parameters are held, runs over a range of elements */
+    MLC_ONLY_WHOLE = 32,       /* it runs over the whole */
+    MLC_ONLY_FURTHER = 64,     /* a use behind the first, on the place of the owner */
+};
+
+/* Which elements. All kernels of a sweep go over some elements, while these are in the first cache; but for MLC_RANGE_TENSOR. */
+enum mlc_sweep_range {
+    MLC_RANGE_WHOLE,
+    MLC_RANGE_SHARD,  /* those that the rank updates */
+    MLC_RANGE_TENSOR, /* whole tensors of any shape: all threads are done with a kernel before the next one begins */
+    MLC_RANGE_END,
+};
+
+/* What a kernel is given. An operand may be several or none: there is a call for each, none where there is none. */
+enum mlc_sweep_operand {
+    MLC_OPERAND_NONE,
+    MLC_OPERAND_SUM,        /* accumulator 0 of each use on this place */
+    MLC_OPERAND_WAITING,    /* of each use the sums that its group completes, the last one first */
+    MLC_OPERAND_KEPT,       /* at FOLD: where the sum waits until its sibling is complete */
+    MLC_OPERAND_GRADIENT,   /* accumulator 0 of the first use */
+    MLC_OPERAND_FURTHER,    /* of each use behind it, in chain order */
+    MLC_OPERAND_MASTER,
+    MLC_OPERAND_COPY,       /* bf16, where there is one */
+    MLC_OPERAND_STATE,      /* each */
+    MLC_OPERAND_NEW_MASTER, /* results of an update that runs over the whole */
+    MLC_OPERAND_NEW_STATE,
+    MLC_OPERAND_SCALE,      /* slots of the record */
+    MLC_OPERAND_CLIP,
+    MLC_OPERAND_MEAN,
+    MLC_OPERAND_END,
+};
+
+#define MLC_SWEEP_OPERANDS 2 /* that a kernel has at most */
+
+typedef struct mlc_sweep_call {
+    const char *kernel;
+    mlc_flat_function run; /* NULL: the update of the piece, the initial value of the held parameter, on operands of its own */
+    int32_t operands[2]; /* MLC_SWEEP_OPERANDS */
+} mlc_sweep_call;
+
+typedef struct mlc_sweep {
+    int32_t at;
+    int32_t over;
+    int32_t only;
+    int32_t range;
+    int32_t gated; /* 1: does nothing where the record is `held` */
+    const mlc_sweep_call *calls;
+    int32_t call_count;
+} mlc_sweep;
+
 /* What the ranks of one place have in common. */
 typedef struct mlc_role {
     uint64_t arena_bytes;        /* the inbox, then the private part */
@@ -344,6 +432,8 @@ typedef struct mlc_model {
     int32_t stages;
     const mlc_role *roles;       /* [pp] */
     const mlc_schedule *schedule;
+    const mlc_sweep *sweeps;     /* those of one action in the order in which they run */
+    int32_t sweep_count;
     uint64_t scratch_bytes_per_thread;
     int32_t operands;            /* the most that a row has */
     const mlc_parameter *parameters;

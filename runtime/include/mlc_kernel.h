@@ -4,6 +4,7 @@
  *   scalar functions  mlc_exp ... (mlc_math.h), bf16 and f16 conversion, random numbers (mlc_random.h)
  *   contractions      mlc_contract
  *   attention         mlc_attention_forward, mlc_attention_vjp
+ *   sweeps            mlc_add, mlc_copy, mlc_scale, mlc_squares, mlc_finite, mlc_round, mlc_inspect, mlc_inspect_copy
  */
 #ifndef MLC_KERNEL_H
 #define MLC_KERNEL_H
@@ -131,6 +132,20 @@ void mlc_attention_vjp(const mlc_env *env, const mlc_attention *shape, const voi
     const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv);
 void mlc_attention_vjp_f64(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
     const uint8_t *mask, const void *y, const double *lse, const void *dy, void *dq, void *dk, void *dv);
+
+/* The kernels of sweeps (mlc_abi.h), of elements [begin, end) of what lies at at[0], at[1]; of the wide dtype where nothing else is said.
+ * What they find in values goes into the thread's worker: env->subject says what it is of. */
+#define MLC_SWEEP_KERNELS(dtype)                                                                                                   \
+    void mlc_add_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);          /* at[0] += at[1] */             \
+    void mlc_copy_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);         /* at[0] = at[1] */              \
+    void mlc_scale_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);        /* at[0] *= the scalar at[1] */  \
+    void mlc_squares_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);      /* exact sum; a gradient */      \
+    void mlc_finite_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);       /* the same without the sum */   \
+    void mlc_round_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);        /* bf16 at[0] = at[1] */         \
+    void mlc_inspect_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);      /* what an update left */        \
+    void mlc_inspect_copy_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)  /* the same, of bf16 */
+MLC_SWEEP_KERNELS(f32);
+MLC_SWEEP_KERNELS(f64);
 
 #ifdef __cplusplus
 }

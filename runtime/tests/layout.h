@@ -15,6 +15,7 @@
 #include "model/rank.h"
 #include "model/tree.h"
 #include "step/open.h"
+#include "sweeps.h"
 #include "transports.h"
 
 #include <pthread.h>
@@ -234,6 +235,7 @@ static inline layout *layout_begin(layout_shape shape)
     all->model = (mlc_model){.abi_version = MLC_ABI_VERSION, .hash = "0", .mesh = MLC_MESH(shape.pp, shape.dp), .stages = all->stages,
                              .roles = all->roles, .schedule = &all->schedule, .scratch_bytes_per_thread = 64, .operands = MOST_OPERANDS,
                              .parameters = all->parameters, .rate = -1, .microbatches = shape.microbatches, .groups = shape.groups};
+    sweeps_set(&all->model);
     for (int chain = 0; chain < MLC_CHAINS; chain++)
         for (int s = 0; s < all->stages; s++) {
             layout_stage *stage = &all->stage[chain][s];

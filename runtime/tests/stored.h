@@ -7,6 +7,7 @@
 #include "data/order.h"
 #include "model/rank.h"
 #include "step/open.h"
+#include "sweeps.h"
 #include "transports.h"
 
 #include <pthread.h>
@@ -101,6 +102,7 @@ static inline stored *stored_make(const stored_kind *kinds, int count, int pp, i
     all->model = (mlc_model){.abi_version = MLC_ABI_VERSION, .name = "stored", .hash = "57", .description = "a=1\n", .mesh = MLC_MESH(pp, dp),
                              .stages = pp, .roles = all->roles, .schedule = &all->schedule, .scratch_bytes_per_thread = 64,
                              .parameters = all->parameters, .parameter_count = count, .microbatches = dp, .groups = dp, .batch = 1};
+    sweeps_set(&all->model);
     for (int p = 0; p < count; p++)
         all->parameters[p] = (mlc_parameter){.name = kinds[p].name, .rank = kinds[p].rank, .shape = kinds[p].shape, .fed = 2,
                                              .owner = p * pp / count, .states = kinds[p].states, .state_count = kinds[p].state_count};

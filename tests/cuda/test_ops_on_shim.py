@@ -49,7 +49,9 @@ class Environment(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("arena", "scratch", "team", "record", "microbatch")),
         ("path", ctypes.c_uint64),
-        *((name, ctypes.c_int) for name in ("thread", "threads", "fold", "reserved")),
+        *((name, ctypes.c_int) for name in ("thread", "threads", "fold")),
+        ("subject", ctypes.c_int64),
+        ("gated", ctypes.c_int),
         ("stream", ctypes.c_void_p),
     ]
 
@@ -71,7 +73,7 @@ class Kernels:
             self._write(base, value.type.bytes, at, value, array)
         record = self.device.put(np.array([KEYS.seed, KEYS.step, 1000, KEYS.microbatch, 0, 0, 0, 0], np.int64))
         place = (record.value or 0) + 24
-        env = Environment(base.value, None, None, record.value, place, KEYS.path, 0, 1, int(fold is not None), 0, None)
+        env = Environment(base.value, None, None, record.value, place, KEYS.path, 0, 1, int(fold is not None), 0, 0, None)
         self.device.call(routine.name, ctypes.byref(env), np.array(offsets, np.uint64).ctypes.data_as(ctypes.c_void_p))
         assert not self.device.reports()
         arrays = [self._read(base, value.type.bytes, at) for value, at in zip(results, offsets[len(parameters) : -1], strict=True)]

@@ -10,7 +10,7 @@ from mlc.lower.library import Scratch
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
 from mlc.lower.serial import serial_kind
 from mlc.targets.c.attention import ATTENTION_FORWARD, ATTENTION_VJP, stated
-from mlc.targets.target import Target
+from mlc.targets.target import SWEPT, Target
 
 #: The kernels of the runtime that ops name, one record each.
 KERNELS = (ATTENTION_FORWARD, ATTENTION_VJP)
@@ -47,6 +47,7 @@ C = Target(
         lower_kind=serial_kind,
         contractions=Contractions(("f32", "bf16", "f64"), 4, {"f32": _contraction(1), "f64": _contraction(2)}),
         kernels={kernel.name: kernel for kernel in KERNELS},
+        sweeps=SWEPT,
         scatters=("f32", "f64"),
         arrange=_canonical,
         alignment=64,

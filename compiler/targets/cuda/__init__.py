@@ -12,7 +12,7 @@ from mlc.targets.cuda.attention import ATTENTION_FORWARD, ATTENTION_VJP
 from mlc.targets.cuda.kinds import device_kind
 from mlc.targets.cuda.model import RESULTS_BYTES, emit
 from mlc.targets.cuda.project import add_cuda_project
-from mlc.targets.target import Target
+from mlc.targets.target import SWEPT, Target
 
 #: The kernels of runtime/cuda that ops name, one record each.
 KERNELS = (ATTENTION_FORWARD, ATTENTION_VJP)
@@ -48,6 +48,7 @@ def _target(name: str, doc: str, machine: Machine) -> Target:
             lower_kind=device_kind,
             contractions=Contractions(("f32", "bf16"), 4, {"f32": NO_SCRATCH}),
             kernels={kernel.name: kernel for kernel in KERNELS},
+            sweeps=SWEPT,
             scatters=("f32",),
             arrange=_arranged,
             alignment=256,

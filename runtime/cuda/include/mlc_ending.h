@@ -1,5 +1,5 @@
-/* mlc_ending.h: what ends a step, as sweeps over f32 values on the stream of a rank: sums of gradients, their norm, what goes with an
- * update, statistics. Places are offsets in the arena. Each element is made by one thread from the numbers that a CPU makes it from. */
+/* mlc_ending.h: what the walk of a list puts on the stream of a rank beside rows and sweeps: copies, what a pass begins with, the norm,
+ * statistics. Places are offsets in the arena. */
 #ifndef MLC_ENDING_H
 #define MLC_ENDING_H
 
@@ -9,29 +9,14 @@
 extern "C" {
 #endif
 
-/* From memory of the host that stays until the stream has got there; from one place to another. */
+/* From memory of the host that stays until the stream has got there. */
 void mlc_ending_fetch(const mlc_env *env, uint64_t to, const void *from, uint64_t bytes);
-void mlc_ending_copy(const mlc_env *env, uint64_t to, uint64_t from, int64_t count);
 
 /* Begins the results of a pass: nothing found, nothing summed. `statistics` clear ones, of the host. */
 void mlc_ending_begin(const mlc_env *env, const void *statistics, uint64_t bytes);
 
-/* sum += x. */
-void mlc_ending_add(const mlc_env *env, uint64_t sum, uint64_t x, int64_t count);
-
-/* x *= factor, or the record's `scale` where factor is 0; then its squares into the exact sum (where `counts`), and the parameter into
- * `bad_parameter` where one is not finite. x begins at a block of 1024 of the parameter. */
-void mlc_ending_finish(const mlc_env *env, uint64_t x, int64_t count, float factor, int parameter, int counts);
-
 /* The norm of what was summed and the record's `clip`; holds the step where a gradient is not finite. clip: the greatest norm, 0: any. */
 void mlc_ending_norm(const mlc_env *env, double clip);
-
-/* Unless the step is held: x *= the record's `clip`; to = from; to = bf16 of from; the flaw noted where x is not finite, that of the copy
- * (UINT64_MAX: it has none) where only its bf16 is not. */
-void mlc_ending_clip(const mlc_env *env, uint64_t x, int64_t count);
-void mlc_ending_settle(const mlc_env *env, uint64_t to, uint64_t from, int64_t count);
-void mlc_ending_round(const mlc_env *env, uint64_t to, uint64_t from, int64_t count);
-void mlc_ending_check(const mlc_env *env, uint64_t x, int64_t count, uint64_t flaw, uint64_t flaw_of_copy);
 
 #define MLC_TERMS 64
 

@@ -1,4 +1,5 @@
-/* ending.cu: see mlc_ending.h. */
+/* ending.cu: see mlc_ending.h; and the kernels of sweeps (mlc_kernel.h), in f32, from which each element is made by one thread out of the
+ * numbers that a CPU makes it from. What they find in values goes into the results of the pass (mlc_results.h). */
 #include "mlc_ending.h"
 
 #include "mlc_device.h"
@@ -36,12 +37,6 @@ void mlc_ending_fetch(const mlc_env *env, uint64_t to, const void *from, uint64_
         (void)cudaMemcpyAsync(env->arena + to, from, bytes, cudaMemcpyHostToDevice, mlc_stream(env));
 }
 
-void mlc_ending_copy(const mlc_env *env, uint64_t to, uint64_t from, int64_t count)
-{
-    if (count)
-        (void)cudaMemcpyAsync(env->arena + to, env->arena + from, (size_t)count * 4, cudaMemcpyDeviceToDevice, mlc_stream(env));
-}
-
 /* ---- results ---- */
 
 MLC_KERNEL void mlc_begin_results(mlc_results *results)
@@ -60,18 +55,81 @@ void mlc_ending_begin(const mlc_env *env, const void *statistics, uint64_t bytes
     (void)cudaMemcpyAsync(results_of(env)->statistics, statistics, bytes, cudaMemcpyHostToDevice, mlc_stream(env));
 }
 
-/* ---- gradients ---- */
+/* ---- sweeps ----
+ *
+ * A gate is the record whose `held` makes a kernel do nothing; NULL: it has none. */
 
-MLC_KERNEL void __launch_bounds__(256) mlc_add(float *sum, const float *x, int64_t count)
+static const mlc_record *gate_of(const mlc_env *env)
 {
+    return env->gated ? env->record : NULL;
+}
+
+MLC_DEVICE bool is_shut(const mlc_record *gate)
+{
+    return gate && gate->held;
+}
+
+/* Elements of an operand from `begin` on. */
+template <class T> static T *operand(const mlc_env *env, uint64_t at, int64_t begin)
+{
+    return (T *)(env->arena + at) + begin;
+}
+
+MLC_KERNEL void __launch_bounds__(256) mlc_sweep_add(float *x, const float *y, int64_t count, const mlc_record *gate)
+{
+    if (is_shut(gate))
+        return;
     for (int64_t i = mlc_item(); i < count; i += mlc_items())
-        sum[i] += x[i];
+        x[i] += y[i];
 }
 
-void mlc_ending_add(const mlc_env *env, uint64_t sum, uint64_t x, int64_t count)
+void mlc_add_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
 {
-    SWEEP(mlc_add, count, place<float>(env, sum), place<const float>(env, x), count);
+    SWEEP(mlc_sweep_add, end - begin, operand<float>(env, at[0], begin), operand<const float>(env, at[1], begin), end - begin, gate_of(env));
 }
+
+MLC_KERNEL void __launch_bounds__(256) mlc_sweep_copy(float *x, const float *y, int64_t count, const mlc_record *gate)
+{
+    if (is_shut(gate))
+        return;
+    for (int64_t i = mlc_item(); i < count; i += mlc_items())
+        x[i] = y[i];
+}
+
+void mlc_copy_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+{
+    SWEEP(mlc_sweep_copy, end - begin, operand<float>(env, at[0], begin), operand<const float>(env, at[1], begin), end - begin, gate_of(env));
+}
+
+/* A scalar of 1 leaves everything as it is. */
+MLC_KERNEL void __launch_bounds__(256) mlc_sweep_scale(float *x, const float *scalar, int64_t count, const mlc_record *gate)
+{
+    const float factor = *scalar;
+    if (is_shut(gate) || factor == 1)
+        return;
+    for (int64_t i = mlc_item(); i < count; i += mlc_items())
+        x[i] *= factor;
+}
+
+void mlc_scale_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+{
+    SWEEP(mlc_sweep_scale, end - begin, operand<float>(env, at[0], begin), operand<const float>(env, at[1], 0), end - begin, gate_of(env));
+}
+
+MLC_KERNEL void __launch_bounds__(256) mlc_sweep_round(uint16_t *x, const float *y, int64_t count, const mlc_record *gate)
+{
+    if (is_shut(gate))
+        return;
+    for (int64_t i = mlc_item(); i < count; i += mlc_items())
+        x[i] = mlc_bf16_of_f32(y[i]);
+}
+
+void mlc_round_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+{
+    SWEEP(mlc_sweep_round, end - begin, operand<uint16_t>(env, at[0], begin), operand<const float>(env, at[1], begin), end - begin, gate_of(env));
+}
+
+/* ---- what sweeps find in values ---- */
 
 /* Adds a sum of squares to the exact one, limb by limb: the order of additions does not matter. */
 MLC_DEVICE void add_exactly(mlc_results *results, double x)
@@ -87,20 +145,18 @@ MLC_DEVICE void add_exactly(mlc_results *results, double x)
             atomicAdd((unsigned long long *)&results->squares[limb + i], (unsigned long long)parts[i]);
 }
 
-/* A warp a block of 1024 elements: its lanes scale and fetch, then lane 0 adds the squares in f64 in the order of elements. */
+/* A warp a block of 1024 elements: its lanes fetch, then lane 0 adds the squares in f64 in the order of elements. */
 MLC_KERNEL void __launch_bounds__(256)
-mlc_finish(float *x, int64_t count, float factor, int parameter, const mlc_record *record, int64_t counts, mlc_results *results)
+mlc_sweep_squares(const float *x, int64_t count, int64_t parameter, int64_t counts, const mlc_record *gate, mlc_results *results)
 {
     MLC_SHARED(float, staged, [8][MLC_BLOCK]);
     float *const block = staged[mlc_warp()];
-    const float scale = factor != 0 ? factor : *(const float *)record->scale;
+    if (is_shut(gate))
+        return;
     for (int64_t b = mlc_warp_item(); b * MLC_BLOCK < count; b += mlc_warp_items()) {
         const int elements = count - b * MLC_BLOCK < MLC_BLOCK ? (int)(count - b * MLC_BLOCK) : MLC_BLOCK;
-        for (int i = mlc_lane(); i < elements; i += MLC_WARP) {
-            const float scaled = x[b * MLC_BLOCK + i] * scale;
-            x[b * MLC_BLOCK + i] = scaled;
-            block[i] = scaled;
-        }
+        for (int i = mlc_lane(); i < elements; i += MLC_WARP)
+            block[i] = x[b * MLC_BLOCK + i];
         __syncwarp();
         if (mlc_lane() == 0) {
             double sum = 0;
@@ -115,11 +171,72 @@ mlc_finish(float *x, int64_t count, float factor, int parameter, const mlc_recor
     }
 }
 
-void mlc_ending_finish(const mlc_env *env, uint64_t x, int64_t count, float factor, int parameter, int counts)
+static void square(const mlc_env *env, uint64_t at, int64_t begin, int64_t end, bool counts)
 {
-    const int64_t threads = (count + MLC_BLOCK - 1) / MLC_BLOCK * MLC_WARP;
-    SWEEP(mlc_finish, threads, place<float>(env, x), count, factor, parameter, env->record, (int64_t)counts, results_of(env));
+    const int64_t threads = (end - begin + MLC_BLOCK - 1) / MLC_BLOCK * MLC_WARP;
+    SWEEP(mlc_sweep_squares, threads, operand<const float>(env, at, begin), end - begin, env->subject / MLC_FLAWS, (int64_t)counts, gate_of(env),
+          results_of(env));
 }
+
+void mlc_squares_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+{
+    square(env, at[0], begin, end, true);
+}
+
+void mlc_finite_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+{
+    square(env, at[0], begin, end, false);
+}
+
+/* The bits of an f32, or of the f32 that a bf16 is. */
+MLC_DEVICE uint32_t bits_of(uint32_t x)
+{
+    return x;
+}
+
+MLC_DEVICE uint32_t bits_of(uint16_t x)
+{
+    return (uint32_t)x << 16;
+}
+
+/* An exponent of all ones: infinite, or no number. */
+template <class T> MLC_DEVICE void inspect(const T *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_results *results)
+{
+    uint32_t most = 0;
+    if (is_shut(gate))
+        return;
+    for (int64_t i = mlc_item(); i < count; i += mlc_items()) {
+        const uint32_t bits = bits_of(x[i]) & 0x7fffffffu;
+        most = bits > most ? bits : most;
+    }
+    if (most >= 0x7f800000u)
+        atomicMin((unsigned long long *)&results->flaw, (unsigned long long)flaw);
+}
+
+MLC_KERNEL void __launch_bounds__(256)
+mlc_sweep_inspect(const uint32_t *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_results *results)
+{
+    inspect(x, count, flaw, gate, results);
+}
+
+void mlc_inspect_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+{
+    SWEEP(mlc_sweep_inspect, end - begin, operand<const uint32_t>(env, at[0], begin), end - begin, env->subject, gate_of(env), results_of(env));
+}
+
+MLC_KERNEL void __launch_bounds__(256)
+mlc_sweep_inspect_copy(const uint16_t *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_results *results)
+{
+    inspect(x, count, flaw, gate, results);
+}
+
+void mlc_inspect_copy_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+{
+    SWEEP(mlc_sweep_inspect_copy, end - begin, operand<const uint16_t>(env, at[0], begin), end - begin, env->subject, gate_of(env),
+          results_of(env));
+}
+
+/* ---- the norm ---- */
 
 MLC_KERNEL void mlc_norm(mlc_results *results, mlc_record *record, double clip)
 {
@@ -142,68 +259,6 @@ MLC_KERNEL void mlc_norm(mlc_results *results, mlc_record *record, double clip)
 void mlc_ending_norm(const mlc_env *env, double clip)
 {
     ONE(mlc_norm, results_of(env), record_of(env), clip);
-}
-
-/* ---- updates ---- */
-
-MLC_KERNEL void __launch_bounds__(256) mlc_clip(float *x, int64_t count, const mlc_record *record)
-{
-    if (record->held)
-        return;
-    const float factor = *(const float *)record->clip;
-    for (int64_t i = mlc_item(); i < count; i += mlc_items())
-        x[i] *= factor;
-}
-
-void mlc_ending_clip(const mlc_env *env, uint64_t x, int64_t count)
-{
-    SWEEP(mlc_clip, count, place<float>(env, x), count, env->record);
-}
-
-MLC_KERNEL void __launch_bounds__(256) mlc_settle(float *to, const float *from, int64_t count, const mlc_record *record)
-{
-    if (record->held)
-        return;
-    for (int64_t i = mlc_item(); i < count; i += mlc_items())
-        to[i] = from[i];
-}
-
-void mlc_ending_settle(const mlc_env *env, uint64_t to, uint64_t from, int64_t count)
-{
-    SWEEP(mlc_settle, count, place<float>(env, to), place<const float>(env, from), count, env->record);
-}
-
-MLC_KERNEL void __launch_bounds__(256) mlc_round(uint16_t *to, const float *from, int64_t count, const mlc_record *record)
-{
-    if (record->held)
-        return;
-    for (int64_t i = mlc_item(); i < count; i += mlc_items())
-        to[i] = mlc_bf16_of_f32(from[i]);
-}
-
-void mlc_ending_round(const mlc_env *env, uint64_t to, uint64_t from, int64_t count)
-{
-    SWEEP(mlc_round, count, place<uint16_t>(env, to), place<const float>(env, from), count, env->record);
-}
-
-MLC_KERNEL void __launch_bounds__(256)
-mlc_check(const float *x, int64_t count, uint64_t flaw, uint64_t flaw_of_copy, const mlc_record *record, mlc_results *results)
-{
-    if (record->held)
-        return;
-    uint32_t most = 0;
-    for (int64_t i = mlc_item(); i < count; i += mlc_items()) {
-        const uint32_t bits = mlc_bits(x[i]) & 0x7fffffffu;
-        most = bits > most ? bits : most;
-    }
-    const uint64_t found = most >= 0x7f800000u ? flaw : most >= 0x7f7f8000u ? flaw_of_copy : UINT64_MAX;
-    if (found != UINT64_MAX)
-        atomicMin((unsigned long long *)&results->flaw, (unsigned long long)found);
-}
-
-void mlc_ending_check(const mlc_env *env, uint64_t x, int64_t count, uint64_t flaw, uint64_t flaw_of_copy)
-{
-    SWEEP(mlc_check, count, place<const float>(env, x), count, flaw, flaw_of_copy, env->record, results_of(env));
 }
 
 /* ---- statistics ---- */

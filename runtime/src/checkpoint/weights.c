@@ -221,7 +221,7 @@ static int64_t find_bad(const mlc_named *found, const mlc_dtype_row *wide)
     const uint8_t *data = found->file->data + found->stored->begin;
     const mlc_dtype_row *from = mlc_dtype_stored(found->stored->dtype);
     int64_t elements = (int64_t)found->stored->elements;
-    if (from == wide && wide->wide->worst(data, elements) != MLC_WORST_INFINITE)
+    if (from == wide && wide->wide->finite(data, elements))
         return -1;
     for (int64_t i = 0; i < elements; i++)
         if (!isfinite(mlc_dtype_round(wide, from->load(data, i))))

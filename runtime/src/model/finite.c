@@ -13,7 +13,7 @@ static bool is_flawed(const mlc_rank *rank, uint64_t at, int64_t count)
     for (int64_t done = 0; done < count; done += VIEW) {
         int64_t some = count - done < VIEW ? count - done : VIEW;
         const void *x = mlc_memory_view(&rank->arena, at + (uint64_t)(done * dtype->bytes), (size_t)(some * dtype->bytes), room);
-        if (dtype->wide->worst(x, some) == MLC_WORST_INFINITE)
+        if (!dtype->wide->finite(x, some))
             return true;
     }
     return false;

@@ -6,7 +6,6 @@
 
 #include "model/rank.h"
 
-#define MLC_FLAWS 256 /* of a parameter: more than it has states */
 #define MLC_FLAW_COPY (MLC_FLAWS - 1)
 #define MLC_FLAW_BYTES 400 /* of its name */
 

@@ -3,7 +3,7 @@
 
 #include "model/tables.h"
 #include "step/collective_plan.h"
-#include "step/gradient.h"
+#include "step/sweep.h"
 
 #include <string.h>
 
@@ -19,12 +19,6 @@ static void add_part(const mlc_rank *rank, const mlc_part *part, void *sum, cons
 {
     const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
     dtype->wide->add(sum, x, (int64_t)part->bytes / dtype->bytes);
-}
-
-static void settle(const mlc_rank *rank, const mlc_part *part)
-{
-    uint64_t unit = mlc_wide_bytes(rank->model);
-    mlc_gradient_settle(rank, part->levels, (int64_t)(part->offset / unit), (int64_t)(part->bytes / unit));
 }
 
 /* A segment of an exchange: of sums, of as many equal parts as there may be roots. */
@@ -46,29 +40,10 @@ static void unpack_values(const mlc_rank *rank, const mlc_part *part, void *cont
     memcpy(bytes_at(rank, part, 0), from->slot + part->at, part->bytes);
 }
 
-/* The sum of one use over all replicas; with one replica it is made here. */
-static void pack_sum(const mlc_rank *rank, const mlc_part *part, void *context)
-{
-    if (rank->model->mesh.size[MLC_DP] == 1)
-        settle(rank, part);
-    pack_values(rank, part, context);
-}
-
 static void add_sum(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *from = context;
     add_part(rank, part, bytes_at(rank, part, 0), from->slot + part->at);
-}
-
-/* A use of the owner's own: part is of use 0. */
-static void join_sum(const mlc_rank *rank, const mlc_part *of_first, void *context)
-{
-    const mlc_event *event = context;
-    mlc_part own = {event->levels, NULL, of_first->offset, of_first->bytes, 0};
-    if (rank->model->mesh.size[MLC_DP] == 1)
-        settle(rank, &own);
-    if (event->use)
-        add_part(rank, of_first, bytes_at(rank, of_first, 0), bytes_at(rank, &own, 0));
 }
 
 static const char *arrived_at(const mlc_rank *rank, const mlc_part *part, const segment *from, int number)
@@ -140,7 +115,7 @@ typedef struct visitors {
     mlc_part_visitor unpack;
 } visitors;
 
-static const visitors SUMS = {pack_sums, join_sums}, VALUES = {pack_values, unpack_values}, USES = {pack_sum, add_sum};
+static const visitors SUMS = {pack_sums, join_sums}, VALUES = {pack_values, unpack_values}, USES = {pack_values, add_sum};
 
 static void pack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one, uint64_t room, int64_t k, visitors by)
 {
@@ -241,7 +216,7 @@ static bool run_turn(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *al
 /* ---- between places ---- */
 
 /* The event of an action of the list, which has one. */
-static mlc_event *event_of(const mlc_rank *rank, const mlc_action *action)
+static const mlc_event *event_of(const mlc_rank *rank, const mlc_action *action)
 {
     const mlc_events *all = &rank->collective->events;
     int low = 0, high = all->count;
@@ -255,15 +230,6 @@ static mlc_event *event_of(const mlc_rank *rank, const mlc_action *action)
     return &all->items[low];
 }
 
-static bool run_join(mlc_rank *rank, const mlc_env *env, mlc_event *event)
-{
-    const mlc_stream *stream = &event->one.kept;
-    if (stream->bytes)
-        mlc_stream_visit(rank, env, stream, stream->bytes, 0, join_sum, event);
-    mlc_barrier(env);
-    return true;
-}
-
 static bool run_event(mlc_rank *rank, const mlc_env *env, const mlc_event *event, visitors by)
 {
     const mlc_link *link = event->one.out ? event->one.out : event->one.in;
@@ -275,14 +241,15 @@ static bool run_event(mlc_rank *rank, const mlc_env *env, const mlc_event *event
 bool mlc_collective_reduce(mlc_rank *rank, const mlc_env *env, int chunk, int turn)
 {
     if (turn == 0)
-        mlc_gradient_settle_chunk(rank, env, chunk);
+        mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_REDUCE, .chunk = chunk, .phases = MLC_ALL_PHASES});
     return run_turn(rank, env, &rank->collective->reduces[chunk], turn, SUMS);
 }
 
 bool mlc_collective_share(mlc_rank *rank, const mlc_env *env, const mlc_action *action)
 {
-    mlc_event *event = event_of(rank, action);
-    return event->joins ? run_join(rank, env, event) : run_event(rank, env, event, USES);
+    const mlc_event *event = event_of(rank, action);
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_SHARE, .parameter = action->microbatch, .use = action->of});
+    return event->stays || run_event(rank, env, event, USES);
 }
 
 bool mlc_collective_spread(mlc_rank *rank, const mlc_env *env, const mlc_action *action)

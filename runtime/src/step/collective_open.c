@@ -262,15 +262,15 @@ static int open_share(mlc_rank *rank, const mlc_action *action, mlc_error *error
     mlc_event *event = add_event(&rank->collective->events, action);
     if (!event)
         return no_memory(error);
+    event->stays = it->place == owner;
+    if (event->stays)
+        return MLC_OK;
     bool owns = rank->place == owner;
     const mlc_use *streamed = owns ? mlc_use_at(rank, parameter, 0)->use : it->use;
     mlc_stream *stream = owns ? &event->one.kept : &event->one.sent;
     if (!stream_add_portions(stream, rank, parameter, own_portion(rank), streamed->levels, NULL, mlc_wide_bytes(rank->model)))
         return no_memory(error);
-    event->use = use;
-    event->levels = it->use->levels;
-    event->joins = it->place == owner;
-    return event->joins ? MLC_OK : connect_event(rank, event, MLC_REDUCTION, it->place, owner, error);
+    return connect_event(rank, event, MLC_REDUCTION, it->place, owner, error);
 }
 
 /* New values of a parameter on their way from its owner to a place. */

@@ -16,13 +16,11 @@ typedef struct mlc_exchanged {
     mlc_stream kept;            /* what arrives */
 } mlc_exchanged;
 
-/* What happens to one parameter in a SHARE or SPREAD: something goes or comes, or a use joins that lies on the same place. */
+/* What happens to one parameter in a SHARE or SPREAD: something goes or comes, or a use stays that lies on the owner's place. */
 typedef struct mlc_event {
     const mlc_action *action;
-    mlc_exchanged one;      /* either way; where a use joins, `kept` is that of use 0 */
-    bool joins;
-    int use;                /* in chain order */
-    const uint64_t *levels; /* accumulators of the use */
+    mlc_exchanged one; /* either way */
+    bool stays;
 } mlc_event;
 
 /* In the order of the list. */

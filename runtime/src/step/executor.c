@@ -4,7 +4,6 @@
 #include "data/cause.h"
 #include "model/finite.h"
 #include "model/tables.h"
-#include "step/gradient.h"
 #include "step/pass.h"
 
 #include <math.h>
@@ -215,22 +214,13 @@ void mlc_executor_record(mlc_rank *rank)
     record->steps = rank->steps;
     record->microbatch = 0;
     mlc_dtype_wide(rank->model)->store(record->one, 0, 1);
+    mlc_dtype_wide(rank->model)->store(record->mean, 0, 1.0 / rank->model->microbatches);
     mlc_rank_put_scalars(rank, rank->step, record->scalars);
-}
-
-static void refresh_job(mlc_env *env, void *context)
-{
-    mlc_gradient_refresh(context, env);
 }
 
 void mlc_executor_refresh(mlc_rank *rank)
 {
-    mlc_team_run(rank->team, refresh_job, rank);
-}
-
-static void initialize_job(mlc_env *env, void *context)
-{
-    mlc_gradient_initialize(context, env);
+    mlc_pass_prepare(rank, MLC_AT_COPIES);
 }
 
 void mlc_executor_initialize(mlc_rank *rank)
@@ -239,5 +229,5 @@ void mlc_executor_initialize(mlc_rank *rank)
     rank->step = 0;
     mlc_executor_record(rank);
     rank->step = step;
-    mlc_team_run(rank->team, initialize_job, rank);
+    mlc_pass_prepare(rank, MLC_AT_START);
 }

@@ -3,6 +3,7 @@
 
 #include "model/action.h"
 #include "model/tree.h"
+#include "step/sweep.h"
 #include "system/dtype.h"
 #include "system/exact.h"
 
@@ -65,6 +66,16 @@ static int check_channels(const mlc_model *model, mlc_error *error)
         bool known = tree || (channel->from >= 0 && channel->from < model->mesh.size[MLC_PP] && channel->to >= 0 && channel->to < model->mesh.size[MLC_PP]);
         if (!known || channel->kind < MLC_ACTIVATION || channel->kind > MLC_TREE || channel->slots < 1 || channel->outbox_slots < 1)
             return mlc_error_set(error, MLC_BAD_INPUT, "model %s: channel %s is not sane", model->name, channel->name);
+    }
+    return MLC_OK;
+}
+
+static int check_sweeps(const mlc_model *model, mlc_error *error)
+{
+    for (int i = 0; i < model->sweep_count; i++) {
+        const char *fault = mlc_sweep_fault(&model->sweeps[i]);
+        if (fault)
+            return mlc_error_set(error, MLC_BAD_INPUT, "model %s: sweep %d %s", model->name, i, fault);
     }
     return MLC_OK;
 }
@@ -327,7 +338,7 @@ static int check_lists(const mlc_model *model, int place, mlc_error *error)
 
 int mlc_executor_check_model(const mlc_model *model, mlc_error *error)
 {
-    if (check_mesh(model, error) || check_dtypes(model, error) || check_channels(model, error))
+    if (check_mesh(model, error) || check_dtypes(model, error) || check_channels(model, error) || check_sweeps(model, error))
         return error->status;
     for (int p = 0; p < model->parameter_count; p++)
         if (model->parameters[p].owner < 0 || model->parameters[p].owner >= model->mesh.size[MLC_PP])

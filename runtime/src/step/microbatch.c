@@ -5,6 +5,7 @@
 #include "model/tables.h"
 #include "report/trace.h"
 #include "step/gradient.h"
+#include "step/sweep.h"
 #include "world/launches.h"
 
 #include <math.h>
@@ -135,10 +136,11 @@ static bool has_uses(const mlc_chunk *chunk, unsigned phases)
 static void search(mlc_pass *run, const mlc_env *env, const mlc_action *action, int64_t microbatch)
 {
     const mlc_chunk *chunk = &run->chunks[action->of];
-    unsigned phases = mlc_gradient_phases(mlc_action_whole(action));
+    unsigned phases = mlc_moment_phases(mlc_action_whole(action));
     if (!has_uses(chunk, phases))
         return;
-    mlc_gradient_search(run->rank, env, action->of, phases);
+    mlc_gradient_begin(env);
+    mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_SEARCH, .chunk = action->of, .phases = phases});
     if (env->thread == 0 && mlc_gradient_bad(run->rank) >= 0)
         mlc_pass_find(run, chunk->stage, microbatch, mlc_gradient_bad(run->rank));
 }

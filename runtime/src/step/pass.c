@@ -7,6 +7,7 @@
 #include "report/trace.h"
 #include "step/collective.h"
 #include "step/gradient.h"
+#include "step/sweep.h"
 #include "world/launches.h"
 
 #include <math.h>
@@ -197,7 +198,8 @@ static int measure(mlc_pass *run)
 static bool run_norm(mlc_pass *run, mlc_env *env)
 {
     int64_t started = mlc_pass_begin_part(run, env, "gradients");
-    mlc_gradient_finish(run->rank, env);
+    mlc_gradient_begin(env);
+    mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_NORM});
     if (env->thread == 0 && measure(run))
         mlc_team_stop(env);
     mlc_barrier(env);
@@ -213,8 +215,8 @@ static bool run_fold(mlc_pass *run, const mlc_env *env, const mlc_action *action
     if (run->search != MLC_SEARCH_NONE)
         return true;
     int64_t started = mlc_pass_begin_part(run, env, "fold");
-    int group = action->microbatch / (model->microbatches / model->groups);
-    mlc_gradient_fold(run->rank, env, action->of, 1U << phases[action->kind - MLC_FOLDF], group);
+    mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_FOLD, .chunk = action->of, .phases = 1U << phases[action->kind - MLC_FOLDF],
+                                             .group = action->microbatch / (model->microbatches / model->groups)});
     mlc_pass_end_part(run, env, "fold", started);
     return true;
 }
@@ -238,7 +240,8 @@ static bool run_share(mlc_pass *run, mlc_env *env, const mlc_action *action)
 static bool run_update(mlc_pass *run, mlc_env *env)
 {
     int64_t started = mlc_pass_begin_part(run, env, "update");
-    mlc_gradient_update(run->rank, env);
+    mlc_gradient_begin(env);
+    mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_UPDATE});
     mlc_pass_end_part(run, env, "update", started);
     return true;
 }
@@ -409,4 +412,23 @@ int mlc_pass_walk(mlc_pass *run)
     if (atomic_load_explicit(&run->unfed, memory_order_relaxed))
         report_unfed(rank);
     return mlc_agree(&rank->world, &rank->error);
+}
+
+/* ---- outside a step ---- */
+
+typedef struct preparation {
+    const mlc_rank *rank;
+    int at;
+} preparation;
+
+static void prepare_job(mlc_env *env, void *context)
+{
+    const preparation *of = context;
+    mlc_sweep_run(of->rank, env, (mlc_moment){.at = of->at});
+}
+
+void mlc_pass_prepare(mlc_rank *rank, int at)
+{
+    preparation of = {rank, at};
+    mlc_team_run(rank->team, prepare_job, &of);
 }

@@ -59,6 +59,9 @@ static inline void mlc_pass_find(mlc_pass *run, int64_t stage, int64_t microbatc
  * keeps the action), or some rank could not fill its inputs. */
 int mlc_pass_walk(mlc_pass *run);
 
+/* What is done to parameters outside a step: the sweeps of MLC_AT_START or MLC_AT_COPIES. */
+void mlc_pass_prepare(mlc_rank *rank, int at);
+
 /* By the lead thread, when the list's microbatches are done: what they have left of columns, with their weights, is accounted for; in the
  * search for a loss, which of them are not finite. */
 void mlc_microbatch_note(mlc_pass *run);

@@ -11,20 +11,13 @@
 
 enum mlc_dtype_kind { MLC_KIND_FLOAT, MLC_KIND_INTEGER, MLC_KIND_BOOL };
 
-/* What is finite of some values: the worst of them. */
-enum mlc_worst {
-    MLC_WORST_FINITE,
-    MLC_WORST_BF16,   /* finite, but rounded to bf16 some would be infinite */
-    MLC_WORST_INFINITE /* or NaN */
-};
-
 /* What is done with arrays of a wide dtype, in index order. */
 typedef struct mlc_wide {
     void (*add)(void *restrict sum, const void *restrict x, int64_t count); /* sum += x */
     void (*scale)(void *x, double factor, int64_t count);                   /* by the factor in this dtype */
     double (*squares)(const void *x, int64_t count);                        /* their sum in f64, of 1024 elements at most */
     void (*squares_eight)(const void *x, double *sums);                     /* the same of eight blocks of 1024 */
-    enum mlc_worst (*worst)(const void *x, int64_t count);
+    bool (*finite)(const void *x, int64_t count);                           /* all of them */
     void (*to_bf16)(uint16_t *restrict to, const void *restrict x, int64_t count); /* to nearest, ties to even; a NaN stays one */
     int least_digits, most_digits;                                          /* of a decimal that reads as the same number */
 } mlc_wide;

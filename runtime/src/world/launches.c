@@ -41,28 +41,34 @@ void mlc_launches_action(mlc_launches *launches, const char *name)
         fprintf(launches->text, "%s\n", name);
 }
 
-static void print_call(FILE *text, uintptr_t function, const char *name, const uint64_t *operands, int count)
+static void print_operands(FILE *text, const uint64_t *operands, int count)
 {
-    fprintf(text, "  0x%llx %s:", (unsigned long long)(function - (uintptr_t)__ehdr_start), name);
     for (int i = 0; i < count; i++)
         if (operands[i] != MLC_NONE)
             fprintf(text, " %llu", (unsigned long long)operands[i]);
+}
+
+static unsigned long long in_image(uintptr_t function)
+{
+    return function - (uintptr_t)__ehdr_start;
 }
 
 void mlc_launches_row(mlc_launches *launches, mlc_function function, const char *name, const uint64_t *operands, int count)
 {
     if (!launches)
         return;
-    print_call(launches->text, (uintptr_t)function, name, operands, count);
+    fprintf(launches->text, "  0x%llx %s:", in_image((uintptr_t)function), name);
+    print_operands(launches->text, operands, count);
     fputc('\n', launches->text);
 }
 
-void mlc_launches_sweep(mlc_launches *launches, void (*function)(void), const char *name, const uint64_t *operands, int count,
+void mlc_launches_sweep(mlc_launches *launches, void (*function)(void), mlc_sweep_name name, const uint64_t *operands, int count,
                         int64_t begin, int64_t end)
 {
     if (!launches)
         return;
-    print_call(launches->text, (uintptr_t)function, name, operands, count);
+    fprintf(launches->text, "  0x%llx %s %s:", in_image((uintptr_t)function), name.kernel, name.parameter);
+    print_operands(launches->text, operands, count);
     fprintf(launches->text, ", elements %lld to %lld\n", (long long)begin, (long long)end);
 }
 

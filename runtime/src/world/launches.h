@@ -6,7 +6,7 @@
  *   F 0 3                                                                  an action, by the words of plan.json
  *     0x4a10 h.3 forward: 4096 8192 77824                                  a row
  *   UPDATE
- *     0x6b30 wte.weight: 409600 819200 1228800 1638400, elements 0 to 8192     a sweep over a parameter or a piece of it
+ *     0x6b30 scale wte.weight: 409600 192, elements 0 to 8192              a kernel of a sweep, over a parameter or a piece of it
  *   SEND act.train.0 3
  *     act.train.0 3 to rank 1: 81920 -> 12288, 4096 bytes                  a message leaves its slot for one of the peer's
  */
@@ -31,8 +31,14 @@ void mlc_launches_action(mlc_launches *launches, const char *name);
 /* A function with `count` operands, resolved; `name` is the row's. */
 void mlc_launches_row(mlc_launches *launches, mlc_function function, const char *name, const uint64_t *operands, int count);
 
-/* A function that goes over elements [begin, end) of the parameter `name`; MLC_NONE among the operands: it is given none there. */
-void mlc_launches_sweep(mlc_launches *launches, void (*function)(void), const char *name, const uint64_t *operands, int count,
+/* What is swept. */
+typedef struct mlc_sweep_name {
+    const char *kernel;
+    const char *parameter;
+} mlc_sweep_name;
+
+/* A function that goes over elements [begin, end) of a parameter; MLC_NONE among the operands: it is given none there. */
+void mlc_launches_sweep(mlc_launches *launches, void (*function)(void), mlc_sweep_name name, const uint64_t *operands, int count,
                         int64_t begin, int64_t end);
 
 /* Message link->posted is about to go, or message link->released has been read; `base`: of the arena. */

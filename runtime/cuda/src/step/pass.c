@@ -9,8 +9,8 @@
 #include "model/action.h"
 #include "model/finite.h"
 #include "model/tables.h"
-#include "step/gradient.h"
-#include "step/launch.h"
+#include "step/sweep.h"
+#include "world/launches.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -36,6 +36,33 @@ int64_t mlc_pass_begin_part(const mlc_pass *run, const mlc_env *env, const char 
 void mlc_pass_end_part(const mlc_pass *run, const mlc_env *env, const char *name, int64_t started)
 {
     (void)run, (void)env, (void)name, (void)started;
+}
+
+/* ---- what everything is launched with ---- */
+
+/* Of no microbatch, path or group yet; its addresses are the device's. */
+static mlc_env launch_env(const mlc_rank *rank)
+{
+    const mlc_arena *arena = &rank->arena;
+    const mlc_record *record = (const mlc_record *)(arena->base + rank->role->record);
+    return (mlc_env){.arena = arena->base, .scratch = mlc_arena_scratch(arena, 0), .team = rank->team, .record = record,
+                     .microbatch = &record->microbatch, .threads = 1, .stream = mlc_gpu_stream(arena->gpu)};
+}
+
+/* Takes the host's record over to the device, behind what lies on the stream. */
+static void fetch_record(const mlc_rank *rank, const mlc_env *env)
+{
+    size_t bytes = sizeof *rank->record + (size_t)rank->model->scalar_count * mlc_wide_bytes(rank->model);
+    mlc_ending_fetch(env, rank->role->record, rank->record, bytes);
+}
+
+void mlc_pass_prepare(mlc_rank *rank, int at)
+{
+    mlc_env env = launch_env(rank);
+    rank->record->held = 0;
+    fetch_record(rank, &env);
+    mlc_sweep_run(rank, &env, (mlc_moment){.at = at});
+    mlc_gpu_wait(rank->arena.gpu);
 }
 
 /* ---- memory of the host that a graph copies from and to ----
@@ -130,6 +157,7 @@ static void launch_row(const mlc_pass *run, mlc_env *env, const mlc_row *row, in
     for (int i = 0; i < row->count; i++)
         operands[i] = mlc_rank_resolve(run->rank, row->at[i], n);
     env->path = row->path;
+    mlc_launches_row(run->rank->world.launches, row->run, row->name, operands, row->count);
     row->run(env, operands);
 }
 
@@ -149,11 +177,14 @@ static void fetch_inputs(const mlc_pass *run, const mlc_env *env, const char *me
 /* In a search: what the uses that this action has added to hold that is not finite. */
 static void search(mlc_pass *run, const mlc_env *env, const mlc_action *action)
 {
-    mlc_gradient_search(run->rank, env, action->of, mlc_gradient_phases(mlc_action_whole(action)));
-    mlc_gpu_wait(run->rank->arena.gpu);
-    int64_t bad = mlc_gradient_bad(run->rank);
-    if (bad >= 0)
-        mlc_pass_find(run, run->chunks[action->of].stage, run->first + action->microbatch, bad);
+    const mlc_rank *rank = run->rank;
+    mlc_results *results = (mlc_results *)env->scratch;
+    uint64_t bad = UINT64_MAX;
+    mlc_ending_begin(env, rank->tables->statistics, 0);
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_SEARCH, .chunk = action->of, .phases = mlc_moment_phases(mlc_action_whole(action))});
+    mlc_gpu_read(rank->arena.gpu, &bad, &results->bad_parameter, sizeof bad);
+    if (bad != UINT64_MAX)
+        mlc_pass_find(run, run->chunks[action->of].stage, run->first + action->microbatch, (int64_t)bad);
 }
 
 static void compute(mlc_pass *run, const mlc_env *rows, const char *memory, const mlc_action *action)
@@ -179,9 +210,10 @@ static void fold(const mlc_pass *run, const mlc_env *env, const mlc_action *acti
 {
     static const int phases[] = {MLC_FORWARD, MLC_INPUT_GRADIENT, MLC_WEIGHT_GRADIENT};
     const mlc_model *model = run->rank->model;
-    int group = action->microbatch / (model->microbatches / model->groups);
+    mlc_moment moment = {.at = MLC_AT_FOLD, .chunk = action->of, .phases = 1U << phases[action->kind - MLC_FOLDF],
+                         .group = action->microbatch / (model->microbatches / model->groups)};
     if (run->search == MLC_SEARCH_NONE)
-        mlc_gradient_fold(run->rank, env, action->of, 1U << phases[action->kind - MLC_FOLDF], group);
+        mlc_sweep_run(run->rank, env, moment);
 }
 
 /* ---- statistics ---- */
@@ -239,24 +271,33 @@ static bool act(mlc_pass *run, const mlc_env *env, const char *memory, const mlc
         account(run, env);
         return run->search == MLC_SEARCH_NONE;
     case MLC_NORM:
-        mlc_gradient_finish(run->rank, env);
+        mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_NORM});
         mlc_ending_norm(env, run->rank->model->clip);
         return run->update;
     case MLC_UPDATE:
-        mlc_gradient_update(run->rank, env);
+        mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_UPDATE});
         return true;
     default:
         return true; /* of several ranks; or VERDICT: the host reads it */
     }
 }
 
+static void list_action(const mlc_rank *rank, const mlc_action *action)
+{
+    char name[MLC_ACTION_NAME_BYTES];
+    if (!rank->world.launches)
+        return;
+    mlc_action_name(name, rank->model, rank->place, action);
+    mlc_launches_action(rank->world.launches, name);
+}
+
 static void walk(mlc_pass *run, const char *memory)
 {
     mlc_rank *rank = run->rank;
-    mlc_env env = mlc_launch_env(rank);
+    mlc_env env = launch_env(rank);
     mlc_actions list = rank->program->lists[run->kind];
     bool is_accounted = false;
-    mlc_launch_record(rank, &env);
+    fetch_record(rank, &env);
     mlc_ending_begin(&env, memory + statistics_at(run), statistics_bytes(run));
     mlc_ending_fetch(&env, rank->role->microbatches, memory, (uint64_t)run->count * sizeof(int64_t));
     for (int i = 0; i < list.count; i++) {
@@ -264,6 +305,7 @@ static void walk(mlc_pass *run, const char *memory)
         if (mlc_action_computes(action) && action->microbatch >= run->count)
             continue;
         is_accounted |= action->kind == MLC_STATISTICS;
+        list_action(rank, action);
         if (!act(run, &env, memory, action))
             break;
     }
@@ -279,12 +321,12 @@ static uint64_t key_of(const mlc_pass *run)
     return (share ^ share >> 32) << 32 ^ (uint64_t)run->count << 4 ^ (uint64_t)run->update << 2 ^ (uint64_t)run->kind;
 }
 
-/* The graph of the list, with its inputs made. NULL: it failed. */
+/* The graph of the list, with its inputs made; captured again where what it launches is listed. NULL: it failed. */
 static mlc_gpu_graph *captured(mlc_pass *run)
 {
     mlc_gpu *gpu = run->rank->arena.gpu;
     mlc_gpu_graph *graph = mlc_gpu_graph_of(gpu, key_of(run));
-    if (graph)
+    if (graph && !run->rank->world.launches)
         return fill(run, mlc_gpu_graph_staged(graph)) ? NULL : graph;
     if (statistics_bytes(run) > MLC_TALLIES_BYTES) {
         mlc_error_set(&run->rank->error, MLC_BAD_INPUT, "a program for GPUs keeps %d sums of losses and metrics, and this chain has %d",

@@ -1,0 +1,511 @@
+/* sweep.c: see sweep.h. */
+#include "step/sweep.h"
+
+#include "model/finite.h"
+#include "model/tables.h"
+#include "world/launches.h"
+
+#include <stddef.h>
+
+#define CHUNK (8 * MLC_BLOCK) /* elements worked on at a time: stays in the first cache through all kernels */
+
+/* Where kernels are put on the stream of a device, one thread does so, for all elements at once: what follows on a stream waits for what
+ * lies there, and the record is read there. */
+static void meet(const mlc_env *env)
+{
+    if (!env->stream)
+        mlc_barrier(env);
+}
+
+static bool is_held(const mlc_env *env)
+{
+    return !env->stream && env->record->held;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- what a sweep goes over ---- */
+
+/* A sweep at work. */
+typedef struct walk {
+    const mlc_rank *rank;
+    const mlc_sweep *sweep;
+    mlc_moment moment;
+    int depth;  /* of the tree of groups: sums that wait when the group is complete, */
+    int merges; /* and how many of them join it */
+} walk;
+
+/* One of what it goes over: elements [begin, begin + elements) of a parameter; begin is a multiple of 1024. */
+typedef struct item {
+    int parameter;
+    int64_t begin;
+    int64_t elements;       /* 0: left out; -1: there are no more */
+    const mlc_use *use;     /* NULL: all that the place has of the parameter */
+    const mlc_piece *piece; /* NULL: it is no piece */
+    const mlc_held *held;   /* of what is held */
+} item;
+
+static const item LAST = {.elements = -1};
+
+static bool is_spread(const mlc_rank *rank, int parameter)
+{
+    return rank->tables->shared[parameter];
+}
+
+static bool is_further(const mlc_rank *rank, const item *it)
+{
+    return it->use && it->use->index > 0 && rank->model->parameters[it->parameter].owner == rank->place;
+}
+
+static bool is_elementwise(const item *it)
+{
+    return it->piece ? it->piece->update_flat != NULL : it->held && it->held->init_flat;
+}
+
+static bool is_whole(const item *it)
+{
+    return it->piece ? it->piece->update != NULL : it->held && it->held->init;
+}
+
+/* Do all conditions of the sweep hold? */
+static bool is_taken(const walk *of, const item *it)
+{
+    const mlc_rank *rank = of->rank;
+    int only = of->sweep->only, fed = mlc_is_fed(rank, it->parameter) ? rank->model->parameters[it->parameter].fed : 2;
+    bool met = !(only & MLC_ONLY_LOSS) || fed == 0;
+    met &= !(only & MLC_ONLY_ACCUMULATED) || fed == 1;
+    met &= !(only & MLC_ONLY_HERE) || !is_spread(rank, it->parameter);
+    met &= !(only & MLC_ONLY_SPREAD) || is_spread(rank, it->parameter);
+    met &= !(only & MLC_ONLY_ELEMENTWISE) || is_elementwise(it);
+    met &= !(only & MLC_ONLY_WHOLE) || is_whole(it);
+    return met && (!(only & MLC_ONLY_FURTHER) || is_further(rank, it));
+}
+
+static item use_item(const walk *of, const mlc_use *use)
+{
+    return (item){.parameter = use->parameter, .elements = mlc_parameter_elements(&of->rank->model->parameters[use->parameter]), .use = use};
+}
+
+static item chunk_use(const walk *of, int i)
+{
+    const mlc_chunk *chunk = &of->rank->role->chunks[MLC_TRAIN][of->moment.chunk];
+    if (i >= chunk->use_count)
+        return LAST;
+    item it = use_item(of, &chunk->uses[i]);
+    if (!(of->moment.phases >> it.use->phase & 1) || of->rank->model->parameters[it.parameter].fed == 2)
+        it.elements = 0;
+    return it;
+}
+
+/* The use that is shared, where it lies here: as far as the rank has it. */
+static item shared_use(const walk *of, int i)
+{
+    const mlc_placed_use *use = mlc_use_at(of->rank, of->moment.parameter, of->moment.use);
+    if (i > 0)
+        return LAST;
+    if (use->place != of->rank->place)
+        return (item){.parameter = of->moment.parameter};
+    item it = use_item(of, use->use);
+    int replicas = of->rank->model->mesh.size[MLC_DP], portion = mlc_cohort_portion(replicas, of->rank->replica);
+    mlc_run run = mlc_owners_elements(&of->rank->catalog.owners, it.parameter, (mlc_portions){portion, portion + 1});
+    it.begin = run.begin;
+    it.elements = larger(run.end - run.begin, 0);
+    return it;
+}
+
+static item piece_item(const walk *of, int i)
+{
+    if (i >= of->rank->shard.count)
+        return LAST;
+    const mlc_piece *piece = &of->rank->shard.pieces[i];
+    return (item){.parameter = piece->parameter, .begin = piece->begin, .elements = piece->end - piece->begin, .piece = piece,
+                  .held = mlc_rank_held(of->rank, piece->parameter)};
+}
+
+static item held_item(const walk *of, int i)
+{
+    if (i >= of->rank->role->held_count)
+        return LAST;
+    const mlc_held *held = &of->rank->role->held[i];
+    return (item){.parameter = held->parameter, .elements = mlc_parameter_elements(&of->rank->model->parameters[held->parameter]), .held = held};
+}
+
+static item item_of(const walk *of, int i)
+{
+    static item (*const lists[])(const walk *of, int i) = {[MLC_OVER_USES] = chunk_use, [MLC_OVER_USE] = shared_use,
+                                                           [MLC_OVER_PIECES] = piece_item, [MLC_OVER_HELD] = held_item};
+    item it = lists[of->sweep->over](of, i);
+    if (it.elements > 0 && !is_taken(of, &it))
+        it.elements = 0;
+    return it;
+}
+
+/* ---- operands ---- */
+
+static int uses_of(const walk *of, const item *it)
+{
+    return it->use ? 1 : mlc_use_count(of->rank, it->parameter);
+}
+
+static const uint64_t *levels_of(const walk *of, const item *it, int use)
+{
+    return it->use ? it->use->levels : mlc_use_at(of->rank, it->parameter, use)->use->levels;
+}
+
+/* How many of an operand there are. */
+static int count_of(const walk *of, const item *it, int operand)
+{
+    switch (operand) {
+    case MLC_OPERAND_SUM:
+        return uses_of(of, it);
+    case MLC_OPERAND_WAITING:
+        return uses_of(of, it) * of->merges;
+    case MLC_OPERAND_GRADIENT:
+        return mlc_use_count(of->rank, it->parameter) > 0;
+    case MLC_OPERAND_FURTHER:
+        return mlc_use_count(of->rank, it->parameter) - 1;
+    case MLC_OPERAND_COPY:
+        return it->held->copy != MLC_NONE;
+    case MLC_OPERAND_STATE:
+    case MLC_OPERAND_NEW_STATE:
+        return of->rank->model->parameters[it->parameter].state_count;
+    default:
+        return 1;
+    }
+}
+
+/* How often a kernel is called: for each of the operand that there are the most of. Of the others each is given to as many calls. */
+static int times_of(const walk *of, const item *it, const mlc_sweep_call *call)
+{
+    int times = 1;
+    for (int i = 0; i < MLC_SWEEP_OPERANDS && call->operands[i]; i++) {
+        int count = count_of(of, it, call->operands[i]);
+        if (count <= 0)
+            return 0;
+        times = count > times ? count : times;
+    }
+    return times;
+}
+
+/* Element it->begin of an array of so many bytes each. */
+static uint64_t at_begin(const item *it, uint64_t at, uint64_t bytes)
+{
+    return at + (uint64_t)it->begin * bytes;
+}
+
+/* Which of an operand call number k of so many is given. */
+static int index_of(const walk *of, const item *it, int operand, int k, int times)
+{
+    return k == 0 ? 0 : (int)((int64_t)k * count_of(of, it, operand) / times);
+}
+
+/* Where an operand, number k of those that there are, begins. States, and what an update makes, are laid out for the piece. */
+static uint64_t resolve(const walk *of, const item *it, int operand, int k)
+{
+    const mlc_rank *rank = of->rank;
+    uint64_t bytes = mlc_wide_bytes(rank->model), record = rank->role->record;
+    int states = rank->model->parameters[it->parameter].state_count;
+    switch (operand) {
+    case MLC_OPERAND_SUM:
+        return at_begin(it, levels_of(of, it, k)[0], bytes);
+    case MLC_OPERAND_WAITING:
+        return at_begin(it, levels_of(of, it, k / of->merges)[of->depth - k % of->merges], bytes);
+    case MLC_OPERAND_KEPT:
+        return at_begin(it, levels_of(of, it, 0)[of->depth - of->merges + 1], bytes);
+    case MLC_OPERAND_GRADIENT:
+        return at_begin(it, mlc_use_at(rank, it->parameter, 0)->use->levels[0], bytes);
+    case MLC_OPERAND_FURTHER:
+        return at_begin(it, mlc_use_at(rank, it->parameter, 1 + k)->use->levels[0], bytes);
+    case MLC_OPERAND_MASTER:
+        return at_begin(it, it->held->master, bytes);
+    case MLC_OPERAND_COPY:
+        return at_begin(it, it->held->copy, sizeof(uint16_t));
+    case MLC_OPERAND_STATE:
+        return it->piece->states[k];
+    case MLC_OPERAND_NEW_MASTER:
+        return it->piece->update_at[2 + states];
+    case MLC_OPERAND_NEW_STATE:
+        return it->piece->update_at[3 + states + k];
+    case MLC_OPERAND_SCALE:
+        return record + offsetof(mlc_record, scale);
+    case MLC_OPERAND_CLIP:
+        return record + offsetof(mlc_record, clip);
+    default:
+        return record + offsetof(mlc_record, mean);
+    }
+}
+
+/* What a kernel that looks through an operand looks at (finite.h). */
+static int64_t subject_of(const item *it, int operand, int k)
+{
+    return mlc_flaw_of(it->parameter, operand == MLC_OPERAND_COPY ? MLC_FLAW_COPY : operand == MLC_OPERAND_STATE ? 1 + k : 0);
+}
+
+/* Elements of what call number k of so many changes, where whole tensors are gone over. */
+static int64_t extent_of(const walk *of, const item *it, const mlc_sweep_call *call, int k, int times)
+{
+    const mlc_parameter *parameter = &of->rank->model->parameters[it->parameter];
+    int operand = call->operands[0];
+    bool state = operand == MLC_OPERAND_STATE;
+    return state ? mlc_tensor_elements(&parameter->states[index_of(of, it, operand, k, times)]) : mlc_parameter_elements(parameter);
+}
+
+/* ---- calls ---- */
+
+/* The operands of call number k of so many; returns how many. */
+static int resolve_all(const walk *of, const item *it, const mlc_sweep_call *call, int k, int times, uint64_t *at)
+{
+    int count = 0;
+    for (; count < MLC_SWEEP_OPERANDS && call->operands[count]; count++)
+        at[count] = resolve(of, it, call->operands[count], index_of(of, it, call->operands[count], k, times));
+    return count;
+}
+
+/* Elements [begin, end) of the operands of call number k of so many. */
+static void run_kernel(const walk *of, mlc_env *env, const item *it, const mlc_sweep_call *call, int k, int times, int64_t begin, int64_t end)
+{
+    uint64_t at[MLC_SWEEP_OPERANDS];
+    resolve_all(of, it, call, k, times, at);
+    env->subject = subject_of(it, call->operands[0], index_of(of, it, call->operands[0], k, times));
+    call->run(env, at, begin, end);
+}
+
+/* The update of a piece, or the initial value of what is held, on operands that are its own. */
+static void run_own(const walk *of, mlc_env *env, const item *it, int64_t begin, int64_t end)
+{
+    env->path = of->rank->model->parameters[it->parameter].path;
+    if (it->piece)
+        it->piece->update_flat(env, it->piece->update_at, begin, end);
+    else
+        it->held->init_flat(env, it->held->init_at, begin, end);
+}
+
+/* The same of one that runs over the whole; by all threads. */
+static void run_own_whole(const walk *of, mlc_env *env, const item *it)
+{
+    env->path = of->rank->model->parameters[it->parameter].path;
+    if (it->piece)
+        it->piece->update(env, it->piece->update_at);
+    else
+        it->held->init(env, it->held->init_at);
+}
+
+static void run_call(const walk *of, mlc_env *env, const item *it, const mlc_sweep_call *call, int64_t begin, int64_t end)
+{
+    if (!call->run) {
+        run_own(of, env, it, begin, end);
+        return;
+    }
+    for (int k = 0, times = times_of(of, it, call); k < times; k++)
+        run_kernel(of, env, it, call, k, times, begin, end);
+}
+
+/* ---- sharing out ---- */
+
+static int64_t blocks_of(int64_t elements)
+{
+    return (elements + MLC_BLOCK - 1) / MLC_BLOCK;
+}
+
+/* All kernels over elements [begin, end) of an item, from its own begin on. */
+static void run_slice(const walk *of, mlc_env *env, const item *it, int64_t begin, int64_t end)
+{
+    int64_t some = env->stream ? end - begin : CHUNK;
+    for (int64_t at = begin; at < end; at += some)
+        for (int c = 0; c < of->sweep->call_count; c++)
+            run_call(of, env, it, &of->sweep->calls[c], at, smaller(at + some, end));
+}
+
+/* Gives each thread an equal, contiguous share of the blocks of all items. */
+static void share_out(const walk *of, mlc_env *env, int64_t total)
+{
+    int64_t low = total * env->thread / env->threads, high = total * (env->thread + 1) / env->threads, first = 0;
+    for (int i = 0; first < high; i++) {
+        item it = item_of(of, i);
+        int64_t begin = larger(low - first, 0) * MLC_BLOCK, end = smaller((high - first) * MLC_BLOCK, it.elements);
+        if (begin < end)
+            run_slice(of, env, &it, begin, end);
+        first += blocks_of(it.elements);
+    }
+}
+
+/* A thread's share of a kernel over whole tensors. */
+static void run_tensor(const walk *of, mlc_env *env, const item *it, const mlc_sweep_call *call)
+{
+    for (int k = 0, times = times_of(of, it, call); k < times; k++) {
+        int64_t elements = extent_of(of, it, call, k, times), blocks = blocks_of(elements);
+        int64_t begin = blocks * env->thread / env->threads * MLC_BLOCK, end = blocks * (env->thread + 1) / env->threads * MLC_BLOCK;
+        if (begin < elements)
+            run_kernel(of, env, it, call, k, times, begin, smaller(end, elements));
+    }
+}
+
+/* Item after item, kernel after kernel. */
+static void take_turns(const walk *of, mlc_env *env)
+{
+    item it;
+    for (int i = 0; it = item_of(of, i), it.elements >= 0; i++)
+        for (int c = 0; it.elements && c < of->sweep->call_count; c++) {
+            const mlc_sweep_call *call = &of->sweep->calls[c];
+            if (call->run)
+                run_tensor(of, env, &it, call);
+            else
+                run_own_whole(of, env, &it);
+            meet(env);
+        }
+}
+
+/* ---- the list of launches ---- */
+
+static void list_call(const walk *of, const item *it, const mlc_sweep_call *call, void (*function)(void), const uint64_t *at, int count,
+                      int64_t elements)
+{
+    mlc_sweep_name name = {call->kernel, of->rank->model->parameters[it->parameter].name};
+    mlc_launches_sweep(of->rank->world.launches, function, name, at, count, it->begin, it->begin + elements);
+}
+
+static void list_own(const walk *of, const item *it, const mlc_sweep_call *call)
+{
+    const mlc_piece *piece = it->piece;
+    int operands = 0;
+    if (piece)
+        operands = 3 + 2 * of->rank->model->parameters[it->parameter].state_count + of->rank->catalog.owners.items[it->parameter].own->read_count;
+    mlc_flat_function flat = piece ? piece->update_flat : it->held->init_flat;
+    mlc_function whole = piece ? piece->update : it->held->init;
+    void (*function)(void) = flat ? (void (*)(void))flat : (void (*)(void))whole;
+    list_call(of, it, call, function, piece ? piece->update_at : NULL, operands, it->elements);
+}
+
+static void list_kernel(const walk *of, const item *it, const mlc_sweep_call *call)
+{
+    for (int k = 0, times = times_of(of, it, call); k < times; k++) {
+        uint64_t at[MLC_SWEEP_OPERANDS];
+        int count = resolve_all(of, it, call, k, times, at);
+        int64_t elements = of->sweep->range == MLC_RANGE_TENSOR ? extent_of(of, it, call, k, times) : it->elements;
+        list_call(of, it, call, (void (*)(void))call->run, at, count, elements);
+    }
+}
+
+/* By the lead thread: all calls of the sweep. */
+static void list_sweep(const walk *of)
+{
+    item it;
+    for (int i = 0; it = item_of(of, i), it.elements >= 0; i++)
+        for (int c = 0; it.elements && c < of->sweep->call_count; c++)
+            if (of->sweep->calls[c].run)
+                list_kernel(of, &it, &of->sweep->calls[c]);
+            else
+                list_own(of, &it, &of->sweep->calls[c]);
+}
+
+/* ---- the interface ---- */
+
+unsigned mlc_moment_phases(int action_kind)
+{
+    return action_kind == MLC_BACKWARD ? 1U << MLC_INPUT_GRADIENT | 1U << MLC_WEIGHT_GRADIENT : 1U << action_kind;
+}
+
+/* The tree of groups when one of the replica's is complete; its last one but at FOLD. */
+static void find_siblings(walk *of)
+{
+    const mlc_rank *rank = of->rank;
+    int groups = rank->model->groups, first = mlc_tree_share(groups, rank->model->mesh.size[MLC_DP], rank->replica);
+    of->depth = rank->tables->before_last.depth;
+    of->merges = rank->tables->merges;
+    if (of->moment.at != MLC_AT_FOLD)
+        return;
+    mlc_tree tree = mlc_tree_cover(groups, first, first + of->moment.group);
+    of->depth = tree.depth;
+    of->merges = mlc_tree_push(&tree, first + of->moment.group + 1);
+}
+
+static int64_t total_blocks(const walk *of)
+{
+    int64_t total = 0;
+    item it;
+    for (int i = 0; it = item_of(of, i), it.elements >= 0; i++)
+        total += blocks_of(it.elements);
+    return total;
+}
+
+void mlc_sweep_run(const mlc_rank *rank, const mlc_env *env, mlc_moment moment)
+{
+    walk of = {.rank = rank, .moment = moment};
+    mlc_env own = *env;
+    bool behind = false; /* another one */
+    find_siblings(&of);
+    for (int i = 0; i < rank->model->sweep_count; i++) {
+        of.sweep = &rank->model->sweeps[i];
+        int64_t total = of.sweep->at == moment.at && !(of.sweep->gated && is_held(env)) ? total_blocks(&of) : 0;
+        if (total == 0)
+            continue;
+        if (behind)
+            meet(env);
+        behind = true;
+        own.gated = of.sweep->gated;
+        if (env->thread == 0 && rank->world.launches)
+            list_sweep(&of);
+        if (of.sweep->range == MLC_RANGE_TENSOR)
+            take_turns(&of, &own);
+        else
+            share_out(&of, &own, total);
+    }
+    meet(env);
+}
+
+/* ---- sanity ---- */
+
+/* The operands that what a sweep goes over has. */
+static bool has_operand(const mlc_sweep *sweep, int operand)
+{
+    static const unsigned sums = 1U << MLC_OPERAND_SUM | 1U << MLC_OPERAND_WAITING, gradients = 1U << MLC_OPERAND_GRADIENT;
+    static const unsigned values = 1U << MLC_OPERAND_MASTER | 1U << MLC_OPERAND_COPY, states = 1U << MLC_OPERAND_STATE;
+    static const unsigned made = 1U << MLC_OPERAND_NEW_MASTER | 1U << MLC_OPERAND_NEW_STATE;
+    static const unsigned slots = 1U << MLC_OPERAND_SCALE | 1U << MLC_OPERAND_CLIP | 1U << MLC_OPERAND_MEAN;
+    bool here = sweep->only & MLC_ONLY_HERE, whole = sweep->only & MLC_ONLY_WHOLE, folds = sweep->at == MLC_AT_FOLD;
+    unsigned has[MLC_OVER_END] = {
+        [MLC_OVER_USES] = sums | (folds ? 1U << MLC_OPERAND_KEPT : 0),
+        [MLC_OVER_USE] = sums | (sweep->only & MLC_ONLY_FURTHER ? gradients : 0),
+        [MLC_OVER_PIECES] = values | states | slots | gradients | (here ? sums | 1U << MLC_OPERAND_FURTHER : 0) | (whole ? made : 0),
+        [MLC_OVER_HELD] = values,
+    };
+    return operand > 0 && operand < MLC_OPERAND_END && (has[sweep->over] >> operand & 1);
+}
+
+static bool is_sane_call(const mlc_sweep *sweep, const mlc_sweep_call *call)
+{
+    bool lists = sweep->over == MLC_OVER_PIECES || sweep->over == MLC_OVER_HELD;
+    int kind = sweep->range == MLC_RANGE_TENSOR ? MLC_ONLY_WHOLE : MLC_ONLY_ELEMENTWISE;
+    if (!call->run)
+        return lists && (sweep->only & kind) && !call->operands[0];
+    for (int i = 0; i < MLC_SWEEP_OPERANDS && (i == 0 || call->operands[i]); i++)
+        if (!has_operand(sweep, call->operands[i]))
+            return false;
+    return true;
+}
+
+const char *mlc_sweep_fault(const mlc_sweep *sweep)
+{
+    static const int ranges[MLC_OVER_END] = {[MLC_OVER_USES] = MLC_RANGE_WHOLE, [MLC_OVER_USE] = MLC_RANGE_SHARD,
+                                             [MLC_OVER_PIECES] = MLC_RANGE_SHARD, [MLC_OVER_HELD] = MLC_RANGE_WHOLE};
+    bool chunk = sweep->at == MLC_AT_FOLD || sweep->at == MLC_AT_REDUCE || sweep->at == MLC_AT_SEARCH;
+    if (sweep->at < 0 || sweep->at >= MLC_AT_END || sweep->over < 0 || sweep->over >= MLC_OVER_END)
+        return "is of no action, or over nothing";
+    if (chunk != (sweep->over == MLC_OVER_USES) || (sweep->at == MLC_AT_SHARE) != (sweep->over == MLC_OVER_USE))
+        return "is over what its action does not have";
+    bool tensors = sweep->range == MLC_RANGE_TENSOR && (sweep->only & MLC_ONLY_WHOLE);
+    if (sweep->range != ranges[sweep->over] && !tensors)
+        return "goes over elements that there are not";
+    for (int i = 0; i < sweep->call_count; i++)
+        if (!is_sane_call(sweep, &sweep->calls[i]))
+            return "gives a kernel what there is not";
+    return NULL;
+}

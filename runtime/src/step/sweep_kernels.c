@@ -1,0 +1,130 @@
+/* sweep_kernels.c: the kernels of sweeps (mlc_kernel.h), on arrays of the wide dtype (dtype.h). */
+#include "mlc_kernel.h"
+
+#include "model/finite.h"
+#include "system/dtype.h"
+#include "system/threads.h"
+
+#include <math.h>
+#include <string.h>
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void *element(const mlc_env *env, uint64_t at, int64_t begin, int64_t bytes)
+{
+    return env->arena + at + (uint64_t)(begin * bytes);
+}
+
+/* ---- gradients ---- */
+
+static void note_gradient(const mlc_env *env)
+{
+    mlc_worker *worker = mlc_worker_of(env);
+    int64_t parameter = env->subject / MLC_FLAWS;
+    if (worker->bad_parameter < 0 || parameter < worker->bad_parameter)
+        worker->bad_parameter = parameter;
+}
+
+/* Squares of at most eight blocks: into the worker's exact sum where they count. One that is not finite is noted. */
+static void add_squares(const mlc_env *env, const mlc_dtype_row *dtype, const char *x, int64_t count, bool counts)
+{
+    double sums[8];
+    int blocks = (int)((count + MLC_BLOCK - 1) / MLC_BLOCK);
+    if (count == 8 * MLC_BLOCK)
+        dtype->wide->squares_eight(x, sums);
+    else
+        for (int64_t at = 0; at < count; at += MLC_BLOCK)
+            sums[at / MLC_BLOCK] = dtype->wide->squares(x + at * dtype->bytes, smaller(MLC_BLOCK, count - at));
+    for (int b = 0; b < blocks; b++) {
+        if (!isfinite(sums[b]))
+            note_gradient(env);
+        else if (counts)
+            mlc_exact_add(&mlc_worker_of(env)->squares, sums[b]);
+    }
+}
+
+static void squares(const mlc_env *env, const mlc_dtype_row *dtype, uint64_t at, int64_t begin, int64_t end, bool counts)
+{
+    for (int64_t i = begin; i < end; i += 8 * MLC_BLOCK)
+        add_squares(env, dtype, element(env, at, i, dtype->bytes), smaller(8 * MLC_BLOCK, end - i), counts);
+}
+
+/* A scalar of 1 leaves everything as it is. */
+static void scale(const mlc_env *env, const mlc_dtype_row *dtype, const uint64_t *at, int64_t begin, int64_t end)
+{
+    double factor = dtype->load(env->arena + at[1], 0);
+    if (factor != 1)
+        dtype->wide->scale(element(env, at[0], begin, dtype->bytes), factor, end - begin);
+}
+
+/* ---- what an update leaves ---- */
+
+static void note_flaw(const mlc_env *env)
+{
+    mlc_worker *worker = mlc_worker_of(env);
+    worker->flaw = mlc_flaw_first(worker->flaw, env->subject);
+}
+
+static void inspect(const mlc_env *env, const mlc_dtype_row *dtype, uint64_t at, int64_t begin, int64_t end)
+{
+    if (!dtype->wide->finite(element(env, at, begin, dtype->bytes), end - begin))
+        note_flaw(env);
+}
+
+/* An exponent of all ones: infinite, or no number. */
+static void inspect_copy(const mlc_env *env, uint64_t at, int64_t begin, int64_t end)
+{
+    const uint16_t *x = element(env, at, begin, sizeof *x);
+    uint16_t highest = 0;
+    for (int64_t i = 0; i < end - begin; i++) {
+        uint16_t bits = x[i] & 0x7fff;
+        highest = bits > highest ? bits : highest;
+    }
+    if (highest >= 0x7f80)
+        note_flaw(env);
+}
+
+/* ---- by dtype ---- */
+
+#define KERNELS(name, number)                                                                                                      \
+    void mlc_add_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                        \
+    {                                                                                                                              \
+        const mlc_dtype_row *dtype = mlc_dtype_of(number);                                                                         \
+        dtype->wide->add(element(env, at[0], begin, dtype->bytes), element(env, at[1], begin, dtype->bytes), end - begin);          \
+    }                                                                                                                              \
+    void mlc_copy_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                       \
+    {                                                                                                                              \
+        int64_t bytes = mlc_dtype_of(number)->bytes;                                                                               \
+        memcpy(element(env, at[0], begin, bytes), element(env, at[1], begin, bytes), (size_t)((end - begin) * bytes));             \
+    }                                                                                                                              \
+    void mlc_scale_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                      \
+    {                                                                                                                              \
+        scale(env, mlc_dtype_of(number), at, begin, end);                                                                          \
+    }                                                                                                                              \
+    void mlc_squares_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                    \
+    {                                                                                                                              \
+        squares(env, mlc_dtype_of(number), at[0], begin, end, true);                                                               \
+    }                                                                                                                              \
+    void mlc_finite_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                     \
+    {                                                                                                                              \
+        squares(env, mlc_dtype_of(number), at[0], begin, end, false);                                                              \
+    }                                                                                                                              \
+    void mlc_round_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                      \
+    {                                                                                                                              \
+        const mlc_dtype_row *dtype = mlc_dtype_of(number);                                                                         \
+        uint16_t *to = element(env, at[0], begin, sizeof *to);                                                                     \
+        dtype->wide->to_bf16(to, element(env, at[1], begin, dtype->bytes), end - begin);                                           \
+    }                                                                                                                              \
+    void mlc_inspect_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                    \
+    {                                                                                                                              \
+        inspect(env, mlc_dtype_of(number), at[0], begin, end);                                                                     \
+    }                                                                                                                              \
+    void mlc_inspect_copy_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                               \
+    {                                                                                                                              \
+        inspect_copy(env, at[0], begin, end);                                                                                      \
+    }
+KERNELS(f32, MLC_F32)
+KERNELS(f64, MLC_F64)
