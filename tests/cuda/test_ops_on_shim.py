@@ -29,7 +29,7 @@ from mlc.passes.expand import expand
 from mlc.targets.cuda import SM_90
 from mlc.targets.cuda.model import routine_functions
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="the shim is C++")]
+pytestmark = pytest.mark.slow
 
 KEYS = Keys(seed=3, step=5, microbatch=2, path=77)
 
