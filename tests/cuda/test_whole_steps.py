@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from layout_models import MODELS, Model, Programs, run_model
+from layout_models import MODELS, Model, Programs, data_options, execute, run_model
 from shim_library import SHIM, compiler
 from tolerances import TOLERANCES
 
@@ -63,3 +64,35 @@ def test_every_example_trains_as_on_a_cpu(programs: dict[str, Programs], name: s
 def test_a_library_for_gpus_says_that_it_has_no_views(programs: dict[str, Programs]) -> None:
     with pytest.raises(MlcError, match="cannot be opened as a library"):
         programs["sm_90"].library(MODELS["gpt"], Options(microbatches=4, groups=2, emit="c", target="sm_90")).open()
+
+
+def run(programs: dict[str, Programs], target: str, folder: Path, *arguments: str, code: int = 0) -> str:
+    """What gpt says."""
+    program = programs[target].build(MODELS["gpt"], Options(microbatches=4, groups=2, emit="c", target=target))
+    command = [str(program), *data_options(MODELS["gpt"], folder, False), "--seed", "5", *arguments]
+    done = execute(command, code)
+    return done.stderr if code else done.stdout
+
+
+def test_a_gpu_takes_the_same_list(programs: dict[str, Programs], tmp_path: Path) -> None:
+    """Actions, and kernels of sweeps with their parameters and elements, of a step that was captured before; rows are the target's own."""
+    listed = {}
+    for target in programs:
+        text = run(programs, target, tmp_path, "--steps", "2", "--print-launches", "2")
+        listed[target] = re.findall(r"^([A-Z].*)$|^  0x\w+ (.*):.*(, elements .*)$", text, re.MULTILINE)
+    assert listed["c"] == listed["sm_90"]
+    assert {"update", "squares"} <= {call.split(" ")[0] for _, call, _ in listed["c"]}
+
+
+@pytest.mark.parametrize("rate", ["3e38", "1e30", "1e10"])
+def test_what_is_not_finite_is_found_as_on_a_cpu(programs: dict[str, Programs], rate: str, tmp_path: Path) -> None:
+    said = {run(programs, target, tmp_path, "--steps", "4", "--warmup", "1", "--rate", rate, code=5) for target in programs}
+    assert len(said) == 1, said
+
+
+def test_a_run_goes_on_from_its_checkpoint(programs: dict[str, Programs], tmp_path: Path) -> None:
+    options = ("--steps", "4", "--hash")
+    whole = run(programs, "sm_90", tmp_path, *options, "--checkpoint", str(tmp_path / "kept"), "--every", "2")
+    resumed = run(programs, "sm_90", tmp_path, *options, "--resume", str(tmp_path / "kept" / "step-00000002"))
+    assert whole.splitlines()[-1] == resumed.splitlines()[-1]
+    assert whole.splitlines()[-1].startswith("digest: ")
