@@ -24,8 +24,9 @@ NVCC_EXTRA =
 GENCODE = -gencode arch=compute_{architecture},code=sm_{architecture}
 CUDA_INCLUDES = -Iruntime/include -Iruntime/src
 HOST_FLAGS = -fPIC -Wall -Wextra
+# -O is of the host; what a device runs is optimized whatever it says.
 NVCC = $(CUDA_HOME)/bin/nvcc
-NVCC_FLAGS = -std=c++17 -O3 -fmad=false -DMLC_SM={number} $(GENCODE) -Werror all-warnings
+NVCC_FLAGS = -std=c++17 -O1 -fmad=false -DMLC_SM={number} $(GENCODE) -Werror all-warnings
 KERNEL = $(NVCC) $(NVCC_FLAGS) -Xcompiler "$(HOST_FLAGS) -Werror" $(CUDA_INCLUDES) $(NVCC_EXTRA)
 SHIM_KERNEL = $(CXX) -std=c++17 -O1 -ffp-contract=off -DMLC_SHIM $(HOST_FLAGS) $(CUDA_INCLUDES) -I$(SHIM) $(SHIM_EXTRA) -x c++
 SHIM_OBJECTS = $(patsubst $(SHIM)/%.cpp,objects/shim/%.o,$(wildcard $(SHIM)/*.cpp))
