@@ -73,7 +73,7 @@ static void run(mlc_function function, char *arena, char *scratch, int64_t scrat
     pthread_t ids[16];
     for (int t = 0; t < threads; t++) {
         jobs[t].env = (mlc_env){.arena = arena, .scratch = scratch + t * scratch_bytes, .team = &team, .record = record,
-                                .microbatch = &record->microbatch, .path = path, .thread = t, .threads = threads, .fold = fold};
+            .microbatch = &record->microbatch, .path = path, .thread = t, .threads = threads, .fold = fold};
         jobs[t].at = at;
         jobs[t].run = function;
         pthread_create(&ids[t], NULL, work, &jobs[t]);
