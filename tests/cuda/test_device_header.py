@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from shim_library import INCLUDES, KERNELS, scratch
+from shim_library import INCLUDES, KERNELS, lack, scratch
 
 ARCHITECTURES = ("90a", "103a")
 SOURCES = ["primitives.cu", "layer_norm.cu", "matmul.cu", "tensor.cu"]
@@ -51,12 +51,11 @@ def tool(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(str(folder) for folder in folders()))
 
 
-needs_nvcc = pytest.mark.skipif(tool("nvcc") is None, reason="no nvcc: pip install 'mlc[cuda]'")
-
-
 @functools.cache
 def compiled(source: str, architecture: str) -> tuple[str, dict[str, str]]:
     """What ptxas said, and the machine code of each kernel (nothing where there is no cuobjdump)."""
+    if tool("nvcc") is None:
+        lack("no nvcc")
     cubin = str(scratch() / f"{source}.{architecture}.cubin")
     command = [str(tool("nvcc")), "-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills"]
     command += [
@@ -85,7 +84,6 @@ def compiled(source: str, architecture: str) -> tuple[str, dict[str, str]]:
     return said.stderr, kernels
 
 
-@needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("source", SOURCES)
 def test_wrappers_become_their_instructions(source: str, architecture: str) -> None:
@@ -98,7 +96,6 @@ def test_wrappers_become_their_instructions(source: str, architecture: str) -> N
         assert not missing, (name, missing, sorted(set(re.findall(r"\*/\s+(?:@!?\w+ )?([A-Z]\S+)", kernels[name]))))
 
 
-@needs_nvcc
 @pytest.mark.skipif(tool("cuobjdump") is None, reason="no cuobjdump")
 def test_every_expectation_is_met_somewhere() -> None:
     for architecture in ARCHITECTURES:
