@@ -496,9 +496,9 @@ def test_calls_of_several_threads_are_whole_or_refused(line: Build) -> None:
 def test_an_interrupt_leaves_the_model_usable(line: Build) -> None:
     with line.open() as model:
         for after in (0.0005, 0.001, 0.002):
-            signal.setitimer(signal.ITIMER_REAL, after)
             before = signal.signal(signal.SIGALRM, signal.default_int_handler)
             try:
+                signal.setitimer(signal.ITIMER_REAL, after)
                 while True:
                     model.step(x=X, y=Y)
             except KeyboardInterrupt:

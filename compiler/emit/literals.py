@@ -21,6 +21,8 @@ MEMBERS = {
     "mlc_region": "name, base, stride, slots",
     "mlc_row": "run, at, count, path, name, flops",
     "mlc_scalar": "name, value, option",
+    "mlc_sweep": "at, over, only, range, gated, calls, call_count",
+    "mlc_sweep_call": "kernel, run, operands",
     "mlc_tensor": "name, dtype, rank, shape, at",
     "mlc_use": "parameter, index, phase, levels",
     "mlc_value": "column, at",

@@ -372,12 +372,19 @@ static void list_call(const walk *of, const item *it, const mlc_sweep_call *call
     mlc_launches_sweep(of->rank->world.launches, function, name, at, count, it->begin, it->begin + elements);
 }
 
+/* Of an update: master, gradient, new master; each state, old and new; what it reads beside. */
+static int own_operands(const mlc_rank *rank, int parameter)
+{
+    int states = rank->model->parameters[parameter].state_count;
+    return 3 + 2 * states + rank->catalog.owners.items[parameter].own->read_count;
+}
+
 static void list_own(const walk *of, const item *it, const mlc_sweep_call *call)
 {
     const mlc_piece *piece = it->piece;
     int operands = 0;
     if (piece)
-        operands = 3 + 2 * of->rank->model->parameters[it->parameter].state_count + of->rank->catalog.owners.items[it->parameter].own->read_count;
+        operands = own_operands(of->rank, it->parameter);
     mlc_flat_function flat = piece ? piece->update_flat : it->held->init_flat;
     mlc_function whole = piece ? piece->update : it->held->init;
     void (*function)(void) = flat ? (void (*)(void))flat : (void (*)(void))whole;

@@ -32,7 +32,7 @@ typedef struct mlc_dtype_row {
     const mlc_wide *wide;                                          /* NULL: no wide dtype */
 } mlc_dtype_row;
 
-/* NULL where there is no such dtype: mlc_executor_check_model has looked at those of a model. */
+/* NULL where there is no such dtype: mlc_executor_check_model and mlc_executor_check_place have looked at those of a model. */
 const mlc_dtype_row *mlc_dtype_of(int32_t dtype);
 
 /* By the name in safetensors; NULL: not one of ours. */
