@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shim_library import SCHEDULES, Device
+from shim_library import KERNELS, SCHEDULES, Device, build
 
 #: kernel of faults.cu: what its report begins with, a place its report names
 FAULTS = {
@@ -170,3 +173,26 @@ def test_a_read_between_two_others_is_remembered(device: Device) -> None:
         device.schedule("random", seed)
         device.call("run_interpreter", device.put(program), STEPS, device.empty(64), 0, device.empty(THREADS * 4))
         assert any(text.startswith("race: kernel interpreter") for text in device.reports()), seed
+
+
+#: names the place of a fault beside a library that was loaded first
+BESIDE = """
+import ctypes, sys
+import numpy as np
+from shim_library import Device
+other = ctypes.CDLL(sys.argv[1])
+device = Device.of_library(sys.argv[2])
+device.library.run_planted(b"misaligned", device.put(np.arange(64, dtype=np.int32)), device.empty(256), 1, None)
+device.library.cudaDeviceSynchronize()
+print(device.reports()[0])
+"""
+
+
+def test_places_beside_a_library_with_code_at_the_same_low_halves(tmp_path: Path) -> None:
+    """The other one's code takes 4 GiB: it has each low half that there is."""
+    source, library = tmp_path / "large.s", tmp_path / "large.so"
+    source.write_text('.section .large, "ax", @nobits\n.space 0x100001000\n.section .note.GNU-stack, "", @progbits\n')
+    subprocess.run(["gcc", "-shared", "-nostdlib", "-o", library, source], check=True)
+    arguments = [sys.executable, "-c", BESIDE, library, build(KERNELS / "faults.cu", True)]
+    told = subprocess.run(arguments, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
+    assert "misaligned: kernel misaligned" in told and ", faults.cu:" in told, told

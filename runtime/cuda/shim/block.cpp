@@ -776,6 +776,7 @@ void run_kernel(const Launch &launch)
     static Block *only = first_block();
     block = only;
     launch_now = &launch;
+    knows_kernel((const void *)launch.kernel);
     const int64_t blocks = (int64_t)launch.grid.x * launch.grid.y * launch.grid.z;
     std::vector<int64_t> row((size_t)blocks);
     for (int64_t i = 0; i < blocks; i++)

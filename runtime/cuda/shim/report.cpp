@@ -3,6 +3,7 @@
 
 #include "mlc_shim.h"
 
+#include <algorithm>
 #include <link.h>
 #include <map>
 #include <stdarg.h>
@@ -90,8 +91,9 @@ uint64_t draw()
 
 struct Search {
     uintptr_t address;
-    bool low_half; /* the low half of an address of code; else the address of a constant */
-    uintptr_t full; /* offset in the module */
+    bool code; /* else constants */
+    uintptr_t low, high; /* of the segment */
+    uintptr_t base;
     std::string path;
 };
 
@@ -100,14 +102,12 @@ static int visit_module(struct dl_phdr_info *info, size_t, void *data)
     Search &search = *(Search *)data;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const auto &segment = info->dlpi_phdr[i];
-        if (segment.p_type != PT_LOAD || (search.low_half ? !(segment.p_flags & PF_X) : segment.p_flags & PF_W))
+        if (segment.p_type != PT_LOAD || (search.code ? !(segment.p_flags & PF_X) : segment.p_flags & PF_W))
             continue;
         const uintptr_t low = info->dlpi_addr + segment.p_vaddr, high = low + segment.p_memsz;
-        const uintptr_t full = search.low_half ? (low & ~(uintptr_t)0xFFFFFFFF) | search.address : search.address;
-        if (full < low || full >= high)
+        if (search.address < low || search.address >= high)
             continue;
-        search.full = full - info->dlpi_addr;
-        search.path = info->dlpi_name && *info->dlpi_name ? info->dlpi_name : "/proc/self/exe";
+        search = {search.address, search.code, low, high, info->dlpi_addr, info->dlpi_name && *info->dlpi_name ? info->dlpi_name : "/proc/self/exe"};
         return 1;
     }
     return 0;
@@ -115,8 +115,24 @@ static int visit_module(struct dl_phdr_info *info, size_t, void *data)
 
 bool in_constants(const void *p)
 {
-    Search search = {(uintptr_t)p, false, 0, {}};
+    Search search = {(uintptr_t)p, false, 0, 0, 0, {}};
     return dl_iterate_phdr(visit_module, &search) != 0;
+}
+
+/* Segments of code that kernels were launched from, the last one at the end: a place is the low half of an address in one of them.
+   Another library may have code at the same low half. */
+static std::vector<Search> kernel_code;
+
+void knows_kernel(const void *kernel)
+{
+    Search search = {(uintptr_t)kernel, true, 0, 0, 0, {}};
+    for (size_t i = kernel_code.size(); i-- > 0;)
+        if (search.address >= kernel_code[i].low && search.address < kernel_code[i].high) {
+            std::rotate(kernel_code.begin() + (ptrdiff_t)i, kernel_code.begin() + (ptrdiff_t)i + 1, kernel_code.end());
+            return;
+        }
+    if (dl_iterate_phdr(visit_module, &search))
+        kernel_code.push_back(search);
 }
 
 static std::string base_name(const std::string &path)
@@ -126,7 +142,7 @@ static std::string base_name(const std::string &path)
 }
 
 /* The chain of inlined places, from the kernel's line inward, without the shim's own wrappers. */
-static std::string ask_addr2line(const Search &search)
+static std::string ask_addr2line(const Search &search, uintptr_t address)
 {
     char command[4400], line[4400];
     std::string path = search.path;
@@ -134,7 +150,7 @@ static std::string ask_addr2line(const Search &search)
         const ssize_t n = readlink("/proc/self/exe", line, sizeof line - 1);
         path = n > 0 ? std::string(line, (size_t)n) : path;
     }
-    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", path.c_str(), (size_t)search.full - 1);
+    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", path.c_str(), (size_t)(address - search.base) - 1);
     FILE *pipe = popen(command, "r");
     std::string text;
     while (pipe && fgets(line, sizeof line, pipe)) {
@@ -147,18 +163,22 @@ static std::string ask_addr2line(const Search &search)
         pclose(pipe);
     if (!text.empty())
         return text;
-    snprintf(line, sizeof line, "%s+0x%zx", base_name(path).c_str(), (size_t)search.full);
+    snprintf(line, sizeof line, "%s+0x%zx", base_name(path).c_str(), (size_t)(address - search.base));
     return line;
 }
 
 std::string source_line(uint32_t pc)
 {
-    static std::map<uint32_t, std::string> known;
-    const auto at = known.find(pc);
-    if (at != known.end())
-        return at->second;
-    Search search = {pc, true, 0, {}};
-    return known[pc] = pc && dl_iterate_phdr(visit_module, &search) ? ask_addr2line(search) : "a place not known";
+    static std::map<uintptr_t, std::string> known;
+    for (size_t i = kernel_code.size(); pc && i-- > 0;) {
+        const Search &segment = kernel_code[i];
+        const uintptr_t address = segment.low + (uint32_t)(pc - (uint32_t)segment.low);
+        if (address >= segment.high)
+            continue;
+        const auto at = known.find(address);
+        return at != known.end() ? at->second : known[address] = ask_addr2line(segment, address);
+    }
+    return "a place not known";
 }
 
 /* ---- reports ---- */

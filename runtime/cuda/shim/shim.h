@@ -55,6 +55,7 @@ struct Party { /* the other side of a race */
 void report(const char *fault, const void *address, uintptr_t pc, const char *format, ...) __attribute__((format(printf, 4, 5)));
 /* Whether that fault was noted at that place already; counts it then. Before words are made for one more. */
 bool reported(const char *fault, uintptr_t pc);
+void knows_kernel(const void *kernel); /* before its launch: its code may be named */
 std::string source_line(uint32_t pc);
 bool in_constants(const void *p); /* in a loaded module, in a part that is never written */
 void report_host(const char *format, ...) __attribute__((format(printf, 1, 2)));
