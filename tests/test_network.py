@@ -169,10 +169,12 @@ def test_relay_delays_and_loses(ring: Ring, control: bool) -> None:
 
 def test_losses_follow_from_the_seed() -> None:
     def arrived(seed: int) -> str:
-        receive = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 5000)); s.settimeout(1)\n"
-        receive += "print('bound', flush=True)\ntry:\n    while True: print(s.recv(9).decode())\nexcept TimeoutError: pass"
+        # SO_RCVBUFFORCE: what arrives while the receiver is not run is not to be lost. One of the ends arrives.
+        receive = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.setsockopt(socket.SOL_SOCKET, 33, 1 << 22)\n"
+        receive += "s.bind(('', 5000)); s.settimeout(30); print('bound', flush=True)\n"
+        receive += "while (text := s.recv(9)) != b'end': print(text.decode())"
         send = "import socket; s = socket.socket(type=socket.SOCK_DGRAM)\n"
-        send += "for i in range(400): s.sendto(str(i).encode(), ('10.78.0.2', 5000))"
+        send += "for text in [*map(str, range(400)), *['end'] * 60]: s.sendto(text.encode(), ('10.78.0.2', 5000))"
         with Namespaces(count=2) as net, Relay(net, 0.001, loss=0.3, seed=seed):
             enter = [["ip", "netns", "exec", space, sys.executable, "-c"] for space in net.spaces]
             with subprocess.Popen([*enter[1], receive], stdout=subprocess.PIPE, text=True) as process:
