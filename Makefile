@@ -14,6 +14,7 @@ SHARED ?= ../shared
 BASE   ?= HEAD
 SECONDS ?= 60
 CASES  ?=
+MINUTES ?= 10
 
 .DEFAULT_GOAL = help
 
@@ -51,6 +52,11 @@ acceptance: $(VENV)/installed ## Measure what the README states (half an hour; w
 bench: $(VENV)/installed ## Time training steps beside PyTorch and JAX (PEERS=python of an environment that has them)
 	$(BIN)/python benchmarks/against_peers.py --peers $(SHARED)/bench/peers.py --python $(or $(PEERS),python3)
 
+# No environment is made: a machine with a GPU may have no network, and its Python has the peers.
+gpu-check: ## See what a GPU does with the programs for it, for MINUTES (PYTHON with lark, cffi, click, numpy, pytest, hypothesis)
+	@mkdir -p build/packages && ln -sfn ../../compiler build/packages/mlc
+	PYTHONPATH=build/packages $(PYTHON) benchmarks/gpu_check.py --minutes $(MINUTES)
+
 attack: $(VENV)/installed ## Play faults on real programs: links, two writers, signals, full disks ... (CASES="checkpoints")
 	$(BIN)/python benchmarks/attack.py $(CASES)
 
@@ -73,4 +79,4 @@ docs: $(VENV)/installed ## Write the generated pages of spec/
 clean: ## Remove what was built, the environment apart
 	rm -rf build *.egg-info
 
-.PHONY: help demo test attack acceptance bench fuzz replay lint docs clean
+.PHONY: help demo test gpu-check attack acceptance bench fuzz replay lint docs clean
