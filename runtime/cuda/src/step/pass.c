@@ -314,11 +314,9 @@ static void walk(mlc_pass *run, const char *memory)
 }
 
 /* What tells apart lists that are captured: chain, whether it updates, microbatches, and the share of each. */
-static uint64_t key_of(const mlc_pass *run)
+static mlc_gpu_key key_of(const mlc_pass *run)
 {
-    uint64_t share;
-    memcpy(&share, &run->share, sizeof share);
-    return (share ^ share >> 32) << 32 ^ (uint64_t)run->count << 4 ^ (uint64_t)run->update << 2 ^ (uint64_t)run->kind;
+    return (mlc_gpu_key){.share = run->share, .count = run->count, .kind = 2 * run->kind + run->update};
 }
 
 /* The graph of the list, with its inputs made; captured again where what it launches is listed. NULL: it failed. */
@@ -334,8 +332,10 @@ static mlc_gpu_graph *captured(mlc_pass *run)
         return NULL;
     }
     char *memory = staged_memory(run);
-    if (!memory || fill(run, memory))
+    if (!memory || fill(run, memory)) {
+        mlc_gpu_unpin(gpu, memory);
         return NULL;
+    }
     mlc_gpu_begin(gpu);
     walk(run, memory);
     return mlc_gpu_end(gpu, key_of(run), memory);
@@ -397,10 +397,11 @@ static int status_of(const mlc_pass *run)
 static int walk_again(mlc_pass *run)
 {
     char *memory = staged_memory(run);
-    if (!memory || fill(run, memory))
-        return status_of(run);
-    walk(run, memory);
-    mlc_gpu_wait(run->rank->arena.gpu);
+    if (memory && !fill(run, memory)) {
+        walk(run, memory);
+        mlc_gpu_wait(run->rank->arena.gpu);
+    }
+    mlc_gpu_unpin(run->rank->arena.gpu, memory);
     return status_of(run);
 }
 
