@@ -43,8 +43,8 @@ demo: $(VENV)/installed $(DATA) ## Compile a GPT, train it on text (DATA=book.tx
 # What several tests compile is compiled once where there is a ccache; neighbours in a file, which share programs, run in one worker.
 CCACHE = $(addsuffix :,$(firstword $(wildcard /usr/lib/ccache /usr/lib64/ccache)))
 
-test: $(VENV)/installed-test ## Run the tests (TESTS=tests/test_cli.py, WORKERS=2)
-	PATH="$(CCACHE)$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+test: $(VENV)/installed-test ## Run the tests (TESTS=tests/test_cli.py, WORKERS=2; CI=true: the slow ones too)
+	PATH="$(CCACHE)$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(CI),,-m "not slow") $(TESTS)
 
 acceptance: $(VENV)/installed ## Measure what the README states (half an hour; wants an idle machine; PEERS as for bench)
 	$(BIN)/python benchmarks/acceptance.py $(if $(PEERS),--peers $(SHARED)/bench/pipeline_peers.py --python $(PEERS)) $(FIGURES)

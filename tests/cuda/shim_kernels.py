@@ -75,9 +75,10 @@ class Kernels:
 
 
 def source_of(routines: list[Routine]) -> str:
-    head = [c.Directive('include "mlc_contract.h"'), c.Directive("define MLC_MODEL_PATH 0xcbf29ce484222325u"), c.Blank()]
+    includes = [c.Directive(f'include "mlc_contract{of}.h"') for of in ("", "_wgmma")]
+    head = [*includes, c.Directive("define MLC_MODEL_PATH 0xcbf29ce484222325u"), c.Blank()]
     # The kernels that routines call are part of the same library.
-    return c_text([*head, *(n for r in routines for n in routine_functions(r, False)), c.Directive('include "attention.cu"')])
+    return c_text([*head, *(n for r in routines for n in routine_functions(r, "sm_90", False)), c.Directive('include "attention.cu"')])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tolerances import TOLERANCES
 
 from mlc.diagnostics import MlcError
 from mlc.driver import Options
+from mlc.targets.cuda import kernels
 
 #: Model -> its precision; mixed: f32 with an optimizer that works in bf16. Slow ones compile the most kernels.
 QUICK = {"gpt": "f32"}
@@ -63,6 +64,16 @@ def test_a_model_trains_as_on_a_cpu(programs: dict[str, Programs], name: str, tm
 @pytest.mark.parametrize("name", SLOW)
 def test_every_example_trains_as_on_a_cpu(programs: dict[str, Programs], name: str, tmp_path: Path) -> None:
     check(programs, MODELS[name], SLOW[name], tmp_path)
+
+
+@pytest.mark.slow
+def test_contractions_by_warpgroups(programs: dict[str, Programs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there are as many tiles as multiprocessors."""
+    monkeypatch.setattr(kernels, "FULL", 1)
+    (tmp_path / "built").mkdir()
+    wide = {"c": programs["c"], DEVICE: Programs(tmp_path / "built", programs[DEVICE].variables)}
+    check(wide, MODELS["gpt2-bf16"], "bf16", tmp_path)
+    assert "mlc_contract_wgmma<" in next((tmp_path / "built").glob("**/src/kernels.cu")).read_text()
 
 
 def test_a_library_for_gpus_says_that_it_has_no_views(programs: dict[str, Programs]) -> None:

@@ -414,20 +414,13 @@ static inline bool tile_is_aligned(const void *x, int64_t n, int64_t batch, int6
     return (uintptr_t)x % 16 == 0 && (n | batch | time | head) % 8 == 0;
 }
 
-/* Shared memory beyond 48 KiB has to be asked for. */
-template <class Kernel> static void tile_allow(Kernel *kernel, int bytes)
-{
-    if (bytes > 48 << 10)
-        (void)cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
-
 template <int D, bool VECTORS>
 static void tile_forward_of(const mlc_env *env, const mlc_attention *s, const uint16_t *q, const uint16_t *k, const uint16_t *v,
                             const uint8_t *mask, uint16_t *y, float *lse)
 {
     const int bytes = 2 * (tile_elements<D>(TILE_SIDE, 2 * TILE_SIDE));
     const int blocks = (int)((s->time + TILE_SIDE - 1) / TILE_SIDE * s->batch * s->heads);
-    tile_allow(tile_forward<D, VECTORS>, bytes);
+    mlc_allow_shared((const void *)tile_forward<D, VECTORS>, bytes);
     MLC_LAUNCH((tile_forward<D, VECTORS>), blocks, TILE_THREADS, bytes, mlc_stream(env), *s, q, k, v, mask, y, lse);
 }
 
@@ -439,8 +432,8 @@ static void tile_gradients_of(const mlc_env *env, const mlc_attention *s, const 
     const int bytes = 2 * tile_elements<D>(2 * TILE_SIDE, 2 * OTHER);
     const int queries = (int)((s->time + TILE_SIDE - 1) / TILE_SIDE * s->batch * s->heads);
     const int keys = (int)((s->keys + TILE_SIDE - 1) / TILE_SIDE * s->batch * s->groups);
-    tile_allow(tile_query_gradients<D, OTHER, VECTORS>, bytes);
-    tile_allow(tile_key_gradients<D, OTHER, VECTORS>, bytes);
+    mlc_allow_shared((const void *)tile_query_gradients<D, OTHER, VECTORS>, bytes);
+    mlc_allow_shared((const void *)tile_key_gradients<D, OTHER, VECTORS>, bytes);
     MLC_LAUNCH((tile_query_gradients<D, OTHER, VECTORS>), queries, TILE_THREADS, bytes, mlc_stream(env), *s, of, dq);
     MLC_LAUNCH((tile_key_gradients<D, OTHER, VECTORS>), keys, TILE_THREADS, bytes, mlc_stream(env), *s, of, dk, dv);
 }
