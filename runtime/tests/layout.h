@@ -584,7 +584,7 @@ static inline void *layout_run_rank(void *argument)
 {
     layout_runner *runner = argument;
     mlc_error error = {0};
-    mlc_rank *rank = runner->rank = mlc_rank_open(runner->model, runner->number, &runner->options, -1, &error);
+    mlc_rank *rank = runner->rank = mlc_rank_open(runner->model, runner->number, &runner->options, 0, -1, &error);
     if (!rank)
         fprintf(stderr, "%s\n", error.text);
     CHECK(rank);

@@ -183,7 +183,7 @@ static inline void stored_expect(const mlc_rank *rank, uint64_t salt)
 static inline mlc_rank *stored_open(stored *all, int number, int threads)
 {
     mlc_error error = {0};
-    mlc_rank *rank = mlc_rank_open(&all->model, number, &(mlc_open_options){.threads = threads}, -1, &error);
+    mlc_rank *rank = mlc_rank_open(&all->model, number, &(mlc_open_options){.threads = threads}, 0, -1, &error);
     if (!rank)
         fprintf(stderr, "%s\n", error.text);
     CHECK(rank);

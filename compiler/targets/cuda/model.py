@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
+from mlc.diagnostics import InternalError
 from mlc.emit import tree as c
 from mlc.emit.actions import actions_text
 from mlc.emit.launch import launch_files
@@ -22,7 +22,7 @@ from mlc.parallel.planned import Planned
 from mlc.targets.cuda.kernels import Named, flat, launched
 
 #: What a pass leaves on the device beside the arena: sizeof(mlc_results) of mlc_results.h, in the place of a thread's scratch.
-RESULTS_BYTES = 72320
+RESULTS_BYTES = 72640
 
 _FLAT = "const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end"
 _PLAIN = "const mlc_env *env, const uint64_t *at"
@@ -81,13 +81,7 @@ def _model_text(lowered: Lowered, plan: Planned, routines: Sequence[Routine], so
 
 
 def emit(lowered: Lowered, plan: Planned, name: str, source: str, version: str) -> SourceTree:
-    """The files of a model: those of target c, with src/kernels.cu for its functions.
-
-    raises: E0808 for several ranks, which no transport connects yet
-    """
-    if len(plan.places) * plan.dp > 1:
-        message = f"--target {lowered.rules.target}: a program for GPUs has one rank"
-        raise MlcError([Diagnostic("E0808", message, NO_SPAN)])
+    """The files of a model: those of target c, with src/kernels.cu for its functions."""
     routines = used(lowered, plan)
     return SourceTree(
         (

@@ -15,7 +15,20 @@ void mlc_ending_fetch(const mlc_env *env, uint64_t to, const void *from, uint64_
 /* Begins the results of a pass: nothing found, nothing summed. `statistics` clear ones, of the host. */
 void mlc_ending_begin(const mlc_env *env, const void *statistics, uint64_t bytes);
 
-/* The norm of what was summed and the record's `clip`; holds the step where a gradient is not finite. clip: the greatest norm, 0: any. */
+/* What all ranks combine: statistics, or squares. */
+enum { MLC_SHARED_STATISTICS, MLC_SHARED_SQUARES, MLC_SHARED_KINDS };
+
+/* Makes ready what all ranks combine; addresses of the device. */
+char *mlc_ending_share(const mlc_env *env, int kind);
+
+/* Combines units of what another rank has with the own. */
+void mlc_ending_combine(const mlc_env *env, int kind, char *into, const char *from, uint64_t bytes);
+
+/* Copies on the device; sums of f32. */
+void mlc_ending_copy(const mlc_env *env, char *to, const char *from, uint64_t bytes);
+void mlc_ending_add(const mlc_env *env, char *sum, const char *x, uint64_t bytes);
+
+/* The norm of what was shared and the record's `clip`; holds the step where a gradient is not finite. clip: the greatest norm, 0: any. */
 void mlc_ending_norm(const mlc_env *env, double clip);
 
 #define MLC_TERMS 64

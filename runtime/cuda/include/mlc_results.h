@@ -19,6 +19,13 @@ typedef struct mlc_noted_refusal {
     char where[MLC_REFUSAL_TEXT];
 } mlc_noted_refusal;
 
+/* A unit of NORM: an exact sum (exact.h), and the first parameter with a gradient that is not finite, or UINT64_MAX. */
+typedef struct mlc_shared_squares {
+    uint32_t limbs[MLC_SQUARES];
+    uint32_t reserved;
+    uint64_t bad;
+} mlc_shared_squares;
+
 /* Numbers for which the least counts are UINT64_MAX where there is none. */
 typedef struct mlc_results {
     uint64_t refused;       /* key of the first refusal */
@@ -28,6 +35,7 @@ typedef struct mlc_results {
     double clip;
     double weight;
     uint64_t squares[MLC_SQUARES]; /* sums of the limbs, whose carries have not run up */
+    uint64_t shared[36];    /* what NORM shares with other ranks: mlc_shared_squares */
     uint32_t refusals;      /* noted, or more */
     uint32_t reserved;
     mlc_noted_refusal noted[MLC_REFUSALS];

@@ -37,6 +37,12 @@ void mlc_ending_fetch(const mlc_env *env, uint64_t to, const void *from, uint64_
         (void)cudaMemcpyAsync(env->arena + to, from, bytes, cudaMemcpyHostToDevice, mlc_stream(env));
 }
 
+void mlc_ending_copy(const mlc_env *env, char *to, const char *from, uint64_t bytes)
+{
+    if (bytes)
+        (void)cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, mlc_stream(env));
+}
+
 /* ---- results ---- */
 
 MLC_KERNEL void mlc_begin_results(mlc_results *results)
@@ -99,6 +105,13 @@ MLC_KERNEL void __launch_bounds__(256) mlc_sweep_copy(float *x, const float *y, 
 void mlc_copy_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
 {
     SWEEP(mlc_sweep_copy, end - begin, operand<float>(env, at[0], begin), operand<const float>(env, at[1], begin), end - begin, gate_of(env));
+}
+
+void mlc_ending_add(const mlc_env *env, char *sum, const char *x, uint64_t bytes)
+{
+    const int64_t count = (int64_t)(bytes / sizeof(float));
+    if (count)
+        SWEEP(mlc_sweep_add, count, (float *)sum, (const float *)x, count, (const mlc_record *)NULL);
 }
 
 /* A scalar of 1 leaves everything as it is. */
@@ -236,23 +249,71 @@ void mlc_inspect_copy_f32(const mlc_env *env, const uint64_t *at, int64_t begin,
           results_of(env));
 }
 
+/* ---- what ranks share ---- */
+
+static_assert(sizeof(mlc_shared_squares) == MLC_STATISTIC_BYTES && sizeof(((mlc_results *)0)->shared) == MLC_STATISTIC_BYTES, "a unit of NORM");
+
+/* Carries run up, so that limbs of many ranks can be added. */
+MLC_KERNEL void mlc_share_squares(mlc_results *results)
+{
+    mlc_shared_squares *shared = (mlc_shared_squares *)results->shared;
+    uint64_t carry = 0;
+    for (int i = 0; i < MLC_SQUARES; i++) {
+        carry += results->squares[i];
+        shared->limbs[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    shared->reserved = 0;
+    shared->bad = results->bad_parameter;
+}
+
+MLC_KERNEL void mlc_share_statistics(mlc_results *results)
+{
+    mlc_statistics_notes((mlc_statistic *)results->statistics)->refused = results->refused != UINT64_MAX;
+}
+
+char *mlc_ending_share(const mlc_env *env, int kind)
+{
+    mlc_results *results = results_of(env);
+    if (kind == MLC_SHARED_SQUARES) {
+        ONE(mlc_share_squares, results);
+        return (char *)results->shared;
+    }
+    ONE(mlc_share_statistics, results);
+    return (char *)results->statistics;
+}
+
+MLC_KERNEL void mlc_combine_squares(mlc_shared_squares *own, const mlc_shared_squares *other)
+{
+    mlc_exact_merge((mlc_exact *)own->limbs, (const mlc_exact *)other->limbs);
+    own->bad = other->bad < own->bad ? other->bad : own->bad;
+}
+
+MLC_KERNEL void mlc_combine_statistics(char *own, const char *other, int64_t bytes)
+{
+    mlc_statistics_combine(own, other, (size_t)bytes);
+}
+
+void mlc_ending_combine(const mlc_env *env, int kind, char *into, const char *from, uint64_t bytes)
+{
+    if (kind == MLC_SHARED_SQUARES)
+        ONE(mlc_combine_squares, (mlc_shared_squares *)into, (const mlc_shared_squares *)from);
+    else
+        ONE(mlc_combine_statistics, into, from, (int64_t)bytes);
+}
+
 /* ---- the norm ---- */
 
 MLC_KERNEL void mlc_norm(mlc_results *results, mlc_record *record, double clip)
 {
-    mlc_exact sum;
-    uint64_t carry = 0;
-    for (int i = 0; i < MLC_SQUARES; i++) {
-        carry += results->squares[i];
-        sum.limbs[i] = (uint32_t)carry;
-        carry >>= 32;
-    }
-    const double norm = sqrt(mlc_exact_value(&sum));
+    const mlc_shared_squares *shared = (const mlc_shared_squares *)results->shared;
+    const double norm = sqrt(mlc_exact_value((const mlc_exact *)shared->limbs));
     const float factor = clip > 0 && norm > clip ? (float)(clip / norm) : 1.0f;
     results->norm = norm;
     results->clip = factor;
+    results->bad_parameter = shared->bad;
     *(float *)record->clip = factor;
-    if (results->bad_parameter != UINT64_MAX)
+    if (shared->bad != UINT64_MAX)
         record->held = 1;
 }
 
@@ -287,8 +348,9 @@ MLC_KERNEL void mlc_weigh(mlc_results *results, mlc_record *record, int64_t trai
     const double weight = mlc_tally_value(mlc_statistics_tally(statistics, MLC_TALLY_WEIGHT));
     results->weight = weight;
     *(float *)record->scale = (float)(1.0 / weight);
-    const bool flawed = mlc_statistics_notes(statistics)->flawed.microbatch < INT64_MAX;
-    if (results->refused != UINT64_MAX || flawed || (trains && !isfinite(1.0 / weight)))
+    const mlc_notes *notes = mlc_statistics_notes(statistics);
+    const bool flawed = notes->flawed.microbatch < INT64_MAX;
+    if (notes->failed || notes->refused || flawed || (trains && !isfinite(1.0 / weight)))
         record->held = 1;
 }
 

@@ -44,7 +44,7 @@ MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, const mlc_ch
         note_flaw(mlc_statistics_notes(statistics), microbatch, column);
 }
 
-#ifndef __cplusplus /* the rest is the host's */
+#ifndef __cplusplus /* the host's */
 
 void mlc_statistics_clear(mlc_statistic *statistics, int count)
 {
@@ -53,7 +53,9 @@ void mlc_statistics_clear(mlc_statistic *statistics, int count)
     statistics[0].of.notes = (mlc_notes){.flawed = {INT64_MAX, INT64_MAX}};
 }
 
-static void combine_notes(mlc_notes *own, const mlc_notes *other)
+#endif
+
+static MLC_ANYWHERE void combine_notes(mlc_notes *own, const mlc_notes *other)
 {
     own->signals |= other->signals;
     own->failed |= other->failed;
@@ -61,10 +63,10 @@ static void combine_notes(mlc_notes *own, const mlc_notes *other)
     note_flaw(own, other->flawed.microbatch, other->flawed.column);
 }
 
-void mlc_statistics_combine(void *into, const void *from, size_t bytes)
+MLC_ANYWHERE void mlc_statistics_combine(void *into, const void *from, size_t bytes)
 {
-    mlc_statistic *own = into;
-    const mlc_statistic *other = from;
+    mlc_statistic *own = (mlc_statistic *)into;
+    const mlc_statistic *other = (const mlc_statistic *)from;
     for (size_t i = 0; i < bytes / sizeof *own; i++) {
         if (own[i].is_tally)
             mlc_tally_merge(&own[i].of.tally, &other[i].of.tally);
@@ -72,5 +74,3 @@ void mlc_statistics_combine(void *into, const void *from, size_t bytes)
             combine_notes(&own[i].of.notes, &other[i].of.notes);
     }
 }
-
-#endif

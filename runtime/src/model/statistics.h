@@ -77,6 +77,6 @@ static inline MLC_ANYWHERE mlc_tally *mlc_statistics_tally(mlc_statistic *statis
 MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, const mlc_chain *chain, int column, int64_t microbatch, double weight, double value);
 
 /* For mlc_exchange: units of sizeof(mlc_statistic). */
-void mlc_statistics_combine(void *into, const void *from, size_t bytes);
+MLC_ANYWHERE void mlc_statistics_combine(void *into, const void *from, size_t bytes);
 
 #endif
