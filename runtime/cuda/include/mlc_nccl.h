@@ -1,5 +1,5 @@
 /* mlc_nccl.h: what is used of NCCL, declared from its public documentation ("NVIDIA Collective Communication Library: API"), so that
- * programs build without it. libnccl.so.2 is opened at start (lane.cu); the execution shim has a stub of its own (shim/nccl.cpp). */
+ * programs build without it. libnccl.so.2 is opened at start (edge.cu); the execution shim has a stub of its own (shim/nccl.cpp). */
 #ifndef MLC_NCCL_H
 #define MLC_NCCL_H
 

@@ -47,7 +47,7 @@ typedef struct mlc_link {
     int64_t released;
     int64_t expected;    /* receiver: messages of the list, as far as it has said; none before the first one begins */
     void *own;           /* the transport's */
-    void *lane;          /* of a GPU (step/wire.h); NULL: none */
+    void *edge;          /* of a GPU (step/wire.h); NULL: none */
 } mlc_link;
 
 /* What a rank does, for others to see when something is stuck. Written by its lead thread, read by whoever reports. */

@@ -10,7 +10,7 @@
 #include "model/finite.h"
 #include "model/tables.h"
 #include "step/collective.h"
-#include "step/lanes.h"
+#include "step/edges.h"
 #include "step/sweep.h"
 #include "step/wire.h"
 #include "world/launches.h"
@@ -315,7 +315,7 @@ static int account(const mlc_pass *run, const mlc_env *env)
             account_value(run, env, &run->chunks[c], &run->chunks[c].values[i]);
     char *shared = mlc_ending_share(env, MLC_SHARED_STATISTICS);
     if (run->search == MLC_SEARCH_NONE &&
-        mlc_lanes_exchange(run->rank, env, MLC_SHARED_STATISTICS, shared, mlc_statistics_count(run->chain)))
+        mlc_edges_exchange(run->rank, env, MLC_SHARED_STATISTICS, shared, mlc_statistics_count(run->chain)))
         return run->rank->error.status;
     mlc_ending_weigh(env, run->kind == MLC_TRAIN);
     return MLC_OK;
@@ -324,7 +324,7 @@ static int account(const mlc_pass *run, const mlc_env *env)
 static int share_norm(const mlc_pass *run, const mlc_env *env)
 {
     mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_NORM});
-    if (mlc_lanes_exchange(run->rank, env, MLC_SHARED_SQUARES, mlc_ending_share(env, MLC_SHARED_SQUARES), 1))
+    if (mlc_edges_exchange(run->rank, env, MLC_SHARED_SQUARES, mlc_ending_share(env, MLC_SHARED_SQUARES), 1))
         return run->rank->error.status;
     mlc_ending_norm(env, run->rank->model->clip);
     return MLC_OK;
@@ -438,7 +438,7 @@ static void walk(mlc_pass *run, const char *memory)
     mlc_ending_fetch(&env, rank->role->microbatches, memory, (uint64_t)run->count * sizeof(int64_t));
     if (!begin_messages(run))
         walk_list(run, &env, memory);
-    mlc_lanes_join(rank);
+    mlc_edges_join(rank);
 }
 
 /* What tells apart lists that are captured: chain, whether it updates, microbatches, and the share of each. */
@@ -466,7 +466,8 @@ static mlc_gpu_graph *captured(mlc_pass *run)
         return NULL;
     mlc_gpu_begin(gpu);
     walk(run, memory);
-    return mlc_gpu_end(gpu, key_of(run), memory);
+    mlc_gpu_graph *made = mlc_gpu_end(gpu, key_of(run), memory);
+    return run->rank->error.status ? NULL : made;
 }
 
 /* ---- results ---- */

@@ -1,19 +1,19 @@
-/* wire.c: see step/wire.h. Messages between GPUs: each link has a lane (mlc_lane.h), a stream of its own on both ends.
+/* wire.c: see step/wire.h. Messages between GPUs: each link has an edge (mlc_edge.h), a stream of its own on both ends.
  *
- *   release n    the lane comes behind what rows have done so far; then receive n + slots is put on it
+ *   release n    the edge comes behind what rows have done so far; then receive n + slots is put on it
  *   post n       the same; then send n is put on it
- *   a wait       what rows do next comes behind that message on its lane
+ *   a wait       what rows do next comes behind that message on its edge
  *
  * So a message moves when its sender has posted it and its receiver has begun the list and released message n - slots, as on every transport,
- * and nothing else holds it back: streams of lanes wait for one another only by way of rows. The host waits for nothing.
+ * and nothing else holds it back: streams of edges wait for one another only by way of rows. The host waits for nothing.
  *
  * Ranks find each other over the transport of the host, whose messages of links other than those of the tree are never used. */
 #include "step/wire.h"
 
 #include "mlc_ending.h"
-#include "mlc_lane.h"
+#include "mlc_edge.h"
 #include "model/statistics.h"
-#include "step/lanes.h"
+#include "step/edges.h"
 #include "world/coordinate.h"
 #include "world/launches.h"
 
@@ -22,25 +22,25 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WARMTH 64        /* bytes of the first message of a lane */
-#define LATE_WORD 20000  /* looks at a lane that has failed, after which nobody else will say why */
+#define WARMTH 64        /* bytes of the first message of an edge */
+#define LATE_WORD 20000  /* looks at an edge that has failed, after which nobody else will say why */
 #define PLACE_BYTES 128
 
 /* A link on the device. */
 typedef struct way {
-    mlc_lane *lane;
+    mlc_edge *edge;
     mlc_link *link;
-    int64_t started; /* messages of the list that are on the lane */
+    int64_t started; /* messages of the list that are on the edge */
     bool used;       /* in this walk */
 } way;
 
 typedef struct mlc_wires {
-    mlc_lanes *library;
+    mlc_edges *library;
     way *ways;        /* [count], in the order in which they are connected */
     mlc_link *tree;   /* [tree_count]: the links of the tree as the device uses them */
     int count;
     int tree_count;
-    int looks;        /* at a lane that has failed */
+    int looks;        /* at an edge that has failed */
 } mlc_wires;
 
 /* ---- addresses ---- */
@@ -85,12 +85,12 @@ static bool is_ended(const mlc_link *link)
 
 int mlc_wire_begin(mlc_rank *rank, mlc_link *link, int64_t messages)
 {
-    way *on = link->lane;
+    way *on = link->edge;
     if (!is_ended(link))
         return mlc_error_set(&rank->error, MLC_FAILED, "channel %s: a list begins before the one before has ended", link->channel->name);
     link->posted = link->sent = link->arrived = link->released = link->expected = on->started = 0;
     on->used = true;
-    mlc_lane_follow(on->lane);
+    mlc_edge_follow(on->edge);
     if (!link->sends)
         mlc_wire_expect(rank, link, messages);
     return MLC_OK;
@@ -98,9 +98,9 @@ int mlc_wire_begin(mlc_rank *rank, mlc_link *link, int64_t messages)
 
 static void receive_allowed(mlc_rank *rank, mlc_link *link)
 {
-    way *on = link->lane;
+    way *on = link->edge;
     for (; on->started < mlc_link_allowed(link); on->started++)
-        mlc_lane_move(on->lane, on->started, mlc_wire_incoming(rank, link, on->started), link->channel->slot_bytes);
+        mlc_edge_move(on->edge, on->started, mlc_wire_incoming(rank, link, on->started), link->channel->slot_bytes);
 }
 
 void mlc_wire_expect(mlc_rank *rank, mlc_link *link, int64_t messages)
@@ -111,20 +111,20 @@ void mlc_wire_expect(mlc_rank *rank, mlc_link *link, int64_t messages)
 
 void mlc_wire_post(mlc_rank *rank, mlc_link *link)
 {
-    way *on = link->lane;
+    way *on = link->edge;
     mlc_launches_message(rank->world.launches, link, rank->arena.mail);
-    mlc_lane_follow(on->lane);
-    mlc_lane_move(on->lane, link->posted, mlc_wire_outgoing(rank, link, link->posted), link->channel->slot_bytes);
+    mlc_edge_follow(on->edge);
+    mlc_edge_move(on->edge, link->posted, mlc_wire_outgoing(rank, link, link->posted), link->channel->slot_bytes);
     link->sent = ++link->posted;
 }
 
 void mlc_wire_release(mlc_rank *rank, mlc_link *link)
 {
-    way *on = link->lane;
+    way *on = link->edge;
     mlc_launches_message(rank->world.launches, link, rank->arena.mail);
     link->released++;
     if (on->started < mlc_link_allowed(link))
-        mlc_lane_follow(on->lane);
+        mlc_edge_follow(on->edge);
     receive_allowed(rank, link);
 }
 
@@ -137,30 +137,30 @@ static int never(mlc_rank *rank, const mlc_link *link, int64_t n)
 
 int mlc_wire_await_arrived(mlc_rank *rank, mlc_link *link, int64_t n)
 {
-    const way *on = link->lane;
+    const way *on = link->edge;
     if (n >= on->started)
         return never(rank, link, n);
-    mlc_lane_await(on->lane, n);
+    mlc_edge_await(on->edge, n);
     link->arrived = n + 1 > link->arrived ? n + 1 : link->arrived;
     return MLC_OK;
 }
 
 int mlc_wire_await_sent(mlc_rank *rank, mlc_link *link, int64_t n)
 {
-    const way *on = link->lane;
+    const way *on = link->edge;
     if (n >= link->posted)
         return never(rank, link, n);
     if (n >= 0)
-        mlc_lane_await(on->lane, n);
+        mlc_edge_await(on->edge, n);
     return MLC_OK;
 }
 
-void mlc_lanes_join(mlc_rank *rank)
+void mlc_edges_join(mlc_rank *rank)
 {
     for (int i = 0; rank->wires && i < rank->wires->count; i++) {
         way *on = &rank->wires->ways[i];
         if (on->used)
-            mlc_lane_join(on->lane);
+            mlc_edge_join(on->edge);
         on->used = false;
     }
 }
@@ -250,7 +250,7 @@ static int see_off(const block *whole)
     return status;
 }
 
-int mlc_lanes_exchange(mlc_rank *rank, const mlc_env *env, int kind, char *at, int64_t units)
+int mlc_edges_exchange(mlc_rank *rank, const mlc_env *env, int kind, char *at, int64_t units)
 {
     if (!rank->wires)
         return MLC_OK;
@@ -266,19 +266,19 @@ int mlc_lanes_exchange(mlc_rank *rank, const mlc_env *env, int kind, char *at, i
 
 /* ---- what goes wrong while the host waits ---- */
 
-static void abort_lanes(const mlc_rank *rank)
+static void abort_edges(const mlc_rank *rank)
 {
     for (int i = 0; i < rank->wires->count; i++)
-        if (rank->wires->ways[i].lane)
-            mlc_lane_abort(rank->wires->ways[i].lane);
+        if (rank->wires->ways[i].edge)
+            mlc_edge_abort(rank->wires->ways[i].edge);
 }
 
-/* The first lane that says that it has failed, with what it says. */
+/* The first edge that says that it has failed, with what it says. */
 static const way *failed_way(const mlc_rank *rank, const char **why)
 {
     for (int i = 0; i < rank->wires->count; i++) {
         const way *on = &rank->wires->ways[i];
-        *why = on->lane ? mlc_lane_failed(on->lane) : NULL;
+        *why = on->edge ? mlc_edge_failed(on->edge) : NULL;
         if (*why)
             return on;
     }
@@ -289,7 +289,7 @@ static const way *failed_way(const mlc_rank *rank, const char **why)
 static int look(void *context)
 {
     mlc_rank *rank = context;
-    const char *why;
+    const char *why = NULL;
     const way *failed = failed_way(rank, &why);
     int status = mlc_world_check(&rank->world, "waits for its GPU");
     rank->wires->looks += failed != NULL;
@@ -298,7 +298,7 @@ static int look(void *context)
     if (!status)
         mlc_error_set(&rank->error, MLC_FAILED, "NCCL: channel %s, with rank %d: %s", failed->link->channel->name, failed->link->peer, why);
     mlc_gpu_fail(rank->arena.gpu, "%.200s", rank->error.text);
-    abort_lanes(rank);
+    abort_edges(rank);
     return true;
 }
 
@@ -391,15 +391,15 @@ static int make_ways(mlc_rank *rank, mlc_error *error)
     }
     sort_ways(rank, wires->ways, wires->count);
     for (int i = 0; i < wires->count; i++)
-        wires->ways[i].link->lane = &wires->ways[i];
+        wires->ways[i].link->edge = &wires->ways[i];
     return MLC_OK;
 }
 
-/* The name of a lane on its way from the sending end. */
+/* The name of an edge on its way from the sending end. */
 typedef struct named {
     int32_t channel; /* + 1; 0: none */
     int32_t receiver;
-    char id[MLC_LANE_ID_BYTES];
+    char id[MLC_EDGE_ID_BYTES];
 } named;
 
 static void combine_most(void *into, const void *from, size_t bytes)
@@ -410,7 +410,7 @@ static void combine_most(void *into, const void *from, size_t bytes)
         own[i] = other[i] > own[i] ? other[i] : own[i];
 }
 
-/* Takes the names of lanes that end here. */
+/* Takes the names of edges that end here. */
 static void take_names(const mlc_rank *rank, const named *all, named *ids)
 {
     for (int i = 0; i < rank->wires->count; i++) {
@@ -421,7 +421,7 @@ static void take_names(const mlc_rank *rank, const named *all, named *ids)
     }
 }
 
-/* Each rank names its lanes, one at a time; all see the names. ids: by way. Returns a status. */
+/* Each rank names its edges, one at a time; all see the names. ids: by way. Returns a status. */
 static int exchange_names(mlc_rank *rank, named *ids, mlc_error *error)
 {
     mlc_wires *wires = rank->wires;
@@ -437,7 +437,7 @@ static int exchange_names(mlc_rank *rank, named *ids, mlc_error *error)
         if (i < wires->count) {
             ids[i].channel = wires->ways[i].link->number + 1;
             ids[i].receiver = wires->ways[i].link->peer;
-            if (!mlc_lane_name(wires->library, ids[i].id))
+            if (!mlc_edge_name(wires->library, ids[i].id))
                 gpu_error(rank, error);
             all[rank->rank] = ids[i++];
         }
@@ -449,15 +449,15 @@ static int exchange_names(mlc_rank *rank, named *ids, mlc_error *error)
     return status;
 }
 
-/* A lane has been made, and has moved something, before a step waits for it. */
+/* A edge has been made, and has moved something, before a step waits for it. */
 static void warm(mlc_rank *rank)
 {
     for (int i = 0; i < rank->wires->count; i++) {
         const way *on = &rank->wires->ways[i];
         const mlc_link *link = on->link;
-        mlc_lane_follow(on->lane);
-        mlc_lane_move(on->lane, 0, link->sends ? mlc_wire_outgoing(rank, link, 0) : mlc_wire_incoming(rank, link, 0), WARMTH);
-        mlc_lane_join(on->lane);
+        mlc_edge_follow(on->edge);
+        mlc_edge_move(on->edge, 0, link->sends ? mlc_wire_outgoing(rank, link, 0) : mlc_wire_incoming(rank, link, 0), WARMTH);
+        mlc_edge_join(on->edge);
     }
     mlc_gpu_wait(rank->arena.gpu);
 }
@@ -468,8 +468,8 @@ static int connect_ways(mlc_rank *rank, const named *ids, mlc_error *error)
     for (int i = 0; i < wires->count; i++) {
         way *on = &wires->ways[i];
         int slots = on->link->sends ? on->link->channel->outbox_slots : on->link->channel->slots;
-        on->lane = mlc_lane_open(wires->library, ids[i].id, on->link->sends, slots);
-        if (!on->lane)
+        on->edge = mlc_edge_open(wires->library, ids[i].id, on->link->sends, slots);
+        if (!on->edge)
             return gpu_error(rank, error);
     }
     mlc_gpu_watch(rank->arena.gpu, look, rank);
@@ -480,7 +480,7 @@ static int connect_ways(mlc_rank *rank, const named *ids, mlc_error *error)
 /* What messages that wait hold of the GPU must leave room for what computes. */
 static int check_room(const mlc_rank *rank, mlc_error *error)
 {
-    int blocks = rank->wires->count * MLC_LANE_BLOCKS, all = mlc_gpu_blocks(rank->arena.gpu);
+    int blocks = rank->wires->count * MLC_EDGE_BLOCKS, all = mlc_gpu_blocks(rank->arena.gpu);
     if (blocks * 2 <= all)
         return MLC_OK;
     return mlc_error_set(error, MLC_FAILED, "GPU: %d connections hold up to %d of its %d multiprocessors while they wait, more than half: compile "
@@ -489,7 +489,7 @@ static int check_room(const mlc_rank *rank, mlc_error *error)
 
 static int load(mlc_rank *rank, mlc_error *error)
 {
-    rank->wires->library = mlc_lanes_open(rank->arena.gpu);
+    rank->wires->library = mlc_edges_open(rank->arena.gpu);
     if (!rank->wires->library)
         gpu_error(rank, error);
     else
@@ -524,8 +524,8 @@ void mlc_wire_close(mlc_rank *rank)
         return;
     mlc_gpu_forget(rank->arena.gpu);
     for (int i = 0; wires->ways && i < wires->count; i++)
-        mlc_lane_close(wires->ways[i].lane);
-    mlc_lanes_close(wires->library);
+        mlc_edge_close(wires->ways[i].edge);
+    mlc_edges_close(wires->library);
     free(wires->ways);
     free(wires->tree);
     free(wires);

@@ -1,14 +1,14 @@
-/* lanes.h: messages of a list on a GPU, beside what wire.h says of them on any machine. */
-#ifndef MLC_LANES_H
-#define MLC_LANES_H
+/* edges.h: messages of a list on a GPU, beside what wire.h says of them on any machine. */
+#ifndef MLC_EDGES_H
+#define MLC_EDGES_H
 
 #include "model/rank.h"
 
 /* What follows on the stream of the GPU comes behind all messages of the walk: its graph can end. */
-void mlc_lanes_join(mlc_rank *rank);
+void mlc_edges_join(mlc_rank *rank);
 
 /* mlc_exchange (world.h) on the GPU: all ranks combine `units` units of MLC_STATISTIC_BYTES at `block`, an address of the device. kind: how
  * (mlc_ending.h). Returns a status. */
-int mlc_lanes_exchange(mlc_rank *rank, const mlc_env *env, int kind, char *block, int64_t units);
+int mlc_edges_exchange(mlc_rank *rank, const mlc_env *env, int kind, char *block, int64_t units);
 
 #endif
