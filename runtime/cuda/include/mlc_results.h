@@ -6,6 +6,7 @@
 
 #define MLC_SQUARES 69      /* limbs of an exact sum (exact.h) */
 #define MLC_REFUSALS 32
+#define MLC_EDGES 64         /* directions in which a rank has messages (mlc_edge.h), at most */
 #define MLC_REFUSAL_TEXT 160
 #define MLC_TALLIES_BYTES 65536 /* statistics of a chain (statistics.h) */
 
@@ -36,6 +37,7 @@ typedef struct mlc_results {
     double weight;
     uint64_t squares[MLC_SQUARES]; /* sums of the limbs, whose carries have not run up */
     uint64_t shared[36];    /* what NORM shares with other ranks: mlc_shared_squares */
+    uint64_t moved[MLC_EDGES]; /* messages of the pass that are over */
     uint32_t refusals;      /* noted, or more */
     uint32_t reserved;
     mlc_noted_refusal noted[MLC_REFUSALS];

@@ -221,6 +221,19 @@ void mlc_edge_move(mlc_edge *edge, int64_t n, void *at, size_t bytes)
         fails(edge->gpu, cudaEventRecord(edge->gone[n % edge->slots], edge->stream), "cannot order streams");
 }
 
+MLC_KERNEL void mlc_count(uint64_t *counter)
+{
+    *counter += 1;
+}
+
+void mlc_edge_count(mlc_edge *edge, uint64_t *counter, uint64_t *seen)
+{
+    if (mlc_gpu_failed(edge->gpu))
+        return;
+    MLC_LAUNCH(mlc_count, 1, 1, 0, edge->stream, counter);
+    fails(edge->gpu, cudaMemcpyAsync(seen, counter, sizeof *seen, cudaMemcpyDeviceToHost, edge->stream), "cannot copy");
+}
+
 void mlc_edge_await(mlc_edge *edge, int64_t n)
 {
     if (!mlc_gpu_failed(edge->gpu))

@@ -4,6 +4,12 @@
 
 #include "model/rank.h"
 
+/* The list of a chain is about to be walked. */
+void mlc_edges_walk(mlc_rank *rank, int chain);
+
+/* A pass of `count` microbatches is about to begin: what has moved is counted from 0, and looked at while the host waits. */
+void mlc_edges_begin(mlc_rank *rank, int64_t count);
+
 /* What follows on the stream of the GPU comes behind all messages of the walk: its graph can end. */
 void mlc_edges_join(mlc_rank *rank);
 

@@ -433,6 +433,7 @@ static void walk(mlc_pass *run, const char *memory)
 {
     mlc_rank *rank = run->rank;
     mlc_env env = launch_env(rank);
+    mlc_edges_walk(rank, run->kind);
     fetch_record(rank, &env);
     mlc_ending_begin(&env, memory + statistics_at(run), statistics_bytes(run));
     mlc_ending_fetch(&env, rank->role->microbatches, memory, (uint64_t)run->count * sizeof(int64_t));
@@ -552,6 +553,7 @@ static int walk_again(mlc_pass *run)
     if (!memory)
         return status_of(run);
     fill(run, memory);
+    mlc_edges_begin(run->rank, run->count);
     walk(run, memory);
     mlc_gpu_wait(run->rank->arena.gpu);
     if (run->search == MLC_SEARCH_LOSS)
@@ -568,15 +570,17 @@ static int run_graph(mlc_pass *run, const mlc_gpu_graph *graph, mlc_error *unfed
     *unfed = rank->error;
     rank->error.status = 0;
     note(run, memory);
+    mlc_edges_begin(rank, run->count);
     mlc_gpu_launch(rank->arena.gpu, graph);
     mlc_gpu_wait(rank->arena.gpu);
+    board_step(run);
     if (status_of(run))
         return rank->error.status;
     read_results(run, (mlc_results *)(memory + results_at(run)));
     return status_of(run);
 }
 
-int mlc_pass_walk(mlc_pass *run)
+static int pass(mlc_pass *run)
 {
     mlc_rank *rank = run->rank;
     mlc_error unfed;
@@ -594,4 +598,13 @@ int mlc_pass_walk(mlc_pass *run)
         return rank->error.status;
     rank->error = unfed;
     return mlc_agree(&rank->world, &rank->error);
+}
+
+/* A rank whose GPU computes is inside of its list, for those that look for progress. */
+int mlc_pass_walk(mlc_pass *run)
+{
+    atomic_store(&run->rank->team->running, true);
+    int status = pass(run);
+    atomic_store(&run->rank->team->running, false);
+    return status;
 }

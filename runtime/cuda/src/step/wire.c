@@ -12,7 +12,10 @@
 
 #include "mlc_ending.h"
 #include "mlc_edge.h"
+#include "mlc_results.h"
+#include "model/action.h"
 #include "model/statistics.h"
+#include "model/tables.h"
 #include "step/edges.h"
 #include "world/coordinate.h"
 #include "world/launches.h"
@@ -32,6 +35,7 @@ typedef struct way {
     mlc_link *link;
     int64_t started; /* messages of the list that are on the edge */
     bool used;       /* in this walk */
+    uint64_t of[MLC_CHAINS]; /* messages of a whole list of a chain */
 } way;
 
 typedef struct mlc_wires {
@@ -40,7 +44,12 @@ typedef struct mlc_wires {
     mlc_link *tree;   /* [tree_count]: the links of the tree as the device uses them */
     int count;
     int tree_count;
-    int looks;        /* at an edge that has failed */
+    volatile uint64_t *seen; /* [count], pinned: messages of the pass that are over, by way */
+    uint64_t progress;       /* their sum when it was looked at last */
+    bool shown;              /* it was looked at in this pass */
+    int64_t microbatches;    /* of the pass */
+    int chain;               /* of the pass that is walked */
+    int looks;               /* at an edge that has failed */
 } mlc_wires;
 
 /* ---- addresses ---- */
@@ -96,11 +105,21 @@ int mlc_wire_begin(mlc_rank *rank, mlc_link *link, int64_t messages)
     return MLC_OK;
 }
 
+/* A message of the walk, and its count. */
+static void move(mlc_rank *rank, way *on, int64_t n, char *at)
+{
+    int number = (int)(on - rank->wires->ways);
+    mlc_results *results = (mlc_results *)mlc_arena_scratch(&rank->arena, 0);
+    mlc_edge_move(on->edge, n, at, on->link->channel->slot_bytes);
+    mlc_edge_count(on->edge, &results->moved[number], (uint64_t *)&rank->wires->seen[number]);
+    on->of[rank->wires->chain]++;
+}
+
 static void receive_allowed(mlc_rank *rank, mlc_link *link)
 {
     way *on = link->edge;
     for (; on->started < mlc_link_allowed(link); on->started++)
-        mlc_edge_move(on->edge, on->started, mlc_wire_incoming(rank, link, on->started), link->channel->slot_bytes);
+        move(rank, on, on->started, mlc_wire_incoming(rank, link, on->started));
 }
 
 void mlc_wire_expect(mlc_rank *rank, mlc_link *link, int64_t messages)
@@ -114,7 +133,7 @@ void mlc_wire_post(mlc_rank *rank, mlc_link *link)
     way *on = link->edge;
     mlc_launches_message(rank->world.launches, link, rank->arena.mail);
     mlc_edge_follow(on->edge);
-    mlc_edge_move(on->edge, link->posted, mlc_wire_outgoing(rank, link, link->posted), link->channel->slot_bytes);
+    move(rank, on, link->posted, mlc_wire_outgoing(rank, link, link->posted));
     link->sent = ++link->posted;
 }
 
@@ -153,6 +172,26 @@ int mlc_wire_await_sent(mlc_rank *rank, mlc_link *link, int64_t n)
     if (n >= 0)
         mlc_edge_await(on->edge, n);
     return MLC_OK;
+}
+
+void mlc_edges_walk(mlc_rank *rank, int chain)
+{
+    if (!rank->wires)
+        return;
+    rank->wires->chain = chain;
+    for (int i = 0; i < rank->wires->count; i++)
+        rank->wires->ways[i].of[chain] = 0;
+}
+
+void mlc_edges_begin(mlc_rank *rank, int64_t count)
+{
+    if (!rank->wires)
+        return;
+    for (int i = 0; i < rank->wires->count; i++)
+        rank->wires->seen[i] = 0;
+    rank->wires->microbatches = count;
+    rank->wires->progress = 0;
+    rank->wires->shown = false;
 }
 
 void mlc_edges_join(mlc_rank *rank)
@@ -285,6 +324,79 @@ static const way *failed_way(const mlc_rank *rank, const char **why)
     return NULL;
 }
 
+/* ---- what others see of a rank while its GPU computes ---- */
+
+static uint64_t seen_of(const mlc_rank *rank, const mlc_link *link)
+{
+    const way *on = link->edge;
+    return rank->wires->seen[on - rank->wires->ways];
+}
+
+/* The first message of the list that is not over: its action, or of those that end the list none. -1: all are. */
+static int first_open(const mlc_rank *rank, mlc_actions list)
+{
+    for (int i = 0; i < list.count; i++) {
+        const mlc_action *action = &list.actions[i];
+        bool moves = action->kind == MLC_RECEIVE || action->kind == MLC_SEND;
+        if (moves && action->microbatch < rank->wires->microbatches &&
+            seen_of(rank, rank->tables->links[action->of]) <= (uint64_t)action->microbatch)
+            return i;
+    }
+    return -1;
+}
+
+/* Of the messages that end a list, one that has not come. */
+static const mlc_link *open_ending(const mlc_rank *rank, int chain)
+{
+    for (int i = 0; i < rank->wires->count; i++) {
+        const way *on = &rank->wires->ways[i];
+        if (!on->link->sends && on->link->channel->chain != chain && rank->wires->seen[i] < on->of[chain])
+            return on->link;
+    }
+    return NULL;
+}
+
+static int first_of(mlc_actions list, int kind)
+{
+    for (int i = 0; i < list.count; i++)
+        if (list.actions[i].kind == kind)
+            return i;
+    return -1;
+}
+
+static void show_wait(const mlc_rank *rank, const mlc_link *link, int action)
+{
+    mlc_status_board *board = rank->world.status;
+    atomic_store_explicit(&board->action, action, memory_order_relaxed);
+    if (link) {
+        atomic_store_explicit(&board->waits_for, link->peer, memory_order_relaxed);
+        atomic_store_explicit(&board->channel, link->number, memory_order_relaxed);
+        atomic_store_explicit(&board->message, (long long)seen_of(rank, link), memory_order_relaxed);
+    }
+    atomic_store_explicit(&board->state, link ? MLC_RANK_WAITS : MLC_RANK_COMPUTES, memory_order_release);
+}
+
+/* Who has a message to send has not come to it, as far as the host can tell: it computes. Who has one to receive waits for it. */
+static void show(mlc_rank *rank)
+{
+    mlc_status_board *board = rank->world.status;
+    int chain = atomic_load_explicit(&board->chain, memory_order_relaxed);
+    mlc_actions list = rank->program->lists[chain];
+    uint64_t progress = 0;
+    for (int i = 0; i < rank->wires->count; i++)
+        progress += rank->wires->seen[i];
+    if (progress == rank->wires->progress && rank->wires->shown)
+        return;
+    rank->wires->shown = true;
+    atomic_fetch_add_explicit(&board->progress, progress - rank->wires->progress, memory_order_relaxed);
+    rank->wires->progress = progress;
+    int open = first_open(rank, list);
+    if (open >= 0)
+        show_wait(rank, list.actions[open].kind == MLC_RECEIVE ? rank->tables->links[list.actions[open].of] : NULL, open);
+    else
+        show_wait(rank, open_ending(rank, chain), first_of(list, MLC_STATISTICS));
+}
+
 /* Nothing will come from a rank that is gone: what waits for it on the device is ended. The transport of the host knows best who that is. */
 static int look(void *context)
 {
@@ -292,6 +404,7 @@ static int look(void *context)
     const char *why = NULL;
     const way *failed = failed_way(rank, &why);
     int status = mlc_world_check(&rank->world, "waits for its GPU");
+    show(rank);
     rank->wires->looks += failed != NULL;
     if (!status && rank->wires->looks < LATE_WORD)
         return false;
@@ -375,6 +488,11 @@ static int make_ways(mlc_rank *rank, mlc_error *error)
     mlc_world *world = &rank->world;
     mlc_wires *wires = rank->wires = calloc(1, sizeof *wires);
     if (!wires)
+        return no_memory(error);
+    if (world->link_count > MLC_EDGES)
+        return mlc_error_set(error, MLC_BAD_INPUT, "GPU: a rank has %d connections, and there is room for %d", world->link_count, MLC_EDGES);
+    wires->seen = mlc_gpu_pinned(rank->arena.gpu, MLC_EDGES * sizeof *wires->seen);
+    if (!wires->seen)
         return no_memory(error);
     wires->ways = calloc((size_t)world->link_count + 1, sizeof *wires->ways);
     wires->tree = calloc(2 * MLC_TREE_NEIGHBOURS, sizeof *wires->tree);
