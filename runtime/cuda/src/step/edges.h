@@ -10,6 +10,9 @@ void mlc_edges_walk(mlc_rank *rank, int chain);
 /* A pass of `count` microbatches is about to begin: what has moved is counted from 0, and looked at while the host waits. */
 void mlc_edges_begin(mlc_rank *rank, int64_t count);
 
+/* Have all messages of a pass that is over come whole? Returns a status. */
+int mlc_edges_check(mlc_rank *rank);
+
 /* What follows on the stream of the GPU comes behind all messages of the walk: its graph can end. */
 void mlc_edges_join(mlc_rank *rank);
 

@@ -520,7 +520,9 @@ static int status_of(const mlc_pass *run)
 {
     mlc_error *error = &run->rank->error;
     const char *failure = mlc_gpu_failed(run->rank->arena.gpu);
-    return failure && !error->status ? mlc_error_set(error, MLC_FAILED, "%s", failure) : error->status;
+    if (failure && !error->status)
+        mlc_error_set(error, MLC_FAILED, "%s", failure);
+    return mlc_edges_check(run->rank);
 }
 
 /* ---- what ranks share by the host, behind the list ---- */

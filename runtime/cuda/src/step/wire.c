@@ -397,6 +397,20 @@ static void show(mlc_rank *rank)
         show_wait(rank, open_ending(rank, chain), first_of(list, MLC_STATISTICS));
 }
 
+static void note_failure(mlc_rank *rank, const way *failed, const char *why)
+{
+    mlc_error_set(&rank->error, MLC_FAILED, "NCCL: channel %s, with rank %d: %s", failed->link->channel->name, failed->link->peer, why);
+}
+
+int mlc_edges_check(mlc_rank *rank)
+{
+    const char *why = NULL;
+    const way *failed = rank->wires && !rank->error.status ? failed_way(rank, &why) : NULL;
+    if (failed)
+        note_failure(rank, failed, why);
+    return rank->error.status;
+}
+
 /* Nothing will come from a rank that is gone: what waits for it on the device is ended. The transport of the host knows best who that is. */
 static int look(void *context)
 {
@@ -409,7 +423,7 @@ static int look(void *context)
     if (!status && rank->wires->looks < LATE_WORD)
         return false;
     if (!status)
-        mlc_error_set(&rank->error, MLC_FAILED, "NCCL: channel %s, with rank %d: %s", failed->link->channel->name, failed->link->peer, why);
+        note_failure(rank, failed, why);
     mlc_gpu_fail(rank->arena.gpu, "%.200s", rank->error.text);
     abort_edges(rank);
     return true;
