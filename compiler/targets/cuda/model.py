@@ -22,7 +22,7 @@ from mlc.parallel.planned import Planned
 from mlc.targets.cuda.kernels import Named, flat, launched
 
 #: What a pass leaves on the device beside the arena: sizeof(mlc_results) of mlc_results.h, in the place of a thread's scratch.
-RESULTS_BYTES = 73152
+RESULTS_BYTES = 73664
 
 _FLAT = "const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end"
 _PLAIN = "const mlc_env *env, const uint64_t *at"

@@ -46,8 +46,15 @@ void mlc_edge_follow(mlc_edge *edge);
 /* Message n, of `bytes` bytes, in the order of n: it is over when both ends have come to it. */
 void mlc_edge_move(mlc_edge *edge, int64_t n, void *at, size_t bytes);
 
-/* Behind what the edge has so far: one more is counted on the device, and the count is put where the host sees it (pinned memory). */
-void mlc_edge_count(mlc_edge *edge, uint64_t *counter, uint64_t *seen);
+/* A number on the device, and where the host sees it (pinned memory). */
+typedef struct mlc_edge_count {
+    uint64_t *counter;
+    uint64_t *seen;
+} mlc_edge_count;
+
+/* Counts one more, when the edge is where it was told to follow last; when message n is over. Nothing waits for it but the end of a walk. */
+void mlc_edge_count_come(mlc_edge *edge, mlc_edge_count count);
+void mlc_edge_count_over(mlc_edge *edge, int64_t n, mlc_edge_count count);
 
 /* What follows on the stream of the GPU comes behind message n; one of the last `slots`. */
 void mlc_edge_await(mlc_edge *edge, int64_t n);

@@ -63,6 +63,12 @@ typedef struct ncclConfig {
     X(ncclResult_t, ncclRecv, (void *to, size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream)) \
     X(const char *, ncclGetErrorString, (ncclResult_t result))
 
+#ifdef MLC_SHIM /* the stub is linked */
+#define MLC_NCCL_DECLARE(kind, name, parameters) kind name parameters;
+MLC_NCCL_FUNCTIONS(MLC_NCCL_DECLARE)
+#undef MLC_NCCL_DECLARE
+#endif
+
 #ifdef __cplusplus
 }
 #endif

@@ -37,7 +37,8 @@ typedef struct mlc_results {
     double weight;
     uint64_t squares[MLC_SQUARES]; /* sums of the limbs, whose carries have not run up */
     uint64_t shared[36];    /* what NORM shares with other ranks: mlc_shared_squares */
-    uint64_t moved[MLC_EDGES]; /* messages of the pass that are over */
+    uint64_t come[MLC_EDGES];  /* messages of the pass that this rank has come to, of those that it sends */
+    uint64_t moved[MLC_EDGES]; /* that are over */
     uint32_t refusals;      /* noted, or more */
     uint32_t reserved;
     mlc_noted_refusal noted[MLC_REFUSALS];

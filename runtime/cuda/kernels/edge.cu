@@ -9,8 +9,6 @@
 #include <string.h>
 
 #ifdef MLC_SHIM
-#define DECLARE(kind, name, parameters) extern "C" kind name parameters;
-MLC_NCCL_FUNCTIONS(DECLARE)
 extern "C" const char *mlc_shim_nccl_missing(void);
 #else
 #include <dlfcn.h>
@@ -29,11 +27,13 @@ struct mlc_edge {
     mlc_gpu *gpu;
     ncclComm_t comm;
     cudaStream_t stream;
+    cudaStream_t counts; /* what the host looks at, so that no message waits for it */
     cudaEvent_t before; /* of the GPU's stream, which the edge follows */
     cudaEvent_t *gone;  /* [slots] */
     int slots;
     bool sends;
     bool aborted;
+    bool counted; /* since streams were joined */
 };
 
 /* ---- the library ---- */
@@ -97,6 +97,7 @@ bool make_streams(mlc_edge *edge)
 {
     const char *what = "cannot open a stream";
     if (fails(edge->gpu, cudaStreamCreateWithFlags(&edge->stream, cudaStreamNonBlocking), what) ||
+        fails(edge->gpu, cudaStreamCreateWithFlags(&edge->counts, cudaStreamNonBlocking), what) ||
         fails(edge->gpu, cudaEventCreateWithFlags(&edge->before, cudaEventDisableTiming), what))
         return false;
     for (int i = 0; i < edge->slots; i++)
@@ -161,7 +162,7 @@ mlc_edge *mlc_edge_open(const mlc_edges *all, const char id[MLC_EDGE_ID_BYTES], 
         free(gone);
         return NULL;
     }
-    *edge = mlc_edge{all, all->gpu, NULL, NULL, NULL, gone, slots, sends, false};
+    *edge = mlc_edge{all, all->gpu, NULL, NULL, NULL, NULL, gone, slots, sends, false, false};
     if (make_streams(edge) && connect(edge, id))
         return edge;
     mlc_edge_close(edge);
@@ -183,6 +184,8 @@ void mlc_edge_close(mlc_edge *edge)
         cudaEventDestroy(edge->before);
     if (edge->stream)
         cudaStreamDestroy(edge->stream);
+    if (edge->counts)
+        cudaStreamDestroy(edge->counts);
     free(edge->gone);
     free(edge);
 }
@@ -226,12 +229,23 @@ MLC_KERNEL void mlc_count(uint64_t *counter)
     *counter += 1;
 }
 
-void mlc_edge_count(mlc_edge *edge, uint64_t *counter, uint64_t *seen)
+static void count_behind(mlc_edge *edge, cudaEvent_t event, mlc_edge_count count)
 {
-    if (mlc_gpu_failed(edge->gpu))
+    if (mlc_gpu_failed(edge->gpu) || fails(edge->gpu, cudaStreamWaitEvent(edge->counts, event, 0), "cannot order streams"))
         return;
-    MLC_LAUNCH(mlc_count, 1, 1, 0, edge->stream, counter);
-    fails(edge->gpu, cudaMemcpyAsync(seen, counter, sizeof *seen, cudaMemcpyDeviceToHost, edge->stream), "cannot copy");
+    edge->counted = true;
+    MLC_LAUNCH(mlc_count, 1, 1, 0, edge->counts, count.counter);
+    fails(edge->gpu, cudaMemcpyAsync(count.seen, count.counter, sizeof *count.seen, cudaMemcpyDeviceToHost, edge->counts), "cannot copy");
+}
+
+void mlc_edge_count_come(mlc_edge *edge, mlc_edge_count count)
+{
+    count_behind(edge, edge->before, count);
+}
+
+void mlc_edge_count_over(mlc_edge *edge, int64_t n, mlc_edge_count count)
+{
+    count_behind(edge, edge->gone[n % edge->slots], count);
 }
 
 void mlc_edge_await(mlc_edge *edge, int64_t n)
@@ -240,9 +254,18 @@ void mlc_edge_await(mlc_edge *edge, int64_t n)
         fails(edge->gpu, cudaStreamWaitEvent(stream_of(edge->gpu), edge->gone[n % edge->slots], 0), "cannot order streams");
 }
 
-void mlc_edge_join(mlc_edge *edge)
+/* The stream of the GPU comes behind all that another one has. */
+static void join(mlc_edge *edge, cudaStream_t stream)
 {
-    if (mlc_gpu_failed(edge->gpu) || fails(edge->gpu, cudaEventRecord(edge->before, edge->stream), "cannot order streams"))
+    if (mlc_gpu_failed(edge->gpu) || fails(edge->gpu, cudaEventRecord(edge->before, stream), "cannot order streams"))
         return;
     fails(edge->gpu, cudaStreamWaitEvent(stream_of(edge->gpu), edge->before, 0), "cannot order streams");
+}
+
+void mlc_edge_join(mlc_edge *edge)
+{
+    join(edge, edge->stream);
+    if (edge->counted)
+        join(edge, edge->counts);
+    edge->counted = false;
 }

@@ -54,7 +54,7 @@ MLC_KERNEL void mlc_begin_results(mlc_results *results)
     for (int i = 0; i < MLC_SQUARES; i++)
         results->squares[i] = 0;
     for (int i = 0; i < MLC_EDGES; i++)
-        results->moved[i] = 0;
+        results->come[i] = results->moved[i] = 0;
 }
 
 void mlc_ending_begin(const mlc_env *env, const void *statistics, uint64_t bytes)

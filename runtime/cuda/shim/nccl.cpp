@@ -316,6 +316,9 @@ Progress step_group(Group &group)
     if (!whole)
         return moved ? Progress::MOVED : Progress::BLOCKED;
     group.done.assign(group.transfers.size(), false);
+    for (Transfer &of : group.transfers)
+        if (!of.captured) /* else it comes again */
+            of.used.reset();
     return Progress::DONE;
 }
 

@@ -45,6 +45,7 @@ typedef struct mlc_wires {
     int count;
     int tree_count;
     volatile uint64_t *seen; /* [count], pinned: messages of the pass that are over, by way */
+    volatile uint64_t *come; /* [count], pinned: that this rank has come to */
     uint64_t progress;       /* their sum when it was looked at last */
     bool shown;              /* it was looked at in this pass */
     int64_t microbatches;    /* of the pass */
@@ -105,13 +106,21 @@ int mlc_wire_begin(mlc_rank *rank, mlc_link *link, int64_t messages)
     return MLC_OK;
 }
 
-/* A message of the walk, and its count. */
+/* What is counted of a way, with the numbers that begin at `counters`. */
+static mlc_edge_count count_of(mlc_rank *rank, const way *on, uint64_t *counters, volatile uint64_t *seen)
+{
+    int64_t number = on - rank->wires->ways;
+    return (mlc_edge_count){&counters[number], (uint64_t *)&seen[number]};
+}
+
+/* A message of the walk, and its counts. */
 static void move(mlc_rank *rank, way *on, int64_t n, char *at)
 {
-    int number = (int)(on - rank->wires->ways);
     mlc_results *results = (mlc_results *)mlc_arena_scratch(&rank->arena, 0);
+    if (on->link->sends)
+        mlc_edge_count_come(on->edge, count_of(rank, on, results->come, rank->wires->come));
     mlc_edge_move(on->edge, n, at, on->link->channel->slot_bytes);
-    mlc_edge_count(on->edge, &results->moved[number], (uint64_t *)&rank->wires->seen[number]);
+    mlc_edge_count_over(on->edge, n, count_of(rank, on, results->moved, rank->wires->seen));
     on->of[rank->wires->chain]++;
 }
 
@@ -188,7 +197,7 @@ void mlc_edges_begin(mlc_rank *rank, int64_t count)
     if (!rank->wires)
         return;
     for (int i = 0; i < rank->wires->count; i++)
-        rank->wires->seen[i] = 0;
+        rank->wires->seen[i] = rank->wires->come[i] = 0;
     rank->wires->microbatches = count;
     rank->wires->progress = 0;
     rank->wires->shown = false;
@@ -376,7 +385,13 @@ static void show_wait(const mlc_rank *rank, const mlc_link *link, int action)
     atomic_store_explicit(&board->state, link ? MLC_RANK_WAITS : MLC_RANK_COMPUTES, memory_order_release);
 }
 
-/* Who has a message to send has not come to it, as far as the host can tell: it computes. Who has one to receive waits for it. */
+/* Does the rank wait for the other end of the message of an action? Who has not come to what it sends computes. */
+static bool waits_at(const mlc_rank *rank, const mlc_action *action)
+{
+    const way *on = rank->tables->links[action->of]->edge;
+    return action->kind == MLC_RECEIVE || rank->wires->come[on - rank->wires->ways] > (uint64_t)action->microbatch;
+}
+
 static void show(mlc_rank *rank)
 {
     mlc_status_board *board = rank->world.status;
@@ -384,7 +399,7 @@ static void show(mlc_rank *rank)
     mlc_actions list = rank->program->lists[chain];
     uint64_t progress = 0;
     for (int i = 0; i < rank->wires->count; i++)
-        progress += rank->wires->seen[i];
+        progress += rank->wires->seen[i] + rank->wires->come[i];
     if (progress == rank->wires->progress && rank->wires->shown)
         return;
     rank->wires->shown = true;
@@ -392,7 +407,7 @@ static void show(mlc_rank *rank)
     rank->wires->progress = progress;
     int open = first_open(rank, list);
     if (open >= 0)
-        show_wait(rank, list.actions[open].kind == MLC_RECEIVE ? rank->tables->links[list.actions[open].of] : NULL, open);
+        show_wait(rank, waits_at(rank, &list.actions[open]) ? rank->tables->links[list.actions[open].of] : NULL, open);
     else
         show_wait(rank, open_ending(rank, chain), first_of(list, MLC_STATISTICS));
 }
@@ -506,7 +521,8 @@ static int make_ways(mlc_rank *rank, mlc_error *error)
     if (world->link_count > MLC_EDGES)
         return mlc_error_set(error, MLC_BAD_INPUT, "GPU: a rank has %d connections, and there is room for %d", world->link_count, MLC_EDGES);
     wires->seen = mlc_gpu_pinned(rank->arena.gpu, MLC_EDGES * sizeof *wires->seen);
-    if (!wires->seen)
+    wires->come = mlc_gpu_pinned(rank->arena.gpu, MLC_EDGES * sizeof *wires->come);
+    if (!wires->seen || !wires->come)
         return no_memory(error);
     wires->ways = calloc((size_t)world->link_count + 1, sizeof *wires->ways);
     wires->tree = calloc(2 * MLC_TREE_NEIGHBOURS, sizeof *wires->tree);
