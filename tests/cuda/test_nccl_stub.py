@@ -1,4 +1,4 @@
-"""The stub of NCCL between processes: what is right goes through under every schedule, and each planted fault is reported, not waited for."""
+"""The stub of NCCL between processes: what is right goes through under every schedule, each planted fault is reported, none waited for."""
 
 from __future__ import annotations
 

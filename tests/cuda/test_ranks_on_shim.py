@@ -1,5 +1,5 @@
-"""Programs of several GPUs under the execution shim, each rank a process, NCCL a stub: every layout of a model says what one rank says, to the
-bit, and what it says is that of the C target."""
+"""Programs of several GPUs under the execution shim, each rank a process, NCCL a stub: every layout of a model says what one rank says, to
+the bit, and what it says is that of the C target."""
 
 from __future__ import annotations
 
@@ -74,9 +74,26 @@ def test_every_layout_of_other_models_does(programs: dict[str, Programs], name: 
     check(programs, name, SLOW[name], tmp_path)
 
 
-def run(programs: dict[str, Programs], layout: Layout, folder: Path, *arguments: object, code: int = 0, target: str = "sm_90", **environment: str) -> str:
+def run(
+    programs: dict[str, Programs],
+    layout: Layout,
+    folder: Path,
+    *arguments: object,
+    code: int = 0,
+    target: str = "sm_90",
+    **environment: str,
+) -> str:
     """What gpt says."""
-    command = [str(build(programs, GPT, layout, target)), *data_options(GPT, folder, False), "--seed", "5", "--threads", "1", "--timeout", "60"]
+    command = [
+        str(build(programs, GPT, layout, target)),
+        *data_options(GPT, folder, False),
+        "--seed",
+        "5",
+        "--threads",
+        "1",
+        "--timeout",
+        "60",
+    ]
     done = execute([*command, *map(str, arguments)], code, **environment)
     assert code or "mlc_shim" not in done.stderr, done.stderr
     return done.stderr if code else done.stdout
@@ -101,7 +118,10 @@ def test_a_checkpoint_moves_between_layouts_and_targets(programs: dict[str, Prog
     on_cpu = [digest(run(programs, layout, tmp_path, "--steps", 4, "--hash", "--resume", half, target="c")) for layout in (ONE, FOUR)]
     assert on_cpu[0] == on_cpu[1]
     run(programs, FOUR, tmp_path, "--steps", 2, "--checkpoint", tmp_path / "cpu", target="c")
-    back = [digest(run(programs, layout, tmp_path, "--steps", 3, "--hash", "--resume", tmp_path / "cpu" / "step-00000002")) for layout in (ONE, FOUR)]
+    back = [
+        digest(run(programs, layout, tmp_path, "--steps", 3, "--hash", "--resume", tmp_path / "cpu" / "step-00000002"))
+        for layout in (ONE, FOUR)
+    ]
     assert back[0] == back[1]
 
 
@@ -125,7 +145,16 @@ def test_what_is_not_finite_is_found_as_by_one_rank(programs: dict[str, Programs
 def start(programs: dict[str, Programs], layout: Layout, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """gpt for many steps, when it has done some."""
     log = folder / "log.jsonl"
-    command = [str(build(programs, GPT, layout)), *data_options(GPT, folder, False), "--steps", "100000", "--threads", "1", "--log", str(log)]
+    command = [
+        str(build(programs, GPT, layout)),
+        *data_options(GPT, folder, False),
+        "--steps",
+        "100000",
+        "--threads",
+        "1",
+        "--log",
+        str(log),
+    ]
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not log.exists() or len(log.read_text().splitlines()) < 2:
         assert process.poll() is None, process.communicate()
@@ -181,7 +210,17 @@ def test_what_ranks_lack_is_a_sentence(
 
 def test_torchrun_starts_ranks(programs: dict[str, Programs], tmp_path: Path) -> None:
     expected = digest(run(programs, ONE, tmp_path, "--steps", 2, "--hash"))
-    command = [str(build(programs, GPT, TWO)), *data_options(GPT, tmp_path, False), "--seed", "5", "--threads", "1", "--steps", "2", "--hash"]
+    command = [
+        str(build(programs, GPT, TWO)),
+        *data_options(GPT, tmp_path, False),
+        "--seed",
+        "5",
+        "--threads",
+        "1",
+        "--steps",
+        "2",
+        "--hash",
+    ]
     shared = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": str(os.getpid())}
     ranks = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**shared, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(2)

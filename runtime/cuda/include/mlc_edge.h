@@ -52,7 +52,8 @@ typedef struct mlc_edge_count {
     uint64_t *seen;
 } mlc_edge_count;
 
-/* Counts one more, when the edge is where it was told to follow last; when message n is over. Nothing waits for it but the end of a walk. */
+/* Counts one more, when the edge is where it was told to follow last; when message n is over. Nothing waits for it but the end of a
+ * walk. */
 void mlc_edge_count_come(mlc_edge *edge, mlc_edge_count count);
 void mlc_edge_count_over(mlc_edge *edge, int64_t n, mlc_edge_count count);
 

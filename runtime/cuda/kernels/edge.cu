@@ -111,7 +111,8 @@ bool connect(mlc_edge *edge, const char *id)
     ncclUniqueId name;
     ncclConfig_t config = {sizeof config, MLC_NCCL_MAGIC, MLC_NCCL_OLDEST, 1, MLC_NCCL_UNSET, 1, MLC_EDGE_BLOCKS, NULL, MLC_NCCL_UNSET};
     memcpy(name.internal, id, sizeof name.internal);
-    return !fails(edge->of, edge->of->ncclCommInitRankConfig(&edge->comm, 2, name, edge->sends ? 0 : 1, &config), "cannot connect two ranks");
+    const int rank = edge->sends ? 0 : 1;
+    return !fails(edge->of, edge->of->ncclCommInitRankConfig(&edge->comm, 2, name, rank, &config), "cannot connect two ranks");
 }
 
 }

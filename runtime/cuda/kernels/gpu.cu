@@ -11,6 +11,7 @@
 
 #define MOST_PINNED 64
 #define MOST_GRAPHS 32
+#define MOST_QUEUES "32"
 #define LOOKS 200      /* at the stream before a wait rests between two of them */
 #define REST 20000     /* nanoseconds */
 
@@ -45,6 +46,7 @@ static bool fails(mlc_gpu *gpu, cudaError_t status, const char *what)
 static bool lacks_number(mlc_gpu *gpu, int number, int *device)
 {
     int count = 0;
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", MOST_QUEUES, 0); /* read by the first call: streams of a step do not wait in one queue */
     if (fails(gpu, cudaGetDeviceCount(&count), "there is none that this program can use"))
         return true;
     if (count > 1 && number >= count)
