@@ -138,6 +138,7 @@ def _place(place: Place) -> str:
         "inbox_bytes": place.inbox_bytes,
         "record": place.record,
         "microbatches": place.microbatches,
+        "results": place.results,
         "levels": place.levels,
         "stages": place.stages,
         "shards": {name: {"at": area.at, "bytes": area.bytes} for name, area in shards.items()},

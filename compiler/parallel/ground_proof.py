@@ -61,7 +61,7 @@ def _fixed_faults(planned: Planned, place: Place) -> Iterator[Fault]:
 def _wanted(planned: Planned, place: Place) -> dict[str, int | None]:
     """The fixed buffers that a place may have: bytes by name, None where other proofs say how many."""
     unit = planned.unit
-    wanted: dict[str, int | None] = {"record": None, "microbatches": None}
+    wanted: dict[str, int | None] = dict.fromkeys(("record", "microbatches", "results"))
     wanted.update((f"transient.{chain}", None) for chain in planned.rounds)
     for held in place.held:
         parameter = planned.parameters[held.parameter]

@@ -311,6 +311,7 @@ def _place(p: Mapping[str, Any]) -> Place:
         inbox_bytes=_whole(p["inbox_bytes"]),
         record=_whole(p["record"]),
         microbatches=_whole(p["microbatches"]),
+        results=_whole(p["results"]),
         levels=_whole(p["levels"]),
         stages=tuple(map(_whole, p["stages"])),
         fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), _chain(f.get("chain"))) for f in p["fixed"]),

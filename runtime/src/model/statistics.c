@@ -26,11 +26,11 @@ double mlc_tally_value(const mlc_tally *tally)
     return tally->odd == UP ? INFINITY : tally->odd == DOWN ? -INFINITY : NAN;
 }
 
-void mlc_statistics_clear(mlc_statistic *statistics, int count)
+void mlc_statistics_clear(mlc_statistic *statistics, int count, int losses)
 {
     for (int i = 0; i < count; i++)
         statistics[i] = (mlc_statistic){.is_tally = i > 0, .of.tally = {{{0}}, 0}};
-    statistics[0].of.notes = (mlc_notes){.flawed = {INT64_MAX, INT64_MAX}};
+    statistics[0].of.notes = (mlc_notes){.flawed = {INT64_MAX, INT64_MAX}, .losses = losses};
 }
 
 static void note_flaw(mlc_notes *notes, mlc_flawed_loss found)
@@ -40,9 +40,9 @@ static void note_flaw(mlc_notes *notes, mlc_flawed_loss found)
         *first = found;
 }
 
-void mlc_statistics_account(mlc_statistic *statistics, const mlc_chain *chain, int column, int64_t microbatch, double weight, double value)
+void mlc_statistics_account(mlc_statistic *statistics, int64_t column, int64_t microbatch, double weight, double value)
 {
-    int metric = column - chain->losses;
+    int metric = (int)(column - mlc_statistics_notes(statistics)->losses);
     double term = weight * value;
     mlc_tally_add(mlc_statistics_tally(statistics, metric < 0 ? MLC_TALLY_LOSS : MLC_TALLY_METRICS + metric), term);
     if (column == 0 && metric < 0)
