@@ -255,7 +255,7 @@ def _fed(value: str) -> str:
 
 
 def _routine(r: Mapping[str, Any]) -> Signature:
-    return Signature(str(r["name"]), _whole(r["flops"]), bool(r["flat"]), tuple(map(_operand, r["operands"])))
+    return Signature(str(r["name"]), _whole(r["flops"]), _whole(r["scratch"]), bool(r["flat"]), tuple(map(_operand, r["operands"])))
 
 
 def _operand(text: str) -> Operand:

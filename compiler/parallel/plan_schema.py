@@ -108,7 +108,7 @@ SCHEMA: dict[str, Any] = {
         "elementwise": FLAG, "update": "a whole number or null",
     }],
     "scalars": [TEXT],
-    "routines": [{"name": TEXT, "flops": LEAST_0, "flat": FLAG, "operands": [TEXT]}],
+    "routines": [{"name": TEXT, "flops": LEAST_0, "scratch": LEAST_0, "flat": FLAG, "operands": [TEXT]}],
     "sweeps": [{"moment": TEXT, "over": TEXT, "only": [TEXT], "range": TEXT, "gated": FLAG, "calls": ["[kernel, operands]"]}],
     "columns": {"*": {"columns": ["[name, stage]"], "losses": LEAST_0, "logits_stage": WHOLE}},
     "channels": [{

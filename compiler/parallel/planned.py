@@ -113,10 +113,11 @@ class Operand(NamedTuple):
 
 @frozen
 class Signature:
-    """A routine as rows see it. flat: it runs over a range of elements."""
+    """A routine as rows see it. flat: it runs over a range of elements. scratch: bytes that it uses of each thread's."""
 
     name: str
     flops: int
+    scratch: int
     flat: bool
     operands: tuple[Operand, ...]
 
