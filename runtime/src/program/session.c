@@ -606,10 +606,11 @@ int mlc_session_evaluate(mlc_session *session, const void *const *inputs, int64_
 static void set_scalar(mlc_session *session, const char *name, double given)
 {
     const mlc_model *model = session->model;
-    double value = mlc_dtype_round(mlc_dtype_wide(model), given);
+    const mlc_dtype_row *wide = mlc_dtype_wide(model);
+    double value = mlc_dtype_round(wide, given);
     bool known = false;
     if (!isfinite(value)) {
-        mlc_error_set(&session->error, MLC_USAGE, "run-time constant %s: is not finite, or does not fit an f32", name);
+        mlc_error_set(&session->error, MLC_USAGE, "run-time constant %s: is not finite, or does not fit an %s", name, wide->name);
         return;
     }
     for (int i = 0; i < model->scalar_count; i++) {

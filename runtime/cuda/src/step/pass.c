@@ -5,9 +5,10 @@
 
 #include "mlc_ending.h"
 #include "mlc_gpu.h"
-#include "mlc_results.h"
+#include "mlc_found.h"
 #include "model/action.h"
 #include "model/finite.h"
+#include "model/results.h"
 #include "model/tables.h"
 #include "step/collective.h"
 #include "step/edges.h"
@@ -71,7 +72,7 @@ void mlc_pass_prepare(mlc_rank *rank, int at)
 
 /* ---- memory of the host that a graph copies from and to ----
  *
- * numbers of the microbatches | inputs of each chunk, microbatch by microbatch | clear statistics | results
+ * numbers of the microbatches | inputs of each chunk, microbatch by microbatch | clear statistics | what was noted
  */
 
 static size_t line(size_t bytes)
@@ -112,7 +113,7 @@ static size_t statistics_bytes(const mlc_pass *run)
     return (size_t)mlc_statistics_count(run->chain) * sizeof(mlc_statistic);
 }
 
-static size_t results_at(const mlc_pass *run)
+static size_t found_at(const mlc_pass *run)
 {
     return line(statistics_at(run) + statistics_bytes(run));
 }
@@ -120,9 +121,9 @@ static size_t results_at(const mlc_pass *run)
 /* NULL: there is no more. */
 static char *staged_memory(const mlc_pass *run)
 {
-    char *memory = mlc_gpu_pinned(run->rank->arena.gpu, results_at(run) + sizeof(mlc_results));
+    char *memory = mlc_gpu_pinned(run->rank->arena.gpu, found_at(run) + sizeof(mlc_found));
     if (memory)
-        memcpy(memory + statistics_at(run), run->rank->tables->statistics, statistics_bytes(run));
+        mlc_statistics_clear((mlc_statistic *)(memory + statistics_at(run)), mlc_statistics_count(run->chain), run->chain->losses);
     return memory;
 }
 
@@ -143,7 +144,8 @@ static int fill_chunk(mlc_pass *run, char *memory, int c, int64_t n)
     return MLC_OK;
 }
 
-static void fill(mlc_pass *run, char *memory)
+/* False: something is missing. */
+static bool fill(mlc_pass *run, char *memory)
 {
     int64_t *numbers = (int64_t *)memory;
     bool whole = true;
@@ -152,15 +154,15 @@ static void fill(mlc_pass *run, char *memory)
     for (int c = 0; run->chunks && c < run->rank->role->chunk_count; c++)
         for (int64_t n = 0; n < run->count; n++)
             whole &= !fill_chunk(run, memory, c, n);
-    atomic_store_explicit(&run->unfed, !whole, memory_order_relaxed);
+    return whole;
 }
 
 /* What the rank notes of itself for all. */
-static void note(const mlc_pass *run, char *memory)
+static void note(const mlc_pass *run, char *memory, bool whole)
 {
     mlc_notes *notes = mlc_statistics_notes((mlc_statistic *)(memory + statistics_at(run)));
     notes->signals = run->rank->signals ? *run->rank->signals : 0;
-    notes->failed = atomic_load_explicit(&run->unfed, memory_order_relaxed);
+    notes->failed = !whole;
 }
 
 /* ---- one microbatch on one chunk ---- */
@@ -192,11 +194,11 @@ static void fetch_inputs(const mlc_pass *run, const mlc_env *env, const char *me
 static void search(mlc_pass *run, const mlc_env *env, const mlc_action *action)
 {
     const mlc_rank *rank = run->rank;
-    mlc_results *results = (mlc_results *)env->scratch;
+    const mlc_found *found = (const mlc_found *)env->scratch;
     uint64_t bad = UINT64_MAX;
-    mlc_ending_begin(env, rank->tables->statistics, 0);
+    mlc_ending_begin(env);
     mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_SEARCH, .chunk = action->of, .phases = mlc_moment_phases(mlc_action_whole(action))});
-    mlc_gpu_read(rank->arena.gpu, &bad, &results->bad_parameter, sizeof bad);
+    mlc_gpu_read(rank->arena.gpu, &bad, &found->bad_parameter, sizeof bad);
     if (bad != UINT64_MAX)
         mlc_pass_find(run, run->chunks[action->of].stage, run->first + action->microbatch, (int64_t)bad);
 }
@@ -292,41 +294,32 @@ static int begin_messages(const mlc_pass *run)
 
 /* ---- statistics ---- */
 
-static void account_value(const mlc_pass *run, const mlc_env *env, const mlc_chunk *chunk, const mlc_value *value)
+/* A result, on the device. */
+static char *result_at(const mlc_rank *rank, size_t offset)
 {
-    const mlc_rank *rank = run->rank;
-    mlc_terms terms = {.column = value->column, .losses = run->chain->losses, .share = run->share};
-    for (int64_t n = 0; n < run->count; n++) {
-        terms.number[terms.count] = rank->role->microbatches + (uint64_t)n * sizeof(int64_t);
-        terms.value[terms.count] = mlc_rank_resolve(rank, value->at, n);
-        terms.weight[terms.count] = chunk->weight_at == MLC_NONE ? MLC_NONE : mlc_rank_resolve(rank, chunk->weight_at, n);
-        if (++terms.count == MLC_TERMS || n + 1 == run->count) {
-            mlc_ending_account(env, &terms);
-            terms.count = 0;
-        }
-    }
+    return rank->arena.base + rank->role->results + offset;
 }
 
-/* What the rank has, then, but in a search, what all have. Returns a status. */
+/* What the rank has, then what all have. Returns a status. */
 static int account(const mlc_pass *run, const mlc_env *env)
 {
-    for (int c = 0; run->chunks && c < run->rank->role->chunk_count; c++)
-        for (int i = 0; i < run->chunks[c].value_count; i++)
-            account_value(run, env, &run->chunks[c], &run->chunks[c].values[i]);
-    char *shared = mlc_ending_share(env, MLC_SHARED_STATISTICS);
-    if (run->search == MLC_SEARCH_NONE &&
-        mlc_edges_exchange(run->rank, env, MLC_SHARED_STATISTICS, shared, mlc_statistics_count(run->chain)))
-        return run->rank->error.status;
-    mlc_ending_weigh(env, run->kind == MLC_TRAIN);
+    mlc_rank *rank = run->rank;
+    char *statistics = result_at(rank, offsetof(mlc_results, statistics));
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_STATISTICS, .chain = run->kind, .count = run->count});
+    if (mlc_edges_exchange(rank, env, MLC_SHARED_STATISTICS, statistics, mlc_statistics_count(run->chain)))
+        return rank->error.status;
+    if (run->kind == MLC_TRAIN)
+        mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_WEIGH});
     return MLC_OK;
 }
 
 static int share_norm(const mlc_pass *run, const mlc_env *env)
 {
-    mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_NORM});
-    if (mlc_edges_exchange(run->rank, env, MLC_SHARED_SQUARES, mlc_ending_share(env, MLC_SHARED_SQUARES), 1))
-        return run->rank->error.status;
-    mlc_ending_norm(env, run->rank->model->clip);
+    mlc_rank *rank = run->rank;
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_NORM});
+    if (mlc_edges_exchange(rank, env, MLC_SHARED_SQUARES, result_at(rank, offsetof(mlc_results, squares)), 1))
+        return rank->error.status;
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_CLIP});
     return MLC_OK;
 }
 
@@ -341,7 +334,7 @@ static void find_loss(mlc_pass *run, const mlc_chunk *chunk, int64_t n)
     }
 }
 
-void mlc_microbatch_note(mlc_pass *run)
+void mlc_microbatch_search(mlc_pass *run)
 {
     for (int c = 0; run->chunks && c < run->rank->role->chunk_count; c++)
         for (int64_t n = 0; n < run->count; n++)
@@ -376,7 +369,7 @@ static bool act(mlc_pass *run, const mlc_env *env, const char *memory, const mlc
         fold(run, env, action);
         return true;
     case MLC_STATISTICS:
-        return !account(run, env) && run->search == MLC_SEARCH_NONE;
+        return run->search == MLC_SEARCH_NONE && !account(run, env);
     case MLC_REDUCE:
         return mlc_collective_reduce(rank, env, action->of, action->microbatch);
     case MLC_SHARE:
@@ -425,7 +418,7 @@ static void walk_list(mlc_pass *run, const mlc_env *env, const char *memory)
         if (!act(run, env, memory, action))
             break;
     }
-    if (!is_accounted && !rank->error.status)
+    if (!is_accounted && !rank->error.status && run->search == MLC_SEARCH_NONE)
         account(run, env);
 }
 
@@ -435,7 +428,8 @@ static void walk(mlc_pass *run, const char *memory)
     mlc_env env = launch_env(rank);
     mlc_edges_walk(rank, run->kind);
     fetch_record(rank, &env);
-    mlc_ending_begin(&env, memory + statistics_at(run), statistics_bytes(run));
+    mlc_ending_begin(&env);
+    mlc_ending_fetch(&env, rank->role->results + offsetof(mlc_results, statistics), memory + statistics_at(run), statistics_bytes(run));
     mlc_ending_fetch(&env, rank->role->microbatches, memory, (uint64_t)run->count * sizeof(int64_t));
     if (!begin_messages(run))
         walk_list(run, &env, memory);
@@ -457,11 +451,6 @@ static mlc_gpu_graph *captured(mlc_pass *run)
     mlc_gpu_graph *graph = mlc_gpu_graph_of(gpu, key_of(run));
     if (graph && !run->rank->world.launches)
         return graph;
-    if (statistics_bytes(run) > MLC_TALLIES_BYTES) {
-        mlc_error_set(&run->rank->error, MLC_BAD_INPUT, "a program for GPUs keeps %d sums of losses and metrics, and this chain has %d",
-                      MLC_TALLIES_BYTES / MLC_STATISTIC_BYTES, mlc_statistics_count(run->chain));
-        return NULL;
-    }
     char *memory = staged_memory(run);
     if (!memory)
         return NULL;
@@ -473,16 +462,16 @@ static mlc_gpu_graph *captured(mlc_pass *run)
 
 /* ---- results ---- */
 
-static void read_refusal(mlc_pass *run, const mlc_results *results)
+static void read_refusal(mlc_pass *run, const mlc_found *found)
 {
     run->refused = mlc_refusal_none();
-    if (results->refused == UINT64_MAX)
+    if (found->refused == UINT64_MAX)
         return;
-    run->refused.microbatch = mlc_refusal_microbatch(results->refused);
-    run->refused.site = mlc_refusal_site(results->refused);
-    for (uint32_t i = 0; i < results->refusals && i < MLC_REFUSALS; i++) {
-        const mlc_noted_refusal *noted = &results->noted[i];
-        if (noted->key != results->refused)
+    run->refused.microbatch = mlc_refusal_microbatch(found->refused);
+    run->refused.site = mlc_refusal_site(found->refused);
+    for (uint32_t i = 0; i < found->refusals && i < MLC_REFUSALS; i++) {
+        const mlc_noted_refusal *noted = &found->noted[i];
+        if (noted->key != found->refused)
             continue;
         run->refused.element = noted->element;
         run->refused.each = noted->each;
@@ -494,25 +483,36 @@ static void read_refusal(mlc_pass *run, const mlc_results *results)
 
 _Static_assert(sizeof((mlc_refusal *)0)->where == MLC_REFUSAL_TEXT, "a refusal and what a device notes of it");
 
-static void read_results(mlc_pass *run, mlc_results *results)
+/* What all ranks have noted in the list, read into the statistics that are staged. */
+static void read_statistics(mlc_pass *run, mlc_statistic *statistics)
 {
     mlc_rank *rank = run->rank;
-    mlc_gpu_read(rank->arena.gpu, results, mlc_arena_scratch(&rank->arena, 0), sizeof *results);
-    mlc_statistic *statistics = rank->tables->statistics;
-    memcpy(statistics, results->statistics, statistics_bytes(run));
+    mlc_memory_read(&rank->arena, rank->role->results + offsetof(mlc_results, statistics), statistics, statistics_bytes(run));
     const mlc_notes *notes = mlc_statistics_notes(statistics);
     run->exchanged = true;
+    rank->result.signals = notes->signals;
+    run->refuses = notes->refused && !notes->failed;
     if (!notes->failed && notes->flawed.microbatch < INT64_MAX)
         run->bad_microbatch = notes->flawed.microbatch, run->bad_column = notes->flawed.column;
-    run->refuses = notes->refused && !notes->failed;
     mlc_statistics_combine(rank->tables->totals, statistics, statistics_bytes(run));
     run->weight_sum = mlc_tally_value(mlc_statistics_tally(rank->tables->totals, MLC_TALLY_WEIGHT));
-    read_refusal(run, results);
-    run->bad_parameter = (int64_t)results->bad_parameter;
-    run->flaw = (int64_t)results->flaw;
-    rank->result.signals = notes->signals;
-    rank->result.grad_norm = results->norm;
-    rank->result.clip_factor = results->clip;
+}
+
+/* What a step has found. */
+static void read_results(mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    mlc_results results;
+    float clip;
+    if (run->kind != MLC_TRAIN)
+        return;
+    mlc_memory_read(&rank->arena, rank->role->results, &results, sizeof results);
+    mlc_memory_read(&rank->arena, rank->role->record + offsetof(mlc_record, clip), &clip, sizeof clip);
+    rank->result.grad_norm = results.norm;
+    rank->result.clip_factor = clip;
+    run->bad_parameter = results.squares.bad;
+    if (run->update)
+        run->flaw = results.flaw;
 }
 
 /* A failure of the GPU is the rank's. */
@@ -527,21 +527,13 @@ static int status_of(const mlc_pass *run)
 
 /* ---- what ranks share by the host, behind the list ---- */
 
-static void combine_flaws(void *into, const void *from, size_t bytes)
-{
-    int64_t *own = into;
-    const int64_t *other = from;
-    for (size_t i = 0; i < bytes / sizeof *own; i++)
-        own[i] = mlc_flaw_first(own[i], other[i]);
-}
-
 /* VERDICT, and the first index out of range. Returns a status. */
 static int share_findings(mlc_pass *run)
 {
     mlc_world *world = &run->rank->world;
     if (run->refuses && mlc_exchange(world, &run->refused, sizeof run->refused, sizeof run->refused, mlc_refusal_combine))
         return run->rank->error.status;
-    if (run->update && mlc_exchange(world, &run->flaw, sizeof run->flaw, sizeof run->flaw, combine_flaws))
+    if (run->update && mlc_exchange(world, &run->flaw, sizeof run->flaw, sizeof run->flaw, mlc_flaws_combine))
         return run->rank->error.status;
     return MLC_OK;
 }
@@ -559,26 +551,32 @@ static int walk_again(mlc_pass *run)
     walk(run, memory);
     mlc_gpu_wait(run->rank->arena.gpu);
     if (run->search == MLC_SEARCH_LOSS)
-        mlc_microbatch_note(run);
+        mlc_microbatch_search(run);
     return status_of(run);
 }
 
-/* Inputs of a rank that has none are zeros, so that the others go on. */
+/* Inputs of a rank that has none are zeros, so that the others go on. Leaves in the memory of the graph what was found. */
 static int run_graph(mlc_pass *run, const mlc_gpu_graph *graph, mlc_error *unfed)
 {
     mlc_rank *rank = run->rank;
     char *memory = mlc_gpu_graph_staged(graph);
-    fill(run, memory);
+    mlc_statistic *statistics = (mlc_statistic *)(memory + statistics_at(run));
+    mlc_found *found = (mlc_found *)(memory + found_at(run));
+    bool whole = fill(run, memory);
     *unfed = rank->error;
     rank->error.status = 0;
-    note(run, memory);
+    mlc_statistics_clear(statistics, mlc_statistics_count(run->chain), run->chain->losses);
+    note(run, memory, whole);
     mlc_edges_begin(rank, run->count);
     mlc_gpu_launch(rank->arena.gpu, graph);
     mlc_gpu_wait(rank->arena.gpu);
     board_step(run);
     if (status_of(run))
         return rank->error.status;
-    read_results(run, (mlc_results *)(memory + results_at(run)));
+    mlc_gpu_read(rank->arena.gpu, found, mlc_arena_scratch(&rank->arena, 0), sizeof *found);
+    read_refusal(run, found);
+    read_statistics(run, statistics);
+    read_results(run);
     return status_of(run);
 }
 
@@ -588,7 +586,7 @@ static int pass(mlc_pass *run)
     mlc_error unfed;
     rank->error.status = 0;
     rank->record->held = 0;
-    mlc_statistics_clear(rank->tables->statistics, mlc_statistics_count(run->chain));
+    rank->record->share = run->share;
     board_step(run);
     if (run->search != MLC_SEARCH_NONE)
         return walk_again(run);
@@ -596,7 +594,8 @@ static int pass(mlc_pass *run)
     if (!graph || run_graph(run, graph, &unfed))
         return status_of(run);
     atomic_fetch_add_explicit(&rank->world.status->progress, 1, memory_order_relaxed);
-    if (share_findings(run) || !mlc_statistics_notes(rank->tables->statistics)->failed)
+    const mlc_statistic *statistics = (const mlc_statistic *)((char *)mlc_gpu_graph_staged(graph) + statistics_at(run));
+    if (share_findings(run) || !statistics->of.notes.failed)
         return rank->error.status;
     rank->error = unfed;
     return mlc_agree(&rank->world, &rank->error);

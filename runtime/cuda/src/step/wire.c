@@ -12,7 +12,7 @@
 
 #include "mlc_ending.h"
 #include "mlc_edge.h"
-#include "mlc_results.h"
+#include "mlc_found.h"
 #include "model/action.h"
 #include "model/statistics.h"
 #include "model/tables.h"
@@ -116,11 +116,11 @@ static mlc_edge_count count_of(mlc_rank *rank, const way *on, uint64_t *counters
 /* A message of the walk, and its counts. */
 static void move(mlc_rank *rank, way *on, int64_t n, char *at)
 {
-    mlc_results *results = (mlc_results *)mlc_arena_scratch(&rank->arena, 0);
+    mlc_found *found = (mlc_found *)mlc_arena_scratch(&rank->arena, 0);
     if (on->link->sends)
-        mlc_edge_count_come(on->edge, count_of(rank, on, results->come, rank->wires->come));
+        mlc_edge_count_come(on->edge, count_of(rank, on, found->come, rank->wires->come));
     mlc_edge_move(on->edge, n, at, on->link->channel->slot_bytes);
-    mlc_edge_count_over(on->edge, n, count_of(rank, on, results->moved, rank->wires->seen));
+    mlc_edge_count_over(on->edge, n, count_of(rank, on, found->moved, rank->wires->seen));
     on->of[rank->wires->chain]++;
 }
 

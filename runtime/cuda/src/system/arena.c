@@ -1,10 +1,10 @@
-/* arena.c: see arena.h. The arena lies on a GPU; behind it, in the place of scratch, the results of a pass (mlc_results.h). Messages of the
+/* arena.c: see arena.h. The arena lies on a GPU; behind it, in the place of scratch, what a pass notes (mlc_found.h). Messages of the
  * host have memory of their own, of which what they do not use is never touched. */
 #include "system/arena.h"
 
 #include "mlc.h"
 #include "mlc_gpu.h"
-#include "mlc_results.h"
+#include "mlc_found.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -13,8 +13,8 @@
 int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, mlc_error *error)
 {
     char text[256];
-    if (scratch_bytes_per_thread < sizeof(mlc_results))
-        return mlc_error_set(error, MLC_BAD_INPUT, "arena: %llu bytes do not hold the results of a pass",
+    if (scratch_bytes_per_thread < sizeof(mlc_found))
+        return mlc_error_set(error, MLC_BAD_INPUT, "arena: %llu bytes do not hold what a pass notes",
                              (unsigned long long)scratch_bytes_per_thread);
     uint64_t bytes = arena_bytes + scratch_bytes_per_thread;
     char *base = NULL;
