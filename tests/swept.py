@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 
 from mlc.mesh import Cohort, Portions
 from mlc.parallel.entries import Entry
-from mlc.parallel.planned import RECORD_HEAD_BYTES, Place, Planned, Use
+from mlc.parallel.planned import NUMBER_BYTES, RECORD_HEAD_BYTES, RECORD_ONE, RESULTS_HEAD_BYTES, Buffer, Place, Planned, Use
 from mlc.parallel.shards import Share, line_bytes
 from mlc.parallel.sweeps import OWN, Sweep
 from mlc.parallel.tree import subtrees
 
-#: Slots of the record.
-SLOTS = {"scale": 40, "clip": 48, "mean": RECORD_HEAD_BYTES - 8}
+#: Slots of the record, and of the results of a rank.
+SLOTS = {"one": RECORD_ONE, "scale": 40, "clip": 48, "held": 56, "mean": 64, "limit": 72, "share": RECORD_HEAD_BYTES - 8}
+RESULTS = {"norm": 0, "flaw": 8, "squares": 16, "statistics": RESULTS_HEAD_BYTES}
+
+#: What an action runs behind its own sweeps: of what it has exchanged.
+BEHIND = {"STATISTICS": ("WEIGH",), "NORM": ("CLIP",)}
 
 
 class Swept:
@@ -34,10 +38,34 @@ class Swept:
     def lines(self, entry: Entry) -> Iterator[str]:
         """What an action of the list calls."""
         moment = "FOLD" if entry.kind.startswith("FOLD") else entry.kind
-        for sweep in self.planned.sweeps:
-            if sweep.moment == moment and (moment != "REDUCE" or entry.microbatch == 0):
+        for sweep in [sweep for of in (moment, *BEHIND.get(moment, ())) for sweep in self.planned.sweeps if sweep.moment == of]:
+            if sweep.over == "rank":
+                yield from self._of_rank(sweep)
+            elif moment != "REDUCE" or entry.microbatch == 0:
                 for parameter, begin, end, uses in self._items(sweep, entry):
                     yield from self._calls(sweep, entry, parameter, (begin, end), uses)
+
+    def _of_rank(self, sweep: Sweep) -> Iterator[str]:
+        for kernel, words in sweep.calls:
+            for left in self._left() if "value" in words else [{}]:
+                at = " ".join(str(left[word] if word in left else self._slot(word)) for word in words)
+                yield f"{kernel} rank: {at}, elements 0 to 1"
+
+    def _left(self) -> Iterator[dict[str, int]]:
+        """Where each number lies that microbatches leave, its weight and the number of its microbatch."""
+        for chunk in self.place.chunks["train"]:
+            for n in range(self.planned.rounds["train"]):
+                for _, value in chunk.values:
+                    weight = self._slot("one") if chunk.weight is None else self._in_slot(chunk.buffers[chunk.weight], n)
+                    number = self.place.microbatches + NUMBER_BYTES * n
+                    yield {"value": self._in_slot(chunk.buffers[value], n), "weight": weight, "number": number}
+
+    def _in_slot(self, buffer: Buffer, n: int) -> int:
+        region = self.place.regions[buffer.region]
+        return region.base + n % region.slots * region.stride + buffer.at
+
+    def _slot(self, word: str) -> int:
+        return self.place.record + SLOTS[word] if word in SLOTS else self.place.results + RESULTS[word]
 
     def _states(self) -> Iterator[tuple[int, list[int]]]:
         at = self.place.states.at
@@ -112,7 +140,7 @@ class Swept:
                 copy = self.copies[parameter]
                 return [] if copy is None else [copy + 2 * begin]
             case _:
-                return [self.place.record + SLOTS[word]]
+                return [self._slot(word)]
         return [at + unit * begin for at in found]
 
     def _siblings(self, entry: Entry) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
 from mlc.parallel.entries import ENDINGS, packed
 from mlc.parallel.plan_reader import read_plan
-from mlc.parallel.planned import RECORD_HEAD_BYTES, Planned
+from mlc.parallel.planned import RECORD_HEAD_BYTES, STATISTIC_BYTES, Planned
 from mlc.parallel.symbolic import run_symbolic
 from mlc.parallel.verify import explain_proof, prove, verify
 from mlc.plan.report import explain_plan
@@ -292,7 +292,7 @@ def another_routine(plan: Plan) -> None:
     row = chunk(plan, 0, "evaluate")["rows"]["F"][0]
     wanted = plan["routines"][row[0]]["operands"]
     row[0] = len(plan["routines"])
-    plan["routines"].append({"name": "other", "flops": 0, "flat": False, "operands": wanted})
+    plan["routines"].append({"name": "other", "flops": 0, "scratch": 0, "flat": False, "operands": wanted})
 
 
 def part_is_owned(plan: Plan) -> None:
@@ -606,6 +606,19 @@ def held_twice(plan: Plan) -> None:
 
 def column_that_nobody_leaves(plan: Plan) -> None:
     plan["columns"]["train"]["columns"].append(["loss", 1])
+    plan["columns"]["train"]["losses"] += 1  # results have no unit more
+
+
+def scratch_that_is_too_small(plan: Plan) -> None:
+    plan["scratch_bytes_per_thread"] -= 64
+
+
+def results_of_a_column_less(plan: Plan) -> None:
+    fixed(plan, 0, "results")["bytes"] -= STATISTIC_BYTES
+
+
+def results_elsewhere(plan: Plan) -> None:
+    plan["places"][0]["results"] += 64
 
 
 EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
@@ -712,6 +725,9 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (arena_of_two_slots, "the first of its regions is not the arena"),
         (inbox_between_lines, "is no multiple of 64"),
         (arena_that_ends_in_a_line, "bytes is no multiple of 64"),
+        (scratch_that_is_too_small, "bytes of scratch, a thread has"),
+        (results_of_a_column_less, "place 0: results,"),
+        (results_elsewhere, "place 0: results,"),
         (scratch_that_ends_in_a_line, "of scratch a thread are no multiple of 64"),
         (nothing_between_lines, "which is no multiple of 64"),
         (nothing_behind_the_arena, "place 1: sums of absent replicas end at byte"),

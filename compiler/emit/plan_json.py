@@ -102,7 +102,8 @@ def _parameter(parameter: PlannedParameter) -> dict[str, Any]:
 
 
 def _routine(routine: Signature) -> dict[str, Any]:
-    return {"name": routine.name, "flops": routine.flops, "flat": routine.flat, "operands": list(map(str, routine.operands))}
+    plain = {"name": routine.name, "flops": routine.flops, "scratch": routine.scratch, "flat": routine.flat}
+    return {**plain, "operands": list(map(str, routine.operands))}
 
 
 def _sweep(sweep: Sweep) -> dict[str, Any]:
@@ -138,6 +139,7 @@ def _place(place: Place) -> str:
         "inbox_bytes": place.inbox_bytes,
         "record": place.record,
         "microbatches": place.microbatches,
+        "results": place.results,
         "levels": place.levels,
         "stages": place.stages,
         "shards": {name: {"at": area.at, "bytes": area.bytes} for name, area in shards.items()},

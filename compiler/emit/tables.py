@@ -154,6 +154,7 @@ class Tables:
                 "inbox_bytes": place.inbox_bytes,
                 "record": place.record,
                 "microbatches": place.microbatches,
+                "results": place.results,
                 "levels": place.levels,
                 "chunks": initializer(chunks),
                 "chunk_count": len(place.stages),

@@ -30,9 +30,13 @@ def call_faults(planned: Planned) -> Iterator[Fault]:
 
 
 def _record_faults(planned: Planned, place: Place, fixed: Mapping[str, Area], unit: int) -> Iterator[Fault]:
-    """The step record, and a number for each microbatch of the longest list."""
+    """The step record, a number for each microbatch of the longest list, and room for what any list finds."""
     numbers = NUMBER_BYTES * max(planned.rounds.values(), default=0)
-    wanted = {"record": (place.record, RECORD_HEAD_BYTES + unit * len(planned.scalars)), "microbatches": (place.microbatches, numbers)}
+    wanted = {
+        "record": (place.record, RECORD_HEAD_BYTES + unit * len(planned.scalars)),
+        "microbatches": (place.microbatches, numbers),
+        "results": (place.results, planned.results_bytes),
+    }
     for name, (at, size) in wanted.items():
         area = fixed.get(name)
         if area is None or area.at != at or area.bytes < size:

@@ -20,9 +20,9 @@ from functools import cache
 from itertools import product
 
 from mlc.mesh import Cohort, Exchange
-from mlc.parallel.collectives import STATISTIC_BYTES, Move, Trade, trade_moves, tree_moves
+from mlc.parallel.collectives import Move, Trade, trade_moves, tree_moves
 from mlc.parallel.faults import Fault
-from mlc.parallel.planned import Channel, Planned
+from mlc.parallel.planned import STATISTIC_BYTES, Channel, Planned
 from mlc.parallel.shards import LINE_BYTES
 from mlc.parallel.tree import most_roots
 

@@ -18,18 +18,14 @@ from typing import NamedTuple
 
 from mlc.mesh import TREE_NEIGHBOURS, Cohort, Exchange, Portions, tree_neighbour, tree_number
 from mlc.parallel.entries import Entry
-from mlc.parallel.planned import Channel, Planned, Use
+from mlc.parallel.planned import STATISTIC_BYTES, Channel, Planned, Use
 from mlc.parallel.shards import LINE_BYTES, Sharing
 from mlc.parallel.tree import most_roots
 
 #: The actions of all ranks.
 OF_ALL_RANKS = ("STATISTICS", "NORM", "VERDICT")
-#: Of what they exchange, at most: the notes or a tally of STATISTICS, the squares of NORM (`runtime/src/model/statistics.h`, pass.c).
-STATISTIC_BYTES = 288
 #: Bytes of an element of a copy that rows read in place of the master.
 COPY_BYTES = 2
-#: Units of STATISTICS beside the metrics: the notes, the weight, the loss.
-_UNITS_BESIDE_METRICS = 3
 
 
 class Move(NamedTuple):
@@ -141,8 +137,7 @@ class Collectives:
 
     def parts(self, chain: str, kind: str) -> int:
         """Messages of a block of all ranks, one way."""
-        columns = self.planned.columns[chain]
-        units = _UNITS_BESIDE_METRICS + len(columns.columns) - columns.losses if kind == "STATISTICS" else 1
+        units = self.planned.columns[chain].units if kind == "STATISTICS" else 1
         room = self.planned.channels["tree"].slot_bytes // STATISTIC_BYTES
         return -(-units // room)
 

@@ -26,6 +26,9 @@ def ground_faults(planned: Planned) -> Iterator[Fault]:
         yield from _arena_faults(place)
     if planned.scratch_bytes_per_thread % LINE_BYTES:
         yield Fault("E1206", f"{planned.scratch_bytes_per_thread} bytes of scratch a thread are no multiple of {LINE_BYTES}")
+    most = max(planned.routines, key=lambda routine: routine.scratch, default=None)
+    if most is not None and most.scratch > planned.scratch_bytes_per_thread:
+        yield Fault("E1206", f"{most.name} uses {most.scratch} bytes of scratch, a thread has {planned.scratch_bytes_per_thread}")
     for channel in planned.channels.values():
         yield from _line_faults(channel)
     for chain in planned.rounds:
@@ -61,7 +64,7 @@ def _fixed_faults(planned: Planned, place: Place) -> Iterator[Fault]:
 def _wanted(planned: Planned, place: Place) -> dict[str, int | None]:
     """The fixed buffers that a place may have: bytes by name, None where other proofs say how many."""
     unit = planned.unit
-    wanted: dict[str, int | None] = {"record": None, "microbatches": None}
+    wanted: dict[str, int | None] = dict.fromkeys(("record", "microbatches", "results"))
     wanted.update((f"transient.{chain}", None) for chain in planned.rounds)
     for held in place.held:
         parameter = planned.parameters[held.parameter]

@@ -255,7 +255,7 @@ def _fed(value: str) -> str:
 
 
 def _routine(r: Mapping[str, Any]) -> Signature:
-    return Signature(str(r["name"]), _whole(r["flops"]), bool(r["flat"]), tuple(map(_operand, r["operands"])))
+    return Signature(str(r["name"]), _whole(r["flops"]), _whole(r["scratch"]), bool(r["flat"]), tuple(map(_operand, r["operands"])))
 
 
 def _operand(text: str) -> Operand:
@@ -311,6 +311,7 @@ def _place(p: Mapping[str, Any]) -> Place:
         inbox_bytes=_whole(p["inbox_bytes"]),
         record=_whole(p["record"]),
         microbatches=_whole(p["microbatches"]),
+        results=_whole(p["results"]),
         levels=_whole(p["levels"]),
         stages=tuple(map(_whole, p["stages"])),
         fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), _chain(f.get("chain"))) for f in p["fixed"]),

@@ -108,7 +108,7 @@ SCHEMA: dict[str, Any] = {
         "elementwise": FLAG, "update": "a whole number or null",
     }],
     "scalars": [TEXT],
-    "routines": [{"name": TEXT, "flops": LEAST_0, "flat": FLAG, "operands": [TEXT]}],
+    "routines": [{"name": TEXT, "flops": LEAST_0, "scratch": LEAST_0, "flat": FLAG, "operands": [TEXT]}],
     "sweeps": [{"moment": TEXT, "over": TEXT, "only": [TEXT], "range": TEXT, "gated": FLAG, "calls": ["[kernel, operands]"]}],
     "columns": {"*": {"columns": ["[name, stage]"], "losses": LEAST_0, "logits_stage": WHOLE}},
     "channels": [{
@@ -116,7 +116,7 @@ SCHEMA: dict[str, Any] = {
         "outbox_slots": WHOLE, "inbox": WHOLE, "headers": WHOLE, "outbox": WHOLE,
     }],
     "places": [{
-        "place": WHOLE, "arena_bytes": LEAST_1, "inbox_bytes": WHOLE, "record": LEAST_0, "microbatches": LEAST_0,
+        "place": WHOLE, "arena_bytes": LEAST_1, "inbox_bytes": WHOLE, "record": LEAST_0, "microbatches": LEAST_0, "results": LEAST_0,
         "levels": LEVELS, "stages": [WHOLE],
         "fixed": [{"name": TEXT, "at": LEAST_0, "bytes": LEAST_0, "chain?": "a chain"}],
         "regions": [{"name": TEXT, "base": LEAST_0, "stride": LEAST_0, "slots": LEAST_1, "bytes": LEAST_0, "chain?": "a chain"}],

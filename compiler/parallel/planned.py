@@ -6,7 +6,7 @@ Addresses are bytes from the start of a rank's arena.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
 from math import prod
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from mlc.parallel.entries import Entries
 from mlc.parallel.shards import Owned, Sharing
 from mlc.parallel.sweeps import Sweep
 
-VERSION = 8
+VERSION = 9
 CHAINS = ("train", "evaluate", "sample")
 #: What gives a parameter its gradient, by the number that tables have for it.
 FED = ("loss", "accumulate", "none")
@@ -28,9 +28,15 @@ MOST_ROUNDS = 1 << 20
 HEADER_BYTES = 256
 CHANNEL_KINDS = ("activation", "gradient", "reduction", "parameter", "replicas", "tree")
 #: Bytes of mlc_record before its scalars; where it holds 1. Bytes of the number of a microbatch.
-RECORD_HEAD_BYTES = 72
+RECORD_HEAD_BYTES = 88
 RECORD_ONE = 32
 NUMBER_BYTES = 8
+#: Bytes, at most, of what all ranks exchange as one: a unit of statistics, the squares. Bytes of results before statistics
+#: (`runtime/src/model/results.h`).
+STATISTIC_BYTES = 288
+RESULTS_HEAD_BYTES = 304
+#: Units of statistics beside the metrics: the notes, the weight, the loss.
+UNITS_BESIDE_METRICS = 3
 
 
 @frozen
@@ -107,10 +113,11 @@ class Operand(NamedTuple):
 
 @frozen
 class Signature:
-    """A routine as rows see it. flat: it runs over a range of elements."""
+    """A routine as rows see it. flat: it runs over a range of elements. scratch: bytes that it uses of each thread's."""
 
     name: str
     flops: int
+    scratch: int
     flat: bool
     operands: tuple[Operand, ...]
 
@@ -234,6 +241,7 @@ class Place:
 
     record:     address of the step record
     microbatches: address of the numbers of the microbatches of a list, over all replicas
+    results:    address of what a list finds: for other ranks, and for the host when it has ended
     levels:     accumulators a use
     chunks:     per chain, in the order of its stages
     states:     where a replica lays out the optimizer states of its pieces, one after the other
@@ -246,6 +254,7 @@ class Place:
     inbox_bytes: int
     record: int
     microbatches: int
+    results: int
     levels: int
     stages: tuple[int, ...]
     fixed: tuple[Area, ...]
@@ -313,6 +322,16 @@ class Columns:
     losses: int
     logits_stage: int
 
+    @property
+    def units(self) -> int:
+        """Of its statistics."""
+        return UNITS_BESIDE_METRICS + len(self.columns) - self.losses
+
+
+def results_bytes(columns: Iterable[Columns]) -> int:
+    """Of what lists with these columns find."""
+    return RESULTS_HEAD_BYTES + STATISTIC_BYTES * max((of.units for of in columns), default=UNITS_BESIDE_METRICS)
+
 
 @frozen
 class StageNote:
@@ -373,6 +392,11 @@ class Planned:
     def dp(self) -> int:
         """Replicas."""
         return self.mesh.dp
+
+    @property
+    def results_bytes(self) -> int:
+        """What any list finds."""
+        return results_bytes(self.columns.values())
 
     @property
     def arena_bytes(self) -> int:

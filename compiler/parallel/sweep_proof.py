@@ -2,7 +2,9 @@
 
     fold     the sum of a group joins its siblings that wait and waits in their place; every other sum stays (for each height of the stack)
     whole    what REDUCE, SHARE or NORM begin with is the sum of a replica's last group and its siblings
+    scale    what microbatches left is accounted for, all ranks exchange it, and the scale of loss gradients follows from it
     norm     the gradient is that of all uses, in the order of the chain, times the scale of what feeds it; its squares count once
+    clip     the sum of what was noted is exchanged; clip and whether the step is held follow from that of all ranks
     update   is given the clipped gradient, the master and the states; where nothing is updated nothing changes; copies are those of the
              new masters; all that is new is looked through
     start    masters are initial values; copies are those of their masters, then and whenever they are made anew
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 
 from mlc.parallel.faults import Fault
 from mlc.parallel.planned import Place, Planned, PlannedParameter
-from mlc.parallel.sweeps import KERNELS, OPERANDS, OVER, OWN, Sweep, SweepCall
+from mlc.parallel.sweeps import KERNELS, OF_RANK, OF_RANK_ALONE, OPERANDS, OVER, OWN, Sweep, SweepCall
 from mlc.parallel.tree import subtrees
 
 #: A buffer: what it is of, and numbers of a use, level or state. What lies there: an operation and what it was done to.
@@ -29,8 +31,19 @@ Term = tuple[Any, ...]
 #: What feeds a parameter, as conditions say it.
 _FED = {"loss": "loss", "accumulate": "accumulated"}
 
-#: What looks through values, and when what it notes is asked for: at other moments it is forgotten.
-_LOOKS = {"squares": ("NORM",), "finite": ("NORM", "SEARCH"), "inspect": ("UPDATE",), "inspect_copy": ("UPDATE",)}
+#: What finds something, and when that is asked for: what is noted of values is forgotten at other moments.
+_FINDS = {
+    "squares": ("NORM",),
+    "finite": ("NORM", "SEARCH"),
+    "inspect": ("UPDATE",),
+    "inspect_copy": ("UPDATE",),
+    "refusals": ("STATISTICS",),
+    "account": ("STATISTICS",),
+    "weigh": ("WEIGH",),
+    "total": ("NORM",),
+    "norm": ("CLIP",),
+    "first": ("UPDATE",),
+}
 
 #: By what a sweep goes over, the conditions that can be asked.
 _ONLY: dict[str, tuple[str, ...]] = {
@@ -38,6 +51,7 @@ _ONLY: dict[str, tuple[str, ...]] = {
     "use": ("further",),
     "pieces": ("loss", "accumulated", "here", "spread", "elementwise", "whole"),
     "held": ("elementwise", "whole"),
+    "rank": (),
 }
 
 
@@ -55,6 +69,10 @@ def sweep_faults(planned: Planned) -> Iterator[Fault]:
     yield from (Fault("E1204", text) for text in _held_faults(planned))
 
 
+#: What a rank has one of, and what microbatches left where a list has come to STATISTICS.
+_OF_RANK = ("scale", "clip", "mean", "limit", "value", "weight", "number", "share", "held", "statistics", "squares", "norm", "flaw")
+
+
 # ---- what fits ----
 
 
@@ -63,7 +81,7 @@ def _misfits(sweep: Sweep) -> Iterator[tuple[str, str]]:
     if not sweep.calls:
         yield "E1204", "it calls nothing"
     of_chunk = sweep.moment in ("FOLD", "REDUCE", "SEARCH")
-    if of_chunk != (sweep.over == "uses") or (sweep.moment == "SHARE") != (sweep.over == "use"):
+    if of_chunk != (sweep.over == "uses") or (sweep.moment == "SHARE") != (sweep.over == "use") or not _has_rank(sweep):
         yield "E1204", f"it goes over {sweep.over}, which this action does not have"
     if sweep.range != OVER[sweep.over] and not (sweep.range == "tensor" and "whole" in sweep.only):
         yield "E1204", f"it goes over elements of {sweep.over} by {sweep.range}, not by {OVER[sweep.over]}"
@@ -71,18 +89,23 @@ def _misfits(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "E1204", f"it takes of {sweep.over} those that are {strange[0]}, which is no matter of them"
     if len(set(sweep.only)) < len(sweep.only):
         yield "E1204", "it has a condition twice"
-    if sweep.gated != (sweep.moment == "UPDATE"):
-        yield "E1204", "it runs where a step is held" if sweep.moment == "UPDATE" else "it does not run where a step is held"
+    if sweep.gated != (sweep.moment == "UPDATE" and sweep.over != "rank"):
+        yield "E1204", "it does not run where a step is held" if sweep.gated else "it runs where a step is held"
     words = _words(sweep)
     for call in sweep.calls:
         yield from _call_misfits(sweep, call, words)
 
 
+def _has_rank(sweep: Sweep) -> bool:
+    """Does it go over the rank where, and only where, it may?"""
+    return sweep.moment in OF_RANK if sweep.over == "rank" else sweep.moment not in OF_RANK_ALONE
+
+
 def _call_misfits(sweep: Sweep, call: SweepCall, words: frozenset[str]) -> Iterator[tuple[str, str]]:
     if call.kernel in OWN and (sweep.over != {"update": "pieces", "initial": "held"}[call.kernel] or not _is_own(sweep)):
         yield "E1204", f"there is no {call.kernel} of {sweep.over} that runs by {sweep.range}"
-    if sweep.moment not in _LOOKS.get(call.kernel, (sweep.moment,)):
-        yield "E1204", f"nobody asks for what {call.kernel} notes"
+    if sweep.moment not in _FINDS.get(call.kernel, (sweep.moment,)):
+        yield "E1204", f"nobody asks for what {call.kernel} finds"
     for word, (use, kind) in zip(call.operands, KERNELS[call.kernel].operands, strict=True):
         if word not in words:
             yield "E1206", f"{call.kernel} is given {word}, which is not there"
@@ -106,6 +129,9 @@ def _words(sweep: Sweep) -> frozenset[str]:
             return frozenset((*sums, *("gradient",) * ("further" in sweep.only)))
         case "held":
             return frozenset(values)
+        case "rank":
+            left = ("value", "weight", "number")
+            return frozenset(word for word in _OF_RANK if sweep.moment == "STATISTICS" or word not in left)
         case _:
             found = (*values, "state", "scale", "clip", "mean", "gradient", *(*sums, "further") * here)
             return frozenset((*found, *("new master", "new state") * whole))
@@ -156,6 +182,15 @@ class _Memory:
     def at(self, *buffer: Any) -> Term:
         """What lies in a buffer; what nothing was said of lies there as it was."""
         return self.content.get(buffer, ("before", *buffer))
+
+    def found(self, *kernels: str) -> Term:
+        """What these have noted so far, as one."""
+        return ("found", *(tuple(self.noted[kernel]) for kernel in kernels))
+
+    def exchange(self, what: str) -> Term:
+        """All ranks exchange something. Returns what it is now."""
+        self.content[what,] = ("of all ranks", self.at(what))
+        return self.content[what,]
 
     def _takes(self, sweep: Sweep) -> bool:
         case, home = self.case, all(self.case.homes)
@@ -209,6 +244,17 @@ class _Memory:
                 self.content[first] = (kernel, *values)
             case "round":
                 self.content[first] = ("round", values[1])
+            case "refusals" | "account":
+                self.content[first] = _accounted(values[0], (kernel, *values[1:]))
+            case "weigh":
+                self.content[first], self.content[given[1]] = ("scale of", values[2]), ("held by", values[2])
+            case "total":
+                self.content[first] = self.found("squares", "finite")
+            case "norm":
+                self.content[first], self.content[given[1]] = ("norm", values[3]), ("clip", values[3], values[4])
+                self.content[given[2]] = ("held by", values[2], values[3])
+            case "first":
+                self.content[first] = self.found("inspect", "inspect_copy")
             case _:
                 self.noted[kernel].append((first, values[0]))
 
@@ -222,6 +268,13 @@ class _Memory:
         beside = "new " if self.case.rule == "whole" else ""
         for buffer, term in zip([(f"{beside}master",), *((f"{beside}state", s) for s in states)], made, strict=True):
             self.content[buffer] = term
+
+
+def _accounted(statistics: Term, what: Term) -> Term:
+    """Statistics with something more in them, in whatever order."""
+    if statistics[0] != "sums of":
+        return ("sums of", statistics, what)
+    return ("sums of", statistics[1], *sorted((*statistics[2:], what), key=repr))
 
 
 def updated(master: Term, gradient: Term, states: Sequence[Term]) -> list[Term]:
@@ -264,17 +317,24 @@ def _fold_faults(planned: Planned, depth: int, folds: bool) -> Iterator[str]:
         yield "SEARCH: the gradient of a microbatch is not looked through, or changes"
 
 
-def _strays(memory: _Memory, may: Any) -> list[Buffer]:
-    """Buffers that were written and may not be."""
-    return [buffer for buffer, term in memory.content.items() if not may(buffer) and term != ("before", *buffer)]
+def _strays(memory: _Memory, may: Any, before: Mapping[Buffer, Term] | None = None) -> list[Buffer]:
+    """Buffers that were written and may not be. before: what lay there"""
+    old = before or {}
+    return [buffer for buffer, term in memory.content.items() if not may(buffer) and term != old.get(buffer, ("before", *buffer))]
+
+
+#: The statistics of a rank.
+_NOTED = _accounted(
+    _accounted(("before", "statistics"), ("refusals",)), ("account", *(("before", word) for word in ("value", "weight", "number", "share")))
+)
 
 
 # ---- parameters ----
 
 
 def _cases(planned: Planned) -> dict[_Case, str]:
-    """The ways in which owners have parameters, each with the name of one."""
-    found: dict[_Case, str] = {}
+    """The ways in which owners have parameters, each with the name of one; and that of nothing, for a rank that owns none."""
+    found = {_Case("", (), "", False, 0): "none"}
     for place in planned.places:
         copied = {held.parameter: held.copy is not None for held in place.held}
         for one in place.owned:
@@ -309,14 +369,37 @@ class _Course:
 
     def faults(self) -> Iterator[str]:
         """What is wrong with what sweeps do to it."""
+        yield from self._statistics()
         yield from self._share()
         gradient = self._whole()
         if self.case.fed:
-            gradient = ("scale", gradient, ("before", "scale" if self.case.fed == "loss" else "mean"))
+            gradient = ("scale", gradient, self.memory.at("scale") if self.case.fed == "loss" else ("before", "mean"))
         yield from self._norm(gradient)
+        yield from self._clip()
         if self.case.fed == "loss":
-            gradient = ("scale", gradient, ("before", "clip"))
+            gradient = ("scale", gradient, self.memory.at("clip"))
         yield from self._update(gradient)
+
+    def _statistics(self) -> Iterator[str]:
+        """Of the rank, as of any that has microbatches with values."""
+        self.memory.run(self.planned.sweeps, "STATISTICS", ())
+        if self.memory.at("statistics") != _NOTED or _strays(self.memory, lambda buffer: buffer == ("statistics",)):
+            yield "STATISTICS: what ranks exchange is not what their microbatches left"
+        found = self.memory.exchange("statistics")
+        wanted: dict[Buffer, Term] = {("statistics",): found, ("scale",): ("scale of", found), ("held",): ("held by", found)}
+        self.memory.run(self.planned.sweeps, "WEIGH", ())
+        if self.memory.content != wanted:
+            yield "STATISTICS: the scale of loss gradients, or whether the step is held, does not follow from what ranks have exchanged"
+
+    def _clip(self) -> Iterator[str]:
+        """What follows from the squares of all ranks."""
+        memory = self.memory
+        found, held = memory.exchange("squares"), memory.at("held")
+        wanted = dict(memory.content)
+        wanted["norm",], wanted["clip",], wanted["held",] = ("norm", found), ("clip", found, ("before", "limit")), ("held by", held, found)
+        memory.run(self.planned.sweeps, "CLIP", ())
+        if memory.content != wanted:
+            yield "NORM: clip, or whether the step is held, does not follow from the squares that ranks have exchanged"
 
     def _whole(self) -> Term:
         """The gradient of all uses."""
@@ -329,6 +412,7 @@ class _Course:
         """Uses come one after the other, of other places in messages that the owner adds to its own."""
         if not self.case.fed or all(self.case.homes):
             return
+        before = dict(self.memory.content)
         for use, home in enumerate(self.case.homes):
             if home:
                 self.memory.run(self.planned.sweeps, "SHARE", (use,))
@@ -339,17 +423,19 @@ class _Course:
             if there.at("level", use, 0) != sent or _strays(there, lambda buffer: buffer[0] == "level"):
                 yield f"SHARE: what goes to its owner is not the sum of use {use}"
             self.memory.content["level", 0, 0] = ("add", self.memory.at("level", 0, 0), sent)
-        if self.memory.at("level", 0, 0) != self._whole() or _strays(self.memory, lambda buffer: buffer[0] == "level"):
+        if self.memory.at("level", 0, 0) != self._whole() or _strays(self.memory, lambda buffer: buffer[0] == "level", before):
             yield "SHARE: its gradient is not the sum of its uses, in the order of the chain"
 
     def _norm(self, gradient: Term) -> Iterator[str]:
-        here = all(self.case.homes)
+        here, before = all(self.case.homes), dict(self.memory.content)
         self.memory.run(self.planned.sweeps, "NORM", range(len(self.case.homes)) if here else ())
         whole, counted = ("level", 0, 0), self.memory.noted["squares"]
         if self.case.fed and self.memory.at(*whole) != gradient:
             yield "NORM: its gradient is not the sum of its uses, scaled"
-        if _strays(self.memory, lambda buffer: buffer[0] == "level" and self.case.fed):
+        if _strays(self.memory, lambda buffer: (buffer[0] == "level" and self.case.fed) or buffer == ("squares",), before):
             yield "NORM: something else changes than its gradient"
+        if self.memory.at("squares") != self.memory.found("squares", "finite"):
+            yield "NORM: what ranks exchange is not all that was noted of its gradient"
         if counted != [(whole, gradient)] * (self.case.fed == "loss"):
             yield f"NORM: squares of its gradient count {len(counted)} times, or not those of the whole"
         if self.case.fed and (whole, gradient) not in [*counted, *self.memory.noted["finite"]]:
@@ -362,6 +448,7 @@ class _Course:
         wanted: dict[Buffer, Term] = {("master",): made[0], **{("state", s): made[1 + s] for s in states}}
         if case.copied:
             wanted["copy",] = ("round", made[0]) if case.rule else ("before", "copy")
+        before = dict(self.memory.content)
         self.memory.run(self.planned.sweeps, "UPDATE", range(len(case.homes)) if all(case.homes) else ())
         for buffer, term in wanted.items():
             said = " ".join(map(str, buffer))
@@ -369,7 +456,10 @@ class _Course:
                 yield f"UPDATE: its {said} is not what its rule makes of the clipped gradient"
             elif case.rule and (buffer, term) not in [*self.memory.noted["inspect"], *self.memory.noted["inspect_copy"]]:
                 yield f"UPDATE: its {said} is not looked through"
-        if strays := _strays(self.memory, lambda buffer: buffer in wanted or buffer[0] in ("level", "new master", "new state")):
+        if self.memory.at("flaw") != self.memory.found("inspect", "inspect_copy"):
+            yield "UPDATE: what ranks exchange is not the first of what was noted"
+        may = ("level", "new master", "new state", "flaw")
+        if strays := _strays(self.memory, lambda buffer: buffer in wanted or buffer[0] in may, before):
             yield f"UPDATE: its {' '.join(map(str, strays[0]))} changes"
         if case.fed and case.rule and self.memory.at("level", 0, 0) != gradient:
             yield "UPDATE: its gradient does not stay what it was clipped to"

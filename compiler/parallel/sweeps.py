@@ -14,13 +14,18 @@ from typing import NamedTuple
 
 from mlc.frozen import frozen
 
-#: What runs a sweep: the actions of a list; the start of a run; new masters for another reason than an update; the search for a gradient
-#: that is not finite, behind compute actions of a second walk.
-MOMENTS = ("FOLD", "REDUCE", "SHARE", "NORM", "UPDATE", "START", "COPIES", "SEARCH")
+#: What runs a sweep: the actions of a list, STATISTICS and NORM before they exchange something; what they have exchanged (WEIGH, CLIP); the
+#: start of a run; new masters for another reason than an update; the search for a gradient that is not finite, behind compute actions of a
+#: second walk.
+MOMENTS = ("FOLD", "STATISTICS", "WEIGH", "REDUCE", "SHARE", "NORM", "CLIP", "UPDATE", "START", "COPIES", "SEARCH")
+
+#: Moments at which sweeps may go over the rank itself; and, of these, those of nothing else.
+OF_RANK = ("STATISTICS", "WEIGH", "NORM", "CLIP", "UPDATE")
+OF_RANK_ALONE = ("STATISTICS", "WEIGH", "CLIP")
 
 #: What a sweep goes over: uses of the action's chunk in its phases; the use that SHARE is of; the pieces of a shard;
-#: all that a place holds. And the elements that there are of it, beside whole tensors.
-OVER = {"uses": "whole", "use": "shard", "pieces": "shard", "held": "whole"}
+#: all that a place holds; the rank itself, once. And the elements that there are of it, beside whole tensors.
+OVER = {"uses": "whole", "use": "shard", "pieces": "shard", "held": "whole", "rank": "whole"}
 
 #: Which elements, and how: all kernels on some elements before the next ones; "tensor": each kernel on the whole before the next one.
 RANGES = ("whole", "shard", "tensor")
@@ -29,7 +34,9 @@ RANGES = ("whole", "shard", "tensor")
 #: the initial value of what is held, runs over ranges of elements; whether it is a use behind the first on the owner's place.
 CONDITIONS = ("loss", "accumulated", "here", "spread", "elementwise", "whole", "further")
 
-#: What an operand is: of the wide dtype, a copy in the dtype of the forward pass, or a scalar of the record.
+#: What an operand is: of the wide dtype, a copy in the dtype of the forward pass, a scalar of the record or that a microbatch left, or what
+#: there is one of: numbers of microbatches, the share of a microbatch in weights, `held` of the record, and what a step finds, for other
+#: ranks and for the host to read when it has ended (`runtime/src/model/results.h`).
 OPERANDS = {
     "sum": "wide",
     "waiting": "wide",
@@ -44,6 +51,16 @@ OPERANDS = {
     "scale": "scalar",
     "clip": "scalar",
     "mean": "scalar",
+    "limit": "scalar",
+    "value": "scalar",
+    "weight": "scalar",
+    "number": "number",
+    "share": "share",
+    "held": "held",
+    "statistics": "statistics",
+    "squares": "squares",
+    "norm": "norm",
+    "flaw": "flaw",
 }
 
 
@@ -60,7 +77,7 @@ class SweepKernel:
     operands: tuple[tuple[str, str], ...]
 
 
-_CHANGE, _WRITE, _READ = (("change", "wide"), ("write", "wide"), ("read", "wide"))
+_CHANGE, _WRITE, _READ, _SCALAR = (("change", "wide"), ("write", "wide"), ("read", "wide"), ("read", "scalar"))
 
 #: By name. A target has a function for each but those in OWN.
 KERNELS = {
@@ -68,12 +85,31 @@ KERNELS = {
     for kernel in (
         SweepKernel("add", "x + y into x", (_CHANGE, _READ)),
         SweepKernel("copy", "y into x", (_WRITE, _READ)),
-        SweepKernel("scale", "x * y into x", (_CHANGE, ("read", "scalar"))),
-        SweepKernel("squares", "x * x into the exact sum of all; the parameter is noted where one is not finite", (_READ,)),
+        SweepKernel("scale", "x * y into x", (_CHANGE, _SCALAR)),
+        SweepKernel("squares", "x * x is noted, as a term of the exact sum; the parameter is noted where one is not finite", (_READ,)),
         SweepKernel("finite", "the parameter is noted where x * x is not finite", (_READ,)),
         SweepKernel("round", "y, rounded, into x", (("write", "narrow"), _READ)),
         SweepKernel("inspect", "x is noted where it is not finite", (_READ,)),
         SweepKernel("inspect_copy", "x is noted where it is not finite", (("read", "narrow"),)),
+        SweepKernel("refusals", "whether an input is missing or an index out of range, into the notes of x", (("change", "statistics"),)),
+        SweepKernel(
+            "account",
+            "what microbatch n left in a column, y with weight z, into the sums of x",
+            (("change", "statistics"), _SCALAR, _SCALAR, ("read", "number"), ("read", "share")),
+        ),
+        SweepKernel(
+            "weigh",
+            "of statistics z: 1 / the sum of weights into x; whether the step is to change nothing, into y",
+            (("write", "scalar"), ("write", "held"), ("read", "statistics")),
+        ),
+        SweepKernel("total", "of what was noted of gradients: the exact sum and the first parameter, into x", (("write", "squares"),)),
+        SweepKernel(
+            "norm",
+            "of squares: their root into x; what loss gradients are to be multiplied by, so that it is at most the limit, into y; whether "
+            "a gradient is not finite, into z",
+            (("write", "norm"), ("write", "scalar"), ("change", "held"), ("read", "squares"), _SCALAR),
+        ),
+        SweepKernel("first", "the first of what was noted of an update, into x", (("write", "flaw"),)),
         SweepKernel("update", "new values and states of a parameter, by its rule", ()),
         SweepKernel("initial", "the initial values of a parameter", ()),
     )
@@ -95,7 +131,7 @@ class Sweep:
     """Kernels in their order.
 
     moment:   what runs it, of MOMENTS; over: what it goes over; only: conditions; range: which elements
-    gated:  it does nothing where the record is `held`
+    gated:  it does nothing where the record is `held`; what it would note was not noted then
     """
 
     moment: str

@@ -2,7 +2,7 @@
 
     inbox      at 0: the tree's headers, slots and outbox, which lie alike on every place; headers of all other channels, then the slots
                of those that are of no chain, then those of train, evaluate and sample, each chain for itself
-    lasting    the step record, numbers of microbatches, parameters, accumulators, outboxes towards replicas and holders, optimizer state
+    lasting    record, numbers of microbatches, results, parameters, accumulators, outboxes towards replicas and holders, optimizer state
     chains     train, evaluate and sample lay out the rest each for itself: transient values, rings, outboxes
 """
 
@@ -36,6 +36,7 @@ from mlc.parallel.planned import (
     PlannedParameter,
     Region,
     Use,
+    results_bytes,
 )
 from mlc.parallel.planned import Row as PlannedRow
 from mlc.parallel.shards import Owned as SharedOut
@@ -139,6 +140,7 @@ class PlacePlanner:
         self.named["one"] = record + RECORD_ONE, self.unit
         most = max(chain.table.schedule.microbatches for chain in self.sketch.chains)
         microbatches = self._take("microbatches", NUMBER_BYTES * most)
+        results = self._take("results", results_bytes(chain.columns for chain in self.sketch.chains))
         held = tuple([self._hold(number) for number in self.sketch.held[self.place]])
         uses = self._accumulators()
         for channel in list(self.channels.values()):
@@ -157,6 +159,7 @@ class PlacePlanner:
             inbox_bytes=self.inbox_bytes,
             record=record,
             microbatches=microbatches,
+            results=results,
             levels=self.sketch.levels,
             stages=self.stages,
             fixed=tuple(self.fixed),

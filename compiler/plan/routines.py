@@ -8,6 +8,7 @@ from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
+from mlc.lower.scratch import scratch_bytes
 from mlc.parallel.planned import Operand, Signature
 
 
@@ -37,7 +38,7 @@ def _signature(routine: Routine, flat: bool, updates: bool) -> Signature:
     operands = [_operand(routine, name, name in parameters, over.get(name, -1), flat) for name in routine.binds]
     if routine.work_bytes:
         operands.append(Operand("work", routine.work_bytes, -1, False))
-    return Signature(routine.name, routine.flops, flat, tuple(operands))
+    return Signature(routine.name, routine.flops, scratch_bytes(routine), flat, tuple(operands))
 
 
 def _operand(routine: Routine, name: str, read: bool, over: int, flat: bool) -> Operand:

@@ -26,6 +26,13 @@ _ROUND = SweepCall("round", ("copy", "master"))
 _VALUES = (SweepCall("inspect", ("master",)), SweepCall("inspect_copy", ("copy",)))
 _STATES = SweepCall("inspect", ("state",))
 
+#: What ranks exchange, and what follows from that of all of them.
+_NOTE = (SweepCall("refusals", ("statistics",)), SweepCall("account", ("statistics", "value", "weight", "number", "share")))
+_WEIGH = SweepCall("weigh", ("scale", "held", "statistics"))
+_TOTAL = SweepCall("total", ("squares",))
+_CLIP = SweepCall("norm", ("norm", "clip", "held", "squares", "limit"))
+_FIRST = SweepCall("first", ("flaw",))
+
 #: By what feeds a parameter: the scalar that its gradient is multiplied by, and the kernel that looks through it.
 _FED = {"loss": ("scale", "squares"), "accumulated": ("mean", "finite")}
 
@@ -44,6 +51,8 @@ def _sweeps(layout: Layout) -> Iterator[Sweep]:
     """Of any parameters. The sum of a replica's last group is whole where it is first read: by REDUCE, where there are replicas."""
     joins = (_JOIN,) if layout.dp == 1 else ()
     yield Sweep("FOLD", "uses", (), "whole", False, (_JOIN, SweepCall("copy", ("kept", "sum"))))
+    yield Sweep("STATISTICS", "rank", (), "whole", False, _NOTE)
+    yield Sweep("WEIGH", "rank", (), "whole", False, (_WEIGH,))
     if not joins:
         yield Sweep("REDUCE", "uses", (), "whole", False, (_JOIN,))
     yield Sweep("SHARE", "use", (), "shard", False, joins)
@@ -52,8 +61,11 @@ def _sweeps(layout: Layout) -> Iterator[Sweep]:
         last = (SweepCall("scale", ("gradient", scalar)), SweepCall(look, ("gradient",)))
         yield Sweep("NORM", "pieces", (fed, "here"), "shard", False, (*joins, _ADD_USES, *last))
         yield Sweep("NORM", "pieces", (fed, "spread"), "shard", False, last)
+    yield Sweep("NORM", "rank", (), "whole", False, (_TOTAL,))
+    yield Sweep("CLIP", "rank", (), "whole", False, (_CLIP,))
     for fed in _FED:
         yield from _updates(fed)
+    yield Sweep("UPDATE", "rank", (), "whole", False, (_FIRST,))
     yield Sweep("START", "held", ("elementwise",), "whole", False, (_INITIAL,))
     yield Sweep("START", "held", ("whole",), "tensor", False, (_INITIAL,))
     for moment in ("START", "COPIES"):
@@ -111,4 +123,4 @@ def _kinds(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParamet
         held.append(_kind({"elementwise": flat, "whole": not flat}, values))
         if spread:
             shared.append(_kind({"further": further}, waiting))
-    return {"uses": [_kind({}, waiting)], "use": shared, "pieces": pieces, "held": held}
+    return {"uses": [_kind({}, waiting)], "use": shared, "pieces": pieces, "held": held, "rank": [_kind({}, {})]}

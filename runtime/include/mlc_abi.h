@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 10
+#define MLC_ABI_VERSION 11
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
@@ -31,11 +31,13 @@ typedef struct mlc_record {
     int64_t steps;
     int64_t microbatch; /* 0: of what is of no microbatch (initial values, updates) */
     char one[8];        /* a scalar of the wide dtype, as the next two: 1, the cotangent of a loss whose microbatch has no weight of its own */
-    char scale[8];      /* made by STATISTICS: of loss gradients, 1 / sum of weights */
-    char clip[8];       /* made by NORM: of loss gradients, so that their norm is at most mlc_model.clip */
-    int32_t held;       /* made by STATISTICS and NORM: 1: something is wrong, and UPDATE changes nothing */
+    char scale[8];      /* made by WEIGH: of loss gradients, 1 / sum of weights */
+    char clip[8];       /* made by CLIP: of loss gradients, so that their norm is at most `limit` */
+    int32_t held;       /* made by WEIGH and CLIP: 1: something is wrong, and UPDATE changes nothing */
     int32_t reserved;
-    char mean[8];       /* 1 / mlc_model.microbatches, of what is accumulated */
+    char mean[8];       /* of the wide dtype: 1 / mlc_model.microbatches, of what is accumulated */
+    char limit[8];      /* the same: mlc_model.clip */
+    double share;       /* of a microbatch in the sums of weights: 1, or less where its rows repeat */
     char scalars[];     /* of the wide dtype, by index in mlc_model.scalars; the first is step, the second steps */
 } mlc_record;
 
@@ -324,10 +326,13 @@ typedef struct mlc_area {
 /* When a sweep runs. MLC_AT_FOLD is of all three folds. */
 enum mlc_sweep_at {
     MLC_AT_FOLD,
+    MLC_AT_STATISTICS, /* before they are exchanged */
+    MLC_AT_WEIGH,  /* behind that, in a step */
     MLC_AT_REDUCE, /* before turn 0 of a chunk */
     MLC_AT_SHARE,  /* before messages, if any */
     MLC_AT_NORM,   /* before squares are exchanged */
-    MLC_AT_UPDATE,
+    MLC_AT_CLIP,   /* behind that */
+    MLC_AT_UPDATE, /* what it leaves is exchanged by VERDICT */
     MLC_AT_START,  /* before the first step */
     MLC_AT_COPIES, /* when masters are new for another reason than an update */
     MLC_AT_SEARCH, /* of a second walk, for a gradient that is not finite: behind a compute action */
@@ -340,6 +345,7 @@ enum mlc_sweep_over {
     MLC_OVER_USE,    /* of SHARE, where it lies on this place */
     MLC_OVER_PIECES, /* of the rank's shard */
     MLC_OVER_HELD,   /* parameters of the place */
+    MLC_OVER_RANK,   /* one thread, once */
     MLC_OVER_END,
 };
 
@@ -378,15 +384,25 @@ enum mlc_sweep_operand {
     MLC_OPERAND_SCALE,      /* slots of the record */
     MLC_OPERAND_CLIP,
     MLC_OPERAND_MEAN,
+    MLC_OPERAND_LIMIT,
+    MLC_OPERAND_SHARE,
+    MLC_OPERAND_HELD,
+    MLC_OPERAND_VALUE,      /* of each microbatch, chunk by chunk: each number that it left for a column */
+    MLC_OPERAND_WEIGHT,     /* its weight, for each of these */
+    MLC_OPERAND_NUMBER,     /* its number in the step */
+    MLC_OPERAND_STATISTICS, /* what the list finds: mlc_role.results */
+    MLC_OPERAND_SQUARES,
+    MLC_OPERAND_NORM,
+    MLC_OPERAND_FLAW,
     MLC_OPERAND_END,
 };
 
-#define MLC_SWEEP_OPERANDS 2 /* that a kernel has at most */
+#define MLC_SWEEP_OPERANDS 5 /* that a kernel has at most */
 
 typedef struct mlc_sweep_call {
     const char *kernel;
     mlc_flat_function run; /* NULL: the update of the piece, the initial value of the held parameter, on operands of its own */
-    int32_t operands[2]; /* MLC_SWEEP_OPERANDS */
+    int32_t operands[5]; /* MLC_SWEEP_OPERANDS */
 } mlc_sweep_call;
 
 typedef struct mlc_sweep {
@@ -405,6 +421,7 @@ typedef struct mlc_role {
     uint64_t inbox_bytes;        /* a multiple of 4096: the inbox lies at 0, and so where senders of any place expect it */
     uint64_t record;             /* offset of the mlc_record */
     uint64_t microbatches;       /* offset of an int64 for each microbatch of the longest list */
+    uint64_t results;            /* offset of what a list finds (src/model/results.h) */
     int32_t levels;              /* accumulators a use: how many group sums are held at once */
     const mlc_chunk *chunks[MLC_CHAINS];
     int32_t chunk_count;         /* of every chain alike */

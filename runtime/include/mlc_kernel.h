@@ -134,7 +134,8 @@ void mlc_attention_vjp_f64(const mlc_env *env, const mlc_attention *shape, const
     const uint8_t *mask, const void *y, const double *lse, const void *dy, void *dq, void *dk, void *dv);
 
 /* The kernels of sweeps (mlc_abi.h), of elements [begin, end) of what lies at at[0], at[1]; of the wide dtype where nothing else is said.
- * What they find in values goes into the thread's worker: env->subject says what it is of. */
+ * What they find in values goes into the thread's worker: env->subject says what it is of. Those of the rank are called once, by one
+ * thread, when all have met: `refusals`, `total` and `first` put together what threads have found. */
 #define MLC_SWEEP_KERNELS(dtype)                                                                                                   \
     void mlc_add_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);          /* at[0] += at[1] */             \
     void mlc_copy_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);         /* at[0] = at[1] */              \
@@ -143,7 +144,13 @@ void mlc_attention_vjp_f64(const mlc_env *env, const mlc_attention *shape, const
     void mlc_finite_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);       /* the same without the sum */   \
     void mlc_round_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);        /* bf16 at[0] = at[1] */         \
     void mlc_inspect_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);      /* what an update left */        \
-    void mlc_inspect_copy_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)  /* the same, of bf16 */
+    void mlc_inspect_copy_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end); /* the same, of bf16 */         \
+    void mlc_refusals_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);     /* statistics at[0] */          \
+    void mlc_account_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);      /* statistics at[0] */          \
+    void mlc_weigh_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);        /* scale at[0], held at[1] */   \
+    void mlc_total_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);        /* squares at[0] */             \
+    void mlc_norm_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end);         /* norm at[0], clip, held */    \
+    void mlc_first_##dtype(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)         /* flaw at[0] */
 MLC_SWEEP_KERNELS(f32);
 MLC_SWEEP_KERNELS(f64);
 

@@ -210,6 +210,8 @@ static inline void layout_collective_channels(layout *all, uint64_t slot_bytes, 
             }
 }
 
+#define RESULTS_BYTES (304 + 16 * 288) /* of some columns */
+
 typedef struct layout_shape {
     int pp, dp, chunks, microbatches, groups;
     int window;   /* 0: all microbatches of a replica */
@@ -255,6 +257,7 @@ static inline layout *layout_begin(layout_shape shape)
     for (int place = 0; place < shape.pp; place++) {
         all->roles[place].record = layout_take(all, place, 256);
         all->roles[place].microbatches = layout_take(all, place, sizeof(int64_t) * (uint64_t)layout_longest(all));
+        all->roles[place].results = layout_take(all, place, RESULTS_BYTES);
         all->roles[place].levels = mlc_tree_levels(shape.groups, shape.dp);
     }
     return all;
@@ -584,7 +587,7 @@ static inline void *layout_run_rank(void *argument)
 {
     layout_runner *runner = argument;
     mlc_error error = {0};
-    mlc_rank *rank = runner->rank = mlc_rank_open(runner->model, runner->number, &runner->options, -1, &error);
+    mlc_rank *rank = runner->rank = mlc_rank_open(runner->model, runner->number, &runner->options, 0, -1, &error);
     if (!rank)
         fprintf(stderr, "%s\n", error.text);
     CHECK(rank);

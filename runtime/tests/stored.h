@@ -78,6 +78,7 @@ static inline void stored_fill_role(stored *all, int place, bool bf16)
     *role = (mlc_role){.arena_bytes = TREE_BYTES, .inbox_bytes = TREE_BYTES, .levels = 1, .held = all->held[place],
                        .owned = all->owned[place]};
     role->record = stored_place_bytes(&role->arena_bytes, 256);
+    role->results = stored_place_bytes(&role->arena_bytes, 304 + 3 * 288);
     for (int p = 0; p < all->model.parameter_count; p++) {
         const mlc_parameter *parameter = &all->parameters[p];
         if (parameter->owner != place && !(p == 0 && place == all->model.mesh.size[MLC_PP] - 1))
@@ -183,7 +184,7 @@ static inline void stored_expect(const mlc_rank *rank, uint64_t salt)
 static inline mlc_rank *stored_open(stored *all, int number, int threads)
 {
     mlc_error error = {0};
-    mlc_rank *rank = mlc_rank_open(&all->model, number, &(mlc_open_options){.threads = threads}, -1, &error);
+    mlc_rank *rank = mlc_rank_open(&all->model, number, &(mlc_open_options){.threads = threads}, 0, -1, &error);
     if (!rank)
         fprintf(stderr, "%s\n", error.text);
     CHECK(rank);

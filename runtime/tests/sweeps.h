@@ -26,17 +26,30 @@ static const mlc_sweep_call SWEEP_UPDATE[] = {OWN(update), GIVEN(round, COPY, MA
 static const mlc_sweep_call SWEEP_UPDATE_WHOLE[] = {
     OWN(update),        GIVEN(copy, MASTER, NEW_MASTER),  GIVEN(round, COPY, MASTER),     GIVEN(inspect, MASTER, NONE),
     GIVEN(inspect_copy, COPY, NONE), GIVEN(copy, STATE, NEW_STATE), GIVEN(inspect, STATE, NONE)};
+static const mlc_sweep_call SWEEP_STATISTICS[] = {
+    {"refusals", mlc_refusals_f32, {MLC_OPERAND_STATISTICS}},
+    {"account", mlc_account_f32, {MLC_OPERAND_STATISTICS, MLC_OPERAND_VALUE, MLC_OPERAND_WEIGHT, MLC_OPERAND_NUMBER, MLC_OPERAND_SHARE}}};
+static const mlc_sweep_call SWEEP_WEIGH[] = {{"weigh", mlc_weigh_f32, {MLC_OPERAND_SCALE, MLC_OPERAND_HELD, MLC_OPERAND_STATISTICS}}};
+static const mlc_sweep_call SWEEP_TOTAL[] = {GIVEN(total, SQUARES, NONE)};
+static const mlc_sweep_call SWEEP_NORM[] = {
+    {"norm", mlc_norm_f32, {MLC_OPERAND_NORM, MLC_OPERAND_CLIP, MLC_OPERAND_HELD, MLC_OPERAND_SQUARES, MLC_OPERAND_LIMIT}}};
+static const mlc_sweep_call SWEEP_FIRST[] = {GIVEN(first, FLAW, NONE)};
 
 /* Sweeps of all kinds of parameters. What belongs together is split where it is the same for several: tests look at results. */
 #define SWEEPS_ALIKE                                                                                                               \
     SWEEP(MLC_AT_FOLD, MLC_OVER_USES, 0, MLC_RANGE_WHOLE, 0, SWEEP_FOLD),                                                          \
+        SWEEP(MLC_AT_STATISTICS, MLC_OVER_RANK, 0, MLC_RANGE_WHOLE, 0, SWEEP_STATISTICS),                                          \
+        SWEEP(MLC_AT_WEIGH, MLC_OVER_RANK, 0, MLC_RANGE_WHOLE, 0, SWEEP_WEIGH),                                                    \
         SWEEP(MLC_AT_SHARE, MLC_OVER_USE, MLC_ONLY_FURTHER, MLC_RANGE_SHARD, 0, SWEEP_ADD),                                        \
         SWEEP(MLC_AT_NORM, MLC_OVER_PIECES, MLC_ONLY_LOSS, MLC_RANGE_SHARD, 0, SWEEP_LOSS),                                        \
         SWEEP(MLC_AT_NORM, MLC_OVER_PIECES, MLC_ONLY_ACCUMULATED, MLC_RANGE_SHARD, 0, SWEEP_ACCUMULATED),                          \
+        SWEEP(MLC_AT_NORM, MLC_OVER_RANK, 0, MLC_RANGE_WHOLE, 0, SWEEP_TOTAL),                                                     \
+        SWEEP(MLC_AT_CLIP, MLC_OVER_RANK, 0, MLC_RANGE_WHOLE, 0, SWEEP_NORM),                                                      \
         SWEEP(MLC_AT_UPDATE, MLC_OVER_PIECES, MLC_ONLY_LOSS | MLC_ONLY_ELEMENTWISE, MLC_RANGE_SHARD, 1, SWEEP_CLIP),               \
         SWEEP(MLC_AT_UPDATE, MLC_OVER_PIECES, MLC_ONLY_LOSS | MLC_ONLY_WHOLE, MLC_RANGE_SHARD, 1, SWEEP_CLIP),                     \
         SWEEP(MLC_AT_UPDATE, MLC_OVER_PIECES, MLC_ONLY_ELEMENTWISE, MLC_RANGE_SHARD, 1, SWEEP_UPDATE),                             \
         SWEEP(MLC_AT_UPDATE, MLC_OVER_PIECES, MLC_ONLY_WHOLE, MLC_RANGE_TENSOR, 1, SWEEP_UPDATE_WHOLE),                            \
+        SWEEP(MLC_AT_UPDATE, MLC_OVER_RANK, 0, MLC_RANGE_WHOLE, 0, SWEEP_FIRST),                                                   \
         SWEEP(MLC_AT_START, MLC_OVER_HELD, MLC_ONLY_ELEMENTWISE, MLC_RANGE_WHOLE, 0, SWEEP_INITIAL),                               \
         SWEEP(MLC_AT_START, MLC_OVER_HELD, MLC_ONLY_WHOLE, MLC_RANGE_TENSOR, 0, SWEEP_INITIAL),                                    \
         SWEEP(MLC_AT_START, MLC_OVER_HELD, 0, MLC_RANGE_WHOLE, 0, SWEEP_COPIES),                                                   \

@@ -104,7 +104,7 @@ static void check_peers(void)
 static void refuse_at(layout *all, int place, const char *part)
 {
     mlc_error error = {0};
-    CHECK(!mlc_rank_open(&all->model, place, NULL, -1, &error) && error.status == MLC_BAD_INPUT);
+    CHECK(!mlc_rank_open(&all->model, place, NULL, 0, -1, &error) && error.status == MLC_BAD_INPUT);
     CHECK_HOLDS(error.text, part);
     free(all);
 }
@@ -120,7 +120,7 @@ static void check_other_places(void)
     mlc_error error = {0};
     all->stage[MLC_TRAIN][1].forward.at[0][0] = UINT64_C(999) << MLC_REGION_SHIFT;
     all->actions[1][MLC_TRAIN][1].microbatch = 1;
-    mlc_rank *rank = mlc_rank_open(&all->model, 0, &(mlc_open_options){.threads = 1}, -1, &error);
+    mlc_rank *rank = mlc_rank_open(&all->model, 0, &(mlc_open_options){.threads = 1}, 0, -1, &error);
     CHECK(rank && !error.status);
     mlc_rank_close(rank);
     free(all);

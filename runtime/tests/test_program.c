@@ -256,6 +256,7 @@ static void check_purposes(void)
     expect(2, "--rate is given twice", "--data text --rate 3 --rate=4");
     expect(2, "--log wants a value; the one given is empty", "--data text --log=");
     expect(2, "--data wants a value; the one given is empty", "--data=");
+    expect(2, "has a line break, or another control character", "--data text --checkpoint 'a\nb'");
     expect(2, "--version ends the program before anything else", "--data text --version");
     expect(2, "--print-plan ends the program before anything else", "--print-plan --rate 3");
     expect(2, "--completion tcsh: wants bash, zsh or fish", "--completion tcsh");

@@ -154,7 +154,7 @@ int mlc_hub_connect(mlc_hub *hub, mlc_world *world, char *const *inboxes, mlc_er
         return mlc_error_set(error, MLC_FAILED, "transport: out of memory");
     for (int i = 0; i < world->link_count; i++) {
         mlc_link *link = &world->links[i];
-        char *inbox = link->sends ? inboxes[link->peer] : world->arena->base;
+        char *inbox = link->sends ? inboxes[link->peer] : world->arena->mail;
         routes[i] = (mlc_route){(mlc_counters *)(inbox + link->header), link->sends ? inbox + link->peer_inbox : NULL};
         link->own = &routes[i];
     }
@@ -201,7 +201,7 @@ int mlc_hub_meet(mlc_hub *hub, mlc_world *world, mlc_error *error)
 static int threads_open(mlc_world *world, mlc_error *error)
 {
     mlc_hub *hub = world->own;
-    hub->seats[world->rank].arena = world->arena->base;
+    hub->seats[world->rank].arena = world->arena->mail;
     if (mlc_hub_meet(hub, world, error))
         return error->status;
     char **inboxes = calloc((size_t)world->ranks, sizeof *inboxes);

@@ -18,7 +18,7 @@ from mlc.targets.cuda import kernels
 #: Model -> its precision; mixed: f32 with an optimizer that works in bf16. Slow ones compile the most kernels.
 QUICK = {"gpt": "f32"}
 SLOW = {
-    "mlp": "f32", "gpt2": "f32", "gpt2-drop": "f32", "gpt2-bf16": "bf16", "llama3": "bf16", "deepseek_v3-f32": "f32", "vit": "f32",
+    "mlp": "f32", "gpt2": "f32", "gpt2-drop": "f32", "gpt2-bf16": "bf16", "llama3": "bf16", "deepseek_v3-f32": "f32", "vit": "bf16",
     "unet": "f32", "gla": "f32", "albert": "f32", "muon": "mixed", "supervised": "f32", "t5": "bf16", "state": "f32",
 }  # fmt: skip
 

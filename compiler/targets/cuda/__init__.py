@@ -10,7 +10,7 @@ from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
 from mlc.nvcc import find_nvcc
 from mlc.targets.cuda.attention import ATTENTION_FORWARD, ATTENTION_VJP
 from mlc.targets.cuda.kinds import device_kind
-from mlc.targets.cuda.model import RESULTS_BYTES, emit
+from mlc.targets.cuda.model import FOUND_BYTES, emit
 from mlc.targets.cuda.project import add_cuda_project
 from mlc.targets.target import SWEPT, Target
 
@@ -56,7 +56,7 @@ def _target(name: str, doc: str, machine: Machine) -> Target:
             scatters=("f32",),
             arrange=_arranged,
             alignment=256,
-            scratch=RESULTS_BYTES,
+            scratch=FOUND_BYTES,
             machine=machine,
         ),
         emit=emit,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
+from mlc.diagnostics import InternalError
 from mlc.emit import tree as c
 from mlc.emit.actions import actions_text
 from mlc.emit.launch import launch_files
@@ -21,8 +21,8 @@ from mlc.lower.routine import Routine
 from mlc.parallel.planned import Planned
 from mlc.targets.cuda.kernels import Named, flat, launched
 
-#: What a pass leaves on the device beside the arena: sizeof(mlc_results) of mlc_results.h, in the place of a thread's scratch.
-RESULTS_BYTES = 72320
+#: What a pass notes on the device beside the arena: sizeof(mlc_found) of mlc_found.h, in the place of a thread's scratch.
+FOUND_BYTES = 7808
 
 _FLAT = "const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end"
 _PLAIN = "const mlc_env *env, const uint64_t *at"
@@ -67,9 +67,9 @@ def _kernels_text(lowered: Lowered, routines: Sequence[Routine], source: str, ve
 def _model_text(lowered: Lowered, plan: Planned, routines: Sequence[Routine], source: str, version: str) -> str:
     nodes: list[c.Node] = [
         c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}.", "")),
-        *(c.Directive(f"include {name}") for name in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"', '"mlc_results.h"')),
+        *(c.Directive(f"include {name}") for name in ("<math.h>", "<stddef.h>", "<stdint.h>", '"mlc_kernel.h"', '"mlc_found.h"')),
         c.Blank(),
-        c.Do(f"_Static_assert(sizeof(mlc_results) <= {plan.scratch_bytes_per_thread}, {c_string('results are larger than planned')})"),
+        c.Do(f"_Static_assert(sizeof(mlc_found) <= {plan.scratch_bytes_per_thread}, {c_string('what is noted is larger than planned')})"),
         c.Blank(),
         c.note("Of kernels.cu: each puts what it does on the stream of its rank."),
         *(c.Do(f"void {r.name}({_FLAT if r.name in lowered.flat else _PLAIN})") for r in routines),
@@ -82,13 +82,7 @@ def _model_text(lowered: Lowered, plan: Planned, routines: Sequence[Routine], so
 
 
 def emit(lowered: Lowered, plan: Planned, name: str, source: str, version: str) -> SourceTree:
-    """The files of a model: those of target c, with src/kernels.cu for its functions.
-
-    raises: E0808 for several ranks, which no transport connects yet
-    """
-    if len(plan.places) * plan.dp > 1:
-        message = f"--target {lowered.rules.target}: a program for GPUs has one rank"
-        raise MlcError([Diagnostic("E0808", message, NO_SPAN)])
+    """The files of a model: those of target c, with src/kernels.cu for its functions."""
     routines = used(lowered, plan)
     return SourceTree(
         (

@@ -11,7 +11,7 @@
 
 #include "mlc_cuda.h"
 #include "mlc_kernel.h"
-#include "mlc_results.h"
+#include "mlc_found.h"
 
 #include <math.h>
 
@@ -170,18 +170,18 @@ template <class T> MLC_DEVICE T mlc_block_fold_max(T x, uint64_t *part)
 
 /* ---- lookups ---- */
 
-/* See mlc_kernel.h. What is out of range is noted in the results of the pass; the first of them counts. */
+/* See mlc_kernel.h. What is out of range is noted (mlc_found.h); the first of them counts. */
 MLC_DEVICE int32_t mlc_checked(const mlc_env *env, int32_t value, int32_t extent, int64_t element, int64_t each, int32_t site,
     const char *where)
 {
     if ((uint32_t)value < (uint32_t)extent)
         return value;
-    mlc_results *results = (mlc_results *)env->scratch;
+    mlc_found *found = (mlc_found *)env->scratch;
     const unsigned long long key = mlc_refusal_key(*env->microbatch, site, element);
-    if (atomicMin((unsigned long long *)&results->refused, key) > key) {
-        const unsigned n = atomicAdd(&results->refusals, 1u);
+    if (atomicMin((unsigned long long *)&found->refused, key) > key) {
+        const unsigned n = atomicAdd(&found->refusals, 1u);
         if (n < MLC_REFUSALS) {
-            mlc_noted_refusal *noted = &results->noted[n];
+            mlc_noted_refusal *noted = &found->noted[n];
             noted->key = key, noted->element = element, noted->each = each, noted->value = value, noted->extent = extent;
             int i = 0;
             for (; where[i] && i + 1 < MLC_REFUSAL_TEXT; i++)

@@ -20,12 +20,27 @@ typedef struct mlc_gpu_key {
     int64_t count, kind;
 } mlc_gpu_key;
 
-/* Opens the GPU that this process uses with `bytes` zero bytes of its memory, at *base. NULL: text says why. */
-mlc_gpu *mlc_gpu_open(uint64_t bytes, char **base, char text[256]);
+/* Opens a GPU with `bytes` zero bytes of its memory, at *base: of those that this process sees number `number`, or the only one. NULL: text
+ * says why. */
+mlc_gpu *mlc_gpu_open(int number, uint64_t bytes, char **base, char text[256]);
 void mlc_gpu_close(mlc_gpu *gpu);
 
 /* What failed first; NULL: nothing. */
 const char *mlc_gpu_failed(const mlc_gpu *gpu);
+
+/* Notes a failure, if it is the first. */
+void mlc_gpu_fail(mlc_gpu *gpu, const char *format, ...);
+
+#define MLC_GPU_NAME_BYTES 32
+
+/* Where it lies in its machine. */
+void mlc_gpu_name(const mlc_gpu *gpu, char name[MLC_GPU_NAME_BYTES]);
+
+/* From now on a wait asks `look` from time to time, which says by `true` that nothing more will come. */
+void mlc_gpu_watch(mlc_gpu *gpu, int (*look)(void *), void *context);
+
+/* Its multiprocessors. */
+int mlc_gpu_blocks(const mlc_gpu *gpu);
 
 void *mlc_gpu_stream(const mlc_gpu *gpu);
 
@@ -48,6 +63,9 @@ mlc_gpu_graph *mlc_gpu_graph_of(const mlc_gpu *gpu, mlc_gpu_key key);
  * graph's from then on. The graph of the same key goes, or one of too many. */
 void mlc_gpu_begin(mlc_gpu *gpu);
 mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, mlc_gpu_key key, void *staged);
+
+/* All graphs go: what they move messages with ends. */
+void mlc_gpu_forget(mlc_gpu *gpu);
 
 void *mlc_gpu_graph_staged(const mlc_gpu_graph *graph);
 void mlc_gpu_launch(mlc_gpu *gpu, const mlc_gpu_graph *graph);

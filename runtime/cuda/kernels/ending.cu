@@ -1,5 +1,5 @@
 /* ending.cu: see mlc_ending.h; and the kernels of sweeps (mlc_kernel.h), in f32, from which each element is made by one thread out of the
- * numbers that a CPU makes it from. What they find in values goes into the results of the pass (mlc_results.h). */
+ * numbers that a CPU makes it from. What they find in values is noted beside the arena (mlc_found.h). */
 #include "mlc_ending.h"
 
 #include "mlc_device.h"
@@ -9,21 +9,18 @@
 
 #include "model/statistics.c"
 
-static_assert(MLC_SQUARES == MLC_EXACT_LIMBS, "an exact sum in the results of a pass");
+#include "model/results.h"
+
+static_assert(MLC_SQUARES == MLC_EXACT_LIMBS, "an exact sum of what is noted");
 
 template <class T> static T *place(const mlc_env *env, uint64_t at)
 {
     return (T *)(env->arena + at);
 }
 
-static mlc_results *results_of(const mlc_env *env)
+static mlc_found *found_of(const mlc_env *env)
 {
-    return (mlc_results *)env->scratch;
-}
-
-static mlc_record *record_of(const mlc_env *env)
-{
-    return (mlc_record *)(uintptr_t)env->record;
+    return (mlc_found *)env->scratch;
 }
 
 #define SWEEP(kernel, count, ...) MLC_LAUNCH(kernel, mlc_blocks(count), MLC_BLOCK_THREADS, 0, mlc_stream(env), __VA_ARGS__)
@@ -37,22 +34,27 @@ void mlc_ending_fetch(const mlc_env *env, uint64_t to, const void *from, uint64_
         (void)cudaMemcpyAsync(env->arena + to, from, bytes, cudaMemcpyHostToDevice, mlc_stream(env));
 }
 
-/* ---- results ---- */
-
-MLC_KERNEL void mlc_begin_results(mlc_results *results)
+void mlc_ending_copy(const mlc_env *env, char *to, const char *from, uint64_t bytes)
 {
-    results->refused = results->bad_parameter = results->flaw = UINT64_MAX;
-    results->norm = results->weight = 0;
-    results->clip = 1;
-    results->refusals = 0;
-    for (int i = 0; i < MLC_SQUARES; i++)
-        results->squares[i] = 0;
+    if (bytes)
+        (void)cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, mlc_stream(env));
 }
 
-void mlc_ending_begin(const mlc_env *env, const void *statistics, uint64_t bytes)
+/* ---- what is noted ---- */
+
+MLC_KERNEL void mlc_begin_found(mlc_found *found)
 {
-    ONE(mlc_begin_results, results_of(env));
-    (void)cudaMemcpyAsync(results_of(env)->statistics, statistics, bytes, cudaMemcpyHostToDevice, mlc_stream(env));
+    found->refused = found->bad_parameter = found->flaw = UINT64_MAX;
+    found->refusals = 0;
+    for (int i = 0; i < MLC_SQUARES; i++)
+        found->squares[i] = 0;
+    for (int i = 0; i < MLC_EDGES; i++)
+        found->come[i] = found->moved[i] = 0;
+}
+
+void mlc_ending_begin(const mlc_env *env)
+{
+    ONE(mlc_begin_found, found_of(env));
 }
 
 /* ---- sweeps ----
@@ -101,6 +103,13 @@ void mlc_copy_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t
     SWEEP(mlc_sweep_copy, end - begin, operand<float>(env, at[0], begin), operand<const float>(env, at[1], begin), end - begin, gate_of(env));
 }
 
+void mlc_ending_add(const mlc_env *env, char *sum, const char *x, uint64_t bytes)
+{
+    const int64_t count = (int64_t)(bytes / sizeof(float));
+    if (count)
+        SWEEP(mlc_sweep_add, count, (float *)sum, (const float *)x, count, (const mlc_record *)NULL);
+}
+
 /* A scalar of 1 leaves everything as it is. */
 MLC_KERNEL void __launch_bounds__(256) mlc_sweep_scale(float *x, const float *scalar, int64_t count, const mlc_record *gate)
 {
@@ -132,7 +141,7 @@ void mlc_round_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_
 /* ---- what sweeps find in values ---- */
 
 /* Adds a sum of squares to the exact one, limb by limb: the order of additions does not matter. */
-MLC_DEVICE void add_exactly(mlc_results *results, double x)
+MLC_DEVICE void add_exactly(mlc_found *found, double x)
 {
     int position;
     if (!(x > 0))
@@ -142,12 +151,12 @@ MLC_DEVICE void add_exactly(mlc_results *results, double x)
     const uint64_t parts[3] = {(uint32_t)(word << shift), (uint32_t)(word >> (32 - shift)), shift ? word >> (64 - shift) : 0};
     for (int i = 0; i < 3; i++)
         if (parts[i])
-            atomicAdd((unsigned long long *)&results->squares[limb + i], (unsigned long long)parts[i]);
+            atomicAdd((unsigned long long *)&found->squares[limb + i], (unsigned long long)parts[i]);
 }
 
 /* A warp a block of 1024 elements: its lanes fetch, then lane 0 adds the squares in f64 in the order of elements. */
 MLC_KERNEL void __launch_bounds__(256)
-mlc_sweep_squares(const float *x, int64_t count, int64_t parameter, int64_t counts, const mlc_record *gate, mlc_results *results)
+mlc_sweep_squares(const float *x, int64_t count, int64_t parameter, int64_t counts, const mlc_record *gate, mlc_found *found)
 {
     MLC_SHARED(float, staged, [8][MLC_BLOCK]);
     float *const block = staged[mlc_warp()];
@@ -163,9 +172,9 @@ mlc_sweep_squares(const float *x, int64_t count, int64_t parameter, int64_t coun
             for (int i = 0; i < elements; i++)
                 sum += (double)block[i] * (double)block[i];
             if (!isfinite(sum))
-                atomicMin((unsigned long long *)&results->bad_parameter, (unsigned long long)parameter);
+                atomicMin((unsigned long long *)&found->bad_parameter, (unsigned long long)parameter);
             else if (counts)
-                add_exactly(results, sum);
+                add_exactly(found, sum);
         }
         __syncwarp();
     }
@@ -175,7 +184,7 @@ static void square(const mlc_env *env, uint64_t at, int64_t begin, int64_t end, 
 {
     const int64_t threads = (end - begin + MLC_BLOCK - 1) / MLC_BLOCK * MLC_WARP;
     SWEEP(mlc_sweep_squares, threads, operand<const float>(env, at, begin), end - begin, env->subject / MLC_FLAWS, (int64_t)counts, gate_of(env),
-          results_of(env));
+          found_of(env));
 }
 
 void mlc_squares_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
@@ -200,7 +209,7 @@ MLC_DEVICE uint32_t bits_of(uint16_t x)
 }
 
 /* An exponent of all ones: infinite, or no number. */
-template <class T> MLC_DEVICE void inspect(const T *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_results *results)
+template <class T> MLC_DEVICE void inspect(const T *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_found *found)
 {
     uint32_t most = 0;
     if (is_shut(gate))
@@ -210,89 +219,131 @@ template <class T> MLC_DEVICE void inspect(const T *x, int64_t count, int64_t fl
         most = bits > most ? bits : most;
     }
     if (most >= 0x7f800000u)
-        atomicMin((unsigned long long *)&results->flaw, (unsigned long long)flaw);
+        atomicMin((unsigned long long *)&found->flaw, (unsigned long long)flaw);
 }
 
 MLC_KERNEL void __launch_bounds__(256)
-mlc_sweep_inspect(const uint32_t *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_results *results)
+mlc_sweep_inspect(const uint32_t *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_found *found)
 {
-    inspect(x, count, flaw, gate, results);
+    inspect(x, count, flaw, gate, found);
 }
 
 void mlc_inspect_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
 {
-    SWEEP(mlc_sweep_inspect, end - begin, operand<const uint32_t>(env, at[0], begin), end - begin, env->subject, gate_of(env), results_of(env));
+    SWEEP(mlc_sweep_inspect, end - begin, operand<const uint32_t>(env, at[0], begin), end - begin, env->subject, gate_of(env), found_of(env));
 }
 
 MLC_KERNEL void __launch_bounds__(256)
-mlc_sweep_inspect_copy(const uint16_t *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_results *results)
+mlc_sweep_inspect_copy(const uint16_t *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_found *found)
 {
-    inspect(x, count, flaw, gate, results);
+    inspect(x, count, flaw, gate, found);
 }
 
 void mlc_inspect_copy_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
 {
     SWEEP(mlc_sweep_inspect_copy, end - begin, operand<const uint16_t>(env, at[0], begin), end - begin, env->subject, gate_of(env),
-          results_of(env));
+          found_of(env));
 }
 
-/* ---- the norm ---- */
+/* ---- what ranks share, and what follows from that of all ----
+ *
+ * Kernels of one thread. Results lie in the arena (model/results.h). */
 
-MLC_KERNEL void mlc_norm(mlc_results *results, mlc_record *record, double clip)
+MLC_KERNEL void mlc_sum_up_refusals(mlc_statistic *statistics, const mlc_found *found)
 {
-    mlc_exact sum;
+    mlc_statistics_notes(statistics)->refused = found->refused != UINT64_MAX;
+}
+
+void mlc_refusals_f32(const mlc_env *env, const uint64_t *at, int64_t, int64_t)
+{
+    ONE(mlc_sum_up_refusals, place<mlc_statistic>(env, at[0]), (const mlc_found *)found_of(env));
+}
+
+MLC_KERNEL void mlc_account(mlc_statistic *statistics, const float *value, const float *weight, const int64_t *number, const double *share,
+    int64_t column)
+{
+    mlc_statistics_account(statistics, column, *number, *share * (double)*weight, (double)*value);
+}
+
+void mlc_account_f32(const mlc_env *env, const uint64_t *at, int64_t, int64_t)
+{
+    ONE(mlc_account, place<mlc_statistic>(env, at[0]), place<const float>(env, at[1]), place<const float>(env, at[2]),
+        place<const int64_t>(env, at[3]), place<const double>(env, at[4]), env->subject);
+}
+
+MLC_KERNEL void mlc_weigh(float *scale, int32_t *held, mlc_statistic *statistics)
+{
+    const mlc_notes *notes = mlc_statistics_notes(statistics);
+    const double inverse = 1.0 / mlc_tally_value(mlc_statistics_tally(statistics, MLC_TALLY_WEIGHT));
+    *scale = (float)inverse;
+    *held = notes->failed || notes->refused || notes->flawed.microbatch < INT64_MAX || !isfinite(inverse);
+}
+
+void mlc_weigh_f32(const mlc_env *env, const uint64_t *at, int64_t, int64_t)
+{
+    ONE(mlc_weigh, place<float>(env, at[0]), place<int32_t>(env, at[1]), place<mlc_statistic>(env, at[2]));
+}
+
+/* What counts from 0 in found is -1 in results where there is none. */
+MLC_KERNEL void mlc_total(mlc_squares *squares, const mlc_found *found)
+{
     uint64_t carry = 0;
     for (int i = 0; i < MLC_SQUARES; i++) {
-        carry += results->squares[i];
-        sum.limbs[i] = (uint32_t)carry;
+        carry += found->squares[i];
+        squares->sum.limbs[i] = (uint32_t)carry;
         carry >>= 32;
     }
-    const double norm = sqrt(mlc_exact_value(&sum));
-    const float factor = clip > 0 && norm > clip ? (float)(clip / norm) : 1.0f;
-    results->norm = norm;
-    results->clip = factor;
-    *(float *)record->clip = factor;
-    if (results->bad_parameter != UINT64_MAX)
-        record->held = 1;
+    squares->bad = (int64_t)found->bad_parameter;
 }
 
-void mlc_ending_norm(const mlc_env *env, double clip)
+void mlc_total_f32(const mlc_env *env, const uint64_t *at, int64_t, int64_t)
 {
-    ONE(mlc_norm, results_of(env), record_of(env), clip);
+    ONE(mlc_total, place<mlc_squares>(env, at[0]), (const mlc_found *)found_of(env));
 }
 
-/* ---- statistics ---- */
-
-MLC_KERNEL void mlc_account(const mlc_terms terms, const char *arena, mlc_results *results)
+MLC_KERNEL void mlc_norm(double *norm, float *clip, int32_t *held, const mlc_squares *squares, const float *limit)
 {
-    mlc_chain chain = {};
-    chain.losses = terms.losses;
-    for (int i = 0; i < terms.count; i++) {
-        const double weight = terms.share * (terms.weight[i] == MLC_NONE ? 1.0 : (double)*(const float *)(arena + terms.weight[i]));
-        const double value = (double)*(const float *)(arena + terms.value[i]);
-        const int64_t microbatch = *(const int64_t *)(arena + terms.number[i]);
-        mlc_statistics_account((mlc_statistic *)results->statistics, &chain, terms.column, microbatch, weight, value);
-    }
+    const double value = sqrt(mlc_exact_value(&squares->sum)), most = (double)*limit;
+    *norm = value;
+    *clip = most > 0 && value > most ? (float)(most / value) : 1.0f;
+    if (squares->bad >= 0)
+        *held = 1;
 }
 
-void mlc_ending_account(const mlc_env *env, const mlc_terms *terms)
+void mlc_norm_f32(const mlc_env *env, const uint64_t *at, int64_t, int64_t)
 {
-    if (terms->count)
-        ONE(mlc_account, *terms, (const char *)env->arena, results_of(env));
+    ONE(mlc_norm, place<double>(env, at[0]), place<float>(env, at[1]), place<int32_t>(env, at[2]), place<const mlc_squares>(env, at[3]),
+        place<const float>(env, at[4]));
 }
 
-MLC_KERNEL void mlc_weigh(mlc_results *results, mlc_record *record, int64_t trains)
+MLC_KERNEL void mlc_first(int64_t *flaw, const mlc_found *found)
 {
-    mlc_statistic *statistics = (mlc_statistic *)results->statistics;
-    const double weight = mlc_tally_value(mlc_statistics_tally(statistics, MLC_TALLY_WEIGHT));
-    results->weight = weight;
-    *(float *)record->scale = (float)(1.0 / weight);
-    const bool flawed = mlc_statistics_notes(statistics)->flawed.microbatch < INT64_MAX;
-    if (results->refused != UINT64_MAX || flawed || (trains && !isfinite(1.0 / weight)))
-        record->held = 1;
+    *flaw = (int64_t)found->flaw;
 }
 
-void mlc_ending_weigh(const mlc_env *env, int trains)
+void mlc_first_f32(const mlc_env *env, const uint64_t *at, int64_t, int64_t)
 {
-    ONE(mlc_weigh, results_of(env), record_of(env), (int64_t)trains);
+    ONE(mlc_first, place<int64_t>(env, at[0]), (const mlc_found *)found_of(env));
+}
+
+/* ---- what another rank has ---- */
+
+MLC_KERNEL void mlc_combine_squares(mlc_squares *own, const mlc_squares *other)
+{
+    mlc_exact_merge(&own->sum, &other->sum);
+    if (other->bad >= 0 && (own->bad < 0 || other->bad < own->bad))
+        own->bad = other->bad;
+}
+
+MLC_KERNEL void mlc_combine_statistics(char *own, const char *other, int64_t bytes)
+{
+    mlc_statistics_combine(own, other, (size_t)bytes);
+}
+
+void mlc_ending_combine(const mlc_env *env, int kind, char *into, const char *from, uint64_t bytes)
+{
+    if (kind == MLC_SHARED_SQUARES)
+        ONE(mlc_combine_squares, (mlc_squares *)into, (const mlc_squares *)from);
+    else
+        ONE(mlc_combine_statistics, into, from, (int64_t)bytes);
 }

@@ -3,12 +3,17 @@
 
 #include "mlc_cuda.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MOST_PINNED 64
 #define MOST_GRAPHS 32
+#define MOST_QUEUES "32"
+#define LOOKS 200      /* at the stream before a wait rests between two of them */
+#define REST 20000     /* nanoseconds */
 
 /* It owns what its copies read. */
 struct mlc_gpu_graph {
@@ -24,6 +29,8 @@ struct mlc_gpu {
     int pinned_count;
     mlc_gpu_graph graphs[MOST_GRAPHS];
     int graph_count;
+    int (*look)(void *);
+    void *looker;
     char failure[256]; /* "": none */
 };
 
@@ -36,11 +43,24 @@ static bool fails(mlc_gpu *gpu, cudaError_t status, const char *what)
     return true;
 }
 
+/* The one of the GPUs that the process sees; who sees one alone has been given it. */
+static bool lacks_number(mlc_gpu *gpu, int number, int *device)
+{
+    int count = 0;
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", MOST_QUEUES, 0); /* read by the first call: streams of a step do not wait in one queue */
+    if (fails(gpu, cudaGetDeviceCount(&count), "there is none that this program can use"))
+        return true;
+    if (count > 1 && number >= count)
+        mlc_gpu_fail(gpu, "GPU: this machine has %d, and rank number %d of it wants one of its own", count, number);
+    *device = count > 1 ? number : 0;
+    return gpu->failure[0] || fails(gpu, cudaSetDevice(*device), "cannot be used");
+}
+
 /* Is there a GPU, of the kind that the kernels are compiled for? */
-static bool lacks_device(mlc_gpu *gpu)
+static bool lacks_device(mlc_gpu *gpu, int number)
 {
     int device = 0, major = 0, minor = 0;
-    if (fails(gpu, cudaGetDevice(&device), "there is none that this program can use"))
+    if (lacks_number(gpu, number, &device))
         return true;
 #ifdef MLC_SM
     if (fails(gpu, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "does not say what it is") ||
@@ -65,7 +85,7 @@ static bool lacks_memory(mlc_gpu *gpu, uint64_t bytes)
     return gpu->failure[0] != 0;
 }
 
-mlc_gpu *mlc_gpu_open(uint64_t bytes, char **base, char text[256])
+mlc_gpu *mlc_gpu_open(int number, uint64_t bytes, char **base, char text[256])
 {
     mlc_gpu *gpu = (mlc_gpu *)calloc(1, sizeof *gpu);
     if (!gpu) {
@@ -74,7 +94,7 @@ mlc_gpu *mlc_gpu_open(uint64_t bytes, char **base, char text[256])
     }
     char what[96];
     snprintf(what, sizeof what, "cannot allocate the %llu bytes of the plan", (unsigned long long)bytes);
-    if (lacks_device(gpu) || lacks_memory(gpu, bytes) || fails(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "cannot be opened") ||
+    if (lacks_device(gpu, number) || lacks_memory(gpu, bytes) || fails(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "cannot be opened") ||
         fails(gpu, cudaMalloc((void **)&gpu->base, bytes), what) || fails(gpu, cudaMemset(gpu->base, 0, bytes), "cannot clear its memory") ||
         fails(gpu, cudaDeviceSynchronize(), "does not answer")) {
         snprintf(text, 256, "%s", gpu->failure);
@@ -89,8 +109,7 @@ void mlc_gpu_close(mlc_gpu *gpu)
 {
     if (!gpu)
         return;
-    for (int i = 0; i < gpu->graph_count; i++)
-        cudaGraphExecDestroy(gpu->graphs[i].graph);
+    mlc_gpu_forget(gpu);
     for (int i = 0; i < gpu->pinned_count; i++)
         cudaFreeHost(gpu->pinned[i]);
     if (gpu->base)
@@ -103,6 +122,44 @@ void mlc_gpu_close(mlc_gpu *gpu)
 const char *mlc_gpu_failed(const mlc_gpu *gpu)
 {
     return gpu->failure[0] ? gpu->failure : NULL;
+}
+
+void mlc_gpu_forget(mlc_gpu *gpu)
+{
+    for (int i = 0; i < gpu->graph_count; i++)
+        cudaGraphExecDestroy(gpu->graphs[i].graph);
+    gpu->graph_count = 0;
+}
+
+void mlc_gpu_fail(mlc_gpu *gpu, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    if (!gpu->failure[0])
+        vsnprintf(gpu->failure, sizeof gpu->failure, format, arguments);
+    va_end(arguments);
+}
+
+void mlc_gpu_name(const mlc_gpu *gpu, char name[MLC_GPU_NAME_BYTES])
+{
+    int device = 0;
+    memset(name, 0, MLC_GPU_NAME_BYTES);
+    if (gpu->failure[0] || cudaGetDevice(&device) != cudaSuccess || cudaDeviceGetPCIBusId(name, MLC_GPU_NAME_BYTES, device) != cudaSuccess)
+        name[0] = 0;
+}
+
+int mlc_gpu_blocks(const mlc_gpu *gpu)
+{
+    int device = 0, blocks = 0;
+    if (gpu->failure[0] || cudaGetDevice(&device) != cudaSuccess)
+        return 0;
+    return cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, device) == cudaSuccess ? blocks : 0;
+}
+
+void mlc_gpu_watch(mlc_gpu *gpu, int (*look)(void *), void *context)
+{
+    gpu->look = look;
+    gpu->looker = context;
 }
 
 void *mlc_gpu_stream(const mlc_gpu *gpu)
@@ -123,6 +180,8 @@ void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes)
 
 void mlc_gpu_unpin(mlc_gpu *gpu, void *memory)
 {
+    if (gpu->failure[0]) /* what freeing would wait for may never end */
+        return;
     for (int i = 0; i < gpu->pinned_count; i++)
         if (gpu->pinned[i] == memory) {
             gpu->pinned[i] = gpu->pinned[--gpu->pinned_count];
@@ -131,9 +190,30 @@ void mlc_gpu_unpin(mlc_gpu *gpu, void *memory)
         }
 }
 
+/* Until the stream has ended, or somebody says that it will not. */
+static void wait_and_look(mlc_gpu *gpu)
+{
+    const struct timespec rest = {0, REST};
+    for (int64_t looks = 0; !gpu->failure[0]; looks++) {
+        const cudaError_t status = cudaStreamQuery(gpu->stream);
+        if (status != cudaErrorNotReady) {
+            fails(gpu, status, "failed");
+            return;
+        }
+        if (looks >= LOOKS && gpu->look(gpu->looker))
+            return;
+        if (looks >= LOOKS)
+            nanosleep(&rest, NULL);
+    }
+}
+
 void mlc_gpu_wait(mlc_gpu *gpu)
 {
-    if (!fails(gpu, cudaGetLastError(), "a launch was refused"))
+    if (fails(gpu, cudaGetLastError(), "a launch was refused"))
+        return;
+    if (gpu->look)
+        wait_and_look(gpu);
+    else
         fails(gpu, cudaStreamSynchronize(gpu->stream), "failed");
 }
 

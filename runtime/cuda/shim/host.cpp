@@ -11,13 +11,15 @@
 #include <set>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 using namespace mlc_shim;
 
 /* What is to be done: queued once, or captured and queued at every launch of the graph. */
 struct Work {
     std::string name;
-    std::function<void()> run; /* empty: a mark */
+    std::function<void()> run;      /* empty: a mark */
+    std::function<Progress()> step; /* of what waits for another process, in place of `run` */
 };
 
 struct Operation {
@@ -28,6 +30,8 @@ struct Operation {
     uint32_t place;              /* in its row, from 1 */
     uint64_t queued;             /* order of the queue */
     bool done;
+    uint32_t number;             /* of operation_now, in its epoch; 0: none yet */
+    uint64_t epoch;
 };
 typedef std::shared_ptr<Operation> OperationRef;
 
@@ -58,6 +62,7 @@ struct mlc_shim_stream {
     mlc_shim_graph *capture; /* nullptr: not capturing */
     int capture_row;
     std::vector<int> capture_last; /* nodes that the next one comes after */
+    int asked;                     /* times, since something was put on it */
 };
 
 struct mlc_shim_event {
@@ -98,7 +103,7 @@ struct Runtime {
 
     mlc_shim_stream *new_stream(bool blocking)
     {
-        streams.emplace_back(new mlc_shim_stream{new_row(), blocking, true, nullptr, nullptr, 0, {}});
+        streams.emplace_back(new mlc_shim_stream{new_row(), blocking, true, nullptr, nullptr, 0, {}, 0});
         return streams.back().get();
     }
 };
@@ -135,6 +140,7 @@ struct Numbered {
 };
 
 std::vector<Numbered> numbered(1); /* by number; 0 is none */
+uint64_t epoch = 1;                /* of numbers */
 const Operation *running;
 
 void join(std::vector<uint32_t> &clock, const std::vector<uint32_t> &other)
@@ -145,25 +151,52 @@ void join(std::vector<uint32_t> &clock, const std::vector<uint32_t> &other)
         clock[row] = std::max(clock[row], other[row]);
 }
 
-void run_operation(Operation &operation)
+/* False: it waits for another process; `moved` if it has done something all the same. */
+bool run_operation(Operation &operation, bool &moved)
 {
-    if (operation.work->run) {
+    if (operation.work->step || operation.work->run) {
         if (numbered.size() == 65535) {
             forget_operations();
             numbered.resize(1);
+            epoch++;
         }
-        operation_now = (uint32_t)numbered.size();
-        numbered.push_back({operation.row, operation.place, operation.work->name});
+        if (!operation.number || operation.epoch != epoch) {
+            operation.number = (uint32_t)numbered.size();
+            operation.epoch = epoch;
+            numbered.push_back({operation.row, operation.place, operation.work->name});
+        }
+        operation_now = operation.number;
         running = &operation;
-        operation.work->run();
+        const Progress progress = operation.work->step ? operation.work->step() : (operation.work->run(), Progress::DONE);
         running = nullptr;
+        moved |= progress != Progress::BLOCKED;
+        if (progress != Progress::DONE)
+            return false;
     }
+    moved = true;
     operation.done = true;
     operation.after.clear();
+    return true;
 }
 
-/* Runs `needed`, closed under `after`, in an order that the schedule chooses. */
-void run_all(std::vector<OperationRef> needed)
+/* Of all that is queued and nothing waits for here, something that another process may wait for. False: there is nothing. */
+bool run_something_else(const std::vector<OperationRef> &needed)
+{
+    const std::set<OperationRef> known(needed.begin(), needed.end());
+    bool moved = false;
+    for (const OperationRef &operation : std::vector<OperationRef>(runtime().queue)) {
+        bool ready = !operation->done && !known.count(operation);
+        for (const OperationRef &before : operation->after)
+            ready = ready && before->done;
+        if (ready)
+            run_operation(*operation, moved);
+    }
+    return moved;
+}
+
+/* Runs `needed`, closed under `after`, in an order that the schedule chooses. False: it waits for another process, and the caller does
+ * not. */
+bool run_all(std::vector<OperationRef> needed, bool waits = true)
 {
     std::sort(needed.begin(), needed.end(), [](const OperationRef &a, const OperationRef &b) { return a->queued < b->queued; });
     std::map<const Operation *, std::pair<int, std::vector<size_t>>> waiting; /* how many it waits for, who waits for it */
@@ -179,28 +212,43 @@ void run_all(std::vector<OperationRef> needed)
         if (count == 0)
             ready.push_back(i);
     }
-    std::set<size_t> may(ready.begin(), ready.end());
-    while (!may.empty()) {
+    std::set<size_t> may(ready.begin(), ready.end()), blocked;
+    bool whole = true;
+    while (!may.empty() || !blocked.empty()) {
+        if (may.empty()) { /* each of them waits for another process */
+            const bool other = run_something_else(needed);
+            whole = other || nccl_rest(waits);
+            if (!whole)
+                break;
+            may.swap(blocked);
+            continue;
+        }
         auto next = may.begin();
         if (options().order == Order::REVERSE)
             next = std::prev(may.end());
         else if (options().order != Order::FORWARD)
             std::advance(next, (ptrdiff_t)(draw() % may.size()));
         const OperationRef operation = needed[*next];
+        const size_t number = *next;
         may.erase(next);
-        run_operation(*operation);
+        bool moved = false;
+        if (!operation->done && !run_operation(*operation, moved)) {
+            (moved ? may : blocked).insert(number);
+            continue;
+        }
         for (size_t i : waiting[operation.get()].second)
             if (--waiting[needed[i].get()].first == 0)
                 may.insert(i);
     }
     auto &queue = runtime().queue;
     queue.erase(std::remove_if(queue.begin(), queue.end(), [](const OperationRef &operation) { return operation->done; }), queue.end());
+    return whole;
 }
 
-void complete(const OperationRef &last)
+bool complete(const OperationRef &last, bool waits = true)
 {
     if (!last)
-        return;
+        return true;
     std::vector<OperationRef> needed, stack;
     std::set<const Operation *> seen;
     if (!last->done)
@@ -215,8 +263,10 @@ void complete(const OperationRef &last)
             if (!before->done)
                 stack.push_back(before);
     }
-    run_all(std::move(needed));
+    if (!run_all(std::move(needed), waits))
+        return false;
     join(runtime().host_clock, last->clock);
+    return true;
 }
 
 void complete_everything()
@@ -229,7 +279,7 @@ void complete_everything()
 OperationRef queue(std::shared_ptr<const Work> work, std::vector<OperationRef> after, int row)
 {
     Runtime &r = runtime();
-    OperationRef operation(new Operation{std::move(work), {}, r.host_clock, row, ++r.row_length[(size_t)row], r.queued++, false});
+    OperationRef operation(new Operation{std::move(work), {}, r.host_clock, row, ++r.row_length[(size_t)row], r.queued++, false, 0, 0});
     for (OperationRef &before : after) {
         if (!before)
             continue;
@@ -272,13 +322,13 @@ std::vector<OperationRef> before_next(mlc_shim_stream &stream)
     return after;
 }
 
-cudaError_t submit(cudaStream_t handle, const std::string &name, std::function<void()> run)
+cudaError_t submit_work(cudaStream_t handle, const std::string &name, std::function<void()> run, std::function<Progress()> step)
 {
     Runtime &r = runtime();
     mlc_shim_stream *stream = stream_of(handle);
     if (!stream)
         return fail(cudaErrorInvalidResourceHandle, name + " on a stream that does not exist or was destroyed");
-    std::shared_ptr<const Work> work(new Work{name, std::move(run)});
+    std::shared_ptr<const Work> work(new Work{name, std::move(run), std::move(step)});
     if (stream->capture) {
         mlc_shim_graph &graph = *stream->capture;
         graph.nodes.push_back({work, stream->capture_last, stream->capture_row});
@@ -290,8 +340,14 @@ cudaError_t submit(cudaStream_t handle, const std::string &name, std::function<v
             graph->invalid |= graph->origin != nullptr;
         return fail(cudaErrorStreamCaptureImplicit, name + " on the default stream while another stream is captured");
     }
+    stream->asked = 0;
     stream->last = queue(std::move(work), before_next(*stream), stream->row);
     return cudaSuccess;
+}
+
+cudaError_t submit(cudaStream_t handle, const std::string &name, std::function<void()> run)
+{
+    return submit_work(handle, name, std::move(run), nullptr);
 }
 
 /* For calls that may not come while a stream is captured. */
@@ -395,6 +451,19 @@ bool operation_ordered(uint32_t number)
 std::string operation_name(uint32_t number)
 {
     return number > 0 && number < numbered.size() ? numbered[number].name : "an operation";
+}
+
+cudaError_t submit_step(cudaStream_t stream, const std::string &name, std::function<Progress()> step)
+{
+    const Guard guard;
+    return submit_work(stream, name, nullptr, std::move(step));
+}
+
+bool is_captured(cudaStream_t stream)
+{
+    const Guard guard;
+    const mlc_shim_stream *known = stream_of(stream);
+    return known && known->capture;
 }
 
 static bool launchable(const char *name, const void *function, dim3 grid, dim3 size, size_t shared_bytes)
@@ -545,6 +614,20 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)SHARED_BYTES_OPTIN; return cudaSuccess;
     }
     return fail(cudaErrorInvalidValue, "cudaDeviceGetAttribute");
+}
+
+/* Every process has a GPU of its own, unless MLC_SHIM_GPU names it. */
+cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device)
+{
+    const Guard guard;
+    const char *named = getenv("MLC_SHIM_GPU");
+    if (device != 0)
+        return fail(cudaErrorInvalidDevice, "cudaDeviceGetPCIBusId");
+    if (named)
+        snprintf(text, (size_t)bytes, "%s", named);
+    else
+        snprintf(text, (size_t)bytes, "shim:%d", (int)getpid());
+    return cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize(void)
@@ -724,6 +807,11 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
     mlc_shim_stream *known = stream_of(stream);
     if (!known)
         return fail(cudaErrorInvalidResourceHandle, "cudaStreamQuery of a stream that does not exist");
+    if (known->asked++ >= 2) { /* late, but not never */
+        bool done = true;
+        for (const OperationRef &last : before_next(*known))
+            done = done && complete(last, false);
+    }
     return !known->last || known->last->done ? cudaSuccess : cudaErrorNotReady;
 }
 
@@ -765,7 +853,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
         return cudaSuccess;
     std::vector<OperationRef> after = before_next(*on);
     after.push_back(of->operation);
-    static const std::shared_ptr<const Work> mark(new Work{"wait for an event", nullptr});
+    static const std::shared_ptr<const Work> mark(new Work{"wait for an event", nullptr, nullptr});
     on->last = queue(mark, std::move(after), on->row);
     return cudaSuccess;
 }
@@ -808,7 +896,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
         known->nodes = on->capture_last;
         return cudaSuccess;
     }
-    static const std::shared_ptr<const Work> mark(new Work{"event", nullptr});
+    static const std::shared_ptr<const Work> mark(new Work{"event", nullptr, nullptr});
     known->operation = on->last = queue(mark, before_next(*on), on->row);
     return cudaSuccess;
 }
@@ -994,9 +1082,10 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
             after.push_back(operations[(size_t)before]);
         operations.push_back(queue(node.work, after.empty() ? first : after, known->first_row + node.row));
     }
-    static const std::shared_ptr<const Work> mark(new Work{"end of a graph", nullptr});
+    static const std::shared_ptr<const Work> mark(new Work{"end of a graph", nullptr, nullptr});
     all = first;
     all.insert(all.end(), operations.begin(), operations.end());
+    on->asked = 0;
     on->last = known->last = queue(mark, std::move(all), on->row);
     return cudaSuccess;
 }
@@ -1008,6 +1097,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
     if (!known)
         return fail(cudaErrorInvalidValue, "cudaGraphDestroy of a graph that does not exist");
     known->live = false;
+    known->nodes.clear();
     return cudaSuccess;
 }
 
@@ -1018,6 +1108,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
     if (!known)
         return fail(cudaErrorInvalidValue, "cudaGraphExecDestroy of a graph that does not exist");
     known->live = false;
+    known->nodes.clear();
     return cudaSuccess;
 }
 

@@ -3,7 +3,7 @@
  *   block.cpp   one block: fibers, schedule, barriers, warps           copy.cpp    cp.async
  *   memory.cpp  device and shared memory, its shadow, the checks       tensor.cpp  ldmatrix, mma
  *   host.cpp    streams, events, graphs, allocations, launches         async.cpp   mbarriers, tensor copies, wgmma, tcgen05
- *   report.cpp  options, what was found
+ *   report.cpp  options, what was found                            nccl.cpp    messages between processes
  *
  * How races are found. Every thread has a clock that it advances at each synchronisation. A granule of memory remembers its last
  * write and two of the reads since, each with the clock of who did it. A later access is ordered after a remembered one if the thread
@@ -39,6 +39,15 @@ struct Options {
     uint64_t seed;
     size_t memory_bytes; /* of the device */
 };
+
+/* What became of a look at an operation that waits for another process. */
+enum class Progress { BLOCKED, MOVED, DONE };
+
+/* Queues an operation that is looked at until it is done. */
+cudaError_t submit_step(cudaStream_t stream, const std::string &name, std::function<Progress()> step);
+bool is_captured(cudaStream_t stream);
+/* All that could run waits for other processes. waits: rests; false: nobody will go on, or the caller does not wait. */
+bool nccl_rest(bool waits);
 
 Options &options();
 uint64_t draw(); /* the next number of the seed's row */

@@ -116,6 +116,15 @@ static int read_real(const char *name, const char *text, double *value, mlc_erro
     return MLC_OK;
 }
 
+/* What is said of checkpoints is a line each. */
+static bool has_controls(const char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || *text == 127)
+            return true;
+    return false;
+}
+
 /* Counts an option as given. A second value of what has one would be ignored, or hide the first: refused. So is an empty value; an
  * empty prompt has a meaning. */
 static int note_given(mlc_options *options, const option *option, const char *text, mlc_error *error)
@@ -127,6 +136,8 @@ static int note_given(mlc_options *options, const option *option, const char *te
         return mlc_error_set(error, MLC_USAGE, "--%s is given twice", option->name);
     if (text && !*text && option->at != FIELD(prompt))
         return mlc_error_set(error, MLC_USAGE, "--%s wants a value; the one given is empty", option->name);
+    if (text && option->at == FIELD(checkpoint) && has_controls(text))
+        return mlc_error_set(error, MLC_USAGE, "--%s: the name of the directory has a line break, or another control character", option->name);
     return MLC_OK;
 }
 

@@ -157,6 +157,7 @@ static int decide_started(mlc_launch *launch, const starter *from, const char *t
     int near = count_neighbours(from, launch->ranks);
     bool together = near == launch->ranks;
     launch->neighbours = near ? near : launch->ranks;
+    launch->number = number_of(from->own);
     const char *chosen = transport ? transport : together ? from->transport : "mpi";
     if (!strcmp(chosen, "threads"))
         return mlc_error_set(error, MLC_USAGE, "--transport threads: %s started %d processes, but these ranks are threads of one; run the "
@@ -200,7 +201,7 @@ static int decide_own(mlc_launch *launch, const char *transport, mlc_error *erro
 
 int mlc_launch_decide(mlc_launch *launch, const mlc_model *model, const char *transport, double timeout, mlc_error *error)
 {
-    *launch = (mlc_launch){.model = model, .kind = MLC_LAUNCH_ALONE, .ranks = mlc_mesh_ranks(&model->mesh), .rank = -1, .timeout = timeout};
+    *launch = (mlc_launch){.model = model, .kind = MLC_LAUNCH_ALONE, .ranks = mlc_mesh_ranks(&model->mesh), .rank = -1, .number = -1, .timeout = timeout};
     const starter *from;
     if (find_starter(&from, error))
         return error->status;
@@ -389,6 +390,11 @@ int mlc_launch_run(mlc_launch *launch, mlc_rank_main run, void *context, mlc_err
 }
 
 /* ---- for a rank ---- */
+
+int mlc_launch_number(const mlc_launch *launch, int rank)
+{
+    return launch->number >= 0 ? launch->number : rank % launch->neighbours;
+}
 
 int mlc_launch_inbox(const mlc_launch *launch, int rank)
 {

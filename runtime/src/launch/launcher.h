@@ -29,6 +29,7 @@ typedef struct mlc_launch {
     bool begun;          /* ranks have been started */
     int rank;            /* of this process, when it is known before the ranks start: by an environment, or alone; else -1 */
     int neighbours;      /* ranks on this machine, this one included: they share its CPUs */
+    int number;          /* which of them this process is; -1: not told */
     double timeout;      /* seconds; 0: none, as in the next */
     double start;        /* seconds that ranks wait for each other before step 0 */
     double grace;        /* seconds */
@@ -66,6 +67,9 @@ int mlc_launch_run(mlc_launch *launch, mlc_rank_main run, void *context, mlc_err
 int mlc_launch_worse(int a, int b);
 
 /* ---- for a rank ---- */
+
+/* Which of the ranks of this machine a rank is. */
+int mlc_launch_number(const mlc_launch *launch, int rank);
 
 /* The file for the inbox of a rank, -1: private memory. */
 int mlc_launch_inbox(const mlc_launch *launch, int rank);

@@ -75,6 +75,7 @@ struct mlc_rank {
     struct mlc_trace *trace; /* NULL, or who wants the times of rows */
     mlc_tables *tables;         /* of the executor (tables.h) */
     mlc_collective *collective; /* of the executor (collective.h) */
+    struct mlc_wires *wires;    /* of a GPU with others (step/wire.h); else NULL */
 };
 
 static inline void *mlc_rank_at(const mlc_rank *rank, uint64_t at)

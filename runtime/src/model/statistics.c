@@ -26,6 +26,17 @@ MLC_ANYWHERE double mlc_tally_value(const mlc_tally *tally)
     return tally->odd == UP ? INFINITY : tally->odd == DOWN ? -INFINITY : NAN;
 }
 
+#ifndef __cplusplus /* the host's */
+
+void mlc_statistics_clear(mlc_statistic *statistics, int count, int losses)
+{
+    for (int i = 0; i < count; i++)
+        statistics[i] = (mlc_statistic){.is_tally = i > 0, .of.tally = {{{0}}, 0}};
+    statistics[0].of.notes = (mlc_notes){.flawed = {INT64_MAX, INT64_MAX}, .losses = losses};
+}
+
+#endif
+
 static MLC_ANYWHERE void note_flaw(mlc_notes *notes, int64_t microbatch, int64_t column)
 {
     mlc_flawed_loss *first = &notes->flawed;
@@ -33,9 +44,9 @@ static MLC_ANYWHERE void note_flaw(mlc_notes *notes, int64_t microbatch, int64_t
         first->microbatch = microbatch, first->column = column;
 }
 
-MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, const mlc_chain *chain, int column, int64_t microbatch, double weight, double value)
+MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, int64_t column, int64_t microbatch, double weight, double value)
 {
-    int metric = column - chain->losses;
+    int metric = (int)(column - mlc_statistics_notes(statistics)->losses);
     double term = weight * value;
     mlc_tally_add(mlc_statistics_tally(statistics, metric < 0 ? MLC_TALLY_LOSS : MLC_TALLY_METRICS + metric), term);
     if (column == 0 && metric < 0)
@@ -44,16 +55,7 @@ MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, const mlc_ch
         note_flaw(mlc_statistics_notes(statistics), microbatch, column);
 }
 
-#ifndef __cplusplus /* the rest is the host's */
-
-void mlc_statistics_clear(mlc_statistic *statistics, int count)
-{
-    for (int i = 0; i < count; i++)
-        statistics[i] = (mlc_statistic){.is_tally = i > 0, .of.tally = {{{0}}, 0}};
-    statistics[0].of.notes = (mlc_notes){.flawed = {INT64_MAX, INT64_MAX}};
-}
-
-static void combine_notes(mlc_notes *own, const mlc_notes *other)
+static MLC_ANYWHERE void combine_notes(mlc_notes *own, const mlc_notes *other)
 {
     own->signals |= other->signals;
     own->failed |= other->failed;
@@ -61,10 +63,10 @@ static void combine_notes(mlc_notes *own, const mlc_notes *other)
     note_flaw(own, other->flawed.microbatch, other->flawed.column);
 }
 
-void mlc_statistics_combine(void *into, const void *from, size_t bytes)
+MLC_ANYWHERE void mlc_statistics_combine(void *into, const void *from, size_t bytes)
 {
-    mlc_statistic *own = into;
-    const mlc_statistic *other = from;
+    mlc_statistic *own = (mlc_statistic *)into;
+    const mlc_statistic *other = (const mlc_statistic *)from;
     for (size_t i = 0; i < bytes / sizeof *own; i++) {
         if (own[i].is_tally)
             mlc_tally_merge(&own[i].of.tally, &other[i].of.tally);
@@ -72,5 +74,3 @@ void mlc_statistics_combine(void *into, const void *from, size_t bytes)
             combine_notes(&own[i].of.notes, &other[i].of.notes);
     }
 }
-
-#endif

@@ -35,6 +35,7 @@ typedef struct mlc_notes {
     uint64_t failed;  /* 1: some rank could not fill its inputs */
     uint64_t refused; /* 1: some rank has met an index out of range */
     mlc_flawed_loss flawed;
+    int64_t losses;   /* columns of the chain that are parts of the loss */
 } mlc_notes;
 
 enum { MLC_TALLY_WEIGHT, MLC_TALLY_LOSS, MLC_TALLY_METRICS }; /* the last: of the first metric; the others follow */
@@ -60,8 +61,8 @@ static inline int mlc_statistics_count(const mlc_chain *chain)
     return 1 + MLC_TALLY_METRICS + chain->column_count - chain->losses;
 }
 
-/* Nothing noted, nothing summed. */
-void mlc_statistics_clear(mlc_statistic *statistics, int count);
+/* Nothing noted, nothing summed; of a chain with so many columns that are parts of the loss. */
+void mlc_statistics_clear(mlc_statistic *statistics, int count, int losses);
 
 static inline MLC_ANYWHERE mlc_notes *mlc_statistics_notes(mlc_statistic *statistics)
 {
@@ -74,9 +75,9 @@ static inline MLC_ANYWHERE mlc_tally *mlc_statistics_tally(mlc_statistic *statis
 }
 
 /* What a stage left for a column of a microbatch, with its weight. The first column counts the weight too. */
-MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, const mlc_chain *chain, int column, int64_t microbatch, double weight, double value);
+MLC_ANYWHERE void mlc_statistics_account(mlc_statistic *statistics, int64_t column, int64_t microbatch, double weight, double value);
 
 /* For mlc_exchange: units of sizeof(mlc_statistic). */
-void mlc_statistics_combine(void *into, const void *from, size_t bytes);
+MLC_ANYWHERE void mlc_statistics_combine(void *into, const void *from, size_t bytes);
 
 #endif

@@ -92,10 +92,9 @@ static bool open_statistics(mlc_rank *rank)
     for (int chain = 0; chain < MLC_CHAINS; chain++)
         columns = larger(columns, model->chains[chain].column_count);
     size_t most = (size_t)columns + 1 + MLC_TALLY_METRICS;
-    rank->tables->statistics = calloc(most, sizeof *rank->tables->statistics);
     rank->tables->totals = calloc(most, sizeof *rank->tables->totals);
     rank->metrics = calloc((size_t)columns + 1, sizeof(double));
-    return rank->tables->statistics && rank->tables->totals && rank->metrics;
+    return rank->tables->totals && rank->metrics;
 }
 
 static bool open_arrays(mlc_rank *rank)
@@ -137,7 +136,6 @@ void mlc_tables_close(mlc_rank *rank)
     free(tables->shared);
     free(tables->links);
     free(tables->words);
-    free(tables->statistics);
     free(tables->totals);
     free(tables);
     free(rank->metrics);

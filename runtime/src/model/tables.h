@@ -22,8 +22,7 @@ struct mlc_tables {
     mlc_tree before_last;     /* subtrees that wait when the last group of the replica's share ends */
     int merges;               /* with how many of them the last group joins */
     uint64_t *words;          /* of the workers: bases and operands */
-    mlc_statistic *statistics; /* of a list: of this rank, after STATISTICS of all */
-    mlc_statistic *totals;     /* of all lists since mlc_executor_clear, of all ranks */
+    mlc_statistic *totals;    /* of all lists since mlc_executor_clear, of all ranks */
 };
 
 /* Makes the tables of a rank whose team and links exist, and rank->metrics, rank->scalars. Returns a status. */

@@ -22,7 +22,9 @@
 #include "step/executor.h"
 #include "step/open.h"
 #include "step/sample.h"
+#include "step/wire.h"
 #include "system/json.h"
+#include "system/limit.h"
 #include "system/signals.h"
 #include "system/stack.h"
 #include "system/voice.h"
@@ -133,12 +135,24 @@ static void set_patience(program *run, double seconds)
     run->rank->world.timeout = run->launch->kind == MLC_LAUNCH_MPI ? seconds : 0;
 }
 
+/* GPUs are connected in waits of a library; any rank may fail, and then all do. */
+static int open_wire(program *run)
+{
+    mlc_limit limit;
+    mlc_rank *rank = run->rank;
+    bool waits = rank->arena.gpu && run->launch->ranks > 1;
+    mlc_limit_begin(&limit, waits ? run->launch->start : 0, run->number ? 2 : 1, run->model->name, "the ranks have not connected their GPUs");
+    int status = mlc_wire_open(rank, run->error);
+    mlc_limit_end(&limit);
+    return status;
+}
+
 static int open_rank(program *run)
 {
     const mlc_options *options = run->options;
     mlc_open_options chosen = {.threads = thread_count(run), .seed = options->seed < 0 ? 0 : (uint64_t)options->seed,
                                .steps = options->steps};
-    run->rank = mlc_rank_open(run->model, run->number, &chosen, mlc_launch_inbox(run->launch, run->number), run->error);
+    run->rank = mlc_rank_open(run->model, run->number, &chosen, mlc_launch_number(run->launch, run->number), mlc_launch_inbox(run->launch, run->number), run->error);
     if (!run->rank)
         return run->error->status;
     mlc_rank *rank = run->rank;
@@ -150,6 +164,8 @@ static int open_rank(program *run)
     rank->keep = options->keep;
     rank->world.timeout = run->launch->start;
     int status = mlc_launch_connect(run->launch, &rank->world, run->error);
+    if (!status)
+        status = open_wire(run);
     set_patience(run, options->timeout > 0 ? options->timeout : LOADING_SECONDS);
     return status;
 }

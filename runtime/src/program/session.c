@@ -11,6 +11,7 @@
 #include "step/executor.h"
 #include "step/gradient.h"
 #include "step/open.h"
+#include "step/wire.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -134,7 +135,7 @@ static int open_members(mlc_session *session, const mlc_open_options *options, m
     if (!chosen.threads)
         chosen.threads = share > 1 ? share : 1;
     for (int r = 0; r < session->ranks; r++) {
-        session->members[r] = mlc_rank_open(session->model, r, &chosen, -1, error);
+        session->members[r] = mlc_rank_open(session->model, r, &chosen, r, -1, error);
         if (!session->members[r])
             return error->status;
         session->members[r]->note = take_note;
@@ -153,7 +154,9 @@ static void start_member(mlc_rank *rank, void *context)
 {
     (void)context;
     const mlc_transport *transport = rank->world.transport;
-    if (!transport || !transport->open(&rank->world, &rank->error))
+    if (transport && transport->open(&rank->world, &rank->error))
+        return;
+    if (!mlc_wire_open(rank, &rank->error))
         mlc_rank_initialize(rank);
 }
 
@@ -603,10 +606,11 @@ int mlc_session_evaluate(mlc_session *session, const void *const *inputs, int64_
 static void set_scalar(mlc_session *session, const char *name, double given)
 {
     const mlc_model *model = session->model;
-    double value = mlc_dtype_round(mlc_dtype_wide(model), given);
+    const mlc_dtype_row *wide = mlc_dtype_wide(model);
+    double value = mlc_dtype_round(wide, given);
     bool known = false;
     if (!isfinite(value)) {
-        mlc_error_set(&session->error, MLC_USAGE, "run-time constant %s: is not finite, or does not fit an f32", name);
+        mlc_error_set(&session->error, MLC_USAGE, "run-time constant %s: is not finite, or does not fit an %s", name, wide->name);
         return;
     }
     for (int i = 0; i < model->scalar_count; i++) {

@@ -4,8 +4,7 @@
 #include "model/tables.h"
 #include "step/collective_plan.h"
 #include "step/sweep.h"
-
-#include <string.h>
+#include "step/wire.h"
 
 /* ---- what happens to a part ---- */
 
@@ -14,15 +13,9 @@ static char *bytes_at(const mlc_rank *rank, const mlc_part *part, int level)
     return mlc_rank_at(rank, part->levels[level] + part->offset);
 }
 
-/* Adds `x` to the sum, as many elements as the part has. */
-static void add_part(const mlc_rank *rank, const mlc_part *part, void *sum, const void *x)
-{
-    const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
-    dtype->wide->add(sum, x, (int64_t)part->bytes / dtype->bytes);
-}
-
 /* A segment of an exchange: of sums, of as many equal parts as there may be roots. */
 typedef struct segment {
+    const mlc_env *env;
     const mlc_joining *joining;
     char *slot; /* NULL: what arrives is the guest's */
     uint64_t room;
@@ -31,19 +24,19 @@ typedef struct segment {
 static void pack_values(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *to = context;
-    memcpy(to->slot + part->at, bytes_at(rank, part, 0), part->bytes);
+    mlc_wire_copy(to->env, to->slot + part->at, bytes_at(rank, part, 0), part->bytes);
 }
 
 static void unpack_values(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *from = context;
-    memcpy(bytes_at(rank, part, 0), from->slot + part->at, part->bytes);
+    mlc_wire_copy(from->env, bytes_at(rank, part, 0), from->slot + part->at, part->bytes);
 }
 
 static void add_sum(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *from = context;
-    add_part(rank, part, bytes_at(rank, part, 0), from->slot + part->at);
+    mlc_wire_add(rank, from->env, bytes_at(rank, part, 0), from->slot + part->at, part->bytes);
 }
 
 static const char *arrived_at(const mlc_rank *rank, const mlc_part *part, const segment *from, int number)
@@ -57,7 +50,7 @@ static void pack_sums(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *to = context;
     for (int i = 0; i < to->joining->sent_count; i++)
-        memcpy(to->slot + (uint64_t)i * to->room + part->at, bytes_at(rank, part, to->joining->sent[i]), part->bytes);
+        mlc_wire_copy(to->env, to->slot + (uint64_t)i * to->room + part->at, bytes_at(rank, part, to->joining->sent[i]), part->bytes);
 }
 
 static void join_sums(const mlc_rank *rank, const mlc_part *part, void *context)
@@ -67,9 +60,9 @@ static void join_sums(const mlc_rank *rank, const mlc_part *part, void *context)
         const mlc_join *join = &from->joining->joins[i];
         const char *x = join->arrived ? arrived_at(rank, part, from, join->from) : bytes_at(rank, part, join->from);
         if (join->adds)
-            add_part(rank, part, bytes_at(rank, part, join->to), x);
+            mlc_wire_add(rank, from->env, bytes_at(rank, part, join->to), x, part->bytes);
         else
-            memcpy(bytes_at(rank, part, join->to), x, part->bytes);
+            mlc_wire_copy(from->env, bytes_at(rank, part, join->to), x, part->bytes);
     }
 }
 
@@ -79,14 +72,14 @@ static void join_sums(const mlc_rank *rank, const mlc_part *part, void *context)
 
 static void await_arrival(mlc_rank *rank, const mlc_env *env, mlc_link *link)
 {
-    if (!mlc_team_stopping(env) && mlc_link_wait_arrived(&rank->world, link, link->released))
+    if (!mlc_team_stopping(env) && mlc_wire_await_arrived(rank, link, link->released))
         mlc_team_stop(env);
 }
 
 /* Until at most `outstanding` messages have not gone. */
 static void await_sent(mlc_rank *rank, const mlc_env *env, mlc_link *link, int64_t outstanding)
 {
-    if (!mlc_team_stopping(env) && mlc_link_wait_sent(&rank->world, link, link->posted - outstanding - 1))
+    if (!mlc_team_stopping(env) && mlc_wire_await_sent(rank, link, link->posted - outstanding - 1))
         mlc_team_stop(env);
 }
 
@@ -102,7 +95,7 @@ static void await_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchange
 {
     int64_t kept = mlc_stream_segments(&one->kept, room);
     if (one->in && k >= 2 && k - 2 < kept)
-        mlc_link_release(&rank->world, one->in);
+        mlc_wire_release(rank, one->in);
     if (one->out && k < mlc_stream_segments(&one->sent, room))
         await_outbox(rank, env, one->out);
     if (one->in && k >= 1 && k - 1 < kept)
@@ -121,7 +114,7 @@ static void pack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchanged
 {
     if (!one->out || k >= mlc_stream_segments(&one->sent, room))
         return;
-    segment to = {one->joining, mlc_link_outgoing(one->out, one->out->posted), room};
+    segment to = {env, one->joining, mlc_wire_outgoing(rank, one->out, one->out->posted), room};
     mlc_stream_visit(rank, env, &one->sent, room, k, by.pack, &to);
 }
 
@@ -129,7 +122,7 @@ static void unpack_segment(mlc_rank *rank, const mlc_env *env, const mlc_exchang
 {
     if (!one->in || k < 0 || k >= mlc_stream_segments(&one->kept, room))
         return;
-    segment from = {one->joining, mlc_link_incoming(one->in, one->in->released), room};
+    segment from = {env, one->joining, mlc_wire_incoming(rank, one->in, one->in->released), room};
     mlc_stream_visit(rank, env, &one->kept, room, k, by.unpack, &from);
 }
 
@@ -147,17 +140,17 @@ static bool run_exchange(mlc_rank *rank, const mlc_env *env, const mlc_exchanged
         unpack_segment(rank, env, one, room, k - 1, by);
         mlc_barrier(env);
         if (env->thread == 0 && k < sent)
-            mlc_link_post(&rank->world, one->out);
+            mlc_wire_post(rank, one->out);
     }
     if (env->thread == 0 && kept && kept == steps)
-        mlc_link_release(&rank->world, one->in);
+        mlc_wire_release(rank, one->in);
     return true;
 }
 
 /* What a guest has joins what its host has, on one rank. */
 static bool run_alone(const mlc_rank *rank, const mlc_env *env, const mlc_exchanged *one)
 {
-    segment from = {one->joining, NULL, 0};
+    segment from = {env, one->joining, NULL, 0};
     if (one->kept.bytes)
         mlc_stream_visit(rank, env, &one->kept, one->kept.bytes, 0, join_sums, &from);
     mlc_barrier(env);
@@ -174,11 +167,11 @@ typedef struct span {
 static void begin_exchanges(mlc_rank *rank, const mlc_env *env, span of, uint64_t room)
 {
     for (const mlc_exchanged *one = of.begin; one < of.end && !mlc_team_stopping(env); one++)
-        if ((one->in && mlc_link_begin(&rank->world, one->in, 0)) || (one->out && mlc_link_begin(&rank->world, one->out, 0)))
+        if ((one->in && mlc_wire_begin(rank, one->in, 0)) || (one->out && mlc_wire_begin(rank, one->out, 0)))
             mlc_team_stop(env);
     for (const mlc_exchanged *one = of.begin; one < of.end && !mlc_team_stopping(env); one++)
         if (one->in)
-            mlc_link_expect(&rank->world, one->in, mlc_stream_segments(&one->kept, room));
+            mlc_wire_expect(rank, one->in, mlc_stream_segments(&one->kept, room));
 }
 
 /* Nobody needs the progress of this rank for what it has sent. */

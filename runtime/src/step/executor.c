@@ -128,7 +128,7 @@ void mlc_executor_clear(mlc_rank *rank)
     int count = 0;
     for (int kind = 0; kind < MLC_CHAINS; kind++)
         count = mlc_statistics_count(&rank->model->chains[kind]) > count ? mlc_statistics_count(&rank->model->chains[kind]) : count;
-    mlc_statistics_clear(rank->tables->totals, count);
+    mlc_statistics_clear(rank->tables->totals, count, 0);
 }
 
 double mlc_executor_means(mlc_rank *rank, int kind, double *loss)
@@ -183,7 +183,6 @@ static void deal(mlc_pass *run, int64_t first, int64_t count)
 {
     const mlc_rank *rank = run->rank;
     int64_t even = count / rank->model->mesh.size[MLC_DP], rest = count % rank->model->mesh.size[MLC_DP];
-    run->exchanged = false;
     run->count = even + (rank->replica < rest);
     run->first = first + even * rank->replica + smaller(rank->replica, rest);
 }
@@ -215,6 +214,7 @@ void mlc_executor_record(mlc_rank *rank)
     record->microbatch = 0;
     mlc_dtype_wide(rank->model)->store(record->one, 0, 1);
     mlc_dtype_wide(rank->model)->store(record->mean, 0, 1.0 / rank->model->microbatches);
+    mlc_dtype_wide(rank->model)->store(record->limit, 0, rank->model->clip);
     mlc_rank_put_scalars(rank, rank->step, record->scalars);
 }
 

@@ -12,31 +12,12 @@ void mlc_gradient_begin(const mlc_env *env)
     worker->flaw = -1;
 }
 
-mlc_exact mlc_gradient_squares(const mlc_rank *rank)
-{
-    mlc_exact sum = {{0}};
-    for (int i = 0; i < rank->team->threads; i++)
-        mlc_exact_merge(&sum, &rank->team->workers[i].squares);
-    return sum;
-}
-
-int64_t mlc_gradient_bad(const mlc_rank *rank)
+int64_t mlc_gradient_bad(const mlc_team *team)
 {
     int64_t lowest = -1;
-    for (int i = 0; i < rank->team->threads; i++) {
-        int64_t bad = rank->team->workers[i].bad_parameter;
-        if (bad >= 0 && (lowest < 0 || bad < lowest))
-            lowest = bad;
-    }
+    for (int i = 0; i < team->threads; i++)
+        lowest = mlc_flaw_first(lowest, team->workers[i].bad_parameter);
     return lowest;
-}
-
-int64_t mlc_gradient_flaw(const mlc_rank *rank)
-{
-    int64_t first = -1;
-    for (int i = 0; i < rank->team->threads; i++)
-        first = mlc_flaw_first(first, rank->team->workers[i].flaw);
-    return first;
 }
 
 void *mlc_gradient_of(const mlc_rank *rank, int parameter)

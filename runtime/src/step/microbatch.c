@@ -83,12 +83,12 @@ static void fill_input(mlc_pass *run, mlc_env *env, const mlc_binding *binding, 
     char *to = mlc_rank_at(run->rank, resolve(env, binding->at));
     if (begin == end || !run->feed->fill(run->feed, run->rank, binding->input, microbatch, begin, end, to, &mlc_worker_of(env)->error))
         return;
-    atomic_store_explicit(&run->unfed, true, memory_order_relaxed);
     int64_t row_bytes = mlc_input_row_bytes(&model->inputs[binding->input]);
     memset(to + begin * row_bytes, 0, (size_t)((end - begin) * row_bytes));
 }
 
-/* This thread's rows of the inputs that the chunk reads. Where it fails, the walk goes on with zeros: the others wait for messages. */
+/* This thread's rows of the inputs that the chunk reads. Where it fails, the worker's error says why, and the walk goes on with zeros: the
+ * others wait for messages. */
 static void fill(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk, int64_t microbatch)
 {
     if (!chunk->input_count)
@@ -99,29 +99,17 @@ static void fill(mlc_pass *run, mlc_env *env, const mlc_chunk *chunk, int64_t mi
     mlc_pass_end_part(run, env, "inputs", started);
 }
 
-static double scalar_at(const mlc_pass *run, uint64_t operand, int64_t n)
+void mlc_microbatch_search(mlc_pass *run)
 {
-    return mlc_dtype_wide(run->rank->model)->load(mlc_rank_at(run->rank, mlc_rank_resolve(run->rank, operand, n)), 0);
-}
-
-/* Notes what the forward rows of a chunk left for the columns, with the weight of local microbatch n. */
-static void note(mlc_pass *run, const mlc_chunk *chunk, int64_t n)
-{
-    double weight = run->share * (chunk->weight_at == MLC_NONE ? 1.0 : scalar_at(run, chunk->weight_at, n));
-    for (int i = 0; i < chunk->value_count; i++) {
-        int column = chunk->values[i].column;
-        double value = scalar_at(run, chunk->values[i].at, n);
-        mlc_statistics_account(run->rank->tables->statistics, run->chain, column, run->first + n, weight, value);
-        if (column < run->chain->losses && run->search == MLC_SEARCH_LOSS && !isfinite(value))
-            mlc_pass_find(run, chunk->stage, run->first + n, -1);
-    }
-}
-
-void mlc_microbatch_note(mlc_pass *run)
-{
+    const mlc_dtype_row *wide = mlc_dtype_wide(run->rank->model);
     for (int c = 0; run->chunks && c < run->rank->role->chunk_count; c++)
         for (int64_t n = 0; n < run->count; n++)
-            note(run, &run->chunks[c], n);
+            for (int i = 0; i < run->chunks[c].value_count; i++) {
+                const mlc_value *value = &run->chunks[c].values[i];
+                bool counts = value->column < run->chain->losses;
+                if (counts && !isfinite(wide->load(mlc_rank_at(run->rank, mlc_rank_resolve(run->rank, value->at, n)), 0)))
+                    mlc_pass_find(run, run->chunks[c].stage, run->first + n, -1);
+            }
 }
 
 static bool has_uses(const mlc_chunk *chunk, unsigned phases)
@@ -139,10 +127,9 @@ static void search(mlc_pass *run, const mlc_env *env, const mlc_action *action, 
     unsigned phases = mlc_moment_phases(mlc_action_whole(action));
     if (!has_uses(chunk, phases))
         return;
-    mlc_gradient_begin(env);
     mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_SEARCH, .chunk = action->of, .phases = phases});
-    if (env->thread == 0 && mlc_gradient_bad(run->rank) >= 0)
-        mlc_pass_find(run, chunk->stage, microbatch, mlc_gradient_bad(run->rank));
+    if (env->thread == 0 && mlc_gradient_bad(env->team) >= 0)
+        mlc_pass_find(run, chunk->stage, microbatch, mlc_gradient_bad(env->team));
 }
 
 bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)

@@ -4,16 +4,17 @@
 #include "model/tables.h"
 #include "step/collective.h"
 #include "step/executor.h"
+#include "step/wire.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define DEFAULT_STEPS 1000
 
-static int open_memory(mlc_rank *rank, int threads, int inbox_fd, mlc_error *error)
+static int open_memory(mlc_rank *rank, int threads, int number, int inbox_fd, mlc_error *error)
 {
     const mlc_role *role = rank->role;
-    if (mlc_arena_open(&rank->arena, role->arena_bytes, rank->model->scratch_bytes_per_thread, threads, error))
+    if (mlc_arena_open(&rank->arena, role->arena_bytes, rank->model->scratch_bytes_per_thread, threads, number, error))
         return error->status;
     if (inbox_fd >= 0 && mlc_arena_map_inbox(&rank->arena, role->inbox_bytes, inbox_fd, error))
         return error->status;
@@ -25,24 +26,24 @@ static int open_memory(mlc_rank *rank, int threads, int inbox_fd, mlc_error *err
 }
 
 /* The first error of opening is the rank's too. */
-static int open_parts(mlc_rank *rank, int threads, int inbox_fd)
+static int open_parts(mlc_rank *rank, int threads, int number, int inbox_fd)
 {
     mlc_error *error = &rank->error;
     if (mlc_catalog_open(&rank->catalog, rank->model, error) ||
-        mlc_shard_open(&rank->shard, &rank->catalog.owners, rank->place, rank->replica, error) || open_memory(rank, threads, inbox_fd, error) ||
+        mlc_shard_open(&rank->shard, &rank->catalog.owners, rank->place, rank->replica, error) || open_memory(rank, threads, number, inbox_fd, error) ||
         mlc_world_open(&rank->world, rank->model, rank->rank, &rank->arena, error) || mlc_tables_open(rank, error))
         return error->status;
     return mlc_collective_open(rank, error);
 }
 
-mlc_rank *mlc_rank_open(const mlc_model *model, int number, const mlc_open_options *options, int inbox_fd, mlc_error *error)
+mlc_rank *mlc_rank_open(const mlc_model *model, int own, const mlc_open_options *options, int number, int inbox_fd, mlc_error *error)
 {
     mlc_open_options chosen = options ? *options : (mlc_open_options){0};
     if (chosen.threads < 0 || chosen.threads > MLC_MAX_THREADS || chosen.steps < 0) {
         mlc_error_set(error, MLC_USAGE, "threads must be 1 to %d, steps at least 1", MLC_MAX_THREADS);
         return NULL;
     }
-    if (mlc_executor_check_model(model, error) || mlc_executor_check_place(model, mlc_mesh_place(&model->mesh, number), error))
+    if (mlc_executor_check_model(model, error) || mlc_executor_check_place(model, mlc_mesh_place(&model->mesh, own), error))
         return NULL;
     mlc_rank *rank = calloc(1, sizeof *rank);
     if (!rank) {
@@ -50,14 +51,14 @@ mlc_rank *mlc_rank_open(const mlc_model *model, int number, const mlc_open_optio
         return NULL;
     }
     rank->model = model;
-    rank->rank = number;
-    rank->place = mlc_mesh_place(&model->mesh, number);
-    rank->replica = mlc_mesh_replica(&model->mesh, number);
+    rank->rank = own;
+    rank->place = mlc_mesh_place(&model->mesh, own);
+    rank->replica = mlc_mesh_replica(&model->mesh, own);
     rank->role = &model->roles[rank->place];
     rank->program = &model->schedule->places[rank->place];
     rank->seed = chosen.seed;
     rank->steps = chosen.steps ? chosen.steps : DEFAULT_STEPS;
-    if (open_parts(rank, chosen.threads ? chosen.threads : mlc_cpu_count(), inbox_fd)) {
+    if (open_parts(rank, chosen.threads ? chosen.threads : mlc_cpu_count(), number, inbox_fd)) {
         mlc_error_set(error, rank->error.status, "%s", rank->error.text);
         mlc_rank_close(rank);
         return NULL;
@@ -69,6 +70,7 @@ void mlc_rank_close(mlc_rank *rank)
 {
     if (!rank)
         return;
+    mlc_wire_close(rank);
     mlc_collective_close(rank);
     mlc_tables_close(rank);
     mlc_world_close(&rank->world);

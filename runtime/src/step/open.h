@@ -5,8 +5,8 @@
 #include "model/rank.h"
 
 /* Makes a rank with its arena, team and tables; not yet connected: the caller opens the transport, then initialises.
- * inbox_fd: a file of the inbox's bytes to map there, -1: private memory. Returns NULL on failure. */
-mlc_rank *mlc_rank_open(const mlc_model *model, int rank, const mlc_open_options *options, int inbox_fd, mlc_error *error);
+ * number: which of the ranks of this machine it is. inbox_fd: a file of the inbox's bytes to map there, -1: private memory. Returns NULL on failure. */
+mlc_rank *mlc_rank_open(const mlc_model *model, int rank, const mlc_open_options *options, int number, int inbox_fd, mlc_error *error);
 void mlc_rank_close(mlc_rank *rank);
 
 /* Sets the parameters that this rank holds to their initial values and its states to zero, as at step 0, from rank->seed. */

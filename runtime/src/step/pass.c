@@ -2,15 +2,13 @@
 #include "step/pass.h"
 
 #include "model/action.h"
-#include "model/finite.h"
+#include "model/results.h"
 #include "model/tables.h"
 #include "report/trace.h"
 #include "step/collective.h"
-#include "step/gradient.h"
 #include "step/sweep.h"
 #include "world/launches.h"
 
-#include <math.h>
 #include <string.h>
 
 /* ---- the board, and names for traces and reports ---- */
@@ -118,31 +116,16 @@ static int exchange_refusals(mlc_pass *run)
     return mlc_exchange(&run->rank->world, &run->refused, sizeof run->refused, sizeof run->refused, mlc_refusal_combine);
 }
 
-/* Every rank gets what all ranks have noted. Returns a status. */
+/* By the lead thread: every rank gets what all ranks have noted. Returns a status. */
 static int exchange(mlc_pass *run)
 {
     mlc_rank *rank = run->rank;
-    mlc_statistic *statistics = rank->tables->statistics, *totals = rank->tables->totals;
-    mlc_notes *notes = mlc_statistics_notes(statistics);
-    mlc_microbatch_note(run);
-    notes->signals = rank->signals ? *rank->signals : 0;
-    notes->failed = atomic_load_explicit(&run->unfed, memory_order_relaxed);
-    run->refused = refused_here(rank);
-    notes->refused = run->refused.site >= 0;
+    mlc_statistic *statistics = mlc_results_of(rank)->statistics;
     size_t bytes = (size_t)mlc_statistics_count(run->chain) * sizeof *statistics;
+    mlc_statistics_notes(statistics)->signals = rank->signals ? *rank->signals : 0;
+    run->refused = refused_here(rank);
     run->exchanged = true;
-    if (mlc_exchange(&rank->world, statistics, bytes, sizeof *statistics, mlc_statistics_combine))
-        return rank->error.status;
-    rank->result.signals = notes->signals;
-    run->refuses = notes->refused && !notes->failed;
-    if (!notes->failed && notes->flawed.microbatch < INT64_MAX)
-        run->bad_microbatch = notes->flawed.microbatch, run->bad_column = notes->flawed.column;
-    mlc_statistics_combine(totals, statistics, bytes);
-    run->weight_sum = mlc_tally_value(mlc_statistics_tally(totals, MLC_TALLY_WEIGHT));
-    mlc_dtype_wide(rank->model)->store(rank->record->scale, 0, 1.0 / run->weight_sum);
-    bool weightless = run->kind == MLC_TRAIN && !isfinite(1.0 / run->weight_sum);
-    rank->record->held = notes->failed || notes->refused || run->bad_microbatch >= 0 || weightless;
-    return MLC_OK;
+    return mlc_exchange(&rank->world, statistics, bytes, sizeof *statistics, mlc_statistics_combine);
 }
 
 static bool run_statistics(mlc_pass *run, mlc_env *env)
@@ -150,61 +133,34 @@ static bool run_statistics(mlc_pass *run, mlc_env *env)
     if (run->search != MLC_SEARCH_NONE)
         return false;
     int64_t started = mlc_pass_begin_part(run, env, "statistics");
+    mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_STATISTICS, .chain = run->kind, .count = run->count});
     if (env->thread == 0 && !mlc_team_stopping(env) && exchange(run))
         mlc_team_stop(env);
     mlc_barrier(env);
+    bool goes_on = !mlc_stopped(env);
+    if (goes_on && run->kind == MLC_TRAIN)
+        mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_WEIGH});
     mlc_pass_end_part(run, env, "statistics", started);
-    return !mlc_stopped(env);
+    return goes_on;
 }
 
 /* ---- gradients ---- */
 
-typedef struct squares {
-    mlc_exact sum;
-    int64_t bad; /* lowest parameter that is not finite, or -1 */
-} squares;
-
-_Static_assert(sizeof(squares) <= MLC_STATISTIC_BYTES, "compiler/parallel/collectives.py counts messages by it");
-
-static void combine_squares(void *into, const void *from, size_t bytes)
-{
-    squares *own = into;
-    const squares *other = from;
-    for (size_t i = 0; i < bytes / sizeof *own; i++) {
-        mlc_exact_merge(&own[i].sum, &other[i].sum);
-        if (other[i].bad >= 0 && (own[i].bad < 0 || other[i].bad < own[i].bad))
-            own[i].bad = other[i].bad;
-    }
-}
-
-/* By the lead thread: the norm over all ranks. Returns a status. */
-static int measure(mlc_pass *run)
-{
-    mlc_rank *rank = run->rank;
-    squares all = {mlc_gradient_squares(rank), mlc_gradient_bad(rank)};
-    if (mlc_exchange(&rank->world, &all, sizeof all, sizeof all, combine_squares))
-        return rank->error.status;
-    double norm = sqrt(mlc_exact_value(&all.sum)), clip = rank->model->clip;
-    rank->result.grad_norm = norm;
-    const mlc_dtype_row *wide = mlc_dtype_wide(rank->model);
-    rank->result.clip_factor = clip > 0 && norm > clip ? mlc_dtype_round(wide, clip / norm) : 1;
-    wide->store(rank->record->clip, 0, rank->result.clip_factor);
-    run->bad_parameter = all.bad;
-    rank->record->held |= all.bad >= 0;
-    return MLC_OK;
-}
-
 /* Whole gradients and their norm. False: stop, for they are all that is wanted. */
 static bool run_norm(mlc_pass *run, mlc_env *env)
 {
+    mlc_rank *rank = run->rank;
+    mlc_squares *squares = &mlc_results_of(rank)->squares;
     int64_t started = mlc_pass_begin_part(run, env, "gradients");
-    mlc_gradient_begin(env);
-    mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_NORM});
-    if (env->thread == 0 && measure(run))
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_NORM});
+    if (env->thread == 0 && mlc_exchange(&rank->world, squares, sizeof *squares, sizeof *squares, mlc_squares_combine))
         mlc_team_stop(env);
     mlc_barrier(env);
+    bool goes_on = !mlc_stopped(env);
+    if (goes_on)
+        mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_CLIP});
     mlc_pass_end_part(run, env, "gradients", started);
-    return !mlc_stopped(env) && run->update;
+    return goes_on && run->update;
 }
 
 /* Sums of a group that is complete. In a search each microbatch is on its own. */
@@ -240,7 +196,6 @@ static bool run_share(mlc_pass *run, mlc_env *env, const mlc_action *action)
 static bool run_update(mlc_pass *run, mlc_env *env)
 {
     int64_t started = mlc_pass_begin_part(run, env, "update");
-    mlc_gradient_begin(env);
     mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_UPDATE});
     mlc_pass_end_part(run, env, "update", started);
     return true;
@@ -262,23 +217,12 @@ static bool run_gather(mlc_pass *run, mlc_env *env, const mlc_action *action)
     return whole;
 }
 
-static void combine_flaws(void *into, const void *from, size_t bytes)
-{
-    int64_t *own = into;
-    const int64_t *other = from;
-    for (size_t i = 0; i < bytes / sizeof *own; i++)
-        own[i] = mlc_flaw_first(own[i], other[i]);
-}
-
 /* What the update left that is not finite, on any rank. */
 static bool run_verdict(mlc_pass *run, const mlc_env *env)
 {
-    int64_t started = mlc_pass_begin_part(run, env, "verdict");
-    if (env->thread == 0 && !mlc_team_stopping(env)) {
-        run->flaw = mlc_gradient_flaw(run->rank);
-        if (mlc_exchange(&run->rank->world, &run->flaw, sizeof run->flaw, sizeof run->flaw, combine_flaws))
-            mlc_team_stop(env);
-    }
+    int64_t started = mlc_pass_begin_part(run, env, "verdict"), *flaw = &mlc_results_of(run->rank)->flaw;
+    if (env->thread == 0 && !mlc_team_stopping(env) && mlc_exchange(&run->rank->world, flaw, sizeof *flaw, sizeof *flaw, mlc_flaws_combine))
+        mlc_team_stop(env);
     mlc_barrier(env);
     mlc_pass_end_part(run, env, "verdict", started);
     return !mlc_stopped(env);
@@ -371,6 +315,12 @@ static void walk_job(mlc_env *env, void *context)
             return;
 }
 
+/* A list without STATISTICS, of a sample, ends with them all the same. */
+static void statistics_job(mlc_env *env, void *context)
+{
+    run_statistics(context, env);
+}
+
 /* Filling failed here: the error of the lowest thread. */
 static void report_unfed(mlc_rank *rank)
 {
@@ -381,36 +331,72 @@ static void report_unfed(mlc_rank *rank)
     }
 }
 
-/* Rows read the number of their microbatch where the list has a place for it. */
-static void number_microbatches(const mlc_pass *run)
+/* Before the list: the numbers of its microbatches, where rows read them, and nothing noted yet. */
+static void begin_results(const mlc_pass *run)
 {
-    int64_t *numbers = mlc_rank_at(run->rank, run->rank->role->microbatches);
+    mlc_rank *rank = run->rank;
+    int64_t *numbers = mlc_rank_at(rank, rank->role->microbatches);
     for (int64_t n = 0; n < run->count; n++)
         numbers[n] = run->first + n;
+    rank->record->share = run->share;
+    mlc_statistics_clear(mlc_results_of(rank)->statistics, mlc_statistics_count(run->chain), run->chain->losses);
+}
+
+/* What all ranks have noted in the list, which has ended. */
+static void read_statistics(mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    mlc_statistic *statistics = mlc_results_of(rank)->statistics;
+    const mlc_notes *notes = mlc_statistics_notes(statistics);
+    rank->result.signals = notes->signals;
+    run->refuses = notes->refused && !notes->failed;
+    if (!notes->failed && notes->flawed.microbatch < INT64_MAX)
+        run->bad_microbatch = notes->flawed.microbatch, run->bad_column = notes->flawed.column;
+    mlc_statistics_combine(rank->tables->totals, statistics, (size_t)mlc_statistics_count(run->chain) * sizeof *statistics);
+    run->weight_sum = mlc_tally_value(mlc_statistics_tally(rank->tables->totals, MLC_TALLY_WEIGHT));
+}
+
+/* What a step has found. */
+static void read_results(mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    const mlc_results *results = mlc_results_of(rank);
+    read_statistics(run);
+    if (run->kind != MLC_TRAIN)
+        return;
+    rank->result.grad_norm = results->norm;
+    rank->result.clip_factor = mlc_dtype_wide(rank->model)->load(rank->record->clip, 0);
+    run->bad_parameter = results->squares.bad;
+    if (run->update)
+        run->flaw = results->flaw;
 }
 
 int mlc_pass_walk(mlc_pass *run)
 {
     mlc_rank *rank = run->rank;
     rank->error.status = 0;
-    mlc_statistics_clear(rank->tables->statistics, mlc_statistics_count(run->chain));
+    run->exchanged = false;
     board_step(run);
-    number_microbatches(run);
+    begin_results(run);
     if (begin_messages(run))
         return rank->error.status;
     mlc_team_run(rank->team, walk_job, run);
     if (!rank->error.status)
         board_action(run, -1);
     if (run->search == MLC_SEARCH_LOSS)
-        mlc_microbatch_note(run);
-    if (!rank->error.status && run->search == MLC_SEARCH_NONE && !run->exchanged)
-        exchange(run);
-    if (!rank->error.status && run->refuses)
-        exchange_refusals(run);
-    if (rank->error.status || run->search != MLC_SEARCH_NONE || !mlc_statistics_notes(rank->tables->statistics)->failed)
+        mlc_microbatch_search(run);
+    if (rank->error.status || run->search != MLC_SEARCH_NONE)
         return rank->error.status;
-    if (atomic_load_explicit(&run->unfed, memory_order_relaxed))
-        report_unfed(rank);
+    if (!run->exchanged)
+        mlc_team_run(rank->team, statistics_job, run);
+    if (rank->error.status)
+        return rank->error.status;
+    read_results(run);
+    if (run->refuses && exchange_refusals(run))
+        return rank->error.status;
+    if (!mlc_statistics_notes(mlc_results_of(rank)->statistics)->failed)
+        return MLC_OK;
+    report_unfed(rank);
     return mlc_agree(&rank->world, &rank->error);
 }
 

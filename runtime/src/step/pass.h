@@ -28,9 +28,8 @@ typedef struct mlc_pass {
     double share;            /* multiplies every weight */
     enum mlc_search search;
     int stage;               /* of the last forward action */
-    double weight_sum;       /* of all microbatches, after STATISTICS */
-    atomic_bool unfed;       /* filling failed: the worker's error says why */
     bool exchanged;          /* statistics are those of all ranks */
+    double weight_sum;       /* of all microbatches; read with what follows when the list has ended */
     int64_t bad_microbatch;  /* the first with a loss that is not finite, or -1, */
     int64_t bad_column;      /* and the first part of it that is not */
     int64_t bad_parameter;   /* the first with a gradient that is not finite, or -1 */
@@ -62,9 +61,8 @@ int mlc_pass_walk(mlc_pass *run);
 /* What is done to parameters outside a step: the sweeps of MLC_AT_START or MLC_AT_COPIES. */
 void mlc_pass_prepare(mlc_rank *rank, int at);
 
-/* By the lead thread, when the list's microbatches are done: what they have left of columns, with their weights, is accounted for; in the
- * search for a loss, which of them are not finite. */
-void mlc_microbatch_note(mlc_pass *run);
+/* In the search for a loss, when the list has ended: which parts of it that microbatches have left are not finite. */
+void mlc_microbatch_search(mlc_pass *run);
 
 /* A compute action of the list; every thread calls it. False on every thread: the lead thread could not get what it reads. */
 bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action);

@@ -1,9 +1,9 @@
 /* stream.c: see stream.h. */
 #include "step/stream.h"
 
-#include <stdlib.h>
+#include "step/wire.h"
 
-#define CHUNK 32768 /* bytes worked on at a time: stays in the first cache through all additions */
+#include <stdlib.h>
 
 uint64_t mlc_stream_aligned(uint64_t bytes)
 {
@@ -49,8 +49,9 @@ static void visit_stretch(const mlc_rank *rank, const mlc_stretch *it, uint64_t 
                           mlc_part_visitor visit, void *context)
 {
     uint64_t begin = low > it->start ? low : it->start, end = high < it->start + it->bytes ? high : it->start + it->bytes;
-    for (uint64_t at = begin; at < end; at += CHUNK) {
-        uint64_t bytes = end - at < CHUNK ? end - at : CHUNK;
+    const uint64_t part = mlc_wire_part();
+    for (uint64_t at = begin; at < end; at += part) {
+        uint64_t bytes = end - at < part ? end - at : part;
         visit(rank, &(mlc_part){it->levels, it->guests, it->offset + at - it->start, bytes, at - segment}, context);
     }
 }

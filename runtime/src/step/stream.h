@@ -43,7 +43,7 @@ typedef struct mlc_part {
 
 typedef void (*mlc_part_visitor)(const mlc_rank *rank, const mlc_part *part, void *context);
 
-/* Visits the calling thread's share of segment k, in parts of at most 32 KiB. Called by every thread; no barrier inside. */
+/* Visits the calling thread's share of segment k, in parts of at most mlc_wire_part() bytes. Called by every thread; no barrier inside. */
 void mlc_stream_visit(const mlc_rank *rank, const mlc_env *env, const mlc_stream *stream, uint64_t room, int64_t k, mlc_part_visitor visit,
                       void *context);
 

@@ -2,7 +2,9 @@
 #include "step/sweep.h"
 
 #include "model/finite.h"
+#include "model/results.h"
 #include "model/tables.h"
+#include "step/gradient.h"
 #include "world/launches.h"
 
 #include <stddef.h>
@@ -45,13 +47,15 @@ typedef struct walk {
 
 /* One of what it goes over: elements [begin, begin + elements) of a parameter; begin is a multiple of 1024. */
 typedef struct item {
-    int parameter;
+    int parameter;          /* NONE: the rank itself */
     int64_t begin;
     int64_t elements;       /* 0: left out; -1: there are no more */
     const mlc_use *use;     /* NULL: all that the place has of the parameter */
     const mlc_piece *piece; /* NULL: it is no piece */
     const mlc_held *held;   /* of what is held */
 } item;
+
+#define NONE (-1)
 
 static const item LAST = {.elements = -1};
 
@@ -138,14 +142,61 @@ static item held_item(const walk *of, int i)
     return (item){.parameter = held->parameter, .elements = mlc_parameter_elements(&of->rank->model->parameters[held->parameter]), .held = held};
 }
 
+static item rank_item(const walk *of, int i)
+{
+    (void)of;
+    return i > 0 ? LAST : (item){.parameter = NONE, .elements = 1};
+}
+
 static item item_of(const walk *of, int i)
 {
-    static item (*const lists[])(const walk *of, int i) = {[MLC_OVER_USES] = chunk_use, [MLC_OVER_USE] = shared_use,
-                                                           [MLC_OVER_PIECES] = piece_item, [MLC_OVER_HELD] = held_item};
+    static item (*const lists[])(const walk *of, int i) = {[MLC_OVER_USES] = chunk_use,    [MLC_OVER_USE] = shared_use,
+                                                           [MLC_OVER_PIECES] = piece_item, [MLC_OVER_HELD] = held_item,
+                                                           [MLC_OVER_RANK] = rank_item};
     item it = lists[of->sweep->over](of, i);
-    if (it.elements > 0 && !is_taken(of, &it))
+    if (it.elements > 0 && of->sweep->only && !is_taken(of, &it))
         it.elements = 0;
     return it;
+}
+
+/* ---- what microbatches left ---- */
+
+/* A number that a microbatch left for a column. */
+typedef struct left {
+    const mlc_chunk *chunk;
+    const mlc_value *value;
+    int64_t microbatch; /* of the list */
+} left;
+
+static int count_left(const walk *of)
+{
+    const mlc_chunk *chunks = of->rank->role->chunks[of->moment.chain];
+    int64_t count = 0;
+    for (int c = 0; chunks && c < of->rank->role->chunk_count; c++)
+        count += chunks[c].value_count * of->moment.count;
+    return (int)count;
+}
+
+/* Number k of them: chunk by chunk, microbatch by microbatch. */
+static left left_of(const walk *of, int64_t k)
+{
+    const mlc_chunk *chunk = of->rank->role->chunks[of->moment.chain];
+    for (; k >= chunk->value_count * of->moment.count; chunk++)
+        k -= chunk->value_count * of->moment.count;
+    return (left){chunk, &chunk->values[k % chunk->value_count], k / chunk->value_count};
+}
+
+/* Where something of it lies. */
+static uint64_t resolve_left(const walk *of, int operand, int64_t k)
+{
+    left it = left_of(of, k);
+    const mlc_role *role = of->rank->role;
+    if (operand == MLC_OPERAND_NUMBER)
+        return role->microbatches + (uint64_t)it.microbatch * sizeof(int64_t);
+    if (operand == MLC_OPERAND_VALUE)
+        return mlc_rank_resolve(of->rank, it.value->at, it.microbatch);
+    bool weighs = it.chunk->weight_at != MLC_NONE;
+    return weighs ? mlc_rank_resolve(of->rank, it.chunk->weight_at, it.microbatch) : role->record + offsetof(mlc_record, one);
 }
 
 /* ---- operands ---- */
@@ -177,6 +228,10 @@ static int count_of(const walk *of, const item *it, int operand)
     case MLC_OPERAND_STATE:
     case MLC_OPERAND_NEW_STATE:
         return of->rank->model->parameters[it->parameter].state_count;
+    case MLC_OPERAND_VALUE:
+    case MLC_OPERAND_WEIGHT:
+    case MLC_OPERAND_NUMBER:
+        return count_left(of);
     default:
         return 1;
     }
@@ -207,12 +262,26 @@ static int index_of(const walk *of, const item *it, int operand, int k, int time
     return k == 0 ? 0 : (int)((int64_t)k * count_of(of, it, operand) / times);
 }
 
+/* Of what the record and the results of a rank have: where it lies. */
+static uint64_t resolve_slot(const mlc_rank *rank, int operand)
+{
+    static const uint64_t record[MLC_OPERAND_END] = {
+        [MLC_OPERAND_SCALE] = offsetof(mlc_record, scale), [MLC_OPERAND_CLIP] = offsetof(mlc_record, clip),
+        [MLC_OPERAND_MEAN] = offsetof(mlc_record, mean),   [MLC_OPERAND_LIMIT] = offsetof(mlc_record, limit),
+        [MLC_OPERAND_SHARE] = offsetof(mlc_record, share), [MLC_OPERAND_HELD] = offsetof(mlc_record, held),
+    };
+    static const uint64_t results[MLC_OPERAND_END] = {
+        [MLC_OPERAND_STATISTICS] = offsetof(mlc_results, statistics), [MLC_OPERAND_SQUARES] = offsetof(mlc_results, squares),
+        [MLC_OPERAND_NORM] = offsetof(mlc_results, norm), [MLC_OPERAND_FLAW] = offsetof(mlc_results, flaw),
+    };
+    return record[operand] ? rank->role->record + record[operand] : rank->role->results + results[operand];
+}
+
 /* Where an operand, number k of those that there are, begins. States, and what an update makes, are laid out for the piece. */
 static uint64_t resolve(const walk *of, const item *it, int operand, int k)
 {
     const mlc_rank *rank = of->rank;
-    uint64_t bytes = mlc_wide_bytes(rank->model), record = rank->role->record;
-    int states = rank->model->parameters[it->parameter].state_count;
+    uint64_t bytes = mlc_wide_bytes(rank->model);
     switch (operand) {
     case MLC_OPERAND_SUM:
         return at_begin(it, levels_of(of, it, k)[0], bytes);
@@ -231,21 +300,23 @@ static uint64_t resolve(const walk *of, const item *it, int operand, int k)
     case MLC_OPERAND_STATE:
         return it->piece->states[k];
     case MLC_OPERAND_NEW_MASTER:
-        return it->piece->update_at[2 + states];
+        return it->piece->update_at[2 + rank->model->parameters[it->parameter].state_count];
     case MLC_OPERAND_NEW_STATE:
-        return it->piece->update_at[3 + states + k];
-    case MLC_OPERAND_SCALE:
-        return record + offsetof(mlc_record, scale);
-    case MLC_OPERAND_CLIP:
-        return record + offsetof(mlc_record, clip);
+        return it->piece->update_at[3 + rank->model->parameters[it->parameter].state_count + k];
+    case MLC_OPERAND_VALUE:
+    case MLC_OPERAND_WEIGHT:
+    case MLC_OPERAND_NUMBER:
+        return resolve_left(of, operand, k);
     default:
-        return record + offsetof(mlc_record, mean);
+        return resolve_slot(rank, operand);
     }
 }
 
-/* What a kernel that looks through an operand looks at (finite.h). */
-static int64_t subject_of(const item *it, int operand, int k)
+/* What a kernel that looks through an operand looks at (finite.h); of what a microbatch left, its column. */
+static int64_t subject_of(const walk *of, const item *it, int operand, int k)
 {
+    if (it->parameter == NONE)
+        return operand == MLC_OPERAND_VALUE ? left_of(of, k).value->column : 0;
     return mlc_flaw_of(it->parameter, operand == MLC_OPERAND_COPY ? MLC_FLAW_COPY : operand == MLC_OPERAND_STATE ? 1 + k : 0);
 }
 
@@ -274,7 +345,8 @@ static void run_kernel(const walk *of, mlc_env *env, const item *it, const mlc_s
 {
     uint64_t at[MLC_SWEEP_OPERANDS];
     resolve_all(of, it, call, k, times, at);
-    env->subject = subject_of(it, call->operands[0], index_of(of, it, call->operands[0], k, times));
+    int subject = call->operands[1] == MLC_OPERAND_VALUE ? 1 : 0;
+    env->subject = subject_of(of, it, call->operands[subject], index_of(of, it, call->operands[subject], k, times));
     call->run(env, at, begin, end);
 }
 
@@ -368,7 +440,7 @@ static void take_turns(const walk *of, mlc_env *env)
 static void list_call(const walk *of, const item *it, const mlc_sweep_call *call, void (*function)(void), const uint64_t *at, int count,
                       int64_t elements)
 {
-    mlc_sweep_name name = {call->kernel, of->rank->model->parameters[it->parameter].name};
+    mlc_sweep_name name = {call->kernel, it->parameter == NONE ? "rank" : of->rank->model->parameters[it->parameter].name};
     mlc_launches_sweep(of->rank->world.launches, function, name, at, count, it->begin, it->begin + elements);
 }
 
@@ -448,6 +520,7 @@ void mlc_sweep_run(const mlc_rank *rank, const mlc_env *env, mlc_moment moment)
     walk of = {.rank = rank, .moment = moment};
     mlc_env own = *env;
     bool behind = false; /* another one */
+    mlc_gradient_begin(env);
     find_siblings(&of);
     for (int i = 0; i < rank->model->sweep_count; i++) {
         of.sweep = &rank->model->sweeps[i];
@@ -477,12 +550,16 @@ static bool has_operand(const mlc_sweep *sweep, int operand)
     static const unsigned values = 1U << MLC_OPERAND_MASTER | 1U << MLC_OPERAND_COPY, states = 1U << MLC_OPERAND_STATE;
     static const unsigned made = 1U << MLC_OPERAND_NEW_MASTER | 1U << MLC_OPERAND_NEW_STATE;
     static const unsigned slots = 1U << MLC_OPERAND_SCALE | 1U << MLC_OPERAND_CLIP | 1U << MLC_OPERAND_MEAN;
+    static const unsigned found = 1U << MLC_OPERAND_STATISTICS | 1U << MLC_OPERAND_SQUARES | 1U << MLC_OPERAND_NORM | 1U << MLC_OPERAND_FLAW;
+    static const unsigned own = 1U << MLC_OPERAND_LIMIT | 1U << MLC_OPERAND_SHARE | 1U << MLC_OPERAND_HELD;
+    static const unsigned left_ones = 1U << MLC_OPERAND_VALUE | 1U << MLC_OPERAND_WEIGHT | 1U << MLC_OPERAND_NUMBER;
     bool here = sweep->only & MLC_ONLY_HERE, whole = sweep->only & MLC_ONLY_WHOLE, folds = sweep->at == MLC_AT_FOLD;
     unsigned has[MLC_OVER_END] = {
         [MLC_OVER_USES] = sums | (folds ? 1U << MLC_OPERAND_KEPT : 0),
         [MLC_OVER_USE] = sums | (sweep->only & MLC_ONLY_FURTHER ? gradients : 0),
         [MLC_OVER_PIECES] = values | states | slots | gradients | (here ? sums | 1U << MLC_OPERAND_FURTHER : 0) | (whole ? made : 0),
         [MLC_OVER_HELD] = values,
+        [MLC_OVER_RANK] = slots | found | own | (sweep->at == MLC_AT_STATISTICS ? left_ones : 0),
     };
     return operand > 0 && operand < MLC_OPERAND_END && (has[sweep->over] >> operand & 1);
 }
@@ -502,13 +579,16 @@ static bool is_sane_call(const mlc_sweep *sweep, const mlc_sweep_call *call)
 const char *mlc_sweep_fault(const mlc_sweep *sweep)
 {
     static const int ranges[MLC_OVER_END] = {[MLC_OVER_USES] = MLC_RANGE_WHOLE, [MLC_OVER_USE] = MLC_RANGE_SHARD,
-                                             [MLC_OVER_PIECES] = MLC_RANGE_SHARD, [MLC_OVER_HELD] = MLC_RANGE_WHOLE};
+                                             [MLC_OVER_PIECES] = MLC_RANGE_SHARD, [MLC_OVER_HELD] = MLC_RANGE_WHOLE,
+                                             [MLC_OVER_RANK] = MLC_RANGE_WHOLE};
     bool chunk = sweep->at == MLC_AT_FOLD || sweep->at == MLC_AT_REDUCE || sweep->at == MLC_AT_SEARCH;
     if (sweep->at < 0 || sweep->at >= MLC_AT_END || sweep->over < 0 || sweep->over >= MLC_OVER_END)
         return "is of no action, or over nothing";
     if (chunk != (sweep->over == MLC_OVER_USES) || (sweep->at == MLC_AT_SHARE) != (sweep->over == MLC_OVER_USE))
         return "is over what its action does not have";
     bool tensors = sweep->range == MLC_RANGE_TENSOR && (sweep->only & MLC_ONLY_WHOLE);
+    if (sweep->over == MLC_OVER_RANK && (sweep->only || sweep->gated))
+        return "has conditions for what there is once";
     if (sweep->range != ranges[sweep->over] && !tensors)
         return "goes over elements that there are not";
     for (int i = 0; i < sweep->call_count; i++)

@@ -2,6 +2,8 @@
 #include "mlc_kernel.h"
 
 #include "model/finite.h"
+#include "model/results.h"
+#include "step/gradient.h"
 #include "system/dtype.h"
 #include "system/threads.h"
 
@@ -87,7 +89,77 @@ static void inspect_copy(const mlc_env *env, uint64_t at, int64_t begin, int64_t
         note_flaw(env);
 }
 
+/* ---- the rank ---- */
+
+static void *slot(const mlc_env *env, uint64_t at)
+{
+    return env->arena + at;
+}
+
+static void refusals(const mlc_env *env, const uint64_t *at)
+{
+    mlc_notes *notes = mlc_statistics_notes(slot(env, at[0]));
+    for (int i = 0; i < env->threads; i++) {
+        notes->failed |= env->team->workers[i].error.status != 0;
+        notes->refused |= env->team->workers[i].refused.site >= 0;
+    }
+}
+
+/* statistics, value, weight, number, share */
+static void account(const mlc_env *env, const mlc_dtype_row *dtype, const uint64_t *at)
+{
+    const int64_t *number = slot(env, at[3]);
+    const double *share = slot(env, at[4]);
+    double value = dtype->load(slot(env, at[1]), 0), weight = *share * dtype->load(slot(env, at[2]), 0);
+    mlc_statistics_account(slot(env, at[0]), env->subject, *number, weight, value);
+}
+
+/* scale, held, statistics */
+static void weigh(const mlc_env *env, const mlc_dtype_row *dtype, const uint64_t *at)
+{
+    mlc_statistic *statistics = slot(env, at[2]);
+    const mlc_notes *notes = mlc_statistics_notes(statistics);
+    double scale = 1.0 / mlc_tally_value(mlc_statistics_tally(statistics, MLC_TALLY_WEIGHT));
+    int32_t *held = slot(env, at[1]);
+    dtype->store(slot(env, at[0]), 0, scale);
+    *held = notes->failed || notes->refused || notes->flawed.microbatch < INT64_MAX || !isfinite(scale);
+}
+
+static void total(const mlc_env *env, const uint64_t *at)
+{
+    mlc_squares *squares = slot(env, at[0]);
+    *squares = (mlc_squares){.bad = mlc_gradient_bad(env->team)};
+    for (int i = 0; i < env->threads; i++)
+        mlc_exact_merge(&squares->sum, &env->team->workers[i].squares);
+}
+
+/* norm, clip, held, squares, limit */
+static void norm(const mlc_env *env, const mlc_dtype_row *dtype, const uint64_t *at)
+{
+    const mlc_squares *squares = slot(env, at[3]);
+    double value = sqrt(mlc_exact_value(&squares->sum)), limit = dtype->load(slot(env, at[4]), 0);
+    int32_t *held = slot(env, at[2]);
+    *(double *)slot(env, at[0]) = value;
+    dtype->store(slot(env, at[1]), 0, limit > 0 && value > limit ? limit / value : 1);
+    *held |= squares->bad >= 0;
+}
+
+static void first(const mlc_env *env, const uint64_t *at)
+{
+    int64_t *flaw = slot(env, at[0]);
+    *flaw = -1;
+    for (int i = 0; i < env->threads; i++)
+        *flaw = mlc_flaw_first(*flaw, env->team->workers[i].flaw);
+}
+
 /* ---- by dtype ---- */
+
+#define ONCE(name, number, does, ...)                                                                                              \
+    void mlc_##does##_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                   \
+    {                                                                                                                              \
+        (void)begin, (void)end;                                                                                                    \
+        does(env, __VA_ARGS__);                                                                                                    \
+    }
 
 #define KERNELS(name, number)                                                                                                      \
     void mlc_add_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                                        \
@@ -125,6 +197,12 @@ static void inspect_copy(const mlc_env *env, uint64_t at, int64_t begin, int64_t
     void mlc_inspect_copy_##name(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)                               \
     {                                                                                                                              \
         inspect_copy(env, at[0], begin, end);                                                                                      \
-    }
+    }                                                                                                                              \
+    ONCE(name, number, refusals, at)                                                                                               \
+    ONCE(name, number, account, mlc_dtype_of(number), at)                                                                          \
+    ONCE(name, number, weigh, mlc_dtype_of(number), at)                                                                            \
+    ONCE(name, number, total, at)                                                                                                  \
+    ONCE(name, number, norm, mlc_dtype_of(number), at)                                                                             \
+    ONCE(name, number, first, at)
 KERNELS(f32, MLC_F32)
 KERNELS(f64, MLC_F64)

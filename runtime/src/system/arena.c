@@ -7,8 +7,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, mlc_error *error)
+int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, mlc_error *error)
 {
+    (void)number;
     if (arena_bytes % 64 || scratch_bytes_per_thread % 64)
         return mlc_error_set(error, MLC_BAD_INPUT, "arena: sizes %llu and %llu are not multiples of 64", (unsigned long long)arena_bytes,
                              (unsigned long long)scratch_bytes_per_thread);
@@ -17,7 +18,7 @@ int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_byte
     if (base == MAP_FAILED)
         return mlc_error_system(error, MLC_FAILED, "arena: cannot map %llu bytes", (unsigned long long)bytes);
     madvise(base, bytes, MADV_HUGEPAGE);
-    *arena = (mlc_arena){base, NULL, arena_bytes, scratch_bytes_per_thread, bytes, threads};
+    *arena = (mlc_arena){base, base, NULL, arena_bytes, scratch_bytes_per_thread, bytes, threads};
     return MLC_OK;
 }
 

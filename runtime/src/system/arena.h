@@ -14,6 +14,7 @@ struct mlc_gpu;
 
 typedef struct mlc_arena {
     char *base;         /* an address of the device where there is one */
+    char *mail;         /* where the host has messages of its own, at the same offsets: `base`, but for a GPU */
     struct mlc_gpu *gpu; /* NULL: the memory of this process */
     uint64_t arena_bytes;
     uint64_t scratch_bytes_per_thread;
@@ -21,8 +22,9 @@ typedef struct mlc_arena {
     int threads;
 } mlc_arena;
 
-/* Maps zeroed memory of exactly the planned size; both sizes are multiples of 64. Returns a status. */
-int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, mlc_error *error);
+/* Maps zeroed memory of exactly the planned size; both sizes are multiples of 64. number: which of the ranks
+ * of this machine it is, for that has a GPU of its own. Returns a status. */
+int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, mlc_error *error);
 void mlc_arena_close(mlc_arena *arena);
 
 /* What a file needs to take the place of the first `inbox_bytes` of an arena: whole pages. */

@@ -41,9 +41,9 @@ static void add_link(mlc_world *world, int number, int peer, bool sends)
     link->header = channel->headers + block * MLC_HEADER_BYTES;
     block = (uint64_t)block_of(world, channel, world->rank, peer);
     if (sends)
-        link->outbox = world->arena->base + channel->outbox + block * (uint64_t)channel->outbox_slots * channel->slot_bytes;
+        link->outbox = world->arena->mail + channel->outbox + block * (uint64_t)channel->outbox_slots * channel->slot_bytes;
     else
-        link->inbox = world->arena->base + inbox;
+        link->inbox = world->arena->mail + inbox;
 }
 
 static void add_pair(mlc_world *world, int number, int peer)
@@ -192,7 +192,7 @@ void mlc_link_expect(mlc_world *world, mlc_link *link, int64_t messages)
 
 void mlc_link_post(mlc_world *world, mlc_link *link)
 {
-    mlc_launches_message(world->launches, link, world->arena->base);
+    mlc_launches_message(world->launches, link, world->arena->mail);
     link->posted++;
     count_progress(world);
     mlc_world_progress(world);
@@ -200,7 +200,7 @@ void mlc_link_post(mlc_world *world, mlc_link *link)
 
 void mlc_link_release(mlc_world *world, mlc_link *link)
 {
-    mlc_launches_message(world->launches, link, world->arena->base);
+    mlc_launches_message(world->launches, link, world->arena->mail);
     link->released++;
     count_progress(world);
     world->transport->allow(world, link);
@@ -270,16 +270,10 @@ static int fail_late(mlc_world *world, const wait *what)
     return MLC_HANG;
 }
 
-/* Has a rank been lost, or ended the run? MLC_OK: no. */
-static int check_ranks(mlc_world *world, const wait *what)
+/* Has a rank been lost, or ended the run? MLC_OK: no. `text`: what this one waits for */
+static int check_ranks(mlc_world *world, int lost, int status, int ender, const char *text)
 {
-    char text[400], name[MLC_RANK_NAME_BYTES];
-    int ender = -1;
-    int lost = world->transport->lost(world);
-    int status = world->transport->abandoned(world, &ender);
-    if (!status && lost < 0)
-        return MLC_OK;
-    describe_wait(world, what, text, sizeof text);
+    char name[MLC_RANK_NAME_BYTES];
     if (lost >= 0 && lost != ender && (!status || status == MLC_FAILED)) {
         mlc_rank_name(name, &world->model->mesh, lost);
         mlc_error_set(world->error, MLC_FAILED, "%s is lost; %s", name, text);
@@ -288,6 +282,30 @@ static int check_ranks(mlc_world *world, const wait *what)
     mlc_rank_name(name, &world->model->mesh, ender);
     mlc_error_set(world->error, status, "%s ended the run with code %d; %s", name, status, text);
     return status;
+}
+
+static int check_wait(mlc_world *world, const wait *what)
+{
+    char text[400];
+    int ender = -1;
+    int lost = world->transport->lost(world);
+    int status = world->transport->abandoned(world, &ender);
+    if (!status && lost < 0)
+        return MLC_OK;
+    describe_wait(world, what, text, sizeof text);
+    return check_ranks(world, lost, status, ender, text);
+}
+
+int mlc_world_check(mlc_world *world, const char *does)
+{
+    char text[400], name[MLC_RANK_NAME_BYTES];
+    int ender = -1;
+    int lost = world->transport->lost(world);
+    int status = world->transport->abandoned(world, &ender);
+    if (!status && lost < 0)
+        return MLC_OK;
+    snprintf(text, sizeof text, "%s %s", mlc_rank_name(name, &world->model->mesh, world->rank), does);
+    return check_ranks(world, lost, status, ender, text);
 }
 
 /* What all ranks in sight have done; does not change while all of them are stuck. */
@@ -307,7 +325,7 @@ static int rest_until(mlc_world *world, const wait *what)
     double since = now();
     unsigned long long seen = progress_in_sight(world);
     for (int64_t rest = REST_FIRST;; rest = rest * 2 < REST_LONGEST ? rest * 2 : REST_LONGEST) {
-        int status = check_ranks(world, what);
+        int status = check_wait(world, what);
         if (status)
             return status;
         world->transport->rest(world, rest);

@@ -47,6 +47,7 @@ typedef struct mlc_link {
     int64_t released;
     int64_t expected;    /* receiver: messages of the list, as far as it has said; none before the first one begins */
     void *own;           /* the transport's */
+    void *edge;          /* of a GPU (step/wire.h); NULL: none */
 } mlc_link;
 
 /* What a rank does, for others to see when something is stuck. Written by its lead thread, read by whoever reports. */
@@ -158,6 +159,10 @@ static inline int64_t mlc_link_allowed(const mlc_link *link)
  * run; world->error says what it waited for. */
 int mlc_link_wait_arrived(mlc_world *world, mlc_link *link, int64_t n);
 int mlc_link_wait_sent(mlc_world *world, mlc_link *link, int64_t n);
+
+/* For who waits in a way of its own: has a rank been lost, or ended the run? MLC_OK: no. Else the status; world->error says it, and what this
+ * rank `does`. */
+int mlc_world_check(mlc_world *world, const char *does);
 
 /* Slots of message n. */
 static inline char *mlc_link_incoming(const mlc_link *link, int64_t n)

@@ -5,15 +5,20 @@
 
 #include "mlc_ending.h"
 #include "mlc_gpu.h"
-#include "mlc_results.h"
+#include "mlc_found.h"
 #include "model/action.h"
 #include "model/finite.h"
+#include "model/results.h"
 #include "model/tables.h"
+#include "step/collective.h"
+#include "step/edges.h"
 #include "step/sweep.h"
+#include "step/wire.h"
 #include "world/launches.h"
 
 #include <math.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- the board ---- */
@@ -67,7 +72,7 @@ void mlc_pass_prepare(mlc_rank *rank, int at)
 
 /* ---- memory of the host that a graph copies from and to ----
  *
- * numbers of the microbatches | inputs of each chunk, microbatch by microbatch | clear statistics | results
+ * numbers of the microbatches | inputs of each chunk, microbatch by microbatch | clear statistics | what was noted
  */
 
 static size_t line(size_t bytes)
@@ -108,7 +113,7 @@ static size_t statistics_bytes(const mlc_pass *run)
     return (size_t)mlc_statistics_count(run->chain) * sizeof(mlc_statistic);
 }
 
-static size_t results_at(const mlc_pass *run)
+static size_t found_at(const mlc_pass *run)
 {
     return line(statistics_at(run) + statistics_bytes(run));
 }
@@ -116,13 +121,13 @@ static size_t results_at(const mlc_pass *run)
 /* NULL: there is no more. */
 static char *staged_memory(const mlc_pass *run)
 {
-    char *memory = mlc_gpu_pinned(run->rank->arena.gpu, results_at(run) + sizeof(mlc_results));
+    char *memory = mlc_gpu_pinned(run->rank->arena.gpu, found_at(run) + sizeof(mlc_found));
     if (memory)
-        memcpy(memory + statistics_at(run), run->rank->tables->statistics, statistics_bytes(run));
+        mlc_statistics_clear((mlc_statistic *)(memory + statistics_at(run)), mlc_statistics_count(run->chain), run->chain->losses);
     return memory;
 }
 
-/* Returns a status: that of filling an input. */
+/* Returns a status: that of filling an input. Where it fails zeros are there: the others wait for messages. */
 static int fill_chunk(mlc_pass *run, char *memory, int c, int64_t n)
 {
     mlc_rank *rank = run->rank;
@@ -130,23 +135,34 @@ static int fill_chunk(mlc_pass *run, char *memory, int c, int64_t n)
     char *to = memory + inputs_at(run, c, n);
     for (int i = 0; i < chunk->input_count; i++) {
         int input = chunk->inputs[i].input;
-        if (run->feed->fill(run->feed, rank, input, run->first + n, 0, rank->model->batch, to, &rank->error))
+        if (run->feed->fill(run->feed, rank, input, run->first + n, 0, rank->model->batch, to, &rank->error)) {
+            memset(to, 0, input_bytes(rank->model, input));
             return rank->error.status;
+        }
         to += input_bytes(rank->model, input);
     }
     return MLC_OK;
 }
 
-static int fill(mlc_pass *run, char *memory)
+/* False: something is missing. */
+static bool fill(mlc_pass *run, char *memory)
 {
     int64_t *numbers = (int64_t *)memory;
+    bool whole = true;
     for (int64_t n = 0; n < run->count; n++)
         numbers[n] = run->first + n;
     for (int c = 0; run->chunks && c < run->rank->role->chunk_count; c++)
         for (int64_t n = 0; n < run->count; n++)
-            if (fill_chunk(run, memory, c, n))
-                return run->rank->error.status;
-    return MLC_OK;
+            whole &= !fill_chunk(run, memory, c, n);
+    return whole;
+}
+
+/* What the rank notes of itself for all. */
+static void note(const mlc_pass *run, char *memory, bool whole)
+{
+    mlc_notes *notes = mlc_statistics_notes((mlc_statistic *)(memory + statistics_at(run)));
+    notes->signals = run->rank->signals ? *run->rank->signals : 0;
+    notes->failed = !whole;
 }
 
 /* ---- one microbatch on one chunk ---- */
@@ -178,11 +194,11 @@ static void fetch_inputs(const mlc_pass *run, const mlc_env *env, const char *me
 static void search(mlc_pass *run, const mlc_env *env, const mlc_action *action)
 {
     const mlc_rank *rank = run->rank;
-    mlc_results *results = (mlc_results *)env->scratch;
+    const mlc_found *found = (const mlc_found *)env->scratch;
     uint64_t bad = UINT64_MAX;
-    mlc_ending_begin(env, rank->tables->statistics, 0);
+    mlc_ending_begin(env);
     mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_SEARCH, .chunk = action->of, .phases = mlc_moment_phases(mlc_action_whole(action))});
-    mlc_gpu_read(rank->arena.gpu, &bad, &results->bad_parameter, sizeof bad);
+    mlc_gpu_read(rank->arena.gpu, &bad, &found->bad_parameter, sizeof bad);
     if (bad != UINT64_MAX)
         mlc_pass_find(run, run->chunks[action->of].stage, run->first + action->microbatch, (int64_t)bad);
 }
@@ -196,8 +212,10 @@ static void compute(mlc_pass *run, const mlc_env *rows, const char *memory, cons
     env.microbatch = (const int64_t *)(rank->arena.base + rank->role->microbatches) + n;
     bool folds = run->kind == MLC_TRAIN && run->search == MLC_SEARCH_NONE;
     env.fold = folds && n % (rank->model->microbatches / rank->model->groups) != 0;
-    if (action->kind == MLC_FORWARD)
+    if (action->kind == MLC_FORWARD) {
+        run->stage = chunk->stage;
         fetch_inputs(run, &env, memory, action->of, n);
+    }
     mlc_rows list = mlc_action_rows(chunk, action);
     for (int64_t i = 0; i < list.count; i++)
         launch_row(run, &env, &list.rows[i], n);
@@ -216,34 +234,111 @@ static void fold(const mlc_pass *run, const mlc_env *env, const mlc_action *acti
         mlc_sweep_run(run->rank, env, moment);
 }
 
-/* ---- statistics ---- */
+/* ---- messages ---- */
 
-static void account_value(const mlc_pass *run, const mlc_env *env, const mlc_chunk *chunk, const mlc_value *value)
+/* Looks through a message of states for what arithmetic leaves where it is not finite, as on a CPU (runtime/src/step/pass.c), in f32, or in
+ * bf16 at the upper half of a word. Nothing but the name of a stage depends on it. */
+static bool is_tainted(const mlc_rank *rank, const char *slot, uint64_t bytes)
 {
-    const mlc_rank *rank = run->rank;
-    mlc_terms terms = {.column = value->column, .losses = run->chain->losses, .share = run->share};
-    for (int64_t n = 0; n < run->count; n++) {
-        terms.number[terms.count] = rank->role->microbatches + (uint64_t)n * sizeof(int64_t);
-        terms.value[terms.count] = mlc_rank_resolve(rank, value->at, n);
-        terms.weight[terms.count] = chunk->weight_at == MLC_NONE ? MLC_NONE : mlc_rank_resolve(rank, chunk->weight_at, n);
-        if (++terms.count == MLC_TERMS || n + 1 == run->count) {
-            mlc_ending_account(env, &terms);
-            terms.count = 0;
-        }
+    uint32_t *words = malloc(bytes);
+    bool tainted = false;
+    if (!words)
+        return false;
+    mlc_gpu_read(rank->arena.gpu, words, slot, bytes);
+    for (uint64_t i = 0; i < bytes / sizeof *words; i++) {
+        uint32_t upper = words[i] >> 16 & 0x7fff;
+        tainted |= upper == 0x7f80 || upper == 0x7fc0;
+    }
+    free(words);
+    return tainted;
+}
+
+static int send(mlc_pass *run, mlc_link *link, const mlc_action *action)
+{
+    mlc_rank *rank = run->rank;
+    bool searched = run->search == MLC_SEARCH_LOSS && link->channel->kind == MLC_ACTIVATION;
+    if (searched && is_tainted(rank, mlc_wire_outgoing(rank, link, action->microbatch), link->channel->slot_bytes))
+        mlc_pass_find(run, run->stage, run->first + action->microbatch, -1);
+    mlc_wire_post(rank, link);
+    return MLC_OK;
+}
+
+static int transfer(mlc_pass *run, const mlc_action *action)
+{
+    mlc_rank *rank = run->rank;
+    mlc_link *link = rank->tables->links[action->of];
+    switch (action->kind) {
+    case MLC_RECEIVE:
+        return mlc_wire_await_arrived(rank, link, action->microbatch);
+    case MLC_SENT:
+        return mlc_wire_await_sent(rank, link, action->microbatch);
+    case MLC_SEND:
+        return send(run, link, action);
+    default:
+        mlc_wire_release(rank, link);
+        return MLC_OK;
     }
 }
 
-static void account(const mlc_pass *run, const mlc_env *env)
+/* The messages of the list, one a microbatch on each of its channels. Returns a status. */
+static int begin_messages(const mlc_pass *run)
 {
-    for (int c = 0; run->chunks && c < run->rank->role->chunk_count; c++)
-        for (int i = 0; i < run->chunks[c].value_count; i++)
-            account_value(run, env, &run->chunks[c], &run->chunks[c].values[i]);
-    mlc_ending_weigh(env, run->kind == MLC_TRAIN);
+    mlc_rank *rank = run->rank;
+    for (int i = 0; i < rank->model->schedule->channel_count; i++) {
+        mlc_link *link = rank->tables->links[i];
+        if (link && link->channel->chain == run->kind && mlc_wire_begin(rank, link, run->count))
+            return rank->error.status;
+    }
+    return MLC_OK;
 }
 
-void mlc_microbatch_note(mlc_pass *run)
+/* ---- statistics ---- */
+
+/* A result, on the device. */
+static char *result_at(const mlc_rank *rank, size_t offset)
 {
-    (void)run; /* the device has accounted for them */
+    return rank->arena.base + rank->role->results + offset;
+}
+
+/* What the rank has, then what all have. Returns a status. */
+static int account(const mlc_pass *run, const mlc_env *env)
+{
+    mlc_rank *rank = run->rank;
+    char *statistics = result_at(rank, offsetof(mlc_results, statistics));
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_STATISTICS, .chain = run->kind, .count = run->count});
+    if (mlc_edges_exchange(rank, env, MLC_SHARED_STATISTICS, statistics, mlc_statistics_count(run->chain)))
+        return rank->error.status;
+    if (run->kind == MLC_TRAIN)
+        mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_WEIGH});
+    return MLC_OK;
+}
+
+static int share_norm(const mlc_pass *run, const mlc_env *env)
+{
+    mlc_rank *rank = run->rank;
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_NORM});
+    if (mlc_edges_exchange(rank, env, MLC_SHARED_SQUARES, result_at(rank, offsetof(mlc_results, squares)), 1))
+        return rank->error.status;
+    mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_CLIP});
+    return MLC_OK;
+}
+
+/* In the search for a loss: which part of it on which microbatch is not finite. */
+static void find_loss(mlc_pass *run, const mlc_chunk *chunk, int64_t n)
+{
+    for (int i = 0; i < chunk->value_count; i++) {
+        float value;
+        mlc_memory_read(&run->rank->arena, mlc_rank_resolve(run->rank, chunk->values[i].at, n), &value, sizeof value);
+        if (chunk->values[i].column < run->chain->losses && !isfinite(value))
+            mlc_pass_find(run, chunk->stage, run->first + n, -1);
+    }
+}
+
+void mlc_microbatch_search(mlc_pass *run)
+{
+    for (int c = 0; run->chunks && c < run->rank->role->chunk_count; c++)
+        for (int64_t n = 0; n < run->count; n++)
+            find_loss(run, &run->chunks[c], n);
 }
 
 bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)
@@ -257,28 +352,39 @@ bool mlc_microbatch_run(mlc_pass *run, mlc_env *env, const mlc_action *action)
 /* False: the walk ends here. */
 static bool act(mlc_pass *run, const mlc_env *env, const char *memory, const mlc_action *action)
 {
+    mlc_rank *rank = run->rank;
     if (mlc_action_computes(action)) {
         compute(run, env, memory, action);
         return true;
     }
     switch (action->kind) {
+    case MLC_RECEIVE:
+    case MLC_FREE:
+    case MLC_SEND:
+    case MLC_SENT:
+        return !transfer(run, action);
     case MLC_FOLDF:
     case MLC_FOLDI:
     case MLC_FOLDW:
         fold(run, env, action);
         return true;
     case MLC_STATISTICS:
-        account(run, env);
-        return run->search == MLC_SEARCH_NONE;
+        return run->search == MLC_SEARCH_NONE && !account(run, env);
+    case MLC_REDUCE:
+        return mlc_collective_reduce(rank, env, action->of, action->microbatch);
+    case MLC_SHARE:
+        return mlc_collective_share(rank, env, action);
     case MLC_NORM:
-        mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_NORM});
-        mlc_ending_norm(env, run->rank->model->clip);
-        return run->update;
+        return !share_norm(run, env) && run->update;
     case MLC_UPDATE:
-        mlc_sweep_run(run->rank, env, (mlc_moment){.at = MLC_AT_UPDATE});
+        mlc_sweep_run(rank, env, (mlc_moment){.at = MLC_AT_UPDATE});
         return true;
+    case MLC_SPREAD:
+        return mlc_collective_spread(rank, env, action);
+    case MLC_GATHER:
+        return mlc_collective_gather(rank, env, action->microbatch);
     default:
-        return true; /* of several ranks; or VERDICT: the host reads it */
+        return true; /* VERDICT: the host shares what it reads */
     }
 }
 
@@ -291,26 +397,43 @@ static void list_action(const mlc_rank *rank, const mlc_action *action)
     mlc_launches_action(rank->world.launches, name);
 }
 
+/* Is this an action of a microbatch that the round does not have? */
+static bool is_absent(const mlc_pass *run, const mlc_action *action)
+{
+    return action->kind <= MLC_SENT && action->microbatch >= run->count;
+}
+
+/* Ends early where the error of the rank is set. */
+static void walk_list(mlc_pass *run, const mlc_env *env, const char *memory)
+{
+    mlc_rank *rank = run->rank;
+    mlc_actions list = rank->program->lists[run->kind];
+    bool is_accounted = false;
+    for (int i = 0; i < list.count; i++) {
+        const mlc_action *action = &list.actions[i];
+        if (is_absent(run, action))
+            continue;
+        is_accounted |= action->kind == MLC_STATISTICS;
+        list_action(rank, action);
+        if (!act(run, env, memory, action))
+            break;
+    }
+    if (!is_accounted && !rank->error.status && run->search == MLC_SEARCH_NONE)
+        account(run, env);
+}
+
 static void walk(mlc_pass *run, const char *memory)
 {
     mlc_rank *rank = run->rank;
     mlc_env env = launch_env(rank);
-    mlc_actions list = rank->program->lists[run->kind];
-    bool is_accounted = false;
+    mlc_edges_walk(rank, run->kind);
     fetch_record(rank, &env);
-    mlc_ending_begin(&env, memory + statistics_at(run), statistics_bytes(run));
+    mlc_ending_begin(&env);
+    mlc_ending_fetch(&env, rank->role->results + offsetof(mlc_results, statistics), memory + statistics_at(run), statistics_bytes(run));
     mlc_ending_fetch(&env, rank->role->microbatches, memory, (uint64_t)run->count * sizeof(int64_t));
-    for (int i = 0; i < list.count; i++) {
-        const mlc_action *action = &list.actions[i];
-        if (mlc_action_computes(action) && action->microbatch >= run->count)
-            continue;
-        is_accounted |= action->kind == MLC_STATISTICS;
-        list_action(rank, action);
-        if (!act(run, &env, memory, action))
-            break;
-    }
-    if (!is_accounted)
-        account(run, &env);
+    if (!begin_messages(run))
+        walk_list(run, &env, memory);
+    mlc_edges_join(rank);
 }
 
 /* What tells apart lists that are captured: chain, whether it updates, microbatches, and the share of each. */
@@ -319,41 +442,34 @@ static mlc_gpu_key key_of(const mlc_pass *run)
     return (mlc_gpu_key){.share = run->share, .count = run->count, .kind = 2 * run->kind + run->update};
 }
 
-/* The graph of the list, with its inputs made; captured again where what it launches is listed. NULL: it failed. */
+/* The graph of the list; captured again where what it launches is listed. NULL: it failed. */
 static mlc_gpu_graph *captured(mlc_pass *run)
 {
     mlc_gpu *gpu = run->rank->arena.gpu;
     mlc_gpu_graph *graph = mlc_gpu_graph_of(gpu, key_of(run));
     if (graph && !run->rank->world.launches)
-        return fill(run, mlc_gpu_graph_staged(graph)) ? NULL : graph;
-    if (statistics_bytes(run) > MLC_TALLIES_BYTES) {
-        mlc_error_set(&run->rank->error, MLC_BAD_INPUT, "a program for GPUs keeps %d sums of losses and metrics, and this chain has %d",
-                      MLC_TALLIES_BYTES / MLC_STATISTIC_BYTES, mlc_statistics_count(run->chain));
-        return NULL;
-    }
+        return graph;
     char *memory = staged_memory(run);
-    if (!memory || fill(run, memory)) {
-        mlc_gpu_unpin(gpu, memory);
+    if (!memory)
         return NULL;
-    }
     mlc_gpu_begin(gpu);
     walk(run, memory);
-    return mlc_gpu_end(gpu, key_of(run), memory);
+    mlc_gpu_graph *made = mlc_gpu_end(gpu, key_of(run), memory);
+    return run->rank->error.status ? NULL : made;
 }
 
 /* ---- results ---- */
 
-static void read_refusal(mlc_pass *run, const mlc_results *results)
+static void read_refusal(mlc_pass *run, const mlc_found *found)
 {
     run->refused = mlc_refusal_none();
-    run->refuses = results->refused != UINT64_MAX;
-    if (!run->refuses)
+    if (found->refused == UINT64_MAX)
         return;
-    run->refused.microbatch = mlc_refusal_microbatch(results->refused);
-    run->refused.site = mlc_refusal_site(results->refused);
-    for (uint32_t i = 0; i < results->refusals && i < MLC_REFUSALS; i++) {
-        const mlc_noted_refusal *noted = &results->noted[i];
-        if (noted->key != results->refused)
+    run->refused.microbatch = mlc_refusal_microbatch(found->refused);
+    run->refused.site = mlc_refusal_site(found->refused);
+    for (uint32_t i = 0; i < found->refusals && i < MLC_REFUSALS; i++) {
+        const mlc_noted_refusal *noted = &found->noted[i];
+        if (noted->key != found->refused)
             continue;
         run->refused.element = noted->element;
         run->refused.each = noted->each;
@@ -365,24 +481,36 @@ static void read_refusal(mlc_pass *run, const mlc_results *results)
 
 _Static_assert(sizeof((mlc_refusal *)0)->where == MLC_REFUSAL_TEXT, "a refusal and what a device notes of it");
 
-static void read_results(mlc_pass *run, mlc_results *results)
+/* What all ranks have noted in the list, read into the statistics that are staged. */
+static void read_statistics(mlc_pass *run, mlc_statistic *statistics)
 {
     mlc_rank *rank = run->rank;
-    mlc_gpu_read(rank->arena.gpu, results, mlc_arena_scratch(&rank->arena, 0), sizeof *results);
-    mlc_statistic *statistics = rank->tables->statistics;
-    memcpy(statistics, results->statistics, statistics_bytes(run));
+    mlc_memory_read(&rank->arena, rank->role->results + offsetof(mlc_results, statistics), statistics, statistics_bytes(run));
     const mlc_notes *notes = mlc_statistics_notes(statistics);
     run->exchanged = true;
-    if (notes->flawed.microbatch < INT64_MAX)
+    rank->result.signals = notes->signals;
+    run->refuses = notes->refused && !notes->failed;
+    if (!notes->failed && notes->flawed.microbatch < INT64_MAX)
         run->bad_microbatch = notes->flawed.microbatch, run->bad_column = notes->flawed.column;
     mlc_statistics_combine(rank->tables->totals, statistics, statistics_bytes(run));
     run->weight_sum = mlc_tally_value(mlc_statistics_tally(rank->tables->totals, MLC_TALLY_WEIGHT));
-    read_refusal(run, results);
-    run->bad_parameter = (int64_t)results->bad_parameter;
-    run->flaw = (int64_t)results->flaw;
-    rank->result.signals = rank->signals ? *rank->signals : 0;
-    rank->result.grad_norm = results->norm;
-    rank->result.clip_factor = results->clip;
+}
+
+/* What a step has found. */
+static void read_results(mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    mlc_results results;
+    float clip;
+    if (run->kind != MLC_TRAIN)
+        return;
+    mlc_memory_read(&rank->arena, rank->role->results, &results, sizeof results);
+    mlc_memory_read(&rank->arena, rank->role->record + offsetof(mlc_record, clip), &clip, sizeof clip);
+    rank->result.grad_norm = results.norm;
+    rank->result.clip_factor = clip;
+    run->bad_parameter = results.squares.bad;
+    if (run->update)
+        run->flaw = results.flaw;
 }
 
 /* A failure of the GPU is the rank's. */
@@ -390,37 +518,93 @@ static int status_of(const mlc_pass *run)
 {
     mlc_error *error = &run->rank->error;
     const char *failure = mlc_gpu_failed(run->rank->arena.gpu);
-    return failure && !error->status ? mlc_error_set(error, MLC_FAILED, "%s", failure) : error->status;
+    if (failure && !error->status)
+        mlc_error_set(error, MLC_FAILED, "%s", failure);
+    return mlc_edges_check(run->rank);
 }
+
+/* ---- what ranks share by the host, behind the list ---- */
+
+/* VERDICT, and the first index out of range. Returns a status. */
+static int share_findings(mlc_pass *run)
+{
+    mlc_world *world = &run->rank->world;
+    if (run->refuses && mlc_exchange(world, &run->refused, sizeof run->refused, sizeof run->refused, mlc_refusal_combine))
+        return run->rank->error.status;
+    if (run->update && mlc_exchange(world, &run->flaw, sizeof run->flaw, sizeof run->flaw, mlc_flaws_combine))
+        return run->rank->error.status;
+    return MLC_OK;
+}
+
+/* ---- a pass ---- */
 
 /* A list, action by action. */
 static int walk_again(mlc_pass *run)
 {
     char *memory = staged_memory(run);
-    if (memory && !fill(run, memory)) {
-        walk(run, memory);
-        mlc_gpu_wait(run->rank->arena.gpu);
-    }
+    if (!memory)
+        return status_of(run);
+    fill(run, memory);
+    mlc_edges_begin(run->rank, run->count);
+    walk(run, memory);
+    mlc_gpu_wait(run->rank->arena.gpu);
+    if (run->search == MLC_SEARCH_LOSS)
+        mlc_microbatch_search(run);
     mlc_gpu_unpin(run->rank->arena.gpu, memory);
     return status_of(run);
 }
 
-int mlc_pass_walk(mlc_pass *run)
+/* Inputs of a rank that has none are zeros, so that the others go on. Leaves in the memory of the graph what was found. */
+static int run_graph(mlc_pass *run, const mlc_gpu_graph *graph, mlc_error *unfed)
 {
     mlc_rank *rank = run->rank;
+    char *memory = mlc_gpu_graph_staged(graph);
+    mlc_statistic *statistics = (mlc_statistic *)(memory + statistics_at(run));
+    mlc_found *found = (mlc_found *)(memory + found_at(run));
+    bool whole = fill(run, memory);
+    *unfed = rank->error;
+    rank->error.status = 0;
+    mlc_statistics_clear(statistics, mlc_statistics_count(run->chain), run->chain->losses);
+    note(run, memory, whole);
+    mlc_edges_begin(rank, run->count);
+    mlc_gpu_launch(rank->arena.gpu, graph);
+    mlc_gpu_wait(rank->arena.gpu);
+    board_step(run);
+    if (status_of(run))
+        return rank->error.status;
+    mlc_gpu_read(rank->arena.gpu, found, mlc_arena_scratch(&rank->arena, 0), sizeof *found);
+    read_refusal(run, found);
+    read_statistics(run, statistics);
+    read_results(run);
+    return status_of(run);
+}
+
+static int pass(mlc_pass *run)
+{
+    mlc_rank *rank = run->rank;
+    mlc_error unfed;
     rank->error.status = 0;
     rank->record->held = 0;
-    mlc_statistics_clear(rank->tables->statistics, mlc_statistics_count(run->chain));
+    rank->record->share = run->share;
     board_step(run);
     if (run->search != MLC_SEARCH_NONE)
         return walk_again(run);
     mlc_gpu_graph *graph = captured(run);
-    if (!graph)
+    if (!graph || run_graph(run, graph, &unfed))
         return status_of(run);
-    mlc_gpu_launch(rank->arena.gpu, graph);
-    mlc_gpu_wait(rank->arena.gpu);
-    if (status_of(run))
+    atomic_fetch_add_explicit(&rank->world.status->progress, 1, memory_order_relaxed);
+    const mlc_statistic *statistics = (const mlc_statistic *)((char *)mlc_gpu_graph_staged(graph) + statistics_at(run));
+    if (share_findings(run) || !statistics->of.notes.failed)
         return rank->error.status;
-    read_results(run, (mlc_results *)((char *)mlc_gpu_graph_staged(graph) + results_at(run)));
-    return status_of(run);
+    rank->error = unfed;
+    return mlc_agree(&rank->world, &rank->error);
+}
+
+/* A rank whose GPU computes is inside of its list, for those that look for progress. */
+int mlc_pass_walk(mlc_pass *run)
+{
+    atomic_store(&run->rank->team->running, true);
+    int status = pass(run);
+    atomic_store(&run->rank->team->running, false);
+    return status;
 }
