@@ -5,21 +5,12 @@
 #include "model/results.h"
 #include "model/tables.h"
 #include "step/gradient.h"
+#include "system/numbers.h"
 #include "world/launches.h"
 
 #include <stddef.h>
 
 #define CHUNK (8 * MLC_BLOCK) /* elements worked on at a time: stays in the first cache through all kernels */
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 /* ---- what a sweep goes over ---- */
 
