@@ -7,6 +7,7 @@
 #include "checkpoint/weights_kind.h"
 #include "data/convert.h"
 #include "model/accord.h"
+#include "system/numbers.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -116,11 +117,6 @@ static int report_missing(const loading *load, const mlc_entry *entry)
         snprintf(near, sizeof near, "; the nearest name in the file is %.200s", nearest);
     return mlc_error_set(load->error, MLC_BAD_INPUT, "%s: parameter %s is missing%s%s (--allow %s keeps its initial value)", load->path,
                          entry->name, advice, near, entry->name);
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* The only dim in which two shapes of one rank differ; -1: none; -2: several, or the ranks differ. */

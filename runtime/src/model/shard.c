@@ -3,20 +3,11 @@
 
 #include "model/rank.h"
 #include "system/exact.h"
+#include "system/numbers.h"
 
 #include <stdlib.h>
 
 #define LINE 64 /* bytes: where buffers start */
-
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* ---- owners ---- */
 

@@ -1,14 +1,11 @@
 /* tables.c: see tables.h. */
 #include "model/tables.h"
 
+#include "system/numbers.h"
+
 #include <stdlib.h>
 
 #define LINE_WORDS 8 /* of a cache line */
-
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 /* ---- uses ---- */
 

@@ -1,12 +1,7 @@
 /* tree.c: see tree.h. */
 #include "model/tree.h"
 
-#include <stdint.h>
-
-static int larger(int a, int b)
-{
-    return a > b ? a : b;
-}
+#include "system/numbers.h"
 
 bool mlc_tree_joins(int groups, int a, int b, int c)
 {
@@ -58,7 +53,7 @@ static int most_waiting(int groups, int replicas, int replica)
     int most = 0;
     for (int g = tree.end + 1; g < mlc_tree_share(groups, replicas, replica + 1); g++) {
         mlc_tree_push(&tree, g);
-        most = larger(most, tree.depth);
+        most = (int)larger(most, tree.depth);
     }
     return most;
 }
@@ -91,7 +86,7 @@ int mlc_tree_levels(int groups, int replicas)
 {
     int most = most_waiting(groups, replicas, replicas - 1);
     for (int d = 0; d < kinds(groups, replicas); d++)
-        most = larger(most, most_waiting(groups, replicas, d));
+        most = (int)larger(most, most_waiting(groups, replicas, d));
     return 1 + most;
 }
 
@@ -99,6 +94,6 @@ int mlc_tree_most_roots(int groups, int replicas)
 {
     int most = mlc_tree_roots(groups, replicas, replicas - 1).depth;
     for (int d = 0; d < kinds(groups, replicas); d++)
-        most = larger(most, mlc_tree_roots(groups, replicas, d).depth);
+        most = (int)larger(most, mlc_tree_roots(groups, replicas, d).depth);
     return most;
 }

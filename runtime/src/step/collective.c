@@ -5,6 +5,7 @@
 #include "step/collective_plan.h"
 #include "step/sweep.h"
 #include "step/wire.h"
+#include "system/numbers.h"
 
 /* ---- what happens to a part ---- */
 
@@ -212,15 +213,8 @@ static bool run_turn(mlc_rank *rank, const mlc_env *env, const mlc_exchanges *al
 static const mlc_event *event_of(const mlc_rank *rank, const mlc_action *action)
 {
     const mlc_events *all = &rank->collective->events;
-    int low = 0, high = all->count;
-    while (high - low > 1) {
-        int middle = (low + high) / 2;
-        if (all->items[middle].action <= action)
-            low = middle;
-        else
-            high = middle;
-    }
-    return &all->items[low];
+    uint64_t number = (uint64_t)(action - rank->program->lists[MLC_TRAIN].actions);
+    return &all->items[mlc_last_at_most(&all->items[0].action, sizeof *all->items, all->count, number)];
 }
 
 static bool run_event(mlc_rank *rank, const mlc_env *env, const mlc_event *event, visitors by)

@@ -216,7 +216,7 @@ static int open_gather(mlc_rank *rank, mlc_error *error)
 /* ---- between places ---- */
 
 /* Adds an event without streams; NULL: out of memory. */
-static mlc_event *add_event(mlc_events *events, const mlc_action *action)
+static mlc_event *add_event(mlc_events *events, uint64_t action)
 {
     if (events->count == events->capacity) {
         int capacity = events->capacity ? 2 * events->capacity : 8;
@@ -230,10 +230,15 @@ static mlc_event *add_event(mlc_events *events, const mlc_action *action)
     return &events->items[events->count++];
 }
 
+static uint64_t number_of(const mlc_rank *rank, const mlc_action *action)
+{
+    return (uint64_t)(action - rank->program->lists[MLC_TRAIN].actions);
+}
+
 static int no_event(const mlc_rank *rank, const mlc_action *action, mlc_error *error)
 {
     return mlc_error_set(error, MLC_BAD_INPUT, "model %s: place %d: action %d of the train list is of what there is not", rank->model->name,
-                         rank->place, (int)(action - rank->program->lists[MLC_TRAIN].actions));
+                         rank->place, (int)number_of(rank, action));
 }
 
 /* Finds the link of an event in which one place sends and another one receives. */
@@ -259,7 +264,7 @@ static int open_share(mlc_rank *rank, const mlc_action *action, mlc_error *error
     const mlc_placed_use *it = mlc_use_at(rank, parameter, use);
     if (rank->place != owner && rank->place != it->place)
         return no_event(rank, action, error);
-    mlc_event *event = add_event(&rank->collective->events, action);
+    mlc_event *event = add_event(&rank->collective->events, number_of(rank, action));
     if (!event)
         return no_memory(error);
     event->stays = it->place == owner;
@@ -279,7 +284,7 @@ static int open_spread(mlc_rank *rank, const mlc_action *action, mlc_error *erro
     int parameter = action->microbatch, place = action->of, owner = rank->model->parameters[parameter].owner;
     if (place == owner || (rank->place != owner && rank->place != place) || !mlc_rank_held(rank, parameter))
         return no_event(rank, action, error);
-    mlc_event *event = add_event(&rank->collective->events, action);
+    mlc_event *event = add_event(&rank->collective->events, number_of(rank, action));
     if (!event || !stream_add_values(rank->place == owner ? &event->one.sent : &event->one.kept, rank, parameter, own_portion(rank)))
         return no_memory(error);
     return connect_event(rank, event, MLC_PARAMETER, owner, place, error);

@@ -18,7 +18,7 @@ typedef struct mlc_exchanged {
 
 /* What happens to one parameter in a SHARE or SPREAD: something goes or comes, or a use stays that lies on the owner's place. */
 typedef struct mlc_event {
-    const mlc_action *action;
+    uint64_t action; /* its number in the train list */
     mlc_exchanged one; /* either way */
     bool stays;
 } mlc_event;

@@ -5,6 +5,7 @@
 #include "model/finite.h"
 #include "model/tables.h"
 #include "step/pass.h"
+#include "system/numbers.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -171,11 +172,6 @@ static int report_evaluation(const mlc_pass *run)
     return mlc_error_set(&rank->error, MLC_NOT_FINITE,
                          "evaluation after step %lld, stage %lld, microbatch %lld: the loss is not finite%s", (long long)rank->step,
                          (long long)stage_of_loss(run), (long long)run->bad_microbatch, cause);
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* One round: its microbatches go to the replicas in contiguous shares, the first ones one larger where they do not come out even. */

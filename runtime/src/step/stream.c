@@ -2,6 +2,7 @@
 #include "step/stream.h"
 
 #include "step/wire.h"
+#include "system/numbers.h"
 
 #include <stdlib.h>
 
@@ -33,15 +34,7 @@ int64_t mlc_stream_segments(const mlc_stream *stream, uint64_t room)
 /* The stretch in which a byte of the stream lies. */
 static int stretch_at(const mlc_stream *stream, uint64_t byte)
 {
-    int low = 0, high = stream->count;
-    while (high - low > 1) {
-        int middle = (low + high) / 2;
-        if (stream->stretches[middle].start <= byte)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
+    return mlc_last_at_most(&stream->stretches[0].start, sizeof *stream->stretches, stream->count, byte);
 }
 
 /* The bytes of a stretch that lie in [low, high) of the stream. */

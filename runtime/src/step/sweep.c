@@ -5,6 +5,7 @@
 #include "model/results.h"
 #include "model/tables.h"
 #include "step/gradient.h"
+#include "system/numbers.h"
 #include "world/launches.h"
 
 #include <stddef.h>
@@ -22,16 +23,6 @@ static void meet(const mlc_env *env)
 static bool is_held(const mlc_env *env)
 {
     return !env->stream && env->record->held;
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
 }
 
 /* ---- what a sweep goes over ---- */

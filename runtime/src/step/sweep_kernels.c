@@ -5,15 +5,11 @@
 #include "model/results.h"
 #include "step/gradient.h"
 #include "system/dtype.h"
+#include "system/numbers.h"
 #include "system/threads.h"
 
 #include <math.h>
 #include <string.h>
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 static void *element(const mlc_env *env, uint64_t at, int64_t begin, int64_t bytes)
 {

@@ -75,6 +75,8 @@ ELEMENTS(f16, uint16_t, mlc_convert_from_f16, mlc_convert_to_f16)
 
 /* ---- arrays of wide dtypes ---- */
 
+#define LANES 64
+
 /* The largest of |x| as its bits: those of infinities and NaN are the largest. */
 #define ARRAYS(dtype, type, word, infinite)                                                                                        \
     static void add_##dtype(void *restrict sum_, const void *restrict x_, int64_t count)                                           \
@@ -111,17 +113,29 @@ ELEMENTS(f16, uint16_t, mlc_convert_from_f16, mlc_convert_to_f16)
             }                                                                                                                      \
         memcpy(sums, s, sizeof s);                                                                                                 \
     }                                                                                                                              \
+    static word magnitude_##dtype(const char *from, int64_t i)                                                                     \
+    {                                                                                                                              \
+        word bits;                                                                                                                 \
+        memcpy(&bits, from + i * (int64_t)sizeof bits, sizeof bits);                                                               \
+        return bits & (word)-1 >> 1;                                                                                               \
+    }                                                                                                                              \
+    /* Side by side, as many as some registers hold: one chain of comparisons would be as slow as its latency. */                  \
     static bool finite_##dtype(const void *x, int64_t count)                                                                       \
     {                                                                                                                              \
-        const char *from = x;                                                                                                      \
-        word highest = 0;                                                                                                          \
-        for (int64_t i = 0; i < count; i++) {                                                                                      \
-            word bits;                                                                                                             \
-            memcpy(&bits, from + i * (int64_t)sizeof bits, sizeof bits);                                                           \
-            bits &= (word)-1 >> 1;                                                                                                 \
-            highest = bits > highest ? bits : highest;                                                                             \
+        word highest[LANES] = {0}, bits;                                                                                           \
+        int64_t i = 0;                                                                                                             \
+        for (; i + LANES <= count; i += LANES)                                                                                     \
+            for (int lane = 0; lane < LANES; lane++) {                                                                             \
+                bits = magnitude_##dtype(x, i + lane);                                                                             \
+                highest[lane] = bits > highest[lane] ? bits : highest[lane];                                                       \
+            }                                                                                                                      \
+        for (; i < count; i++) {                                                                                                   \
+            bits = magnitude_##dtype(x, i);                                                                                        \
+            highest[0] = bits > highest[0] ? bits : highest[0];                                                                    \
         }                                                                                                                          \
-        return highest < (infinite);                                                                                               \
+        for (int lane = 1; lane < LANES; lane++)                                                                                   \
+            highest[0] = highest[lane] > highest[0] ? highest[lane] : highest[0];                                                  \
+        return highest[0] < (infinite);                                                                                            \
     }
 ARRAYS(f32, float, uint32_t, UINT32_C(0x7f800000))
 ARRAYS(f64, double, uint64_t, UINT64_C(0x7ff0000000000000))
