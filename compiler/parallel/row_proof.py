@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from math import prod
 
 from mlc.ir.dtypes import dtype_of
@@ -84,18 +84,22 @@ class _Spans:
     starts: list[int] = field(default_factory=list)
     spans: dict[int, tuple[int, int]] = field(default_factory=dict)  # start -> end, buffer
 
-    def write(self, at: int, end: int, buffer: int) -> None:
-        first = bisect_left(self.starts, at)
-        if first and self.spans[self.starts[first - 1]][0] > at:
-            first -= 1
-        last = bisect_left(self.starts, end)
-        for start in self.starts[first:last]:
-            del self.spans[start]
-        self.starts[first:last] = [at]
-        self.spans[at] = end, buffer
+    def clear(self) -> None:
+        """Nothing lies there."""
+        self.starts.clear()
+        self.spans.clear()
 
-    def holds(self, at: int, end: int, buffer: int) -> bool:
-        return self.spans.get(at) == (end, buffer)
+    def write(self, at: int, end: int, buffer: int) -> None:
+        """The buffer lies there, and what it shares bytes with no longer."""
+        starts, spans = self.starts, self.spans
+        first = bisect_left(starts, at)
+        if first and spans[starts[first - 1]][0] > at:
+            first -= 1
+        last = bisect_left(starts, end, first)
+        for start in starts[first:last]:
+            del spans[start]
+        starts[first:last] = [at]
+        spans[at] = end, buffer
 
 
 class _Chunk:
@@ -119,10 +123,13 @@ class _Chunk:
         self.fixed = fixed
         self.sent = sent
         self.where = f"{chain}: place {place.number}, chunk {number}"
-        self.memory: dict[str, _Spans] = {}
-        self.transient = next((a for a in place.fixed if a.name == f"transient.{chain}"), Area("", 0, 0, None))
-        self.outside = [buffer.region == "arena" and not self._is_transient(buffer) for buffer in chunk.buffers]
-        self.spots = [(buffer.region, buffer.at, buffer.at + buffer.bytes) for buffer in chunk.buffers]
+        transient = next((a for a in place.fixed if a.name == f"transient.{chain}"), Area("", 0, 0, None))
+        first, end = transient.at, transient.end
+        self.outside = [region == "arena" and not first <= at <= at + size <= end for _, region, at, size in chunk.buffers]
+        self.spots = [(region, at, at + size) for _, region, at, size in chunk.buffers]
+        memory = {region: _Spans() for region in {buffer.region for buffer in chunk.buffers}}
+        self.memory = memory
+        self.spans = [None if outside else memory[spot[0]] for outside, spot in zip(self.outside, self.spots, strict=True)]
         self.arriving = [number for number, buffer in enumerate(chunk.buffers) if buffer.name.startswith(_RECEIVED)]
         self.leaving = {name for name in place.regions if name.startswith(_LEAVING)}
 
@@ -161,21 +168,19 @@ class _Chunk:
 
     # ---- where buffers lie ----
 
-    def _is_transient(self, buffer: Buffer) -> bool:
-        return self.transient.at <= buffer.at and buffer.at + buffer.bytes <= self.transient.end
-
     def _misplaced(self, buffer: Buffer, outside: bool) -> Fault | None:
-        if buffer.bytes < 0 or buffer.at < 0:
-            return Fault("E1206", f"{self.where}: {buffer.name} has {buffer.bytes} bytes at {buffer.at}")
+        name, within, at, size = buffer
+        if size < 0 or at < 0:
+            return Fault("E1206", f"{self.where}: {name} has {size} bytes at {at}")
         if outside:
             return None if self._is_known(buffer) else self._unknown(buffer)
-        if buffer.region != "arena":
-            region, end = self.place.regions[buffer.region], buffer.at + buffer.bytes
-            if end > region.bytes:
-                return Fault("E1206", f"{self.where}: {buffer.name} ends at byte {end} of {region.bytes} of {region.name}")
+        if within != "arena":
+            region = self.place.regions[within]
+            if at + size > region.bytes:
+                return Fault("E1206", f"{self.where}: {name} ends at byte {at + size} of {region.bytes} of {region.name}")
             if region.chain != self.chain:
-                return Fault("E1206", f"{self.where}: {buffer.name} lies in {region.name}, which is not of this chain")
-            return self._mismatch(buffer) if buffer.name.startswith(_RECEIVED) else None
+                return Fault("E1206", f"{self.where}: {name} lies in {region.name}, which is not of this chain")
+            return self._mismatch(buffer) if name.startswith(_RECEIVED) else None
         return None
 
     def _is_known(self, buffer: Buffer) -> bool:
@@ -205,48 +210,50 @@ class _Chunk:
 
     def _course(self, course: Sequence[str]) -> Iterator[Fault]:
         """Follow a microbatch through its phases."""
-        self.memory = {}
+        for spans in self.memory.values():
+            spans.clear()
         added: Counter[tuple[str, str]] = Counter()
         for buffer in self.arriving:
             self._write(buffer)
         for phase in course:
-            self.memory.pop("arena", None)
+            if "arena" in self.memory:
+                self.memory["arena"].clear()
             for _, buffer in self.chunk.inputs if phase == "F" else ():
                 self._write(buffer)
             for at, row in enumerate(self.chunk.rows[phase]):
                 operands = self.planned.routines[row.routine].operands
-                yield from self._row(row, operands, f"{self.where}, {phase} row {at} ({row.name})")
-                for number, operand in zip(row.buffers, operands, strict=True):
-                    if operand.use == "add" and self._is_gradient(number):
+                for code, said in self._row(row, operands):
+                    yield Fault(code, f"{self.where}, {phase} row {at} ({row.name}): {said}")
+                for number, (use, _, _, _) in zip(row.buffers, operands, strict=True):
+                    if use == "add" and self._is_gradient(number):
                         added[self.chunk.buffers[number].name, phase] += 1
         yield from self._left()
         yield from self._sent_faults()
         if self.chain == "train":
             yield from self._use_faults(added, course)
 
-    def _row(self, row: Row, operands: Sequence[Operand], where: str) -> Iterator[Fault]:
-        """operands: of its routine"""
+    def _row(self, row: Row, operands: Sequence[Operand]) -> Iterator[tuple[str, str]]:
+        """Codes and texts of what is wrong with a row. operands: of its routine"""
         pairs = list(zip(row.buffers, operands, strict=True))
         buffers, outsides = self.chunk.buffers, self.outside
         for number, operand in pairs:
-            buffer = buffers[number]
-            if operand.each or operand.bytes != buffer.bytes:
-                name = self.planned.routines[row.routine].name
-                yield Fault("E1206", f"{where}: {buffer.name} has {buffer.bytes} bytes, {name} wants {operand}")
-            elif operand.use == "read" and not self._holds(number):
-                yield Fault("E1205", f"{where}: reads {buffer.name}, which does not lie there whole")
-            elif outsides[number] and not self._may(buffer, operand.use):
-                yield Fault("E1205", f"{where}: {operand.use}s {buffer.name}, which is not its to {operand.use}")
-        yield from self._overlaps(pairs, where)
-        for number, operand in pairs:
-            if operand.use != "read":
+            use, size, _, each = operand
+            name, _, _, has = buffers[number]
+            if each or size != has:
+                yield "E1206", f"{name} has {has} bytes, {self.planned.routines[row.routine].name} wants {operand}"
+            elif outsides[number]:
+                if use != ("add" if name.startswith("gradient of ") else "read"):  # rows read what lasts; they add to gradients
+                    yield "E1205", f"{use}s {name}, which is not its to {use}"
+            elif use == "read" and not self._holds(number):
+                yield "E1205", f"reads {name}, which does not lie there whole"
+        spots = sorted([self.spots[number] for number in row.buffers])
+        if any(a[0] == b[0] and a[2] > b[1] for a, b in pairwise(spots)):
+            yield from self._overlaps(pairs)
+        for number, (use, _, _, _) in pairs:
+            if use != "read":
                 self._write(number)
 
-    def _may(self, buffer: Buffer, use: str) -> bool:
-        """Rows read what lasts; they add to gradients."""
-        return use == ("add" if buffer.name.startswith("gradient of ") else "read")
-
-    def _overlaps(self, pairs: Sequence[tuple[int, Operand]], where: str) -> Iterator[Fault]:
+    def _overlaps(self, pairs: Sequence[tuple[int, Operand]]) -> Iterator[tuple[str, str]]:
         """Of two operands that share bytes, at most one is written, and in the other's place only where it may."""
         spots = sorted([(*self.spots[number], n) for n, (number, _) in enumerate(pairs)])
         for place, (region, at, end, n) in enumerate(spots):
@@ -255,7 +262,7 @@ class _Chunk:
                     break
                 if at < end and other_at < other_end and not self._shares(pairs, n, m, (at, end) == (other_at, other_end)):
                     one, two = (self.chunk.buffers[pairs[k][0]].name for k in (n, m))
-                    yield Fault("E1206", f"{where}: {one} and {two} share bytes, and one of them is written")
+                    yield "E1206", f"{one} and {two} share bytes, and one of them is written"
 
     def _shares(self, pairs: Sequence[tuple[int, Operand]], n: int, m: int, whole: bool) -> bool:
         first, second = pairs[n][1], pairs[m][1]
@@ -264,15 +271,17 @@ class _Chunk:
         return whole and ((first.over == m and second.use == "read") or (second.over == n and first.use == "read"))
 
     def _holds(self, number: int) -> bool:
-        if self.outside[number]:
+        spans = self.spans[number]
+        if spans is None:
             return True
-        region, at, end = self.spots[number]
-        return region in self.memory and self.memory[region].holds(at, end, number)
+        _, at, end = self.spots[number]
+        return spans.spans.get(at) == (end, number)
 
     def _write(self, number: int) -> None:
-        region, at, end = self.spots[number]
-        if not self.outside[number] and at < end:
-            self.memory.setdefault(region, _Spans()).write(at, end, number)
+        spans = self.spans[number]
+        _, at, end = self.spots[number]
+        if spans is not None and at < end:
+            spans.write(at, end, number)
 
     def _is_gradient(self, number: int) -> bool:
         """Is it an accumulator of the step? Outside of training what accumulates is forgotten with the microbatch."""

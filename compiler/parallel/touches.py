@@ -37,19 +37,13 @@ def whole_touches(touches: Mapping[str, Touch]) -> dict[str, Touch]:
 
 def _touch(planned: Planned, chunk: Chunk, rows: Iterable[Row], fills: bool) -> Touch:
     """fills: the inputs of the chunk are filled before the rows"""
-    reads: set[str] = set()
-    writes: set[str] = set()
-    made: set[int] = set()
-    if fills:
-        made.update(buffer for _, buffer in chunk.inputs)
-        writes.update(chunk.buffers[buffer].region for buffer in made)
+    buffers = chunk.buffers
+    reads: set[int] = set()
+    made: set[int] = {buffer for _, buffer in chunk.inputs} if fills else set()
     for row in rows:
         operands = planned.routines[row.routine].operands
-        for number, operand in zip(row.buffers, operands, strict=True):
-            if operand.use == "read" and number not in made:
-                reads.add(chunk.buffers[number].region)
-        for number, operand in zip(row.buffers, operands, strict=True):
-            if operand.use != "read":
-                made.add(number)
-                writes.add(chunk.buffers[number].region)
-    return Touch(frozenset(reads - {"arena"}), frozenset(writes - {"arena"}))
+        read = {number for number, (use, _, _, _) in zip(row.buffers, operands, strict=True) if use == "read"}
+        reads |= read - made
+        made |= {number for number, (use, _, _, _) in zip(row.buffers, operands, strict=True) if use != "read"}
+    of_reads, of_writes = ({buffers[number].region for number in numbers} - {"arena"} for numbers in (reads, made))
+    return Touch(frozenset(of_reads), frozenset(of_writes))

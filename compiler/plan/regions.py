@@ -105,7 +105,7 @@ def stage_memory(
         for name in touched[phase]:
             of_buffer[name] = (*of_buffer.get(name, ()), phase)
     if joint:
-        sizes |= _place_joint(rows, phases, lasting, spots)
+        sizes |= _place_joint(rows, phases, touched, lasting, spots)
     sizes |= _place_rings(rows, of_buffer, spots, lasting, logits)
     transient = max((_place_transient(rows, touched[phase], of_buffer, phase, spots) for phase in separate), default=0)
     rings = {name: Ring(size, _ring_phases(separate, of_buffer, spots, name)) for name, size in sizes.items()}
@@ -138,16 +138,24 @@ def _part(flops: Sequence[int], head: int) -> float:
 
 
 def _place_joint(
-    rows: StageRows, phases: Mapping[str, tuple[Row, ...]], lasting: frozenset[str], spots: dict[str, tuple[str, int]]
+    rows: StageRows,
+    phases: Mapping[str, tuple[Row, ...]],
+    touched: Mapping[str, Mapping[str, _Touch]],
+    lasting: frozenset[str],
+    spots: dict[str, tuple[str, int]],
 ) -> dict[str, int]:
     """Places what lives in forward and backward of one microbatch, inputs, messages and what lasts apart; returns the bytes of the ring."""
-    line = (*phases["F"], *phases["B"])
-    touched = _touches(line, rows.sizes)
+    forward = len(phases["F"])
+    end = forward + len(phases["B"])
+    lives = {name: (touch.first, touch.last) for name, touch in touched["F"].items()}
+    for name, touch in touched["B"].items():
+        last = forward + touch.last
+        lives[name] = (lives[name][0] if name in lives else forward + touch.first, last)
     for name in rows.gradients:
-        touched[name].last = len(line)
+        lives[name] = (lives[name][0], end)
     apart = {*spots, *lasting}
-    own = {name: touch for name, touch in touched.items() if name not in apart and not name.startswith("input.")}
-    offsets, size = lay_out({name: rows.sizes[name] for name in own}, {name: (t.first, t.last) for name, t in own.items()})
+    own = {name: life for name, life in lives.items() if name not in apart and not name.startswith("input.")}
+    offsets, size = lay_out({name: rows.sizes[name] for name in own}, own)
     spots.update((name, (JOINT, offset)) for name, offset in offsets.items())
     return {JOINT: size} if size else {}
 
@@ -167,13 +175,19 @@ def _touches(rows: Sequence[Row], sizes: Mapping[str, int]) -> dict[str, _Touch]
     found: dict[str, _Touch] = {}
     for number, row in enumerate(rows):
         parameters = len(row.routine.function.parameters)
-        for n, name in enumerate(row.buffers):
+        for name in row.buffers[:parameters]:
             touch = found.get(name)
             if touch is not None:
                 touch.last = number
-                touch.writes = touch.writes or n >= parameters
             elif name in sizes:
-                found[name] = _Touch(number, number, n < parameters, n >= parameters)
+                found[name] = _Touch(number, number, True, False)
+        for name in row.buffers[parameters:]:
+            touch = found.get(name)
+            if touch is not None:
+                touch.last = number
+                touch.writes = True
+            elif name in sizes:
+                found[name] = _Touch(number, number, False, True)
     return found
 
 
