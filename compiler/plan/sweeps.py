@@ -138,7 +138,7 @@ def _kinds(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParamet
         fed = {"loss": of.fed == "loss", "accumulated": of.fed == "accumulate"}
         rule = {"elementwise": of.trained and of.elementwise, "whole": not of.elementwise}
         values = {"copy": of.dtype != lowered.step.program.wide}
-        states = {name: of.states for name in ("state", "new state")}
+        states = dict.fromkeys(("state", "new state"), of.states)
         pieces.append(_kind({**fed, **rule, "here": not spread, "spread": spread}, {**waiting, **values, **states, "further": further}))
         held.append(_kind({"elementwise": of.flat, "whole": not of.flat}, values))
         if spread:
