@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import compress
+from operator import not_
 from typing import NamedTuple
 
 from mlc.parallel.entries import RESTS
@@ -40,10 +42,12 @@ def _touch(planned: Planned, chunk: Chunk, rows: Iterable[Row], fills: bool) -> 
     buffers = chunk.buffers
     reads: set[int] = set()
     made: set[int] = {buffer for _, buffer in chunk.inputs} if fills else set()
-    for row in rows:
-        operands = planned.routines[row.routine].operands
-        read = {number for number, (use, _, _, _) in zip(row.buffers, operands, strict=True) if use == "read"}
+    masks: dict[int, list[bool]] = {}
+    for number, _, _, given in rows:
+        if number not in masks:
+            masks[number] = [operand.use == "read" for operand in planned.routines[number].operands]
+        read = set(compress(given, masks[number]))
         reads |= read - made
-        made |= {number for number, (use, _, _, _) in zip(row.buffers, operands, strict=True) if use != "read"}
+        made.update(compress(given, map(not_, masks[number])))
     of_reads, of_writes = ({buffers[number].region for number in numbers} - {"arena"} for numbers in (reads, made))
     return Touch(frozenset(of_reads), frozenset(of_writes))

@@ -27,7 +27,8 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
     if _leaves_column(lowered, staged, rows.stage):
         _add_weight(lowered, staged, rows)
     for number in staged.calls[rows.stage]:
-        _round_parameters(lowered, staged, rows, number)
+        if rows.rounded:
+            _round_parameters(lowered, staged, rows, number)
         values[number] = _add_call(lowered, staged, uses, choices[number] if choices else CHOICES[0], rows, number)
     for state in staged.sent(rows.stage):
         if state in received:

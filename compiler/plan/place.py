@@ -313,7 +313,7 @@ class PlacePlanner:
             self.named[name] = self.regions[f"{chain.staged.kind}.{chunk}.{ring}"].base + offset, chain.rows[stage].sizes[name]
         for n, use in enumerate(uses[stage] if chain.rows[stage].gradients else ()):
             name = f"gradient of {self.program.parameters[use.parameter].name} {use.index} 0"
-            uses[stage][n] = replace(use, levels=(self.named[name][0],))
+            uses[stage][n] = Use(use.parameter, use.index, use.phase, (self.named[name][0],))
 
     def _shared_outboxes(self, chain: PlannedChain) -> None:
         """One slot for each group of channels whose messages take turns in it."""
@@ -370,7 +370,7 @@ class PlacePlanner:
         routines = self.sketch.routines
 
         def placed(row: Row) -> PlannedRow:
-            return PlannedRow(routines.number(row.routine), row.path, row.name, tuple([buffers.number(name) for name in row.buffers]))
+            return PlannedRow(routines.number(row.routine), row.path, row.name, tuple(map(buffers.number, row.buffers)))
 
         filled = tuple((inputs[name], buffers.number(f"input.{name}")) for name in rows.inputs)
         weight = None if rows.weight is None else buffers.number(rows.weight)
@@ -415,18 +415,17 @@ class _Buffers:
         self.numbers: dict[str, int] = {}
 
     def number(self, name: str) -> int:
-        found = self.numbers.get(name)
-        if found is None:
-            found = self.numbers[name] = len(self.numbers)
-        return found
+        return self.numbers.setdefault(name, len(self.numbers))
 
     def all(self) -> tuple[Buffer, ...]:
-        return tuple([self._buffer(name) for name in self.numbers])
-
-    def _buffer(self, name: str) -> Buffer:
-        spot = self.memory.spots.get(name)
-        if spot is None:
-            return Buffer(name, "arena", *self.named[name])
-        ring, offset = spot
-        at = self.transient + offset if ring == TRANSIENT else offset
-        return Buffer(name, self.regions[ring], at, self.rows.sizes[name])
+        spots, sizes, named = self.memory.spots, self.rows.sizes, self.named
+        bases = {ring: (region, self.transient if ring == TRANSIENT else 0) for ring, region in self.regions.items()}
+        found: list[Buffer] = []
+        for name in self.numbers:
+            if name in spots:
+                ring, offset = spots[name]
+                region, base = bases[ring]
+                found.append(Buffer(name, region, base + offset, sizes[name]))
+            else:
+                found.append(Buffer(name, "arena", *named[name]))
+        return tuple(found)

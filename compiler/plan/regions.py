@@ -100,6 +100,7 @@ def stage_memory(
         _fill(touched, rows)
     separate = [phase for phase in phases if phase != "B" or "I" not in phases]
     spots, sizes = _messages(staged, rows.stage)
+    boxes = {name: box for name, (box, _) in spots.items()}
     of_buffer: dict[str, tuple[str, ...]] = {}
     for phase in separate:
         for name in touched[phase]:
@@ -108,23 +109,24 @@ def stage_memory(
         sizes |= _place_joint(rows, phases, touched, lasting, spots)
     sizes |= _place_rings(rows, of_buffer, spots, lasting, logits)
     transient = max((_place_transient(rows, touched[phase], of_buffer, phase, spots) for phase in separate), default=0)
-    rings = {name: Ring(size, _ring_phases(separate, of_buffer, spots, name)) for name, size in sizes.items()}
-    reads = {phase: _rings_of((n for n, t in of.items() if t.reads), spots) for phase, of in touched.items()}
-    writes = {phase: _rings_of((n for n, t in of.items() if t.writes), spots) for phase, of in touched.items()}
-    return StageMemory(phases, spots, rings, transient, reads, writes, _heads(phases, touched, spots))
+    touching = _ring_phases(of_buffer, spots)
+    rings = {name: Ring(size, tuple(phase for phase in separate if phase in touching.get(name, ()))) for name, size in sizes.items()}
+    reads = {phase: _rings_of([n for n, t in of.items() if t.reads], spots) for phase, of in touched.items()}
+    writes = {phase: _rings_of([n for n, t in of.items() if t.writes], spots) for phase, of in touched.items()}
+    return StageMemory(phases, spots, rings, transient, reads, writes, _heads(phases, touched, boxes))
 
 
 def _heads(
-    phases: Mapping[str, tuple[Row, ...]], touched: Mapping[str, Mapping[str, _Touch]], spots: Mapping[str, tuple[str, int]]
+    phases: Mapping[str, tuple[Row, ...]], touched: Mapping[str, Mapping[str, _Touch]], boxes: Mapping[str, str]
 ) -> dict[tuple[str, str], tuple[int, float]]:
-    """What is said of StageMemory.heads."""
+    """What is said of StageMemory.heads. boxes: of the buffers that lie in messages"""
     found: dict[tuple[str, str], tuple[int, float]] = {}
     for phase, rows in phases.items():
         flops = [row.routine.flops for row in rows]
         touches: dict[str, list[_Touch]] = {}
-        for name, touch in touched[phase].items():
-            if (box := spots[name][0]) in BOXES:
-                touches.setdefault(box, []).append(touch)
+        for name, box in boxes.items():
+            if name in touched[phase]:
+                touches.setdefault(box, []).append(touched[phase][name])
         for box in sorted(touches):
             sent = box in ("sent", "gradients sent")
             head = min(t.first for t in touches[box]) if sent else max(t.last for t in touches[box]) + 1
@@ -248,13 +250,14 @@ def _place_transient(
     return size
 
 
-def _ring_phases(
-    phases: Sequence[str], of_buffer: Mapping[str, tuple[str, ...]], spots: Mapping[str, tuple[str, int]], ring: str
-) -> tuple[str, ...]:
-    touching = {phase for name, of in of_buffer.items() if spots[name][0] == ring for phase in of}
-    return tuple(phase for phase in phases if phase in touching)
+def _ring_phases(of_buffer: Mapping[str, tuple[str, ...]], spots: Mapping[str, tuple[str, int]]) -> dict[str, set[str]]:
+    """By ring, the phases that touch what lies there."""
+    found: dict[str, set[str]] = {}
+    for ring, phases in {(spots[name][0], phases) for name, phases in of_buffer.items()}:
+        found.setdefault(ring, set()).update(phases)
+    return found
 
 
 def _rings_of(names: Iterable[str], spots: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
     """The rings that some buffers lie in, each once."""
-    return tuple(dict.fromkeys(spots[name][0] for name in names if spots[name][0] != TRANSIENT))
+    return tuple(ring for ring in dict.fromkeys([spots[name][0] for name in names]) if ring != TRANSIENT)
