@@ -9,7 +9,7 @@ from mlc.emit import tree as c
 from mlc.emit.dtypes import register, stored
 from mlc.emit.items import model_items
 from mlc.emit.literals import Pools, c_string, packed, write_array
-from mlc.emit.printer import designated, initializer
+from mlc.emit.printer import braced, designated, initializer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
@@ -90,7 +90,7 @@ class Tables:
         """An mlc_parameter; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
         of = self.plan.parameters[number]
         rest = self._of_parameter(of.shape, of.fed, len(of.uses), of.owner, of.states)
-        return f"{{{c_string(of.name)}, {rest}, {self._path(of.name)}}}"
+        return braced(f"{c_string(of.name)}, {rest}, {self._path(of.name)}")
 
     def _of_parameter(self, shape: tuple[int, ...], fed: str, uses: int, owner: int, states: _States) -> str:
         """The members that parameters of equal layers have alike."""
@@ -203,23 +203,23 @@ class Tables:
             place = f"{name}_at + {len(words)}" if buffers else "NULL"
             words += [operands[buffer] for buffer in buffers]
             flops = float(routine.flops)
-            entries.append(f"{{{routine.name}, {place}, {len(buffers)}, {self._path(path)}, {c_string(said)}, {flops!r}}}")
+            entries.append(braced(f"{routine.name}, {place}, {len(buffers)}, {self._path(path)}, {c_string(said)}, {flops!r}"))
         self._array("uint64_t", f"{name}_at", packed(words))
         return initializer((self._array("mlc_row", f"{name}_rows", entries), len(entries), chunk.heads.get(phase, 0)))
 
     def _use(self, use: Use) -> str:
         levels = self.pools.array("uint64_t", [str(at) for at in use.levels])
-        return f"{{{use.parameter}, {use.index}, {_PHASES[use.phase]}, {levels}}}"
+        return braced(f"{use.parameter}, {use.index}, {_PHASES[use.phase]}, {levels}")
 
     def _held(self, held: Held) -> str:
         copy, at = "MLC_NONE" if held.copy is None else held.copy, self.pools.array("uint64_t", [str(a) for a in held.init.at])
-        return f"{{{held.parameter}, {held.master}, {copy}, {self._functions(held.init.routine)}, {at}}}"
+        return braced(f"{held.parameter}, {held.master}, {copy}, {self._functions(held.init.routine)}, {at}")
 
     def _owned(self, one: OwnedParameter) -> str:
         """An mlc_own."""
         reads = self.pools.array("uint64_t", [str(at) for at in one.reads])
         functions = "NULL, NULL" if one.update is None else self._functions(one.update)
-        return f"{{{one.parameter}, MLC_{one.sharing.upper()}, {functions}, {reads}, {len(one.reads)}, {one.work}}}"
+        return braced(f"{one.parameter}, MLC_{one.sharing.upper()}, {functions}, {reads}, {len(one.reads)}, {one.work}")
 
     def _functions(self, number: int) -> str:
         """The function of a routine over a range, and over the whole."""
