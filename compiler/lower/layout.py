@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Mapping
+from itertools import accumulate
+from operator import itemgetter, le
 from typing import NamedTuple
 
 #: Bytes to which every address is aligned: a cache line.
@@ -13,6 +14,8 @@ ALIGNMENT = 64
 #: Start and end of what has a place, first and last of its life.
 _Placed = tuple[int, int, int, int]
 
+#: A life of fewer times is short: what lives with it is found by looking at each of them.
+_SHORT = 16
 #: As many neighbours in a block as let a scan of few blocks and a change of one cost little.
 _MOST_OF_BLOCK = 48
 
@@ -82,20 +85,15 @@ class _Block(NamedTuple):
         )
 
 
-def _block(of: Sequence[_Placed]) -> _Block:
+def _block(of: list[_Placed]) -> _Block:
     """A block of some that ascend."""
-    low, high, begins, ends = of[0]
-    made = _Block(low, high, True, begins, begins, ends, ends, [of[0]])
-    for one in of[1:]:
-        made = made.with_one(one)
-    return made
+    lows, highs, begins, ends = zip(*of, strict=True)
+    gapless = all(map(le, lows[1:], accumulate(highs, max)))
+    return _Block(lows[0], max(highs), gapless, min(begins), max(begins), min(ends), max(ends), of)
 
 
-class _Placements:
-    """What has a place, in blocks that ascend: a search passes those that live together, or apart, in one step.
-
-    A chain of equal layers keeps thousands of values side by side from the way forward to the way back.
-    """
+class _Blocks:
+    """What has a place, in blocks that ascend: a search passes those that live together, or apart, in one step."""
 
     def __init__(self) -> None:
         self.blocks: list[_Block] = []
@@ -110,15 +108,14 @@ class _Placements:
         half = _MOST_OF_BLOCK // 2
         self.blocks[at : at + 1] = [block] if len(block.of) < _MOST_OF_BLOCK else [_block(block.of[:half]), _block(block.of[half:])]
 
-    def lowest(self, first: int, last: int, size: int) -> int:
-        """The lowest place for `size` bytes beside what is alive from `first` to `last`."""
-        start = 0
+    def lowest(self, first: int, last: int, size: int, start: int) -> int:
+        """The lowest place from `start` on for `size` bytes, at least one, beside what is alive from `first` to `last`."""
         for low, high, gapless, begins, begins_last, ends_first, ends, of in self.blocks:
             if high <= start or ends < first or begins > last:
                 continue
             if start + size <= low:
                 break
-            if gapless and size and ends_first >= first and begins_last <= last:
+            if gapless and ends_first >= first and begins_last <= last:
                 start = high
                 continue
             for low, high, begins, ends in of:
@@ -128,4 +125,44 @@ class _Placements:
                     return start
                 if high > start:
                     start = high
+        return start
+
+
+class _Placements:
+    """What has a place. A chain of equal layers keeps thousands of values side by side from the way forward to the way back, and uses up as
+    many in between, one after the other at the same addresses.
+
+    every:  all of it; long: what lives long; short: the rest, by each of its times
+    """
+
+    def __init__(self) -> None:
+        self.every = _Blocks()
+        self.long = _Blocks()
+        self.short: dict[int, list[tuple[int, int]]] = {}
+
+    def add(self, one: _Placed) -> None:
+        """Put it there; what is empty takes no place."""
+        low, high, first, last = one
+        if low == high:
+            return
+        self.every.add(one)
+        if last - first >= _SHORT:
+            self.long.add(one)
+            return
+        for time in range(first, last + 1):
+            self.short.setdefault(time, []).append((low, high))
+
+    def lowest(self, first: int, last: int, size: int) -> int:
+        """The lowest place for `size` bytes beside what is alive from `first` to `last`."""
+        if not size:
+            return 0
+        if last - first >= _SHORT:
+            return self.every.lowest(first, last, size, 0)
+        start = self.long.lowest(first, last, size, 0)
+        for low, high in sorted({spot for time in range(first, last + 1) for spot in self.short.get(time, ())}):
+            if high <= start:
+                continue
+            if start + size <= low:
+                break
+            start = self.long.lowest(first, last, size, high)
         return start

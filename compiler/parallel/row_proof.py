@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress, islice
 from math import prod
-from operator import ge
+from operator import add, ge
 from typing import NamedTuple
 
 from mlc.ir.dtypes import dtype_of
@@ -179,16 +179,19 @@ class _Chunk:
         """Find where each buffer lies; the faults of those that lie where they may not."""
         transient = next((a for a in self.place.fixed if a.name == f"transient.{self.chain}"), Area("", 0, 0, None))
         first, last = transient.at, transient.end
-        base = {region: n * _REGION for n, region in enumerate(self.place.regions)}
+        regions = self.place.regions
+        base = {region: n * _REGION for n, region in enumerate(regions)}
+        ends = {name: region.bytes if region.chain == self.chain else -1 for name, region in regions.items()}
+        self.lows = [base[within] + at for _, within, at, _ in self.chunk.buffers]
+        self.highs = list(map(add, self.lows, self.sizes))
+        arriving = frozenset(self.arriving)
         for number, buffer in enumerate(self.chunk.buffers):
             name, within, at, size = buffer
-            low = base[within] + at
-            self.lows.append(low)
-            self.highs.append(low + size)
             if size < 0 or at < 0:
                 yield Fault("E1206", f"{self.where}: {name} has {size} bytes at {at}")
             elif within != "arena":
-                yield from self._misplaced_in(buffer)
+                if at + size > ends[within] or number in arriving:
+                    yield from self._misplaced_in(buffer)
             elif not first <= at <= at + size <= last:
                 self.outside.add(number)
                 if name.startswith("gradient of "):

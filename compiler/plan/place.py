@@ -233,7 +233,7 @@ class PlacePlanner:
         if parameter.update is None:
             return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, None, (), 0, update_meaning(parameter, None, ()))
         scalars = self.program.updates[parameter.update].scalars
-        reads = tuple(self.named[f"scalar {scalar}"][0] for scalar in scalars)
+        reads = tuple([self.named[f"scalar {scalar}"][0] for scalar in scalars])
         update = self.sketch.routines.number(self.sketch.lowered.updates[parameter.update])
         meaning = update_meaning(parameter, self.sketch.routines.signatures[update], scalars)
         return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, update, reads, self._work_bytes(one), meaning)
@@ -249,7 +249,8 @@ class PlacePlanner:
         sharing = self.sketch.sharings[self.place]
         parameters = {one.parameter: self.sketch.parameters[one.parameter] for one in sharing.owned}
         buffers = {number: len(p.states) for number, p in parameters.items()}
-        whole = {number: sum(line_bytes(p.state_elements(n), self.unit) for n in range(len(p.states))) for number, p in parameters.items()}
+        apart = {number: p for number, p in parameters.items() if p.sharing == "whole"}
+        whole = {number: sum(line_bytes(p.state_elements(n), self.unit) for n in range(len(p.states))) for number, p in apart.items()}
         return self._shared("optimizer states", sharing.most(buffers, whole))
 
     def _work_of_updates(self) -> Area:
@@ -265,7 +266,9 @@ class PlacePlanner:
         work = self.sketch.lowered.updates[parameter.update].work_bytes
         if one.sharing == "sliced" and work:
             raise InternalError(f"plan: the elementwise update of parameter {one.parameter} wants work memory")
-        results = [one.elements, *map(parameter.state_elements, range(len(parameter.states)))] if one.sharing == "whole" else []
+        if one.sharing != "whole":
+            return aligned(work)
+        results = [one.elements, *map(parameter.state_elements, range(len(parameter.states)))]
         return sum(line_bytes(size, self.unit) for size in results) + aligned(work)
 
     def _guests(self, uses: Mapping[int, list[Use]]) -> Area:
