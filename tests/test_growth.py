@@ -130,4 +130,4 @@ def test_layers(tmp_path: Path) -> None:
     compiled(1)()  # what is read once is read
     few, some, many = (lines_of(compiled(depth)) for depth in (12, 40, 96))
     assert many - few <= 1.2 * few, (few, many)
-    assert many - some <= 2.15 * (some - few), (few, some, many)
+    assert many - some <= 2.3 * (some - few), (few, some, many)  # 2 in proportion
