@@ -14,6 +14,7 @@ SHARED ?= ../shared
 BASE   ?= HEAD
 SECONDS ?= 60
 CASES  ?=
+MINUTES ?= 10
 
 .DEFAULT_GOAL = help
 
@@ -42,14 +43,19 @@ demo: $(VENV)/installed $(DATA) ## Compile a GPT, train it on text (DATA=book.tx
 # What several tests compile is compiled once where there is a ccache; neighbours in a file, which share programs, run in one worker.
 CCACHE = $(addsuffix :,$(firstword $(wildcard /usr/lib/ccache /usr/lib64/ccache)))
 
-test: $(VENV)/installed-test ## Run the tests (TESTS=tests/test_cli.py, WORKERS=2)
-	PATH="$(CCACHE)$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+test: $(VENV)/installed-test ## Run the tests (TESTS=tests/test_cli.py, WORKERS=2; CI=true: the slow ones too)
+	PATH="$(CCACHE)$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(CI),,-m "not slow") $(TESTS)
 
 acceptance: $(VENV)/installed ## Measure what the README states (half an hour; wants an idle machine; PEERS as for bench)
 	$(BIN)/python benchmarks/acceptance.py $(if $(PEERS),--peers $(SHARED)/bench/pipeline_peers.py --python $(PEERS)) $(FIGURES)
 
 bench: $(VENV)/installed ## Time training steps beside PyTorch and JAX (PEERS=python of an environment that has them)
 	$(BIN)/python benchmarks/against_peers.py --peers $(SHARED)/bench/peers.py --python $(or $(PEERS),python3)
+
+# No environment is made: a machine with a GPU may have no network, and its Python has the peers.
+gpu-check: ## See what a GPU does with the programs for it, for MINUTES (PYTHON with lark, cffi, click, numpy, pytest, hypothesis)
+	@mkdir -p build/packages && ln -sfn ../../compiler build/packages/mlc
+	PYTHONPATH=build/packages $(PYTHON) benchmarks/gpu_check.py --minutes $(MINUTES)
 
 attack: $(VENV)/installed ## Play faults on real programs: links, two writers, signals, full disks ... (CASES="checkpoints")
 	$(BIN)/python benchmarks/attack.py $(CASES)
@@ -73,4 +79,4 @@ docs: $(VENV)/installed ## Write the generated pages of spec/
 clean: ## Remove what was built, the environment apart
 	rm -rf build *.egg-info
 
-.PHONY: help demo test attack acceptance bench fuzz replay lint docs clean
+.PHONY: help demo test gpu-check attack acceptance bench fuzz replay lint docs clean

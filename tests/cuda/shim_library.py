@@ -1,4 +1,7 @@
-"""Build kernels against the execution shim and call them with NumPy arrays."""
+"""Build kernels against the execution shim and call them with NumPy arrays.
+
+MLC_GPU=90a (an architecture of nvcc): a GPU runs them instead, and what only a shim can do is skipped.
+"""
 
 import ctypes
 import functools
@@ -16,14 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from mlc.nvcc import find_nvcc
+
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "runtime/cuda/shim"
 KERNELS = Path(__file__).parent / "kernels"
 INCLUDES = [f"-I{ROOT / path}" for path in ("runtime/include", "runtime/cuda/include", "runtime/cuda/shim")]
 FLAGS = ["-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", *INCLUDES]
-SCHEDULES = [("forward", 1), ("reverse", 1), ("random", 1), ("random", 2), ("ahead", 1), ("ahead", 2)]
+GPU = os.environ.get("MLC_GPU", "")
+SCHEDULES = [("gpu", 0)] if GPU else [("forward", 1), ("reverse", 1), ("random", 1), ("random", 2), ("ahead", 1), ("ahead", 2)]
 
 Array = npt.NDArray[Any]
+
+of_shim = pytest.mark.skipif(bool(GPU), reason="a GPU has one schedule, and reports nothing")
 
 
 @functools.cache
@@ -62,10 +70,24 @@ def build(source: Path, checked: bool, defines: tuple[str, ...] = ()) -> Path:
     """A library of the kernels in `source` and the shim."""
     name = hashlib.sha256(f"{source} {checked} {defines}".encode()).hexdigest()[:16]
     kernels, library = scratch() / f"{name}.o", scratch() / f"{name}.so"
+    if GPU:
+        return build_for_gpu(source, defines, library)
     mode = ["-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"] if checked else ["-O2"]
     options = [*FLAGS, *mode, "-DMLC_SHIM", *(f"-D{define}" for define in defines)]
     subprocess.run([*compiler(), *options, "-x", "c++", "-c", str(source), "-o", str(kernels)], check=True)
     subprocess.run(["g++", "-shared", "-Wl,-Bsymbolic", "-o", str(library), str(kernels), *shim_objects()], check=True)
+    return library
+
+
+def build_for_gpu(source: Path, defines: tuple[str, ...], library: Path) -> Path:
+    found = find_nvcc()
+    command = [found.compiler, "-std=c++17", "-O1", "-fmad=false", f"-DMLC_SM={GPU.rstrip('a')}", *(f"-D{define}" for define in defines)]
+    command += ["-gencode", f"arch=compute_{GPU},code=sm_{GPU}", "-Xcompiler", "-fPIC", *INCLUDES[:2], "-x", "cu", str(source)]
+    # Tests call the runtime API by name: the static library hides it.
+    shared = min(Path(found.libraries).glob("libcudart.so*"))
+    command += ["-shared", "-cudart", "none", "-cudadevrt", "none", "-Xlinker", str(shared), "-Xlinker", f"-rpath={found.libraries}"]
+    command += ["-o", str(library)]
+    subprocess.run(command, check=True, env=os.environ | {"PATH": f"{Path(found.compiler).parent}:{os.environ['PATH']}"})
     return library
 
 
@@ -84,10 +106,12 @@ class Device:
 
     def open(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path))
+        self.allocations: list[ctypes.c_void_p] = []
+        if GPU:
+            return
         self.library.mlc_shim_report_text.restype = ctypes.c_char_p
         self.library.mlc_shim_switches.restype = ctypes.c_uint64
         self.library.mlc_shim_print(0)
-        self.allocations: list[ctypes.c_void_p] = []
 
     def __enter__(self) -> "Device":
         return self
@@ -96,10 +120,10 @@ class Device:
         for pointer in self.allocations:
             self.library.cudaFree(pointer)
         self.allocations.clear()
-        self.library.mlc_shim_reports_clear()
+        self.reports()
 
     def schedule(self, order: str, seed: int) -> None:
-        assert self.library.mlc_shim_options(order.encode(), ctypes.c_uint64(seed)) == 0
+        assert GPU or self.library.mlc_shim_options(order.encode(), ctypes.c_uint64(seed)) == 0
 
     def empty(self, size: int) -> ctypes.c_void_p:
         """`size` bytes that nothing wrote."""
@@ -121,9 +145,12 @@ class Device:
 
     def call(self, name: str, *arguments: object) -> None:
         getattr(self.library, name)(*arguments)
-        self.library.cudaDeviceSynchronize()
+        error = self.library.cudaDeviceSynchronize()
+        assert not (GPU and error), f"{name}: CUDA error {error}"
 
     def reports(self) -> list[str]:
+        if GPU:
+            return []
         texts: list[str] = [self.library.mlc_shim_report_text(i).decode() for i in range(self.library.mlc_shim_report_count())]
         self.library.mlc_shim_reports_clear()
         return texts

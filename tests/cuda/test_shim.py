@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shim_library import SCHEDULES, Array, Device, bf16_of, f32_of
+from shim_library import SCHEDULES, Array, Device, bf16_of, f32_of, of_shim
 
 LANES = np.arange(32)
 
@@ -259,6 +259,7 @@ def test_real_kernels(kernel: str, checked: bool) -> None:
     assert len(seen) == 1
 
 
+@of_shim
 @pytest.mark.parametrize(
     ("kernel", "plant", "fault"),
     [("layer_norm", "PLANT_BARRIER", "race"), ("matmul", "PLANT_BARRIER", "race"), ("matmul", "PLANT_WAIT", "missing wait")],

@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shim_library import KERNELS, SCHEDULES, Device, build
+from shim_library import KERNELS, SCHEDULES, Device, build, of_shim
+
+pytestmark = of_shim
 
 #: kernel of faults.cu: what its report begins with, a place its report names
 FAULTS = {

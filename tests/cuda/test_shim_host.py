@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shim_library import KERNELS, SCHEDULES, Array, Device, build
+from shim_library import KERNELS, SCHEDULES, Array, Device, build, of_shim
+
+pytestmark = of_shim
 
 SIZE = 256  # bytes: 64 ints, as every kernel of faults.cu takes
 Pointer = ctypes.c_void_p

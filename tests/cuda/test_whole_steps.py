@@ -8,26 +8,31 @@ from pathlib import Path
 
 import pytest
 from layout_models import MODELS, Model, Programs, data_options, execute, run_model
-from shim_library import SHIM, compiler
+from shim_library import GPU, SHIM, compiler
 from tolerances import TOLERANCES
 
 from mlc.diagnostics import MlcError
 from mlc.driver import Options
+from mlc.targets.cuda import kernels
 
 #: Model -> its precision; mixed: f32 with an optimizer that works in bf16. Slow ones compile the most kernels.
 QUICK = {"gpt": "f32"}
 SLOW = {
-    "mlp": "f32", "gpt2": "f32", "gpt2-drop": "f32", "gpt2-bf16": "bf16", "llama3": "bf16", "deepseek_v3-f32": "f32", "vit": "f32",
+    "mlp": "f32", "gpt2": "f32", "gpt2-drop": "f32", "gpt2-bf16": "bf16", "llama3": "bf16", "deepseek_v3-f32": "f32", "vit": "bf16",
     "unet": "f32", "gla": "f32", "albert": "f32", "muon": "mixed", "supervised": "f32", "t5": "bf16", "state": "f32",
 }  # fmt: skip
 
 
+DEVICE = f"sm_{GPU.rstrip('a') or 90}"
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Programs]:
-    """By target. The kernels of `sm_90` run on the shim."""
+    """By target. The kernels of `sm_90` run on the shim, or those of DEVICE on it."""
+    shim = ("OPTIMIZE=-O1", f"CXX={' '.join(compiler())}", f"SHIM={SHIM}")
     return {
         "c": Programs(tmp_path_factory.mktemp("c")),
-        "sm_90": Programs(tmp_path_factory.mktemp("sm_90"), ("OPTIMIZE=-O1", f"CXX={' '.join(compiler())}", f"SHIM={SHIM}")),
+        DEVICE: Programs(tmp_path_factory.mktemp(DEVICE), ("OPTIMIZE=-O1",) if GPU else shim),
     }
 
 
@@ -42,8 +47,8 @@ def check(programs: dict[str, Programs], model: Model, precision: str, folder: P
         program = of.build(model, Options(microbatches=4, groups=2, emit="c", target=target))
         (folder / target).mkdir()
         said[target] = numbers(run_model(program, model, folder / target, "--threads", 1).log)
-    assert len(said["c"]) == len(said["sm_90"]) > 3
-    for expected, found in zip(said["c"], said["sm_90"], strict=True):
+    assert len(said["c"]) == len(said[DEVICE]) > 3
+    for expected, found in zip(said["c"], said[DEVICE], strict=True):
         assert expected.keys() == found.keys()
         for name, value in expected.items():
             kind = "norm" if name == "grad_norm" else "loss"
@@ -61,9 +66,19 @@ def test_every_example_trains_as_on_a_cpu(programs: dict[str, Programs], name: s
     check(programs, MODELS[name], SLOW[name], tmp_path)
 
 
+@pytest.mark.slow
+def test_contractions_by_warpgroups(programs: dict[str, Programs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there are as many tiles as multiprocessors."""
+    monkeypatch.setattr(kernels, "FULL", 1)
+    (tmp_path / "built").mkdir()
+    wide = {"c": programs["c"], DEVICE: Programs(tmp_path / "built", programs[DEVICE].variables)}
+    check(wide, MODELS["gpt2-bf16"], "bf16", tmp_path)
+    assert "mlc_contract_wgmma<" in next((tmp_path / "built").glob("**/src/kernels.cu")).read_text()
+
+
 def test_a_library_for_gpus_says_that_it_has_no_views(programs: dict[str, Programs]) -> None:
     with pytest.raises(MlcError, match="cannot be opened as a library"):
-        programs["sm_90"].library(MODELS["gpt"], Options(microbatches=4, groups=2, emit="c", target="sm_90")).open()
+        programs[DEVICE].library(MODELS["gpt"], Options(microbatches=4, groups=2, emit="c", target=DEVICE)).open()
 
 
 def run(programs: dict[str, Programs], target: str, folder: Path, *arguments: str, code: int = 0) -> str:
@@ -80,7 +95,7 @@ def test_a_gpu_takes_the_same_list(programs: dict[str, Programs], tmp_path: Path
     for target in programs:
         text = run(programs, target, tmp_path, "--steps", "2", "--print-launches", "2")
         listed[target] = re.findall(r"^([A-Z].*)$|^  0x\w+ (.*):.*(, elements .*)$", text, re.MULTILINE)
-    assert listed["c"] == listed["sm_90"]
+    assert listed["c"] == listed[DEVICE]
     assert {"update", "squares"} <= {call.split(" ")[0] for _, call, _ in listed["c"]}
 
 
@@ -92,7 +107,7 @@ def test_what_is_not_finite_is_found_as_on_a_cpu(programs: dict[str, Programs], 
 
 def test_a_run_goes_on_from_its_checkpoint(programs: dict[str, Programs], tmp_path: Path) -> None:
     options = ("--steps", "4", "--hash")
-    whole = run(programs, "sm_90", tmp_path, *options, "--checkpoint", str(tmp_path / "kept"), "--every", "2")
-    resumed = run(programs, "sm_90", tmp_path, *options, "--resume", str(tmp_path / "kept" / "step-00000002"))
+    whole = run(programs, DEVICE, tmp_path, *options, "--checkpoint", str(tmp_path / "kept"), "--every", "2")
+    resumed = run(programs, DEVICE, tmp_path, *options, "--resume", str(tmp_path / "kept" / "step-00000002"))
     assert whole.splitlines()[-1] == resumed.splitlines()[-1]
     assert whole.splitlines()[-1].startswith("digest: ")

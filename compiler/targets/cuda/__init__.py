@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mlc.lower.arrangement import Arrangement, canonical
+from mlc.lower.arrangement import Arrangement, canonical, pitched
 from mlc.lower.library import NO_SCRATCH
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
 from mlc.nvcc import find_nvcc
@@ -21,8 +21,12 @@ KERNELS = (ATTENTION_FORWARD, ATTENTION_VJP)
 _NEVER = 1 << 62
 
 
-def _arranged(_dtype: str, shape: tuple[int, ...]) -> Arrangement:
-    return canonical(shape)
+#: Elements of a row of bf16 from which on it begins at a multiple of 16 bytes, for copies of as many to shared memory.
+_LONG_ROW = 64
+
+
+def _arranged(dtype: str, shape: tuple[int, ...]) -> Arrangement:
+    return pitched(shape, 8) if dtype == "bf16" and len(shape) > 1 and shape[-1] >= _LONG_ROW else canonical(shape)
 
 
 def _target(name: str, doc: str, machine: Machine) -> Target:

@@ -46,6 +46,9 @@ TILE = 64
 LARGE_TILE = 128
 FULL = 132
 
+#: Shared memory of a contraction by warpgroups: MLC_WIDE_BYTES of mlc_contract_wgmma.h.
+WIDE_BYTES = 98304
+
 _WARP = 32
 
 
@@ -54,7 +57,7 @@ class Launched:
     """A kernel: the definition of its function, nothing where a function of the runtime does it, and what launches it."""
 
     function: tuple[c.Node, ...]
-    launch: c.Statement
+    launch: tuple[c.Statement, ...]
 
 
 class _DeviceBody(Body):
@@ -108,10 +111,11 @@ class _DeviceBody(Body):
 
 @frozen
 class Named:
-    """What kernels of a routine are made with: C names and stored dtypes of its buffers, and the buffers."""
+    """What kernels of a routine are made with: C names and stored dtypes of its buffers, the buffers, and whether there is wgmma."""
 
     buffers: Mapping[str, tuple[str, str]]
     sizes: Mapping[str, Buffer]
+    warpgroups: bool
 
 
 def launched(named: Named, name: str, kernel: Kernel) -> Launched:
@@ -130,7 +134,7 @@ def launched(named: Named, name: str, kernel: Kernel) -> Launched:
         case Contract():
             return _contract(named, name, kernel)
         case Call():
-            return Launched((), call(Body(named.buffers), kernel))
+            return Launched((), (call(Body(named.buffers), kernel),))
         case _:
             raise InternalError(f"emit: a {type(kernel).__name__} is not lowered to a device: {kernel.note}")
 
@@ -161,9 +165,17 @@ def _parameters(named: Named, kernel: Kernel) -> tuple[list[str], list[str]]:
 
 
 def _kernel(
-    name: str, named: Named, kernel: Kernel, grid: int | str, threads: int, body: Sequence[c.Statement], others: Sequence[str] = ()
+    name: str,
+    named: Named,
+    kernel: Kernel,
+    grid: int | str,
+    threads: int,
+    body: Sequence[c.Statement],
+    others: Sequence[str] = (),
+    shared: str = "0",
 ) -> Launched:
-    """A kernel and its launch. Its environment comes first where it reads it, then its buffers. others: `int64_t name` beside them."""
+    """A kernel and its launch. Its environment comes first where it reads it, then its buffers. others: `int64_t name` beside them.
+    shared: bytes of shared memory that are asked for; two such blocks share a multiprocessor."""
     parameters, arguments = _parameters(named, kernel)
     parameters += [f"const {other}" for other in others]
     arguments += [other.split()[-1] for other in others]
@@ -171,9 +183,10 @@ def _kernel(
         parameters, arguments = ["const mlc_env env_", *parameters], ["*env", *arguments]
         body = (c.Define("const mlc_env *", "env", "&env_"), *body)
     # A block a multiprocessor is enough: else ptxas spills a word or two so that more fit.
-    head = _wrapped(f"MLC_KERNEL void __launch_bounds__({threads}, 1) {name}(", parameters)
-    launch = c.Do(f"MLC_LAUNCH({name}, {grid}, {threads}, 0, mlc_stream(env), {', '.join(arguments)})")
-    return Launched((c.Function(head, tuple(body)), c.Blank()), launch)
+    head = _wrapped(f"MLC_KERNEL void __launch_bounds__({threads}, {1 if shared == '0' else 2}) {name}(", parameters)
+    launch = c.Do(f"MLC_LAUNCH({name}, {grid}, {threads}, {shared}, mlc_stream(env), {', '.join(arguments)})")
+    allow = () if shared == "0" else (c.Do(f"mlc_allow_shared((const void *){name}, {shared})"),)
+    return Launched((c.Function(head, tuple(body)), c.Blank()), (*allow, launch))
 
 
 def _wrapped(start: str, items: Sequence[str]) -> tuple[str, ...]:
@@ -296,29 +309,57 @@ def _element(named: Named, operand: Operand, index: Index, names: Mapping[int, s
 
 
 def _by_vectors(named: Named, kernel: Contract, which: int) -> bool:
-    """Whether 8 neighbours along the denser side of an operand, counted from a multiple of 8, always lie in 16 aligned bytes."""
+    """Whether 8 neighbours along the denser side of an operand, counted from a multiple of 8, always lie in 16 aligned bytes; the last ones
+    may be fewer."""
     operand, side = (kernel.a, kernel.m) if which == 1 else (kernel.b, kernel.n)
     along = kernel.k if _along_k(kernel, which) == "true" else side
     others = [g for group in (kernel.batch, side, kernel.k) if group is not along for g in group]
-    if not along or along[-1][which] != 1 or along[-1][0] % 8:
+    if not along or along[-1][which] != 1 or (len(along) > 1 and along[-1][0] % 8):
         return False
     return operand.offset % 8 == 0 and all(g[which] % 8 == 0 for g in (*others, *along[:-1]) if g[0] > 1)
 
 
-def _sums(named: Named, kernel: Contract, extents: tuple[int, int, int, int], integer: str) -> tuple[int, str, str]:
-    """Tiles of a contraction, the declaration of its shared memory, and the call that makes its sums."""
+@frozen
+class _Sums:
+    """How the sums of a contraction are made.
+
+    tiles:   blocks
+    shared:  what declares `tile`, their shared memory
+    call:    makes the sums
+    bytes:   of shared memory that is asked for at launch; "0": none
+    """
+
+    tiles: int
+    shared: tuple[c.Statement, ...]
+    call: str
+    bytes: str
+
+
+def _sums(named: Named, kernel: Contract, extents: tuple[int, int, int, int], integer: str) -> _Sums:
     batch, m, n, k = extents
     along = [_along_k(kernel, which) for which in (1, 2)]
     shape = f"{batch}, {m}, {n}, {k}"
-    if {named.buffers[o.buffer][1] for o in (kernel.a, kernel.b)} != {"bf16"}:
+    if not _is_bf16(named, kernel):
         call = f"mlc_contract<{shape}, {along[0]}, {along[1]}, {integer}>(tile, a, b, store)"
-        return batch * -(-m // TILE) * -(-n // TILE), "mlc_contract_tile", call
-    large = batch * -(-m // LARGE_TILE) * -(-n // LARGE_TILE) >= FULL
-    tile = LARGE_TILE if large else TILE
-    vectors = ["true" if _by_vectors(named, kernel, which) else "false" for which in (1, 2)]
-    sides = [f"mlc_side<{tile}, {a}, {v}>" for a, v in zip(along, vectors, strict=True)]
+        return _Sums(batch * -(-m // TILE) * -(-n // TILE), _static("mlc_contract_tile"), call, "0")
+    large = batch * -(-m // LARGE_TILE) * -(-n // LARGE_TILE)
+    vectors = [_by_vectors(named, kernel, which) for which in (1, 2)]
+    if large >= FULL and named.warpgroups and all(vectors):
+        call = f"mlc_contract_wgmma<{shape}, mlc_wide_side<{along[0]}>, mlc_wide_side<{along[1]}>, {integer}>(tile, a, b, store)"
+        return _Sums(large, (c.Do("MLC_SHARED_DYNAMIC(uint8_t, tile)"),), call, str(WIDE_BYTES))
+    tile = LARGE_TILE if large >= FULL else TILE
+    sides = [f"mlc_side<{tile}, {a}, {str(v).lower()}>" for a, v in zip(along, vectors, strict=True)]
     call = f"mlc_contract_bf16<{tile}, {tile}, {shape}, {sides[0]}, {sides[1]}, {integer}>(tile, a, b, store)"
-    return batch * -(-m // tile) * -(-n // tile), f"mlc_slices<{sides[0]}, {sides[1]}>", call
+    return _Sums(batch * -(-m // tile) * -(-n // tile), _static(f"mlc_slices<{sides[0]}, {sides[1]}>"), call, "0")
+
+
+def _is_bf16(named: Named, kernel: Contract) -> bool:
+    return {named.buffers[o.buffer][1] for o in (kernel.a, kernel.b)} == {"bf16"}
+
+
+def _static(kind: str) -> tuple[c.Statement, ...]:
+    """Shared memory of a type. The comma of a template's arguments would end an argument of the macro."""
+    return (c.Do(f"typedef {kind} shared_type"), c.Do("MLC_SHARED(shared_type, tile, )"))
 
 
 def _contract(named: Named, name: str, kernel: Contract) -> Launched:
@@ -327,22 +368,20 @@ def _contract(named: Named, name: str, kernel: Contract) -> Launched:
         raise InternalError(f"emit: a device contracts in f32, not {kernel.dtype}")
     batch, m, n, k = (_extent(g) for g in (kernel.batch, kernel.m, kernel.n, kernel.k))
     integer = _integer(named, kernel, batch * m * n)
-    tiles, shared, call_text = _sums(named, kernel, (batch, m, n, k), integer)
+    sums = _sums(named, kernel, (batch, m, n, k), integer)
     a_at = _place(kernel.a, 1, [(kernel.batch, 0), (kernel.m, 1), (kernel.k, 3)])
     b_at = _place(kernel.b, 2, [(kernel.batch, 0), (kernel.k, 3), (kernel.n, 2)])
-    names, addresses = {0: "batch", 1: "m", 2: "n", 3: "k"}, "bf16" in call_text
+    names, addresses = {0: "batch", 1: "m", 2: "n", 3: "k"}, _is_bf16(named, kernel)
     a, b = (_element(named, o, at, names, addresses) for o, at in ((kernel.a, a_at), (kernel.b, b_at)))
     epilogue = Body(named.buffers, {0: "batch", 1: "m", 2: "n"})
     epilogue.locals["acc"] = kernel.dtype
     stores = epilogue.statements((*kernel.row_body, *kernel.body))
     element = f"{integer} batch, {integer} m, {integer} n, {register(kernel.dtype).type} acc"
     body = (
-        # The comma of a template's arguments would end an argument of the macro.
-        c.Do(f"typedef {shared} shared_type"),
-        c.Do("MLC_SHARED(shared_type, tile, )"),
+        *sums.shared,
         c.Lambda("a", f"{integer} batch, {integer} m, {integer} k", (c.Do("(void)batch, (void)m, (void)k"), c.Do(f"return {a}"))),
         c.Lambda("b", f"{integer} batch, {integer} k, {integer} n", (c.Do("(void)batch, (void)k, (void)n"), c.Do(f"return {b}"))),
         c.Lambda("store", element, (c.Do("(void)batch, (void)m, (void)n"), *stores)),
-        c.Do(call_text),
+        c.Do(sums.call),
     )
-    return _kernel(name, named, kernel, tiles, THREADS, body)
+    return _kernel(name, named, kernel, sums.tiles, THREADS, body, shared=sums.bytes)

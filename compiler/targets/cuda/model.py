@@ -28,10 +28,10 @@ _FLAT = "const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end"
 _PLAIN = "const mlc_env *env, const uint64_t *at"
 
 
-def routine_functions(routine: Routine, is_flat: bool) -> tuple[c.Node, ...]:
+def routine_functions(routine: Routine, target: str, is_flat: bool) -> tuple[c.Node, ...]:
     """The kernels of a routine, then what launches them, one behind the other on the stream of its rank."""
     names = buffer_names(routine)
-    named = Named(names, routine.buffers)
+    named = Named(names, routine.buffers, target == "sm_90")
     nodes: list[c.Node] = []
     body: list[c.Node] = pointers(routine, names)
     for number, kernel in enumerate(routine.kernels):
@@ -43,7 +43,7 @@ def routine_functions(routine: Routine, is_flat: bool) -> tuple[c.Node, ...]:
         else:
             made = launched(named, name, kernel)
         nodes += [c.note(kernel.note), *made.function] if made.function else []
-        body += [c.note(kernel.note), made.launch]
+        body += [c.note(kernel.note), *made.launch]
     body = body if body else [c.Do("(void)env, (void)at")]
     head = f'extern "C" void {routine.name}({_FLAT if is_flat else _PLAIN})'
     return (*nodes, c.Function((head,), tuple(body)), c.Blank())
@@ -53,13 +53,14 @@ def _kernels_text(lowered: Lowered, routines: Sequence[Routine], source: str, ve
     nodes: list[c.Node] = [
         c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}: what a GPU computes.", "")),
         c.Directive('include "mlc_contract.h"'),
+        c.Directive('include "mlc_contract_wgmma.h"'),
         c.Blank(),
         c.note("Keys the random numbers that the model draws outside its layers."),
         c.Directive(f"define MLC_MODEL_PATH {path_hash(''):#018x}u"),
         c.Blank(),
     ]
     for routine in routines:
-        nodes += routine_functions(routine, routine.name in lowered.flat)
+        nodes += routine_functions(routine, lowered.rules.target, routine.name in lowered.flat)
     return c_text(nodes)
 
 

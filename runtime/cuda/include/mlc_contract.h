@@ -9,7 +9,7 @@
  * A slice lies as its operand does: [m][k] where neighbours in k lie side by side, else [k][m], which ldmatrix transposes. Rows have 8
  * elements more, so that the eight rows that ldmatrix reads at once lie in different banks (80 and 272 bytes apart, or 144).
  *
- * Where 8 neighbours always lie in 16 aligned bytes they are copied by one cp.async; else element by element.
+ * Where 8 neighbours always lie in 16 aligned bytes they are copied by one cp.async, as far as there are any; else element by element.
  *
  * Bytes moved: a and b once for each tile of the other side, from L2 but for the first time.
  */
@@ -17,12 +17,6 @@
 #define MLC_CONTRACT_H
 
 #include "mlc_device.h"
-
-#ifdef __CUDACC__
-#define MLC_DEVICE_METHOD __device__ __forceinline__
-#else
-#define MLC_DEVICE_METHOD inline __attribute__((always_inline))
-#endif
 
 #define MLC_SLICE 32 /* of k */
 #define MLC_GAP 8
@@ -43,7 +37,7 @@ template <int SIDE, bool ALONG_K, bool VECTORS> struct mlc_side {
             const bool there = s < sides && k < ks;
             uint16_t *const to = slice + outer * PITCH + inner;
             if (VECTORS)
-                mlc_copy_async_16(to, there ? at(s, k) : at((Integer)0, (Integer)0), there ? 16 : 0);
+                mlc_copy_some(to, there ? at(s, k) : at((Integer)0, (Integer)0), there ? ALONG_K ? ks - k : sides - s : 0);
             else
                 *to = there ? *at(s, k) : (uint16_t)0;
         }

@@ -17,7 +17,7 @@
  *   memory        mlc_x16, mlc_load16, mlc_load16_once, mlc_store16, mlc_store16_once, __ldg
  *   atomics       atomicAdd, atomicMin, atomicMax, atomicOr, atomicExch, atomicCAS on integers, __threadfence, __threadfence_block
  *   async copies  mlc_copy_async_4, _8, _16, mlc_copy_commit, mlc_copy_wait
- *   tensor cores  mlc_ldmatrix_x1, _x2, _x4, with _trans; mlc_mma_bf16, mlc_mma_tf32, mlc_tf32_of_f32
+ *   tensor cores  mlc_ldmatrix_x1, _x2, _x4, with _trans; mlc_mma_bf16, mlc_mma_tf32, mlc_bf16_pair, mlc_tf32_of_f32
  *   mbarriers     mlc_mbarrier, mlc_mbarrier_init, _arrive, _arrive_expect, _wait; mlc_fence_async
  *   tensor copies mlc_tensor_map, mlc_tensor_map_make (host), mlc_tensor_load, mlc_tensor_store, _commit, _wait
  *   warpgroups    mlc_matrix_descriptor, mlc_wgmma_bf16, mlc_wgmma_bf16_registers, mlc_wgmma_fence, _commit, _wait (MLC_HAS_WGMMA: sm_90a)

@@ -102,6 +102,14 @@ MLC_DEVICE void mlc_ldmatrix_x4_trans(uint32_t (&r)[4], const void *row)
                  : "memory");
 }
 
+/* Two bf16, to nearest, ties to even, the first in the low half ("cvt"). */
+MLC_DEVICE uint32_t mlc_bf16_pair(float low, float high)
+{
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
 /* c += a b ("Matrix Fragments for mma.m16n8k16 with floating point type"), a 16x16 by rows, b 16x8 by columns, bf16; c f32. */
 MLC_DEVICE void mlc_mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {

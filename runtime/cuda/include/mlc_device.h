@@ -27,7 +27,20 @@
 #define MLC_ROLLED
 #endif
 
+#ifdef __CUDACC__
+#define MLC_DEVICE_METHOD __device__ __forceinline__
+#else
+#define MLC_DEVICE_METHOD inline __attribute__((always_inline))
+#endif
+
 /* ---- launches, by the host ---- */
+
+/* Before a launch of a kernel with so much dynamic shared memory: beyond 48 KiB it has to be asked for. */
+static inline void mlc_allow_shared(const void *kernel, int bytes)
+{
+    if (bytes > 48 << 10)
+        (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
 
 static inline cudaStream_t mlc_stream(const mlc_env *env)
 {
@@ -180,6 +193,12 @@ MLC_DEVICE int32_t mlc_checked(const mlc_env *env, int32_t value, int32_t extent
 }
 
 /* ---- contractions ---- */
+
+/* Up to 8 elements of 16 bits into 16 bytes of shared memory, zeros where there are no more. */
+MLC_DEVICE void mlc_copy_some(void *to, const uint16_t *from, int64_t elements)
+{
+    mlc_copy_async_16(to, from, elements >= 8 ? 16 : (int)elements * 2);
+}
 
 #define MLC_TILE 64  /* rows and columns of a block's tile */
 #define MLC_TILE_K 16

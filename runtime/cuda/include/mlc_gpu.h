@@ -14,6 +14,12 @@ extern "C" {
 typedef struct mlc_gpu mlc_gpu;
 typedef struct mlc_gpu_graph mlc_gpu_graph;
 
+/* What tells graphs apart: all that their capture depended on. */
+typedef struct mlc_gpu_key {
+    double share;
+    int64_t count, kind;
+} mlc_gpu_key;
+
 /* Opens a GPU with `bytes` zero bytes of its memory, at *base: of those that this process sees number `number`, or the only one. NULL: text
  * says why. */
 mlc_gpu *mlc_gpu_open(int number, uint64_t bytes, char **base, char text[256]);
@@ -38,8 +44,9 @@ int mlc_gpu_blocks(const mlc_gpu *gpu);
 
 void *mlc_gpu_stream(const mlc_gpu *gpu);
 
-/* Memory of the host that copies read while the caller goes on; NULL: there is no more. */
+/* Zero bytes of memory of the host that copies read while the caller goes on; NULL: there is no more. Given back with the second one. */
 void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes);
+void mlc_gpu_unpin(mlc_gpu *gpu, void *memory);
 
 /* Copies that have happened on return, behind what lies on the stream. */
 void mlc_gpu_write(mlc_gpu *gpu, void *to, const void *from, size_t bytes);
@@ -50,11 +57,12 @@ void mlc_gpu_clear(mlc_gpu *gpu, void *at, size_t bytes);
 void mlc_gpu_wait(mlc_gpu *gpu);
 
 /* The graph that was made under a key; NULL: none. */
-mlc_gpu_graph *mlc_gpu_graph_of(const mlc_gpu *gpu, uint64_t key);
+mlc_gpu_graph *mlc_gpu_graph_of(const mlc_gpu *gpu, mlc_gpu_key key);
 
-/* What comes between goes into a graph instead of being done. NULL: it failed. `staged` is the memory of the host that its copies read. */
+/* What comes between goes into a graph instead of being done. NULL: it failed. `staged` is pinned memory that its copies read; it is the
+ * graph's from then on. The graph of the same key goes, or one of too many. */
 void mlc_gpu_begin(mlc_gpu *gpu);
-mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, uint64_t key, void *staged);
+mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, mlc_gpu_key key, void *staged);
 
 /* All graphs go: what they move messages with ends. */
 void mlc_gpu_forget(mlc_gpu *gpu);

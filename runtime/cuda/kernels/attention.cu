@@ -1,12 +1,12 @@
 /* attention.cu: softmax attention and its gradients (mlc_kernel.h), without a buffer of time x keys.
  *
- * A warp takes a query (forward, dq) or a key (dk, dv) and walks the other side in blocks of 32, a lane each: a lane makes one score, then
+ * bf16 with heads of up to 128 elements goes on tensor cores (mlc_attention_tiles.h), the rest as follows. A warp takes a query (forward, dq) or a key (dk, dv) and walks the other side in blocks of 32, a lane each: a lane makes one score, then
  * the lanes share out the elements of the sums and take the weights from each other. So sums over keys run in ascending order of keys, those
  * over queries in ascending order of heads of the group, then of queries. f32 throughout; bf16 is rounded once, when it is stored.
  *
  * Bytes moved: a query reads all keys and values that it sees, from the cache where they fit.
  */
-#include "mlc_device.h"
+#include "mlc_attention_tiles.h"
 
 #define MOST_HEAD 256
 #define PARTS (MOST_HEAD / MLC_WARP) /* elements of a head that a lane keeps */
@@ -61,11 +61,6 @@ template <class T> MLC_DEVICE void put_row(T *to, const float (&sum)[PARTS], flo
     }
 }
 
-MLC_DEVICE int smaller(int64_t a, int64_t b)
-{
-    return (int)(a < b ? a : b);
-}
-
 /* One query of one head. */
 struct query {
     int64_t batch, head, group, time;
@@ -75,11 +70,6 @@ MLC_DEVICE query query_of(const mlc_attention &s, int64_t item)
 {
     const int64_t head = item / s.time % s.heads;
     return {item / s.time / s.heads, head, head / (s.heads / s.groups), item % s.time};
-}
-
-MLC_DEVICE bool sees(const mlc_attention &s, const uint8_t *mask, int64_t batch, int64_t time, int64_t key)
-{
-    return key < s.keys && (!s.causal || key <= time) && (!mask || mask[batch * s.keys + key]);
 }
 
 template <class T> MLC_KERNEL_TEMPLATE void __launch_bounds__(256)
@@ -113,14 +103,6 @@ forward(const mlc_attention s, const T *q, const T *k, const T *v, const uint8_t
 /* The weight of a query and a key, and the gradient of their score. */
 struct pair {
     float weight, gradient;
-};
-
-/* delta: of each query the sum of dy * y, which the gradients of its scores have in common; [batch, heads, time]. */
-template <class T> struct operands {
-    const T *q, *k, *v, *y, *dy;
-    const uint8_t *mask;
-    const float *lse;
-    float *delta;
 };
 
 template <class T> MLC_DEVICE pair pair_of(const mlc_attention &s, const operands<T> &of, const query &at, int64_t key)
@@ -202,11 +184,39 @@ static void gradients_of(const mlc_env *env, const mlc_attention *s, const opera
     MLC_LAUNCH(keys<T>, key_blocks, MLC_BLOCK_THREADS, 0, mlc_stream(env), *s, of, (T *)dk, (T *)dv);
 }
 
+/* As many elements as a head is filled up to. */
+#define FOR_HEAD(s, function, vectors, ...) \
+    ((s)->head <= 64 && (s)->value <= 64 ? function<64, vectors>(__VA_ARGS__) : function<128, vectors>(__VA_ARGS__))
+
+static void forward_by_tiles(const mlc_env *env, const mlc_attention *s, const uint16_t *q, const uint16_t *k, const uint16_t *v,
+                             const uint8_t *mask, uint16_t *y, float *lse)
+{
+    if (tile_is_aligned(q, s->head, s->q_batch, s->q_time, s->q_head) && tile_is_aligned(k, s->head, s->k_batch, s->k_time, s->k_head) &&
+        tile_is_aligned(v, s->value, s->v_batch, s->v_time, s->v_head) && tile_is_aligned(y, s->value, s->y_batch, s->y_time, s->y_head))
+        FOR_HEAD(s, tile_forward_of, true, env, s, q, k, v, mask, y, lse);
+    else
+        FOR_HEAD(s, tile_forward_of, false, env, s, q, k, v, mask, y, lse);
+}
+
+static void gradients_by_tiles(const mlc_env *env, const mlc_attention *s, const operands<uint16_t> &of, uint16_t *dq, uint16_t *dk, uint16_t *dv)
+{
+    MLC_LAUNCH(deltas<uint16_t>, mlc_blocks(s->batch * s->heads * s->time * MLC_WARP), MLC_BLOCK_THREADS, 0, mlc_stream(env), *s, of);
+    if (tile_is_aligned(of.q, s->head, s->q_batch, s->q_time, s->q_head) && tile_is_aligned(of.k, s->head, s->k_batch, s->k_time, s->k_head) &&
+        tile_is_aligned(of.v, s->value, s->v_batch, s->v_time, s->v_head) &&
+        tile_is_aligned(of.dy, s->value, s->dy_batch, s->dy_time, s->dy_head) && tile_is_aligned(dq, s->head, s->dq_batch, s->dq_time, s->dq_head) &&
+        tile_is_aligned(dk, s->head, s->dk_batch, s->dk_time, s->dk_head) && tile_is_aligned(dv, s->value, s->dv_batch, s->dv_time, s->dv_head))
+        FOR_HEAD(s, tile_gradients_of, true, env, s, of, dq, dk, dv);
+    else
+        FOR_HEAD(s, tile_gradients_of, false, env, s, of, dq, dk, dv);
+}
+
 void mlc_attention_forward(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
     const uint8_t *mask, void *y, float *lse)
 {
     if (shape->dtype == MLC_F32)
         forward_of<float>(env, shape, q, k, v, mask, y, lse);
+    else if (tile_fits(shape))
+        forward_by_tiles(env, shape, (const uint16_t *)q, (const uint16_t *)k, (const uint16_t *)v, mask, (uint16_t *)y, lse);
     else
         forward_of<uint16_t>(env, shape, q, k, v, mask, y, lse);
 }
@@ -221,8 +231,11 @@ static operands<T> operands_of(const void *q, const void *k, const void *v, cons
 extern "C" void mlc_attention_vjp_by(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
     const uint8_t *mask, const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv, void *workspace)
 {
+    const operands<uint16_t> halves = operands_of<uint16_t>(q, k, v, mask, y, lse, dy, workspace);
     if (shape->dtype == MLC_F32)
         gradients_of(env, shape, operands_of<float>(q, k, v, mask, y, lse, dy, workspace), dq, dk, dv);
+    else if (tile_fits(shape))
+        gradients_by_tiles(env, shape, halves, (uint16_t *)dq, (uint16_t *)dk, (uint16_t *)dv);
     else
-        gradients_of(env, shape, operands_of<uint16_t>(q, k, v, mask, y, lse, dy, workspace), dq, dk, dv);
+        gradients_of(env, shape, halves, dq, dk, dv);
 }

@@ -15,8 +15,9 @@
 #define LOOKS 200      /* at the stream before a wait rests between two of them */
 #define REST 20000     /* nanoseconds */
 
+/* It owns what its copies read. */
 struct mlc_gpu_graph {
-    uint64_t key;
+    mlc_gpu_key key;
     void *staged;
     cudaGraphExec_t graph;
 };
@@ -169,11 +170,24 @@ void *mlc_gpu_stream(const mlc_gpu *gpu)
 void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes)
 {
     void *memory = NULL;
-    if (gpu->pinned_count == MOST_PINNED || fails(gpu, cudaMallocHost(&memory, bytes), "cannot pin memory of the host"))
+    cudaError_t refusal = gpu->pinned_count == MOST_PINNED ? cudaErrorMemoryAllocation : cudaSuccess;
+    if (fails(gpu, refusal, "cannot pin memory of the host") || fails(gpu, cudaMallocHost(&memory, bytes), "cannot pin memory of the host"))
         return NULL;
     gpu->pinned[gpu->pinned_count++] = memory;
     memset(memory, 0, bytes);
     return memory;
+}
+
+void mlc_gpu_unpin(mlc_gpu *gpu, void *memory)
+{
+    if (gpu->failure[0]) /* what freeing would wait for may never end */
+        return;
+    for (int i = 0; i < gpu->pinned_count; i++)
+        if (gpu->pinned[i] == memory) {
+            gpu->pinned[i] = gpu->pinned[--gpu->pinned_count];
+            fails(gpu, cudaFreeHost(memory), "cannot free memory of the host");
+            return;
+        }
 }
 
 /* Until the stream has ended, or somebody says that it will not. */
@@ -231,29 +245,41 @@ void mlc_gpu_begin(mlc_gpu *gpu)
         fails(gpu, cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal), "cannot capture a step");
 }
 
-mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, uint64_t key, void *staged)
+/* Where a graph may be made: in place of the one of the same key, or of the last one when there are too many, as good a guess as another. */
+static mlc_gpu_graph *place_for(mlc_gpu *gpu, mlc_gpu_key key)
+{
+    mlc_gpu_graph *old = mlc_gpu_graph_of(gpu, key);
+    if (!old && gpu->graph_count < MOST_GRAPHS)
+        return &gpu->graphs[gpu->graph_count];
+    if (!old)
+        old = &gpu->graphs[MOST_GRAPHS - 1];
+    fails(gpu, cudaGraphExecDestroy(old->graph), "cannot free the graph of a step");
+    mlc_gpu_unpin(gpu, old->staged);
+    mlc_gpu_graph *last = &gpu->graphs[--gpu->graph_count];
+    *old = *last;
+    return last;
+}
+
+mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, mlc_gpu_key key, void *staged)
 {
     cudaGraph_t captured = NULL;
-    if (gpu->graph_count == MOST_GRAPHS) { /* the last one goes: what comes next is as good a guess */
-        gpu->graph_count--;
-        cudaGraphExecDestroy(gpu->graphs[gpu->graph_count].graph);
-    }
-    mlc_gpu_graph *graph = &gpu->graphs[gpu->graph_count];
+    if (fails(gpu, cudaStreamEndCapture(gpu->stream, &captured), "cannot capture a step") ||
+        fails(gpu, cudaGetLastError(), "a launch was refused"))
+        return NULL;
+    mlc_gpu_graph *graph = place_for(gpu, key);
     graph->key = key;
     graph->staged = staged;
-    if (fails(gpu, cudaStreamEndCapture(gpu->stream, &captured), "cannot capture a step") ||
-        fails(gpu, cudaGetLastError(), "a launch was refused") ||
-        fails(gpu, cudaGraphInstantiate(&graph->graph, captured, 0), "cannot make the graph of a step") ||
+    if (fails(gpu, cudaGraphInstantiate(&graph->graph, captured, 0), "cannot make the graph of a step") ||
         fails(gpu, cudaGraphDestroy(captured), "cannot make the graph of a step"))
         return NULL;
     gpu->graph_count++;
     return graph;
 }
 
-mlc_gpu_graph *mlc_gpu_graph_of(const mlc_gpu *gpu, uint64_t key)
+mlc_gpu_graph *mlc_gpu_graph_of(const mlc_gpu *gpu, mlc_gpu_key key)
 {
     for (int i = 0; i < gpu->graph_count; i++)
-        if (gpu->graphs[i].key == key)
+        if (memcmp(&gpu->graphs[i].key, &key, sizeof key) == 0)
             return (mlc_gpu_graph *)&gpu->graphs[i];
     return NULL;
 }

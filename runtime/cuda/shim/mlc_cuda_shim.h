@@ -419,6 +419,11 @@ MLC_DEVICE void mlc_ldmatrix_x4_trans(uint32_t (&r)[4], const void *row)
     mlc_shim::ldmatrix(r, 4, true, row);
 }
 
+MLC_DEVICE uint32_t mlc_bf16_pair(float low, float high)
+{
+    return mlc_bf16_of_f32(low) | (uint32_t)mlc_bf16_of_f32(high) << 16;
+}
+
 MLC_DEVICE void mlc_mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {
     mlc_shim::mma_bf16(c, a, b);

@@ -437,11 +437,9 @@ static void walk(mlc_pass *run, const char *memory)
 }
 
 /* What tells apart lists that are captured: chain, whether it updates, microbatches, and the share of each. */
-static uint64_t key_of(const mlc_pass *run)
+static mlc_gpu_key key_of(const mlc_pass *run)
 {
-    uint64_t share;
-    memcpy(&share, &run->share, sizeof share);
-    return (share ^ share >> 32) << 32 ^ (uint64_t)run->count << 4 ^ (uint64_t)run->update << 2 ^ (uint64_t)run->kind;
+    return (mlc_gpu_key){.share = run->share, .count = run->count, .kind = 2 * run->kind + run->update};
 }
 
 /* The graph of the list; captured again where what it launches is listed. NULL: it failed. */
@@ -552,6 +550,7 @@ static int walk_again(mlc_pass *run)
     mlc_gpu_wait(run->rank->arena.gpu);
     if (run->search == MLC_SEARCH_LOSS)
         mlc_microbatch_search(run);
+    mlc_gpu_unpin(run->rank->arena.gpu, memory);
     return status_of(run);
 }
 

@@ -1,0 +1,345 @@
+"""What a GPU shows of the programs for it, in one go: the most telling first, results written after every part.
+
+    make gpu-check                              # 10 minutes, benchmarks/results/<device>.json
+    python benchmarks/gpu_check.py --minutes 4 --parts machine steps speed
+    python benchmarks/gpu_check.py --rehearse   # the parts that can go on the execution shim, where there is no GPU
+
+It needs no network: nvcc, the driver and this Python with the packages of the extra `test`; torch and jax for the peers, ncu and
+compute-sanitizer where they are. What cannot be measured is said in the results, not left out. Exits 1 when a part failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import io
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from mlc.diagnostics import MlcError
+from mlc.nvcc import find_nvcc
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ("torch-compile", "jax")
+TO_BF16 = ("precision=f32", "precision=bf16")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model to be timed. flags: what the peers are told beside dims; its first six defines are theirs."""
+
+    file: str
+    defines: dict[str, int]
+    dtype: str
+    steps: int
+    flags: tuple[str, ...] = ()
+
+    @property
+    def dims(self) -> str:
+        return ",".join(str(self.defines[name]) for name in ("batch", "context", "width", "depth", "heads", "vocab"))
+
+
+SIZES = {
+    "gpt2": Size("gpt2", {"batch": 16, "context": 1024, "width": 768, "depth": 12, "heads": 12, "vocab": 50257}, "bf16", 20),
+    "tiny": Size("gpt2", {"batch": 4, "context": 64, "width": 64, "depth": 2, "heads": 4, "vocab": 256}, "f32", 500),
+    "llama": Size(
+        "llama3",
+        {"batch": 2, "context": 2048, "width": 2048, "depth": 16, "heads": 32, "vocab": 128256, "hidden": 8192, "kv_heads": 8},
+        "bf16", 8, ("--hidden", "8192", "--kv-heads", "8"),
+    ),
+}  # fmt: skip
+#: In place of all of them where no GPU is.
+REHEARSED = Size("gpt2", {"batch": 1, "context": 8, "width": 16, "depth": 1, "heads": 2, "vocab": 256}, "f32", 2)
+
+
+class Failed(Exception):
+    """A part did not show what it should. Its text is the part's result."""
+
+
+@dataclass
+class Check:
+    """One run of this script."""
+
+    folder: Path
+    architecture: str
+    rehearse: bool
+    deadline: float
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        return f"sm_{self.architecture.rstrip('a')}"
+
+    def left(self, at_most: float = 1e9) -> float:
+        """Seconds that a command may take."""
+        return max(min(self.deadline - time.monotonic(), at_most), 1)
+
+    def run(self, command: list[object], at_most: float = 1e9, **variables: str) -> subprocess.CompletedProcess[str]:
+        """raises: Failed, with the end of what it said, where it fails or takes longer"""
+        words = [str(word) for word in command]
+        try:
+            done = subprocess.run(
+                words, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=self.left(at_most), check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            raise Failed(f"{words[0]}: not done in {late.timeout:.0f} s") from late
+        except OSError as problem:
+            raise Failed(str(problem)) from problem
+        if done.returncode:
+            raise Failed(f"{' '.join(words)}: exit {done.returncode}\n{(done.stdout + done.stderr)[-3000:]}")
+        return done
+
+    def build(self, size: Size) -> Path:
+        """A program with its data beside it; the same is built once."""
+        folder = self.folder / "-".join(map(str, (size.file, size.dtype, *size.defines.values())))
+        program = folder / "model"
+        if program.exists():
+            return program
+        folder.mkdir()
+        text = (ROOT / "examples" / f"{size.file}.dsl").read_text(encoding="utf-8")
+        (folder / "model.dsl").write_text(text.replace(*TO_BF16) if size.dtype == "bf16" else text, encoding="utf-8")
+        defines = [f"-D{name}={value}" for name, value in size.defines.items()]
+        emit = ["--emit", "c"] if self.rehearse else []
+        _ = self.run([sys.executable, "-m", "mlc", "compile", folder / "model.dsl", "-o", folder, "--target", self.target, *emit, *defines])
+        if self.rehearse:
+            _ = self.run(["make", "-s", f"-j{os.cpu_count()}", "-C", folder / "src", f"SHIM={ROOT / 'runtime/cuda/shim'}"])
+        built = [path for path in (folder, folder / "src") for path in path.iterdir() if path.is_file() and os.access(path, os.X_OK)]
+        built[0].rename(program)
+        tokens = np.random.default_rng(0).integers(0, size.defines["vocab"], 200_000)
+        np.save(folder / "tokens.npy", tokens.astype(np.int32))
+        return program
+
+    def train(self, size: Size, steps: int, *options: str, before: tuple[str, ...] = ()) -> tuple[str, list[dict[str, float]]]:
+        """What the program says, and its log, a step an entry."""
+        program = self.build(size)
+        log = program.parent / "log.jsonl"
+        log.unlink(missing_ok=True)
+        command = [*before, program, "--data", program.parent / "tokens.npy", "--steps", steps, "--seed", "5", "--log", log, *options]
+        said = self.run(command).stdout
+        return said, [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+# ---- parts: each returns what goes into the results, or raises Failed ----
+
+
+def check_machine(check: Check) -> dict[str, Any]:
+    """What is here."""
+    release = re.search(r"release ([\d.]+)", check.run([find_nvcc().compiler, "--version"]).stdout)
+    found = {"nvcc": release[1] if release else "?", "processors": os.cpu_count(), "python": sys.version.split()[0]}
+    if check.rehearse:
+        return found
+    fields = ("name", "driver_version", "memory.total", "compute_cap", "clocks.max.sm", "power.limit")
+    said = check.run(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]).stdout.splitlines()
+    return found | {"gpus": len(said), **dict(zip(fields, (word.strip() for word in said[0].split(",")), strict=True))}
+
+
+def tests(*names: str) -> Callable[[Check], dict[str, Any]]:
+    """A part that runs tests of tests/cuda on the device."""
+
+    def run(check: Check) -> dict[str, Any]:
+        report = check.folder / "report.xml"
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            *(f"tests/cuda/{n}" for n in names),
+        ]
+        if check.rehearse:
+            command += ["-m", "not slow", "-k", "votes or trains_as_on_a_cpu"]
+        variables = {} if check.rehearse else {"MLC_GPU": check.architecture}
+        try:
+            _ = check.run(command, **variables)
+        except Failed as problem:
+            failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", str(problem), re.MULTILINE)
+            raise Failed(f"{len(failed)} failed: {' '.join(failed[:40])}\n{str(problem)[-3000:]}") from problem
+        suite = next(ElementTree.parse(report).iter("testsuite")).attrib
+        return {name: int(suite[name]) for name in ("tests", "skipped")}
+
+    return run
+
+
+def check_bits(check: Check) -> dict[str, Any]:
+    """The same run twice: the same digest, at f32 and at bf16."""
+    digests: dict[str, str] = {}
+    for dtype in ("f32", "bf16"):
+        size = Size("gpt2", (REHEARSED if check.rehearse else SIZES["tiny"]).defines, dtype, 0)
+        said = {check.train(size, 3 if check.rehearse else 50, "--hash")[0].splitlines()[-1] for _ in range(2)}
+        if len(said) != 1:
+            raise Failed(f"{dtype}: two runs end with {said}")
+        digests[dtype] = said.pop().removeprefix("digest: ")
+    return digests
+
+
+def check_sanitizer(check: Check) -> dict[str, Any]:
+    """compute-sanitizer finds nothing in two steps of a small model."""
+    tool = shutil.which("compute-sanitizer") or ""
+    if not tool:
+        raise Failed("no compute-sanitizer")
+    said: dict[str, Any] = {}
+    for kind in ("memcheck", "racecheck", "initcheck", "synccheck"):
+        before = (tool, "--tool", kind, "--error-exitcode", "9", "--print-limit", "20")
+        text, _ = check.train(SIZES["tiny"], 2, before=before)
+        said[kind] = [line for line in text.splitlines() if "SUMMARY" in line]
+    return said
+
+
+def seconds_of(log: list[dict[str, float]]) -> float:
+    """The median step, without the first two."""
+    return statistics.median(entry["step_ms"] for entry in log[2:] or log) / 1e3
+
+
+def check_speed(name: str) -> Callable[[Check], dict[str, Any]]:
+    """A part that times a model and its peers, one after the other."""
+
+    def run(check: Check) -> dict[str, Any]:
+        size = REHEARSED if check.rehearse else SIZES[name]
+        _, log = check.train(size, size.steps)
+        seconds = seconds_of(log)
+        tokens = size.defines["batch"] * size.defines["context"]
+        found: dict[str, Any] = {"mlc": {"step_ms": seconds * 1e3, "tokens_per_s": tokens / seconds, "loss": log[-1]["loss"]}}
+        for peer in PEERS:
+            if importlib.util.find_spec(peer.split("-")[0]) is None or check.rehearse:
+                found[peer] = "not here"
+                continue
+            model = "gpt2" if size.file == "gpt2" else "llama"
+            command = [sys.executable, "benchmarks/gpu_peers.py", peer, model, size.dims, size.dtype, *size.flags, "--steps", size.steps]
+            try:
+                found[peer] = json.loads(check.run(command, 150).stdout.strip().splitlines()[-1])
+                found[peer]["of_mlc"] = found[peer]["step_ms"] / (seconds * 1e3)
+            except Failed as problem:
+                found[peer] = str(problem)[-600:]
+        return found
+
+    return run
+
+
+#: Counters of ncu: nanoseconds, bytes of device memory, share of tensor pipes' and of memory's peak, registers, warps resident of possible.
+COUNTERS = (
+    "gpu__time_duration.sum",
+    "dram__bytes.sum",
+    "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
+    "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+    "launch__registers_per_thread",
+    "sm__warps_active.avg.pct_of_peak_sustained_active",
+)
+
+
+def kernels_of(text: str) -> Iterator[dict[str, Any]]:
+    """ncu's page of raw values, a kernel an entry."""
+    lines = text.splitlines()
+    begin = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
+    if begin is None:
+        raise Failed(f"ncu said no table:\n{text[-1500:]}")
+    rows = list(csv.DictReader(io.StringIO("\n".join(lines[begin:]))))
+    for row in rows[1:]:  # the first has the units
+        yield {"kernel": row["Kernel Name"], **{name: float(row[name].replace(",", "")) for name in COUNTERS if row.get(name)}}
+
+
+def check_kernels(check: Check) -> dict[str, Any]:
+    """Time of each kernel in a step of gpt2, by name; the sum beside the step's own time says what lies between kernels."""
+    tool = shutil.which("ncu") or ""
+    if not tool:
+        raise Failed("no ncu")
+    before = (tool, "--graph-profiling", "node", "--csv", "--page", "raw", "--clock-control", "none", "--metrics", ",".join(COUNTERS))
+    text, _ = check.train(SIZES["gpt2"], 1, before=before)
+    total: dict[str, dict[str, float]] = {}
+    for each in kernels_of(text):
+        of = total.setdefault(each["kernel"], {"launches": 0, "ms": 0, "bytes": 0})
+        of["launches"] += 1
+        of["ms"] += each.get(COUNTERS[0], 0) / 1e6
+        of["bytes"] += each.get(COUNTERS[1], 0)
+        for name in COUNTERS[2:]:
+            of[name] = each.get(name, 0)
+    ordered = dict(sorted(total.items(), key=lambda item: -item[1]["ms"]))
+    return {"ms_of_kernels": sum(of["ms"] for of in total.values()), "kernels": ordered}
+
+
+PARTS: dict[str, Callable[[Check], dict[str, Any]]] = {
+    "machine": check_machine,
+    "instructions": tests("test_shim.py", "test_shim_async.py"),
+    "steps": tests("test_whole_steps.py"),
+    "speed-gpt2": check_speed("gpt2"),
+    "speed-tiny": check_speed("tiny"),
+    "operations": tests("test_ops_on_shim.py"),
+    "bits": check_bits,
+    "kernels": check_kernels,
+    "sanitizer": check_sanitizer,
+    "speed-llama": check_speed("llama"),
+}
+#: What a rehearsal has nothing to do for.
+OF_DEVICES = ("operations", "kernels", "sanitizer", "speed-llama")
+
+
+def device_here() -> tuple[str, str]:
+    """Name and architecture of the first GPU; exits 2 where there is none."""
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        name, capability = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
+    except (OSError, subprocess.CalledProcessError, IndexError, ValueError):
+        print("gpu_check: no GPU here (nvidia-smi names none); --rehearse tries this script on the execution shim", file=sys.stderr)
+        sys.exit(2)
+    architecture = capability.strip().replace(".", "") + "a"
+    if architecture not in ("90a", "103a"):
+        print(f"gpu_check: {name} is sm_{architecture[:-1]}; programs are emitted for sm_90 and sm_103", file=sys.stderr)
+        sys.exit(2)
+    return name, architecture
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10, help="no part begins later (default: 10)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=" ".join(PARTS))
+    parser.add_argument("--rehearse", action="store_true", help="on the execution shim, at sizes for it")
+    parser.add_argument("--to", type=Path, help="the file of results (default: benchmarks/results/<device>.json)")
+    arguments = parser.parse_args()
+    device, architecture = ("rehearsal", "90a") if arguments.rehearse else device_here()
+    to = arguments.to or ROOT / "benchmarks/results" / f"{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+    with tempfile.TemporaryDirectory() as folder:
+        check = Check(Path(folder), architecture, arguments.rehearse, time.monotonic() + 60 * arguments.minutes)
+        check.results["device"] = device
+        for name in arguments.parts:
+            if arguments.rehearse and name in OF_DEVICES:
+                continue
+            begin = time.monotonic()
+            if begin > check.deadline - 5:
+                check.results[name] = {"passed": None, "said": "no time was left"}
+            else:
+                try:
+                    check.results[name] = {"passed": True, **PARTS[name](check)}
+                except (Failed, MlcError) as problem:
+                    check.results[name] = {"passed": False, "said": str(problem)}
+                check.results[name]["seconds"] = round(time.monotonic() - begin, 1)
+            write(to, check.results)
+            print(f"{name}: {json.dumps(check.results[name])[:1500]}", flush=True)
+    print(f"results: {to}")
+    sys.exit(any(isinstance(of, dict) and of["passed"] is False for of in check.results.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""What a step of GPT-2 would take on an H100, from its plan and its compiled kernels: a prediction, for nothing is run.
+
+    python benchmarks/gpu_predict.py                       # gpt2, batch 16, context 1024, bf16, for sm_90
+    python benchmarks/gpu_predict.py --batch 8 --json prediction.json
+
+Each kernel: launches in a step, FLOPs, bytes (each buffer that it touches once, so a gather's table whole), registers and spills by ptxas,
+shared memory, blocks that a multiprocessor holds, and time, the longest of FLOPs over the rate of its kind and bytes over that of memory.
+Rates are what kernels of the same scheme reach on an H100 by public measurements, named below. Needs nvcc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+
+from mlc.driver import Options, differentiated, laid_out, load_program, passed
+from mlc.ir.dtypes import dtype_of
+from mlc.ir.program import CHOICES
+from mlc.lower.loops import Call, Contract, Kernel
+from mlc.lower.program import lower
+from mlc.lower.routine import Routine
+from mlc.lower.uses import kernel_uses
+from mlc.ops import OPS
+from mlc.parallel.planned import Place, Planned
+from mlc.parallel.sweeps import KERNELS
+from mlc.targets import TARGETS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: FLOP/s by how a kernel makes its products, and whose measurement.
+RATES = {
+    "wgmma": (600e12, "plain CUTLASS by wgmma, 641 TF at 8192^3, less for edges"),
+    "mma.sync": (330e12, "FlashAttention-2's tiles, the same instructions, 388 TF forward, less for shorter loops"),
+    "attention": (300e12, "FlashAttention-2 on an H100, 388 TF forward at long contexts, less backward and at 1024"),
+    "fma": (40e12, "f32 without tensor cores, of 67 TF"),
+}
+#: Bytes/s of memory, of 3.35e12; seconds from the end of a node of a graph to the beginning of the next.
+MEMORY, GAP = 2.9e12, 1.3e-6
+
+#: An H100's multiprocessor: registers, threads, blocks, bytes of shared memory; and how many there are.
+REGISTERS, THREADS, BLOCKS, SHARED, PROCESSORS = 65536, 2048, 32, 233472, 132
+
+_PTXAS = re.compile(r"entry function '(\S+)' for.*?(\d+) bytes spill stores.*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A kernel in a step. kind: of RATES, or "memory". resident: blocks that a multiprocessor holds; blocks: of a launch, 0: not known."""
+
+    name: str
+    kind: str
+    launches: int
+    flops: float
+    bytes: float
+    registers: int
+    spills: int
+    shared: int
+    resident: int
+    blocks: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all launches. Work is held to whole waves of blocks where they are known and few."""
+        products = self.flops / RATES[self.kind][0] if self.flops else 0.0
+        if self.flops and self.blocks and self.resident:
+            full = PROCESSORS * self.resident
+            products *= -(-self.blocks // full) * full / self.blocks
+        return self.launches * (max(products, self.bytes / MEMORY) + GAP)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Of one kernel. blocks, threads: of its launch."""
+
+    registers: int
+    spills: int
+    shared: int
+    threads: int
+    blocks: int
+
+    @property
+    def resident(self) -> int:
+        registers = -(-self.registers // 8) * 8 * self.threads
+        return min(REGISTERS // max(registers, 1), THREADS // self.threads, BLOCKS, SHARED // (self.shared + 1024))
+
+
+def compiled_kernels(folder: Path) -> dict[str, Compiled]:
+    """By name, of kernels.cu and of the runtime."""
+    objects = ["objects/kernels.o", *(f"objects/runtime/kernels/{name}.o" for name in ("attention", "ending"))]
+    command = ["make", "-s", "-C", str(folder / "src"), "NVCC_EXTRA=-Xptxas -v", *objects]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    source = (folder / "src/kernels.cu").read_text()
+    launches = {m[1]: (int(m[2]), int(m[3]), int(m[4])) for m in re.finditer(r"MLC_LAUNCH\((\w+), (\d+), (\d+), (\d+),", source)}
+    found: dict[str, Compiled] = {}
+    for name, spills, registers, shared in _PTXAS.findall(done.stderr):
+        blocks, threads, dynamic = launches.get(name, (0, 128 if "tile_" in name else 256, 0))
+        found[name] = Compiled(int(registers), int(spills), int(shared or 0) + dynamic, threads, blocks)
+    return found
+
+
+def bytes_of(routine: Routine, kernel: Kernel) -> int:
+    reads, writes = kernel_uses(kernel)
+    sizes = {n: routine.buffers[n].elements * dtype_of(routine.buffers[n].dtype).bytes for n in reads | writes}
+    return sum(sizes[n] for n in reads) + sum(sizes[n] for n in writes)
+
+
+def contraction_flops(kernel: Contract) -> int:
+    return 2 * prod(extent for group in (kernel.batch, kernel.m, kernel.n, kernel.k) for extent, _, _ in group)
+
+
+def attention_figures(kernel: Call, launches: int, size: int, compiled: dict[str, Compiled]) -> Iterator[Figure]:
+    """Of heads of 64: forward 2 products, the gradients of queries 3, those of keys and values 4."""
+    of = {name: value for line in kernel.constants for name, value in line}
+    batch, time, keys, heads, head, value = (int(str(of[n])) for n in ("batch", "time", "keys", "heads", "head", "value"))
+    pairs = batch * heads * time * keys // (2 if of.get("causal") else 1)
+    products = {"tile_forward": head + value}
+    if kernel.function != "mlc_attention_forward":
+        products = {"tile_query_gradients": 2 * head + value, "tile_key_gradients": 2 * head + 2 * value}
+    for name, elements in products.items():
+        built = next(c for mangled, c in compiled.items() if name in mangled and "Li64E" in mangled and "Lb1E" in mangled)
+        tiles = (time + 63) // 64
+        rows = 64 * 2 * 72
+        shared = rows * 5 if name == "tile_forward" else rows * 6 + built.shared
+        resident = Compiled(built.registers, 0, shared, 128, 0).resident
+        flops = 2 * pairs * elements
+        yield Figure(name, "attention", launches, flops, size, built.registers, built.spills, shared, resident, batch * heads * tiles)
+
+
+def row_figures(routines: dict[str, Routine], counts: Counter[str], compiled: dict[str, Compiled], source: str) -> Iterator[Figure]:
+    for name, launches in counts.items():
+        routine = routines[name]
+        for number, kernel in enumerate(routine.kernels):
+            size = bytes_of(routine, kernel)
+            if isinstance(kernel, Call):
+                yield from attention_figures(kernel, launches, size, compiled)
+                continue
+            own = f"{name}_{number}"
+            built = compiled[own]
+            kind, flops = "memory", 0
+            if isinstance(kernel, Contract):
+                text = source[source.index(f" {own}(") :]
+                by = re.search(r"mlc_contract(\w*)<", text)
+                kind = {"_wgmma": "wgmma", "_bf16": "mma.sync"}.get(by[1] if by else "", "fma")
+                flops = contraction_flops(kernel)
+            shared = 98304 if kind == "wgmma" else built.shared
+            resident = Compiled(built.registers, 0, shared, built.threads, 0).resident
+            yield Figure(own, kind, launches, flops, size, built.registers, built.spills, shared, resident, built.blocks)
+
+
+def sweep_figures(planned: Planned, place: Place) -> Iterator[Figure]:
+    """Bytes of what sweeps of a step go over, a kernel a parameter."""
+    wide, copied = 4, {p.name for p in planned.parameters if dtype_of(p.dtype).bytes < 4}
+    trained = [p for p in planned.parameters if p.update is not None]
+    for sweep in planned.sweeps:
+        if sweep.moment not in ("NORM", "UPDATE"):
+            continue
+        for call in sweep.calls:
+            if "further" in (*sweep.only, *call.operands):
+                continue  # tied parameters are few
+            taken = [p for p in trained if call.kernel != "round" or p.name in copied]
+            elements = sum(p.elements for p in taken)
+            if call.kernel == "update":
+                size = sum(p.elements * wide * (3 + 2 * len(p.states)) for p in taken)
+            else:
+                size = elements * sum(wide if kind == "wide" else 2 if kind == "narrow" else 0 for _, kind in KERNELS[call.kernel].operands)
+                size += elements * wide * sum(use == "change" for use, _ in KERNELS[call.kernel].operands)
+            yield Figure(f"{sweep.moment} {call.kernel}", "memory", len(taken), 0, size / max(len(taken), 1), 0, 0, 0, 0, 0)
+
+
+def predict(defines: dict[str, object], folder: Path) -> tuple[list[Figure], Planned]:
+    model = folder / "gpt2.dsl"
+    model.write_text((ROOT / "examples/gpt2.dsl").read_text().replace("precision=f32", "precision=bf16"))
+    options = Options(target="sm_90", emit="c")
+    program, _ = load_program(model, defines, options)
+    lowered = lower(passed(differentiated(program)), OPS, TARGETS["sm_90"].rules, CHOICES)
+    planned = laid_out(lowered, options, lambda *_: None)
+    command = [sys.executable, "-m", "mlc", "compile", str(model), "-o", str(folder / "out"), "--target", "sm_90", "--emit", "c"]
+    _ = subprocess.run([*command, *(f"-D{name}={value}" for name, value in defines.items())], check=True)
+    source = (folder / "out/src/kernels.cu").read_text()
+    place = planned.places[0]
+    counts: Counter[str] = Counter()
+    for chunk in place.chunks["train"]:
+        for rows in chunk.rows.values():
+            counts.update(planned.routines[row.routine].name for row in rows)
+    routines = {r.name: r for r in lowered.routines}
+    compiled = compiled_kernels(folder / "out")
+    times = planned.microbatches
+    counts = Counter({name: count * times for name, count in counts.items()})
+    return [*row_figures(routines, counts, compiled, source), *sweep_figures(planned, place)], planned
+
+
+def print_table(figures: list[Figure]) -> None:
+    print("| kernel | kind | launches | GFLOP | MB | registers | shared | blocks a processor | ms |\n|---|---|---|---|---|---|---|---|---|")
+    for f in sorted(figures, key=lambda f: -f.seconds):
+        if f.seconds >= 2e-5:
+            cells = (
+                f.name,
+                f.kind,
+                f.launches,
+                f"{f.flops * f.launches / 1e9:.0f}",
+                f"{f.bytes * f.launches / 1e6:.0f}",
+                f.registers or "",
+            )
+            print("|", " | ".join(map(str, (*cells, f.shared or "", f.resident or "", f"{f.seconds * 1e3:.3f}"))), "|")
+    kinds = sorted({f.kind for f in figures})
+    for kind in kinds:
+        print(f"{kind}: {sum(f.seconds for f in figures if f.kind == kind) * 1e3:.2f} ms", end="; ")
+    print(f"{sum(f.launches for f in figures)} nodes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--vocab", type=int, default=50257)
+    parser.add_argument("--json", type=Path, help="write the figures of all kernels there")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures, planned = predict({"batch": arguments.batch, "vocab": arguments.vocab}, Path(folder))
+    print_table(figures)
+    seconds = sum(f.seconds for f in figures)
+    tokens = arguments.batch * 1024 * planned.microbatches
+    print(f"a step: {seconds * 1e3:.1f} ms for {tokens} tokens, {seconds * 1e3 * 8192 / tokens:.1f} ms for 8192 of them (predicted)")
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(f) | {"seconds": f.seconds} for f in figures], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The prediction of a step counts what the plan counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gpu_predict
+import pytest
+from shim_library import lack
+
+from mlc.diagnostics import MlcError
+from mlc.nvcc import find_nvcc
+
+
+@pytest.mark.slow
+def test_a_prediction_has_the_work_of_the_plan(tmp_path: Path) -> None:
+    try:
+        _ = find_nvcc()
+    except MlcError as problem:
+        lack(problem.diagnostics[0].message)
+    dims = {"batch": 2, "context": 128, "width": 128, "heads": 2, "depth": 2, "vocab": 512}
+    figures, planned = gpu_predict.predict(dims, tmp_path)
+    attended = [f for f in figures if f.kind == "attention"]
+    assert [f.launches for f in attended] == [2] * 3
+    # Scores and weights are made once more for each of two gradients: 4 and 3 products beside the 4 of the plan.
+    counted = sum(f.flops * f.launches for f in figures) - sum(f.flops * f.launches for f in attended) * 3 / 9
+    assert counted == pytest.approx(planned.flops, rel=0.02)
+    update = next(f for f in figures if f.name == "UPDATE update")
+    parameters = sum(p.elements for p in planned.parameters)
+    assert update.bytes * update.launches == pytest.approx(28 * parameters)
+    assert all(f.seconds > 0 for f in figures)
+    assert all(f.spills == 0 for f in figures)
