@@ -86,6 +86,12 @@ static inline int mlc_mesh_rank(const mlc_mesh *mesh, const mlc_coordinate *coor
     return rank;
 }
 
+/* Number of a rank among those of its machine, where machines have so many each and are filled one after the other. */
+static inline int mlc_mesh_local(int rank, int neighbours)
+{
+    return rank % neighbours;
+}
+
 static inline int mlc_mesh_index(const mlc_mesh *mesh, int rank, enum mlc_axis axis)
 {
     return mlc_mesh_coordinate(mesh, rank).at[axis];

@@ -3,6 +3,7 @@
 
 #include "launch/supervisor.h"
 #include "mlc.h"
+#include "mlc_mesh.h"
 #include "system/limit.h"
 #include "system/threads.h"
 #include "system/voice.h"
@@ -393,7 +394,7 @@ int mlc_launch_run(mlc_launch *launch, mlc_rank_main run, void *context, mlc_err
 
 int mlc_launch_number(const mlc_launch *launch, int rank)
 {
-    return launch->number >= 0 ? launch->number : rank % launch->neighbours;
+    return launch->number >= 0 ? launch->number : mlc_mesh_local(rank, launch->neighbours);
 }
 
 int mlc_launch_inbox(const mlc_launch *launch, int rank)

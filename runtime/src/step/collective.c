@@ -7,8 +7,6 @@
 #include "step/wire.h"
 #include "system/numbers.h"
 
-#include <string.h>
-
 /* ---- what happens to a part ---- */
 
 static char *bytes_at(const mlc_rank *rank, const mlc_part *part, int level)

@@ -5,7 +5,6 @@
 #include "model/finite.h"
 #include "model/tables.h"
 #include "step/pass.h"
-#include "step/sweep.h"
 #include "system/numbers.h"
 
 #include <math.h>
