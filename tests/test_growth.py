@@ -118,3 +118,16 @@ def test_deterministic_and_as_short_as_told() -> None:
     fastest = min(simulate(s, costs).makespan for s in named(6, 40, 1))
     assert simulate(first, costs).makespan <= fastest
     assert simulate(arrange(named(6, 40, 1), uniform(6, 1.0, 1.0, 1.0), None, 500), uniform(6, 1.0, 1.0, 1.0)).makespan <= 3 * 40 + 5
+
+
+def test_layers(tmp_path: Path) -> None:
+    """A layer more takes few steps beside what a model takes at all, and no more the more there are."""
+
+    def compiled(depth: int) -> Callable[[], Any]:
+        defines = {"depth": depth, "width": 64, "heads": 2, "vocab": 64, "context": 16}
+        return lambda: compile_file(ROOT / "examples" / "gpt2.dsl", tmp_path, defines, Options(emit="c"))
+
+    compiled(1)()  # what is read once is read
+    few, some, many = (lines_of(compiled(depth)) for depth in (12, 40, 96))
+    assert many - few <= 1.2 * few, (few, many)
+    assert many - some <= 2.3 * (some - few), (few, some, many)  # 2 in proportion

@@ -72,7 +72,7 @@ class Cutter:
         self.definitions = {r.name: i for i in model.trace.items if isinstance(i, Instruction) for r in i.results}
         self.kinds = self._kinds()
         self._pruned: dict[tuple[int, frozenset[int], tuple[str, ...]], Pruned] = {}
-        self._templates: dict[object, tuple[int, tuple[tuple[str, int | str], ...]]] = {}
+        self._templates: dict[object, tuple[int, tuple[tuple[str, int | str], ...], tuple[EffectItem, ...]]] = {}
 
     # ----------------------------------------------------------------------------------------- what depends on what
 
@@ -242,19 +242,18 @@ class Cutter:
             sources = tuple(self._source(draft, binding) for binding in assembler.ordered())
             effects = assembler.effect_names()
             if key is not None and not assembler.cloned_parameters & self._own_parameters(draft):
-                self._templates[key] = unit, sources
+                self._templates[key] = unit, sources, _effects_of(draft)
         else:
-            unit, sources = self._templates[key]
-            effects = self._effects(draft)
-        arguments = tuple(self._bound(draft, source, named) for source in sources)
+            unit, sources, items = self._templates[key]
+            effects = self._effects(draft, items)
+        arguments = tuple([self._bound(draft, source, named) for source in sources])
         results = tuple(named.state(v, path, hint_of(v, self.model.trace.hints)) for v in outs)
         named.calls.append(Call(unit, path, arguments, results, tuple(named.effect(e) for e in effects)))
 
-    def _effects(self, draft: Draft) -> tuple[EffectName, ...]:
+    def _effects(self, draft: Draft, effects: tuple[EffectItem, ...]) -> tuple[EffectName, ...]:
         """Names of the effects of a call that reuses a unit."""
-        assert draft.call is not None and draft.pruned is not None
+        assert draft.call is not None
         call = draft.call
-        effects = [item for item in draft.pruned.items if isinstance(item, EffectItem)]
         return tuple(
             EffectName(join(call.scope, e.name), False) if e.target is None else EffectName(self._target(call, e.target), True)
             for e in effects
@@ -318,10 +317,10 @@ class Cutter:
 
     def _bound(self, draft: Draft, source: tuple[str, int | str], named: Named) -> str:
         role, at = source
-        if role in ("argument", "own") and draft.call is not None and isinstance(at, int):
-            value = (draft.call.arguments if role == "argument" else draft.call.parameters)[at]
-            leaf = self.leaves.get(value.name)
-            return leaf.name if leaf is not None else named.states[value.name]
+        if (role == "own" or role == "argument") and draft.call is not None and isinstance(at, int):
+            name = (draft.call.parameters if role == "own" else draft.call.arguments)[at].name
+            leaf = self.leaves.get(name)
+            return leaf.name if leaf is not None else named.states[name]
         return named.states[str(at)] if role == "state" else str(at)
 
     def _weight(self) -> tuple[int, tuple[str, ...]] | None:
@@ -363,6 +362,11 @@ class Named:
         count = self.effects.get(effect.name, 0)
         self.effects[effect.name] = count + 1
         return f"{effect.name}#{count}" if count else effect.name
+
+
+def _effects_of(draft: Draft) -> tuple[EffectItem, ...]:
+    """What leaves a call sideways."""
+    return tuple(item for item in (draft.pruned.items if draft.pruned is not None else ()) if isinstance(item, EffectItem))
 
 
 def _path(at: int, calls: list[int]) -> str:

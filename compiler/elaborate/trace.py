@@ -6,7 +6,7 @@ A trace is one body: of a layer, of the model, of an initial value, of an optimi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlc.diagnostics import NO_SPAN, Span
 from mlc.elaborate.values import Partial
@@ -19,8 +19,7 @@ from mlc.ops import OPS
 VIA = "elaborate"
 
 
-@frozen
-class ParameterSpec:
+class ParameterSpec(NamedTuple):
     """A parameter as its body names it: relative to the call. `shared` is the scope opened by share= that it lies in, `entry` the
     number of that opening."""
 
@@ -32,8 +31,7 @@ class ParameterSpec:
     entry: int
 
 
-@frozen
-class Leaf:
+class Leaf(NamedTuple):
     """A tensor that no instruction of the trace makes. `role` is that of a Unit, "argument" for a tensor handed to a layer; `name`
     is what it is bound to."""
 

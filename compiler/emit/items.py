@@ -113,10 +113,11 @@ def chain_hash(program: Program) -> str:
     numbers = {id(unit): n for n, unit in enumerate(_trained(program))}
     states: dict[str, str] = {}
     lines: list[str] = []
+    random = {number: program.units[number].random for number in {call.unit for call in chain.calls}}
     for call in chain.calls:
         unit = program.units[call.unit]
         arguments = [states.get(name, name) for name in call.arguments]
-        lines.append(" ".join([str(numbers[id(unit)]), call.path if unit.random else "", *arguments]))
+        lines.append(" ".join([str(numbers[id(unit)]), call.path if random[call.unit] else "", *arguments]))
         states.update((name, f"%{len(states) + n}") for n, name in enumerate(call.results))
     if chain.weight:
         number, names = chain.weight

@@ -31,6 +31,8 @@ MEMBERS = {
 
 def c_string(text: str) -> str:
     """A C string literal of UTF-8 text."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
     plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     if plain.isascii() and plain.isprintable():
         return f'"{plain}"'
@@ -67,11 +69,13 @@ class Pools:
         """A pointer to these items; NULL when there are none."""
         if not items:
             return "NULL"
-        words, key = self.words.setdefault(kind, []), (kind, *items)
-        if key not in self.places:
-            self.places[key] = len(words)
+        key = (kind, *items)
+        found = self.places.get(key)
+        if found is None:
+            words = self.words.setdefault(kind, [])
+            found = self.places[key] = len(words)
             words += items
-        return f"pool_{kind} + {self.places[key]}"
+        return f"pool_{kind} + {found}"
 
     def made(self) -> list[c.Node]:
         """The pools: of numbers, then of structs, which point into those."""

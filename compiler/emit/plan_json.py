@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quoted
+from math import prod
 from typing import Any
 
 from mlc.mesh import AXES
 from mlc.parallel.planned import (
     VERSION,
-    Call,
+    Area,
+    Buffer,
     Channel,
     Chunk,
     Columns,
@@ -48,7 +52,7 @@ def plan_json(plan: Planned) -> str:
         "recomputed_flops_per_microbatch": json.dumps(plan.recomputed_flops),
         "rounds": json.dumps(dict(plan.rounds)),
         "stages": _list(_stages(plan), " "),
-        "parameters": _list(map(_parameter, plan.parameters), " "),
+        "parameters": _nested(list(map(_parameter, plan.parameters)), " "),
         "scalars": json.dumps(plan.scalars),
         "routines": _list(map(_routine, plan.routines), " "),
         "sweeps": _list(map(_sweep, plan.sweeps), " "),
@@ -86,19 +90,47 @@ def _stages(plan: Planned) -> list[dict[str, Any]]:
     ]
 
 
-def _parameter(parameter: PlannedParameter) -> dict[str, Any]:
-    return {
-        "name": parameter.name,
-        "dtype": parameter.dtype,
-        "shape": parameter.shape,
-        "elements": parameter.elements,
-        "fed": parameter.fed,
-        "owner": parameter.owner,
-        "uses": [{"stage": stage, "phase": phase} for stage, phase in parameter.uses],
-        "states": [{"name": name, "shape": shape} for name, shape in parameter.states],
-        "elementwise": parameter.elementwise,
-        "update": parameter.update,
+# What a plan has many of is text from the first; the rest is values for the encoder.
+
+
+def _numbers(of: Iterable[int]) -> str:
+    return str([*of])
+
+
+def _maybe(number: int | None) -> str:
+    return "null" if number is None else str(number)
+
+
+def _parameter(parameter: PlannedParameter) -> str:
+    p = parameter
+    rest = _of_parameter(p.dtype, p.shape, p.fed, p.owner, p.uses, p.states, p.elementwise, p.update)
+    return f'{{"name": {quoted(p.name)}, {rest}'
+
+
+@lru_cache(maxsize=1024)
+def _of_parameter(
+    dtype: str,
+    shape: tuple[int, ...],
+    fed: str,
+    owner: int,
+    uses: tuple[tuple[int, str], ...],
+    states: tuple[tuple[str, tuple[int, ...]], ...],
+    elementwise: bool,
+    update: int | None,
+) -> str:
+    """All but the name, which parameters of equal layers have alike."""
+    fields = {
+        "dtype": dtype,
+        "shape": shape,
+        "elements": prod(shape),
+        "fed": fed,
+        "owner": owner,
+        "uses": [{"stage": stage, "phase": phase} for stage, phase in uses],
+        "states": [{"name": name, "shape": of} for name, of in states],
+        "elementwise": elementwise,
+        "update": update,
     }
+    return json.dumps(fields)[1:]
 
 
 def _routine(routine: Signature) -> dict[str, Any]:
@@ -147,12 +179,12 @@ def _place(place: Place) -> str:
     regions = {name: number for number, name in enumerate(place.regions)}
     chunks = {chain: _nested([_chunk(chunk, regions) for chunk in of], _DEEP) for chain, of in place.chunks.items()}
     rows = {
-        "fixed": _list((_of_chain({"name": a.name, "at": a.at, "bytes": a.bytes}, a.chain) for a in place.fixed), _INNER),
+        "fixed": _nested(list(map(_area, place.fixed)), _INNER),
         "regions": _list(map(_region, place.regions.values()), _INNER),
         "lists": _by_chain({chain: _nested(list(entries.json_rows()), _DEEP) for chain, entries in place.lists.items()}),
         "chunks": _by_chain(chunks),
-        "held": _list(map(_held, place.held), _INNER),
-        "owned": _list(map(_owned, place.owned), _INNER),
+        "held": _nested(list(map(_held, place.held)), _INNER),
+        "owned": _nested(list(map(_owned, place.owned)), _INNER),
     }
     return _object({**{key: json.dumps(value) for key, value in plain.items()}, **rows}, "  ")
 
@@ -170,46 +202,47 @@ def _chunk(chunk: Chunk, regions: Mapping[str, int]) -> str:
     fields = {
         "stage": json.dumps(chunk.stage),
         "meaning": json.dumps(chunk.meaning),
-        "buffers": _list(((b.name, regions[b.region], b.at, b.bytes) for b in chunk.buffers), _DEEPER),
+        "buffers": _nested(_buffers(chunk.buffers, regions), _DEEPER),
         "weight": json.dumps(chunk.weight),
-        "rows": _object({phase: _list(map(_row, of), _DEEPER + " ") for phase, of in chunk.rows.items()}, _DEEPER),
+        "rows": _object({phase: _nested(list(map(_row, of)), _DEEPER + " ") for phase, of in chunk.rows.items()}, _DEEPER),
         "heads": json.dumps(chunk.heads),
         "inputs": json.dumps(chunk.inputs),
         "values": json.dumps(chunk.values),
-        "uses": _list(map(_use, chunk.uses), _DEEPER),
+        "uses": _nested(list(map(_use, chunk.uses)), _DEEPER),
     }
     if chunk.logits is not None:
         fields["logits"] = json.dumps({"dtype": chunk.logits.dtype, "shape": chunk.logits.shape, "buffer": chunk.logits.buffer})
     return _object(fields, _DEEP + " ")
 
 
-def _row(row: Row) -> tuple[Any, ...]:
-    return (row.routine, row.path, row.name, row.buffers)
+def _buffers(of: Iterable[Buffer], regions: Mapping[str, int]) -> list[str]:
+    return [f"[{quoted(name)}, {regions[region]}, {at}, {size}]" for name, region, at, size in of]
 
 
-def _use(use: Use) -> dict[str, Any]:
-    return {"parameter": use.parameter, "index": use.index, "phase": use.phase, "levels": use.levels}
+def _row(row: Row) -> str:
+    routine, path, name, buffers = row
+    return f"[{routine}, {quoted(path)}, {quoted(name)}, {_numbers(buffers)}]"
 
 
-def _held(held: Held) -> dict[str, Any]:
-    return {"parameter": held.parameter, "master": held.master, "copy": held.copy, "init": _call(held.init), "meaning": held.meaning}
+def _use(use: Use) -> str:
+    return f'{{"parameter": {use.parameter}, "index": {use.index}, "phase": {quoted(use.phase)}, "levels": {_numbers(use.levels)}}}'
 
 
-def _owned(one: OwnedParameter) -> dict[str, Any]:
-    return {
-        "parameter": one.parameter,
-        "elements": one.elements,
-        "sharing": one.sharing,
-        "gradient": one.gradient,
-        "update": one.update,
-        "reads": one.reads,
-        "work": one.work,
-        "meaning": one.meaning,
-    }
+def _area(area: Area) -> str:
+    chain = "" if area.chain is None else f', "chain": {quoted(area.chain)}'
+    return f'{{"name": {quoted(area.name)}, "at": {area.at}, "bytes": {area.bytes}{chain}}}'
 
 
-def _call(call: Call) -> tuple[Any, ...]:
-    return (call.routine, call.at)
+def _held(held: Held) -> str:
+    init = f"[{held.init.routine}, {_numbers(held.init.at)}]"
+    where = f'"parameter": {held.parameter}, "master": {held.master}, "copy": {_maybe(held.copy)}'
+    return f'{{{where}, "init": {init}, "meaning": {quoted(held.meaning)}}}'
+
+
+def _owned(one: OwnedParameter) -> str:
+    what = f'"parameter": {one.parameter}, "elements": {one.elements}, "sharing": {quoted(one.sharing)}'
+    how = f'"gradient": {_maybe(one.gradient)}, "update": {_maybe(one.update)}, "reads": {_numbers(one.reads)}, "work": {one.work}'
+    return f'{{{what}, {how}, "meaning": {quoted(one.meaning)}}}'
 
 
 def _of_chain(fields: dict[str, Any], chain: str | None) -> dict[str, Any]:

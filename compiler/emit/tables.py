@@ -9,7 +9,7 @@ from mlc.emit import tree as c
 from mlc.emit.dtypes import register, stored
 from mlc.emit.items import model_items
 from mlc.emit.literals import Pools, c_string, packed, write_array
-from mlc.emit.printer import designated, initializer
+from mlc.emit.printer import braced, designated, initializer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.program import Lowered
@@ -25,6 +25,9 @@ _PHASES = {"F": "MLC_FORWARD", "I": "MLC_INPUT_GRADIENT", "W": "MLC_WEIGHT_GRADI
 #: Phases of a chunk with the field of mlc_chunk that holds their rows.
 _ROWS = {"F": "forward", "I": "input_gradient", "W": "weight_gradient", "B": "backward"}
 
+#: Names and shapes of the states of a parameter.
+_States = tuple[tuple[str, tuple[int, ...]], ...]
+
 _NO_TENSOR = initializer((c_string(""), "MLC_F32", 0, "NULL", "MLC_NONE"))
 
 
@@ -33,7 +36,7 @@ class Tables:
 
     nodes: the tables so far, but for the pools they point into, which come first
     paths: the hash of each call path as a literal
-    states: where the tensors of states lie, by their names and shapes
+    alike: what parameters of equal layers have alike
     """
 
     def __init__(self, lowered: Lowered, plan: Planned):
@@ -45,7 +48,7 @@ class Tables:
         self.paths: dict[str, str] = {}
         self.domains = "NULL"
         self.tensors: dict[tuple[str, str, tuple[int, ...], int | str], str] = {}
-        self.states: dict[tuple[tuple[str, tuple[int, ...]], ...], str] = {}
+        self.alike: dict[tuple[tuple[int, ...], str, int, int, _States], str] = {}
 
     def made(self) -> list[c.Node]:
         """All tables; the model, which names them, comes last."""
@@ -85,23 +88,19 @@ class Tables:
 
     def _parameter(self, number: int) -> str:
         """An mlc_parameter; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
-        parameter = self.plan.parameters[number]
-        if parameter.states not in self.states:
-            tensors = [self._tensor(name, self.program.wide, shape, "MLC_NONE") for name, shape in parameter.states]
-            self.states[parameter.states] = self.pools.array("mlc_tensor", tensors)
-        return initializer(
-            (
-                c_string(parameter.name),
-                len(parameter.shape),
-                self._shape(parameter.shape),
-                FED.index(parameter.fed),
-                len(parameter.uses),
-                parameter.owner,
-                self.states[parameter.states],
-                len(parameter.states),
-                self._path(parameter.name),
-            )
-        )
+        of = self.plan.parameters[number]
+        rest = self._of_parameter(of.shape, of.fed, len(of.uses), of.owner, of.states)
+        return braced(f"{c_string(of.name)}, {rest}, {self._path(of.name)}")
+
+    def _of_parameter(self, shape: tuple[int, ...], fed: str, uses: int, owner: int, states: _States) -> str:
+        """The members that parameters of equal layers have alike."""
+        key = (shape, fed, uses, owner, states)
+        if key not in self.alike:
+            tensors = [self._tensor(name, self.program.wide, of, "MLC_NONE") for name, of in states]
+            pool = self.pools.array("mlc_tensor", tensors)
+            fields = (len(shape), self._shape(shape), FED.index(fed), uses, owner, pool, len(states))
+            self.alike[key] = ", ".join(map(str, fields))
+        return self.alike[key]
 
     def _input(self, value: Input, names: list[str]) -> str:
         limit = -1 if value.limit is None else value.limit
@@ -174,7 +173,7 @@ class Tables:
     def _chunk(self, name: str, place: Place, chunk: Chunk) -> str:
         """Define the tables of a chunk; returns its mlc_chunk."""
         numbers = {region: number for number, region in enumerate(place.regions)}
-        operands = [_operand(numbers[buffer.region], buffer.at) for buffer in chunk.buffers]
+        operands = [_operand(numbers[region], at) for _, region, at, _ in chunk.buffers]
         rows = {field: self._rows(f"{name}_{field}", chunk, phase, operands) for phase, field in _ROWS.items()}
         inputs = [initializer((number, operands[buffer])) for number, buffer in chunk.inputs]
         values = [initializer((column, operands[buffer])) for column, buffer in chunk.values]
@@ -199,33 +198,33 @@ class Tables:
         """Define the rows of a phase; returns an mlc_rows initialiser. operands: of the buffers of the chunk."""
         words: list[str] = []
         entries: list[str] = []
-        for row in chunk.rows.get(phase, ()):
-            routine = self.plan.routines[row.routine]
-            place = f"{name}_at + {len(words)}" if row.buffers else "NULL"
-            words += [operands[buffer] for buffer in row.buffers]
-            flops = repr(float(routine.flops))
-            entries.append(initializer((routine.name, place, len(row.buffers), self._path(row.path), c_string(row.name), flops)))
+        for number, path, said, buffers in chunk.rows.get(phase, ()):
+            routine = self.plan.routines[number]
+            place = f"{name}_at + {len(words)}" if buffers else "NULL"
+            words += [operands[buffer] for buffer in buffers]
+            flops = float(routine.flops)
+            entries.append(braced(f"{routine.name}, {place}, {len(buffers)}, {self._path(path)}, {c_string(said)}, {flops!r}"))
         self._array("uint64_t", f"{name}_at", packed(words))
         return initializer((self._array("mlc_row", f"{name}_rows", entries), len(entries), chunk.heads.get(phase, 0)))
 
     def _use(self, use: Use) -> str:
         levels = self.pools.array("uint64_t", [str(at) for at in use.levels])
-        return initializer((use.parameter, use.index, _PHASES[use.phase], levels))
+        return braced(f"{use.parameter}, {use.index}, {_PHASES[use.phase]}, {levels}")
 
     def _held(self, held: Held) -> str:
         copy, at = "MLC_NONE" if held.copy is None else held.copy, self.pools.array("uint64_t", [str(a) for a in held.init.at])
-        return initializer((held.parameter, held.master, copy, *self._functions(held.init.routine), at))
+        return braced(f"{held.parameter}, {held.master}, {copy}, {self._functions(held.init.routine)}, {at}")
 
     def _owned(self, one: OwnedParameter) -> str:
         """An mlc_own."""
         reads = self.pools.array("uint64_t", [str(at) for at in one.reads])
-        functions = ("NULL", "NULL") if one.update is None else self._functions(one.update)
-        return initializer((one.parameter, f"MLC_{one.sharing.upper()}", *functions, reads, len(one.reads), one.work))
+        functions = "NULL, NULL" if one.update is None else self._functions(one.update)
+        return braced(f"{one.parameter}, MLC_{one.sharing.upper()}, {functions}, {reads}, {len(one.reads)}, {one.work}")
 
-    def _functions(self, number: int) -> tuple[str, str]:
-        """The function of a routine over a range, or over the whole."""
+    def _functions(self, number: int) -> str:
+        """The function of a routine over a range, and over the whole."""
         routine = self.plan.routines[number]
-        return (routine.name, "NULL") if routine.flat else ("NULL", routine.name)
+        return f"{routine.name}, NULL" if routine.flat else f"NULL, {routine.name}"
 
     # ---- the model ----
 

@@ -13,6 +13,7 @@ A unit is a layer function. Its parameters have roles, and a call binds each to 
 from __future__ import annotations
 
 from dataclasses import field
+from functools import lru_cache
 
 from mlc.diagnostics import Diagnostic, Span
 from mlc.frozen import frozen
@@ -269,12 +270,27 @@ class Step:
         """Every function that becomes code, each once."""
         of_variants = [f for of in self.variants for v in of for f in (v.forward, v.input_gradient, v.weight_gradient, v.again)]
         every = (*of_variants, *self.plain, *self.inits, *self.updates)
-        return tuple({id(f): f for f in every if f is not None}.values())
+        return tuple(f for f in dict(zip(map(id, every), every, strict=True)).values() if f is not None)
+
+
+#: The hash of nothing.
+_FNV = 0xCBF29CE484222325
 
 
 def path_hash(path: str) -> int:
     """FNV-1a, 64 bit, of a call path or parameter name: the `path` of Keys."""
-    h = 0xCBF29CE484222325
-    for byte in path.encode():
+    stem, dot, last = path.rpartition(".")
+    return _hashed(last, _stem_hash(stem + dot))
+
+
+@lru_cache(maxsize=1024)
+def _stem_hash(stem: str) -> int:
+    """Of what the names of a layer begin with."""
+    return _hashed(stem, _FNV)
+
+
+def _hashed(text: str, h: int) -> int:
+    """The hash of what was hashed before and a text."""
+    for byte in text.encode():
         h = ((h ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
     return h

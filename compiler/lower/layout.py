@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections.abc import Mapping
+from itertools import accumulate
+from operator import itemgetter, le
+from typing import NamedTuple
 
 #: Bytes to which every address is aligned: a cache line.
 ALIGNMENT = 64
+
+#: Start and end of what has a place, first and last of its life.
+_Placed = tuple[int, int, int, int]
+
+#: A life of fewer times is short: what lives with it is found by looking at each of them.
+_SHORT = 16
+#: As many neighbours in a block as let a scan of few blocks and a change of one cost little.
+_MOST_OF_BLOCK = 48
 
 
 def aligned(size: int, to: int = ALIGNMENT) -> int:
@@ -24,13 +35,13 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: 
         bundles.setdefault(lives[name], []).append(name)
     room = {name: aligned(size, to) for name, size in sizes.items()}
     bytes_of = {life: sum([room[n] for n in names]) for life, names in bundles.items()}
-    placed: list[tuple[int, int, int, int]] = []  # start and end, first and last of its life, in ascending order
+    placed = _Placements()
     offsets: dict[str, int] = {}
     total = 0
     for life in sorted(bundles, key=lambda k: (-bytes_of[k], k)):
         size = bytes_of[life]
-        start = _lowest(placed, *life, size)
-        insort(placed, (start, start + size, *life))
+        start = placed.lowest(*life, size)
+        placed.add((start, start + size, *life))
         total = max(total, start + size)
         for name in bundles[life]:
             offsets[name] = start
@@ -38,14 +49,120 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: 
     return offsets, total
 
 
-def _lowest(placed: list[tuple[int, int, int, int]], first: int, last: int, size: int) -> int:
-    """The lowest place for `size` bytes beside what is alive from `first` to `last`."""
-    start = 0
-    for low, high, begins, ends in placed:
-        if ends < first or begins > last:
-            continue
-        if start + size <= low:
-            break
-        if high > start:
-            start = high
-    return start
+class _Block(NamedTuple):
+    """Neighbours by address, of which much is known at once where they live alike.
+
+    low, high:              what they cover
+    gapless:                all of it, as far as is known
+    begins, begins_last:    the first and the last time that one begins to live
+    ends_first, ends:       the same of when one ends
+    of:                     ascending
+    """
+
+    low: int
+    high: int
+    gapless: bool
+    begins: int
+    begins_last: int
+    ends_first: int
+    ends: int
+    of: list[_Placed]
+
+    def with_one(self, one: _Placed) -> _Block:
+        """The block with one more, which joins those in `of`."""
+        insort(self.of, one)
+        low, high, begins, ends = one
+        touches = low <= self.high and high >= self.low
+        return _Block(
+            min(low, self.low),
+            max(high, self.high),
+            self.gapless and touches,
+            min(begins, self.begins),
+            max(begins, self.begins_last),
+            min(ends, self.ends_first),
+            max(ends, self.ends),
+            self.of,
+        )
+
+
+def _block(of: list[_Placed]) -> _Block:
+    """A block of some that ascend."""
+    lows, highs, begins, ends = zip(*of, strict=True)
+    gapless = all(map(le, lows[1:], accumulate(highs, max)))
+    return _Block(lows[0], max(highs), gapless, min(begins), max(begins), min(ends), max(ends), of)
+
+
+class _Blocks:
+    """What has a place, in blocks that ascend: a search passes those that live together, or apart, in one step."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block] = []
+
+    def add(self, one: _Placed) -> None:
+        """Put it where it belongs."""
+        if not self.blocks:
+            self.blocks.append(_block([one]))
+            return
+        at = max(bisect_right(self.blocks, one[0], key=itemgetter(0)) - 1, 0)
+        block = self.blocks[at].with_one(one)
+        half = _MOST_OF_BLOCK // 2
+        self.blocks[at : at + 1] = [block] if len(block.of) < _MOST_OF_BLOCK else [_block(block.of[:half]), _block(block.of[half:])]
+
+    def lowest(self, first: int, last: int, size: int, start: int) -> int:
+        """The lowest place from `start` on for `size` bytes, at least one, beside what is alive from `first` to `last`."""
+        for low, high, gapless, begins, begins_last, ends_first, ends, of in self.blocks:
+            if high <= start or ends < first or begins > last:
+                continue
+            if start + size <= low:
+                break
+            if gapless and ends_first >= first and begins_last <= last:
+                start = high
+                continue
+            for low, high, begins, ends in of:
+                if ends < first or begins > last:
+                    continue
+                if start + size <= low:
+                    return start
+                if high > start:
+                    start = high
+        return start
+
+
+class _Placements:
+    """What has a place. A chain of equal layers keeps thousands of values side by side from the way forward to the way back, and uses up as
+    many in between, one after the other at the same addresses.
+
+    every:  all of it; long: what lives long; short: the rest, by each of its times
+    """
+
+    def __init__(self) -> None:
+        self.every = _Blocks()
+        self.long = _Blocks()
+        self.short: dict[int, list[tuple[int, int]]] = {}
+
+    def add(self, one: _Placed) -> None:
+        """Put it there; what is empty takes no place."""
+        low, high, first, last = one
+        if low == high:
+            return
+        self.every.add(one)
+        if last - first >= _SHORT:
+            self.long.add(one)
+            return
+        for time in range(first, last + 1):
+            self.short.setdefault(time, []).append((low, high))
+
+    def lowest(self, first: int, last: int, size: int) -> int:
+        """The lowest place for `size` bytes beside what is alive from `first` to `last`."""
+        if not size:
+            return 0
+        if last - first >= _SHORT:
+            return self.every.lowest(first, last, size, 0)
+        start = self.long.lowest(first, last, size, 0)
+        for low, high in sorted({spot for time in range(first, last + 1) for spot in self.short.get(time, ())}):
+            if high <= start:
+                continue
+            if start + size <= low:
+                break
+            start = self.long.lowest(first, last, size, high)
+        return start

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from typing import NamedTuple
 
 from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
@@ -24,8 +25,7 @@ from mlc.mesh import Cohort
 from mlc.parallel.roofline import routine_seconds
 
 
-@frozen
-class ParameterUse:
+class ParameterUse(NamedTuple):
     """A parameter as one call needs it.
 
     value_bytes:        the master, and the copy in the dtype of the forward pass where that is narrower

@@ -13,7 +13,7 @@ source: PipeDream (Narayanan et al. 2019), section 3.1, and Alpa (Zheng et al. 2
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from operator import add
 
@@ -83,19 +83,23 @@ def _most_even(question: Question, least: Sequence[Sequence[int]]) -> Bounds:
     best: list[_Sums] = [(0, 0, 0), *[(_NEVER, 0, 0)] * last]
     choices: list[list[int]] = []
     for stage in range(question.stages):
-        found = [_least_sums(question, best, stage, least[stage][j], j) for j in range(last + 1)]
+        reached = [i for i, sums in enumerate(best) if sums[0] < _NEVER]
+        low = least[stage]
+        starts = (reached[bisect_left(reached, low[j]) : bisect_right(reached, j)] for j in range(last + 1))
+        found = [_least_sums(question, best, stage, of, j) for j, of in enumerate(starts)]
         best = [sums for sums, _ in found]
         choices.append([i for _, i in found])
     return _traced(choices, last)
 
 
-def _least_sums(question: Question, best: Sequence[_Sums], stage: int, low: int, j: int) -> tuple[_Sums, int]:
-    """The least sums of a prefix whose last stage ends at j, and where that stage starts."""
+def _least_sums(question: Question, best: Sequence[_Sums], stage: int, starts: Sequence[int], j: int) -> tuple[_Sums, int]:
+    """The least sums of a prefix whose last stage ends at j, and where that stage starts: at one of those that the stages before reach."""
     work = question.work
-    least = min((best[i][0] + (work[j] - work[i]) ** 2 for i in range(low, j + 1)), default=_NEVER)
+    sums = [best[i][0] + (work[j] - work[i]) ** 2 for i in starts]
+    least = min(sums, default=_NEVER)
     if least >= _NEVER:
         return (_NEVER, 0, 0), j
-    equal = [i for i in range(low, j + 1) if best[i][0] + (work[j] - work[i]) ** 2 == least]
+    equal = [i for i, total in zip(starts, sums, strict=True) if total == least]
     return min(((least, best[i][1] + _sent(question, stage, i), best[i][2] + question.alive_bytes(stage, i, j)), i) for i in equal)
 
 

@@ -17,9 +17,10 @@ def rows_meaning(
 ) -> str:
     """bound: what else a chunk names buffers for: pairs of a number and a buffer, by what they are"""
     names = [buffer.name for buffer in buffers]
+    named = names.__getitem__
     lines: list[str] = []
     for phase, of in sorted(rows.items()):
-        lines += [f"{phase} {routines[row.routine].name} {row.path} {' '.join([names[n] for n in row.buffers])}\n" for row in of]
+        lines += [f"{phase} {routines[number].name} {path} {' '.join(map(named, operands))}\n" for number, path, _, operands in of]
     for what, pairs in sorted(bound.items()):
         lines += [f"{what} {number} {names[buffer]}\n" for number, buffer in pairs]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
@@ -46,9 +47,21 @@ def bound_buffers(chunk: Chunk, losses: int) -> dict[str, Sequence[tuple[int, in
 
 def update_meaning(parameter: PlannedParameter, routine: Signature | None, scalars: Iterable[str]) -> str:
     """Of the update of a parameter: its rule, None: it is not trained, the scalars that it reads, what feeds it, and its states."""
-    states = " ".join(f"{name}{list(shape)}" for name, shape in parameter.states)
-    text = f"{parameter.update} {routine.name if routine else ''} {' '.join(scalars)} {parameter.fed} {list(parameter.shape)} {states}"
-    return _digits(text)
+    name = routine.name if routine else ""
+    return _update_digits(parameter.update, name, tuple(scalars), parameter.fed, parameter.shape, parameter.states)
+
+
+@lru_cache(maxsize=1024)
+def _update_digits(
+    update: int | None,
+    routine: str,
+    scalars: tuple[str, ...],
+    fed: str,
+    shape: tuple[int, ...],
+    states: tuple[tuple[str, tuple[int, ...]], ...],
+) -> str:
+    said = " ".join(f"{name}{list(of)}" for name, of in states)
+    return _digits(f"{update} {routine} {' '.join(scalars)} {fed} {list(shape)} {said}")
 
 
 def init_meaning(routine: Signature) -> str:

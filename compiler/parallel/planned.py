@@ -39,8 +39,7 @@ RESULTS_HEAD_BYTES = 304
 UNITS_BESIDE_METRICS = 3
 
 
-@frozen
-class Area:
+class Area(NamedTuple):
     """Bytes [at, at + bytes) of a place's arena; of one chain, or None: in use in all."""
 
     name: str
@@ -160,8 +159,7 @@ class Use:
     levels: tuple[int, ...]
 
 
-@frozen
-class OwnedParameter:
+class OwnedParameter(NamedTuple):
     """A parameter that the replicas of the place share out (shards.py).
 
     gradient:  address of the accumulator of use 0; None where none arrives
@@ -181,8 +179,7 @@ class OwnedParameter:
     meaning: str
 
 
-@frozen
-class Held:
+class Held(NamedTuple):
     """A parameter on a place that uses it.
 
     copy:     in the dtype of the forward pass; None where that reads the master
@@ -281,8 +278,7 @@ class Place:
 # ---- the whole ----
 
 
-@frozen
-class PlannedParameter:
+class PlannedParameter(NamedTuple):
     """A parameter in the whole plan.
 
     fed:     one of FED

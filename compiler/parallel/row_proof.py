@@ -16,14 +16,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 from math import prod
+from operator import add, ge
+from typing import NamedTuple
 
 from mlc.ir.dtypes import dtype_of
 from mlc.parallel.faults import Fault
 from mlc.parallel.meaning import bound_buffers, rows_meaning
-from mlc.parallel.planned import RECORD_HEAD_BYTES, RECORD_ONE, Area, Buffer, Chunk, Operand, Place, Planned, Row
+from mlc.parallel.planned import RECORD_HEAD_BYTES, RECORD_ONE, Area, Buffer, Chunk, Operand, Place, Planned, Row, Signature
 
 #: What one microbatch goes through on a chunk, one of these that the chunk has rows for.
 _COURSES = (("F", "B"), ("F", "I", "W"))
@@ -36,15 +37,19 @@ _RECEIVED = tuple(received for received, _ in _SENT_AS)
 _LEAVING = ("out:", "act.", "grad.")
 
 
+#: Further than any place or region reaches: addresses of one region from here on, those of the next from twice as far.
+_REGION = 1 << 64
+
+
 def row_faults(planned: Planned) -> Iterator[Fault]:
     """What is wrong with the operands of a plan's rows."""
     yield from _signature_faults(planned)
-    sent, unit = _sent(planned), planned.unit
+    sent, unit, roles = _sent(planned), planned.unit, list(map(_roles, planned.routines))
     for place in planned.places:
-        fixed = {(area.at, area.name): area for area in (*place.fixed, *_scalars(planned, place, unit))}
+        fixed = frozenset((area.at, area.name, area.bytes) for area in (*place.fixed, *_scalars(planned, place, unit)))
         for chain, chunks in place.chunks.items():
             for number, chunk in enumerate(chunks):
-                yield from _Chunk(planned, place, chain, number, chunk, fixed, sent).faults()
+                yield from _Chunk(planned, place, chain, number, chunk, fixed, sent, roles).faults()
 
 
 def _signature_faults(planned: Planned) -> Iterator[Fault]:
@@ -77,29 +82,32 @@ def _sent(planned: Planned) -> dict[str, dict[str, tuple[int, int]]]:
     return found
 
 
-@dataclass(slots=True)
-class _Spans:
-    """Which buffer lies where in a slot: spans that do not overlap, by ascending address."""
+class _Roles(NamedTuple):
+    """What a routine does with its operands: bytes of each, and which it reads, which it changes, adds to, does not add to."""
 
-    starts: list[int] = field(default_factory=list)
-    spans: dict[int, tuple[int, int]] = field(default_factory=dict)  # start -> end, buffer
+    sizes: list[int]
+    reads: tuple[bool, ...]
+    changes: tuple[bool, ...]
+    adds: tuple[bool, ...]
+    others: tuple[bool, ...]
 
-    def write(self, at: int, end: int, buffer: int) -> None:
-        first = bisect_left(self.starts, at)
-        if first and self.spans[self.starts[first - 1]][0] > at:
-            first -= 1
-        last = bisect_left(self.starts, end)
-        for start in self.starts[first:last]:
-            del self.spans[start]
-        self.starts[first:last] = [at]
-        self.spans[at] = end, buffer
 
-    def holds(self, at: int, end: int, buffer: int) -> bool:
-        return self.spans.get(at) == (end, buffer)
+def _roles(routine: Signature) -> _Roles:
+    """Where `each` is set there is no whole: nothing has so many bytes."""
+    uses = [operand.use for operand in routine.operands]
+    sizes = [-1 if operand.each else operand.bytes for operand in routine.operands]
+    reads, adds = tuple(use == "read" for use in uses), tuple(use == "add" for use in uses)
+    return _Roles(sizes, reads, tuple(not read for read in reads), adds, tuple(not add for add in adds))
 
 
 class _Chunk:
-    """One chunk of one chain on its place."""
+    """One chunk of one chain on its place.
+
+    fixed:      address, name and bytes of what lasts
+    lows:       where each buffer begins, with its region; highs: where it ends; sizes: its bytes
+    outside:    buffers that last; gradients: those of them that are added to
+    starts:     where what was written begins, ascending; there: the buffer that was last written there; whole: those that lie there whole
+    """
 
     def __init__(
         self,
@@ -108,8 +116,9 @@ class _Chunk:
         chain: str,
         number: int,
         chunk: Chunk,
-        fixed: Mapping[tuple[int, str], Area],
+        fixed: frozenset[tuple[int, str, int]],
         sent: Mapping[str, Mapping[str, tuple[int, int]]],
+        roles: Sequence[_Roles],
     ):
         self.planned = planned
         self.place = place
@@ -118,13 +127,18 @@ class _Chunk:
         self.chunk = chunk
         self.fixed = fixed
         self.sent = sent
+        self.roles = roles
         self.where = f"{chain}: place {place.number}, chunk {number}"
-        self.memory: dict[str, _Spans] = {}
-        self.transient = next((a for a in place.fixed if a.name == f"transient.{chain}"), Area("", 0, 0, None))
-        self.outside = [buffer.region == "arena" and not self._is_transient(buffer) for buffer in chunk.buffers]
-        self.spots = [(buffer.region, buffer.at, buffer.at + buffer.bytes) for buffer in chunk.buffers]
         self.arriving = [number for number, buffer in enumerate(chunk.buffers) if buffer.name.startswith(_RECEIVED)]
         self.leaving = {name for name in place.regions if name.startswith(_LEAVING)}
+        self.lows: list[int] = []
+        self.highs: list[int] = []
+        self.sizes = [buffer.bytes for buffer in chunk.buffers]
+        self.outside: set[int] = set()
+        self.gradients: set[int] = set()
+        self.starts: list[int] = []
+        self.there: dict[int, int] = {}
+        self.whole: set[int] = set()
 
     def faults(self) -> Iterator[Fault]:
         of = self.chunk
@@ -133,10 +147,10 @@ class _Chunk:
         if rows_meaning(self.planned.routines, of.buffers, of.rows, bound) != of.meaning:
             yield Fault("E1204", f"{self.where}: its rows do not compute what those of the model do")
             return
-        for buffer, outside in zip(self.chunk.buffers, self.outside, strict=True):
-            if fault := self._misplaced(buffer, outside):
-                yield fault
-                return
+        misplaced = next(self._misplaced(), None)
+        if misplaced is not None:
+            yield misplaced
+            return
         for course in _COURSES:
             if all(phase in self.chunk.rows for phase in course):
                 yield from self._course(course)
@@ -161,33 +175,45 @@ class _Chunk:
 
     # ---- where buffers lie ----
 
-    def _is_transient(self, buffer: Buffer) -> bool:
-        return self.transient.at <= buffer.at and buffer.at + buffer.bytes <= self.transient.end
+    def _misplaced(self) -> Iterator[Fault]:
+        """Find where each buffer lies; the faults of those that lie where they may not."""
+        transient = next((a for a in self.place.fixed if a.name == f"transient.{self.chain}"), Area("", 0, 0, None))
+        first, last = transient.at, transient.end
+        regions = self.place.regions
+        base = {region: n * _REGION for n, region in enumerate(regions)}
+        ends = {name: region.bytes if region.chain == self.chain else -1 for name, region in regions.items()}
+        self.lows = [base[within] + at for _, within, at, _ in self.chunk.buffers]
+        self.highs = list(map(add, self.lows, self.sizes))
+        arriving = frozenset(self.arriving)
+        for number, buffer in enumerate(self.chunk.buffers):
+            name, within, at, size = buffer
+            if size < 0 or at < 0:
+                yield Fault("E1206", f"{self.where}: {name} has {size} bytes at {at}")
+            elif within != "arena":
+                if at + size > ends[within] or number in arriving:
+                    yield from self._misplaced_in(buffer)
+            elif not first <= at <= at + size <= last:
+                self.outside.add(number)
+                if name.startswith("gradient of "):
+                    self.gradients.add(number)
+                if (at, name, size) not in self.fixed and not self._is_copy(buffer):
+                    yield Fault("E1206", f"{self.where}: {name}, {size} bytes at {at}, is no buffer of this place")
 
-    def _misplaced(self, buffer: Buffer, outside: bool) -> Fault | None:
-        if buffer.bytes < 0 or buffer.at < 0:
-            return Fault("E1206", f"{self.where}: {buffer.name} has {buffer.bytes} bytes at {buffer.at}")
-        if outside:
-            return None if self._is_known(buffer) else self._unknown(buffer)
-        if buffer.region != "arena":
-            region, end = self.place.regions[buffer.region], buffer.at + buffer.bytes
-            if end > region.bytes:
-                return Fault("E1206", f"{self.where}: {buffer.name} ends at byte {end} of {region.bytes} of {region.name}")
-            if region.chain != self.chain:
-                return Fault("E1206", f"{self.where}: {buffer.name} lies in {region.name}, which is not of this chain")
-            return self._mismatch(buffer) if buffer.name.startswith(_RECEIVED) else None
-        return None
+    def _misplaced_in(self, buffer: Buffer) -> Iterator[Fault]:
+        """The same of a buffer in a region."""
+        name, within, at, size = buffer
+        region = self.place.regions[within]
+        if at + size > region.bytes:
+            yield Fault("E1206", f"{self.where}: {name} ends at byte {at + size} of {region.bytes} of {region.name}")
+        elif region.chain != self.chain:
+            yield Fault("E1206", f"{self.where}: {name} lies in {region.name}, which is not of this chain")
+        elif name.startswith(_RECEIVED) and (fault := self._mismatch(buffer)):
+            yield fault
 
-    def _is_known(self, buffer: Buffer) -> bool:
-        """Is it the fixed buffer of its name?"""
-        area = self.fixed.get((buffer.at, buffer.name))
-        if area is None and buffer.name.startswith("parameter "):
-            area = self.fixed.get((buffer.at, f"copy of {buffer.name.removeprefix('parameter ')}"))
-        return area is not None and area.bytes == buffer.bytes
-
-    def _unknown(self, buffer: Buffer) -> Fault:
-        text = f"{buffer.name}, {buffer.bytes} bytes at {buffer.at}, is no buffer of this place"
-        return Fault("E1206", f"{self.where}: {text}")
+    def _is_copy(self, buffer: Buffer) -> bool:
+        """Is it the copy of a parameter, which rows read in its place?"""
+        of = buffer.name.removeprefix("parameter ")
+        return of != buffer.name and (buffer.at, f"copy of {of}", buffer.bytes) in self.fixed
 
     def _mismatch(self, buffer: Buffer) -> Fault | None:
         """What arrives lies where the stage that sent it put it."""
@@ -205,57 +231,66 @@ class _Chunk:
 
     def _course(self, course: Sequence[str]) -> Iterator[Fault]:
         """Follow a microbatch through its phases."""
-        self.memory = {}
+        self.starts, self.there, self.whole = [], {}, set(self.outside)
         added: Counter[tuple[str, str]] = Counter()
         for buffer in self.arriving:
             self._write(buffer)
         for phase in course:
-            self.memory.pop("arena", None)
+            self._forget()
             for _, buffer in self.chunk.inputs if phase == "F" else ():
                 self._write(buffer)
             for at, row in enumerate(self.chunk.rows[phase]):
-                operands = self.planned.routines[row.routine].operands
-                yield from self._row(row, operands, f"{self.where}, {phase} row {at} ({row.name})")
-                for number, operand in zip(row.buffers, operands, strict=True):
-                    if operand.use == "add" and self._is_gradient(number):
+                for code, said in self._row(row):
+                    yield Fault(code, f"{self.where}, {phase} row {at} ({row.name}): {said}")
+                for number in compress(row.buffers, self.roles[row.routine].adds):
+                    if self._is_gradient(number):
                         added[self.chunk.buffers[number].name, phase] += 1
         yield from self._left()
         yield from self._sent_faults()
         if self.chain == "train":
             yield from self._use_faults(added, course)
 
-    def _row(self, row: Row, operands: Sequence[Operand], where: str) -> Iterator[Fault]:
-        """operands: of its routine"""
-        pairs = list(zip(row.buffers, operands, strict=True))
-        buffers, outsides = self.chunk.buffers, self.outside
-        for number, operand in pairs:
-            buffer = buffers[number]
-            if operand.each or operand.bytes != buffer.bytes:
-                name = self.planned.routines[row.routine].name
-                yield Fault("E1206", f"{where}: {buffer.name} has {buffer.bytes} bytes, {name} wants {operand}")
-            elif operand.use == "read" and not self._holds(number):
-                yield Fault("E1205", f"{where}: reads {buffer.name}, which does not lie there whole")
-            elif outsides[number] and not self._may(buffer, operand.use):
-                yield Fault("E1205", f"{where}: {operand.use}s {buffer.name}, which is not its to {operand.use}")
-        yield from self._overlaps(pairs, where)
-        for number, operand in pairs:
-            if operand.use != "read":
-                self._write(number)
+    def _row(self, row: Row) -> Iterator[tuple[str, str]]:
+        """Codes and texts of what is wrong with a row."""
+        numbers, roles = row.buffers, self.roles[row.routine]
+        changed = list(compress(numbers, roles.changes))
+        right = (
+            list(map(self.sizes.__getitem__, numbers)) == roles.sizes
+            and self.whole.issuperset(compress(numbers, roles.reads))
+            and self.gradients.issuperset(self.outside.intersection(changed))
+            and self.gradients.isdisjoint(compress(numbers, roles.others))
+        )
+        lows, highs = (sorted(map(of.__getitem__, numbers)) for of in (self.lows, self.highs))
+        if not right:
+            yield from self._operand_faults(row)
+        if not all(map(ge, lows[1:], highs)):  # else as many end as begin before each begins: none lies in another
+            yield from self._overlaps(row)
+        for number in changed:
+            self._write(number)
 
-    def _may(self, buffer: Buffer, use: str) -> bool:
-        """Rows read what lasts; they add to gradients."""
-        return use == ("add" if buffer.name.startswith("gradient of ") else "read")
+    def _operand_faults(self, row: Row) -> Iterator[tuple[str, str]]:
+        """Buffers of another size, that do not lie there whole, or that last: rows read what lasts; they add to gradients."""
+        routine = self.planned.routines[row.routine]
+        for number, operand in zip(row.buffers, routine.operands, strict=True):
+            use, (name, _, _, size) = operand.use, self.chunk.buffers[number]
+            if operand.each or operand.bytes != size:
+                yield "E1206", f"{name} has {size} bytes, {routine.name} wants {operand}"
+            elif use == "read" and number not in self.whole:
+                yield "E1205", f"reads {name}, which does not lie there whole"
+            elif number in self.outside and use != ("add" if number in self.gradients else "read"):
+                yield "E1205", f"{use}s {name}, which is not its to {use}"
 
-    def _overlaps(self, pairs: Sequence[tuple[int, Operand]], where: str) -> Iterator[Fault]:
+    def _overlaps(self, row: Row) -> Iterator[tuple[str, str]]:
         """Of two operands that share bytes, at most one is written, and in the other's place only where it may."""
-        spots = sorted([(*self.spots[number], n) for n, (number, _) in enumerate(pairs)])
-        for place, (region, at, end, n) in enumerate(spots):
-            for other_region, other_at, other_end, m in islice(spots, place + 1, None):
-                if other_region != region or other_at >= end:
+        pairs = list(zip(row.buffers, self.planned.routines[row.routine].operands, strict=True))
+        spots = sorted([(self.lows[number], self.highs[number], n) for n, (number, _) in enumerate(pairs)])
+        for place, (at, end, n) in enumerate(spots):
+            for other_at, other_end, m in islice(spots, place + 1, None):
+                if other_at >= end:
                     break
                 if at < end and other_at < other_end and not self._shares(pairs, n, m, (at, end) == (other_at, other_end)):
                     one, two = (self.chunk.buffers[pairs[k][0]].name for k in (n, m))
-                    yield Fault("E1206", f"{where}: {one} and {two} share bytes, and one of them is written")
+                    yield "E1206", f"{one} and {two} share bytes, and one of them is written"
 
     def _shares(self, pairs: Sequence[tuple[int, Operand]], n: int, m: int, whole: bool) -> bool:
         first, second = pairs[n][1], pairs[m][1]
@@ -263,20 +298,31 @@ class _Chunk:
             return True
         return whole and ((first.over == m and second.use == "read") or (second.over == n and first.use == "read"))
 
-    def _holds(self, number: int) -> bool:
-        if self.outside[number]:
-            return True
-        region, at, end = self.spots[number]
-        return region in self.memory and self.memory[region].holds(at, end, number)
-
     def _write(self, number: int) -> None:
-        region, at, end = self.spots[number]
-        if not self.outside[number] and at < end:
-            self.memory.setdefault(region, _Spans()).write(at, end, number)
+        """A buffer lies there, and what it shares bytes with no longer."""
+        low, high, starts, there = self.lows[number], self.highs[number], self.starts, self.there
+        if number in self.whole or low == high:
+            return
+        first = bisect_left(starts, low)
+        if first and self.highs[there[starts[first - 1]]] > low:
+            first -= 1
+        last = bisect_left(starts, high, first)
+        for start in starts[first:last]:
+            self.whole.remove(there.pop(start))
+        starts[first:last] = [low]
+        there[low] = number
+        self.whole.add(number)
+
+    def _forget(self) -> None:
+        """Transient values are gone: those of the first region, the arena."""
+        last = bisect_left(self.starts, _REGION)
+        for start in self.starts[:last]:
+            self.whole.remove(self.there.pop(start))
+        del self.starts[:last]
 
     def _is_gradient(self, number: int) -> bool:
         """Is it an accumulator of the step? Outside of training what accumulates is forgotten with the microbatch."""
-        return self.chain == "train" and (self.outside[number] or self.chunk.buffers[number].name.startswith("gradient of "))
+        return self.chain == "train" and (number in self.outside or self.chunk.buffers[number].name.startswith("gradient of "))
 
     # ---- what is left ----
 
@@ -289,7 +335,7 @@ class _Chunk:
             wanted.append(self.chunk.logits.buffer)
         for number in wanted:
             buffer = self.chunk.buffers[number]
-            if not self._holds(number):
+            if number not in self.whole:
                 yield Fault("E1205", f"{self.where}: {buffer.name} is not there when the list has ended")
             if self.place.regions[buffer.region].slots < self.planned.rounds.get(self.chain, 0):
                 yield Fault("E1205", f"{self.where}: {buffer.name} has no slot of its own for each microbatch of the list")
@@ -297,7 +343,7 @@ class _Chunk:
     def _sent_faults(self) -> Iterator[Fault]:
         """Every part of a message that leaves was written, and is still there."""
         for number, buffer in enumerate(self.chunk.buffers) if self.leaving else ():
-            if buffer.region in self.leaving and not buffer.name.startswith(_RECEIVED) and not self._holds(number):
+            if buffer.region in self.leaving and not buffer.name.startswith(_RECEIVED) and number not in self.whole:
                 yield Fault("E1205", f"{self.where}: {buffer.name} is not whole in the message that carries it")
 
     def _use_faults(self, added: Mapping[tuple[str, str], int], course: Sequence[str]) -> Iterator[Fault]:
@@ -312,9 +358,10 @@ class _Chunk:
                 yield Fault("E1204", f"{self.where}: {text}")
         buffers = {buffer.name: number for number, buffer in enumerate(self.chunk.buffers)}
         for use in self.chunk.uses:
-            name = f"gradient of {self.planned.parameters[use.parameter].name} {use.index}"
+            parameter = self.planned.parameters[use.parameter]
+            name, size = f"gradient of {parameter.name} {use.index}", self.planned.unit * parameter.elements
             for level, at in enumerate(use.levels):
-                fixed = (at, f"{name} {level}") in self.fixed
+                fixed = (at, f"{name} {level}", size) in self.fixed
                 if not (fixed if level else self._accumulates(buffers.get(f"{name} 0"), at, fixed)):
                     yield Fault("E1205", f"{self.where}: {name} {level} is not at {at} when a step ends")
 
@@ -322,9 +369,9 @@ class _Chunk:
         """Do rows add to what lies at `at`, in memory of its own or for as long as the only microbatch of a step, and to its end?"""
         if number is None:
             return False
-        if self.outside[number]:
+        if number in self.outside:
             return fixed and self.chunk.buffers[number].at == at
         if self.planned.rounds["train"] > 1:
             return False
         region = self.place.regions[self.chunk.buffers[number].region]
-        return region.base + self.chunk.buffers[number].at == at and self._holds(number)
+        return region.base + self.chunk.buffers[number].at == at and number in self.whole

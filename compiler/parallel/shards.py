@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
-from mlc.frozen import frozen
 from mlc.mesh import Portions
 
 #: Elements of which every edge of a share is a multiple, or the end.
@@ -27,8 +28,7 @@ LINE_BYTES = 64
 SHARINGS: tuple[str, ...] = ("sliced", "whole", "still")
 
 
-@frozen
-class Owned:
+class Owned(NamedTuple):
     """A parameter that the replicas of its owner share out; `sharing` is one of SHARINGS."""
 
     parameter: int
@@ -40,8 +40,7 @@ class Owned:
         return -(-self.elements // BLOCK)
 
 
-@frozen
-class Share:
+class Share(NamedTuple):
     """Elements [begin, end) of a parameter."""
 
     parameter: int
@@ -92,7 +91,8 @@ class Sharing:
         sliced:  buffers of the wide dtype that go with a share of a parameter
         whole:   bytes that go with a whole parameter
         """
-        return sum(self._most_sliced(kind, sliced, width) for kind in ("sliced", "still")) + self._most_whole(whole, width)
+        of_slices = sum(self._most_sliced(kind, sliced, width) for kind in ("sliced", "still")) if any(sliced.values()) else 0
+        return of_slices + (self._most_whole(whole, width) if self._totals["whole"] else 0)
 
     def _elements(self, one: Owned, portions: Portions) -> tuple[int, int]:
         if one.sharing == "whole":
@@ -104,7 +104,8 @@ class Sharing:
         """The most in any window of as many blocks as a run of portions may have."""
         total = self._totals[sharing]
         window = min(-(-total * width // self.replicas), total)
-        sizes = [size for one in self.owned if one.sharing == sharing for size in _runs(one, buffers.get(one.parameter, 0), self.unit)]
+        owned = [(one.elements, buffers.get(one.parameter, 0)) for one in self.owned if one.sharing == sharing]
+        sizes = [size for elements, of in owned for size in _runs(elements, of, self.unit)]
         if window == total:
             return sum(count * each for count, each in sizes)
         ends = list(accumulate((count for count, _ in sizes), initial=0))
@@ -129,9 +130,10 @@ class Sharing:
         return max((sums[end] - sums[n] for n, end in enumerate(ends)), default=0)
 
 
-def _runs(one: Owned, buffers: int, unit: int) -> Iterable[tuple[int, int]]:
+@lru_cache(maxsize=1024)
+def _runs(elements: int, buffers: int, unit: int) -> Sequence[tuple[int, int]]:
     """(blocks, bytes of each) of a sliced parameter: whole blocks, then what is left."""
     if not buffers:
-        return ((one.blocks, 0),)
-    whole, rest = divmod(one.elements, BLOCK)
+        return ((-(-elements // BLOCK), 0),)
+    whole, rest = divmod(elements, BLOCK)
     return [(count, buffers * line_bytes(size, unit)) for count, size in ((whole, BLOCK), (1, rest)) if count and size]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import compress
+from operator import not_
 from typing import NamedTuple
 
 from mlc.parallel.entries import RESTS
@@ -37,19 +39,15 @@ def whole_touches(touches: Mapping[str, Touch]) -> dict[str, Touch]:
 
 def _touch(planned: Planned, chunk: Chunk, rows: Iterable[Row], fills: bool) -> Touch:
     """fills: the inputs of the chunk are filled before the rows"""
-    reads: set[str] = set()
-    writes: set[str] = set()
-    made: set[int] = set()
-    if fills:
-        made.update(buffer for _, buffer in chunk.inputs)
-        writes.update(chunk.buffers[buffer].region for buffer in made)
-    for row in rows:
-        operands = planned.routines[row.routine].operands
-        for number, operand in zip(row.buffers, operands, strict=True):
-            if operand.use == "read" and number not in made:
-                reads.add(chunk.buffers[number].region)
-        for number, operand in zip(row.buffers, operands, strict=True):
-            if operand.use != "read":
-                made.add(number)
-                writes.add(chunk.buffers[number].region)
-    return Touch(frozenset(reads - {"arena"}), frozenset(writes - {"arena"}))
+    buffers = chunk.buffers
+    reads: set[int] = set()
+    made: set[int] = {buffer for _, buffer in chunk.inputs} if fills else set()
+    masks: dict[int, list[bool]] = {}
+    for number, _, _, given in rows:
+        if number not in masks:
+            masks[number] = [operand.use == "read" for operand in planned.routines[number].operands]
+        read = set(compress(given, masks[number]))
+        reads |= read - made
+        made.update(compress(given, map(not_, masks[number])))
+    of_reads, of_writes = ({buffers[number].region for number in numbers} - {"arena"} for numbers in (reads, made))
+    return Touch(frozenset(of_reads), frozenset(of_writes))

@@ -269,7 +269,7 @@ def _owner_faults(parameter: PlannedParameter, owners: list[tuple[int, OwnedPara
             yield Fault("E1204", f"parameter {parameter.name}: place {place} updates it, its owner is place {parameter.owner}")
     if len(owners) != 1:
         yield Fault("E1204", f"parameter {parameter.name}: its elements are updated {len(owners)} times, not once")
-    wanted = "still" if not parameter.update is not None else "sliced" if parameter.elementwise else "whole"
+    wanted = parameter.sharing
     for _, one in owners:
         if one.elements != parameter.elements:
             yield Fault("E1204", f"parameter {parameter.name}: {one.elements} elements are updated, it has {parameter.elements}")

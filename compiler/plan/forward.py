@@ -27,7 +27,8 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
     if _leaves_column(lowered, staged, rows.stage):
         _add_weight(lowered, staged, rows)
     for number in staged.calls[rows.stage]:
-        _round_parameters(lowered, staged, rows, number)
+        if rows.rounded:
+            _round_parameters(lowered, staged, rows, number)
         values[number] = _add_call(lowered, staged, uses, choices[number] if choices else CHOICES[0], rows, number)
     for state in staged.sent(rows.stage):
         if state in received:
@@ -42,7 +43,10 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice:
     call, step = staged.chain.calls[number], lowered.step
     unit, routine, variant = step.program.units[call.unit], lowered.forward[call.unit], step.variant(call.unit)
     remade = remade_values(lowered, call, choice)
-    values = {p.name: _argument(lowered, staged, rows, call, n) for n, p in enumerate(unit.function.parameters)}
+    values = {
+        parameter.name: f"parameter {name}" if role == "param" and name not in rows.rounded else _argument(lowered, staged, rows, call, n)
+        for n, (parameter, role, name) in enumerate(zip(unit.function.parameters, unit.roles, call.arguments, strict=True))
+    }
     results = variant.forward.results if variant else unit.function.results
     for n, result in enumerate(results):
         if n < unit.outputs:
@@ -79,7 +83,7 @@ def _round_parameters(lowered: Lowered, staged: StagedChain, rows: StageRows, nu
 
 
 def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call, n: int) -> str:
-    """The buffer of an argument of a call."""
+    """The buffer of an argument of a call that is no parameter which rows read itself."""
     unit = lowered.step.program.units[call.unit]
     role, name, parameter = unit.roles[n], call.arguments[n], unit.function.parameters[n]
     match role:
@@ -89,7 +93,7 @@ def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call
         case "input":
             return _input(rows, name)
         case "param":
-            return f"{'copy of' if name in rows.rounded else 'parameter'} {name}"
+            return f"copy of {name}"
     return f"scalar {name}"
 
 

@@ -233,7 +233,7 @@ class PlacePlanner:
         if parameter.update is None:
             return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, None, (), 0, update_meaning(parameter, None, ()))
         scalars = self.program.updates[parameter.update].scalars
-        reads = tuple(self.named[f"scalar {scalar}"][0] for scalar in scalars)
+        reads = tuple([self.named[f"scalar {scalar}"][0] for scalar in scalars])
         update = self.sketch.routines.number(self.sketch.lowered.updates[parameter.update])
         meaning = update_meaning(parameter, self.sketch.routines.signatures[update], scalars)
         return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, update, reads, self._work_bytes(one), meaning)
@@ -249,7 +249,8 @@ class PlacePlanner:
         sharing = self.sketch.sharings[self.place]
         parameters = {one.parameter: self.sketch.parameters[one.parameter] for one in sharing.owned}
         buffers = {number: len(p.states) for number, p in parameters.items()}
-        whole = {number: sum(line_bytes(p.state_elements(n), self.unit) for n in range(len(p.states))) for number, p in parameters.items()}
+        apart = {number: p for number, p in parameters.items() if p.sharing == "whole"}
+        whole = {number: sum(line_bytes(p.state_elements(n), self.unit) for n in range(len(p.states))) for number, p in apart.items()}
         return self._shared("optimizer states", sharing.most(buffers, whole))
 
     def _work_of_updates(self) -> Area:
@@ -265,7 +266,9 @@ class PlacePlanner:
         work = self.sketch.lowered.updates[parameter.update].work_bytes
         if one.sharing == "sliced" and work:
             raise InternalError(f"plan: the elementwise update of parameter {one.parameter} wants work memory")
-        results = [one.elements, *map(parameter.state_elements, range(len(parameter.states)))] if one.sharing == "whole" else []
+        if one.sharing != "whole":
+            return aligned(work)
+        results = [one.elements, *map(parameter.state_elements, range(len(parameter.states)))]
         return sum(line_bytes(size, self.unit) for size in results) + aligned(work)
 
     def _guests(self, uses: Mapping[int, list[Use]]) -> Area:
@@ -313,7 +316,7 @@ class PlacePlanner:
             self.named[name] = self.regions[f"{chain.staged.kind}.{chunk}.{ring}"].base + offset, chain.rows[stage].sizes[name]
         for n, use in enumerate(uses[stage] if chain.rows[stage].gradients else ()):
             name = f"gradient of {self.program.parameters[use.parameter].name} {use.index} 0"
-            uses[stage][n] = replace(use, levels=(self.named[name][0],))
+            uses[stage][n] = Use(use.parameter, use.index, use.phase, (self.named[name][0],))
 
     def _shared_outboxes(self, chain: PlannedChain) -> None:
         """One slot for each group of channels whose messages take turns in it."""
@@ -370,7 +373,7 @@ class PlacePlanner:
         routines = self.sketch.routines
 
         def placed(row: Row) -> PlannedRow:
-            return PlannedRow(routines.number(row.routine), row.path, row.name, tuple([buffers.number(name) for name in row.buffers]))
+            return PlannedRow(routines.number(row.routine), row.path, row.name, tuple(map(buffers.number, row.buffers)))
 
         filled = tuple((inputs[name], buffers.number(f"input.{name}")) for name in rows.inputs)
         weight = None if rows.weight is None else buffers.number(rows.weight)
@@ -415,18 +418,17 @@ class _Buffers:
         self.numbers: dict[str, int] = {}
 
     def number(self, name: str) -> int:
-        found = self.numbers.get(name)
-        if found is None:
-            found = self.numbers[name] = len(self.numbers)
-        return found
+        return self.numbers.setdefault(name, len(self.numbers))
 
     def all(self) -> tuple[Buffer, ...]:
-        return tuple([self._buffer(name) for name in self.numbers])
-
-    def _buffer(self, name: str) -> Buffer:
-        spot = self.memory.spots.get(name)
-        if spot is None:
-            return Buffer(name, "arena", *self.named[name])
-        ring, offset = spot
-        at = self.transient + offset if ring == TRANSIENT else offset
-        return Buffer(name, self.regions[ring], at, self.rows.sizes[name])
+        spots, sizes, named = self.memory.spots, self.rows.sizes, self.named
+        bases = {ring: (region, self.transient if ring == TRANSIENT else 0) for ring, region in self.regions.items()}
+        found: list[Buffer] = []
+        for name in self.numbers:
+            if name in spots:
+                ring, offset = spots[name]
+                region, base = bases[ring]
+                found.append(Buffer(name, region, base + offset, sizes[name]))
+            else:
+                found.append(Buffer(name, "arena", *named[name]))
+        return tuple(found)

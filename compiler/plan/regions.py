@@ -100,31 +100,33 @@ def stage_memory(
         _fill(touched, rows)
     separate = [phase for phase in phases if phase != "B" or "I" not in phases]
     spots, sizes = _messages(staged, rows.stage)
+    boxes = {name: box for name, (box, _) in spots.items()}
     of_buffer: dict[str, tuple[str, ...]] = {}
     for phase in separate:
         for name in touched[phase]:
             of_buffer[name] = (*of_buffer.get(name, ()), phase)
     if joint:
-        sizes |= _place_joint(rows, phases, lasting, spots)
+        sizes |= _place_joint(rows, phases, touched, lasting, spots)
     sizes |= _place_rings(rows, of_buffer, spots, lasting, logits)
     transient = max((_place_transient(rows, touched[phase], of_buffer, phase, spots) for phase in separate), default=0)
-    rings = {name: Ring(size, _ring_phases(separate, of_buffer, spots, name)) for name, size in sizes.items()}
-    reads = {phase: _rings_of((n for n, t in of.items() if t.reads), spots) for phase, of in touched.items()}
-    writes = {phase: _rings_of((n for n, t in of.items() if t.writes), spots) for phase, of in touched.items()}
-    return StageMemory(phases, spots, rings, transient, reads, writes, _heads(phases, touched, spots))
+    touching = _ring_phases(of_buffer, spots)
+    rings = {name: Ring(size, tuple(phase for phase in separate if phase in touching.get(name, ()))) for name, size in sizes.items()}
+    reads = {phase: _rings_of([n for n, t in of.items() if t.reads], spots) for phase, of in touched.items()}
+    writes = {phase: _rings_of([n for n, t in of.items() if t.writes], spots) for phase, of in touched.items()}
+    return StageMemory(phases, spots, rings, transient, reads, writes, _heads(phases, touched, boxes))
 
 
 def _heads(
-    phases: Mapping[str, tuple[Row, ...]], touched: Mapping[str, Mapping[str, _Touch]], spots: Mapping[str, tuple[str, int]]
+    phases: Mapping[str, tuple[Row, ...]], touched: Mapping[str, Mapping[str, _Touch]], boxes: Mapping[str, str]
 ) -> dict[tuple[str, str], tuple[int, float]]:
-    """What is said of StageMemory.heads."""
+    """What is said of StageMemory.heads. boxes: of the buffers that lie in messages"""
     found: dict[tuple[str, str], tuple[int, float]] = {}
     for phase, rows in phases.items():
         flops = [row.routine.flops for row in rows]
         touches: dict[str, list[_Touch]] = {}
-        for name, touch in touched[phase].items():
-            if (box := spots[name][0]) in BOXES:
-                touches.setdefault(box, []).append(touch)
+        for name, box in boxes.items():
+            if name in touched[phase]:
+                touches.setdefault(box, []).append(touched[phase][name])
         for box in sorted(touches):
             sent = box in ("sent", "gradients sent")
             head = min(t.first for t in touches[box]) if sent else max(t.last for t in touches[box]) + 1
@@ -138,16 +140,24 @@ def _part(flops: Sequence[int], head: int) -> float:
 
 
 def _place_joint(
-    rows: StageRows, phases: Mapping[str, tuple[Row, ...]], lasting: frozenset[str], spots: dict[str, tuple[str, int]]
+    rows: StageRows,
+    phases: Mapping[str, tuple[Row, ...]],
+    touched: Mapping[str, Mapping[str, _Touch]],
+    lasting: frozenset[str],
+    spots: dict[str, tuple[str, int]],
 ) -> dict[str, int]:
     """Places what lives in forward and backward of one microbatch, inputs, messages and what lasts apart; returns the bytes of the ring."""
-    line = (*phases["F"], *phases["B"])
-    touched = _touches(line, rows.sizes)
+    forward = len(phases["F"])
+    end = forward + len(phases["B"])
+    lives = {name: (touch.first, touch.last) for name, touch in touched["F"].items()}
+    for name, touch in touched["B"].items():
+        last = forward + touch.last
+        lives[name] = (lives[name][0] if name in lives else forward + touch.first, last)
     for name in rows.gradients:
-        touched[name].last = len(line)
+        lives[name] = (lives[name][0], end)
     apart = {*spots, *lasting}
-    own = {name: touch for name, touch in touched.items() if name not in apart and not name.startswith("input.")}
-    offsets, size = lay_out({name: rows.sizes[name] for name in own}, {name: (t.first, t.last) for name, t in own.items()})
+    own = {name: life for name, life in lives.items() if name not in apart and not name.startswith("input.")}
+    offsets, size = lay_out({name: rows.sizes[name] for name in own}, own)
     spots.update((name, (JOINT, offset)) for name, offset in offsets.items())
     return {JOINT: size} if size else {}
 
@@ -167,13 +177,19 @@ def _touches(rows: Sequence[Row], sizes: Mapping[str, int]) -> dict[str, _Touch]
     found: dict[str, _Touch] = {}
     for number, row in enumerate(rows):
         parameters = len(row.routine.function.parameters)
-        for n, name in enumerate(row.buffers):
+        for name in row.buffers[:parameters]:
             touch = found.get(name)
             if touch is not None:
                 touch.last = number
-                touch.writes = touch.writes or n >= parameters
             elif name in sizes:
-                found[name] = _Touch(number, number, n < parameters, n >= parameters)
+                found[name] = _Touch(number, number, True, False)
+        for name in row.buffers[parameters:]:
+            touch = found.get(name)
+            if touch is not None:
+                touch.last = number
+                touch.writes = True
+            elif name in sizes:
+                found[name] = _Touch(number, number, False, True)
     return found
 
 
@@ -234,13 +250,14 @@ def _place_transient(
     return size
 
 
-def _ring_phases(
-    phases: Sequence[str], of_buffer: Mapping[str, tuple[str, ...]], spots: Mapping[str, tuple[str, int]], ring: str
-) -> tuple[str, ...]:
-    touching = {phase for name, of in of_buffer.items() if spots[name][0] == ring for phase in of}
-    return tuple(phase for phase in phases if phase in touching)
+def _ring_phases(of_buffer: Mapping[str, tuple[str, ...]], spots: Mapping[str, tuple[str, int]]) -> dict[str, set[str]]:
+    """By ring, the phases that touch what lies there."""
+    found: dict[str, set[str]] = {}
+    for ring, phases in {(spots[name][0], phases) for name, phases in of_buffer.items()}:
+        found.setdefault(ring, set()).update(phases)
+    return found
 
 
 def _rings_of(names: Iterable[str], spots: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
     """The rings that some buffers lie in, each once."""
-    return tuple(dict.fromkeys(spots[name][0] for name in names if spots[name][0] != TRANSIENT))
+    return tuple(ring for ring in dict.fromkeys([spots[name][0] for name in names]) if ring != TRANSIENT)

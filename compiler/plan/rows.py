@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from mlc.frozen import frozen
 from mlc.ir.types import TensorType
 from mlc.lower.arrangement import Stored
 from mlc.lower.routine import Routine
 
 
-@frozen
-class Row:
+class Row(NamedTuple):
     """One call of a routine: the buffers it is given in order, its work memory last. `name` is for people; `path` keys random numbers.
 
     again: it does once more what a row before it did

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate
+from functools import lru_cache
+from itertools import accumulate, compress
 
 from mlc.frozen import frozen
 from mlc.ir.program import Call, Chain, Program, Step
@@ -122,5 +123,10 @@ def _followed(program: Program, layout: Layout, chain: Chain) -> tuple[range, ..
 
 def parameters_of(program: Program, call: Call) -> list[str]:
     """The model parameters a call is given, in order."""
-    roles = program.units[call.unit].roles
-    return [name for role, name in zip(roles, call.arguments, strict=True) if role == "param"]
+    return list(compress(call.arguments, _params(program.units[call.unit].roles)))
+
+
+@lru_cache(maxsize=1024)
+def _params(roles: tuple[str, ...]) -> tuple[bool, ...]:
+    """Which of the arguments of a unit are parameters of the model."""
+    return tuple(role == "param" for role in roles)

@@ -105,22 +105,42 @@ def _kind(words: Mapping[str, bool], operands: Mapping[str, bool]) -> _Kind:
     )
 
 
+class _Alike(NamedTuple):
+    """What sweeps can tell of a parameter: with most layers, that of the layer before.
+
+    here:  of each use, whether it is on the place of the owner
+    flat:  its initial value runs over ranges of elements
+    """
+
+    here: tuple[bool, ...]
+    flat: bool
+    fed: str
+    trained: bool
+    elementwise: bool
+    dtype: str
+    states: bool
+
+
+def _alike(lowered: Lowered, layout: Layout, number: int, parameter: PlannedParameter) -> _Alike:
+    of, placement = parameter, layout.schedule.placement
+    here = tuple([placement[stage] == of.owner for stage, _ in of.uses])
+    flat = lowered.inits[number].name in lowered.flat
+    return _Alike(here, flat, of.fed, of.update is not None, of.elementwise, of.dtype, bool(of.states))
+
+
 def _kinds(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParameter]) -> dict[str, list[_Kind]]:
     """By what sweeps go over, what there is of it."""
     waits = tree_levels(layout.groups, layout.dp) > 1
     waiting = {"waiting": waits, "kept": waits}
     pieces, held, shared = list[_Kind](), list[_Kind](), list[_Kind]()
-    for number, parameter in enumerate(parameters):
-        places = [layout.schedule.placement[stage] for stage, _ in parameter.uses]
-        spread = any(place != parameter.owner for place in places)
-        further = any(place == parameter.owner for place in places[1:])
-        flat = lowered.inits[number].name in lowered.flat
-        fed = {"loss": parameter.fed == "loss", "accumulated": parameter.fed == "accumulate"}
-        rule = {"elementwise": parameter.update is not None and parameter.elementwise, "whole": not parameter.elementwise}
-        values = {"copy": parameter.dtype != lowered.step.program.wide}
-        states = {name: bool(parameter.states) for name in ("state", "new state")}
+    for of in dict.fromkeys(_alike(lowered, layout, number, parameter) for number, parameter in enumerate(parameters)):
+        spread, further = not all(of.here), any(of.here[1:])
+        fed = {"loss": of.fed == "loss", "accumulated": of.fed == "accumulate"}
+        rule = {"elementwise": of.trained and of.elementwise, "whole": not of.elementwise}
+        values = {"copy": of.dtype != lowered.step.program.wide}
+        states = dict.fromkeys(("state", "new state"), of.states)
         pieces.append(_kind({**fed, **rule, "here": not spread, "spread": spread}, {**waiting, **values, **states, "further": further}))
-        held.append(_kind({"elementwise": flat, "whole": not flat}, values))
+        held.append(_kind({"elementwise": of.flat, "whole": not of.flat}, values))
         if spread:
             shared.append(_kind({"further": further}, waiting))
     return {"uses": [_kind({}, waiting)], "use": shared, "pieces": pieces, "held": held, "rank": [_kind({}, {})]}

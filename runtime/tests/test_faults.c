@@ -144,6 +144,9 @@ static void check_refusals(void)
     all->roles[1].levels = 0;
     refuse_at(all, 1, "place 1: 0 accumulators a use, 4 groups need 2");
     all = sums_make(FOUR, 0, false);
+    all->roles[1].results = all->roles[1].arena_bytes - 64;
+    refuse_at(all, 1, "place 1: results 0 is not sane");
+    all = sums_make(FOUR, 0, false);
     all->stage[MLC_TRAIN][1].forward.at[0][0] = UINT64_C(999) << MLC_REGION_SHIFT;
     refuse_at(all, 1, "names a region that place 1 does not have");
     all = sums_make(FOUR, 0, false);

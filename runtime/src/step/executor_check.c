@@ -2,10 +2,12 @@
 #include "step/executor.h"
 
 #include "model/action.h"
+#include "model/results.h"
 #include "model/tree.h"
 #include "step/sweep.h"
 #include "system/dtype.h"
 #include "system/exact.h"
+#include "system/numbers.h"
 
 #include <stdlib.h>
 
@@ -181,6 +183,15 @@ static uint64_t longest_list(const mlc_model *model)
     return (uint64_t)most;
 }
 
+/* Of what any list finds. */
+static uint64_t results_bytes(const mlc_model *model)
+{
+    int64_t most = 0;
+    for (int kind = 0; kind < MLC_CHAINS; kind++)
+        most = larger(most, mlc_statistics_count(&model->chains[kind]));
+    return sizeof(mlc_results) + (uint64_t)most * sizeof(mlc_statistic);
+}
+
 static int check_role(const mlc_model *model, int place, mlc_error *error)
 {
     const mlc_role *role = &model->roles[place];
@@ -191,6 +202,9 @@ static int check_role(const mlc_model *model, int place, mlc_error *error)
     uint64_t numbers = longest_list(model) * sizeof(int64_t);
     if (role->record >= role->arena_bytes || role->microbatches > role->arena_bytes - numbers || numbers > role->arena_bytes)
         return refuse_place(model, place, "record", 0, error);
+    uint64_t results = results_bytes(model);
+    if (results > role->arena_bytes || role->results > role->arena_bytes - results || role->results % 64)
+        return refuse_place(model, place, "results", 0, error);
     if (check_regions(model, place, error) || check_held(model, place, error))
         return error->status;
     if (check_owned(model, place, error))

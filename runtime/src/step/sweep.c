@@ -506,6 +506,12 @@ static int64_t total_blocks(const walk *of)
     return total;
 }
 
+/* Does a sweep put together what threads have noted at the moment? */
+static bool reads_notes(const walk *of)
+{
+    return of->sweep->over == MLC_OVER_RANK && (of->moment.at == MLC_AT_NORM || of->moment.at == MLC_AT_UPDATE);
+}
+
 void mlc_sweep_run(const mlc_rank *rank, const mlc_env *env, mlc_moment moment)
 {
     walk of = {.rank = rank, .moment = moment};
@@ -518,7 +524,7 @@ void mlc_sweep_run(const mlc_rank *rank, const mlc_env *env, mlc_moment moment)
         int64_t total = of.sweep->at == moment.at && !(of.sweep->gated && is_held(env)) ? total_blocks(&of) : 0;
         if (total == 0)
             continue;
-        if (behind)
+        if (behind || reads_notes(&of))
             meet(env);
         behind = true;
         own.gated = of.sweep->gated;
