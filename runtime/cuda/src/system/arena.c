@@ -5,6 +5,7 @@
 #include "mlc.h"
 #include "mlc_gpu.h"
 #include "mlc_found.h"
+#include "system/near.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -26,6 +27,9 @@ int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_byte
         munmap(mail, arena_bytes);
         return mlc_error_set(error, MLC_FAILED, "%s", text);
     }
+    char place[MLC_GPU_NAME_BYTES];
+    mlc_gpu_name(gpu, place);
+    mlc_near_bind(MLC_NEAR_DEVICES, place);
     *arena = (mlc_arena){base, mail, gpu, arena_bytes, scratch_bytes_per_thread, bytes, threads};
     return MLC_OK;
 }
