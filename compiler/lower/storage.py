@@ -136,8 +136,10 @@ class Chooser:
 
     def bound(self, value: Value, kind: str) -> Placement:
         """The buffer of a parameter or result."""
-        arrangement = self.arranged.get(value.name) or canonical(value.type.shape)
-        self.storage.buffers[value.name] = Buffer(value.name, value.type.dtype, arrangement.elements, kind)
+        plain = canonical(value.type.shape)
+        arrangement = self.arranged.get(value.name) or plain
+        arranged = None if arrangement == plain else arrangement
+        self.storage.buffers[value.name] = Buffer(value.name, value.type.dtype, arrangement.elements, kind, arranged)
         return placed(value.name, arrangement)
 
     def work(self, value: Value, dtype: str | None = None, strided: bool = False) -> Placement:

@@ -57,6 +57,7 @@ C = Target(
         sweeps={kernel: _sweep_function(kernel) for kernel in SWEEP_KERNELS if kernel not in OWN},
         scatters=("f32", "f64"),
         arrange=_canonical,
+        keep=_canonical,
         alignment=64,
         # A core of a server of this decade with vectors of 512 bits; only the proportion matters to a cut.
         machine=Machine(flops_per_second=1e11, bytes_per_second=1e10),

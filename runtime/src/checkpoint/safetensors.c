@@ -288,9 +288,15 @@ static int put_entry(filling *file, const mlc_entry *entry, uint64_t at)
     mlc_owned own = mlc_entry_own(file->rank, entry);
     if (own.begin == own.end)
         return MLC_OK;
-    uint64_t unit = mlc_wide_bytes(file->rank->model), bytes = (uint64_t)(own.end - own.begin) * unit;
-    if (open_filling(file) || put_bytes(file, mlc_rank_at(file->rank, own.at), bytes, at + (uint64_t)own.begin * unit))
+    uint64_t unit = mlc_wide_bytes(file->rank->model);
+    mlc_strip strip;
+    if (open_filling(file))
         return file->error->status;
+    for (int64_t count, i = own.begin; i < own.end; i += count) {
+        const char *elements = mlc_owned_look(file->rank, &own, i, &count, &strip);
+        if (put_bytes(file, elements, (uint64_t)count * unit, at + (uint64_t)i * unit))
+            return file->error->status;
+    }
     return MLC_OK;
 }
 

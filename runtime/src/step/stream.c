@@ -5,14 +5,12 @@
 
 #include <stdlib.h>
 
-#define CHUNK 32768 /* bytes worked on at a time: stays in the first cache through all additions */
-
 uint64_t mlc_stream_aligned(uint64_t bytes)
 {
     return (bytes + MLC_STREAM_LINE - 1) / MLC_STREAM_LINE * MLC_STREAM_LINE;
 }
 
-bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, const uint64_t *guests, uint64_t offset, uint64_t bytes)
+bool mlc_stream_add(mlc_stream *stream, mlc_stretch stretch)
 {
     if (stream->count == stream->capacity) {
         int capacity = stream->capacity ? 2 * stream->capacity : 8;
@@ -22,8 +20,9 @@ bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, const uint64_t *
         stream->stretches = grown;
         stream->capacity = capacity;
     }
-    stream->stretches[stream->count++] = (mlc_stretch){levels, guests, offset, bytes, stream->bytes};
-    stream->bytes += mlc_stream_aligned(bytes);
+    stretch.start = stream->bytes;
+    stream->stretches[stream->count++] = stretch;
+    stream->bytes += mlc_stream_aligned(stretch.bytes);
     return true;
 }
 
@@ -43,9 +42,9 @@ static void visit_stretch(const mlc_rank *rank, const mlc_stretch *it, uint64_t 
                           mlc_part_visitor visit, void *context)
 {
     uint64_t begin = low > it->start ? low : it->start, end = high < it->start + it->bytes ? high : it->start + it->bytes;
-    for (uint64_t at = begin; at < end; at += CHUNK) {
-        uint64_t bytes = end - at < CHUNK ? end - at : CHUNK;
-        visit(rank, &(mlc_part){it->levels, it->guests, it->offset + at - it->start, bytes, at - segment}, context);
+    for (uint64_t at = begin; at < end; at += MLC_STREAM_PART) {
+        uint64_t bytes = end - at < MLC_STREAM_PART ? end - at : MLC_STREAM_PART;
+        visit(rank, &(mlc_part){it->levels, it->guests, it->arranged, it->unit, it->offset + at - it->start, bytes, at - segment}, context);
     }
 }
 
