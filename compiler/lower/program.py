@@ -148,7 +148,8 @@ class _Lowerer:
         adds, zeros = self._sums()
         copies = self._copies()
         rounded = self._rounded(parameters.values())
-        flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
+        ranges = [init for init, stored in zip(inits, parameters.values(), strict=True) if stored.master.is_canonical]
+        flat = frozenset(r.name for r in (*ranges, *updates) if self._is_flat(r))
         again = tuple(self._again(n, f, of) for n, (f, of) in enumerate(zip(forward, self.step.variants, strict=True)))
         return Lowered(
             step=self.step,
