@@ -214,7 +214,7 @@ class Chooser:
         self.storage.copies.setdefault(value.name, []).append((value, placement, mode))
 
     def _put_aside(self, value: Value, mode: str) -> None:
-        """Have a result that cannot be written where it lies written beside it, if it could be were it canonical: so no bit depends on that.
+        """Have a result that cannot be written where it lies written beside it, if it could be were it canonical: no bit depends on that.
 
         What computes it rounds to the dtype of its buffer; in a place of its own it would be rounded to one more dtype.
         """
