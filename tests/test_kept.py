@@ -222,10 +222,13 @@ def test_runs_clean(tmp_path: Path) -> None:
 
 
 def test_kernels_of_two_operands_change_the_first() -> None:
-    """By this the walk over sweeps knows what it puts back."""
-    for kernel in (kernel for kernel in KERNELS.values() if kernel.name not in OWN):
+    """Of those on tensors: by this the walk over sweeps knows what it puts back."""
+    tensors = [kernel for kernel in KERNELS.values() if kernel.name not in OWN and kernel.operands[0][1] in ("wide", "narrow")]
+    assert len(tensors) == 8
+    for kernel in tensors:
         first, *others = (use for use, _ in kernel.operands)
-        assert (first in ("change", "write")) == bool(others) and all(use == "read" for use in others)
+        assert (first in ("change", "write")) == bool(others) and all(use == "read" for use in others) and len(others) < 2
+    assert all(kind not in ("wide", "narrow") for kernel in KERNELS.values() if kernel not in tensors for _, kind in kernel.operands)
 
 
 # ---- arrangements ----
