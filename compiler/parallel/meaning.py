@@ -12,7 +12,7 @@ from mlc.parallel.planned import Buffer, Chunk, PlannedParameter, Row, Signature
 def rows_meaning(
     routines: Sequence[Signature],
     buffers: Sequence[Buffer],
-    rows: Mapping[str, Iterable[Row]],
+    rows: Mapping[str, Sequence[Row]],
     bound: Mapping[str, Iterable[tuple[int, int]]],
 ) -> str:
     """bound: what else a chunk names buffers for: pairs of a number and a buffer, by what they are"""
