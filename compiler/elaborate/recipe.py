@@ -17,14 +17,12 @@ from mlc.elaborate.units import function_key
 from mlc.elaborate.values import SCALAR, FunctionValue, ParameterView, Partial, Poison, as_int, describe, number
 from mlc.frozen import frozen
 from mlc.ir.builder import FreshNames
+from mlc.ir.flat import FLAT, flat
 from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Pointwise
 from mlc.ir.program import Recipe, Scalar, Update
-from mlc.ir.types import Dim, Factor, TensorType, Value
+from mlc.ir.types import TensorType, Value
 from mlc.ops import OPS
-
-#: The dims of a function that may be applied to any slice of a flat tensor.
-FLAT = Dim((Factor("n", 1024),))
 
 SETTINGS = ("clip", "precision", "microbatches", "groups")
 
@@ -329,23 +327,3 @@ def _alone(instruction: Instruction, random: bool) -> bool:
     if instruction.op == "broadcast":
         return instruction.operands[0].type.dims == ()
     return instruction.op in ("constant", "copy", "stop_gradient") or isinstance(OPS[instruction.op].lowering, Pointwise)
-
-
-def flat(function: Function, shape: tuple[int, ...]) -> Function:
-    """The same function over a flat tensor of any size."""
-
-    def change(value: Value) -> Value:
-        return Value(value.name, TensorType(value.type.dtype, (FLAT,))) if value.type.shape == shape else value
-
-    instructions = tuple(
-        Instruction(
-            i.op,
-            tuple(change(o) for o in i.operands),
-            tuple((k, (FLAT,) if k == "dims" else v) for k, v in i.attributes),
-            tuple(change(r) for r in i.results),
-            i.span,
-            i.via,
-        )
-        for i in function.instructions
-    )
-    return Function(function.name, tuple(map(change, function.parameters)), instructions, tuple(map(change, function.results)))

@@ -13,6 +13,7 @@ from mlc.mesh import AXES
 from mlc.parallel.planned import (
     VERSION,
     Area,
+    Arranged,
     Buffer,
     Channel,
     Chunk,
@@ -103,7 +104,7 @@ def _maybe(number: int | None) -> str:
 
 def _parameter(parameter: PlannedParameter) -> str:
     p = parameter
-    rest = _of_parameter(p.dtype, p.shape, p.fed, p.owner, p.uses, p.states, p.elementwise, p.update)
+    rest = _of_parameter(p.dtype, p.shape, p.fed, p.owner, p.uses, p.states, p.elementwise, p.update, p.arranged)
     return f'{{"name": {quoted(p.name)}, {rest}'
 
 
@@ -117,6 +118,7 @@ def _of_parameter(
     states: tuple[tuple[str, tuple[int, ...]], ...],
     elementwise: bool,
     update: int | None,
+    arranged: Arranged | None,
 ) -> str:
     """All but the name, which parameters of equal layers have alike."""
     fields = {
@@ -129,8 +131,14 @@ def _of_parameter(
         "states": [{"name": name, "shape": of} for name, of in states],
         "elementwise": elementwise,
         "update": update,
+        **({} if arranged is None else {"arranged": _arranged(arranged)}),
     }
     return json.dumps(fields)[1:]
+
+
+def _arranged(arranged: Arranged) -> dict[str, Any]:
+    master, copy, *states = [None if of is None else str(of) for of in (arranged.master, arranged.copy, *arranged.states)]
+    return {"master": master, "copy": copy, "states": states}
 
 
 def _routine(routine: Signature) -> dict[str, Any]:

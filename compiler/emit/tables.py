@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import accumulate
 
 from mlc.emit import tree as c
 from mlc.emit.dtypes import register, stored
@@ -12,8 +13,9 @@ from mlc.emit.literals import Pools, c_string, packed, write_array
 from mlc.emit.printer import braced, designated, initializer
 from mlc.ir.program import Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
+from mlc.lower.arrangement import Arrangement
 from mlc.lower.program import Lowered
-from mlc.parallel.planned import CHAINS, FED, Chunk, Columns, Held, OwnedParameter, Place, Planned, Row, Use
+from mlc.parallel.planned import CHAINS, FED, Chunk, Columns, Held, OwnedParameter, Place, Planned, PlannedParameter, Row, Use
 from mlc.parallel.sweeps import OWN, Sweep, SweepCall
 from mlc.resources import VERSION
 
@@ -47,6 +49,7 @@ class Tables:
         self.plan = plan
         self.paths: dict[str, str] = {}
         self.domains = "NULL"
+        self.arranged = False
         self.tensors: dict[tuple[str, str, tuple[int, ...], int | str], str] = {}
         self.alike: dict[tuple[tuple[int, ...], str, int, int, _States], str] = {}
 
@@ -54,6 +57,7 @@ class Tables:
         """All tables; the model, which names them, comes last."""
         plan, program = self.plan, self.program
         self._array("mlc_parameter", "parameters", [self._parameter(n) for n in range(len(plan.parameters))])
+        self.arranged = self._arranged()
         names = [i.name for i in program.inputs]
         self._array("mlc_input", "inputs", [self._input(value, names) for value in program.inputs])
         self.domains = self._array("mlc_domain", "domains", [row for n, i in enumerate(program.inputs) for row in _domains(n, i)])
@@ -101,6 +105,48 @@ class Tables:
             fields = (len(shape), self._shape(shape), FED.index(fed), uses, owner, pool, len(states))
             self.alike[key] = ", ".join(map(str, fields))
         return self.alike[key]
+
+    def _arranged(self) -> bool:
+        """Define how parameters lie where some are not canonical; each arrangement once."""
+        plan = self.plan.parameters
+        if all(parameter.arranged is None for parameter in plan):
+            return False
+        made: dict[tuple[Arrangement, tuple[int, ...]], int] = {}
+        rows = [self._lies(parameter, made) for parameter in plan]
+        panels = [initializer((of.dim, of.size, of.stride)) for arrangement, _ in made for of in arrangement.panels]
+        self._array("mlc_panels", "panels", panels)
+        first = 0
+        arrangements: list[str] = []
+        for arrangement, shape in made:
+            arrangements.append(self._arrangement(arrangement, shape, first))
+            first += len(arrangement.panels)
+        self._array("mlc_arrangement", "arrangements", arrangements)
+        states = [state for *_, of in rows for state in of]
+        self._array("mlc_arrangement *const", "arranged_states", states)
+        starts = accumulate((len(of) for *_, of in rows), initial=0)
+        places = [f"arranged_states + {start}" if of else "NULL" for start, (*_, of) in zip(starts, rows, strict=False)]
+        self._array("mlc_arranged", "arranged", [initializer((*of[:2], place)) for of, place in zip(rows, places, strict=True)])
+        return True
+
+    def _lies(
+        self, parameter: PlannedParameter, made: dict[tuple[Arrangement, tuple[int, ...]], int]
+    ) -> tuple[str, str, tuple[str, ...]]:
+        """Pointers to the arrangements of master, copy and states; no states where all are canonical. made: numbers of arrangements"""
+        if parameter.arranged is None:
+            return "NULL", "NULL", ()
+        shapes = (parameter.shape, parameter.shape, *(shape for _, shape in parameter.states))
+        every = (parameter.arranged.master, parameter.arranged.copy, *parameter.arranged.states)
+        pairs = zip(every, shapes, strict=True)
+        numbers = [None if of is None else made.setdefault((of, shape), len(made)) for of, shape in pairs]
+        master, copy, *states = ("NULL" if number is None else f"arrangements + {number}" for number in numbers)
+        return master, copy, tuple(states) if any(state != "NULL" for state in states) else ()
+
+    def _arrangement(self, arrangement: Arrangement, shape: tuple[int, ...], panels: int) -> str:
+        """An mlc_arrangement, whose panels begin at a number of the table of all."""
+        strides = self.pools.array("int64_t", list(map(str, arrangement.strides)))
+        count = len(arrangement.panels)
+        table = f"panels + {panels}" if count else "NULL"
+        return initializer((len(shape), self._shape(shape), strides, table, count, arrangement.elements))
 
     def _input(self, value: Input, names: list[str]) -> str:
         limit = -1 if value.limit is None else value.limit
@@ -270,6 +316,7 @@ class Tables:
             "operands": max((len(plan.routines[number].operands) for number in called), default=0),
             "parameters": "parameters" if plan.parameters else "NULL",
             "parameter_count": len(plan.parameters),
+            **({"arranged": "arranged"} if self.arranged else {}),
             "inputs": "inputs" if program.inputs else "NULL",
             "input_count": len(program.inputs),
             "domains": self.domains,

@@ -1,14 +1,17 @@
 """How the elements of a value lie in its buffer: the target's choice for each value, at compile time.
 
 The canonical arrangement is row-major without gaps. Another one may give rows a pitch, order the dims otherwise, or put the indices of
-a dim into panels (0 to 31 of it with all of the others, then 32 to 63 ...). Gaps hold nothing that anybody reads. What the runtime itself
-reads or writes is canonical: parameters, gradients, states of optimizers, inputs, losses, logits; so checkpoints, digests and views know
-no other.
+a dim into panels (0 to 31 of it with all of the others, then 32 to 63 ...). Gaps hold nothing, and nobody reads or writes them.
+
+Of what outlives a microbatch, parameters, their gradients and states of optimizers lie as the target chooses too; the runtime takes their
+elements in canonical order out of and into where they lie (`runtime/src/model/arranged.h`), so shards, messages between ranks, norms,
+checkpoints, digests and views know no other order. Inputs, losses and logits are canonical.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import field
 
@@ -42,8 +45,34 @@ class Arrangement:
     elements: int
 
 
+    def __str__(self) -> str:
+        """Strides, those of dims in panels with size and stride of these, and elements: `8 1 in 64`, `1/32*256 32 in 512`."""
+        panels = {of.dim: f"/{of.size}*{of.stride}" for of in self.panels}
+        return " ".join([f"{stride}{panels.get(dim, '')}" for dim, stride in enumerate(self.strides)] + [f"in {self.elements}"])
+
+
 #: (dtype, shape) -> how a value of these is arranged.
 Arrange = Callable[[str, tuple[int, ...]], Arrangement]
+
+
+#: Arrangement.__str__, and a dim of it.
+_TEXT = re.compile(r"((?:\d{1,18}(?:/\d{1,18}\*\d{1,18})? )+)in (\d{1,18})", re.ASCII)
+_DIM = re.compile(r"(\d+)(?:/(\d+)\*(\d+))?")
+
+
+def arranges(text: str) -> bool:
+    """Whether a text says an arrangement."""
+    return _TEXT.fullmatch(text) is not None
+
+
+def arrangement_of(text: str) -> Arrangement:
+    """The arrangement that a text says; ValueError: it says none."""
+    match = _TEXT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no arrangement")
+    dims = [of.groups() for of in map(_DIM.fullmatch, match[1].split()) if of is not None]
+    panels = tuple(Panels(dim, int(size), int(apart)) for dim, (_, size, apart) in enumerate(dims) if size is not None)
+    return Arrangement(tuple(int(stride) for stride, _, _ in dims), panels, int(match[2]))
 
 
 def canonical(shape: Sequence[int]) -> Arrangement:
@@ -77,6 +106,35 @@ def ordered(shape: Sequence[int], order: Sequence[int]) -> Arrangement:
     return Arrangement(tuple(strides[d] for d in range(len(shape))), (), math.prod(shape))
 
 
+def chosen_arrangement(arrange: Arrange, dtype: str, shape: tuple[int, ...]) -> Arrangement | None:
+    """What a target chooses; None where that is canonical, as every single element is."""
+    if math.prod(shape) <= 1:
+        return None
+    arrangement = arrange(dtype, shape)
+    return None if arrangement == canonical(shape) else arrangement
+
+
+def is_bijective(arrangement: Arrangement, shape: Sequence[int]) -> bool:
+    """Whether every element has a place of its own among those of the buffer, shown by strides alone.
+
+    From the densest on, an axis (a dim, or the panels of one) steps over all that the axes before it reach. Then places are numbers of
+    mixed radix with gaps, so no two are equal. It is asked of every arrangement of a plan; one that is bijective otherwise is refused.
+    """
+    if len(arrangement.strides) != len(shape) or len({of.dim for of in arrangement.panels}) != len(arrangement.panels):
+        return False
+    panels = {of.dim: of for of in arrangement.panels}
+    if any(not 0 <= of.dim < len(shape) or of.size < 1 for of in arrangement.panels):
+        return False
+    axes = [(stride, min(shape[d], panels[d].size) if d in panels else shape[d]) for d, stride in enumerate(arrangement.strides)]
+    axes += [(of.stride, -(-shape[of.dim] // of.size)) for of in arrangement.panels]
+    reach = 0
+    for stride, extent in sorted(axis for axis in axes if axis[1] > 1):
+        if stride <= reach:
+            return False
+        reach += stride * (extent - 1)
+    return reach < arrangement.elements
+
+
 def is_strided(arrangement: Arrangement) -> bool:
     """Whether a kernel can walk it by strides, the last dim in steps of one element."""
     return not arrangement.panels and arrangement.strides[-1:] in ((), (1,))
@@ -94,11 +152,29 @@ class Stored:
         object.__setattr__(self, "bytes", self.arrangement.elements * dtype_of(self.type.dtype).bytes)
 
     @property
+    def is_canonical(self) -> bool:
+        return self.arrangement == canonical(self.type.shape)
+
+    @property
     def key(self) -> tuple[str, int | tuple[int, ...], Arrangement | None]:
         """What values have in common that the same elementwise routine serves: their size alone, where they are canonical."""
-        if self.arrangement == canonical(self.type.shape):
+        if self.is_canonical:
             return self.type.dtype, self.type.size, None
         return self.type.dtype, self.type.shape, self.arrangement
+
+
+@frozen
+class StoredParameter:
+    """How a parameter lies in memory.
+
+    master:  its gradients lie like it
+    copy:    in the dtype that rows read, where that is not the master's
+    states:  of its optimizer. Those of a rule that runs over elements lie in canonical order, without gaps, as far as a replica has them
+    """
+
+    master: Stored
+    copy: Stored | None
+    states: tuple[Stored, ...]
 
 
 @frozen

@@ -2,8 +2,9 @@
 
     Step, Rules  ->  per unit, the values of its functions that are not canonical
 
-A state is arranged as the target wants its dtype and shape, whichever calls make and read it; one that the runtime reads (a loss, a metric,
-logits) is canonical, and so is each that shares a maker or a reader with it. The gradient of a state is arranged as the state is.
+A parameter, and the gradient of one, is arranged as the target wants its dtype and shape, in all units alike. A state is arranged as the
+target wants its dtype and shape too, whichever calls make and read it; one that the runtime reads (a loss, a metric, logits) is canonical,
+and so is each that shares a maker or a reader with it. The gradient of a state is arranged as the state is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mlc.ir.program import Chain, Program, Step, Unit, Variant
 from mlc.ir.types import Value
-from mlc.lower.arrangement import Arrangement, Stored, canonical
+from mlc.lower.arrangement import Arrangement, Stored, canonical, chosen_arrangement
 from mlc.lower.rules import Rules
 
 #: A state as a unit knows it: the unit's number, and the name of its parameter or result.
@@ -30,6 +31,9 @@ def boundaries(step: Step, rules: Rules, kept: tuple[Mapping[str, str], ...]) ->
         arranged = {value.name: a for value in _states(unit) if (a := classes.arrangement((number, value.name), rules)) is not None}
         if variants:
             arranged |= _inside(unit, variants[0], arranged, rules, kept[number])
+        for value in _parameters(unit, variants):
+            if (kept_so := chosen_arrangement(rules.keep, value.type.dtype, value.type.shape)) is not None:
+                arranged[value.name] = kept_so
         found.append(arranged)
     return Boundaries(found)
 
@@ -38,6 +42,16 @@ def _states(unit: Unit) -> Iterator[Value]:
     """The states that a unit reads and makes."""
     yield from (value for role, value in zip(unit.roles, unit.function.parameters, strict=True) if role == "state")
     yield from unit.function.results[: unit.outputs]
+
+
+def _parameters(unit: Unit, variants: Sequence[Variant]) -> Iterator[Value]:
+    """The parameters of the model that a unit reads, and what it adds to the gradients of some."""
+    yield from (value for role, value in zip(unit.roles, unit.function.parameters, strict=True) if role == "param")
+    effects = zip(unit.effects, unit.function.results[unit.outputs :], strict=False)
+    yield from (result for effect, result in effects if effect.kind == "accumulate")
+    if variants:
+        made = {r.name: r for r in (*variants[0].input_gradient.results, *variants[0].weight_gradient.results)}
+        yield from (made[gradient] for _, gradient, _ in variants[0].d_params)
 
 
 def _inside(
@@ -57,11 +71,8 @@ def _inside(
 
 
 def arranged_value(value: Value, rules: Rules) -> Arrangement | None:
-    """How the target arranges a value; None where that is canonical, as every single element is."""
-    if value.type.size <= 1:
-        return None
-    arrangement = rules.arrange(value.type.dtype, value.type.shape)
-    return None if arrangement == canonical(value.type.shape) else arrangement
+    """How the target arranges a value; None where that is canonical."""
+    return chosen_arrangement(rules.arrange, value.type.dtype, value.type.shape)
 
 
 class Boundaries:

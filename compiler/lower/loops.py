@@ -16,6 +16,7 @@ on each other stands a barrier. A body is a small tree of statements over scalar
 from __future__ import annotations
 
 from mlc.frozen import frozen
+from mlc.lower.arrangement import Arrangement
 from mlc.lower.expression import Counter, Expression, Index
 from mlc.lower.library import Constants, Operand, RuntimeKernel, Scratch
 
@@ -216,9 +217,13 @@ Kernel = Nest | Whole | Scatter | Scan | Columns | Select | Contract | Call
 
 @frozen
 class Buffer:
-    """Memory of a function. kind: "parameter" and "result" are bound by the call; "work" is its own while it runs."""
+    """Memory of a function. kind: "parameter" and "result" are bound by the call; "work" is its own while it runs.
+
+    arranged: of what is bound by the call and not canonical: how it lies
+    """
 
     name: str
     dtype: str
     elements: int
     kind: str
+    arranged: Arrangement | None = None

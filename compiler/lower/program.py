@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mlc.diagnostics import NO_SPAN, InternalError
 from mlc.frozen import frozen
 from mlc.ir.builder import Builder
+from mlc.ir.flat import is_flat, unflat
 from mlc.ir.function import Function
 from mlc.ir.op import Op
-from mlc.ir.program import CALL_CHOICES, CHOICES, Input, Program, Step, Unit, Update, Variant
+from mlc.ir.program import CALL_CHOICES, CHOICES, Input, Parameter, Program, Step, Unit, Update, Variant
 from mlc.ir.types import ONE, TensorType, Value
 from mlc.lower.again import Again, remade
-from mlc.lower.arrangement import Arrangement, Stored
+from mlc.lower.arrangement import Arrangement, Stored, StoredParameter, canonical, chosen_arrangement
 from mlc.lower.boundary import Boundaries, boundaries
 from mlc.lower.checks import Facts
 from mlc.lower.loops import Nest
@@ -34,13 +35,14 @@ class Lowered:
     input_gradient:   per unit, None where there is nothing to do
     weight_gradient:  per unit, None where there is nothing to do
     kept:             per unit: pending value -> the incoming cotangent it is, which stays where it lies
-    inits:            per parameter; flat where the initial value is elementwise
+    inits:            per parameter; flat where the initial value is elementwise and the master canonical
     updates:          per Program.updates
     boundaries:       how values between functions of a unit, and between units, lie
     adds:             Stored.key of a state -> routine (a, b) -> a + b, for states that several calls read
     zeros:            Stored.key -> routine () -> 0
     copies:           Stored.key of a state -> routine (a) -> a, for states that pass through a stage, and their gradients
-    rounded:          (dtype, size) of a parameter that rows read in another dtype than its master's -> routine (master) -> copy
+    rounded:          Stored.key of a master, and of the copy that rows read of it -> routine (master) -> copy
+    parameters:       how each lies, by name
     flat:             names of the routines that run over a range of flat elements
     again:            [unit][choice] -> what makes saved values again, for each choice but "none" that keeps less
     """
@@ -58,7 +60,8 @@ class Lowered:
     adds: Mapping[Key, Routine]
     zeros: Mapping[Key, Routine]
     copies: Mapping[Key, Routine]
-    rounded: Mapping[tuple[str, int], Routine]
+    rounded: Mapping[tuple[Key, Key], Routine]
+    parameters: Mapping[str, StoredParameter]
     flat: frozenset[str]
     again: tuple[Mapping[str, Again], ...]
 
@@ -139,12 +142,14 @@ class _Lowerer:
         forward = tuple(self.forward(n, u, v) for n, (u, v) in enumerate(units))
         input_gradient = tuple(self.input_gradient(n, u, v) for n, (u, v) in enumerate(units))
         weight_gradient = tuple(self.weight_gradient(n, u, v) for n, (u, v) in enumerate(units))
-        inits = self._inits()
+        parameters = {parameter.name: self._parameter(parameter) for parameter in self.program.parameters}
+        inits = self._inits([parameters[parameter.name] for parameter in self.program.parameters])
         updates = tuple(map(self._update, self.program.updates, self.step.updates))
         adds, zeros = self._sums()
         copies = self._copies()
-        rounded = self._rounded()
-        flat = frozenset(r.name for r in (*inits, *updates) if self._is_flat(r))
+        rounded = self._rounded(parameters.values())
+        ranges = [init for init, stored in zip(inits, parameters.values(), strict=True) if stored.master.is_canonical]
+        flat = frozenset(r.name for r in (*ranges, *updates) if self._is_flat(r))
         again = tuple(self._again(n, f, of) for n, (f, of) in enumerate(zip(forward, self.step.variants, strict=True)))
         return Lowered(
             step=self.step,
@@ -161,6 +166,7 @@ class _Lowerer:
             zeros=zeros,
             copies=copies,
             rounded=rounded,
+            parameters=parameters,
             flat=flat,
             again=again,
         )
@@ -178,24 +184,53 @@ class _Lowerer:
                 self.routines.append(found[variant.choice].routine)
         return found
 
+    def _parameter(self, parameter: Parameter) -> StoredParameter:
+        kind, wide = parameter.type, self.program.wide
+        copy = None if kind.dtype == wide else self._stored(kind)
+        rule = None if parameter.update is None else self.program.updates[parameter.update]
+        states = () if rule is None else tuple(self._state(parameter, rule, state) for _, state in rule.states)
+        return StoredParameter(self._stored(TensorType(wide, kind.dims)), copy, states)
+
+    def _state(self, parameter: Parameter, rule: Update, state: TensorType) -> Stored:
+        if rule.elementwise:
+            return Stored(TensorType(self.program.wide, parameter.type.dims), canonical(parameter.type.shape))
+        return self._stored(state)
+
+    def _stored(self, kind: TensorType) -> Stored:
+        """As the target keeps it."""
+        return Stored(kind, chosen_arrangement(self.rules.keep, kind.dtype, kind.shape) or canonical(kind.shape))
+
     def _update(self, update: Update, function: Function) -> Routine:
-        """Calls pass p, g and states, then the places of the results, then scalars."""
+        """Calls pass p, g and states, then the places of the results, then scalars. A rule over elements takes them in canonical order."""
         parameters = [p.name for p in function.parameters]
         tensors = 2 + len(update.states)
         binds = (*parameters[:tensors], *(r.name for r in function.results), *parameters[tensors:])
-        return self.lower(function, f"update_{function.name}", binds=binds)
+        lasting = () if update.elementwise else (*function.parameters[:tensors], *function.results)
+        arranged = {value.name: self._stored(value.type).arrangement for value in lasting}
+        return self.lower(function, f"update_{function.name}", binds=binds, arranged=arranged)
 
-    def _inits(self) -> tuple[Routine, ...]:
-        """A routine per parameter; parameters with the same initial value have one function, and share its routine."""
-        functions = {id(init): init for init in self.step.inits}
-        made = {key: self.lower(init, f"init_{init.name}") for key, init in functions.items()}
-        return tuple(made[id(init)] for init in self.step.inits)
+    def _inits(self, parameters: Sequence[StoredParameter]) -> tuple[Routine, ...]:
+        """A routine per parameter. Those with the same initial value have one function, and share its routine where they are canonical."""
+        made: dict[tuple[int, Key | None], Routine] = {}
+        found: list[Routine] = []
+        for init, stored in zip(self.step.inits, parameters, strict=True):
+            key = id(init), None if stored.master.is_canonical else stored.master.key
+            if key not in made:
+                made[key] = self._init(init, stored.master)
+            found.append(made[key])
+        return tuple(found)
+
+    def _init(self, init: Function, master: Stored) -> Routine:
+        if master.is_canonical:
+            return self.lower(init, f"init_{init.name}")
+        function = unflat(init, master.type.dims)
+        return self.lower(function, f"init_{init.name}", arranged={function.results[0].name: master.arrangement})
 
     def _is_flat(self, routine: Routine) -> bool:
         """Elementwise over the flat vector of 1024 that stands for any size."""
         (result, *_) = routine.function.results
         one = len(routine.kernels) == 1 and isinstance(routine.kernels[0], Nest) and routine.kernels[0].vector
-        return one and [f.label for d in result.type.dims for f in d.factors] == ["n"]
+        return one and is_flat(result.type.dims)
 
     def _sums(self) -> tuple[dict[Key, Routine], dict[Key, Routine]]:
         """The routines that add gradients of states, and those that clear them."""
@@ -231,16 +266,19 @@ class _Lowerer:
         arranged = {value.name: stored.arrangement for value in (*parameters, result)}
         return self.lower(function, f"{what}_{stored.type.dtype}_{stored.type.size}", arranged=arranged)
 
-    def _rounded(self) -> dict[tuple[str, int], Routine]:
-        """The routines that round masters, by dtype and size."""
-        rounded: dict[tuple[str, int], Routine] = {}
-        for kind in (p.type for p in self.program.parameters if p.type.dtype != self.program.wide):
-            if (kind.dtype, kind.size) not in rounded:
-                master = Value("master", TensorType(self.program.wide, kind.dims))
-                builder = Builder(self.ops, "lower", NO_SPAN, ("master",))
-                copy = builder.one("cast", master, dtype=kind.dtype, hint="copy")
-                function = Function("round", (master,), tuple(builder.instructions), (copy,))
-                rounded[kind.dtype, kind.size] = self.lower(function, f"round_{kind.dtype}_{kind.size}")
+    def _rounded(self, parameters: Iterable[StoredParameter]) -> dict[tuple[Key, Key], Routine]:
+        """The routines that round masters, by how these and their copies are stored."""
+        rounded: dict[tuple[Key, Key], Routine] = {}
+        for stored in parameters:
+            if stored.copy is None or (stored.master.key, stored.copy.key) in rounded:
+                continue
+            master, kind = Value("master", stored.master.type), stored.copy.type
+            builder = Builder(self.ops, "lower", NO_SPAN, ("master",))
+            copy = builder.one("cast", master, dtype=kind.dtype, hint="copy")
+            function = Function("round", (master,), tuple(builder.instructions), (copy,))
+            arranged = {master.name: stored.master.arrangement, copy.name: stored.copy.arrangement}
+            routine = self.lower(function, f"round_{kind.dtype}_{kind.size}", arranged=arranged)
+            rounded[stored.master.key, stored.copy.key] = routine
         return rounded
 
     def _copy(self, stored: Stored) -> Routine:

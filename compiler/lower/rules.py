@@ -88,7 +88,8 @@ class Rules:
     kernels:       those of the runtime, by name
     sweeps:        by kernel of sweeps (mlc.parallel.sweeps.KERNELS), its function for a wide dtype
     scatters:      dtypes in which scatters add in memory; narrow ones are computed in their register's
-    arrange:       how a value of a dtype and shape lies in memory, where the runtime itself does not read it
+    arrange:       how a value of a microbatch lies in memory, by dtype and shape, where the runtime itself does not read it
+    keep:          the same of a parameter, its gradients and its copy, and of a state that an optimizer keeps whole
     alignment:     bytes to whose multiples buffers are aligned
     scratch:       bytes of scratch of a thread that the runtime takes whatever the kernels do
     machine:       for costs
@@ -104,6 +105,7 @@ class Rules:
     sweeps: Mapping[str, Callable[[str], str]]
     scatters: tuple[str, ...]
     arrange: Arrange
+    keep: Arrange
     alignment: int
     scratch: int
     machine: Machine

@@ -136,8 +136,10 @@ class Chooser:
 
     def bound(self, value: Value, kind: str) -> Placement:
         """The buffer of a parameter or result."""
-        arrangement = self.arranged.get(value.name) or canonical(value.type.shape)
-        self.storage.buffers[value.name] = Buffer(value.name, value.type.dtype, arrangement.elements, kind)
+        plain = canonical(value.type.shape)
+        arrangement = self.arranged.get(value.name) or plain
+        arranged = None if arrangement == plain else arrangement
+        self.storage.buffers[value.name] = Buffer(value.name, value.type.dtype, arrangement.elements, kind, arranged)
         return placed(value.name, arrangement)
 
     def work(self, value: Value, dtype: str | None = None, strided: bool = False) -> Placement:
@@ -173,9 +175,9 @@ class Chooser:
         if produced is None or value.name in self.storage.memory:
             return False
         instruction, result = produced
-        if mode == "fold" and self.uses[value.name] > 1:
-            return False
         lowering = self.graph.lowering(instruction)
+        if (mode == "fold" and self.uses[value.name] > 1) or (is_concat(lowering) and placement.panels):
+            return False
         if isinstance(lowering, View) and lowering.alias:
             inner = through_view(lowering, instruction, result, placement)
             return inner is not None and self._put(instruction.operands[0], inner, mode)
@@ -207,7 +209,22 @@ class Chooser:
             if mode == "write":
                 self.storage.memory.setdefault(value.name, placement)
             return
+        if self.storage.buffers[value.name].arranged is not None:
+            self._put_aside(value, mode)
         self.storage.copies.setdefault(value.name, []).append((value, placement, mode))
+
+    def _put_aside(self, value: Value, mode: str) -> None:
+        """Have a result that cannot be written where it lies written beside it, if it could be were it canonical: no bit depends on that.
+
+        What computes it rounds to the dtype of its buffer; in a place of its own it would be rounded to one more dtype.
+        """
+        place = placed(work_name(self.storage.buffers, value.name), canonical(value.type.shape))
+        buffer = Buffer(place.buffer, value.type.dtype, value.type.size, "work")
+        trial = self.copy()
+        trial.storage.buffers[place.buffer] = buffer
+        if trial._put(value, place, mode):
+            self.storage.buffers[place.buffer] = buffer
+            self._put(value, place, "write")
 
     def operands(self) -> None:
         """Keep what opaque kernels read, and what those make that have no loop to fuse into."""

@@ -50,7 +50,7 @@ def _init_faults(planned: Planned, place: Place, held: Held, fixed: Mapping[str,
         yield Fault("E1204", f"{where}: it is not that of the model")
     work = fixed.get(f"work of {parameter.name} init")
     master = fixed.get(f"parameter {parameter.name}")
-    if master is None or (master.at, master.bytes) != (held.master, unit * parameter.elements) or held.init.at[:1] != (held.master,):
+    if master is None or (master.at, master.bytes) != (held.master, unit * parameter.stored) or held.init.at[:1] != (held.master,):
         yield Fault("E1206", f"{where}: it is not written to its master, which is at {held.master}")
     for operand, at in list(zip(routine.operands, held.init.at, strict=True))[1:]:
         if operand.use != "work" or work is None or not work.at <= at <= at + operand.bytes <= work.end:
@@ -85,5 +85,5 @@ def _work_bytes(parameter: PlannedParameter, routine: Signature, unit: int) -> i
     """What an update makes beside what it reads, and its work memory; one that is elementwise has neither."""
     if routine.flat:
         return 0
-    results = (parameter.elements, *map(parameter.state_elements, range(len(parameter.states))))
+    results = (parameter.stored, *map(parameter.stored_state, range(len(parameter.states))))
     return sum(line_bytes(size, unit) for size in results) + sum(operand.bytes for operand in routine.operands if operand.use == "work")

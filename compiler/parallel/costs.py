@@ -269,7 +269,7 @@ class _ParameterSizes:
 
     def gradient_bytes(self, number: int) -> int:
         """The gradients of the uses of a call, one each."""
-        return sum(self.unit * self.parameters[name].type.size * count for name, count in self.uses[number].items())
+        return sum(self.lowered.parameters[name].master.bytes * count for name, count in self.uses[number].items())
 
     def _uses(self, call: Call) -> dict[str, int]:
         """The parameters of a call -> how many of its gradients or effects reach each."""
@@ -284,18 +284,18 @@ class _ParameterSizes:
         return uses
 
     def _use(self, parameter: Parameter, count: int, number: int) -> ParameterUse:
-        size, kind, unit = parameter.type.size, parameter.type, self.unit
-        value_bytes = unit * size + (kind.bytes if self.copies and kind.dtype != self.wide else 0)
+        stored = self.lowered.parameters[parameter.name]
+        value_bytes = stored.master.bytes + (stored.copy.bytes if self.copies and stored.copy is not None else 0)
         owned = self.first[parameter.name] == number and parameter.name in self.trained
         state_bytes = self._state_bytes(parameter) if owned else 0
-        return ParameterUse(parameter.name, value_bytes, state_bytes, unit * size * self.levels * count)
+        return ParameterUse(parameter.name, value_bytes, state_bytes, stored.master.bytes * self.levels * count)
 
     def _state_bytes(self, parameter: Parameter) -> int:
         """Optimizer state on the fullest replica; an update that does not run in place has room for its results."""
         if parameter.update is None:
             return 0
-        rule, routine = self.lowered.step.program.updates[parameter.update], self.lowered.updates[parameter.update]
-        sizes = [parameter.type.size if rule.elementwise else kind.size for _, kind in rule.states]
+        routine, stored = self.lowered.updates[parameter.update], self.lowered.parameters[parameter.name]
+        states = sum(state.bytes for state in stored.states)
         if routine.name in self.lowered.flat:
-            return -(-self.unit * sum(sizes) // self.replicas)
-        return self.unit * (parameter.type.size + 2 * sum(sizes)) + routine.work_bytes
+            return -(-states // self.replicas)
+        return stored.master.bytes + 2 * states + routine.work_bytes

@@ -12,18 +12,25 @@ from mlc.parallel.planned import Buffer, Chunk, PlannedParameter, Row, Signature
 def rows_meaning(
     routines: Sequence[Signature],
     buffers: Sequence[Buffer],
-    rows: Mapping[str, Iterable[Row]],
+    rows: Mapping[str, Sequence[Row]],
     bound: Mapping[str, Iterable[tuple[int, int]]],
 ) -> str:
     """bound: what else a chunk names buffers for: pairs of a number and a buffer, by what they are"""
     names = [buffer.name for buffer in buffers]
     named = names.__getitem__
     lines: list[str] = []
+    called = {number: _called(routines[number]) for number in {row.routine for of in rows.values() for row in of}}
     for phase, of in sorted(rows.items()):
-        lines += [f"{phase} {routines[number].name} {path} {' '.join(map(named, operands))}\n" for number, path, _, operands in of]
+        lines += [f"{phase} {called[number]} {path} {' '.join(map(named, operands))}\n" for number, path, _, operands in of]
     for what, pairs in sorted(bound.items()):
         lines += [f"{what} {number} {names[buffer]}\n" for number, buffer in pairs]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def _called(routine: Signature) -> str:
+    """A routine by its name, and by how operands lie that are not canonical, which its code knows."""
+    arranged = [f" {number}: {operand.arranged}" for number, operand in enumerate(routine.operands) if operand.arranged is not None]
+    return f"{routine.name}{''.join(arranged)}"
 
 
 @lru_cache(maxsize=1024)
@@ -47,7 +54,7 @@ def bound_buffers(chunk: Chunk, losses: int) -> dict[str, Sequence[tuple[int, in
 
 def update_meaning(parameter: PlannedParameter, routine: Signature | None, scalars: Iterable[str]) -> str:
     """Of the update of a parameter: its rule, None: it is not trained, the scalars that it reads, what feeds it, and its states."""
-    name = routine.name if routine else ""
+    name = _called(routine) if routine else ""
     return _update_digits(parameter.update, name, tuple(scalars), parameter.fed, parameter.shape, parameter.states)
 
 
@@ -66,4 +73,4 @@ def _update_digits(
 
 def init_meaning(routine: Signature) -> str:
     """Of the initial value of a parameter."""
-    return _digits(routine.name)
+    return _digits(_called(routine))

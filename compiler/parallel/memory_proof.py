@@ -113,7 +113,7 @@ def _shard_faults(planned: Planned, place: Place, unit: int) -> Iterator[Fault]:
     parameters = {one.parameter: planned.parameters[one.parameter] for one in place.owned}
     buffers = {number: len(of.states) for number, of in parameters.items()}
     apart = {one.parameter: parameters[one.parameter] for one in place.owned if one.sharing == "whole"}
-    whole = {number: sum(line_bytes(of.state_elements(n), unit) for n in range(len(of.states))) for number, of in apart.items()}
+    whole = {number: sum(line_bytes(of.stored_state(n), unit) for n in range(len(of.states))) for number, of in apart.items()}
     needs = (
         (place.states, sharing.most(buffers, whole)),
         (place.work, sharing.most({}, {one.parameter: one.work for one in place.owned})),

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.ir.dtypes import DTYPES
+from mlc.lower.arrangement import arrangement_of
 from mlc.mesh import AXES, Mesh
 from mlc.parallel.entries import COMPUTE, RESTS, Entries, packed
 from mlc.parallel.plan_schema import fault
@@ -21,6 +22,7 @@ from mlc.parallel.planned import (
     MOST_ROUNDS,
     VERSION,
     Area,
+    Arranged,
     Buffer,
     Call,
     Channel,
@@ -46,7 +48,7 @@ from mlc.resources import read_text
 #: A plan of a thousand ranks has some tens of megabytes.
 MOST_PLAN_BYTES = 1 << 30
 
-_OPERAND = re.compile(r"(read|write|add|work) (\d{1,18})( each)?(?: over (\d{1,6}))?")
+_OPERAND = re.compile(r"(read|write|add|work) (\d{1,18})( each)?(?: over (\d{1,6}))?(?: as (.{1,1000}))?")
 
 
 def load_plan(path: Path) -> dict[str, Any]:
@@ -245,7 +247,13 @@ def _parameter(p: Mapping[str, Any]) -> PlannedParameter:
         states=tuple((str(s["name"]), tuple(map(_count, s["shape"]))) for s in p["states"]),
         elementwise=bool(p["elementwise"]),
         update=_optional(p["update"]),
+        arranged=None if p.get("arranged") is None else _arranged(p["arranged"]),
     )
+
+
+def _arranged(a: Mapping[str, Any]) -> Arranged:
+    master, copy, *states = [None if text is None else arrangement_of(text) for text in (a["master"], a["copy"], *a["states"])]
+    return Arranged(master, copy, tuple(states))
 
 
 def _fed(value: str) -> str:
@@ -262,8 +270,9 @@ def _operand(text: str) -> Operand:
     match = _OPERAND.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is no operand of a routine")
-    use, size, each, over = match.groups()
-    return Operand(use, int(size), -1 if over is None else int(over), each is not None)
+    use, size, each, over, arranged = match.groups()
+    lies = None if arranged is None else arrangement_of(arranged)
+    return Operand(use, int(size), -1 if over is None else int(over), each is not None, lies)
 
 
 def _sweep(s: Mapping[str, Any]) -> Sweep:

@@ -11,6 +11,7 @@ from typing import Any
 from mlc.frozen import frozen
 from mlc.ir.dtypes import FLOAT_DTYPES
 from mlc.ir.program import CALL_CHOICES
+from mlc.lower.arrangement import arranges
 from mlc.parallel.entries import Entries
 from mlc.parallel.planned import CHAINS
 
@@ -20,6 +21,8 @@ MOST_REPLICAS = 1 << 20
 MOST_LEVELS = 64
 #: Whole numbers are addresses and sizes of a 64-bit machine.
 MOST = 1 << 62
+#: Letters of an arrangement.
+MOST_ARRANGEMENT = 1000
 
 Kind = Callable[[Any], bool]
 
@@ -56,9 +59,16 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and (value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value))
 
 
+def _is_arrangement(value: Any) -> bool:
+    """Of a rank and with numbers that plans may have."""
+    return _is_text(value) and len(value) <= MOST_ARRANGEMENT and arranges(value)
+
+
 def _is_whole(value: Any) -> bool:
     return type(value) is int and 0 <= value < MOST
 
+
+LIES = "an arrangement or null"
 
 #: What a value of a kind must be, and how to tell.
 KINDS: dict[str, Kind] = {
@@ -76,6 +86,7 @@ KINDS: dict[str, Kind] = {
     "a whole number or null": lambda value: value is None or (type(value) is int and abs(value) < MOST),
     "a chain": lambda value: value in CHAINS,
     "a chain or null": lambda value: value is None or value in CHAINS,
+    LIES: lambda value: value is None or _is_arrangement(value),
     "[action, chunk or channel, microbatch]": _row,
     "none, selective, full or states": lambda value: value in CALL_CHOICES,
     "[name, region, offset, bytes]": _buffer,
@@ -105,7 +116,7 @@ SCHEMA: dict[str, Any] = {
     "parameters": [{
         "name": TEXT, "dtype": "the dtype of a parameter", "shape": [LEAST_1], "elements": LEAST_1, "fed": TEXT, "owner": LEAST_0,
         "uses": [{"stage": LEAST_0, "phase": TEXT}], "states": [{"name": TEXT, "shape": [LEAST_1]}],
-        "elementwise": FLAG, "update": "a whole number or null",
+        "elementwise": FLAG, "update": "a whole number or null", "arranged?": {"master": LIES, "copy": LIES, "states": [LIES]},
     }],
     "scalars": [TEXT],
     "routines": [{"name": TEXT, "flops": LEAST_0, "scratch": LEAST_0, "flat": FLAG, "operands": [TEXT]}],

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
+from mlc.lower.arrangement import Arrangement
 from mlc.mesh import TREE_NEIGHBOURS, Cohort, Mesh
 from mlc.parallel.entries import Entries
 from mlc.parallel.shards import Owned, Sharing
@@ -37,6 +38,9 @@ STATISTIC_BYTES = 288
 RESULTS_HEAD_BYTES = 304
 #: Units of statistics beside the metrics: the notes, the weight, the loss.
 UNITS_BESIDE_METRICS = 3
+#: Elements, and how many times as many, that a thread holds in canonical order of what lies otherwise (`runtime/src/model/arranged.h`).
+STRIP_ELEMENTS = 2048
+STRIPS = 2
 
 
 class Area(NamedTuple):
@@ -99,15 +103,18 @@ class Operand(NamedTuple):
     use:    read, write, add (writes it, or adds to it where a microbatch is not the first of its group) or work
     bytes:  of an element where the routine is flat and `each` is set, else of the whole
     over:   of a result: the operand whose place it may take, -1: none
+    arranged: how the buffer lies that is not canonical
     """
 
     use: str
     bytes: int
     over: int
     each: bool
+    arranged: Arrangement | None = None
 
     def __str__(self) -> str:
-        return f"{self.use} {self.bytes}{' each' * self.each}{f' over {self.over}' * (self.over >= 0)}"
+        arranged = f" as {self.arranged}" if self.arranged is not None else ""
+        return f"{self.use} {self.bytes}{' each' * self.each}{f' over {self.over}' * (self.over >= 0)}{arranged}"
 
 
 @frozen
@@ -278,6 +285,14 @@ class Place:
 # ---- the whole ----
 
 
+class Arranged(NamedTuple):
+    """How master and gradients, the copy and the states of a parameter lie; None: canonical."""
+
+    master: Arrangement | None
+    copy: Arrangement | None
+    states: tuple[Arrangement | None, ...]
+
+
 class PlannedParameter(NamedTuple):
     """A parameter in the whole plan.
 
@@ -285,6 +300,7 @@ class PlannedParameter(NamedTuple):
     uses:    (stage, phase)
     states:  of its optimizer: name, shape
     update:  the number of its rule, None where it is not trained
+    arranged: how it lies, where not all of it is canonical
     """
 
     name: str
@@ -296,6 +312,7 @@ class PlannedParameter(NamedTuple):
     states: tuple[tuple[str, tuple[int, ...]], ...]
     elementwise: bool
     update: int | None
+    arranged: Arranged | None = None
 
     @property
     def elements(self) -> int:
@@ -306,8 +323,22 @@ class PlannedParameter(NamedTuple):
         """How replicas share it out (shards.py)."""
         return "still" if self.update is None else "sliced" if self.elementwise else "whole"
 
-    def state_elements(self, state: int) -> int:
-        return prod(self.states[state][1])
+    @property
+    def stored(self) -> int:
+        """Elements of the buffer of its master, or of a gradient, gaps included."""
+        master = self.arranged.master if self.arranged else None
+        return self.elements if master is None else master.elements
+
+    @property
+    def stored_copy(self) -> int:
+        """The same of its copy."""
+        copy = self.arranged.copy if self.arranged else None
+        return self.elements if copy is None else copy.elements
+
+    def stored_state(self, state: int) -> int:
+        """The same of a state that is kept whole."""
+        arranged = self.arranged.states[state] if self.arranged else None
+        return prod(self.states[state][1]) if arranged is None else arranged.elements
 
 
 @frozen

@@ -359,7 +359,7 @@ class _Chunk:
         buffers = {buffer.name: number for number, buffer in enumerate(self.chunk.buffers)}
         for use in self.chunk.uses:
             parameter = self.planned.parameters[use.parameter]
-            name, size = f"gradient of {parameter.name} {use.index}", self.planned.unit * parameter.elements
+            name, size = f"gradient of {parameter.name} {use.index}", self.planned.unit * parameter.stored
             for level, at in enumerate(use.levels):
                 fixed = (at, f"{name} {level}", size) in self.fixed
                 if not (fixed if level else self._accumulates(buffers.get(f"{name} 0"), at, fixed)):

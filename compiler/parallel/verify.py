@@ -20,6 +20,7 @@ import numpy as np
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.frozen import frozen
+from mlc.parallel.arranged_proof import arranged_faults
 from mlc.parallel.call_proof import call_faults
 from mlc.parallel.collective_proof import collective_faults
 from mlc.parallel.ending_proof import ending_faults
@@ -63,6 +64,7 @@ def prove(planned: Planned, calls: tuple[str, ...] | None = None) -> Proof:
     if faults := list(_share_faults(planned)):
         raise _refused(faults)
     placed = (*memory_faults(planned), *row_faults(planned), *call_faults(planned), *ground_faults(planned), *sweep_faults(planned))
+    placed += tuple(arranged_faults(planned))
     faults = [*_coverage(planned, calls), *_ownership(planned), *_channels(planned), *collective_faults(planned), *placed]
     if faults:
         raise _refused(faults)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlc.frozen import frozen
-from mlc.ir.dtypes import dtype_of
 from mlc.lower.program import Lowered
 from mlc.parallel.actions import Schedule
 from mlc.parallel.entries import Entries
@@ -91,12 +90,10 @@ def _by_place(edges: Sequence[Edge], layout: Layout) -> tuple[tuple[Edge, ...], 
 
 def _own_gradients(lowered: Lowered, staged: StagedChain, uses: Sequence[Use], stages: Sequence[StageRows]) -> None:
     """Accumulators of the one microbatch of a step, which need no memory before it and none of other microbatches."""
-    unit = dtype_of(lowered.step.program.wide).bytes
-    sizes = {p.name: unit * p.type.size for p in lowered.step.program.parameters}
     of_call = {number: of for of in stages for number in staged.calls[of.stage]}
     for use in uses:
         if use.call in of_call:
-            of_call[use.call].sizes[use.buffer()] = sizes[use.parameter]
+            of_call[use.call].sizes[use.buffer()] = lowered.parameters[use.parameter].master.bytes
             of_call[use.call].gradients.append(use.buffer())
 
 

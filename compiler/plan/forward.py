@@ -78,8 +78,9 @@ def _round_parameters(lowered: Lowered, staged: StagedChain, rows: StageRows, nu
     for value, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True):
         copy = f"copy of {name}"
         if role == "param" and name in rows.rounded and copy not in rows.sizes:
-            buffers = [f"parameter {name}", rows.buffer(copy, lowered.stored(call.unit, value))]
-            rows.add("F", lowered.rounded[value.type.dtype, value.type.size], buffers, "", f"{name} rounded")
+            stored = lowered.stored(call.unit, value)
+            routine = lowered.rounded[lowered.parameters[name].master.key, stored.key]
+            rows.add("F", routine, [f"parameter {name}", rows.buffer(copy, stored)], "", f"{name} rounded")
 
 
 def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call, n: int) -> str:

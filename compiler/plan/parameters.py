@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import Parameter
+from mlc.lower.arrangement import StoredParameter
 from mlc.lower.program import Lowered
 from mlc.parallel.footprint import schedule_windows
-from mlc.parallel.planned import PlannedParameter
+from mlc.parallel.planned import Arranged, PlannedParameter
 from mlc.parallel.shards import Owned, Sharing
 from mlc.plan.layout import Layout
 from mlc.plan.stages import StagedChain, parameters_of
@@ -42,7 +43,15 @@ def _planned(
         states=() if update is None else _states(lowered, parameter, update),
         elementwise=elementwise,
         update=update,
+        arranged=_arranged(lowered.parameters[parameter.name], update),
     )
+
+
+def _arranged(stored: StoredParameter, update: int | None) -> Arranged | None:
+    """How a parameter lies; None: canonical."""
+    states = () if update is None else stored.states
+    every = [None if of is None or of.is_canonical else of.arrangement for of in (stored.master, stored.copy, *states)]
+    return None if every.count(None) == len(every) else Arranged(every[0], every[1], tuple(every[2:]))
 
 
 def _states(lowered: Lowered, parameter: Parameter, update: int) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -195,11 +195,14 @@ class PlacePlanner:
     def _hold(self, number: int) -> Held:
         """A parameter in the memory of the place: its master, and its copy where rows read a narrower dtype."""
         parameter, routine = self.program.parameters[number], self.sketch.lowered.inits[number]
-        name = parameter.name
-        master = self._take(f"parameter {name}", self.unit * parameter.type.size)
-        lasts = parameter.type.dtype != self.program.wide and name not in self.sketch.rounded[self.place]
-        copy = self._take(f"copy of {name}", parameter.type.bytes) if lasts else None
-        self.named[f"parameter {name}"] = (master, self.unit * parameter.type.size) if copy is None else (copy, parameter.type.bytes)
+        name, stored = parameter.name, self.sketch.lowered.parameters[parameter.name]
+        master = self._take(f"parameter {name}", stored.master.bytes)
+        lasts = name not in self.sketch.rounded[self.place]
+        self.named[f"parameter {name}"] = (master, stored.master.bytes)
+        copy = None
+        if stored.copy is not None and lasts:
+            copy = self._take(f"copy of {name}", stored.copy.bytes)
+            self.named[f"parameter {name}"] = (copy, stored.copy.bytes)
         self.masters[number] = master
         at = (master, *self._work(f"work of {name} init", routine.work_bytes))
         called = self.sketch.routines.number(routine)
@@ -213,7 +216,7 @@ class PlacePlanner:
             alone = frozenset(train.rows[stage].gradients)
             for use in [use for call in train.staged.calls[stage] for use in of_call.get(call, ())]:
                 number = self.sketch.numbers[use.parameter]
-                size = self.unit * self.program.parameters[number].type.size
+                size = self.sketch.lowered.parameters[use.parameter].master.bytes
                 levels = range(0 if use.buffer() in alone else self.sketch.levels)
                 areas = tuple([self._buffer(use.buffer(level), size) for level in levels])
                 found[stage].append(Use(number, use.index, use.phase, areas))
@@ -250,7 +253,7 @@ class PlacePlanner:
         parameters = {one.parameter: self.sketch.parameters[one.parameter] for one in sharing.owned}
         buffers = {number: len(p.states) for number, p in parameters.items()}
         apart = {number: p for number, p in parameters.items() if p.sharing == "whole"}
-        whole = {number: sum(line_bytes(p.state_elements(n), self.unit) for n in range(len(p.states))) for number, p in apart.items()}
+        whole = {number: sum(line_bytes(p.stored_state(n), self.unit) for n in range(len(p.states))) for number, p in apart.items()}
         return self._shared("optimizer states", sharing.most(buffers, whole))
 
     def _work_of_updates(self) -> Area:
@@ -268,7 +271,7 @@ class PlacePlanner:
             raise InternalError(f"plan: the elementwise update of parameter {one.parameter} wants work memory")
         if one.sharing != "whole":
             return aligned(work)
-        results = [one.elements, *map(parameter.state_elements, range(len(parameter.states)))]
+        results = [parameter.stored, *map(parameter.stored_state, range(len(parameter.states)))]
         return sum(line_bytes(size, self.unit) for size in results) + aligned(work)
 
     def _guests(self, uses: Mapping[int, list[Use]]) -> Area:

@@ -18,7 +18,7 @@ from mlc.lower.layout import aligned
 from mlc.lower.program import Lowered
 from mlc.lower.scratch import scratch_bytes
 from mlc.mesh import Cohort
-from mlc.parallel.planned import Channel, Place, Planned, PlannedParameter, StageNote
+from mlc.parallel.planned import STRIP_ELEMENTS, STRIPS, Channel, Place, Planned, PlannedParameter, StageNote
 from mlc.parallel.tree import most_roots, tree_levels
 from mlc.plan.chains import PlannedChain, plan_chain
 from mlc.plan.channels import segment_channel, tree_channel
@@ -65,7 +65,7 @@ def plan(lowered: Lowered, layout: Layout) -> Planned:
         schedule=layout.schedule.name,
         microbatches=layout.microbatches,
         groups=layout.groups,
-        scratch_bytes_per_thread=aligned(max((scratch_bytes(r) for r in lowered.routines), default=0) + lowered.rules.scratch),
+        scratch_bytes_per_thread=aligned(max((*map(scratch_bytes, lowered.routines), _strip_bytes(lowered, parameters))) + lowered.rules.scratch),
         flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if not row.again),
         recomputed_flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if row.again),
         stages=layout.schedule.placement,
@@ -110,6 +110,12 @@ def _check(lowered: Lowered, layout: Layout) -> None:
         raise InternalError(f"plan: {len(layout.choices)} choices for {len(calls)} calls")
     if calls != list(range(len(lowered.step.program.train.calls))) or layout.microbatches % layout.groups or layout.groups % layout.dp:
         raise InternalError(f"plan: {layout.groups} groups and stages of calls {calls} are not of the program")
+
+
+def _strip_bytes(lowered: Lowered, parameters: Sequence[PlannedParameter]) -> int:
+    """Scratch of a thread for elements of parameters in canonical order, where some lie otherwise."""
+    arranged = any(parameter.arranged is not None for parameter in parameters)
+    return STRIPS * STRIP_ELEMENTS * dtype_of(lowered.step.program.wide).bytes if arranged else 0
 
 
 def _places(sketch: Sketch) -> tuple[tuple[Place, ...], tuple[Channel, ...]]:

@@ -45,7 +45,7 @@ def _operand(routine: Routine, name: str, read: bool, over: int, flat: bool) -> 
     buffer = routine.buffers[name]
     each = flat and buffer.elements > 1
     size = dtype_of(buffer.dtype).bytes * (1 if each else buffer.elements)
-    return Operand("read" if read else "add" if name in routine.folds else "write", size, over, each)
+    return Operand("read" if read else "add" if name in routine.folds else "write", size, over, each, buffer.arranged)
 
 
 def _overwritten(routine: Routine) -> dict[str, int]:

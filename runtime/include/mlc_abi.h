@@ -120,6 +120,31 @@ typedef struct mlc_parameter {
     uint64_t path;             /* hash of the name, keys the random numbers of init */
 } mlc_parameter;
 
+/* The indices of a dim in panels of `size`; panels lie `stride` elements apart. */
+typedef struct mlc_panels {
+    int32_t dim;
+    int64_t size;
+    int64_t stride;
+} mlc_panels;
+
+/* How a tensor lies that is not row-major without gaps. An element lies at the sum of stride * index; of a dim in panels, stride * (index mod
+ * size) + panels' stride * (index div size). No two lie at one place. Nobody reads or writes gaps. */
+typedef struct mlc_arrangement {
+    int32_t rank;
+    const int64_t *shape;
+    const int64_t *strides;   /* in elements */
+    const mlc_panels *panels; /* of the dims that have any, each once */
+    int32_t panel_count;
+    int64_t elements;         /* of the buffer, gaps included */
+} mlc_arrangement;
+
+/* How what is kept of a parameter lies. NULL: canonical, that is row-major without gaps. */
+typedef struct mlc_arranged {
+    const mlc_arrangement *master;        /* and each of its gradients */
+    const mlc_arrangement *copy;
+    const mlc_arrangement *const *states; /* of a rule that runs over the whole; NULL: all are canonical. What a replica has of others is */
+} mlc_arranged;
+
 /* A parameter as a place holds it: wherever one of its stages uses it. */
 typedef struct mlc_held {
     int32_t parameter;
@@ -140,7 +165,7 @@ typedef struct mlc_use {
 
 /* How the replicas of its owner share out a parameter (src/shard.h). */
 enum mlc_sharing {
-    MLC_SLICED, /* a rule that is elementwise: each updates equal, contiguous shares of the blocks of 1024 elements of all of them */
+    MLC_SLICED, /* a rule that is elementwise: each updates equal shares of the blocks of 1024 elements of all of them, in canonical order */
     MLC_WHOLE,  /* any other: one replica updates it */
     MLC_STILL,  /* frozen, or fed by nothing: each answers for shares of the blocks, as of sliced ones */
 };
@@ -368,7 +393,9 @@ enum mlc_sweep_range {
     MLC_RANGE_END,
 };
 
-/* What a kernel is given. An operand may be several or none: there is a call for each, none where there is none. */
+/* What a kernel is given. An operand may be several or none: there is a call for each, none where there is none. A kernel on
+ * tensors of parameters looks at one, or has two operands and changes the first and nothing else; it is given elements in canonical order,
+ * wherever they lie. */
 enum mlc_sweep_operand {
     MLC_OPERAND_NONE,
     MLC_OPERAND_SUM,        /* accumulator 0 of each use on this place */
@@ -455,6 +482,7 @@ typedef struct mlc_model {
     int32_t operands;            /* the most that a row has */
     const mlc_parameter *parameters;
     int32_t parameter_count;
+    const mlc_arranged *arranged; /* [parameter_count]; NULL: all are canonical */
     const mlc_input *inputs;     /* tensor.at is MLC_NONE */
     int32_t input_count;
     const mlc_domain *domains;   /* in order of input; of inputs without a limit */

@@ -50,6 +50,7 @@ C = Target(
         sweeps=SWEPT,
         scatters=("f32", "f64"),
         arrange=_canonical,
+        keep=_canonical,
         alignment=64,
         scratch=0,
         # A core of a server of this decade with vectors of 512 bits; only the proportion matters to a cut.

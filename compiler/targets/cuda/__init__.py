@@ -29,6 +29,10 @@ def _arranged(dtype: str, shape: tuple[int, ...]) -> Arrangement:
     return pitched(shape, 8) if dtype == "bf16" and len(shape) > 1 and shape[-1] >= _LONG_ROW else canonical(shape)
 
 
+def _kept(_dtype: str, shape: tuple[int, ...]) -> Arrangement:
+    return canonical(shape)
+
+
 def _target(name: str, doc: str, machine: Machine) -> Target:
     return Target(
         doc=doc,
@@ -55,6 +59,7 @@ def _target(name: str, doc: str, machine: Machine) -> Target:
             sweeps=SWEPT,
             scatters=("f32",),
             arrange=_arranged,
+            keep=_kept,
             alignment=256,
             scratch=FOUND_BYTES,
             machine=machine,

@@ -8,6 +8,7 @@
 #include "checkpoint/checkpoint_steps.h"
 #include "data/convert.h"
 #include "model/accord.h"
+#include "model/arranged.h"
 #include "model/finite.h"
 
 #include <stdio.h>
@@ -336,11 +337,13 @@ static void take_entry(const mlc_rank *rank, const mlc_entry *entry, const uint8
 {
     const mlc_held *held = entry->state < 0 ? mlc_rank_held(rank, entry->parameter) : NULL;
     uint64_t unit = mlc_wide_bytes(rank->model);
-    if (held)
-        mlc_memory_write(&rank->arena, held->master + (uint64_t)entry->first * unit, data, (size_t)entry->elements * unit);
+    if (held) {
+        mlc_lying master = {held->master, (int64_t)unit, mlc_arranged_master(rank->model, entry->parameter)};
+        mlc_lying_write(&rank->arena, &master, entry->first, entry->first + entry->elements, data);
+    }
     mlc_owned own = mlc_entry_own(rank, entry);
     if (entry->state >= 0 && own.begin < own.end)
-        mlc_memory_write(&rank->arena, own.at, data + (uint64_t)own.begin * unit, (size_t)(own.end - own.begin) * unit);
+        mlc_lying_write(&rank->arena, &own.lies, own.first + own.begin, own.first + own.end, data + (uint64_t)own.begin * unit);
 }
 
 static void take_entries(const loading *load, const mlc_bundle *bundle, const mlc_entries *entries)

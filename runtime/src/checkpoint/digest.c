@@ -85,14 +85,12 @@ static mlc_owned next_part(const hashing *work, const block *of)
 
 /* ---- a round ---- */
 
-#define VIEW 65536 /* bytes hashed at a time */
-
-static void hash_part(const hashing *work, mlc_sha256 *state, uint64_t at, size_t bytes)
+static void hash_part(const hashing *work, mlc_sha256 *state, const mlc_owned *part)
 {
-    char room[VIEW];
-    for (size_t done = 0; done < bytes; done += VIEW) {
-        size_t some = bytes - done < VIEW ? bytes - done : VIEW;
-        mlc_sha256_add(state, mlc_memory_view(&work->rank->arena, at + done, some, room), some);
+    mlc_strip strip;
+    for (int64_t count, at = part->begin; at < part->end; at += count) {
+        const char *elements = mlc_owned_look(work->rank, part, at, &count, &strip);
+        mlc_sha256_add(state, elements, (size_t)(count * work->entries.dtype->bytes));
     }
 }
 
@@ -101,9 +99,8 @@ static void hash_share(mlc_env *env, void *context)
     hashing *work = context;
     for (int i = env->thread; i < work->pending_count; i += env->threads) {
         mlc_owned part = next_part(work, &work->blocks[work->pending[i]]);
-        size_t bytes = (size_t)((part.end - part.begin) * work->entries.dtype->bytes);
         if (part.rank == work->rank->rank)
-            hash_part(work, &work->states[i], part.at, bytes);
+            hash_part(work, &work->states[i], &part);
         else
             memset(&work->states[i], 0, sizeof work->states[i]);
         mlc_accord_work(work->rank);

@@ -282,22 +282,19 @@ static int put_bytes(filling *file, const char *data, uint64_t bytes, uint64_t a
     return MLC_OK;
 }
 
-#define VIEW 65536 /* bytes of a copy of what lies on a device */
-
 /* Puts what this rank owns of an entry whose data starts at byte `at` of the file. */
 static int put_entry(filling *file, const mlc_entry *entry, uint64_t at)
 {
     mlc_owned own = mlc_entry_own(file->rank, entry);
     if (own.begin == own.end)
         return MLC_OK;
-    char room[VIEW];
-    uint64_t unit = mlc_wide_bytes(file->rank->model), bytes = (uint64_t)(own.end - own.begin) * unit, first = at + (uint64_t)own.begin * unit;
-    uint64_t step = file->rank->arena.gpu ? VIEW : bytes; /* what is viewed in place is written in one piece */
+    uint64_t unit = mlc_wide_bytes(file->rank->model);
+    mlc_strip strip;
     if (open_filling(file))
         return file->error->status;
-    for (uint64_t done = 0; done < bytes; done += step) {
-        uint64_t some = bytes - done < step ? bytes - done : step;
-        if (put_bytes(file, mlc_memory_view(&file->rank->arena, own.at + done, some, room), some, first + done))
+    for (int64_t count, i = own.begin; i < own.end; i += count) {
+        const char *elements = mlc_owned_look(file->rank, &own, i, &count, &strip);
+        if (put_bytes(file, elements, (uint64_t)count * unit, at + (uint64_t)i * unit))
             return file->error->status;
     }
     return MLC_OK;

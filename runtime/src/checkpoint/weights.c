@@ -7,6 +7,7 @@
 #include "checkpoint/weights_kind.h"
 #include "data/convert.h"
 #include "model/accord.h"
+#include "model/arranged.h"
 #include "system/numbers.h"
 
 #include <dirent.h>
@@ -258,15 +259,23 @@ static int check(const loading *load)
     return MLC_OK;
 }
 
-static void take_block(const mlc_dtype_row *from, const uint8_t *data, int64_t first, const mlc_dtype_row *wide, void *to, int64_t at,
-    int64_t count)
+/* Elements of a file, from number `first` of its tensor on, into a master. */
+static void take_block(const loading *load, const mlc_dtype_row *from, const uint8_t *data, int64_t first, const mlc_lying *to, int64_t at,
+                       int64_t count)
 {
+    const mlc_dtype_row *wide = mlc_dtype_wide(load->rank->model);
+    const mlc_arena *arena = &load->rank->arena;
+    mlc_strip strip;
     if (from == wide) {
-        memcpy((char *)to + at * wide->bytes, data + first * wide->bytes, (size_t)(count * wide->bytes));
+        mlc_lying_write(arena, to, at, at + count, data + first * wide->bytes);
         return;
     }
-    for (int64_t i = 0; i < count; i++)
-        wide->store(to, at + i, from->load(data, first + i));
+    for (int64_t done = 0; done < count; done += MLC_STRIP) {
+        int64_t n = smaller(MLC_STRIP, count - done);
+        for (int64_t i = 0; i < n; i++)
+            wide->store(strip.elements, i, from->load(data, first + done + i));
+        mlc_lying_write(arena, to, at + done, at + done + n, strip.elements);
+    }
 }
 
 /* Takes a parameter, if this rank holds it: blocks of `count` elements, of which the file and the model have their own numbers. */
@@ -278,13 +287,9 @@ static void take_entry(const loading *load, const mlc_entry *entry)
         return;
     const mlc_stored *stored = found->stored;
     const uint8_t *data = found->file->data + stored->begin;
-    const mlc_dtype_row *wide = mlc_dtype_wide(load->rank->model), *from = mlc_dtype_stored(stored->dtype);
-    uint64_t bytes = (uint64_t)mlc_parameter_elements(&load->rank->model->parameters[entry->parameter]) * mlc_wide_bytes(load->rank->model);
-    void *to = mlc_memory_edit(&load->rank->arena, held->master, bytes);
-    if (!to) {
-        mlc_error_set(load->error, MLC_FAILED, "weights: out of memory");
-        return;
-    }
+    const mlc_dtype_row *from = mlc_dtype_stored(stored->dtype);
+    const mlc_model *model = load->rank->model;
+    mlc_lying to = {held->master, (int64_t)mlc_wide_bytes(model), mlc_arranged_master(model, entry->parameter)};
     int dim = differing_dim(entry, stored), first = dim < 0 ? 0 : dim;
     int64_t blocks = 1, theirs = 1, ours = 1;
     for (int i = 0; i < entry->rank; i++) {
@@ -293,8 +298,7 @@ static void take_entry(const loading *load, const mlc_entry *entry)
         ours *= i < first ? 1 : entry->shape[i];
     }
     for (int64_t block = 0; block < blocks; block++)
-        take_block(from, data, block * theirs, wide, to, entry->first + block * ours, smaller(theirs, ours));
-    mlc_memory_edited(&load->rank->arena, held->master, bytes, to);
+        take_block(load, from, data, block * theirs, &to, entry->first + block * ours, smaller(theirs, ours));
     mlc_accord_work(load->rank);
 }
 

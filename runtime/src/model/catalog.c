@@ -113,26 +113,33 @@ static bool is_alike(const mlc_parameter *parameter, int state)
     return state < 0 || mlc_tensor_elements(&parameter->states[state]) == mlc_parameter_elements(parameter);
 }
 
+/* Where a rank has elements of a master, or, in its piece, of a state. */
+static mlc_lying lying_of(const mlc_rank *rank, int parameter, int state, const mlc_piece *piece)
+{
+    const mlc_model *model = rank->model;
+    int64_t unit = (int64_t)mlc_wide_bytes(model);
+    if (state < 0)
+        return (mlc_lying){mlc_rank_held(rank, parameter)->master, unit, mlc_arranged_master(model, parameter)};
+    int64_t begin = is_alike(&model->parameters[parameter], state) ? piece->begin : 0;
+    return (mlc_lying){piece->states[state] - (uint64_t)(begin * unit), unit, mlc_arranged_state(model, parameter, state)};
+}
+
 static mlc_owned own_run(const mlc_rank *rank, int parameter, int state)
 {
     const mlc_parameter *p = &rank->model->parameters[parameter];
     const mlc_piece *piece = piece_of(rank, parameter);
     if (!piece)
-        return (mlc_owned){0, 0, rank->rank, MLC_NONE};
-    if (state < 0)
-        return (mlc_owned){piece->begin, piece->end, rank->rank,
-                           mlc_rank_held(rank, parameter)->master + (uint64_t)piece->begin * mlc_wide_bytes(rank->model)};
+        return (mlc_owned){.rank = rank->rank};
     bool alike = is_alike(p, state);
     int64_t end = alike ? piece->end : mlc_tensor_elements(&p->states[state]);
-    return (mlc_owned){alike ? piece->begin : 0, end, rank->rank, piece->states[state]};
+    return (mlc_owned){alike ? piece->begin : 0, end, rank->rank, lying_of(rank, parameter, state, piece), 0};
 }
 
 /* What lies in [begin, end) of a run. */
-static mlc_owned clipped(const mlc_rank *rank, mlc_owned run, int64_t begin, int64_t end)
+static mlc_owned clipped(mlc_owned run, int64_t begin, int64_t end)
 {
     int64_t low = run.begin > begin ? run.begin : begin, high = run.end < end ? run.end : end;
-    uint64_t at = run.at == MLC_NONE ? MLC_NONE : run.at + (uint64_t)(low - run.begin) * mlc_wide_bytes(rank->model);
-    return (mlc_owned){low, high > low ? high : low, run.rank, at};
+    return (mlc_owned){low, high > low ? high : low, run.rank, run.lies, run.first};
 }
 
 mlc_owned mlc_owned_at(const mlc_rank *rank, int parameter, int state, int64_t element)
@@ -142,21 +149,33 @@ mlc_owned mlc_owned_at(const mlc_rank *rank, int parameter, int state, int64_t e
     int64_t end;
     mlc_coordinate at = {.at = {[MLC_PP] = p->owner}};
     at.at[MLC_DP] = mlc_owners_replica(&rank->catalog.owners, parameter, alike ? element : 0, &end);
-    mlc_owned owned = {element, alike ? end : mlc_tensor_elements(&p->states[state]), mlc_mesh_rank(&rank->model->mesh, &at), MLC_NONE};
-    return owned.rank == rank->rank ? clipped(rank, own_run(rank, parameter, state), element, owned.end) : owned;
+    mlc_owned owned = {.begin = element, .end = alike ? end : mlc_tensor_elements(&p->states[state]), .rank = mlc_mesh_rank(&rank->model->mesh, &at)};
+    return owned.rank == rank->rank ? clipped(own_run(rank, parameter, state), element, owned.end) : owned;
+}
+
+/* The same run, whose elements count from that of an entry on. */
+static mlc_owned counted(mlc_owned run, int64_t first)
+{
+    return (mlc_owned){run.begin - first, run.end - first, run.rank, run.lies, first};
 }
 
 mlc_owned mlc_entry_owned(const mlc_rank *rank, const mlc_entry *entry, int64_t element)
 {
     mlc_owned owned = mlc_owned_at(rank, entry->parameter, entry->state, entry->first + element);
-    int64_t end = owned.end - entry->first;
-    return (mlc_owned){element, end < entry->elements ? end : entry->elements, owned.rank, owned.at};
+    int64_t last = entry->first + entry->elements;
+    owned.end = owned.end < last ? owned.end : last;
+    return counted(owned, entry->first);
 }
 
 mlc_owned mlc_entry_own(const mlc_rank *rank, const mlc_entry *entry)
 {
-    mlc_owned run = clipped(rank, own_run(rank, entry->parameter, entry->state), entry->first, entry->first + entry->elements);
-    return (mlc_owned){run.begin - entry->first, run.end - entry->first, run.rank, run.at};
+    mlc_owned run = clipped(own_run(rank, entry->parameter, entry->state), entry->first, entry->first + entry->elements);
+    return counted(run, entry->first);
+}
+
+const char *mlc_owned_look(const mlc_rank *rank, const mlc_owned *owned, int64_t begin, int64_t *count, mlc_strip *strip)
+{
+    return mlc_lying_look(&rank->arena, &owned->lies, owned->first + begin, owned->first + owned->end, count, strip);
 }
 
 /* ---- opening and closing ---- */

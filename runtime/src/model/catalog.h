@@ -3,6 +3,7 @@
 #define MLC_CATALOG_H
 
 #include "mlc_abi.h"
+#include "model/arranged.h"
 #include "model/shard.h"
 #include "system/dtype.h"
 #include "system/error.h"
@@ -41,7 +42,8 @@ typedef struct mlc_owned {
     int64_t begin;
     int64_t end;
     int rank;
-    uint64_t at; /* of element `begin`, offset in the arena of the rank that asks; MLC_NONE: another's */
+    mlc_lying lies; /* where elements of the whole tensor lie, if the rank that asks has them */
+    int64_t first;  /* of these, the one that is element 0 here */
 } mlc_owned;
 
 struct mlc_rank;
@@ -51,6 +53,9 @@ mlc_owned mlc_owned_at(const struct mlc_rank *rank, int parameter, int state, in
 
 /* The same of an entry: elements count from its own first one. */
 mlc_owned mlc_entry_owned(const struct mlc_rank *rank, const mlc_entry *entry, int64_t element);
+
+/* Elements from `begin` on that this rank owns, one after the other: mlc_lying_look. */
+const char *mlc_owned_look(const struct mlc_rank *rank, const mlc_owned *owned, int64_t begin, int64_t *count, mlc_strip *strip);
 
 /* What this rank owns of an entry: one run, which may be empty. */
 mlc_owned mlc_entry_own(const struct mlc_rank *rank, const mlc_entry *entry);

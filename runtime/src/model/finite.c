@@ -1,34 +1,33 @@
 /* finite.c: see finite.h. */
 #include "model/finite.h"
 
+#include "model/arranged.h"
+
 #include <stdio.h>
 
-#define VIEW 4096 /* elements looked at a time */
-
-/* Is one of `count` elements of the wide dtype at a place of the arena not finite? */
-static bool is_flawed(const mlc_rank *rank, uint64_t at, int64_t count)
+static bool is_finite(const mlc_rank *rank, mlc_lying lies, int64_t begin, int64_t end)
 {
     const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
-    double room[VIEW];
-    for (int64_t done = 0; done < count; done += VIEW) {
-        int64_t some = count - done < VIEW ? count - done : VIEW;
-        const void *x = mlc_memory_view(&rank->arena, at + (uint64_t)(done * dtype->bytes), (size_t)(some * dtype->bytes), room);
-        if (!dtype->wide->finite(x, some))
-            return true;
+    mlc_strip strip;
+    bool finite = true;
+    for (int64_t count, at = begin; finite && at < end; at += count) {
+        const char *elements = mlc_lying_look(&rank->arena, &lies, at, end, &count, &strip);
+        finite = dtype->wide->finite(elements, count);
     }
-    return false;
+    return finite;
 }
 
 /* The number of what is not finite in a piece of a parameter, from number `first` on; -1: nothing. */
 static int64_t search_piece(const mlc_rank *rank, const mlc_piece *piece, int64_t first)
 {
     const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
-    uint64_t master = mlc_rank_held(rank, piece->parameter)->master + (uint64_t)piece->begin * mlc_wide_bytes(rank->model);
-    if (first <= 0 && is_flawed(rank, master, piece->end - piece->begin))
+    const int64_t unit = (int64_t)mlc_wide_bytes(rank->model);
+    mlc_lying master = {mlc_rank_held(rank, piece->parameter)->master, unit, mlc_arranged_master(rank->model, piece->parameter)};
+    if (first <= 0 && !is_finite(rank, master, piece->begin, piece->end))
         return 0;
     for (int64_t s = first > 0 ? first - 1 : 0; s < parameter->state_count; s++) {
-        int64_t elements = mlc_rank_state_elements(rank->model, piece, (int)s);
-        if (is_flawed(rank, piece->states[s], elements))
+        mlc_lying state = {piece->states[s], unit, mlc_arranged_state(rank->model, piece->parameter, (int)s)};
+        if (!is_finite(rank, state, 0, mlc_rank_state_elements(rank->model, piece, (int)s)))
             return 1 + s;
     }
     return -1;

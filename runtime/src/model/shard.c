@@ -1,6 +1,7 @@
 /* shard.c: see shard.h. */
 #include "model/shard.h"
 
+#include "model/arranged.h"
 #include "model/rank.h"
 #include "system/exact.h"
 #include "system/numbers.h"
@@ -137,25 +138,35 @@ static int words_of(const mlc_model *model, const mlc_own *own)
     return states + 2 + 2 * states + 1 + own->read_count + 1;
 }
 
+/* Of the buffer of a whole state. */
+static int64_t state_elements(const builder *of, const mlc_piece *piece, int state)
+{
+    const mlc_model *model = of->owners->model;
+    int64_t elements = mlc_tensor_elements(&model->parameters[piece->parameter].states[state]);
+    return mlc_arranged_elements(mlc_arranged_state(model, piece->parameter, state), elements);
+}
+
 static void place_states(builder *of, mlc_piece *piece, const mlc_parameter *parameter, bool whole)
 {
     piece->states = of->words;
     for (int s = 0; s < parameter->state_count; s++)
-        *of->words++ = take(of, &of->states, whole ? mlc_tensor_elements(&parameter->states[s]) : piece->end - piece->begin);
+        *of->words++ = take(of, &of->states, whole ? state_elements(of, piece, s) : piece->end - piece->begin);
 }
 
 /* Results of a rule that is not elementwise lie beside what it reads. */
 static void place_results(builder *of, const mlc_piece *piece, const mlc_parameter *parameter, bool whole)
 {
-    *of->words = whole ? take(of, &of->work, piece->end) : piece->update_at[0];
+    const mlc_arrangement *arranged = mlc_arranged_master(of->owners->model, piece->parameter);
+    *of->words = whole ? take(of, &of->work, mlc_arranged_elements(arranged, piece->end)) : piece->update_at[0];
     of->words++;
     for (int s = 0; s < parameter->state_count; s++)
-        *of->words++ = whole ? take(of, &of->work, mlc_tensor_elements(&parameter->states[s])) : piece->states[s];
+        *of->words++ = whole ? take(of, &of->work, state_elements(of, piece, s)) : piece->states[s];
 }
 
 static void place_update(builder *of, mlc_piece *piece, const mlc_own *own, const mlc_parameter *parameter)
 {
-    uint64_t first = (uint64_t)piece->begin * of->unit, work = of->work;
+    bool arranged = mlc_arranged_master(of->owners->model, piece->parameter);
+    uint64_t first = arranged ? 0 : (uint64_t)piece->begin * of->unit, work = of->work;
     piece->update_flat = own->update_flat;
     piece->update = own->update;
     piece->update_at = of->words;

@@ -22,7 +22,7 @@ typedef struct mlc_piece {
     const uint64_t *states;        /* of element `begin` of each state; of a rule that is not elementwise, of the whole state */
     mlc_flat_function update_flat; /* as of mlc_own, over elements from `begin` on; or */
     mlc_function update;
-    const uint64_t *update_at;     /* both NULL: frozen, or fed by nothing */
+    const uint64_t *update_at;     /* both NULL: frozen, or fed by nothing. Of what is arranged (arranged.h) the buffers of master and gradient */
 } mlc_piece;
 
 /* The pieces of one replica, in order of parameter. */

@@ -8,6 +8,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/digest.h"
 #include "checkpoint/weights.h"
+#include "model/arranged.h"
 #include "step/executor.h"
 #include "step/gradient.h"
 #include "step/open.h"
@@ -84,6 +85,12 @@ static int state_count(const mlc_model *model)
     return count;
 }
 
+/* The copies of a session: of states, numbered through, then of masters, then of gradients. */
+static int copy_count(const mlc_model *model)
+{
+    return state_count(model) + 2 * model->parameter_count;
+}
+
 static mlc_session *session_allocate(const mlc_model *model, mlc_error *error)
 {
     mlc_session *session = calloc(1, sizeof *session);
@@ -92,7 +99,7 @@ static mlc_session *session_allocate(const mlc_model *model, mlc_error *error)
         session->ranks = mlc_mesh_ranks(&model->mesh);
         session->members = calloc((size_t)session->ranks, sizeof *session->members);
         session->leads = calloc((size_t)session->ranks, sizeof *session->leads);
-        session->copies = calloc((size_t)state_count(model) + 1, sizeof *session->copies);
+        session->copies = calloc((size_t)copy_count(model) + 1, sizeof *session->copies);
         pthread_mutex_init(&session->mutex, NULL);
         pthread_cond_init(&session->called, NULL);
         pthread_cond_init(&session->done, NULL);
@@ -217,7 +224,7 @@ void mlc_close(mlc_session *session)
     if (session->members)
         close_members(session);
     mlc_hub_close(session->hub);
-    for (int i = 0; session->copies && i < state_count(session->model); i++)
+    for (int i = 0; session->copies && i < copy_count(session->model); i++)
         free(session->copies[i]);
     pthread_mutex_destroy(&session->mutex);
     pthread_cond_destroy(&session->called);
@@ -237,9 +244,26 @@ static mlc_rank *owner_of(const mlc_session *session, int parameter, int replica
     return session->members[mlc_mesh_rank(&session->model->mesh, &at)];
 }
 
-static void *master_of(const mlc_rank *rank, int parameter)
+static mlc_lying master_of(const mlc_rank *rank, int parameter)
 {
-    return mlc_rank_at(rank, mlc_rank_held(rank, parameter)->master);
+    return (mlc_lying){mlc_rank_held(rank, parameter)->master, (int64_t)mlc_wide_bytes(rank->model), mlc_arranged_master(rank->model, parameter)};
+}
+
+/* Of a parameter that has one. */
+static mlc_lying gradient_of(const mlc_rank *rank, int parameter)
+{
+    uint64_t at = (uint64_t)((char *)mlc_gradient_of(rank, parameter) - rank->arena.base);
+    return (mlc_lying){at, (int64_t)mlc_wide_bytes(rank->model), mlc_arranged_master(rank->model, parameter)};
+}
+
+/* Elements of a tensor from one rank to another, where it lies alike. */
+static void pass_on(const mlc_rank *from, const mlc_rank *to, mlc_lying source, mlc_lying target, int64_t begin, int64_t end)
+{
+    mlc_strip strip;
+    for (int64_t count, at = begin; at < end; at += count) {
+        const char *elements = mlc_lying_look(&from->arena, &source, at, end, &count, &strip);
+        mlc_lying_write(&to->arena, &target, at, at + count, elements);
+    }
 }
 
 /* A rank's own piece of a parameter from index `from` of its shard on; NULL: no more. */
@@ -253,17 +277,15 @@ static const mlc_piece *next_piece(const mlc_rank *rank, int parameter, int *fro
     return NULL;
 }
 
-/* Elements of other replicas' pieces to the first one: `tensor` gives the whole tensor as a rank holds it. */
-static void gather(const mlc_session *session, int parameter, void *(*tensor)(const mlc_rank *rank, int parameter))
+/* Elements of other replicas' pieces to the first one: `tensor` says where a rank has the whole tensor. */
+static void gather(const mlc_session *session, int parameter, mlc_lying (*tensor)(const mlc_rank *rank, int parameter))
 {
-    uint64_t unit = mlc_wide_bytes(session->model);
-    char *to = tensor(owner_of(session, parameter, 0), parameter);
-    for (int replica = 1; replica < session->model->mesh.size[MLC_DP] && to; replica++) {
+    const mlc_rank *first = owner_of(session, parameter, 0);
+    for (int replica = 1; replica < session->model->mesh.size[MLC_DP]; replica++) {
         const mlc_rank *rank = owner_of(session, parameter, replica);
-        const char *from = tensor(rank, parameter);
         int at = 0;
         for (const mlc_piece *piece; (piece = next_piece(rank, parameter, &at));)
-            memcpy(to + (uint64_t)piece->begin * unit, from + (uint64_t)piece->begin * unit, (size_t)(piece->end - piece->begin) * unit);
+            pass_on(rank, first, tensor(rank, parameter), tensor(first, parameter), piece->begin, piece->end);
     }
 }
 
@@ -275,18 +297,60 @@ static void gather_masters(const mlc_session *session)
             gather(session, p, master_of);
 }
 
+/* ---- what the caller sees of tensors that are arranged, or that no replica has whole: copies in canonical order ---- */
+
+static char **master_copy(const mlc_session *session, int parameter)
+{
+    return (char **)&session->copies[state_count(session->model) + parameter];
+}
+
+static char **gradient_copy(const mlc_session *session, int parameter)
+{
+    return master_copy(session, session->model->parameter_count + parameter);
+}
+
+/* The tensor as its caller sees it; NULL without memory. */
+static void *shown(const mlc_session *session, int parameter, mlc_lying lies, char **copy)
+{
+    const mlc_rank *rank = owner_of(session, parameter, 0);
+    int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
+    if (!lies.arranged)
+        return mlc_rank_at(rank, lies.at);
+    if (!*copy)
+        *copy = calloc((size_t)elements, (size_t)lies.bytes);
+    if (*copy)
+        mlc_lying_read(&rank->arena, &lies, 0, elements, *copy);
+    return *copy;
+}
+
+/* Copies of masters that the caller has follow these. */
+static void show_masters(const mlc_session *session)
+{
+    for (int p = 0; p < session->model->parameter_count && session->exposed; p++)
+        if (*master_copy(session, p))
+            shown(session, p, master_of(owner_of(session, p, 0), p), master_copy(session, p));
+}
+
+/* A parameter from the caller's copy, or from the first replica of its owner. */
+static void take_master(const mlc_rank *rank, const mlc_session *session, int parameter)
+{
+    const mlc_rank *owner = owner_of(session, parameter, 0);
+    int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
+    mlc_lying master = master_of(rank, parameter);
+    const char *copy = *master_copy(session, parameter);
+    if (copy)
+        mlc_lying_write(&rank->arena, &master, 0, elements, copy);
+    else if (owner != rank)
+        pass_on(owner, rank, master_of(owner, parameter), master, 0, elements);
+}
+
 /* What the caller may have written goes to this rank. No rank writes to masters before it has heard from all. */
 static void take_masters(mlc_rank *rank, const mlc_session *session)
 {
     if (!session->exposed)
         return;
-    for (int i = 0; i < rank->role->held_count; i++) {
-        int parameter = rank->role->held[i].parameter;
-        const mlc_rank *owner = owner_of(session, parameter, 0);
-        size_t bytes = (size_t)mlc_parameter_elements(&session->model->parameters[parameter]) * mlc_wide_bytes(session->model);
-        if (owner != rank)
-            memcpy(master_of(rank, parameter), master_of(owner, parameter), bytes);
-    }
+    for (int i = 0; i < rank->role->held_count; i++)
+        take_master(rank, session, rank->role->held[i].parameter);
     mlc_executor_refresh(rank);
 }
 
@@ -333,7 +397,9 @@ mlc_view mlc_parameter_master(mlc_session *session, int parameter)
     if (!session->exposed)
         gather_masters(session);
     session->exposed = true;
-    return (mlc_view){p->name, session->model->wide, p->rank, p->shape, master_of(owner_of(session, parameter, 0), parameter), 0};
+    mlc_lying master = master_of(owner_of(session, parameter, 0), parameter);
+    char **copy = master_copy(session, parameter);
+    return (mlc_view){p->name, session->model->wide, p->rank, p->shape, *copy ? *copy : shown(session, parameter, master, copy), 0};
 }
 
 mlc_view mlc_parameter_gradient(mlc_session *session, int parameter)
@@ -341,8 +407,12 @@ mlc_view mlc_parameter_gradient(mlc_session *session, int parameter)
     const mlc_parameter *p = parameter_at(session, parameter);
     if (!p)
         return (mlc_view){0};
-    gather(session, parameter, mlc_gradient_of);
-    return (mlc_view){p->name, session->model->wide, p->rank, p->shape, mlc_gradient_of(owner_of(session, parameter, 0), parameter), 0};
+    const mlc_rank *owner = owner_of(session, parameter, 0);
+    if (!mlc_gradient_of(owner, parameter))
+        return (mlc_view){p->name, session->model->wide, p->rank, p->shape, NULL, 0};
+    gather(session, parameter, gradient_of);
+    void *gradient = shown(session, parameter, gradient_of(owner, parameter), gradient_copy(session, parameter));
+    return (mlc_view){p->name, session->model->wide, p->rank, p->shape, gradient, 0};
 }
 
 int mlc_parameter_state_count(const mlc_session *session, int parameter)
@@ -351,7 +421,7 @@ int mlc_parameter_state_count(const mlc_session *session, int parameter)
     return p ? p->state_count : 0;
 }
 
-/* The state where one replica holds it whole; NULL: it is spread over several. */
+/* The state where one replica holds it whole, in canonical order; NULL: it is spread over several, or arranged. */
 static void *whole_state(const mlc_session *session, int parameter, int state)
 {
     int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
@@ -359,28 +429,36 @@ static void *whole_state(const mlc_session *session, int parameter, int state)
         const mlc_rank *rank = owner_of(session, parameter, replica);
         int at = 0;
         const mlc_piece *piece = next_piece(rank, parameter, &at);
-        if (piece && piece->end - piece->begin == elements)
+        if (piece && piece->end - piece->begin == elements && !mlc_arranged_state(session->model, parameter, state))
             return mlc_rank_at(rank, piece->states[state]);
     }
     return NULL;
 }
 
+/* What a rank has of a state into a copy of all of it. */
+static void copy_piece(const mlc_rank *rank, const mlc_piece *piece, int state, char *to)
+{
+    int64_t unit = (int64_t)mlc_wide_bytes(rank->model), elements = mlc_rank_state_elements(rank->model, piece, state);
+    mlc_lying lies = {piece->states[state], unit, mlc_arranged_state(rank->model, piece->parameter, state)};
+    mlc_lying_read(&rank->arena, &lies, 0, elements, to + piece->begin * unit);
+}
+
 /* The copy of a state, NULL without memory. */
 static void *copy_state(const mlc_session *session, int parameter, int state)
 {
+    const mlc_parameter *p = &session->model->parameters[parameter];
+    int64_t elements = mlc_parameter_elements(p), own = mlc_tensor_elements(&p->states[state]);
     int index = state;
-    for (int p = 0; p < parameter; p++)
-        index += session->model->parameters[p].state_count;
-    int64_t elements = mlc_parameter_elements(&session->model->parameters[parameter]);
-    uint64_t unit = mlc_wide_bytes(session->model);
+    for (int before = 0; before < parameter; before++)
+        index += session->model->parameters[before].state_count;
     if (!session->copies[index])
-        session->copies[index] = calloc((size_t)elements, unit);
+        session->copies[index] = calloc((size_t)(own > elements ? own : elements), mlc_wide_bytes(session->model));
     char *to = session->copies[index];
     for (int replica = 0; replica < session->model->mesh.size[MLC_DP] && to; replica++) {
         const mlc_rank *rank = owner_of(session, parameter, replica);
         int at = 0;
         for (const mlc_piece *piece; (piece = next_piece(rank, parameter, &at));)
-            memcpy(to + (uint64_t)piece->begin * unit, mlc_rank_at(rank, piece->states[state]), (size_t)(piece->end - piece->begin) * unit);
+            copy_piece(rank, piece, state, to);
     }
     return to;
 }
@@ -557,6 +635,7 @@ static void train(mlc_session *session, const void *const *inputs, int64_t rows,
     *loss = run.loss;
     if (session->exposed && update)
         gather_masters(session);
+    show_masters(session);
 }
 
 int mlc_session_step(mlc_session *session, const void *const *inputs, int64_t rows, double *loss)
@@ -691,6 +770,7 @@ static int run_prepared(mlc_session *session, const char *held, mlc_call call, t
     if (session_enter(session, held))
         return MLC_USAGE;
     run_call(session, call, run);
+    show_masters(session);
     return session_leave(session);
 }
 

@@ -14,6 +14,57 @@ static char *bytes_at(const mlc_rank *rank, const mlc_part *part, int level)
     return mlc_rank_at(rank, part->levels[level] + part->offset);
 }
 
+/* A part in one of its levels, and which elements of the tensor it is. */
+typedef struct elements {
+    mlc_lying lies;
+    int64_t begin;
+    int64_t end;
+} elements;
+
+static elements elements_of(const mlc_part *part, int level)
+{
+    int64_t begin = (int64_t)(part->offset / part->unit), count = (int64_t)(part->bytes / part->unit);
+    return (elements){{part->levels[level], (int64_t)part->unit, part->arranged}, begin, begin + count};
+}
+
+/* A part out of a level, in canonical order. */
+static void read_part(const mlc_rank *rank, const mlc_env *env, const mlc_part *part, int level, char *to)
+{
+    if (!part->arranged) {
+        mlc_wire_copy(env, to, bytes_at(rank, part, level), part->bytes);
+        return;
+    }
+    elements of = elements_of(part, level);
+    mlc_lying_read(&rank->arena, &of.lies, of.begin, of.end, to);
+}
+
+static void write_part(const mlc_rank *rank, const mlc_env *env, const mlc_part *part, int level, const char *from)
+{
+    if (!part->arranged) {
+        mlc_wire_copy(env, bytes_at(rank, part, level), from, part->bytes);
+        return;
+    }
+    elements of = elements_of(part, level);
+    mlc_lying_write(&rank->arena, &of.lies, of.begin, of.end, from);
+}
+
+/* Adds as many elements as the part has to it. */
+static void add_part(const mlc_rank *rank, const mlc_env *env, const mlc_part *part, int level, const char *x)
+{
+    const mlc_dtype_row *dtype = mlc_dtype_wide(rank->model);
+    elements of = elements_of(part, level);
+    mlc_strip sum;
+    if (!part->arranged) {
+        mlc_wire_add(rank, env, bytes_at(rank, part, level), x, part->bytes);
+        return;
+    }
+    for (int64_t count, at = of.begin; at < of.end; at += count, x += count * dtype->bytes) {
+        mlc_lying_look(&rank->arena, &of.lies, at, of.end, &count, &sum);
+        dtype->wide->add(sum.elements, x, count);
+        mlc_lying_write(&rank->arena, &of.lies, at, at + count, sum.elements);
+    }
+}
+
 /* A segment of an exchange: of sums, of as many equal parts as there may be roots. */
 typedef struct segment {
     const mlc_env *env;
@@ -25,19 +76,19 @@ typedef struct segment {
 static void pack_values(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *to = context;
-    mlc_wire_copy(to->env, to->slot + part->at, bytes_at(rank, part, 0), part->bytes);
+    read_part(rank, to->env, part, 0, to->slot + part->at);
 }
 
 static void unpack_values(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *from = context;
-    mlc_wire_copy(from->env, bytes_at(rank, part, 0), from->slot + part->at, part->bytes);
+    write_part(rank, from->env, part, 0, from->slot + part->at);
 }
 
 static void add_sum(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *from = context;
-    mlc_wire_add(rank, from->env, bytes_at(rank, part, 0), from->slot + part->at, part->bytes);
+    add_part(rank, from->env, part, 0, from->slot + part->at);
 }
 
 static const char *arrived_at(const mlc_rank *rank, const mlc_part *part, const segment *from, int number)
@@ -51,19 +102,29 @@ static void pack_sums(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *to = context;
     for (int i = 0; i < to->joining->sent_count; i++)
-        mlc_wire_copy(to->env, to->slot + (uint64_t)i * to->room + part->at, bytes_at(rank, part, to->joining->sent[i]), part->bytes);
+        read_part(rank, to->env, part, to->joining->sent[i], to->slot + (uint64_t)i * to->room + part->at);
+}
+
+/* Elements of a part out of a level, all at once; they lie there, or in `taken`. */
+static const char *part_of(const mlc_rank *rank, const mlc_env *env, const mlc_part *part, int level, char taken[MLC_STREAM_PART])
+{
+    if (!part->arranged)
+        return bytes_at(rank, part, level);
+    read_part(rank, env, part, level, taken);
+    return taken;
 }
 
 static void join_sums(const mlc_rank *rank, const mlc_part *part, void *context)
 {
     const segment *from = context;
+    char taken[MLC_STREAM_PART];
     for (int i = 0; i < from->joining->join_count; i++) {
         const mlc_join *join = &from->joining->joins[i];
-        const char *x = join->arrived ? arrived_at(rank, part, from, join->from) : bytes_at(rank, part, join->from);
+        const char *x = join->arrived ? arrived_at(rank, part, from, join->from) : part_of(rank, from->env, part, join->from, taken);
         if (join->adds)
-            mlc_wire_add(rank, from->env, bytes_at(rank, part, join->to), x, part->bytes);
+            add_part(rank, from->env, part, join->to, x);
         else
-            mlc_wire_copy(from->env, bytes_at(rank, part, join->to), x, part->bytes);
+            write_part(rank, from->env, part, join->to, x);
     }
 }
 

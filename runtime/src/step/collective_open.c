@@ -13,13 +13,13 @@ static mlc_portions own_portion(const mlc_rank *rank)
     return mlc_cohort_portions(replicas, rank->replica, mlc_cohort_turns(replicas));
 }
 
-/* The elements of a parameter that a run of portions has, of `unit` bytes each. */
-static bool stream_add_portions(mlc_stream *stream, const mlc_rank *rank, int parameter, mlc_portions portions, const uint64_t *levels,
-                                const uint64_t *guests, uint64_t unit)
+/* The elements of a parameter that a run of portions has, in the buffers of a stretch. */
+static bool stream_add_portions(mlc_stream *stream, const mlc_rank *rank, int parameter, mlc_portions portions, mlc_stretch stretch)
 {
     mlc_run run = mlc_owners_elements(&rank->catalog.owners, parameter, portions);
-    return run.begin >= run.end ||
-           mlc_stream_add(stream, levels, guests, (uint64_t)run.begin * unit, (uint64_t)(run.end - run.begin) * unit);
+    stretch.offset = (uint64_t)run.begin * stretch.unit;
+    stretch.bytes = (uint64_t)(run.end - run.begin) * stretch.unit;
+    return run.begin >= run.end || mlc_stream_add(stream, stretch);
 }
 
 /* The values of a parameter that change hands: its bf16 copy, or the master. */
@@ -30,8 +30,9 @@ static bool stream_add_values(mlc_stream *stream, const mlc_rank *rank, int para
     const mlc_own *own = rank->catalog.owners.items[parameter].own;
     if (!own->update && !own->update_flat)
         return true;
-    return stream_add_portions(stream, rank, parameter, portions, copied ? &held->copy : &held->master, NULL,
-                               copied ? sizeof(uint16_t) : mlc_wide_bytes(rank->model));
+    mlc_stretch master = {.levels = &held->master, .arranged = mlc_arranged_master(rank->model, parameter), .unit = mlc_wide_bytes(rank->model)};
+    mlc_stretch copy = {.levels = &held->copy, .arranged = mlc_arranged_copy(rank->model, parameter), .unit = sizeof(uint16_t)};
+    return stream_add_portions(stream, rank, parameter, portions, copied ? copy : master);
 }
 
 /* ---- channels ---- */
@@ -104,7 +105,9 @@ static bool add_sums(mlc_stream *stream, const mlc_rank *rank, const mlc_chunk *
         const mlc_use *use = &chunk->uses[i];
         const uint64_t *theirs = guests ? guests + (size_t)i * (size_t)most : NULL;
         bool fed = rank->model->parameters[use->parameter].fed != 2;
-        if (fed && !stream_add_portions(stream, rank, use->parameter, portions, guest ? theirs : use->levels, theirs, mlc_wide_bytes(rank->model)))
+        mlc_stretch sums = {guest ? theirs : use->levels, theirs, guest ? NULL : mlc_arranged_master(rank->model, use->parameter),
+                            .unit = mlc_wide_bytes(rank->model)};
+        if (fed && !stream_add_portions(stream, rank, use->parameter, portions, sums))
             return false;
     }
     return true;
@@ -273,7 +276,8 @@ static int open_share(mlc_rank *rank, const mlc_action *action, mlc_error *error
     bool owns = rank->place == owner;
     const mlc_use *streamed = owns ? mlc_use_at(rank, parameter, 0)->use : it->use;
     mlc_stream *stream = owns ? &event->one.kept : &event->one.sent;
-    if (!stream_add_portions(stream, rank, parameter, own_portion(rank), streamed->levels, NULL, mlc_wide_bytes(rank->model)))
+    mlc_stretch sums = {.levels = streamed->levels, .arranged = mlc_arranged_master(rank->model, parameter), .unit = mlc_wide_bytes(rank->model)};
+    if (!stream_add_portions(stream, rank, parameter, own_portion(rank), sums))
         return no_memory(error);
     return connect_event(rank, event, MLC_REDUCTION, it->place, owner, error);
 }

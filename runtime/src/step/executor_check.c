@@ -2,6 +2,7 @@
 #include "step/executor.h"
 
 #include "model/action.h"
+#include "model/arranged.h"
 #include "model/results.h"
 #include "model/tree.h"
 #include "step/sweep.h"
@@ -104,10 +105,17 @@ static int check_held(const mlc_model *model, int place, mlc_error *error)
         if (held->parameter < least || held->parameter >= model->parameter_count)
             return refuse_place(model, place, "held parameter", i, error);
         const mlc_held *owners = mlc_role_held(&model->roles[model->parameters[held->parameter].owner], held->parameter);
-        if (!owners || (owners->copy == MLC_NONE) != (held->copy == MLC_NONE))
+        bool ranges = held->init_flat && mlc_arranged_master(model, held->parameter); /* of elements that do not lie one after the other */
+        if (!owners || (owners->copy == MLC_NONE) != (held->copy == MLC_NONE) || ranges)
             return refuse_place(model, place, "held parameter", i, error);
     }
     return MLC_OK;
+}
+
+static bool has_words(const mlc_model *model, const mlc_own *own)
+{
+    int64_t words = INT64_C(3) + 2 * (int64_t)model->parameters[own->parameter].state_count + own->read_count;
+    return !mlc_arranged_master(model, own->parameter) || words <= MLC_UPDATE_WORDS;
 }
 
 /* What it owns it also holds. That each parameter is owned once mlc_owners_open sees. */
@@ -115,7 +123,7 @@ static int check_owned(const mlc_model *model, int place, mlc_error *error)
 {
     const mlc_role *role = &model->roles[place];
     for (int i = 0; i < role->owned_count; i++)
-        if (!mlc_role_held(role, role->owned[i].parameter) || role->owned[i].read_count < 0)
+        if (!mlc_role_held(role, role->owned[i].parameter) || role->owned[i].read_count < 0 || !has_words(model, &role->owned[i]))
             return refuse_place(model, place, "owned parameter", i, error);
     const mlc_area areas[] = {role->states, role->work, role->guests};
     for (int i = 0; i < 3; i++)
@@ -354,6 +362,10 @@ int mlc_executor_check_model(const mlc_model *model, mlc_error *error)
 {
     if (check_mesh(model, error) || check_dtypes(model, error) || check_channels(model, error) || check_sweeps(model, error))
         return error->status;
+    int parameter = 0;
+    const char *arranged = mlc_arranged_fault(model, &parameter);
+    if (arranged)
+        return mlc_error_set(error, MLC_BAD_INPUT, "model %s: parameter %s %s", model->name, model->parameters[parameter].name, arranged);
     for (int p = 0; p < model->parameter_count; p++)
         if (model->parameters[p].owner < 0 || model->parameters[p].owner >= model->mesh.size[MLC_PP])
             return mlc_error_set(error, MLC_BAD_INPUT, "model %s: parameter %s has no owner", model->name, model->parameters[p].name);

@@ -1,6 +1,7 @@
 /* open.c: see open.h. */
 #include "step/open.h"
 
+#include "model/arranged.h"
 #include "model/tables.h"
 #include "step/collective.h"
 #include "step/executor.h"
@@ -96,9 +97,11 @@ void mlc_rank_initialize(mlc_rank *rank)
     for (int i = 0; i < rank->shard.count; i++) {
         const mlc_piece *piece = &rank->shard.pieces[i];
         const mlc_parameter *parameter = &rank->model->parameters[piece->parameter];
-        for (int s = 0; s < parameter->state_count; s++)
-            mlc_memory_clear(&rank->arena, piece->states[s],
-                             (size_t)mlc_rank_state_elements(rank->model, piece, s) * mlc_wide_bytes(rank->model));
+        for (int s = 0; s < parameter->state_count; s++) {
+            const mlc_arrangement *arranged = mlc_arranged_state(rank->model, piece->parameter, s);
+            int64_t elements = mlc_arranged_elements(arranged, mlc_rank_state_elements(rank->model, piece, s));
+            mlc_memory_clear(&rank->arena, piece->states[s], (size_t)elements * mlc_wide_bytes(rank->model));
+        }
     }
     mlc_executor_initialize(rank);
 }

@@ -11,7 +11,7 @@ uint64_t mlc_stream_aligned(uint64_t bytes)
     return (bytes + MLC_STREAM_LINE - 1) / MLC_STREAM_LINE * MLC_STREAM_LINE;
 }
 
-bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, const uint64_t *guests, uint64_t offset, uint64_t bytes)
+bool mlc_stream_add(mlc_stream *stream, mlc_stretch stretch)
 {
     if (stream->count == stream->capacity) {
         int capacity = stream->capacity ? 2 * stream->capacity : 8;
@@ -21,8 +21,9 @@ bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, const uint64_t *
         stream->stretches = grown;
         stream->capacity = capacity;
     }
-    stream->stretches[stream->count++] = (mlc_stretch){levels, guests, offset, bytes, stream->bytes};
-    stream->bytes += mlc_stream_aligned(bytes);
+    stretch.start = stream->bytes;
+    stream->stretches[stream->count++] = stretch;
+    stream->bytes += mlc_stream_aligned(stretch.bytes);
     return true;
 }
 
@@ -45,7 +46,7 @@ static void visit_stretch(const mlc_rank *rank, const mlc_stretch *it, uint64_t 
     const uint64_t part = mlc_wire_part();
     for (uint64_t at = begin; at < end; at += part) {
         uint64_t bytes = end - at < part ? end - at : part;
-        visit(rank, &(mlc_part){it->levels, it->guests, it->offset + at - it->start, bytes, at - segment}, context);
+        visit(rank, &(mlc_part){it->levels, it->guests, it->arranged, it->unit, it->offset + at - it->start, bytes, at - segment}, context);
     }
 }
 

@@ -2,14 +2,19 @@
 #ifndef MLC_STREAM_H
 #define MLC_STREAM_H
 
+#include "model/arranged.h"
 #include "model/rank.h"
 
+#define MLC_STREAM_PART 32768 /* bytes worked on at a time: stays in the first cache through all additions */
 #define MLC_STREAM_LINE 64 /* bytes: where pieces of a stream start, and what threads share out */
 
-/* Bytes [offset, offset + bytes) of the buffer at levels[0], and of the accumulators at levels[1], ... */
+/* Elements of a tensor in canonical order: bytes [offset, offset + bytes) of the buffer at levels[0], and of the accumulators at
+ * levels[1], ..., had they lain in this order. */
 typedef struct mlc_stretch {
     const uint64_t *levels;
     const uint64_t *guests; /* the same of a guest's sums; NULL: not needed */
+    const mlc_arrangement *arranged; /* of the buffers at `levels`; NULL: canonical, as those of guests always are */
+    uint64_t unit;          /* bytes of an element */
     uint64_t offset;
     uint64_t bytes;
     uint64_t start;         /* in the stream */
@@ -25,8 +30,8 @@ typedef struct mlc_stream {
 /* Bytes up to the next line. */
 uint64_t mlc_stream_aligned(uint64_t bytes);
 
-/* Adds a stretch of `bytes` bytes. False: out of memory. */
-bool mlc_stream_add(mlc_stream *stream, const uint64_t *levels, const uint64_t *guests, uint64_t offset, uint64_t bytes);
+/* Adds a stretch, whose `start` is not asked for. False: out of memory. */
+bool mlc_stream_add(mlc_stream *stream, mlc_stretch stretch);
 void mlc_stream_close(mlc_stream *stream);
 
 /* How many segments of `room` bytes, a multiple of MLC_STREAM_LINE, it takes. */
@@ -36,6 +41,8 @@ int64_t mlc_stream_segments(const mlc_stream *stream, uint64_t room);
 typedef struct mlc_part {
     const uint64_t *levels;
     const uint64_t *guests;
+    const mlc_arrangement *arranged;
+    uint64_t unit;
     uint64_t offset;
     uint64_t bytes;
     uint64_t at;

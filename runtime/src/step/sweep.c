@@ -1,6 +1,7 @@
 /* sweep.c: see sweep.h. */
 #include "step/sweep.h"
 
+#include "model/arranged.h"
 #include "model/finite.h"
 #include "model/results.h"
 #include "model/tables.h"
@@ -9,6 +10,7 @@
 #include "world/launches.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define CHUNK (8 * MLC_BLOCK) /* elements worked on at a time: stays in the first cache through all kernels */
 
@@ -241,10 +243,32 @@ static int times_of(const walk *of, const item *it, const mlc_sweep_call *call)
     return times;
 }
 
-/* Element it->begin of an array of so many bytes each. */
-static uint64_t at_begin(const item *it, uint64_t at, uint64_t bytes)
+/* Is the operand a tensor of a parameter? */
+static bool is_tensor(int operand)
 {
-    return at + (uint64_t)it->begin * bytes;
+    return operand >= MLC_OPERAND_SUM && operand <= MLC_OPERAND_NEW_STATE;
+}
+
+/* How a tensor lies, number k of those that the operand is; NULL: canonical, as is all that is of no parameter. */
+static const mlc_arrangement *arrangement_of(const walk *of, const item *it, int operand, int k)
+{
+    const mlc_model *model = of->rank->model;
+    if (!model->arranged || !is_tensor(operand))
+        return NULL;
+    switch (operand) {
+    case MLC_OPERAND_COPY:
+        return mlc_arranged_copy(model, it->parameter);
+    case MLC_OPERAND_STATE:
+    case MLC_OPERAND_NEW_STATE:
+        return mlc_arranged_state(model, it->parameter, k);
+    default:
+        return mlc_arranged_master(model, it->parameter);
+    }
+}
+
+static int64_t bytes_of(const walk *of, int operand)
+{
+    return operand == MLC_OPERAND_COPY ? (int64_t)sizeof(uint16_t) : (int64_t)mlc_wide_bytes(of->rank->model);
 }
 
 /* Which of an operand call number k of so many is given. */
@@ -268,26 +292,25 @@ static uint64_t resolve_slot(const mlc_rank *rank, int operand)
     return record[operand] ? rank->role->record + record[operand] : rank->role->results + results[operand];
 }
 
-/* Where an operand, number k of those that there are, begins. States, and what an update makes, are laid out for the piece. */
-static uint64_t resolve(const walk *of, const item *it, int operand, int k)
+/* Where an operand is, number k of those that there are. States, and what an update makes, are laid out for the piece. */
+static uint64_t operand_at(const walk *of, const item *it, int operand, int k)
 {
     const mlc_rank *rank = of->rank;
-    uint64_t bytes = mlc_wide_bytes(rank->model);
     switch (operand) {
     case MLC_OPERAND_SUM:
-        return at_begin(it, levels_of(of, it, k)[0], bytes);
+        return levels_of(of, it, k)[0];
     case MLC_OPERAND_WAITING:
-        return at_begin(it, levels_of(of, it, k / of->merges)[of->depth - k % of->merges], bytes);
+        return levels_of(of, it, k / of->merges)[of->depth - k % of->merges];
     case MLC_OPERAND_KEPT:
-        return at_begin(it, levels_of(of, it, 0)[of->depth - of->merges + 1], bytes);
+        return levels_of(of, it, 0)[of->depth - of->merges + 1];
     case MLC_OPERAND_GRADIENT:
-        return at_begin(it, mlc_use_at(rank, it->parameter, 0)->use->levels[0], bytes);
+        return mlc_use_at(rank, it->parameter, 0)->use->levels[0];
     case MLC_OPERAND_FURTHER:
-        return at_begin(it, mlc_use_at(rank, it->parameter, 1 + k)->use->levels[0], bytes);
+        return mlc_use_at(rank, it->parameter, 1 + k)->use->levels[0];
     case MLC_OPERAND_MASTER:
-        return at_begin(it, it->held->master, bytes);
+        return it->held->master;
     case MLC_OPERAND_COPY:
-        return at_begin(it, it->held->copy, sizeof(uint16_t));
+        return it->held->copy;
     case MLC_OPERAND_STATE:
         return it->piece->states[k];
     case MLC_OPERAND_NEW_MASTER:
@@ -301,6 +324,21 @@ static uint64_t resolve(const walk *of, const item *it, int operand, int k)
     default:
         return resolve_slot(rank, operand);
     }
+}
+
+/* Is the operand a tensor that is laid out for the whole parameter? Then element it->begin of it is the item's first. */
+static bool is_whole_tensor(int operand)
+{
+    return is_tensor(operand) && operand != MLC_OPERAND_STATE && operand != MLC_OPERAND_NEW_MASTER && operand != MLC_OPERAND_NEW_STATE;
+}
+
+/* Where an operand, number k of those that there are, begins; of a tensor that is arranged, where its buffer does. */
+static uint64_t resolve(const walk *of, const item *it, int operand, int k)
+{
+    uint64_t at = operand_at(of, it, operand, k);
+    if (it->begin && is_whole_tensor(operand) && !arrangement_of(of, it, operand, k))
+        at += (uint64_t)(it->begin * bytes_of(of, operand));
+    return at;
 }
 
 /* What a kernel that looks through an operand looks at (finite.h); of what a microbatch left, its column. */
@@ -320,6 +358,13 @@ static int64_t extent_of(const walk *of, const item *it, const mlc_sweep_call *c
     return state ? mlc_tensor_elements(&parameter->states[index_of(of, it, operand, k, times)]) : mlc_parameter_elements(parameter);
 }
 
+/* Of an update: master, gradient, new master; each state, old and new; what it reads beside. */
+static int own_operands(const mlc_rank *rank, int parameter)
+{
+    int states = rank->model->parameters[parameter].state_count;
+    return 3 + 2 * states + rank->catalog.owners.items[parameter].own->read_count;
+}
+
 /* ---- calls ---- */
 
 /* The operands of call number k of so many; returns how many. */
@@ -331,6 +376,51 @@ static int resolve_all(const walk *of, const item *it, const mlc_sweep_call *cal
     return count;
 }
 
+/* The strip of a thread for operand number i, as an operand. */
+static uint64_t strip_at(const walk *of, const mlc_env *env, int i)
+{
+    return (uint64_t)(env->scratch - env->arena) + (uint64_t)i * MLC_STRIP * mlc_wide_bytes(of->rank->model);
+}
+
+/* The operands of a call of a kernel on tensors. */
+typedef struct given {
+    int count;
+    bool arranged;          /* some are */
+    bool moves[MLC_STRIPS]; /* with the elements; a scalar does not */
+    mlc_lying lies[MLC_STRIPS];
+} given;
+
+static given given_to(const walk *of, const item *it, const mlc_sweep_call *call, int k, int times, const uint64_t *at)
+{
+    given all = {0};
+    for (; all.count < MLC_STRIPS && call->operands[all.count]; all.count++) {
+        int o = all.count, operand = call->operands[o];
+        all.moves[o] = is_tensor(operand);
+        all.lies[o] = (mlc_lying){at[o], bytes_of(of, operand), arrangement_of(of, it, operand, index_of(of, it, operand, k, times))};
+        all.arranged |= all.lies[o].arranged != NULL;
+    }
+    return all;
+}
+
+/* Elements [begin, end) of operands some of which are arranged, strip by strip: those are taken out in canonical order, and what a kernel
+ * of two changes is put back. `first` is the item's first element. */
+static void run_strips(const walk *of, mlc_env *env, const mlc_sweep_call *call, const given *all, int64_t first, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i += MLC_STRIP) {
+        int64_t last = smaller(i + MLC_STRIP, end);
+        uint64_t at[MLC_STRIPS];
+        for (int o = 0; o < all->count; o++) {
+            const mlc_lying *lies = &all->lies[o];
+            at[o] = lies->arranged ? strip_at(of, env, o) : lies->at + (uint64_t)(all->moves[o] ? i * lies->bytes : 0);
+            if (lies->arranged)
+                mlc_lying_read(&of->rank->arena, lies, first + i, first + last, env->arena + at[o]);
+        }
+        call->run(env, at, 0, last - i);
+        if (all->count > 1 && all->lies[0].arranged)
+            mlc_lying_write(&of->rank->arena, &all->lies[0], first + i, first + last, env->arena + at[0]);
+    }
+}
+
 /* Elements [begin, end) of the operands of call number k of so many. */
 static void run_kernel(const walk *of, mlc_env *env, const item *it, const mlc_sweep_call *call, int k, int times, int64_t begin, int64_t end)
 {
@@ -338,14 +428,47 @@ static void run_kernel(const walk *of, mlc_env *env, const item *it, const mlc_s
     resolve_all(of, it, call, k, times, at);
     int subject = call->operands[1] == MLC_OPERAND_VALUE ? 1 : 0;
     env->subject = subject_of(of, it, call->operands[subject], index_of(of, it, call->operands[subject], k, times));
-    call->run(env, at, begin, end);
+    if (!of->rank->model->arranged || !is_tensor(call->operands[0])) {
+        call->run(env, at, begin, end);
+        return;
+    }
+    given all = given_to(of, it, call, k, times, at);
+    if (all.arranged)
+        run_strips(of, env, call, &all, it->begin, begin, end);
+    else
+        call->run(env, at, begin, end);
+}
+
+/* The update of a piece whose master and gradient are arranged; its states are not. */
+static void update_strips(const walk *of, mlc_env *env, const item *it, const mlc_arrangement *arranged, int64_t begin, int64_t end)
+{
+    const mlc_piece *piece = it->piece;
+    int64_t unit = (int64_t)mlc_wide_bytes(of->rank->model);
+    int states = of->rank->model->parameters[it->parameter].state_count, words = own_operands(of->rank, it->parameter);
+    mlc_lying master = {piece->update_at[0], unit, arranged}, gradient = {piece->update_at[1], unit, arranged};
+    for (int64_t i = begin; i < end; i += MLC_STRIP) {
+        int64_t first = it->begin + i, last = it->begin + smaller(i + MLC_STRIP, end);
+        uint64_t at[MLC_UPDATE_WORDS];
+        memcpy(at, piece->update_at, (size_t)words * sizeof *at);
+        at[0] = at[2 + states] = strip_at(of, env, 0);
+        at[1] = strip_at(of, env, 1);
+        for (int s = 0; s < states; s++)
+            at[2 + s] = at[3 + states + s] = piece->states[s] + (uint64_t)(i * unit);
+        mlc_lying_read(&of->rank->arena, &master, first, last, env->arena + at[0]);
+        mlc_lying_read(&of->rank->arena, &gradient, first, last, env->arena + at[1]);
+        piece->update_flat(env, at, 0, last - first);
+        mlc_lying_write(&of->rank->arena, &master, first, last, env->arena + at[0]);
+    }
 }
 
 /* The update of a piece, or the initial value of what is held, on operands that are its own. */
 static void run_own(const walk *of, mlc_env *env, const item *it, int64_t begin, int64_t end)
 {
+    const mlc_arrangement *arranged = mlc_arranged_master(of->rank->model, it->parameter);
     env->path = of->rank->model->parameters[it->parameter].path;
-    if (it->piece)
+    if (it->piece && arranged)
+        update_strips(of, env, it, arranged, begin, end);
+    else if (it->piece)
         it->piece->update_flat(env, it->piece->update_at, begin, end);
     else
         it->held->init_flat(env, it->held->init_at, begin, end);
@@ -433,13 +556,6 @@ static void list_call(const walk *of, const item *it, const mlc_sweep_call *call
 {
     mlc_sweep_name name = {call->kernel, it->parameter == NONE ? "rank" : of->rank->model->parameters[it->parameter].name};
     mlc_launches_sweep(of->rank->world.launches, function, name, at, count, it->begin, it->begin + elements);
-}
-
-/* Of an update: master, gradient, new master; each state, old and new; what it reads beside. */
-static int own_operands(const mlc_rank *rank, int parameter)
-{
-    int states = rank->model->parameters[parameter].state_count;
-    return 3 + 2 * states + rank->catalog.owners.items[parameter].own->read_count;
 }
 
 static void list_own(const walk *of, const item *it, const mlc_sweep_call *call)

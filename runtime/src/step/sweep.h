@@ -11,6 +11,8 @@
 
 #include "model/rank.h"
 
+#define MLC_UPDATE_WORDS 1024 /* operands of the update of a parameter that is arranged, at most */
+
 /* What runs sweeps: an action, or what stands in place of one. */
 typedef struct mlc_moment {
     int at;           /* enum mlc_sweep_at */

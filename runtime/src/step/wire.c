@@ -1,9 +1,9 @@
 /* wire.c: see wire.h. Messages are those of the transport, in the memory of this process. */
 #include "step/wire.h"
 
-#include <string.h>
+#include "step/stream.h"
 
-#define PART 32768 /* bytes: stays in the first cache through all additions */
+#include <string.h>
 
 int mlc_wire_open(mlc_rank *rank, mlc_error *error)
 {
@@ -60,7 +60,7 @@ char *mlc_wire_outgoing(const mlc_rank *rank, const mlc_link *link, int64_t n)
 
 uint64_t mlc_wire_part(void)
 {
-    return PART;
+    return MLC_STREAM_PART;
 }
 
 void mlc_wire_copy(const mlc_env *env, char *to, const char *from, uint64_t bytes)

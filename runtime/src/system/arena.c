@@ -71,17 +71,6 @@ void mlc_memory_clear(const mlc_arena *arena, uint64_t at, size_t bytes)
     memset(arena->base + at, 0, bytes);
 }
 
-void *mlc_memory_edit(const mlc_arena *arena, uint64_t at, size_t bytes)
-{
-    (void)bytes;
-    return arena->base + at;
-}
-
-void mlc_memory_edited(const mlc_arena *arena, uint64_t at, size_t bytes, void *edited)
-{
-    (void)arena, (void)at, (void)bytes, (void)edited;
-}
-
 void *mlc_memory_stage(mlc_arena *arena, uint64_t at, size_t bytes)
 {
     (void)bytes;

@@ -44,10 +44,6 @@ void mlc_memory_read(const mlc_arena *arena, uint64_t at, void *to, size_t bytes
 void mlc_memory_write(const mlc_arena *arena, uint64_t at, const void *from, size_t bytes);
 void mlc_memory_clear(const mlc_arena *arena, uint64_t at, size_t bytes);
 
-/* For changes here and there in bytes of the arena: in place, or a copy, which goes back with the second call. NULL: out of memory. */
-void *mlc_memory_edit(const mlc_arena *arena, uint64_t at, size_t bytes);
-void mlc_memory_edited(const mlc_arena *arena, uint64_t at, size_t bytes, void *edited);
-
 /* Where the host makes the bytes [at, at + bytes), which rows read: in place, or in memory of its own that a pass takes over before its
  * rows run. NULL: out of memory. Once an arena. */
 void *mlc_memory_stage(mlc_arena *arena, uint64_t at, size_t bytes);

@@ -87,20 +87,6 @@ void mlc_memory_clear(const mlc_arena *arena, uint64_t at, size_t bytes)
     mlc_gpu_clear(arena->gpu, arena->base + at, bytes);
 }
 
-void *mlc_memory_edit(const mlc_arena *arena, uint64_t at, size_t bytes)
-{
-    void *edited = malloc(bytes);
-    if (edited)
-        mlc_gpu_read(arena->gpu, edited, arena->base + at, bytes);
-    return edited;
-}
-
-void mlc_memory_edited(const mlc_arena *arena, uint64_t at, size_t bytes, void *edited)
-{
-    mlc_gpu_write(arena->gpu, arena->base + at, edited, bytes);
-    free(edited);
-}
-
 void *mlc_memory_stage(mlc_arena *arena, uint64_t at, size_t bytes)
 {
     (void)at;

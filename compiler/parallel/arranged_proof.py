@@ -1,0 +1,110 @@
+"""How parameters lie: every element has a place of its own, and all that read or write one know the same arrangement.
+
+    places     of each master, copy and whole state: strides show that no two elements share a place, and that all lie in the buffer
+    routines   rows, initial values and updates are given a buffer by routines whose code has it arranged as it is; a rule over elements,
+               to which the runtime gives them in canonical order, knows nothing of it
+    scratch    each thread has room for what it holds in canonical order
+
+Shards, messages and files number elements in canonical order, so nothing that is proved of them depends on how they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mlc.ir.dtypes import dtype_of
+from mlc.lower.arrangement import Arrangement, is_bijective
+from mlc.parallel.faults import Fault
+from mlc.parallel.planned import STRIP_ELEMENTS, STRIPS, Arranged, Chunk, Held, OwnedParameter, Place, Planned, PlannedParameter, Signature
+
+_CANONICAL = Arranged(None, None, ())
+
+
+def arranged_faults(planned: Planned) -> Iterator[Fault]:
+    """What is wrong with how the parameters of a plan lie."""
+    lies = [parameter for parameter in planned.parameters if parameter.arranged is not None]
+    if not lies and all(operand.arranged is None for routine in planned.routines for operand in routine.operands):
+        return
+    for parameter in lies:
+        yield from _parameter_faults(parameter)
+    least = STRIPS * STRIP_ELEMENTS * planned.unit
+    if lies and planned.scratch_bytes_per_thread < least:
+        yield Fault("E1206", f"{planned.scratch_bytes_per_thread} bytes of scratch a thread, canonical elements of parameters take {least}")
+    for place in planned.places:
+        for held in place.held:
+            yield from _init_faults(planned, place, held)
+        for one in place.owned:
+            yield from _update_faults(planned, place, one)
+        for chain, chunks in place.chunks.items():
+            for number, chunk in enumerate(chunks):
+                yield from _chunk_faults(planned, place, chunk, f"{chain}: place {place.number}, chunk {number}")
+
+
+def _parameter_faults(parameter: PlannedParameter) -> Iterator[Fault]:
+    arranged = parameter.arranged or _CANONICAL
+    if len(arranged.states) != len(parameter.states):
+        yield Fault("E1204", f"parameter {parameter.name}: {len(arranged.states)} states are arranged, it has {len(parameter.states)}")
+        return
+    if parameter.elementwise and any(state is not None for state in arranged.states):
+        yield Fault("E1204", f"parameter {parameter.name}: states of a rule over elements are canonical")
+    if arranged.copy is not None and dtype_of(parameter.dtype).wide == parameter.dtype:
+        yield Fault("E1204", f"parameter {parameter.name}: it has no copy that is arranged")
+    shapes = [("master", arranged.master, parameter.shape), ("copy", arranged.copy, parameter.shape)]
+    shapes += [(f"state {name}", of, shape) for (name, shape), of in zip(parameter.states, arranged.states, strict=True)]
+    for what, of, shape in shapes:
+        if of is not None and not is_bijective(of, shape):
+            yield Fault("E1206", f"parameter {parameter.name}: {what} of {list(shape)} arranged {of}: some of its elements share a place")
+
+
+def _wrong(where: str, routine: Signature, wanted: Sequence[Arrangement | None]) -> Iterator[Fault]:
+    """wanted: of its first operands"""
+    for number, (operand, arrangement) in enumerate(zip(routine.operands, wanted, strict=False)):
+        if operand.arranged != arrangement:
+            text = f"operand {number} of {routine.name} is arranged {operand.arranged or 'canonically'}, what it is given"
+            yield Fault("E1206", f"{where}: {text} {arrangement or 'canonically'}")
+
+
+def _init_faults(planned: Planned, place: Place, held: Held) -> Iterator[Fault]:
+    parameter = planned.parameters[held.parameter]
+    where = f"place {place.number}: initial value of {parameter.name}"
+    yield from _wrong(where, planned.routines[held.init.routine], [(parameter.arranged or _CANONICAL).master])
+    if parameter.arranged and parameter.arranged.master and planned.routines[held.init.routine].flat:
+        yield Fault("E1206", f"{where}: it runs over a range of elements, which do not lie one after the other")
+
+
+def _update_faults(planned: Planned, place: Place, one: OwnedParameter) -> Iterator[Fault]:
+    parameter = planned.parameters[one.parameter]
+    if one.update is None:
+        return
+    arranged = parameter.arranged or _CANONICAL
+    states = arranged.states or (None,) * len(parameter.states)
+    wanted: list[Arrangement | None] = [arranged.master, arranged.master, *states, arranged.master, *states]
+    if parameter.elementwise:
+        wanted = [None] * len(wanted)
+    yield from _wrong(f"place {place.number}: update of {parameter.name}", planned.routines[one.update], wanted)
+
+
+def _chunk_faults(planned: Planned, place: Place, chunk: Chunk, where: str) -> Iterator[Fault]:
+    """Each buffer lies in one way, for all rows; of parameters and gradients in theirs."""
+    known = _known(planned, place, chunk)
+    lies = {number: known[buffer.name] for number, buffer in enumerate(chunk.buffers) if buffer.name in known}
+    for row in (row for rows in chunk.rows.values() for row in rows):
+        routine = planned.routines[row.routine]
+        for number, operand in zip(row.buffers, routine.operands, strict=True):
+            if lies.setdefault(number, operand.arranged) != operand.arranged:
+                text = f"{chunk.buffers[number].name} is arranged {lies[number] or 'canonically'}, to {routine.name}"
+                yield Fault("E1206", f"{where}: {text} {operand.arranged or 'canonically'}")
+
+
+def _known(planned: Planned, place: Place, chunk: Chunk) -> dict[str, Arrangement | None]:
+    """How buffers of a chunk lie that are of parameters. Rows read the copy where the place has one that lasts."""
+    known: dict[str, Arrangement | None] = {}
+    for held in place.held:
+        parameter = planned.parameters[held.parameter]
+        arranged = parameter.arranged or _CANONICAL
+        known[f"parameter {parameter.name}"] = arranged.master if held.copy is None else arranged.copy
+        known[f"copy of {parameter.name}"] = arranged.copy
+    for use in chunk.uses:
+        parameter = planned.parameters[use.parameter]
+        known[f"gradient of {parameter.name} {use.index} 0"] = (parameter.arranged or _CANONICAL).master
+    return known
