@@ -59,13 +59,14 @@ def plan(lowered: Lowered, layout: Layout) -> Planned:
     )
     places, channels = _places(sketch)
     train = program.train.calls
+    scratch = max((*map(scratch_bytes, lowered.routines), _strip_bytes(lowered, parameters)))
     return Planned(
         model=program.name,
         mesh=layout.mesh,
         schedule=layout.schedule.name,
         microbatches=layout.microbatches,
         groups=layout.groups,
-        scratch_bytes_per_thread=aligned(max((*map(scratch_bytes, lowered.routines), _strip_bytes(lowered, parameters))) + lowered.rules.scratch),
+        scratch_bytes_per_thread=aligned(scratch + lowered.rules.scratch),
         flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if not row.again),
         recomputed_flops=sum(row.routine.flops for rows in chains[0].rows for row in rows.rows if row.again),
         stages=layout.schedule.placement,
