@@ -10,7 +10,7 @@ from itertools import combinations_with_replacement, pairwise
 
 import pytest
 from conftest import EXAMPLES
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlc.diagnostics import MlcError
@@ -175,6 +175,7 @@ def test_few_cuts_are_all_weighed(data: st.DataObject, costs: tuple[CallCost, ..
 
 
 @settings(max_examples=25)
+@example([15, 27, 16, 25, 11, 8, 27, 27], looped, 4, 2)  # less busy ranks on the way to a worse balance
 @given(st.lists(st.integers(1, 30), min_size=6, max_size=40), st.sampled_from([looped, v_shaped]), st.integers(2, 4), st.integers(2, 3))
 def test_search_is_never_worse_than_the_equal_cut(seconds: list[int], placed, ranks: int, chunks: int) -> None:
     placement, windows = placed(ranks, chunks), [Window(1, 1, 0)] * (ranks * chunks)

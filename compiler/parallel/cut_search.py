@@ -64,9 +64,9 @@ def _kicked(bounds: Bounds, generator: Random) -> Bounds:
 
 
 def _searched(question: Question, bounds: Bounds) -> Bounds:
-    for aim in (_pressure, _balance):
-        bounds = _descend(question, bounds, aim)
-    return bounds
+    """Towards less pressure, then towards a better balance; towards that alone where the way over less pressure ends in a worse one."""
+    found = _descend(question, _descend(question, bounds, _pressure), _balance)
+    return found if _rank(question, found) <= _rank(question, bounds) else _descend(question, bounds, _balance)
 
 
 def _pressure(question: Question, bounds: Bounds) -> Aimed:
