@@ -69,11 +69,10 @@ class Figure:
 
     @property
     def seconds(self) -> float:
-        """Of all launches. Work is held to whole waves of blocks where they are known and few."""
+        """Of all launches. Products end with the multiprocessor that has the most blocks."""
         products = self.flops / RATES[self.kind][0] if self.flops else 0.0
-        if self.flops and self.blocks and self.resident:
-            full = PROCESSORS * self.resident
-            products *= -(-self.blocks // full) * full / self.blocks
+        if self.flops and self.blocks:
+            products *= -(-self.blocks // PROCESSORS) * PROCESSORS / self.blocks
         return self.launches * (max(products, self.bytes / MEMORY) + GAP)
 
 

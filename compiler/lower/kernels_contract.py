@@ -26,7 +26,8 @@ def contract_kernel(sources: Sources, draft: Draft, instruction: Instruction) ->
     dtype = dtype_of(instruction.operands[0].type.dtype).wide
     row_body, body = _epilogue(sources, draft, instruction.results[0], tuple(place[c] for c in spec.output))
     scratch = row(sources.graph.rules.contractions.scratch, dtype, f"contractions of target {sources.graph.rules.target}")
-    return Contract(draft_note(sources.graph, draft), a, b, batch, m, n, k, counters, dtype, row_body, body, scratch)
+    stored = (sources.storage.buffers[a.buffer].dtype, sources.storage.buffers[b.buffer].dtype)
+    return Contract(draft_note(sources.graph, draft), a, b, batch, m, n, k, counters, dtype, stored, row_body, body, scratch)
 
 
 def _places(groups: Mapping[str, str], extents: Mapping[str, int]) -> tuple[tuple[Counter, Counter, Counter], dict[str, Index]]:

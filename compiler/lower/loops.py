@@ -160,7 +160,8 @@ class Columns:
 class Contract:
     """acc[batch, m, n] = sum over k of a * b, then the epilogue for each element. Index groups are (extent, a stride, b stride).
 
-    dtype: of acc
+    dtype:  of acc
+    stored: of the elements of a and of b
     """
 
     note: str
@@ -172,6 +173,7 @@ class Contract:
     k: tuple[tuple[int, int, int], ...]
     counters: tuple[Counter, Counter, Counter]  # batch, m, n, each flat
     dtype: str
+    stored: tuple[str, str]
     row_body: tuple[Let, ...]  # depend on batch and m only
     body: tuple[Statement, ...]
     scratch: Scratch

@@ -13,7 +13,7 @@ from tolerances import TOLERANCES
 
 from mlc.diagnostics import MlcError
 from mlc.driver import Options
-from mlc.targets.cuda import kernels
+from mlc.targets.cuda import split
 
 #: Model -> its precision; mixed: f32 with an optimizer that works in bf16. Slow ones compile the most kernels.
 QUICK = {"gpt": "f32"}
@@ -67,13 +67,18 @@ def test_every_example_trains_as_on_a_cpu(programs: dict[str, Programs], name: s
 
 
 @pytest.mark.slow
-def test_contractions_by_warpgroups(programs: dict[str, Programs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where there are as many tiles as multiprocessors."""
-    monkeypatch.setattr(kernels, "FULL", 1)
+@pytest.mark.parametrize("full", [1, 2])
+def test_contractions_of_many_tiles(programs: dict[str, Programs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: int) -> None:
+    """As where tiles fill a device, by warpgroups; and where that takes sums in pieces."""
+    monkeypatch.setattr(split, "FULL", full)
+    monkeypatch.setattr(split, "LEAST_K", 8)
+    monkeypatch.setattr(split, "FLOPS_A_BYTE", 0.01)
     (tmp_path / "built").mkdir()
     wide = {"c": programs["c"], DEVICE: Programs(tmp_path / "built", programs[DEVICE].variables)}
     check(wide, MODELS["gpt2-bf16"], "bf16", tmp_path)
-    assert "mlc_contract_wgmma<" in next((tmp_path / "built").glob("**/src/kernels.cu")).read_text()
+    text = next((tmp_path / "built").glob("**/src/kernels.cu")).read_text()
+    assert "mlc_contract_wgmma<" in text
+    assert (re.search(r"mlc_contract_\w+<[2-9]", text) is not None) == (full == 2)
 
 
 def test_a_library_for_gpus_says_that_it_has_no_views(programs: dict[str, Programs]) -> None:

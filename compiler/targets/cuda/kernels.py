@@ -23,6 +23,8 @@ from mlc.lower.expression import Counter, Index, Read, data_of
 from mlc.lower.library import Operand
 from mlc.lower.loops import Buffer, Call, Contract, Kernel, Let, Loop, Nest, Scatter, Select, Statement, Store, Whole
 from mlc.lower.uses import kernel_uses
+from mlc.targets.cuda import split
+from mlc.targets.cuda.split import Group, extent_of
 
 #: Threads of a block.
 THREADS = 256
@@ -41,10 +43,6 @@ SCATTER_THREADS = 32768
 
 #: Rows and columns of the tile of a contraction.
 TILE = 64
-
-#: The same of one in bf16 where so many tiles are there that each multiprocessor has one.
-LARGE_TILE = 128
-FULL = 132
 
 #: Shared memory of a contraction by warpgroups: MLC_WIDE_BYTES of mlc_contract_wgmma.h.
 WIDE_BYTES = 98304
@@ -273,21 +271,12 @@ def _scatter(named: Named, name: str, kernel: Scatter) -> Launched:
 
 # ---- contractions ----
 
-_Group = tuple[tuple[int, int, int], ...]
 
-
-def _extent(group: _Group) -> int:
-    total = 1
-    for extent, _, _ in group:
-        total *= extent
-    return total
-
-
-def _place(operand: Operand, which: int, groups: Sequence[tuple[_Group, int]]) -> Index:
+def _place(operand: Operand, which: int, groups: Sequence[tuple[Group, int]]) -> Index:
     """Where an element of an operand lies, in the flat counters of its groups. which: 1 of a, 2 of b."""
     total = ix.number(operand.offset)
     for group, number in groups:
-        at = ix.unflatten(ix.counter(Counter(number, _extent(group))), [g[0] for g in group])
+        at = ix.unflatten(ix.counter(Counter(number, extent_of(group))), [g[0] for g in group])
         total = ix.add(total, ix.linear(at, [g[which] for g in group]))
     return total
 
@@ -295,7 +284,7 @@ def _place(operand: Operand, which: int, groups: Sequence[tuple[_Group, int]]) -
 def _along_k(kernel: Contract, which: int) -> str:
     """Whether neighbours in k lie closer than those of the other index."""
 
-    def last(group: _Group) -> int:
+    def last(group: Group) -> int:
         steps = [g[which] for g in group if g[0] > 1 and g[which]]
         return steps[-1] if steps else 1 << 60
 
@@ -339,22 +328,18 @@ def _sums(named: Named, kernel: Contract, extents: tuple[int, int, int, int], in
     batch, m, n, k = extents
     along = [_along_k(kernel, which) for which in (1, 2)]
     shape = f"{batch}, {m}, {n}, {k}"
-    if not _is_bf16(named, kernel):
+    if kernel.stored != split.BF16:
         call = f"mlc_contract<{shape}, {along[0]}, {along[1]}, {integer}>(tile, a, b, store)"
         return _Sums(batch * -(-m // TILE) * -(-n // TILE), _static("mlc_contract_tile"), call, "0")
-    large = batch * -(-m // LARGE_TILE) * -(-n // LARGE_TILE)
+    large = batch * -(-m // split.LARGE_TILE) * -(-n // split.LARGE_TILE)
     vectors = [_by_vectors(named, kernel, which) for which in (1, 2)]
-    if large >= FULL and named.warpgroups and all(vectors):
+    if 2 * large >= split.FULL and named.warpgroups and all(vectors):
         call = f"mlc_contract_wgmma<{shape}, mlc_wide_side<{along[0]}>, mlc_wide_side<{along[1]}>, {integer}>(tile, a, b, store)"
         return _Sums(large, (c.Do("MLC_SHARED_DYNAMIC(uint8_t, tile)"),), call, str(WIDE_BYTES))
-    tile = LARGE_TILE if large >= FULL else TILE
+    tile = split.LARGE_TILE if large >= split.FULL else TILE
     sides = [f"mlc_side<{tile}, {a}, {str(v).lower()}>" for a, v in zip(along, vectors, strict=True)]
     call = f"mlc_contract_bf16<{tile}, {tile}, {shape}, {sides[0]}, {sides[1]}, {integer}>(tile, a, b, store)"
     return _Sums(batch * -(-m // tile) * -(-n // tile), _static(f"mlc_slices<{sides[0]}, {sides[1]}>"), call, "0")
-
-
-def _is_bf16(named: Named, kernel: Contract) -> bool:
-    return {named.buffers[o.buffer][1] for o in (kernel.a, kernel.b)} == {"bf16"}
 
 
 def _static(kind: str) -> tuple[c.Statement, ...]:
@@ -366,12 +351,12 @@ def _contract(named: Named, name: str, kernel: Contract) -> Launched:
     """Tiles of the result, one a block; every product is added in ascending k. On tensor cores where both operands are bf16."""
     if kernel.dtype != "f32":
         raise InternalError(f"emit: a device contracts in f32, not {kernel.dtype}")
-    batch, m, n, k = (_extent(g) for g in (kernel.batch, kernel.m, kernel.n, kernel.k))
+    batch, m, n, k = (extent_of(g) for g in (kernel.batch, kernel.m, kernel.n, kernel.k))
     integer = _integer(named, kernel, batch * m * n)
     sums = _sums(named, kernel, (batch, m, n, k), integer)
     a_at = _place(kernel.a, 1, [(kernel.batch, 0), (kernel.m, 1), (kernel.k, 3)])
     b_at = _place(kernel.b, 2, [(kernel.batch, 0), (kernel.k, 3), (kernel.n, 2)])
-    names, addresses = {0: "batch", 1: "m", 2: "n", 3: "k"}, _is_bf16(named, kernel)
+    names, addresses = {0: "batch", 1: "m", 2: "n", 3: "k"}, kernel.stored == split.BF16
     a, b = (_element(named, o, at, names, addresses) for o, at in ((kernel.a, a_at), (kernel.b, b_at)))
     epilogue = Body(named.buffers, {0: "batch", 1: "m", 2: "n"})
     epilogue.locals["acc"] = kernel.dtype

@@ -3,7 +3,8 @@
 Nest, vector       a thread an item
 Nest, rows         a warp or a block an item, whose independent loops are shared out among its lanes
 Whole              a block
-Contract, Call     kernels of runtime/cuda
+Contract           a kernel of runtime/cuda; where its tiles are few, parts of its sums, then those
+Call               a kernel of runtime/cuda
 Select             a thread a line
 Scatter            a thread a line and range of places: it looks at all in order, and adds what falls there
 """
@@ -29,9 +30,10 @@ from mlc.lower.expression import (
     Ref,
     Within,
 )
-from mlc.lower.loops import Accumulator, Columns, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Store, Whole
+from mlc.lower.loops import Accumulator, Columns, Contract, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Store, Whole
 from mlc.lower.rules import Reserve
 from mlc.lower.substitute import replaced
+from mlc.targets.cuda.split import split_contraction
 
 #: As in loops.Columns: buffer, index, mode, value.
 _Result = tuple[str, ix.Index, str, Expression]
@@ -50,6 +52,8 @@ def _kinds(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
             return (Nest(note, (), lines, (start, Loop(along, (*body, fold, *stores), False)), True),)
         case Scatter():
             return _scatter(kernel)
+        case Contract():
+            return split_contraction(kernel, reserve)
         case _:
             return (kernel,)
 

@@ -1,0 +1,89 @@
+"""Contractions whose tiles are few and whose sums are long, as gradients of weights are: parts of k apart, then the sums of these.
+
+before:  acc[m, n] = sum over k of a * b, then the epilogue
+after:   partial[piece, m, n] = sum over the piece's k
+         for each (m, n): acc = the partial sums in their order, then the epilogue
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from mlc.lower import index as ix
+from mlc.lower.expression import Counter, Read, Ref
+from mlc.lower.loops import Accumulator, Contract, Fold, Kernel, Loop, Nest, Store
+from mlc.lower.rules import Reserve
+from mlc.lower.substitute import replaced
+
+#: What tensor cores multiply.
+BF16 = ("bf16", "bf16")
+
+#: Rows and columns of a tile of a contraction in bf16, where so many tiles are there that each multiprocessor has one (of an H100).
+LARGE_TILE = 128
+FULL = 132
+
+#: FLOPs of a contraction in the time that a byte takes to or from memory: 6e14 to 2.9e12.
+FLOPS_A_BYTE = 207.0
+
+#: Products of a sum that is not cut further; parts that a sum is cut into at most.
+LEAST_K = 1024
+MOST_PIECES = 16
+
+#: An index group of a contraction: (extent, stride of a, stride of b), the densest last.
+Group = tuple[tuple[int, int, int], ...]
+
+
+def extent_of(group: Group) -> int:
+    return math.prod(extent for extent, _, _ in group)
+
+
+def split_contraction(kernel: Contract, reserve: Reserve) -> tuple[Kernel, ...]:
+    """The contraction by the pieces that should take least time, or as it is."""
+    pieces = _pieces(kernel)
+    if pieces == 1:
+        return (kernel,)
+    batch, m, n = (counter.extent for counter in kernel.counters)
+    partial = reserve("partial", kernel.dtype, pieces * batch * m * n)
+    (extent, a, b), *inner = kernel.k
+    each = extent // pieces
+    counters = (Counter(0, pieces * batch), *kernel.counters[1:])
+    place = ix.linear([ix.counter(c) for c in counters], [m * n, n, 1])
+    parts = replace(
+        kernel,
+        batch=((pieces, a * each, b * each), *kernel.batch),
+        k=((each, a, b), *inner),
+        counters=counters,
+        row_body=(),
+        body=(Store(partial, place, Ref("acc"), "write"),),
+    )
+    return (parts, _joined(kernel, partial, pieces))
+
+
+def _pieces(kernel: Contract) -> int:
+    if kernel.stored != BF16 or not kernel.k:
+        return 1
+    outer, length = kernel.k[0][0], extent_of(kernel.k)
+    found = [p for p in range(2, MOST_PIECES + 1) if outer % p == 0 and length // p >= LEAST_K]
+    return min((1, *found), key=lambda p: _cost(kernel, p, length))
+
+
+def _cost(kernel: Contract, pieces: int, length: int) -> float:
+    """Bytes that memory could move meanwhile: multiprocessors with a tile more than others keep them waiting; partial sums are written and
+    read once."""
+    batch, m, n = (counter.extent for counter in kernel.counters)
+    tiles = pieces * batch * -(-m // LARGE_TILE) * -(-n // LARGE_TILE)
+    waste = -(-tiles // FULL) * FULL / tiles
+    sums = batch * m * n
+    return waste * 2 * sums * length / FLOPS_A_BYTE + (4 * sums * (2 * pieces + 1) if pieces > 1 else 0)
+
+
+def _joined(kernel: Contract, partial: str, pieces: int) -> Nest:
+    """A thread an element: its partial sums in their order, then the epilogue."""
+    extents = [counter.extent for counter in kernel.counters]
+    item, piece = Counter(0, math.prod(extents)), Counter(1, pieces)
+    at = ix.linear([ix.counter(piece), ix.counter(item)], [item.extent, 1])
+    places = dict(enumerate(ix.unflatten(ix.counter(item), extents)))
+    start, fold = Accumulator("acc", kernel.dtype, "sum"), Fold("acc", "sum", Read(partial, at))
+    epilogue = replaced((*kernel.row_body, *kernel.body), places)
+    return Nest(kernel.note, (), item, (start, Loop(piece, (fold,), False), *epilogue), True)
