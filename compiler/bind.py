@@ -101,8 +101,14 @@ class _Session:
                 raise _error("E0705", f"model.{name}: {who} is in model.{holder.name}", help)
             yield
         finally:
-            if self.calls.get("running") is own:
-                del self.calls["running"]
+            try:
+                self._release(own)
+            finally:  # an interrupt that comes meanwhile leaves it free too
+                self._release(own)
+
+    def _release(self, own: _Call) -> None:
+        if self.calls.get("running") is own:
+            del self.calls["running"]
 
     def check(self, status: int) -> None:
         """raises: E0703 with the runtime's sentence when a call failed"""

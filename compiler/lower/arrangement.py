@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import field
+from functools import lru_cache
 
 from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
@@ -77,6 +78,11 @@ def arrangement_of(text: str) -> Arrangement:
 
 def canonical(shape: Sequence[int]) -> Arrangement:
     """Row-major, without gaps."""
+    return _canonical(tuple(shape))
+
+
+@lru_cache(maxsize=1024)
+def _canonical(shape: tuple[int, ...]) -> Arrangement:
     return Arrangement(ix.row_major(shape), (), math.prod(shape))
 
 

@@ -142,7 +142,11 @@ class _Lowerer:
         forward = tuple(self.forward(n, u, v) for n, (u, v) in enumerate(units))
         input_gradient = tuple(self.input_gradient(n, u, v) for n, (u, v) in enumerate(units))
         weight_gradient = tuple(self.weight_gradient(n, u, v) for n, (u, v) in enumerate(units))
-        parameters = {parameter.name: self._parameter(parameter) for parameter in self.program.parameters}
+        kinds: dict[tuple[TensorType, int | None], StoredParameter] = {}
+        for parameter in self.program.parameters:
+            if (parameter.type, parameter.update) not in kinds:
+                kinds[parameter.type, parameter.update] = self._parameter(parameter)
+        parameters = {parameter.name: kinds[parameter.type, parameter.update] for parameter in self.program.parameters}
         inits = self._inits([parameters[parameter.name] for parameter in self.program.parameters])
         updates = tuple(map(self._update, self.program.updates, self.step.updates))
         adds, zeros = self._sums()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from mlc.diagnostics import InternalError
 from mlc.lower import index as ix
 from mlc.lower.expression import Counter, Read, Ref
-from mlc.lower.loops import Accumulator, Contract, Fold, Kernel, Loop, Nest, Store
+from mlc.lower.loops import Accumulator, Contract, Fold, Kernel, Let, Loop, Nest, Statement, Store
 from mlc.lower.rules import Reserve
 from mlc.lower.substitute import replaced
 
@@ -78,6 +79,12 @@ def _cost(kernel: Contract, pieces: int, length: int) -> float:
     return waste * 2 * sums * length / FLOPS_A_BYTE + (4 * sums * (2 * pieces + 1) if pieces > 1 else 0)
 
 
+def _line(statement: Statement) -> Let | Store:
+    if isinstance(statement, Let | Store):
+        return statement
+    raise InternalError(f"lower: an epilogue has a {type(statement).__name__}")
+
+
 def _joined(kernel: Contract, partial: str, pieces: int) -> Nest:
     """A thread an element: its partial sums in their order, then the epilogue."""
     extents = [counter.extent for counter in kernel.counters]
@@ -85,5 +92,5 @@ def _joined(kernel: Contract, partial: str, pieces: int) -> Nest:
     at = ix.linear([ix.counter(piece), ix.counter(item)], [item.extent, 1])
     places = dict(enumerate(ix.unflatten(ix.counter(item), extents)))
     start, fold = Accumulator("acc", kernel.dtype, "sum"), Fold("acc", "sum", Read(partial, at))
-    epilogue = replaced((*kernel.row_body, *kernel.body), places)
+    epilogue = replaced([*kernel.row_body, *map(_line, kernel.body)], places)
     return Nest(kernel.note, (), item, (start, Loop(piece, (fold,), False), *epilogue), True)
