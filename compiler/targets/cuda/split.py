@@ -92,5 +92,7 @@ def _joined(kernel: Contract, partial: str, pieces: int) -> Nest:
     at = ix.linear([ix.counter(piece), ix.counter(item)], [item.extent, 1])
     places = dict(enumerate(ix.unflatten(ix.counter(item), extents)))
     start, fold = Accumulator("acc", kernel.dtype, "sum"), Fold("acc", "sum", Read(partial, at))
-    epilogue = replaced([*kernel.row_body, *map(_line, kernel.body)], places)
+    lines = [_line(statement) for statement in kernel.body]
+    lets, stores = [line for line in lines if isinstance(line, Let)], [line for line in lines if isinstance(line, Store)]
+    epilogue: list[Statement] = [*replaced([*kernel.row_body, *lets], places), *replaced(stores, places)]
     return Nest(kernel.note, (), item, (start, Loop(piece, (fold,), False), *epilogue), True)
