@@ -55,7 +55,7 @@ bench: $(VENV)/installed ## Time training steps beside PyTorch and JAX (PEERS=py
 # No environment is made: a machine with a GPU may have no network, and its Python has the peers.
 gpu-check: ## See what a GPU does with the programs for it, for MINUTES (PYTHON with lark, cffi, click, numpy, pytest, hypothesis)
 	@mkdir -p build/packages && ln -sfn ../../compiler build/packages/mlc
-	PYTHONPATH=build/packages $(PYTHON) benchmarks/gpu_check.py --minutes $(MINUTES)
+	PYTHONPATH=$(CURDIR)/build/packages $(PYTHON) benchmarks/gpu_check.py --minutes $(MINUTES)
 
 attack: $(VENV)/installed ## Play faults on real programs: links, two writers, signals, full disks ... (CASES="checkpoints")
 	$(BIN)/python benchmarks/attack.py $(CASES)

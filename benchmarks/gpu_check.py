@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -91,18 +92,24 @@ class Check:
 
     def run(self, command: list[object], at_most: float = 1e9, **variables: str) -> subprocess.CompletedProcess[str]:
         """raises: Failed, with the end of what it said, where it fails or takes longer"""
-        words = [str(word) for word in command]
+        words, environment, seconds = [str(word) for word in command], os.environ | variables, self.left(at_most)
         try:
-            done = subprocess.run(
-                words, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=self.left(at_most), check=False
+            process = subprocess.Popen(
+                words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
             )
-        except subprocess.TimeoutExpired as late:
-            raise Failed(f"{words[0]}: not done in {late.timeout:.0f} s") from late
         except OSError as problem:
             raise Failed(str(problem)) from problem
-        if done.returncode:
-            raise Failed(f"{' '.join(words)}: exit {done.returncode}\n{(done.stdout + done.stderr)[-3000:]}")
-        return done
+        late = False
+        try:
+            said, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            late = True
+            os.killpg(process.pid, signal.SIGKILL)  # what it has started too: else the pipes stay open
+            said, errors = process.communicate()
+        if late or process.returncode:
+            end = f"not done in {seconds:.0f} s" if late else f"exit {process.returncode}"
+            raise Failed(f"{' '.join(words)}: {end}\n{(said + errors)[-3000:]}")
+        return subprocess.CompletedProcess(words, process.returncode, said, errors)
 
     def build(self, size: Size) -> Path:
         """A program with its data beside it; the same is built once."""
@@ -148,8 +155,12 @@ def check_machine(check: Check) -> dict[str, Any]:
     return found | {"gpus": len(said), **dict(zip(fields, (word.strip() for word in said[0].split(",")), strict=True))}
 
 
-def tests(*names: str) -> Callable[[Check], dict[str, Any]]:
-    """A part that runs tests of tests/cuda on the device."""
+#: Seconds that tests may take: what is measured after them tells as much.
+MOST_OF_TESTS = 240
+
+
+def tests(*names: str, only: str = "") -> Callable[[Check], dict[str, Any]]:
+    """A part that runs tests of tests/cuda on the device; only: those of a mark."""
 
     def run(check: Check) -> dict[str, Any]:
         report = check.folder / "report.xml"
@@ -165,9 +176,14 @@ def tests(*names: str) -> Callable[[Check], dict[str, Any]]:
         ]
         if check.rehearse:
             command += ["-m", "not slow", "-k", "votes or trains_as_on_a_cpu"]
+        elif only:
+            command += ["-m", only]
+        if importlib.util.find_spec("xdist") and not check.rehearse:
+            # nvcc takes most of the time; what a file compiles is compiled once.
+            command += ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal" if only else "loadfile"]
         variables = {} if check.rehearse else {"MLC_GPU": check.architecture}
         try:
-            _ = check.run(command, **variables)
+            _ = check.run(command, MOST_OF_TESTS, **variables)
         except Failed as problem:
             failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", str(problem), re.MULTILINE)
             raise Failed(f"{len(failed)} failed: {' '.join(failed[:40])}\n{str(problem)[-3000:]}") from problem
@@ -189,11 +205,17 @@ def check_bits(check: Check) -> dict[str, Any]:
     return digests
 
 
+def tool_of(name: str) -> str:
+    """A program of the toolkit, in PATH or beside nvcc. raises: Failed, where there is none"""
+    tool = shutil.which(name) or shutil.which(name, path=str(Path(find_nvcc().home) / "bin"))
+    if tool is None:
+        raise Failed(f"no {name}")
+    return tool
+
+
 def check_sanitizer(check: Check) -> dict[str, Any]:
     """compute-sanitizer finds nothing in two steps of a small model."""
-    tool = shutil.which("compute-sanitizer") or ""
-    if not tool:
-        raise Failed("no compute-sanitizer")
+    tool = tool_of("compute-sanitizer")
     said: dict[str, Any] = {}
     for kind in ("memcheck", "racecheck", "initcheck", "synccheck"):
         before = (tool, "--tool", kind, "--error-exitcode", "9", "--print-limit", "20")
@@ -243,6 +265,11 @@ COUNTERS = (
 )
 
 
+def is_number(text: str | None) -> bool:
+    """Not where a GPU has no such counter."""
+    return text is not None and re.fullmatch(r"[\d.,]+(e[+-]?\d+)?", text) is not None
+
+
 def kernels_of(text: str) -> Iterator[dict[str, Any]]:
     """ncu's page of raw values, a kernel an entry."""
     lines = text.splitlines()
@@ -251,14 +278,12 @@ def kernels_of(text: str) -> Iterator[dict[str, Any]]:
         raise Failed(f"ncu said no table:\n{text[-1500:]}")
     rows = list(csv.DictReader(io.StringIO("\n".join(lines[begin:]))))
     for row in rows[1:]:  # the first has the units
-        yield {"kernel": row["Kernel Name"], **{name: float(row[name].replace(",", "")) for name in COUNTERS if row.get(name)}}
+        yield {"kernel": row["Kernel Name"], **{name: float(row[name].replace(",", "")) for name in COUNTERS if is_number(row.get(name))}}
 
 
 def check_kernels(check: Check) -> dict[str, Any]:
     """Time of each kernel in a step of gpt2, by name; the sum beside the step's own time says what lies between kernels."""
-    tool = shutil.which("ncu") or ""
-    if not tool:
-        raise Failed("no ncu")
+    tool = tool_of("ncu")
     before = (tool, "--graph-profiling", "node", "--csv", "--page", "raw", "--clock-control", "none", "--metrics", ",".join(COUNTERS))
     text, _ = check.train(SIZES["gpt2"], 1, before=before)
     total: dict[str, dict[str, float]] = {}
@@ -275,18 +300,19 @@ def check_kernels(check: Check) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Check], dict[str, Any]]] = {
     "machine": check_machine,
-    "instructions": tests("test_shim.py", "test_shim_async.py"),
-    "steps": tests("test_whole_steps.py"),
+    "instructions": tests("test_shim.py", "test_shim_async.py", "test_contract.py"),
+    "steps": tests("test_whole_steps.py", only="not slow"),
     "speed-gpt2": check_speed("gpt2"),
     "speed-tiny": check_speed("tiny"),
-    "operations": tests("test_ops_on_shim.py"),
+    "operations": tests("test_ops_on_shim.py", "test_attention_tiles.py"),
     "bits": check_bits,
     "kernels": check_kernels,
+    "examples": tests("test_whole_steps.py", only="slow"),
     "sanitizer": check_sanitizer,
     "speed-llama": check_speed("llama"),
 }
 #: What a rehearsal has nothing to do for.
-OF_DEVICES = ("operations", "kernels", "sanitizer", "speed-llama")
+OF_DEVICES = ("operations", "kernels", "examples", "sanitizer", "speed-llama")
 
 
 def device_here() -> tuple[str, str]:
@@ -334,6 +360,8 @@ def main() -> None:
                     check.results[name] = {"passed": True, **PARTS[name](check)}
                 except (Failed, MlcError) as problem:
                     check.results[name] = {"passed": False, "said": str(problem)}
+                except (OSError, ValueError, LookupError, SyntaxError) as problem:  # what a tool said is not what was expected
+                    check.results[name] = {"passed": False, "said": repr(problem)}
                 check.results[name]["seconds"] = round(time.monotonic() - begin, 1)
             write(to, check.results)
             print(f"{name}: {json.dumps(check.results[name])[:1500]}", flush=True)

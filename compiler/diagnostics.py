@@ -706,7 +706,7 @@ CODES: dict[str, CodeText] = {
         "no CUDA toolkit",
         """
         Programs for GPUs are built by nvcc, of CUDA 12.9 or newer, and linked with libcudart_static.a. Both are looked for
-        where CUDA_HOME says, beside the nvcc of PATH, and among the packages of this Python: `pip install 'mlc[cuda]'`
+        where CUDA_HOME says, beside the nvcc of PATH, among the packages of this Python and in /usr/local/cuda: `pip install 'mlc[cuda]'`
         brings them. Nothing else of NVIDIA is needed to build, and a driver to run. `--emit c` writes the sources without.
         """,
     ),

@@ -18,6 +18,9 @@ LEAST = (12, 9)
 #: What brings a toolkit where none is installed.
 INSTALL = "pip install 'mlc[cuda]'"
 
+#: Where its own installer puts one.
+USUAL = "/usr/local/cuda"
+
 #: Where a toolkit keeps its libraries, below its folder.
 _LIBRARIES = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
 
@@ -33,14 +36,14 @@ class Nvcc:
 
 
 def find_nvcc() -> Nvcc:
-    """The toolkit of CUDA_HOME, else of PATH, else of the packages that the extra `cuda` installs.
+    """The toolkit of CUDA_HOME, else of PATH, else of the packages that the extra `cuda` installs, else the usual one.
 
     raises: E0816 there is none, it is too old, or not whole
     """
     for compiler in _compilers():
         if os.access(compiler, os.X_OK):
             return _found(compiler)
-    raise _error("no CUDA compiler: looked for nvcc in CUDA_HOME, in PATH and among the packages of this Python")
+    raise _error(f"no CUDA compiler: looked for nvcc in CUDA_HOME, in PATH, among the packages of this Python and in {USUAL}")
 
 
 def _compilers() -> list[Path]:
@@ -50,7 +53,7 @@ def _compilers() -> list[Path]:
         return [Path(asked) / "bin" / "nvcc"]
     installed = shutil.which("nvcc")
     packages = [Path(folder) / "nvidia" / "cu13" / "bin" / "nvcc" for folder in sys.path if folder]
-    return [*([Path(installed)] if installed else []), *packages]
+    return [*([Path(installed)] if installed else []), *packages, Path(USUAL) / "bin" / "nvcc"]
 
 
 def _found(compiler: Path) -> Nvcc:

@@ -14,7 +14,7 @@ import pytest
 from shim_library import INCLUDES, KERNELS, lack, scratch
 
 ARCHITECTURES = ("90a", "103a")
-SOURCES = ["primitives.cu", "layer_norm.cu", "matmul.cu", "tensor.cu"]
+SOURCES = ["primitives.cu", "layer_norm.cu", "matmul.cu", "tensor.cu", "contract.cu"]
 #: kernel: instructions of its machine code, by the beginning of their names
 EXPECTED = {
     "shuffles": ["SHFL.IDX", "SHFL.UP", "SHFL.DOWN", "SHFL.BFLY"],

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gpu_check
@@ -16,7 +17,7 @@ NCU = """==PROF== Connected to process 7
 "ID","Kernel Name","gpu__time_duration.sum","dram__bytes.sum","launch__registers_per_thread"
 "","","ns","byte","register/thread"
 "0","gpt2_block_f_0","1,024.5","4096","40"
-"1","gpt2_block_f_0","1000","4096","40"
+"1","gpt2_block_f_0","1000","n/a","40"
 """
 
 
@@ -51,6 +52,13 @@ def test_a_part_that_fails_is_a_result(tmp_path: Path) -> None:
     assert json.loads(results.read_text())["bits"]["passed"] is False
 
 
+def test_what_takes_too_long_ends_with_all_it_started(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with pytest.raises(gpu_check.Failed, match="not done in 1 s\nhalf"):
+        _ = gpu_check.Check(tmp_path, "90a", True, begin + 60).run(["sh", "-c", "echo half; sleep 30 & sleep 30"], 1)
+    assert time.monotonic() - begin < 10
+
+
 def test_tables_of_ncu_are_read() -> None:
     first, second = gpu_check.kernels_of(NCU)
     assert first == {
@@ -59,6 +67,6 @@ def test_tables_of_ncu_are_read() -> None:
         "dram__bytes.sum": 4096.0,
         "launch__registers_per_thread": 40.0,
     }
-    assert second["gpu__time_duration.sum"] == 1000.0
+    assert second == {"kernel": "gpt2_block_f_0", "gpu__time_duration.sum": 1000.0, "launch__registers_per_thread": 40.0}
     with pytest.raises(gpu_check.Failed, match="no table"):
         _ = list(gpu_check.kernels_of("==ERROR== no permission"))

@@ -40,9 +40,11 @@ def check(name: str, target: str, folder: Path, sources: Iterable[str] = ("kerne
     (folder / "model.dsl").write_text(MODELS[name].text(), encoding="utf-8")
     compile_file(folder / "model.dsl", folder / "build", MODELS[name].defines, Options(target=target, emit="c"))
     objects = [f"objects/{source}.o" for source in sources]
-    command = ["make", "-s", "-C", str(folder / "build" / "src"), "NVCC_EXTRA=-Xptxas -v", *objects]
+    warnings = "-Werror all-warnings -Xcompiler -Werror"
+    command = ["make", "-s", "-C", str(folder / "build" / "src"), f"NVCC_EXTRA=-Xptxas -v {warnings}", *objects]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Potential Performance Loss" not in done.stderr, done.stderr
     said = re.findall(r"'(\w+)' for 'sm_\w+'\s.*?(\d+) bytes stack frame, (\d+) bytes spill stores", done.stderr, re.DOTALL)
     assert said and not [each for each in said if each[2] != "0" or (each[1] != "0" and each[0] not in WITH_STACK)]
 

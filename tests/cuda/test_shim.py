@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shim_library import SCHEDULES, Array, Device, bf16_of, f32_of, of_shim
+from shim_library import SCHEDULES, SUM_ERROR, Array, Device, bf16_of, f32_of, of_shim
 
 LANES = np.arange(32)
 
@@ -253,7 +253,7 @@ def test_real_kernels(kernel: str, checked: bool) -> None:
         for order, seed in SCHEDULES:
             device.schedule(order, seed)
             got, expected = layer_norm(device, 5) if kernel == "layer_norm" else matmul(device, 128, 64, 96)
-            assert relative_error(got, expected) < 3e-7
+            assert relative_error(got, expected) < SUM_ERROR
             assert device.reports() == []
             seen.add(got.tobytes())
     assert len(seen) == 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from shim_library import GPU, SCHEDULES, Array, Device, bf16_of, f32_of, of_shim
+from shim_library import GPU, SCHEDULES, SUM_ERROR, Array, Device, bf16_of, f32_of, of_shim
 
 NONE, B128, B64, B32 = range(4)
 NO_FAULT, NO_PROXY_FENCE, NO_WAIT, NO_WGMMA_FENCE, NO_TMEM_FENCE, FEW_BYTES, REFILL_TOO_EARLY, NO_BARRIER = range(8)
@@ -31,7 +31,7 @@ def operands(m: int, n: int, k: int) -> tuple[Array, Array, Array]:
 
 
 def close(got: Array, expected: Array) -> bool:
-    return bool(np.linalg.norm(got - expected) <= 3e-7 * np.linalg.norm(expected))
+    return bool(np.linalg.norm(got - expected) <= SUM_ERROR * np.linalg.norm(expected))
 
 
 #: PTX ISA, "Canonical Layouts" of wgmma, examples for bf16 (figures 168 to 170): swizzle, leading and stride bytes, bits of the swizzle,
@@ -123,7 +123,7 @@ def check_clean(checked: bool, run: Callable[[Device], tuple[Array, Array]], tol
 @has_wgmma
 @pytest.mark.parametrize("checked", [False, True])
 def test_clean_wgmma(checked: bool) -> None:
-    check_clean(checked, lambda device: run_wgmma(device, 256, 128, (0, 0), (B128, B128)), 3e-7)
+    check_clean(checked, lambda device: run_wgmma(device, 256, 128, (0, 0), (B128, B128)), SUM_ERROR)
 
 
 @has_wgmma
@@ -136,7 +136,7 @@ def test_clean_tensor_copies(checked: bool) -> None:
 @has_tmem
 @pytest.mark.parametrize("checked", [False, True])
 def test_clean_tensor_memory(checked: bool) -> None:
-    check_clean(checked, lambda device: run_tmem(device, 192), 3e-7)
+    check_clean(checked, lambda device: run_tmem(device, 192), SUM_ERROR)
 
 
 #: runner, fault: what some report begins with

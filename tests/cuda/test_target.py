@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from layout_models import MODELS
 
+from mlc import nvcc
 from mlc.diagnostics import MlcError
 from mlc.driver import Options, compile_file
 from mlc.targets import TARGETS
@@ -35,6 +36,19 @@ def test_nothing_is_built_without_a_toolkit(tmp_path: Path, monkeypatch: pytest.
         compiled(tmp_path, "gpt", emit="bin")
     (said,) = problem.value.diagnostics
     assert said.code == "E0816" and said.help is not None and "mlc[cuda]" in said.help
+
+
+def test_the_usual_place_of_a_toolkit_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64/libcudart_static.a").touch()
+    (tmp_path / "bin/nvcc").write_text("#!/bin/sh\necho release 13.0,\n")
+    (tmp_path / "bin/nvcc").chmod(0o755)
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(nvcc, "_compilers", lambda found=nvcc._compilers: [p for p in found() if p.is_relative_to(tmp_path)])
+    monkeypatch.setattr(nvcc, "USUAL", str(tmp_path))
+    assert nvcc.find_nvcc() == nvcc.Nvcc(str(tmp_path / "bin/nvcc"), str(tmp_path), str(tmp_path / "lib64"), "13.0")
 
 
 def test_results_of_a_pass_are_planned(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from layout_models import MODELS, Model, Programs, data_options, execute, run_model
-from shim_library import GPU, SHIM, compiler
+from shim_library import GPU, SHIM, compiler, of_shim
 from tolerances import TOLERANCES
 
 from mlc.diagnostics import MlcError
@@ -108,6 +108,16 @@ def test_a_gpu_takes_the_same_list(programs: dict[str, Programs], tmp_path: Path
 def test_what_is_not_finite_is_found_as_on_a_cpu(programs: dict[str, Programs], rate: str, tmp_path: Path) -> None:
     said = {run(programs, target, tmp_path, "--steps", "4", "--warmup", "1", "--rate", rate, code=5) for target in programs}
     assert len(said) == 1, said
+
+
+@of_shim
+@pytest.mark.parametrize(("options", "code"), [(("--rate", "1e10"), 5), (("--checkpoint", "kept", "--sample", "3", "--prompt", "a"), 0)])
+def test_the_host_leaves_the_memory_of_a_gpu_alone(
+    programs: dict[str, Programs], options: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLC_SHIM_APART", "1")
+    monkeypatch.chdir(tmp_path)
+    assert run(programs, DEVICE, tmp_path, "--steps", "4", "--warmup", "1", *options, code=code)
 
 
 def test_a_run_goes_on_from_its_checkpoint(programs: dict[str, Programs], tmp_path: Path) -> None:

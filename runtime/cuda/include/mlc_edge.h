@@ -31,14 +31,11 @@ bool mlc_edge_name(const mlc_edges *all, char id[MLC_EDGE_ID_BYTES]);
 /* Connects one end; returns when the other one does the same. `slots` messages may be under way. NULL: it failed. */
 mlc_edge *mlc_edge_open(const mlc_edges *all, const char id[MLC_EDGE_ID_BYTES], bool sends, int slots);
 
-/* After a failure nothing is waited for. */
+/* After a failure of the GPU it leaves what a library would wait for to the end of the process. */
 void mlc_edge_close(mlc_edge *edge);
 
 /* What has gone wrong on an edge while a message was under way, for others to see; NULL: nothing. */
 const char *mlc_edge_failed(mlc_edge *edge);
-
-/* Ends what is under way on both ends, as a failure. */
-void mlc_edge_abort(mlc_edge *edge);
 
 /* What follows on the edge comes behind all that the stream of the GPU has so far. */
 void mlc_edge_follow(mlc_edge *edge);

@@ -1,6 +1,7 @@
 /* mlc_gpu.h: one GPU as the host of a rank sees it: memory, a stream, graphs. Implemented by kernels/gpu.cu; called by C.
  *
- * What goes wrong stays: the first failure is kept, everything after it does nothing, and mlc_gpu_failed says what it was. */
+ * What goes wrong stays: the first failure is kept, everything after it does nothing, and mlc_gpu_failed says what it was. What is under way
+ * then may never end, and freeing waits for it: memory, streams and graphs go with the process. */
 #ifndef MLC_GPU_H
 #define MLC_GPU_H
 

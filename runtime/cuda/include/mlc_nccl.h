@@ -55,7 +55,6 @@ typedef struct ncclConfig {
     X(ncclResult_t, ncclGetUniqueId, (ncclUniqueId *id)) \
     X(ncclResult_t, ncclCommInitRankConfig, (ncclComm_t *comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t *config)) \
     X(ncclResult_t, ncclCommDestroy, (ncclComm_t comm)) \
-    X(ncclResult_t, ncclCommAbort, (ncclComm_t comm)) \
     X(ncclResult_t, ncclCommGetAsyncError, (ncclComm_t comm, ncclResult_t *error)) \
     X(ncclResult_t, ncclGroupStart, (void)) \
     X(ncclResult_t, ncclGroupEnd, (void)) \

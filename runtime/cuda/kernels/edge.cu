@@ -18,7 +18,6 @@ extern "C" const char *mlc_shim_nccl_missing(void);
 
 struct mlc_edges {
     mlc_gpu *gpu;
-    void *module;
     MLC_NCCL_FUNCTIONS(FIELD)
 };
 
@@ -32,7 +31,6 @@ struct mlc_edge {
     cudaEvent_t *gone;  /* [slots] */
     int slots;
     bool sends;
-    bool aborted;
     bool counted; /* since streams were joined */
 };
 
@@ -53,13 +51,14 @@ bool find(mlc_edges *all)
     return !mlc_shim_nccl_missing();
 }
 #else
-#define TAKE(kind, name, parameters) all->name = (decltype(all->name))dlsym(all->module, #name);
+#define TAKE(kind, name, parameters) all->name = (decltype(all->name))dlsym(module, #name);
 #define LACKS(kind, name, parameters) missing = missing ? missing : all->name ? NULL : #name;
+/* It stays open: its threads may outlive the communicators. */
 bool find(mlc_edges *all)
 {
     const char *missing = NULL;
-    all->module = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-    if (!all->module) {
+    void *const module = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+    if (!module) {
         mlc_gpu_fail(all->gpu, "NCCL: %s; %s", dlerror(), HELP);
         return false;
     }
@@ -137,10 +136,6 @@ mlc_edges *mlc_edges_open(mlc_gpu *gpu)
 
 void mlc_edges_close(mlc_edges *all)
 {
-#ifndef MLC_SHIM
-    if (all && all->module)
-        dlclose(all->module);
-#endif
     free(all);
 }
 
@@ -163,20 +158,18 @@ mlc_edge *mlc_edge_open(const mlc_edges *all, const char id[MLC_EDGE_ID_BYTES], 
         free(gone);
         return NULL;
     }
-    *edge = mlc_edge{all, all->gpu, NULL, NULL, NULL, NULL, gone, slots, sends, false, false};
+    *edge = mlc_edge{all, all->gpu, NULL, NULL, NULL, NULL, gone, slots, sends, false};
     if (make_streams(edge) && connect(edge, id))
         return edge;
     mlc_edge_close(edge);
     return NULL;
 }
 
-void mlc_edge_close(mlc_edge *edge)
+/* Ends a connection on which nothing is under way, and which no graph holds any more. There is no abort: ncclCommAbort too waits for those
+ * graphs, a graph that runs ends when all its edges do, and one is aborted after the other. */
+static void disconnect(mlc_edge *edge)
 {
-    if (!edge)
-        return;
-    if (edge->comm && !edge->aborted && mlc_gpu_failed(edge->gpu))
-        edge->of->ncclCommAbort(edge->comm);
-    else if (edge->comm && !edge->aborted)
+    if (edge->comm)
         edge->of->ncclCommDestroy(edge->comm);
     for (int i = 0; i < edge->slots; i++)
         if (edge->gone[i])
@@ -187,6 +180,14 @@ void mlc_edge_close(mlc_edge *edge)
         cudaStreamDestroy(edge->stream);
     if (edge->counts)
         cudaStreamDestroy(edge->counts);
+}
+
+void mlc_edge_close(mlc_edge *edge)
+{
+    if (!edge)
+        return;
+    if (!mlc_gpu_failed(edge->gpu))
+        disconnect(edge);
     free(edge->gone);
     free(edge);
 }
@@ -194,18 +195,11 @@ void mlc_edge_close(mlc_edge *edge)
 const char *mlc_edge_failed(mlc_edge *edge)
 {
     ncclResult_t error = ncclSuccess;
-    if (edge->aborted || !edge->comm)
+    if (!edge->comm)
         return NULL;
     const ncclResult_t asked = edge->of->ncclCommGetAsyncError(edge->comm, &error);
     error = asked == ncclSuccess ? error : asked;
     return error == ncclSuccess || error == ncclInProgress ? NULL : edge->of->ncclGetErrorString(error);
-}
-
-void mlc_edge_abort(mlc_edge *edge)
-{
-    if (!edge->aborted && edge->comm)
-        edge->of->ncclCommAbort(edge->comm);
-    edge->aborted = true;
 }
 
 void mlc_edge_follow(mlc_edge *edge)
@@ -217,7 +211,7 @@ void mlc_edge_follow(mlc_edge *edge)
 
 void mlc_edge_move(mlc_edge *edge, int64_t n, void *at, size_t bytes)
 {
-    if (mlc_gpu_failed(edge->gpu) || edge->aborted)
+    if (mlc_gpu_failed(edge->gpu))
         return;
     const ncclResult_t moved = edge->sends ? edge->of->ncclSend(at, bytes, ncclInt8, 1, edge->comm, edge->stream)
                                            : edge->of->ncclRecv(at, bytes, ncclInt8, 0, edge->comm, edge->stream);

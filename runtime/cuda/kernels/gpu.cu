@@ -47,7 +47,10 @@ static bool fails(mlc_gpu *gpu, cudaError_t status, const char *what)
 static bool lacks_number(mlc_gpu *gpu, int number, int *device)
 {
     int count = 0;
-    setenv("CUDA_DEVICE_MAX_CONNECTIONS", MOST_QUEUES, 0); /* read by the first call: streams of a step do not wait in one queue */
+    /* Read by the first call. Streams of a step do not wait in one queue; and no kernel is loaded when it is first launched, in a capture or
+     * beside one that waits for another GPU: loading may wait for all that runs ("Lazy Loading: Concurrent execution"). */
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", MOST_QUEUES, 0);
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     if (fails(gpu, cudaGetDeviceCount(&count), "there is none that this program can use"))
         return true;
     if (count > 1 && number >= count)
@@ -109,13 +112,13 @@ void mlc_gpu_close(mlc_gpu *gpu)
 {
     if (!gpu)
         return;
-    mlc_gpu_forget(gpu);
-    for (int i = 0; i < gpu->pinned_count; i++)
-        cudaFreeHost(gpu->pinned[i]);
-    if (gpu->base)
+    if (!gpu->failure[0]) {
+        mlc_gpu_forget(gpu);
+        for (int i = 0; i < gpu->pinned_count; i++)
+            cudaFreeHost(gpu->pinned[i]);
         cudaFree(gpu->base);
-    if (gpu->stream)
         cudaStreamDestroy(gpu->stream);
+    }
     free(gpu);
 }
 
@@ -126,8 +129,8 @@ const char *mlc_gpu_failed(const mlc_gpu *gpu)
 
 void mlc_gpu_forget(mlc_gpu *gpu)
 {
-    for (int i = 0; i < gpu->graph_count; i++)
-        cudaGraphExecDestroy(gpu->graphs[i].graph);
+    for (int i = 0; i < gpu->graph_count && !gpu->failure[0]; i++)
+        fails(gpu, cudaGraphExecDestroy(gpu->graphs[i].graph), "cannot free the graph of a step");
     gpu->graph_count = 0;
 }
 
@@ -180,7 +183,7 @@ void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes)
 
 void mlc_gpu_unpin(mlc_gpu *gpu, void *memory)
 {
-    if (gpu->failure[0]) /* what freeing would wait for may never end */
+    if (gpu->failure[0])
         return;
     for (int i = 0; i < gpu->pinned_count; i++)
         if (gpu->pinned[i] == memory) {
@@ -217,8 +220,10 @@ void mlc_gpu_wait(mlc_gpu *gpu)
         fails(gpu, cudaStreamSynchronize(gpu->stream), "failed");
 }
 
+/* The stream first: of memory that is not pinned the call would wait for it, and look at nobody. */
 static void copy(mlc_gpu *gpu, void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
 {
+    mlc_gpu_wait(gpu);
     if (bytes && !gpu->failure[0] && !fails(gpu, cudaMemcpyAsync(to, from, bytes, kind, gpu->stream), "cannot copy"))
         mlc_gpu_wait(gpu);
 }

@@ -167,7 +167,11 @@ bool run_operation(Operation &operation, bool &moved)
         }
         operation_now = operation.number;
         running = &operation;
+        if (options().apart)
+            device_reach(true);
         const Progress progress = operation.work->step ? operation.work->step() : (operation.work->run(), Progress::DONE);
+        if (options().apart)
+            device_reach(false);
         running = nullptr;
         moved |= progress != Progress::BLOCKED;
         if (progress != Progress::DONE)

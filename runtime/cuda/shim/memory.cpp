@@ -138,6 +138,15 @@ bool device_free(void *p)
     return true;
 }
 
+void device_reach(bool reached)
+{
+    for (const auto &of : allocations) {
+        const size_t page = of.first / PAGE * PAGE, end = (of.first + of.second.bytes + PAGE - 1) / PAGE * PAGE;
+        if (of.second.live)
+            mprotect(memory + page, end - page, reached ? PROT_READ | PROT_WRITE : PROT_NONE);
+    }
+}
+
 bool device_contains(const void *p, size_t bytes)
 {
     const size_t offset = offset_of(p);

@@ -4,6 +4,7 @@
  *   MLC_SHIM_ORDER    forward, reverse, random or ahead (default forward): see block.cpp
  *   MLC_SHIM_SEED     a number, for random and ahead (default 1)
  *   MLC_SHIM_MEMORY   bytes of the device (default 8 GiB)
+ *   MLC_SHIM_APART    set: memory of the device is out of reach for the host but in calls, as on a GPU (it costs time)
  *   MLC_SHIM_GPU      what the device is called (default: by the process)
  *   MLC_SHIM_NCCL     missing, or old: the stub of NCCL is as if it were
  * Reports go to stderr; a process that ends with reports that nobody cleared ends with exit code 66. */

@@ -163,7 +163,7 @@ ncclComm *comm_of(ncclComm_t comm, const char *call)
     for (const auto &known : comms)
         if (known.get() == comm && comm->live)
             return comm;
-    report_host("nccl: %s with a communicator that does not exist, or was destroyed or aborted", call);
+    report_host("nccl: %s with a communicator that does not exist, or was destroyed", call);
     return nullptr;
 }
 
@@ -505,16 +505,6 @@ API ncclResult_t ncclCommDestroy(ncclComm_t handle)
     if (comm->used.use_count() > 1)
         report_host("nccl: ncclCommDestroy while a stream or a graph still uses the communicator");
     comm->live = false;
-    return ncclSuccess;
-}
-
-API ncclResult_t ncclCommAbort(ncclComm_t handle)
-{
-    ncclComm *comm = comm_of(handle, "ncclCommAbort");
-    if (!comm)
-        return ncclInvalidUsage;
-    comm->live = false;
-    comm->aborted = true;
     return ncclSuccess;
 }
 

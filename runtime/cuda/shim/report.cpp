@@ -51,7 +51,7 @@ static void end_of_process()
 
 static Options first_options()
 {
-    Options first = {Order::FORWARD, 1, (size_t)8 << 30};
+    Options first = {Order::FORWARD, 1, (size_t)8 << 30, getenv("MLC_SHIM_APART") != nullptr};
     const char *order = getenv("MLC_SHIM_ORDER"), *seed = getenv("MLC_SHIM_SEED"), *memory_bytes = getenv("MLC_SHIM_MEMORY");
     if (order && !order_of(order, &first.order)) {
         fprintf(stderr, "mlc_shim: MLC_SHIM_ORDER=%s: forward, reverse, random or ahead\n", order);

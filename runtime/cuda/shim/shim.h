@@ -38,6 +38,7 @@ struct Options {
     Order order;
     uint64_t seed;
     size_t memory_bytes; /* of the device */
+    bool apart;          /* what the host reads or writes there itself faults */
 };
 
 /* What became of a look at an operation that waits for another process. */
@@ -109,6 +110,7 @@ void *device_alloc(size_t bytes);
 bool device_free(void *p);
 size_t device_used();
 bool device_contains(const void *p, size_t bytes); /* all of it in one live allocation */
+void device_reach(bool reached);                       /* by the host */
 /* Reports those that point to freed memory. */
 void check_arguments(const char *kernel, const std::vector<Word> &words);
 char *shared_pool(); /* address 0 of shared memory */

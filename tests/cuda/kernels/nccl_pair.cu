@@ -117,13 +117,6 @@ static void play(End *end, const char *scenario)
         ncclCommDestroy(end->comm);
         pass(end, 64);
         return;
-    } else if (!strcmp(scenario, "aborted")) { /* nobody sends; it ends all the same */
-        if (!first)
-            pass(end, 64);
-        if (!first && cudaStreamQuery(end->stream) == cudaErrorNotReady && cudaStreamQuery(end->stream) == cudaErrorNotReady)
-            ncclCommAbort(end->comm);
-        cudaStreamSynchronize(end->stream);
-        return;
     }
     cudaStreamSynchronize(end->stream);
     ncclCommDestroy(end->comm);

@@ -237,7 +237,7 @@ static void fold(const mlc_pass *run, const mlc_env *env, const mlc_action *acti
 /* ---- messages ---- */
 
 /* Looks through a message of states for what arithmetic leaves where it is not finite, as on a CPU (runtime/src/step/pass.c), in f32, or in
- * bf16 at the upper half of a word. Nothing but the name of a stage depends on it. */
+ * bf16 at the upper half of a word; 0x7fff....: the NaN that a GPU makes. Nothing but the name of a stage depends on it. */
 static bool is_tainted(const mlc_rank *rank, const char *slot, uint64_t bytes)
 {
     uint32_t *words = malloc(bytes);
@@ -246,8 +246,8 @@ static bool is_tainted(const mlc_rank *rank, const char *slot, uint64_t bytes)
         return false;
     mlc_gpu_read(rank->arena.gpu, words, slot, bytes);
     for (uint64_t i = 0; i < bytes / sizeof *words; i++) {
-        uint32_t upper = words[i] >> 16 & 0x7fff;
-        tainted |= upper == 0x7f80 || upper == 0x7fc0;
+        uint32_t upper = words[i] >> 16, magnitude = upper & 0x7fff;
+        tainted |= magnitude == 0x7f80 || magnitude == 0x7fc0 || upper == 0x7fff;
     }
     free(words);
     return tainted;

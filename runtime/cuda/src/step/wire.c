@@ -314,13 +314,6 @@ int mlc_edges_exchange(mlc_rank *rank, const mlc_env *env, int kind, char *at, i
 
 /* ---- what goes wrong while the host waits ---- */
 
-static void abort_edges(const mlc_rank *rank)
-{
-    for (int i = 0; i < rank->wires->count; i++)
-        if (rank->wires->ways[i].edge)
-            mlc_edge_abort(rank->wires->ways[i].edge);
-}
-
 /* The first edge that says that it has failed, with what it says. */
 static const way *failed_way(const mlc_rank *rank, const char **why)
 {
@@ -426,7 +419,7 @@ int mlc_edges_check(mlc_rank *rank)
     return rank->error.status;
 }
 
-/* Nothing will come from a rank that is gone: what waits for it on the device is ended. The transport of the host knows best who that is. */
+/* Nothing will come from a rank that is gone: who waits for it gives its GPU up. The transport of the host knows best who that is. */
 static int look(void *context)
 {
     mlc_rank *rank = context;
@@ -440,7 +433,6 @@ static int look(void *context)
     if (!status)
         note_failure(rank, failed, why);
     mlc_gpu_fail(rank->arena.gpu, "%.200s", rank->error.text);
-    abort_edges(rank);
     return true;
 }
 
@@ -670,6 +662,8 @@ void mlc_wire_close(mlc_rank *rank)
     mlc_wires *wires = rank->wires;
     if (!wires)
         return;
+    if (rank->error.status) /* another one may be gone, with whom the library would say goodbye */
+        mlc_gpu_fail(rank->arena.gpu, "%.200s", rank->error.text);
     mlc_gpu_forget(rank->arena.gpu);
     for (int i = 0; wires->ways && i < wires->count; i++)
         mlc_edge_close(wires->ways[i].edge);
