@@ -24,6 +24,8 @@ from mlc.diagnostics import MlcError
 from mlc.driver import Options, compile_file
 from mlc.lower import index as ix
 from mlc.lower.arrangement import Arrangement, Panels, arrangement_of, canonical, in_panels, is_bijective, ordered, pitched, placed
+from mlc.parallel.arranged_proof import arranged_faults
+from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.sweeps import KERNELS, OWN
 from mlc.parallel.verify import verify
 from mlc.targets import TARGETS
@@ -339,6 +341,32 @@ def test_another_arrangement_is_refused(plan: dict[str, Any], seed: int) -> None
         return
     with pytest.raises(MlcError):
         verify(made)
+
+
+def bound(chunk: dict[str, Any], what: str) -> list[int]:
+    """Numbers of buffers of a chunk: that the runtime fills or reads, or whose names begin so."""
+    named = [number for number, (name, *_) in enumerate(chunk["buffers"]) if name.startswith(what)]
+    found = {name: [buffer for _, buffer in chunk[name]] for name in ("inputs", "values")}
+    if "logits" in chunk:
+        found["logits"] = [chunk["logits"]["buffer"]]
+    return found.get(what, named)
+
+
+READ = [("train", 0, "inputs"), ("train", 1, "values"), ("sample", 1, "logits"), ("train", 1, "received.")]
+
+
+@pytest.mark.parametrize(("chain", "place", "what"), READ)
+def test_what_others_read_lies_as_they_know_it(plan: dict[str, Any], chain: str, place: int, what: str) -> None:
+    """What the runtime fills or reads is canonical; both ends of a message have its states lie alike."""
+    made = copy.deepcopy(plan)
+    chunk = made["places"][place]["chunks"][chain][0]
+    number = bound(chunk, what)[0]
+    for row in [row for rows in chunk["rows"].values() for row in rows]:
+        operands = made["routines"][row[0]]["operands"]
+        for at in [at for at, buffer in enumerate(row[3]) if buffer == number]:
+            operands[at] = operands[at].partition(" as ")[0] + " as 3 1 in 999"
+    name = chunk["buffers"][number][0]
+    assert any(f"{chain}: place {place}, chunk 0: {name} is arranged" in fault.message for fault in arranged_faults(read_plan(made)))
 
 
 def test_scratch_for_canonical_order_is_asked_for(plan: dict[str, Any]) -> None:
