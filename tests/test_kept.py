@@ -205,6 +205,28 @@ def test_parameters_are_looked_at_in_any_way(programs: Programs, tmp_path: Path)
             assert [model.step(**given), model.digest()] == wanted[1:]
 
 
+def test_what_is_seen_outlives_calls_that_fail(programs: Programs, tmp_path: Path) -> None:
+    """What a caller wrote is there behind files that cannot be loaded; behind an update that is not finite, what it left."""
+    text = VIEWED.replace("adamw(rate=constant(0.01))", "sgd(rate=constant(3e38))").replace("import adamw", "import sgd")
+    (tmp_path / "viewed.dsl").write_text(text.replace("clip=0.5", ""))
+    of, seen = Described(str(tmp_path / "viewed.dsl"), {}), []
+    for layout, kept in ((ONE, "c"), (ONE, "pitch"), (Layout(dp=2), "lanes")):
+        with programs.library(of, options(layout, kept)).open() as model:
+            for name in model.parameters:
+                model.parameters[name][...] = 0.25
+            for load in (model.load, model.load_weights):
+                with pytest.raises(MlcError):
+                    load(tmp_path / "none")
+            assert all((model.parameters[name] == 0.25).all() for name in model.parameters)
+            given = batch(model, 1)
+            with pytest.raises(MlcError, match="its update makes"):
+                model.step(**given | {"y": 1000 * given["y"]})
+            seen.append({name: model.parameters[name].copy() for name in model.parameters})
+            assert any(not np.isfinite(array).all() for array in seen[-1].values())
+    for other in seen[1:]:
+        same_numbers(seen[0], other)
+
+
 def same_numbers(left: Any, right: Any) -> None:
     assert list(left) == list(right)
     for name in left:

@@ -147,7 +147,8 @@ const char *mlc_session_notes(const mlc_session *session);
 const mlc_model *mlc_session_model(const mlc_session *session);
 
 /* ---- parameters ----
- * Masters and gradients live whole in the arena of the first replica of their owner and keep their addresses until mlc_close. The
+ * Masters and gradients live whole in the arena of the first replica of their owner and keep their addresses until mlc_close; what the
+ * target arranges otherwise than row-major the caller has as a copy, which keeps its address and follows masters after each call. The
  * caller may read and write masters between calls; all that hold them too, and bf16 copies, follow at the next call. Index out of
  * range: NULL. Shapes and names belong to the model. Not while a call works. */
 
