@@ -40,8 +40,8 @@
  * EVALUATION is a pass over microbatches 0, 1, ... of the data in rounds of R * dp microbatches (R: what one list of the evaluation
  * chain takes of a replica). Each round is dealt out in contiguous shares, in order of replica: n / dp microbatches each (rounded
  * down), the first n mod dp replicas one more; the last round may be shorter. Random numbers, if any, are keyed by the number of the
- * microbatch in the pass. Loss and weights are folded in f64 one microbatch after the other, in ascending order over the whole pass,
- * so neither replicas nor rounds show in the result; the model's metrics likewise.
+ * microbatch in the pass. Loss and weights of the whole pass are summed exactly and rounded once to f64, whatever their order, so
+ * neither replicas nor rounds show in the result; the model's metrics likewise.
  *
  * NOT FINITE. A loss or a gradient that is not finite ends the run with exit code 5 before anything is updated. The step is run once
  * more to name the lowest stage, and in it the lowest microbatch and parameter, at which such a value shows: in a part of the loss,
