@@ -24,6 +24,8 @@ from mlc.diagnostics import MlcError
 from mlc.driver import Options, compile_file
 from mlc.lower import index as ix
 from mlc.lower.arrangement import Arrangement, Panels, arrangement_of, canonical, in_panels, is_bijective, ordered, pitched, placed
+from mlc.parallel.arranged_proof import arranged_faults
+from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.sweeps import KERNELS, OWN
 from mlc.parallel.verify import verify
 from mlc.targets import TARGETS
@@ -203,6 +205,28 @@ def test_parameters_are_looked_at_in_any_way(programs: Programs, tmp_path: Path)
             assert [model.step(**given), model.digest()] == wanted[1:]
 
 
+def test_what_is_seen_outlives_calls_that_fail(programs: Programs, tmp_path: Path) -> None:
+    """What a caller wrote is there behind files that cannot be loaded; behind an update that is not finite, what it left."""
+    text = VIEWED.replace("adamw(rate=constant(0.01))", "sgd(rate=constant(3e38))").replace("import adamw", "import sgd")
+    (tmp_path / "viewed.dsl").write_text(text.replace("clip=0.5", ""))
+    of, seen = Described(str(tmp_path / "viewed.dsl"), {}), []
+    for layout, kept in ((ONE, "c"), (ONE, "pitch"), (Layout(dp=2), "lanes")):
+        with programs.library(of, options(layout, kept)).open() as model:
+            for name in model.parameters:
+                model.parameters[name][...] = 0.25
+            for load in (model.load, model.load_weights):
+                with pytest.raises(MlcError):
+                    load(tmp_path / "none")
+            assert all((model.parameters[name] == 0.25).all() for name in model.parameters)
+            given = batch(model, 1)
+            with pytest.raises(MlcError, match="its update makes"):
+                model.step(**given | {"y": 1000 * given["y"]})
+            seen.append({name: model.parameters[name].copy() for name in model.parameters})
+            assert any(not np.isfinite(array).all() for array in seen[-1].values())
+    for other in seen[1:]:
+        same_numbers(seen[0], other)
+
+
 def same_numbers(left: Any, right: Any) -> None:
     assert list(left) == list(right)
     for name in left:
@@ -339,6 +363,32 @@ def test_another_arrangement_is_refused(plan: dict[str, Any], seed: int) -> None
         return
     with pytest.raises(MlcError):
         verify(made)
+
+
+def bound(chunk: dict[str, Any], what: str) -> list[int]:
+    """Numbers of buffers of a chunk: that the runtime fills or reads, or whose names begin so."""
+    named = [number for number, (name, *_) in enumerate(chunk["buffers"]) if name.startswith(what)]
+    found = {name: [buffer for _, buffer in chunk[name]] for name in ("inputs", "values")}
+    if "logits" in chunk:
+        found["logits"] = [chunk["logits"]["buffer"]]
+    return found.get(what, named)
+
+
+READ = [("train", 0, "inputs"), ("train", 1, "values"), ("sample", 1, "logits"), ("train", 1, "received.")]
+
+
+@pytest.mark.parametrize(("chain", "place", "what"), READ)
+def test_what_others_read_lies_as_they_know_it(plan: dict[str, Any], chain: str, place: int, what: str) -> None:
+    """What the runtime fills or reads is canonical; both ends of a message have its states lie alike."""
+    made = copy.deepcopy(plan)
+    chunk = made["places"][place]["chunks"][chain][0]
+    number = bound(chunk, what)[0]
+    for row in [row for rows in chunk["rows"].values() for row in rows]:
+        operands = made["routines"][row[0]]["operands"]
+        for at in [at for at, buffer in enumerate(row[3]) if buffer == number]:
+            operands[at] = operands[at].partition(" as ")[0] + " as 3 1 in 999"
+    name = chunk["buffers"][number][0]
+    assert any(f"{chain}: place {place}, chunk 0: {name} is arranged" in fault.message for fault in arranged_faults(read_plan(made)))
 
 
 def test_scratch_for_canonical_order_is_asked_for(plan: dict[str, Any]) -> None:

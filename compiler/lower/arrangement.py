@@ -45,7 +45,6 @@ class Arrangement:
     panels: tuple[Panels, ...]
     elements: int
 
-
     def __str__(self) -> str:
         """Strides, those of dims in panels with size and stride of these, and elements: `8 1 in 64`, `1/32*256 32 in 512`."""
         panels = {of.dim: f"/{of.size}*{of.stride}" for of in self.panels}

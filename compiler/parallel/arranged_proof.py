@@ -3,6 +3,8 @@
     places     of each master, copy and whole state: strides show that no two elements share a place, and that all lie in the buffer
     routines   rows, initial values and updates are given a buffer by routines whose code has it arranged as it is; a rule over elements,
                to which the runtime gives them in canonical order, knows nothing of it
+    chains     a state, or the gradient of one, lies alike in all chunks of its chain, for messages carry it as it lies; what the runtime
+               fills or reads itself is canonical
     scratch    each thread has room for what it holds in canonical order
 
 Shards, messages and files number elements in canonical order, so nothing that is proved of them depends on how they lie.
@@ -10,14 +12,20 @@ Shards, messages and files number elements in canonical order, so nothing that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mlc.ir.dtypes import dtype_of
 from mlc.lower.arrangement import Arrangement, is_bijective
 from mlc.parallel.faults import Fault
 from mlc.parallel.planned import STRIP_ELEMENTS, STRIPS, Arranged, Chunk, Held, OwnedParameter, Place, Planned, PlannedParameter, Signature
+from mlc.parallel.row_proof import SENT_AS
 
 _CANONICAL = Arranged(None, None, ())
+
+#: What names of states and their gradients begin with, at each end of a message, and those that senders have for them.
+_ENDS = tuple((prefix, sent) for received, sent in SENT_AS for prefix in (received, sent))
+#: How they lie, by chain and by the name that senders have for them.
+_States = dict[tuple[str, str], Arrangement | None]
 
 
 def arranged_faults(planned: Planned) -> Iterator[Fault]:
@@ -30,6 +38,7 @@ def arranged_faults(planned: Planned) -> Iterator[Fault]:
     least = STRIPS * STRIP_ELEMENTS * planned.unit
     if lies and planned.scratch_bytes_per_thread < least:
         yield Fault("E1206", f"{planned.scratch_bytes_per_thread} bytes of scratch a thread, canonical elements of parameters take {least}")
+    states: _States = {}
     for place in planned.places:
         for held in place.held:
             yield from _init_faults(planned, place, held)
@@ -37,7 +46,9 @@ def arranged_faults(planned: Planned) -> Iterator[Fault]:
             yield from _update_faults(planned, place, one)
         for chain, chunks in place.chunks.items():
             for number, chunk in enumerate(chunks):
-                yield from _chunk_faults(planned, place, chunk, f"{chain}: place {place.number}, chunk {number}")
+                where, buffers = f"{chain}: place {place.number}, chunk {number}", _known(planned, place, chunk)
+                yield from _chunk_faults(planned, chunk, buffers, where)
+                yield from _state_faults(chunk, buffers, chain, states, where)
 
 
 def _parameter_faults(parameter: PlannedParameter) -> Iterator[Fault]:
@@ -84,10 +95,8 @@ def _update_faults(planned: Planned, place: Place, one: OwnedParameter) -> Itera
     yield from _wrong(f"place {place.number}: update of {parameter.name}", planned.routines[one.update], wanted)
 
 
-def _chunk_faults(planned: Planned, place: Place, chunk: Chunk, where: str) -> Iterator[Fault]:
-    """Each buffer lies in one way, for all rows; of parameters and gradients in theirs."""
-    known = _known(planned, place, chunk)
-    lies = {number: known[buffer.name] for number, buffer in enumerate(chunk.buffers) if buffer.name in known}
+def _chunk_faults(planned: Planned, chunk: Chunk, lies: dict[int, Arrangement | None], where: str) -> Iterator[Fault]:
+    """Each buffer lies in one way, for all rows. lies: those that are known, to which the others are added"""
     for row in (row for rows in chunk.rows.values() for row in rows):
         routine = planned.routines[row.routine]
         for number, operand in zip(row.buffers, routine.operands, strict=True):
@@ -96,8 +105,27 @@ def _chunk_faults(planned: Planned, place: Place, chunk: Chunk, where: str) -> I
                 yield Fault("E1206", f"{where}: {text} {operand.arranged or 'canonically'}")
 
 
-def _known(planned: Planned, place: Place, chunk: Chunk) -> dict[str, Arrangement | None]:
-    """How buffers of a chunk lie that are of parameters. Rows read the copy where the place has one that lasts."""
+def _state_faults(chunk: Chunk, lies: Mapping[int, Arrangement | None], chain: str, states: _States, where: str) -> Iterator[Fault]:
+    """Both ends of a message have its states lie alike, as all between them."""
+    for number, arrangement in lies.items():
+        name = chunk.buffers[number].name
+        sent = next((to + name.removeprefix(prefix) for prefix, to in _ENDS if name.startswith(prefix)), None)
+        if sent is not None and states.setdefault((chain, sent), arrangement) != arrangement:
+            text = f"{name} is arranged {arrangement or 'canonically'}, elsewhere {states[chain, sent] or 'canonically'}"
+            yield Fault("E1206", f"{where}: {text}")
+
+
+def _known(planned: Planned, place: Place, chunk: Chunk) -> dict[int, Arrangement | None]:
+    """How buffers of a chunk lie that are of parameters and gradients, or that the runtime fills or reads."""
+    shown = [buffer for _, buffer in (*chunk.inputs, *chunk.values)]
+    shown += [] if chunk.weight is None else [chunk.weight]
+    shown += [] if chunk.logits is None else [chunk.logits.buffer]
+    known = _of_parameters(planned, place, chunk)
+    return dict.fromkeys(shown) | {number: known[buffer.name] for number, buffer in enumerate(chunk.buffers) if buffer.name in known}
+
+
+def _of_parameters(planned: Planned, place: Place, chunk: Chunk) -> dict[str, Arrangement | None]:
+    """By name. Rows read the copy where the place has one that lasts."""
     known: dict[str, Arrangement | None] = {}
     for held in place.held:
         parameter = planned.parameters[held.parameter]

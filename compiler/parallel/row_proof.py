@@ -30,8 +30,8 @@ from mlc.parallel.planned import RECORD_HEAD_BYTES, RECORD_ONE, Area, Buffer, Ch
 _COURSES = (("F", "B"), ("F", "I", "W"))
 
 #: Buffers that messages carry: how the sender calls what the receiver calls so.
-_SENT_AS = (("received.", "state."), ("gradient received.", "gradient."))
-_RECEIVED = tuple(received for received, _ in _SENT_AS)
+SENT_AS = (("received.", "state."), ("gradient received.", "gradient."))
+_RECEIVED = tuple(received for received, _ in SENT_AS)
 
 #: Regions of what leaves a chunk: outboxes, and rings between two chunks of a place.
 _LEAVING = ("out:", "act.", "grad.")
@@ -217,7 +217,7 @@ class _Chunk:
 
     def _mismatch(self, buffer: Buffer) -> Fault | None:
         """What arrives lies where the stage that sent it put it."""
-        for received, sent in _SENT_AS:
+        for received, sent in SENT_AS:
             if buffer.name.startswith(received):
                 edge = buffer.region.rpartition(":")[2]
                 name = sent + buffer.name.removeprefix(received)

@@ -40,8 +40,8 @@
  * EVALUATION is a pass over microbatches 0, 1, ... of the data in rounds of R * dp microbatches (R: what one list of the evaluation
  * chain takes of a replica). Each round is dealt out in contiguous shares, in order of replica: n / dp microbatches each (rounded
  * down), the first n mod dp replicas one more; the last round may be shorter. Random numbers, if any, are keyed by the number of the
- * microbatch in the pass. Loss and weights are folded in f64 one microbatch after the other, in ascending order over the whole pass,
- * so neither replicas nor rounds show in the result; the model's metrics likewise.
+ * microbatch in the pass. Loss and weights of the whole pass are summed exactly and rounded once to f64, whatever their order, so
+ * neither replicas nor rounds show in the result; the model's metrics likewise.
  *
  * NOT FINITE. A loss or a gradient that is not finite ends the run with exit code 5 before anything is updated. The step is run once
  * more to name the lowest stage, and in it the lowest microbatch and parameter, at which such a value shows: in a part of the loss,
@@ -147,7 +147,8 @@ const char *mlc_session_notes(const mlc_session *session);
 const mlc_model *mlc_session_model(const mlc_session *session);
 
 /* ---- parameters ----
- * Masters and gradients live whole in the arena of the first replica of their owner and keep their addresses until mlc_close. The
+ * Masters and gradients live whole in the arena of the first replica of their owner and keep their addresses until mlc_close; what the
+ * target arranges otherwise than row-major the caller has as a copy, which keeps its address and follows masters after each call. The
  * caller may read and write masters between calls; all that hold them too, and bf16 copies, follow at the next call. Index out of
  * range: NULL. Shapes and names belong to the model. Not while a call works. */
 

@@ -126,6 +126,10 @@ static void check_other_places(void)
     free(all);
 }
 
+/* A kernel on tensors has two operands at most. */
+static const mlc_sweep_call ADD_THREE[] = {{"add", mlc_add_f32, {MLC_OPERAND_SUM, MLC_OPERAND_WAITING, MLC_OPERAND_SUM}}};
+static const mlc_sweep THREE_TENSORS[] = {SWEEP(MLC_AT_FOLD, MLC_OVER_USES, 0, MLC_RANGE_WHOLE, 0, ADD_THREE)};
+
 static void check_refusals(void)
 {
     layout *all = sums_make(FOUR, 0, false);
@@ -158,6 +162,9 @@ static void check_refusals(void)
     all = sums_make(FOUR, 0, false);
     all->programs[0].lists[MLC_TRAIN].count--;
     refuse(all, "the step does not end");
+    all = sums_make(FOUR, 0, false);
+    all->model.sweeps = THREE_TENSORS, all->model.sweep_count = 1;
+    refuse(all, "sweep 0 gives a kernel what there is not");
     all = sums_make(FOUR, 0, false);
     for (int i = 0; i < all->schedule.channel_count; i++)
         if (all->channels[i].kind == MLC_PARAMETER)

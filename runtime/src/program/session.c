@@ -630,10 +630,11 @@ static void train_member(mlc_rank *rank, void *context)
 static void train(mlc_session *session, const void *const *inputs, int64_t rows, bool update, double *loss)
 {
     pass run = {.session = session, .feed = {{fill_from_arrays, NULL}, inputs}, .rows = rows, .update = update};
-    if (check_inputs(session, inputs, rows, true) || run_call(session, train_member, &run))
+    if (check_inputs(session, inputs, rows, true))
         return;
-    *loss = run.loss;
-    if (session->exposed && update)
+    if (!run_call(session, train_member, &run))
+        *loss = run.loss;
+    if (session->exposed && update) /* an update that left what is not finite has been made all the same */
         gather_masters(session);
     show_masters(session);
 }
@@ -743,6 +744,7 @@ static void save_member(mlc_rank *rank, void *context)
 static void load_member(mlc_rank *rank, void *context)
 {
     const transfer *run = context;
+    take_masters(rank, run->session);
     if (mlc_checkpoint_load(rank, run->path, (mlc_allowed){0}, &rank->error))
         return;
     mlc_home_close(&rank->home); /* the next save looks anew whose steps lie there */
@@ -752,6 +754,7 @@ static void load_member(mlc_rank *rank, void *context)
 static void load_weights_member(mlc_rank *rank, void *context)
 {
     const transfer *run = context;
+    take_masters(rank, run->session);
     if (!mlc_weights_load(rank, run->path, run->terms, &rank->error))
         mlc_executor_refresh(rank);
 }

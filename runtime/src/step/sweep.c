@@ -683,8 +683,9 @@ static bool is_sane_call(const mlc_sweep *sweep, const mlc_sweep_call *call)
     int kind = sweep->range == MLC_RANGE_TENSOR ? MLC_ONLY_WHOLE : MLC_ONLY_ELEMENTWISE;
     if (!call->run)
         return lists && (sweep->only & kind) && !call->operands[0];
+    int most = sweep->over == MLC_OVER_RANK ? MLC_SWEEP_OPERANDS : MLC_STRIPS;
     for (int i = 0; i < MLC_SWEEP_OPERANDS && (i == 0 || call->operands[i]); i++)
-        if (!has_operand(sweep, call->operands[i]))
+        if (i >= most || !has_operand(sweep, call->operands[i]))
             return false;
     return true;
 }
