@@ -93,7 +93,7 @@ def action_costs(trace: Path) -> dict[tuple[int, str], float]:
 
 
 def simulated_seconds(plan: dict, costs: dict[tuple[int, str], float]) -> float:
-    """The makespan of the plan's lists: messages take no time; what ends a step is added as it was measured."""
+    """The makespan of the plan's lists: messages and folds take no time; what ends a step is added as it was measured."""
     lists = [place["lists"]["train"] for place in plan["places"]]
     channels = {c["name"]: c for c in plan["channels"]}
     sent: dict[tuple[str, int], float] = {}
@@ -111,7 +111,7 @@ def simulated_seconds(plan: dict, costs: dict[tuple[int, str], float]) -> float:
                 elif kind == "SEND":
                     assert channels[of]["from"] == place
                     sent[of, microbatch] = clock[place]
-                elif kind[0] in "FIWB":
+                elif re.fullmatch(r"[FIWB]\+?", kind):
                     clock[place] += cost_of(costs, place, kind, of, len(plan["places"][place]["stages"]))
                 at[place] += 1
                 moved = True
