@@ -1,5 +1,5 @@
-/* mlc_ending.h: what the walk of a list puts on the stream of a rank beside rows and sweeps: copies, what a pass begins with, the norm,
- * statistics. Places are offsets in the arena. */
+/* mlc_ending.h: what the walk of a list puts on the stream of a rank beside rows and sweeps: copies, what a pass begins with, what
+ * ranks combine. Places are offsets in the arena. */
 #ifndef MLC_ENDING_H
 #define MLC_ENDING_H
 
