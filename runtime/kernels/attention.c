@@ -56,7 +56,7 @@ static void multiply(int64_t rows, int64_t columns, int64_t depth, const mlc_ele
     const int64_t height = panel_height(rows);
     for (int64_t i = 0; i < rows; i += height)
         for (int64_t j = 0; j < columns; j += MLC_TILE_COLUMNS)
-            MLC_OF_ELEMENT(mlc_tile)((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, a_pitch, b + j, b_pitch,
+            MLC_OF_ELEMENT(mlc_tile)((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, 1, a_pitch, b + j, b_pitch,
                 c + i * c_pitch + j, c_pitch, add, NULL);
 }
 

@@ -1,4 +1,4 @@
-/* contraction.c: binary contractions over index groups, packed and register-blocked (Goto and van de Geijn 2008).
+/* contraction.c: binary contractions over index groups, register-blocked, packed where that pays (Goto and van de Geijn 2008).
  *
  * The result is cut into as many rectangles as there are threads. A thread walks its rectangle in blocks of c. In a block one
  * operand stays, the other one passes by in chunks, so that each is packed as seldom as can be:
@@ -10,6 +10,8 @@
  *         after the last block of k: epilogue of each piece of c, a row panel by some columns, while it is in the first cache
  *
  * Panels of a have MLC_TILE_ROWS rows, panels of b MLC_TILE_COLUMNS columns; both have k outside.
+ * An operand that the tile reads as fast where it lies is not packed (lies_well below); of such a b only a last panel that ends within
+ * a vector is, so that nothing beyond b is read.
  * An element of c is a sum over k blocks of sums over k, both ascending: its bits do not depend on where blocks of c lie.
  */
 #include "pack.h"
@@ -21,6 +23,9 @@ enum {
     STAYING = 161792, /* elements of the operand that stays: 30 panels of a or 13 of b at full depth */
     PASSING = 24576,  /* elements of a chunk of the other one: 4 panels of a or 2 of b at full depth */
     OFFSETS = 2 * SIDE + DEPTH,
+    FEW_COLUMNS = 128, /* with no more, rows of a that lie side by side are read where they lie: a row of lines for each k fits no first cache */
+    FEW_ROWS = 160,    /* with no more, b is read where it lies beside such an a */
+    SOME_ROWS = 1024,  /* with no more, b is read where it lies beside an a that is packed */
     C_ELEMENTS = MLC_CONTRACT_SCRATCH_BYTES / 4 - STAYING - PASSING - 2 * OFFSETS, /* of f32 the scratch is full */
 };
 _Static_assert(PASSING >= DEPTH * MLC_TILE_COLUMNS && PASSING >= DEPTH * MLC_TILE_ROWS + MLC_STRIP, "a chunk holds a panel");
@@ -35,6 +40,8 @@ typedef struct contraction {
     int64_t batches, rows, columns, depth;
     int64_t k_block;          /* depth of a k block */
     int64_t a_panel, b_panel; /* elements of a panel; a strip may write past the end of a row panel */
+    int a_here, b_here;       /* the tile reads a (or b) where it lies */
+    int64_t a_row, a_k, b_k;  /* strides of an operand that lies well: of rows and k, of k */
     int64_t piece;            /* columns of a piece of c */
     mlc_element *staying, *passing, *c;
     int64_t *m_at, *n_at, *k_at;
@@ -99,6 +106,33 @@ static int64_t run_of(const mlc_index *index, int rank, int of_b)
     return (of_b ? index[rank - 1].b : index[rank - 1].a) == 1 ? index[rank - 1].extent : 1;
 }
 
+/* Whether lines so far apart share few sets of a cache, so that a panel of them is not kept. */
+static int collides(int64_t stride)
+{
+    enum { WAY = 4096, NEAR = 256 };
+    const int64_t bytes = stride * (int64_t)sizeof(mlc_element), apart = bytes % WAY;
+    return bytes >= WAY / 4 && (apart < NEAR || apart > WAY - NEAR);
+}
+
+/* The stride of a group that is one index at most; 0 of none. */
+static int64_t stride_of(const mlc_index *index, int rank, int of_b)
+{
+    return rank == 0 ? 0 : of_b ? index[0].b : index[0].a;
+}
+
+/* Decides what is read where it lies: a whose k lie side by side; a whose rows do, where that saves much; b whose columns do, likewise. */
+static void see_what_lies_well(contraction *s)
+{
+    const int one_k = s->k_rank <= 1;
+    s->a_row = stride_of(s->m, s->m_rank, 0);
+    s->a_k = stride_of(s->k, s->k_rank, 0);
+    s->b_k = stride_of(s->k, s->k_rank, 1);
+    if (s->a_dtype == MLC_ELEMENT && one_k && s->m_rank <= 1)
+        s->a_here = s->a_k <= 1 ? !collides(s->a_row) : s->a_row <= 1 && s->columns <= FEW_COLUMNS && !collides(s->a_k);
+    if (s->b_dtype == MLC_ELEMENT && one_k && s->n_rank <= 1)
+        s->b_here = stride_of(s->n, s->n_rank, 1) <= 1 && s->rows <= (s->a_here ? FEW_ROWS : SOME_ROWS) && !collides(s->b_k);
+}
+
 static const void *shifted(const void *x, int dtype, int64_t elements)
 {
     return (const char *)x + elements * mlc_element_bytes(dtype);
@@ -149,13 +183,20 @@ static void pack_a(const contraction *s, const mlc_packing *packing, const block
     MLC_OF_ELEMENT(mlc_pack)(packing, strips, (int)(end - first));
 }
 
-/* Columns [first, end) of the block. */
+/* Columns of b, a multiple of a panel's or the last ones, of which the tile reads some where they lie: all whole vectors of theirs. */
+static int64_t whole_columns(int64_t columns)
+{
+    const int64_t rest = columns % MLC_TILE_COLUMNS;
+    return rest == MLC_LANES ? columns : columns - rest;
+}
+
+/* Columns [first, end) of the block, or what of them must be packed. */
 static void pack_b(const contraction *s, const mlc_packing *packing, mlc_element *b_panels, int64_t first, int64_t end)
 {
     enum { STRIP = MLC_TILE_COLUMNS < MLC_STRIP ? MLC_TILE_COLUMNS : MLC_STRIP };
     mlc_strip strips[SIDE / STRIP];
     int count = 0;
-    for (int64_t j = 0; j < end - first; j += STRIP) {
+    for (int64_t j = s->b_here ? whole_columns(end - first) : 0; j < end - first; j += STRIP) {
         mlc_element *panel = b_panels + j / MLC_TILE_COLUMNS * s->b_panel;
         const mlc_strip strip = {panel + j % MLC_TILE_COLUMNS, first + j, (int)least(STRIP, end - first - j), STRIP};
         strips[count++] = strip;
@@ -178,6 +219,32 @@ typedef struct product {
     mlc_ahead ahead; /* what the next chunk is packed from */
 } product;
 
+/* A panel as the tile reads it: strides of rows and of k. */
+typedef struct panel {
+    const mlc_element *x;
+    int64_t row, k;
+} panel;
+
+/* Row panel i of the block, whose first row is `row`. */
+static panel panel_of_a(const contraction *s, const block *x, const product *p, int64_t i, int64_t row)
+{
+    const panel packed = {p->a_panels + (i - p->first) * s->a_panel, 1, MLC_TILE_ROWS};
+    if (!s->a_here)
+        return packed;
+    const panel here = {(const mlc_element *)x->a + s->m_at[row] + p->k0 * s->a_k, s->a_row, s->a_k};
+    return here;
+}
+
+/* Columns j on, `vectors` of them, a panel's first. */
+static panel panel_of_b(const contraction *s, const block *x, const product *p, int64_t j, int vectors)
+{
+    const panel packed = {p->b_panels + (j - p->n0) / MLC_TILE_COLUMNS * s->b_panel, 0, MLC_TILE_COLUMNS};
+    if (!s->b_here || p->n1 - j < vectors * MLC_LANES)
+        return packed;
+    const panel here = {(const mlc_element *)x->b + s->n_at[j] + p->k0 * s->b_k, 0, s->b_k};
+    return here;
+}
+
 /* c (+)= a b, then the epilogue if this is the last block of k. c has room for one piece when k has one block, else for the block. */
 static void multiply(const contraction *s, const finish *f, const block *x, product *p)
 {
@@ -185,14 +252,15 @@ static void multiply(const contraction *s, const finish *f, const block *x, prod
     const int64_t pitch = MLC_PITCH(single ? s->piece : x->columns);
     for (int64_t i = p->first; i < p->end; i++) {
         const int64_t row = panel_row(x->rows, x->panels, i), height = panel_row(x->rows, x->panels, i + 1) - row;
-        const mlc_element *a = p->a_panels + (i - p->first) * s->a_panel;
+        const panel a = panel_of_a(s, x, p, i, row);
         for (int64_t j = p->n0; j < p->n1; j += s->piece) {
             const int64_t columns = least(s->piece, p->n1 - j);
-            const mlc_element *b = p->b_panels + (j - p->n0) / MLC_TILE_COLUMNS * s->b_panel;
             mlc_element *c = single ? s->c : s->c + row * pitch + j;
-            for (int64_t l = 0; l < columns; l += MLC_TILE_COLUMNS, b += s->b_panel)
-                MLC_OF_ELEMENT(mlc_tile)((int)height, columns - l > MLC_LANES ? 2 : 1, p->depth, a, MLC_TILE_ROWS, b, MLC_TILE_COLUMNS, c + l, pitch,
-                    p->k0 > 0, &p->ahead);
+            for (int64_t l = 0; l < columns; l += MLC_TILE_COLUMNS) {
+                const int vectors = columns - l > MLC_LANES ? 2 : 1;
+                const panel b = panel_of_b(s, x, p, j + l, vectors);
+                MLC_OF_ELEMENT(mlc_tile)((int)height, vectors, p->depth, a.x, a.row, a.k, b.x, b.k, c + l, pitch, p->k0 > 0, &p->ahead);
+            }
             if (p->k0 + p->depth == s->depth)
                 f->epilogue(f->env, f->closure, c, pitch, x->batch, x->m0 + row, height, x->n0 + j, columns);
         }
@@ -204,7 +272,7 @@ static void block_with_a(const contraction *s, const finish *f, const block *x, 
 {
     for (int64_t k0 = 0; k0 < s->depth; k0 += s->k_block) {
         product p = {.end = x->panels, .a_panels = s->staying, .b_panels = s->passing, .k0 = k0, .depth = least(s->k_block, s->depth - k0)};
-        if (!packed) {
+        if (!packed && !s->a_here) {
             const mlc_packing a = packing_of_a(s, x->a, k0, p.depth);
             pack_a(s, &a, x, s->staying, 0, x->panels);
         }
@@ -232,7 +300,8 @@ static void block_with_b(const contraction *s, const finish *f, const block *x, 
         for (; p.first < x->panels; p.first = p.end) {
             p.end = least(p.first + chunk, x->panels);
             const int64_t row = panel_row(x->rows, x->panels, p.end), next = least(p.end + chunk, x->panels);
-            pack_a(s, &a, x, s->passing, p.first, p.end);
+            if (!s->a_here)
+                pack_a(s, &a, x, s->passing, p.first, p.end);
             p.ahead = MLC_OF_ELEMENT(mlc_ahead_of)(&a, row, panel_row(x->rows, x->panels, next) - row);
             multiply(s, f, x, &p);
         }
@@ -252,13 +321,14 @@ static blocking blocking_with(const contraction *s, int a_stays, int64_t staying
 {
     const int several = s->depth > s->k_block;
     const int64_t unit = a_stays ? MLC_TILE_ROWS : MLC_TILE_COLUMNS;
+    const int stays = !(a_stays ? s->a_here : s->b_here), passes = !(a_stays ? s->b_here : s->a_here); /* packed */
     blocking best = {.a_stays = a_stays, .packed = INT64_MAX};
     int64_t others = 0;
     for (int64_t lanes = least(limit, staying); others != 1 && (others == 0 || lanes >= limit / 2); lanes -= unit) {
         const int64_t blocks = parts_of(staying, lanes), widest = parts_of(parts_of(staying, blocks), unit) * unit;
         const int64_t room = a_stays ? (C_ELEMENTS / widest - 32) / MLC_TILE_COLUMNS * MLC_TILE_COLUMNS : C_ELEMENTS / MLC_PITCH(widest);
         others = parts_of(passing, several ? least(SIDE, room) : SIDE);
-        const int64_t packed = blocks * passing + (several ? others : 1) * staying;
+        const int64_t packed = (passes ? blocks * passing : 0) + (stays ? (several ? others : 1) * staying : 0);
         if (packed < best.packed) {
             best.row_blocks = a_stays ? blocks : others;
             best.column_blocks = a_stays ? others : blocks;
@@ -369,6 +439,7 @@ void MLC_OF_ELEMENT(mlc_contract)(const mlc_env *env, const mlc_contraction *con
     s.m_rank = simplify(s.m, contraction_->m, contraction_->m_rank, &s.rows);
     s.n_rank = simplify(s.n, contraction_->n, contraction_->n_rank, &s.columns);
     s.k_rank = simplify(s.k, contraction_->k, contraction_->k_rank, &s.depth);
+    see_what_lies_well(&s);
     s.k_block = parts_of(parts_of(s.depth, parts_of(s.depth, DEPTH)), 16) * 16;
     s.a_panel = s.k_block * MLC_TILE_ROWS + MLC_STRIP;
     s.b_panel = s.k_block * MLC_TILE_COLUMNS;

@@ -2,8 +2,8 @@
 #include "tile.h"
 
 #define MLC_TILE_PARAMETERS                                                                                                        \
-    int64_t depth, const mlc_element *a, int64_t a_pitch, const mlc_element *b, int64_t b_pitch, mlc_element *c, int64_t c_pitch,  \
-        int add, mlc_ahead *ahead
+    int64_t depth, const mlc_element *a, int64_t a_row, int64_t a_pitch, const mlc_element *b, int64_t b_pitch, mlc_element *c,    \
+        int64_t c_pitch, int add, mlc_ahead *ahead
 
 typedef void (*tile_function)(MLC_TILE_PARAMETERS);
 
@@ -18,18 +18,20 @@ typedef void (*tile_function)(MLC_TILE_PARAMETERS);
         __builtin_prefetch(c + i * c_pitch + vectors * MLC_LANES - 1, 1);                                                          \
     }
 
-/* One more k. */
+/* One more k. Rows are addressed from three pointers by small multiples of their stride, which instructions know; what the compiler is kept
+ * from is a pointer for each row, for which it has no registers. */
 #define MLC_STEP()                                                                                                                 \
     do {                                                                                                                           \
         const mlc_vector b0 = mlc_vector_load(b), b1 = vectors == 2 ? mlc_vector_load(b + MLC_LANES) : zero;                       \
         MLC_EACH_ROW(MLC_ROW_MULTIPLY)                                                                                             \
-        a += a_pitch;                                                                                                              \
+        a += a_pitch, a_5 += a_pitch, a_10 += a_pitch;                                                                             \
         b += b_pitch;                                                                                                              \
+        __asm__("" : "+r"(a), "+r"(a_5), "+r"(a_10));                                                                                                              \
     } while (0)
 
 #define MLC_ROW_MULTIPLY(i)                                                                                                        \
     if (i < rows) {                                                                                                                \
-        const mlc_vector x = mlc_vector_of(a[i]);                                                                                  \
+        const mlc_vector x = mlc_vector_of((i < 5 ? a : i < 10 ? a_5 : a_10)[i % 5 * a_row]);                                                                       \
         c##i##_0 = mlc_vector_fma(x, b0, c##i##_0);                                                                                \
         if (vectors == 2)                                                                                                          \
             c##i##_1 = mlc_vector_fma(x, b1, c##i##_1);                                                                            \
@@ -65,6 +67,7 @@ MLC_INLINE void tile(const int rows, const int vectors, MLC_TILE_PARAMETERS)
     const mlc_vector zero = {0};
     MLC_EACH_ROW(MLC_ROW_DECLARE)
     MLC_EACH_ROW(MLC_ROW_PREFETCH)
+    const mlc_element *a_5 = rows > 5 ? a + 5 * a_row : a, *a_10 = rows > 10 ? a + 10 * a_row : a;
     int64_t k = 0;
     for (; ahead && ahead->runs > 0 && k + FETCH <= depth; k += FETCH) {
         fetch(ahead);
@@ -82,11 +85,11 @@ MLC_INLINE void tile(const int rows, const int vectors, MLC_TILE_PARAMETERS)
 #define MLC_TILE_FUNCTIONS(rows)                                                                                                   \
     static void tile_##rows##_1(MLC_TILE_PARAMETERS)                                                                               \
     {                                                                                                                              \
-        tile(rows, 1, depth, a, a_pitch, b, b_pitch, c, c_pitch, add, ahead);                                                             \
+        tile(rows, 1, depth, a, a_row, a_pitch, b, b_pitch, c, c_pitch, add, ahead);                                                             \
     }                                                                                                                              \
     static void tile_##rows##_2(MLC_TILE_PARAMETERS)                                                                               \
     {                                                                                                                              \
-        tile(rows, 2, depth, a, a_pitch, b, b_pitch, c, c_pitch, add, ahead);                                                             \
+        tile(rows, 2, depth, a, a_row, a_pitch, b, b_pitch, c, c_pitch, add, ahead);                                                             \
     }
 #define MLC_TILE_ENTRY(rows) {tile_##rows##_1, tile_##rows##_2},
 
@@ -106,5 +109,5 @@ static const tile_function tiles[MLC_TILE_ROWS][2] = {MLC_EACH_HEIGHT(MLC_TILE_E
 
 void MLC_OF_ELEMENT(mlc_tile)(int rows, int vectors, MLC_TILE_PARAMETERS)
 {
-    tiles[rows - 1][vectors - 1](depth, a, a_pitch, b, b_pitch, c, c_pitch, add, ahead);
+    tiles[rows - 1][vectors - 1](depth, a, a_row, a_pitch, b, b_pitch, c, c_pitch, add, ahead);
 }

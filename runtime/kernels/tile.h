@@ -170,10 +170,10 @@ typedef struct mlc_ahead {
     int64_t size;           /* bytes of an element */
 } mlc_ahead;
 
-/* c[i * c_pitch + j] = sum of a[k * a_pitch + i] * b[k * b_pitch + j] over 0 <= k < depth, in ascending k from 0;
+/* c[i * c_pitch + j] = sum of a[i * a_row + k * a_pitch] * b[k * b_pitch + j] over 0 <= k < depth, in ascending k from 0;
  * with `add`, that sum is added to c. i < rows, j < vectors * MLC_LANES; 1 <= rows <= MLC_TILE_ROWS, vectors is 1 or 2.
  * No alignment is needed. c overlaps neither a nor b. `ahead`: what to fetch meanwhile, brought up to date; or NULL. */
-void MLC_OF_ELEMENT(mlc_tile)(int rows, int vectors, int64_t depth, const mlc_element *a, int64_t a_pitch, const mlc_element *b,
-    int64_t b_pitch, mlc_element *c, int64_t c_pitch, int add, mlc_ahead *ahead);
+void MLC_OF_ELEMENT(mlc_tile)(int rows, int vectors, int64_t depth, const mlc_element *a, int64_t a_row, int64_t a_pitch,
+    const mlc_element *b, int64_t b_pitch, mlc_element *c, int64_t c_pitch, int add, mlc_ahead *ahead);
 
 #endif
