@@ -106,6 +106,7 @@ objects/%.o: %.c Makefile settings
 .SECONDARY: $(RUNTIME_OBJECTS)
 $(RUNTIME_OBJECTS): $(wildcard runtime/*/*.h runtime/*/*/*.h)
 $(filter %_f64.o,$(RUNTIME_OBJECTS)): objects/%_f64.o: %.c
+$(filter %/tile_bf16.o,$(RUNTIME_OBJECTS)): objects/%_bf16.o: %.c
 
 # The command that links, whose words are those of the one that compiles too: when it changes, all that was made otherwise is made again.
 SETTING = $(subst ','\\'',$(LINK){setting})

@@ -12,17 +12,18 @@
  * Panels of a have MLC_TILE_ROWS rows, panels of b MLC_TILE_COLUMNS columns; both have k outside.
  * An operand that the tile reads as fast where it lies is not packed (lies_well below); of such a b only a last panel that ends within
  * a vector is, so that nothing beyond b is read.
+ * Where the machine multiplies pairs of bf16, panels of two such operands hold pairs of neighbours in k, and all is half as deep.
  * An element of c is a sum over k blocks of sums over k, both ascending: its bits do not depend on where blocks of c lie.
  */
 #include "pack.h"
 
 enum {
-    DEPTH = 384,      /* of a k block */
+    DEPTH = 384,      /* of a k block, of elements or pairs */
     SIDE = 1024,      /* rows or columns of a block of c, at most */
     PIECE = 512,      /* columns of a piece of c, at most; 64 at full depth: the lines that its epilogue writes fit into a store queue */
     STAYING = 161792, /* elements of the operand that stays: 30 panels of a or 13 of b at full depth */
     PASSING = 24576,  /* elements of a chunk of the other one: 4 panels of a or 2 of b at full depth */
-    OFFSETS = 2 * SIDE + DEPTH,
+    OFFSETS = 2 * SIDE + 2 * DEPTH,
     FEW_COLUMNS = 128, /* with no more, rows of a that lie side by side are read where they lie: a row of lines for each k fits no first cache */
     FEW_ROWS = 160,    /* with no more, b is read where it lies beside such an a */
     SOME_ROWS = 1024,  /* with no more, b is read where it lies beside an a that is packed */
@@ -39,9 +40,10 @@ typedef struct contraction {
     mlc_index batch[MLC_INDICES], m[MLC_INDICES], n[MLC_INDICES], k[MLC_INDICES];
     int64_t batches, rows, columns, depth;
     int64_t k_block;          /* depth of a k block */
+    int together;             /* k that an element of a panel holds: 2 of pairs of bf16, else 1 */
     int64_t a_panel, b_panel; /* elements of a panel; a strip may write past the end of a row panel */
     int a_here, b_here;       /* the tile reads a (or b) where it lies */
-    int64_t a_row, a_k, b_k;  /* strides of an operand that lies well: of rows and k, of k */
+    int64_t a_row, a_k, b_k;  /* strides of an operand that lies well, in what the tile reads: of rows and k, of k */
     int64_t piece;            /* columns of a piece of c */
     mlc_element *staying, *passing, *c;
     int64_t *m_at, *n_at, *k_at;
@@ -106,7 +108,7 @@ static int64_t run_of(const mlc_index *index, int rank, int of_b)
     return (of_b ? index[rank - 1].b : index[rank - 1].a) == 1 ? index[rank - 1].extent : 1;
 }
 
-/* Whether lines so far apart share few sets of a cache, so that a panel of them is not kept. */
+/* Whether lines so far apart, in what the tile reads, share few sets of a cache, so that a panel of them is not kept. */
 static int collides(int64_t stride)
 {
     enum { WAY = 4096, NEAR = 256 };
@@ -120,9 +122,25 @@ static int64_t stride_of(const mlc_index *index, int rank, int of_b)
     return rank == 0 ? 0 : of_b ? index[0].b : index[0].a;
 }
 
+/* Whether all pairs of a lie as words do: on even places, with k side by side and none left over. */
+static int pairs_lie_well(const contraction *s)
+{
+    const int64_t row = stride_of(s->m, s->m_rank, 0), k = stride_of(s->k, s->k_rank, 0);
+    int64_t odd = (int64_t)((uintptr_t)s->a % sizeof(mlc_pair)) | (row % 2) | (s->depth % 2);
+    for (int i = 0; i < s->batch_rank; i++)
+        odd |= s->batch[i].a % 2;
+    return odd == 0 && s->m_rank <= 1 && s->k_rank == 1 && k == 1 && !collides(row / 2);
+}
+
 /* Decides what is read where it lies: a whose k lie side by side; a whose rows do, where that saves much; b whose columns do, likewise. */
 static void see_what_lies_well(contraction *s)
 {
+    if (s->together == 2) {
+        s->a_here = pairs_lie_well(s);
+        s->a_k = 1;
+        s->a_row = stride_of(s->m, s->m_rank, 0) / 2;
+        return;
+    }
     const int one_k = s->k_rank <= 1;
     s->a_row = stride_of(s->m, s->m_rank, 0);
     s->a_k = stride_of(s->k, s->k_rank, 0);
@@ -171,6 +189,18 @@ typedef struct block {
     int64_t rows, columns, panels; /* how many; row panels */
 } block;
 
+static void pack(const contraction *s, const mlc_packing *packing, const mlc_strip *strips, int count)
+{
+#ifdef MLC_PAIRS
+    if (s->together == 2) {
+        mlc_pack_bf16(packing, strips, count);
+        return;
+    }
+#endif
+    (void)s;
+    MLC_OF_ELEMENT(mlc_pack)(packing, strips, count);
+}
+
 /* Row panels [first, end) of the block. */
 static void pack_a(const contraction *s, const mlc_packing *packing, const block *x, mlc_element *a_panels, int64_t first, int64_t end)
 {
@@ -180,7 +210,7 @@ static void pack_a(const contraction *s, const mlc_packing *packing, const block
         const mlc_strip strip = {a_panels + (i - first) * s->a_panel, row, (int)height, (int)height};
         strips[i - first] = strip;
     }
-    MLC_OF_ELEMENT(mlc_pack)(packing, strips, (int)(end - first));
+    pack(s, packing, strips, (int)(end - first));
 }
 
 /* Columns of b, a multiple of a panel's or the last ones, of which the tile reads some where they lie: all whole vectors of theirs. */
@@ -201,7 +231,7 @@ static void pack_b(const contraction *s, const mlc_packing *packing, mlc_element
         const mlc_strip strip = {panel + j % MLC_TILE_COLUMNS, first + j, (int)least(STRIP, end - first - j), STRIP};
         strips[count++] = strip;
     }
-    MLC_OF_ELEMENT(mlc_pack)(packing, strips, count);
+    pack(s, packing, strips, count);
 }
 
 /* What is done with c. */
@@ -231,7 +261,8 @@ static panel panel_of_a(const contraction *s, const block *x, const product *p, 
     const panel packed = {p->a_panels + (i - p->first) * s->a_panel, 1, MLC_TILE_ROWS};
     if (!s->a_here)
         return packed;
-    const panel here = {(const mlc_element *)x->a + s->m_at[row] + p->k0 * s->a_k, s->a_row, s->a_k};
+    const int64_t first = s->m_at[row] / s->together + p->k0 / s->together * s->a_k;
+    const panel here = {(const mlc_element *)x->a + first, s->a_row, s->a_k};
     return here;
 }
 
@@ -243,6 +274,21 @@ static panel panel_of_b(const contraction *s, const block *x, const product *p, 
         return packed;
     const panel here = {(const mlc_element *)x->b + s->n_at[j] + p->k0 * s->b_k, 0, s->b_k};
     return here;
+}
+
+/* A register block of c at `c`, in the block of k of `p`. */
+static void multiply_panels(const contraction *s, const panel *a, const panel *b, int64_t rows, int vectors, mlc_element *c, int64_t pitch,
+    product *p)
+{
+#ifdef MLC_PAIRS
+    if (s->together == 2) {
+        mlc_tile_bf16((int)rows, vectors, parts_of(p->depth, 2), (const mlc_pair *)a->x, a->row, a->k, (const mlc_pair *)b->x, b->k, c, pitch,
+            p->k0 > 0, &p->ahead);
+        return;
+    }
+#endif
+    (void)s;
+    MLC_OF_ELEMENT(mlc_tile)((int)rows, vectors, p->depth, a->x, a->row, a->k, b->x, b->k, c, pitch, p->k0 > 0, &p->ahead);
 }
 
 /* c (+)= a b, then the epilogue if this is the last block of k. c has room for one piece when k has one block, else for the block. */
@@ -259,7 +305,7 @@ static void multiply(const contraction *s, const finish *f, const block *x, prod
             for (int64_t l = 0; l < columns; l += MLC_TILE_COLUMNS) {
                 const int vectors = columns - l > MLC_LANES ? 2 : 1;
                 const panel b = panel_of_b(s, x, p, j + l, vectors);
-                MLC_OF_ELEMENT(mlc_tile)((int)height, vectors, p->depth, a.x, a.row, a.k, b.x, b.k, c + l, pitch, p->k0 > 0, &p->ahead);
+                multiply_panels(s, &a, &b, height, vectors, c + l, pitch, p);
             }
             if (p->k0 + p->depth == s->depth)
                 f->epilogue(f->env, f->closure, c, pitch, x->batch, x->m0 + row, height, x->n0 + j, columns);
@@ -430,6 +476,16 @@ static void run_batch(const contraction *s, const finish *f, const region *r, in
         run_block(s, f, r, &cut, x, i);
 }
 
+static int together_of(int a_dtype, int b_dtype)
+{
+#ifdef MLC_PAIRS
+    return a_dtype == MLC_BF16 && b_dtype == MLC_BF16 ? 2 : 1;
+#else
+    (void)a_dtype, (void)b_dtype;
+    return 1;
+#endif
+}
+
 void MLC_OF_ELEMENT(mlc_contract)(const mlc_env *env, const mlc_contraction *contraction_, const void *a, const void *b,
     MLC_OF_ELEMENT(mlc_epilogue) epilogue,
     const void *closure)
@@ -439,10 +495,11 @@ void MLC_OF_ELEMENT(mlc_contract)(const mlc_env *env, const mlc_contraction *con
     s.m_rank = simplify(s.m, contraction_->m, contraction_->m_rank, &s.rows);
     s.n_rank = simplify(s.n, contraction_->n, contraction_->n_rank, &s.columns);
     s.k_rank = simplify(s.k, contraction_->k, contraction_->k_rank, &s.depth);
+    s.together = together_of(s.a_dtype, s.b_dtype);
     see_what_lies_well(&s);
-    s.k_block = parts_of(parts_of(s.depth, parts_of(s.depth, DEPTH)), 16) * 16;
-    s.a_panel = s.k_block * MLC_TILE_ROWS + MLC_STRIP;
-    s.b_panel = s.k_block * MLC_TILE_COLUMNS;
+    s.k_block = parts_of(parts_of(s.depth, parts_of(s.depth, s.together * DEPTH)), 16) * 16;
+    s.a_panel = s.k_block / s.together * MLC_TILE_ROWS + MLC_STRIP;
+    s.b_panel = s.k_block / s.together * MLC_TILE_COLUMNS;
     s.piece = least(PIECE, PASSING / s.b_panel * MLC_TILE_COLUMNS);
     s.staying = (mlc_element *)env->scratch;
     s.passing = s.staying + STAYING;

@@ -90,13 +90,6 @@ MLC_INLINE void transpose_block(mlc_element *to, int64_t pitch, const void *x, i
 
 #endif
 
-/* A strip with one break at most is whole when its ends are as far apart as they are in a whole one. */
-static int side_by_side(const mlc_packing *p, const mlc_strip *strip)
-{
-    const int64_t *lanes = p->lanes + strip->first, last = strip->count - 1;
-    return last == 0 || (p->lane_run >= last && lanes[last] - lanes[0] == last);
-}
-
 /* k from k0 to end - 1 of a strip that lies side by side; as many rows of memory beyond are fetched. */
 MLC_INLINE void copy_band(const mlc_packing *p, const mlc_strip *strip, int64_t k0, int64_t end, const int dtype)
 {
@@ -126,7 +119,7 @@ MLC_INLINE void pack_lanes(const mlc_packing *p, const mlc_strip *strips, int co
     for (int64_t k = 0; k < p->depth; k += BAND)
         for (int s = 0; s < count; s++) {
             const int64_t end = k + BAND < p->depth ? k + BAND : p->depth;
-            if (side_by_side(p, strips + s))
+            if (mlc_side_by_side(p, strips + s))
                 copy_band(p, strips + s, k, end, dtype);
             else
                 gather_band(p, strips + s, k, end, dtype);

@@ -24,7 +24,19 @@ typedef struct mlc_packing {
     int64_t lane_run, k_run, k_begin, depth, pitch;
 } mlc_packing;
 
+/* A strip with one break at most is whole when its ends are as far apart as they are in a whole one. */
+MLC_INLINE int mlc_side_by_side(const mlc_packing *p, const mlc_strip *strip)
+{
+    const int64_t *lanes = p->lanes + strip->first, last = strip->count - 1;
+    return last == 0 || (p->lane_run >= last && lanes[last] - lanes[0] == last);
+}
+
 void MLC_OF_ELEMENT(mlc_pack)(const mlc_packing *packing, const mlc_strip *strips, int count);
+
+#ifdef MLC_PAIRS
+/* The same of bf16 into pairs: strips and pitch count these, depth k, as many as there are; of an odd number the last is beside a 0. */
+void mlc_pack_bf16(const mlc_packing *packing, const mlc_strip *strips, int count);
+#endif
 
 /* What packing lanes [first, first + count) reads, if each k (or lane) of it lies side by side; else nothing. */
 mlc_ahead MLC_OF_ELEMENT(mlc_ahead_of)(const mlc_packing *packing, int64_t first, int64_t count);

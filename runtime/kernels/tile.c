@@ -1,8 +1,37 @@
 /* tile.c: the register block. One body; the compiler makes a version of it for every number of rows and vectors. */
 #include "tile.h"
 
+#ifdef MLC_TILE_OF_PAIRS
+typedef mlc_pair factor; /* of a and b */
+typedef __m512bh factors;
+#define MLC_TILE mlc_tile_bf16
+
+MLC_INLINE factors load_factors(const factor *x)
+{
+    return (factors)_mm512_loadu_si512((const void *)x);
+}
+
+MLC_INLINE factors spread(factor x)
+{
+    return (factors)_mm512_set1_epi32((int32_t)x);
+}
+
+MLC_INLINE mlc_vector multiply_add(factors a, factors b, mlc_vector c)
+{
+    return _mm512_dpbf16_ps(c, a, b);
+}
+
+#else
+typedef mlc_element factor;
+typedef mlc_vector factors;
+#define MLC_TILE MLC_OF_ELEMENT(mlc_tile)
+#define load_factors mlc_vector_load
+#define spread mlc_vector_of
+#define multiply_add mlc_vector_fma
+#endif
+
 #define MLC_TILE_PARAMETERS                                                                                                        \
-    int64_t depth, const mlc_element *a, int64_t a_row, int64_t a_pitch, const mlc_element *b, int64_t b_pitch, mlc_element *c,    \
+    int64_t depth, const factor *a, int64_t a_row, int64_t a_pitch, const factor *b, int64_t b_pitch, mlc_element *c,              \
         int64_t c_pitch, int add, mlc_ahead *ahead
 
 typedef void (*tile_function)(MLC_TILE_PARAMETERS);
@@ -22,7 +51,7 @@ typedef void (*tile_function)(MLC_TILE_PARAMETERS);
  * from is a pointer for each row, for which it has no registers. */
 #define MLC_STEP()                                                                                                                 \
     do {                                                                                                                           \
-        const mlc_vector b0 = mlc_vector_load(b), b1 = vectors == 2 ? mlc_vector_load(b + MLC_LANES) : zero;                       \
+        const factors b0 = load_factors(b), b1 = vectors == 2 ? load_factors(b + MLC_LANES) : b0;                                  \
         MLC_EACH_ROW(MLC_ROW_MULTIPLY)                                                                                             \
         a += a_pitch, a_5 += a_pitch, a_10 += a_pitch;                                                                             \
         b += b_pitch;                                                                                                              \
@@ -31,10 +60,10 @@ typedef void (*tile_function)(MLC_TILE_PARAMETERS);
 
 #define MLC_ROW_MULTIPLY(i)                                                                                                        \
     if (i < rows) {                                                                                                                \
-        const mlc_vector x = mlc_vector_of((i < 5 ? a : i < 10 ? a_5 : a_10)[i % 5 * a_row]);                                                                       \
-        c##i##_0 = mlc_vector_fma(x, b0, c##i##_0);                                                                                \
+        const factors x = spread((i < 5 ? a : i < 10 ? a_5 : a_10)[i % 5 * a_row]);                                                                       \
+        c##i##_0 = multiply_add(x, b0, c##i##_0);                                                                                  \
         if (vectors == 2)                                                                                                          \
-            c##i##_1 = mlc_vector_fma(x, b1, c##i##_1);                                                                            \
+            c##i##_1 = multiply_add(x, b1, c##i##_1);                                                                              \
     }
 
 #define MLC_ROW_ADD(i)                                                                                                             \
@@ -67,7 +96,7 @@ MLC_INLINE void tile(const int rows, const int vectors, MLC_TILE_PARAMETERS)
     const mlc_vector zero = {0};
     MLC_EACH_ROW(MLC_ROW_DECLARE)
     MLC_EACH_ROW(MLC_ROW_PREFETCH)
-    const mlc_element *a_5 = rows > 5 ? a + 5 * a_row : a, *a_10 = rows > 10 ? a + 10 * a_row : a;
+    const factor *a_5 = rows > 5 ? a + 5 * a_row : a, *a_10 = rows > 10 ? a + 10 * a_row : a;
     int64_t k = 0;
     for (; ahead && ahead->runs > 0 && k + FETCH <= depth; k += FETCH) {
         fetch(ahead);
@@ -107,7 +136,7 @@ MLC_EACH_HEIGHT(MLC_TILE_FUNCTIONS)
 
 static const tile_function tiles[MLC_TILE_ROWS][2] = {MLC_EACH_HEIGHT(MLC_TILE_ENTRY)};
 
-void MLC_OF_ELEMENT(mlc_tile)(int rows, int vectors, MLC_TILE_PARAMETERS)
+void MLC_TILE(int rows, int vectors, MLC_TILE_PARAMETERS)
 {
     tiles[rows - 1][vectors - 1](depth, a, a_row, a_pitch, b, b_pitch, c, c_pitch, add, ahead);
 }

@@ -4,6 +4,9 @@
  * AVX-512: 14 x 32 of 32 registers. AVX2: 6 x 16 of 16. NEON: 12 x 8 of 32. Elsewhere: 4 x 8. Of f64: half the columns.
  *
  * The kernels compute in mlc_element, which is f32; the files *_f64.c make f64 of the same text, under names of their own.
+ *
+ * Where MLC_PAIRS is defined, products of bf16 by bf16 are not widened: one instruction multiplies pairs of neighbours in k and adds both
+ * products to an f32. mlc_tile_bf16 is the same text over pairs, words of 32 bits.
  */
 #ifndef MLC_TILE_H
 #define MLC_TILE_H
@@ -44,6 +47,14 @@ typedef int32_t mlc_element_int;
 #endif
 #define MLC_LANES (MLC_VECTOR_BYTES / MLC_ELEMENT_BYTES)
 #define MLC_TILE_COLUMNS (2 * MLC_LANES)
+
+/* Zen 4 and 5 multiply pairs at the rate of single f32 products, so twice as fast; the cores that have tiles (AMX) at half that rate, which
+ * is no gain. */
+#if MLC_ELEMENT_BYTES == 4 && defined(__AVX512BF16__) && !defined(__AMX_TILE__)
+#define MLC_PAIRS
+#endif
+
+typedef uint32_t mlc_pair __attribute__((may_alias)); /* bf16 of k, an even number, in the low half; of k + 1 in the high one */
 
 typedef mlc_element mlc_vector __attribute__((vector_size(MLC_VECTOR_BYTES)));
 typedef mlc_element mlc_vector_unaligned __attribute__((vector_size(MLC_VECTOR_BYTES), aligned(MLC_ELEMENT_BYTES), may_alias));
@@ -175,5 +186,11 @@ typedef struct mlc_ahead {
  * No alignment is needed. c overlaps neither a nor b. `ahead`: what to fetch meanwhile, brought up to date; or NULL. */
 void MLC_OF_ELEMENT(mlc_tile)(int rows, int vectors, int64_t depth, const mlc_element *a, int64_t a_row, int64_t a_pitch,
     const mlc_element *b, int64_t b_pitch, mlc_element *c, int64_t c_pitch, int add, mlc_ahead *ahead);
+
+#ifdef MLC_PAIRS
+/* The same of pairs: strides and depth count these. Subnormal numbers are taken and given for 0. */
+void mlc_tile_bf16(int rows, int vectors, int64_t depth, const mlc_pair *a, int64_t a_row, int64_t a_pitch, const mlc_pair *b,
+    int64_t b_pitch, float *c, int64_t c_pitch, int add, mlc_ahead *ahead);
+#endif
 
 #endif

@@ -37,7 +37,7 @@ static mlc_element draw_float(void)
     return (mlc_element)draw(1 << 20) / (1 << 19) - 1;
 }
 
-/* An array with known values; `base` is one element off every alignment above that of the dtype. */
+/* An array with known values; `base` is one element off every alignment above that of the dtype, or off every one above twice that. */
 typedef struct array {
     char *memory, *base;
     int64_t count;
@@ -46,9 +46,9 @@ typedef struct array {
 
 static array array_of(int64_t count, int dtype)
 {
-    const int64_t bytes = mlc_element_bytes(dtype);
-    array x = {.memory = malloc((size_t)(bytes * (count + 1))), .count = count, .dtype = dtype};
-    x.base = x.memory + bytes; /* malloc aligns to 16, and the last element ends the block */
+    const int64_t bytes = mlc_element_bytes(dtype), first = 1 + draw(2);
+    array x = {.memory = malloc((size_t)(bytes * (count + first))), .count = count, .dtype = dtype};
+    x.base = x.memory + bytes * first; /* malloc aligns to 16, and the last element ends the block */
     return x;
 }
 
