@@ -30,8 +30,8 @@ from mlc.lower.program import lower
 from mlc.lower.routine import Routine
 from mlc.lower.uses import kernel_uses
 from mlc.ops import OPS
-from mlc.parallel.planned import Place, Planned
-from mlc.parallel.sweeps import KERNELS
+from mlc.parallel.planned import Place, Planned, PlannedParameter
+from mlc.parallel.sweeps import KERNELS, SweepCall
 from mlc.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,7 +94,7 @@ class Compiled:
 
 def compiled_kernels(folder: Path) -> dict[str, Compiled]:
     """By name, of kernels.cu and of the runtime."""
-    objects = ["objects/kernels.o", *(f"objects/runtime/kernels/{name}.o" for name in ("attention", "ending"))]
+    objects = ["objects/kernels.o", *(f"objects/runtime/kernels/{name}.o" for name in ("attention", "ending", "sweep"))]
     command = ["make", "-s", "-C", str(folder / "src"), "NVCC_EXTRA=-Xptxas -v", *objects]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -157,24 +157,76 @@ def row_figures(routines: dict[str, Routine], counts: Counter[str], compiled: di
             yield Figure(own, kind, launches, flops, size, built.registers, built.spills, shared, resident, built.blocks)
 
 
-def sweep_figures(planned: Planned, place: Place) -> Iterator[Figure]:
-    """Bytes of what sweeps of a step go over, a kernel a parameter."""
-    wide, copied = 4, {p.name for p in planned.parameters if dtype_of(p.dtype).bytes < 4}
-    trained = [p for p in planned.parameters if p.update is not None]
+def capacity(width: int) -> int:
+    """Items of so many words that a batch has (mlc_batch.h)."""
+    text = (ROOT / "runtime/cuda/include/mlc_batch.h").read_text()
+    of = {name: int(value) for name, value in re.findall(r"#define MLC_BATCH_(\w+) (\d+)", text)}
+    return min(of["ITEMS"], (of["WORDS"] - 1) // (of["HEAD"] + width))
+
+
+#: What a job of a batch touches of each element that no job before it has: bytes of reads and writes of operands.
+_NARROW, _WIDE = 2, 4
+
+
+def job_bytes(calls: tuple[SweepCall, ...], parameter: PlannedParameter, has: set[str]) -> int:
+    """Bytes of an element that all calls of a batch together touch: each tensor is read once and written once, scaled ones always so."""
+    reads, writes = dict[str, int](), dict[str, int]()
+    for call in calls:
+        uses = [*zip(call.operands, KERNELS[call.kernel].operands, strict=True)]
+        if call.kernel == "update":
+            made = ["master", *(f"state {n}" for n in range(len(parameter.states)))]
+            reads |= {word: _WIDE for word in (*made, "gradient") if word not in writes}
+            writes |= dict.fromkeys(made, _WIDE)
+        elif {word for word, (_, kind) in uses if kind in ("wide", "narrow")} <= has:
+            for word, (use, kind) in uses:
+                size = {"wide": _WIDE, "narrow": _NARROW}.get(kind, 0)
+                if use != "write" and word != "state" and word not in writes:
+                    reads[word] = size
+                if use != "read":
+                    writes[word] = size
+    return sum(reads.values()) + sum(writes.values())
+
+
+def batch_words(calls: tuple[SweepCall, ...], parameter: PlannedParameter, has: set[str], reads: int) -> int:
+    """Words of an item's operands."""
+    words = 0
+    for call in calls:
+        if call.kernel == "update":
+            words += 3 + 2 * len(parameter.states) + reads
+        elif set(call.operands) <= has | {"scale", "clip", "mean"}:
+            words += len(call.operands) * (len(parameter.states) if "state" in call.operands else 1)
+    return words
+
+
+def sweep_figures(planned: Planned, place: Place, compiled: dict[str, Compiled]) -> Iterator[Figure]:
+    """Sweeps of a step: batches of parameters that the same is done to, and what is done once. Every gradient is priced as scaled."""
+    copied = {held.parameter for held in place.held if held.copy is not None}
+    owned = {owned.parameter: owned for owned in place.owned}
     for sweep in planned.sweeps:
-        if sweep.moment not in ("NORM", "UPDATE"):
+        if sweep.moment in ("STATISTICS", "WEIGH", "NORM", "CLIP", "UPDATE") and sweep.over == "rank":
+            yield from (Figure(f"{sweep.moment} {call.kernel}", "memory", 1, 0, 0, 0, 0, 0, 0, 1) for call in sweep.calls)
+        if sweep.moment not in ("NORM", "UPDATE") or sweep.over != "pieces" or sweep.range == "tensor":
             continue
-        for call in sweep.calls:
-            if "further" in (*sweep.only, *call.operands):
-                continue  # tied parameters are few
-            taken = [p for p in trained if call.kernel != "round" or p.name in copied]
-            elements = sum(p.elements for p in taken)
-            if call.kernel == "update":
-                size = sum(p.elements * wide * (3 + 2 * len(p.states)) for p in taken)
-            else:
-                size = elements * sum(wide if kind == "wide" else 2 if kind == "narrow" else 0 for _, kind in KERNELS[call.kernel].operands)
-                size += elements * wide * sum(use == "change" for use, _ in KERNELS[call.kernel].operands)
-            yield Figure(f"{sweep.moment} {call.kernel}", "memory", len(taken), 0, size / max(len(taken), 1), 0, 0, 0, 0, 0)
+        batches = dict[tuple[str, int, int], list[int]]()
+        for number, of in owned.items():
+            parameter = planned.parameters[number]
+            if {"loss": "loss", "accumulate": "accumulated"}.get(parameter.fed) not in sweep.only:
+                continue
+            has = {"gradient", "master", "state", *["copy"] * (number in copied), *["further"] * (len(parameter.uses) > 1)}
+            kernel = "mlc_sweep_squares" if sweep.moment == "NORM" else f"{planned.routines[of.update].name}_0"
+            key = (kernel, batch_words(sweep.calls, parameter, has, len(of.reads)), job_bytes(sweep.calls, parameter, has))
+            batches.setdefault(key, []).append(parameter.elements)
+        for (kernel, words, size), elements in batches.items():
+            launches, built = -(-len(elements) // capacity(words)), compiled[kernel]
+            yield Figure(f"{sweep.moment} {kernel}", "memory", launches, 0, size * sum(elements) / launches, built.registers, built.spills,
+                         built.shared, built.resident, 0)  # fmt: skip
+
+
+def fetch_figures(place: Place, microbatches: int) -> Iterator[Figure]:
+    """Copies from the host: record, clear statistics, numbers of microbatches, inputs; and what begins what a step notes."""
+    inputs = sum(len(chunk.inputs) for chunk in place.chunks["train"])
+    yield Figure("copies from the host", "memory", 3 + inputs * microbatches, 0, 0, 0, 0, 0, 0, 1)
+    yield Figure("mlc_begin_found", "memory", 1, 0, 0, 0, 0, 0, 0, 1)
 
 
 def predict(defines: dict[str, object], folder: Path) -> tuple[list[Figure], Planned]:
@@ -196,7 +248,8 @@ def predict(defines: dict[str, object], folder: Path) -> tuple[list[Figure], Pla
     compiled = compiled_kernels(folder / "out")
     times = planned.microbatches
     counts = Counter({name: count * times for name, count in counts.items()})
-    return [*row_figures(routines, counts, compiled, source), *sweep_figures(planned, place)], planned
+    others = (*sweep_figures(planned, place, compiled), *fetch_figures(place, times))
+    return [*row_figures(routines, counts, compiled, source), *others], planned
 
 
 def print_table(figures: list[Figure]) -> None:

@@ -92,6 +92,7 @@ class Rules:
     keep:          the same of a parameter, its gradients and its copy, and of a state that an optimizer keeps whole
     alignment:     bytes to whose multiples buffers are aligned
     scratch:       bytes of scratch of a thread that the runtime takes whatever the kernels do
+    rounds:        whether a copy of a parameter may be made for one microbatch alone: saves its memory, for one more pass over the master
     machine:       for costs
     """
 
@@ -108,6 +109,7 @@ class Rules:
     keep: Arrange
     alignment: int
     scratch: int
+    rounds: bool
     machine: Machine
 
 

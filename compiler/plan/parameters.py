@@ -92,11 +92,11 @@ def rounded_parameters(lowered: Lowered, layout: Layout, held: Sequence[Sequence
     """Per place, the parameters whose copy in the dtype of the forward pass is made and used up by one microbatch.
 
     In a step of one microbatch on one replica a copy need not outlive its last reader on the way back, if no other place reads it: what
-    gradients take then lies where copies lay.
+    gradients take then lies where copies lay. On a target that says so.
     """
     places = [[n for n in numbers if lowered.step.program.parameters[n].type.dtype != lowered.step.program.wide] for numbers in held]
     joint = all(window.alone for window in schedule_windows(layout.schedule))
-    if layout.microbatches > 1 or not joint:
+    if layout.microbatches > 1 or not joint or not lowered.rules.rounds:
         return [frozenset() for _ in places]
     several = Counter(n for numbers in places for n in numbers)
     return [frozenset(lowered.step.program.parameters[n].name for n in numbers if several[n] == 1) for numbers in places]

@@ -59,6 +59,7 @@ typedef struct mlc_env {
     int64_t subject;          /* what a kernel that looks through values looks at: parameter * MLC_FLAWS + what of it (src/model/finite.h) */
     int gated;                /* of a device: 1: kernels of sweeps do nothing where the record is `held` */
     void *stream;             /* of a device: where rows put their kernels; the addresses above are then the device's. NULL: this thread computes */
+    struct mlc_calls *calls;  /* of a device: those of a sweep that are not on the stream yet */
 } mlc_env;
 
 /* All threads of a rank call it with equal `at`; at[i] is the arena offset of operand i.

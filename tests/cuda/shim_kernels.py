@@ -38,6 +38,7 @@ class Environment(ctypes.Structure):
         ("subject", ctypes.c_int64),
         ("gated", ctypes.c_int),
         ("stream", ctypes.c_void_p),
+        ("calls", ctypes.c_void_p),
     ]
 
 

@@ -67,6 +67,22 @@ def test_every_example_trains_as_on_a_cpu(programs: dict[str, Programs], name: s
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(GPU), reason="compute-sanitizer does that there")
+@pytest.mark.parametrize("name", ["gpt2-bf16", "muon"])
+def test_kernels_of_a_step_have_no_races(programs: dict[str, Programs], name: str, tmp_path: Path) -> None:
+    """In the checked build, which ends at what is wrong with a kernel: sweeps and what else stands behind rows."""
+    (tmp_path / "built").mkdir()
+    checked = "SHIM_EXTRA=-fsanitize=thread --param=tsan-instrument-func-entry-exit=0"
+    built = Programs(tmp_path / "built", (*programs[DEVICE].variables, checked))
+    program = built.build(MODELS[name], Options(microbatches=2, groups=2, emit="c", target=DEVICE))
+    plain = programs[DEVICE].build(MODELS[name], Options(microbatches=2, groups=2, emit="c", target=DEVICE))
+    for kind in ("checked", "plain"):
+        (tmp_path / kind).mkdir()
+    said = [run_model(of, MODELS[name], tmp_path / kind, "--threads", 1) for of, kind in ((program, "checked"), (plain, "plain"))]
+    assert said[0].log == said[1].log
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [1, 2])
 def test_contractions_of_many_tiles(programs: dict[str, Programs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: int) -> None:
     """As where tiles fill a device, by warpgroups; and where that takes sums in pieces."""

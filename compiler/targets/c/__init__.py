@@ -53,6 +53,7 @@ C = Target(
         keep=_canonical,
         alignment=64,
         scratch=0,
+        rounds=True,
         # A core of a server of this decade with vectors of 512 bits; only the proportion matters to a cut.
         machine=Machine(flops_per_second=1e11, bytes_per_second=1e10),
     ),

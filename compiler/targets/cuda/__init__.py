@@ -62,6 +62,7 @@ def _target(name: str, doc: str, machine: Machine) -> Target:
             keep=_kept,
             alignment=256,
             scratch=FOUND_BYTES,
+            rounds=False,
             machine=machine,
         ),
         emit=emit,

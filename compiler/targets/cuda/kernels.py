@@ -7,7 +7,7 @@ cut into blocks from shapes alone, so its sums have one order on every GPU.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mlc.diagnostics import InternalError
 from mlc.emit import tree as c
@@ -22,7 +22,7 @@ from mlc.lower import index as ix
 from mlc.lower.expression import Counter, Index, Read, data_of
 from mlc.lower.library import Operand
 from mlc.lower.loops import Buffer, Call, Contract, Kernel, Let, Loop, Nest, Scatter, Select, Statement, Store, Whole
-from mlc.lower.uses import kernel_uses
+from mlc.lower.uses import kernel_uses, touched_indices
 from mlc.targets.cuda import split
 from mlc.targets.cuda.split import Group, extent_of
 
@@ -46,6 +46,9 @@ TILE = 64
 
 #: Shared memory of a contraction by warpgroups: MLC_WIDE_BYTES of mlc_contract_wgmma.h.
 WIDE_BYTES = 98304
+
+#: Operands of a routine over ranges of elements: as many as a batch has words for, beside those of its other jobs.
+MOST_OPERANDS = 320
 
 _WARP = 32
 
@@ -137,13 +140,56 @@ def launched(named: Named, name: str, kernel: Kernel) -> Launched:
             raise InternalError(f"emit: a {type(kernel).__name__} is not lowered to a device: {kernel.note}")
 
 
-def flat(named: Named, name: str, kernel: Nest) -> Launched:
-    """An elementwise kernel over the elements from `begin` to `end`. It does nothing in a step that is held."""
+def flat(named: Named, name: str, kernel: Nest, operands: Sequence[str]) -> Launched:
+    """An elementwise kernel as the own job of batches (mlc_batch.h), 4 elements a thread at a time; and the function that launches one,
+    which the routine gives to mlc_calls_own. operands: the buffers of the routine in their order."""
+    if len(operands) > MOST_OPERANDS:
+        raise InternalError(f"emit: {name} has more operands than a launch takes")
+    reads, writes = kernel_uses(kernel)
+    moved = {n for n in reads | writes if touched_indices((*kernel.prologue, *kernel.body), n) == {ix.counter(kernel.items)}}
+    texts = {n: named.buffers[n][0] for n in reads | writes}
+    kinds = {n: pointer_type(named.buffers[n][1], True) for n in reads | writes}
+
+    def place(buffer: str, word: str = "place.word") -> str:
+        """Where a buffer lies for the item whose words begin there. What does not move with elements is the same for all items."""
+        return f"mlc_batch_operand<{kinds[buffer]}>(batch, env, {word}, batch.own, {operands.index(buffer)})"
+
+    def quads(buffers: set[str], arguments: Callable[[str], str]) -> list[c.Statement]:
+        return [c.Define(f"mlc_quad<{kinds[n]}>", f"{texts[n]}({arguments(n)})") for n in sorted(buffers)]
+
     body = _DeviceBody(named.buffers, "int64_t")
-    held = c.If("env->record->held", (c.Do("return"),))
+    scalars = sorted((reads | writes) - moved)
+    fixed = [c.Define(f"{pointer_type(named.buffers[n][1], n in writes)} *", texts[n], place(n, "0")) for n in scalars]
     prologue = body.statements(kernel.prologue)
-    inner = (held, *prologue, c.For("i", "begin + mlc_item()", "end", body.statements(kernel.body), "mlc_items()"))
-    return _kernel(name, named, kernel, "mlc_blocks(end - begin)", THREADS, inner, ("int64_t begin", "int64_t end"))
+    load = quads(moved & reads, lambda n: f"{place(n)}, place.i, place.some")
+    clear = quads(moved - reads, lambda _: "place.i")
+    element = (c.Define("const int64_t", "i", "place.i + e"), *body.statements(kernel.body))
+    each = c.For("e", "0", "4", element, kind="int", pragma="MLC_UNROLL")
+    put = [c.Do(f"{texts[n]}.put({place(n)}, place.some)") for n in sorted(moved & writes)]
+    inner = (
+        c.Define("const mlc_batch_place", "place", "mlc_batch_find(batch, block, threadIdx.x)"),
+        c.If("!place.some", (c.Do("continue"),)),
+        c.Assign("own.path", "batch.words[place.word + 2]"),
+        c.Do("mlc_batch_jobs(batch, env, place, 0, batch.own)"),
+        *load,
+        *clear,
+        each,
+        *put,
+        c.Do("mlc_batch_jobs(batch, env, place, batch.own + 1, batch.jobs)"),
+    )
+    made = (
+        c.Define("mlc_env", "own", "env_"),
+        c.Define("const mlc_env *", "env", "&own"),
+        c.If("mlc_batch_is_shut(env)", (c.Do("return"),)),
+        *fixed,
+        *prologue,
+        c.For("block", "blockIdx.x", "batch.first[batch.items]", inner, "gridDim.x", kind="int"),
+    )
+    head = f"MLC_KERNEL void __launch_bounds__({THREADS}, 1) {name}(const mlc_env env_, MLC_GIVEN mlc_batch batch)"
+    launch = c.Do(f"MLC_LAUNCH({name}, mlc_batch_blocks(batch), {THREADS}, 0, mlc_stream(env), *env, *batch)")
+    launcher = c.Function((f"static void {name}_launch(const mlc_env *env, const mlc_batch *batch)",), (launch,))
+    call = c.Do(f"mlc_calls_own(env, {name}_launch, at, {len(operands)}, begin, end)")
+    return Launched((c.Function((head,), made), c.Blank(), launcher, c.Blank()), (call,))
 
 
 def _integer(named: Named, kernel: Kernel, items: int) -> str:

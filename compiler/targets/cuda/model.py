@@ -33,13 +33,13 @@ def routine_functions(routine: Routine, target: str, is_flat: bool) -> tuple[c.N
     names = buffer_names(routine)
     named = Named(names, routine.buffers, target == "sm_90")
     nodes: list[c.Node] = []
-    body: list[c.Node] = pointers(routine, names)
+    body: list[c.Node] = [] if is_flat else pointers(routine, names)
     for number, kernel in enumerate(routine.kernels):
         name = f"{routine.name}_{number}"
         if is_flat:
             if not isinstance(kernel, Nest):
                 raise InternalError(f"emit: {routine.name} is not one elementwise loop")
-            made = flat(named, name, kernel)
+            made = flat(named, name, kernel, routine.binds)
         else:
             made = launched(named, name, kernel)
         nodes += [c.note(kernel.note), *made.function] if made.function else []
@@ -52,6 +52,7 @@ def routine_functions(routine: Routine, target: str, is_flat: bool) -> tuple[c.N
 def _kernels_text(lowered: Lowered, routines: Sequence[Routine], source: str, version: str) -> str:
     nodes: list[c.Node] = [
         c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}: what a GPU computes.", "")),
+        c.Directive('include "mlc_batch.h"'),
         c.Directive('include "mlc_contract.h"'),
         c.Directive('include "mlc_contract_wgmma.h"'),
         c.Blank(),

@@ -5,6 +5,8 @@
 #ifndef MLC_GPU_H
 #define MLC_GPU_H
 
+#include "mlc_calls.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -44,6 +46,9 @@ void mlc_gpu_watch(mlc_gpu *gpu, int (*look)(void *), void *context);
 int mlc_gpu_blocks(const mlc_gpu *gpu);
 
 void *mlc_gpu_stream(const mlc_gpu *gpu);
+
+/* Calls of sweeps that are to come to the stream. */
+mlc_calls *mlc_gpu_calls(const mlc_gpu *gpu);
 
 /* Zero bytes of memory of the host that copies read while the caller goes on; NULL: there is no more. Given back with the second one. */
 void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes);

@@ -1,7 +1,8 @@
-/* ending.cu: see mlc_ending.h; and the kernels of sweeps (mlc_kernel.h), in f32, from which each element is made by one thread out of the
- * numbers that a CPU makes it from. What they find in values is noted beside the arena (mlc_found.h). */
+/* ending.cu: see mlc_ending.h; and the kernels of sweeps (mlc_kernel.h) that put together what values are: squares of gradients, and those of
+ * the rank. What kernels find in values is noted beside the arena (mlc_found.h). */
 #include "mlc_ending.h"
 
+#include "mlc_batch.h"
 #include "mlc_device.h"
 
 #define MLC_ANYWHERE __host__ __device__
@@ -23,7 +24,6 @@ static mlc_found *found_of(const mlc_env *env)
     return (mlc_found *)env->scratch;
 }
 
-#define SWEEP(kernel, count, ...) MLC_LAUNCH(kernel, mlc_blocks(count), MLC_BLOCK_THREADS, 0, mlc_stream(env), __VA_ARGS__)
 #define ONE(kernel, ...) MLC_LAUNCH(kernel, 1, 1, 0, mlc_stream(env), __VA_ARGS__)
 
 /* ---- copies ---- */
@@ -57,192 +57,144 @@ void mlc_ending_begin(const mlc_env *env)
     ONE(mlc_begin_found, found_of(env));
 }
 
-/* ---- sweeps ----
- *
- * A gate is the record whose `held` makes a kernel do nothing; NULL: it has none. */
+/* ---- sums ---- */
 
-static const mlc_record *gate_of(const mlc_env *env)
+MLC_KERNEL void __launch_bounds__(256) mlc_sum(float *x, const float *y, int64_t count)
 {
-    return env->gated ? env->record : NULL;
-}
-
-MLC_DEVICE bool is_shut(const mlc_record *gate)
-{
-    return gate && gate->held;
-}
-
-/* Elements of an operand from `begin` on. */
-template <class T> static T *operand(const mlc_env *env, uint64_t at, int64_t begin)
-{
-    return (T *)(env->arena + at) + begin;
-}
-
-MLC_KERNEL void __launch_bounds__(256) mlc_sweep_add(float *x, const float *y, int64_t count, const mlc_record *gate)
-{
-    if (is_shut(gate))
-        return;
     for (int64_t i = mlc_item(); i < count; i += mlc_items())
         x[i] += y[i];
-}
-
-void mlc_add_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
-{
-    SWEEP(mlc_sweep_add, end - begin, operand<float>(env, at[0], begin), operand<const float>(env, at[1], begin), end - begin, gate_of(env));
-}
-
-MLC_KERNEL void __launch_bounds__(256) mlc_sweep_copy(float *x, const float *y, int64_t count, const mlc_record *gate)
-{
-    if (is_shut(gate))
-        return;
-    for (int64_t i = mlc_item(); i < count; i += mlc_items())
-        x[i] = y[i];
-}
-
-void mlc_copy_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
-{
-    SWEEP(mlc_sweep_copy, end - begin, operand<float>(env, at[0], begin), operand<const float>(env, at[1], begin), end - begin, gate_of(env));
 }
 
 void mlc_ending_add(const mlc_env *env, char *sum, const char *x, uint64_t bytes)
 {
     const int64_t count = (int64_t)(bytes / sizeof(float));
     if (count)
-        SWEEP(mlc_sweep_add, count, (float *)sum, (const float *)x, count, (const mlc_record *)NULL);
+        MLC_LAUNCH(mlc_sum, mlc_blocks(count), MLC_BLOCK_THREADS, 0, mlc_stream(env), (float *)sum, (const float *)x, count);
 }
 
-/* A scalar of 1 leaves everything as it is. */
-MLC_KERNEL void __launch_bounds__(256) mlc_sweep_scale(float *x, const float *scalar, int64_t count, const mlc_record *gate)
+/* ---- squares ----
+ *
+ * The squares of a block of 1024 are added in f64 in the order of elements, by one lane; a warp takes 32 blocks, of which it fetches 32
+ * elements at a time. The sums of blocks are added exactly, so their order does not matter. */
+
+#define SQUARES_WARPS 4 /* of a block of threads */
+
+static_assert(MLC_BATCH_BLOCK == MLC_BLOCK, "blocks of batches are those whose squares are added");
+
+/* A block of 1024 that a lane has: of an item whose words begin at `word`, elements [i, i + some). some 0: none. */
+typedef struct row {
+    int word;
+    int some;
+    int64_t i;
+} row;
+
+MLC_DEVICE row row_of(const mlc_batch &batch, int block)
 {
-    const float factor = *scalar;
-    if (is_shut(gate) || factor == 1)
-        return;
-    for (int64_t i = mlc_item(); i < count; i += mlc_items())
-        x[i] *= factor;
+    if (block >= batch.first[batch.items])
+        return {0, 0, 0};
+    const int item = mlc_batch_item(batch, block), word = item * batch.width;
+    const int64_t i = (int64_t)(block - batch.first[item]) * MLC_BLOCK, left = (int64_t)batch.words[word] - i;
+    return {word, left < MLC_BLOCK ? (int)left : MLC_BLOCK, i};
 }
 
-void mlc_scale_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+#define SLICES (MLC_WARP / 4) /* turns in which a warp gets through 32 elements of 32 blocks: 8 lanes a block */
+
+/* What a lane has in a turn, of elements [from, from + 32) of the warp's blocks. */
+MLC_DEVICE mlc_batch_place place_in(const row &own, int from, int turn)
 {
-    SWEEP(mlc_sweep_scale, end - begin, operand<float>(env, at[0], begin), operand<const float>(env, at[1], 0), end - begin, gate_of(env));
+    const int lane = 4 * turn + mlc_lane() / 8, at = from + mlc_lane() % 8 * 4;
+    const int word = __shfl_sync(MLC_FULL, own.word, lane), left = __shfl_sync(MLC_FULL, own.some, lane) - at;
+    return {word, left < 4 ? left < 0 ? 0 : left : 4, __shfl_sync(MLC_FULL, own.i, lane) + at};
 }
 
-MLC_KERNEL void __launch_bounds__(256) mlc_sweep_round(uint16_t *x, const float *y, int64_t count, const mlc_record *gate)
+/* Jobs before the last. */
+MLC_DEVICE void run_before(const mlc_batch &batch, const mlc_env *env, const row &own, int from)
 {
-    if (is_shut(gate))
-        return;
-    for (int64_t i = mlc_item(); i < count; i += mlc_items())
-        x[i] = mlc_bf16_of_f32(y[i]);
-}
-
-void mlc_round_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
-{
-    SWEEP(mlc_sweep_round, end - begin, operand<uint16_t>(env, at[0], begin), operand<const float>(env, at[1], begin), end - begin, gate_of(env));
-}
-
-/* ---- what sweeps find in values ---- */
-
-/* Adds a sum of squares to the exact one, limb by limb: the order of additions does not matter. */
-MLC_DEVICE void add_exactly(mlc_found *found, double x)
-{
-    int position;
-    if (!(x > 0))
-        return;
-    const uint64_t word = word_of(x, &position);
-    const int limb = position / 32, shift = position % 32;
-    const uint64_t parts[3] = {(uint32_t)(word << shift), (uint32_t)(word >> (32 - shift)), shift ? word >> (64 - shift) : 0};
-    for (int i = 0; i < 3; i++)
-        if (parts[i])
-            atomicAdd((unsigned long long *)&found->squares[limb + i], (unsigned long long)parts[i]);
-}
-
-/* A warp a block of 1024 elements: its lanes fetch, then lane 0 adds the squares in f64 in the order of elements. */
-MLC_KERNEL void __launch_bounds__(256)
-mlc_sweep_squares(const float *x, int64_t count, int64_t parameter, int64_t counts, const mlc_record *gate, mlc_found *found)
-{
-    MLC_SHARED(float, staged, [8][MLC_BLOCK]);
-    float *const block = staged[mlc_warp()];
-    if (is_shut(gate))
-        return;
-    for (int64_t b = mlc_warp_item(); b * MLC_BLOCK < count; b += mlc_warp_items()) {
-        const int elements = count - b * MLC_BLOCK < MLC_BLOCK ? (int)(count - b * MLC_BLOCK) : MLC_BLOCK;
-        for (int i = mlc_lane(); i < elements; i += MLC_WARP)
-            block[i] = x[b * MLC_BLOCK + i];
-        __syncwarp();
-        if (mlc_lane() == 0) {
-            double sum = 0;
-            for (int i = 0; i < elements; i++)
-                sum += (double)block[i] * (double)block[i];
-            if (!isfinite(sum))
-                atomicMin((unsigned long long *)&found->bad_parameter, (unsigned long long)parameter);
-            else if (counts)
-                add_exactly(found, sum);
-        }
-        __syncwarp();
+    MLC_ROLLED
+    for (int turn = 0; turn < SLICES; turn++) {
+        const mlc_batch_place place = place_in(own, from, turn);
+        if (place.some)
+            mlc_batch_jobs(batch, env, place, 0, batch.jobs - 1);
     }
+    __syncwarp();
 }
 
-static void square(const mlc_env *env, uint64_t at, int64_t begin, int64_t end, bool counts)
+/* What the last job looks at, a row a block. */
+MLC_DEVICE void fetch(const mlc_batch &batch, const mlc_env *env, const row &own, int from, float (*staged)[MLC_WARP + 1])
 {
-    const int64_t threads = (end - begin + MLC_BLOCK - 1) / MLC_BLOCK * MLC_WARP;
-    SWEEP(mlc_sweep_squares, threads, operand<const float>(env, at, begin), end - begin, env->subject / MLC_FLAWS, (int64_t)counts, gate_of(env),
-          found_of(env));
+    float x[SLICES][4] = {};
+    MLC_UNROLL
+    for (int turn = 0; turn < SLICES; turn++) {
+        const mlc_batch_place place = place_in(own, from, turn);
+        const float *elements = mlc_batch_operand<const float>(batch, env, place.word, batch.jobs - 1, 0);
+        if (place.some)
+            __builtin_memcpy(x[turn], mlc_quad<float>(elements, place.i, place.some).v, sizeof x[turn]);
+    }
+    MLC_UNROLL
+    for (int turn = 0; turn < SLICES; turn++)
+        MLC_UNROLL
+        for (int i = 0; i < 4; i++)
+            staged[4 * turn + mlc_lane() / 8][mlc_lane() % 8 * 4 + i] = x[turn][i];
+    __syncwarp();
 }
 
-void mlc_squares_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+MLC_DEVICE unsigned long long sum_of_lanes(unsigned long long x)
 {
-    square(env, at[0], begin, end, true);
-}
-
-void mlc_finite_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
-{
-    square(env, at[0], begin, end, false);
-}
-
-/* The bits of an f32, or of the f32 that a bf16 is. */
-MLC_DEVICE uint32_t bits_of(uint32_t x)
-{
+    for (int distance = MLC_WARP / 2; distance > 0; distance /= 2)
+        x += __shfl_xor_sync(MLC_FULL, x, distance);
     return x;
 }
 
-MLC_DEVICE uint32_t bits_of(uint16_t x)
+/* Adds a number of each lane to the exact sum, limb by limb, those of equal limbs together. */
+MLC_DEVICE void add_exactly(mlc_found *found, double x)
 {
-    return (uint32_t)x << 16;
-}
-
-/* An exponent of all ones: infinite, or no number. */
-template <class T> MLC_DEVICE void inspect(const T *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_found *found)
-{
-    uint32_t most = 0;
-    if (is_shut(gate))
-        return;
-    for (int64_t i = mlc_item(); i < count; i += mlc_items()) {
-        const uint32_t bits = bits_of(x[i]) & 0x7fffffffu;
-        most = bits > most ? bits : most;
+    int position = 0;
+    const uint64_t word = x > 0 ? word_of(x, &position) : 0;
+    const int shift = position % 32;
+    const uint64_t parts[3] = {(uint32_t)(word << shift), (uint32_t)(word >> (32 - shift)), shift ? word >> (64 - shift) : 0};
+    int limb = word ? position / 32 : -1, most;
+    while ((most = mlc_warp_fold_max(limb)) >= 0) {
+        for (int i = 0; i < 3; i++) {
+            const unsigned long long part = sum_of_lanes(limb == most ? parts[i] : 0);
+            if (part && mlc_lane() == 0)
+                atomicAdd((unsigned long long *)&found->squares[most + i], part);
+        }
+        limb = limb == most ? -1 : limb;
     }
-    if (most >= 0x7f800000u)
-        atomicMin((unsigned long long *)&found->flaw, (unsigned long long)flaw);
 }
 
-MLC_KERNEL void __launch_bounds__(256)
-mlc_sweep_inspect(const uint32_t *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_found *found)
+MLC_KERNEL void __launch_bounds__(32 * SQUARES_WARPS) mlc_sweep_squares(const mlc_env env, MLC_GIVEN mlc_batch batch)
 {
-    inspect(x, count, flaw, gate, found);
+    MLC_SHARED(float, buffer, [SQUARES_WARPS][MLC_WARP][MLC_WARP + 1]);
+    float (*const staged)[MLC_WARP + 1] = buffer[mlc_warp()];
+    mlc_found *found = (mlc_found *)env.scratch;
+    if (mlc_batch_is_shut(&env))
+        return;
+    for (int first = mlc_warp_item() * MLC_WARP; first < batch.first[batch.items]; first += mlc_warp_items() * MLC_WARP) {
+        const row own = row_of(batch, first + mlc_lane());
+        double sum = 0;
+        MLC_ROLLED
+        for (int from = 0; __any_sync(MLC_FULL, from < own.some); from += MLC_WARP) {
+            if (batch.jobs > 1)
+                run_before(batch, &env, own, from);
+            fetch(batch, &env, own, from, staged);
+            MLC_UNROLL
+            for (int i = 0; i < MLC_WARP; i++)
+                sum += (double)staged[mlc_lane()][i] * (double)staged[mlc_lane()][i];
+            __syncwarp();
+        }
+        if (!isfinite(sum))
+            atomicMin((unsigned long long *)&found->bad_parameter, (unsigned long long)(batch.words[own.word + 1] / MLC_FLAWS));
+        if (batch.job[batch.jobs - 1].kind == MLC_JOB_SQUARES)
+            add_exactly(found, isfinite(sum) ? sum : 0);
+    }
 }
 
-void mlc_inspect_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
+void mlc_squares_launch(const mlc_env *env, const mlc_batch *batch)
 {
-    SWEEP(mlc_sweep_inspect, end - begin, operand<const uint32_t>(env, at[0], begin), end - begin, env->subject, gate_of(env), found_of(env));
-}
-
-MLC_KERNEL void __launch_bounds__(256)
-mlc_sweep_inspect_copy(const uint16_t *x, int64_t count, int64_t flaw, const mlc_record *gate, mlc_found *found)
-{
-    inspect(x, count, flaw, gate, found);
-}
-
-void mlc_inspect_copy_f32(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)
-{
-    SWEEP(mlc_sweep_inspect_copy, end - begin, operand<const uint16_t>(env, at[0], begin), end - begin, env->subject, gate_of(env),
-          found_of(env));
+    const int blocks = (batch->first[batch->items] + MLC_WARP * SQUARES_WARPS - 1) / (MLC_WARP * SQUARES_WARPS);
+    MLC_LAUNCH(mlc_sweep_squares, blocks < MLC_MOST_BLOCKS ? blocks : MLC_MOST_BLOCKS, MLC_WARP * SQUARES_WARPS, 0, mlc_stream(env), *env,
+               *batch);
 }
 
 /* ---- what ranks share, and what follows from that of all ----
@@ -259,16 +211,23 @@ void mlc_refusals_f32(const mlc_env *env, const uint64_t *at, int64_t, int64_t)
     ONE(mlc_sum_up_refusals, place<mlc_statistic>(env, at[0]), (const mlc_found *)found_of(env));
 }
 
-MLC_KERNEL void mlc_account(mlc_statistic *statistics, const float *value, const float *weight, const int64_t *number, const double *share,
-    int64_t column)
+/* All that microbatches left, in one order. */
+MLC_KERNEL void mlc_account(char *arena, MLC_GIVEN mlc_accounts accounts)
 {
-    mlc_statistics_account(statistics, column, *number, *share * (double)*weight, (double)*value);
+    mlc_statistic *statistics = (mlc_statistic *)(arena + accounts.statistics);
+    const double share = *(const double *)(arena + accounts.share);
+    for (int64_t i = 0; i < accounts.count; i++) {
+        const float value = *(const float *)(arena + accounts.of[i].value), weight = *(const float *)(arena + accounts.of[i].weight);
+        const int64_t number = *(const int64_t *)(arena + accounts.of[i].number);
+        mlc_statistics_account(statistics, accounts.of[i].column, number, share * (double)weight, (double)value);
+    }
 }
 
-void mlc_account_f32(const mlc_env *env, const uint64_t *at, int64_t, int64_t)
+void mlc_accounts_launch(const mlc_env *env, mlc_accounts *accounts)
 {
-    ONE(mlc_account, place<mlc_statistic>(env, at[0]), place<const float>(env, at[1]), place<const float>(env, at[2]),
-        place<const int64_t>(env, at[3]), place<const double>(env, at[4]), env->subject);
+    if (accounts->count)
+        ONE(mlc_account, env->arena, *accounts);
+    accounts->count = 0;
 }
 
 MLC_KERNEL void mlc_weigh(float *scale, int32_t *held, mlc_statistic *statistics)

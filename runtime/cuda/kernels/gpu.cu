@@ -25,6 +25,7 @@ struct mlc_gpu_graph {
 struct mlc_gpu {
     char *base;
     cudaStream_t stream;
+    mlc_calls *calls;
     void *pinned[MOST_PINNED];
     int pinned_count;
     mlc_gpu_graph graphs[MOST_GRAPHS];
@@ -91,7 +92,10 @@ static bool lacks_memory(mlc_gpu *gpu, uint64_t bytes)
 mlc_gpu *mlc_gpu_open(int number, uint64_t bytes, char **base, char text[256])
 {
     mlc_gpu *gpu = (mlc_gpu *)calloc(1, sizeof *gpu);
-    if (!gpu) {
+    if (gpu)
+        gpu->calls = mlc_calls_open();
+    if (!gpu || !gpu->calls) {
+        free(gpu);
         snprintf(text, 256, "GPU: out of memory");
         return NULL;
     }
@@ -119,6 +123,7 @@ void mlc_gpu_close(mlc_gpu *gpu)
         cudaFree(gpu->base);
         cudaStreamDestroy(gpu->stream);
     }
+    mlc_calls_close(gpu->calls);
     free(gpu);
 }
 
@@ -168,6 +173,11 @@ void mlc_gpu_watch(mlc_gpu *gpu, int (*look)(void *), void *context)
 void *mlc_gpu_stream(const mlc_gpu *gpu)
 {
     return (void *)gpu->stream;
+}
+
+mlc_calls *mlc_gpu_calls(const mlc_gpu *gpu)
+{
+    return gpu->calls;
 }
 
 void *mlc_gpu_pinned(mlc_gpu *gpu, size_t bytes)

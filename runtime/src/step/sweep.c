@@ -6,6 +6,7 @@
 #include "model/results.h"
 #include "model/tables.h"
 #include "step/gradient.h"
+#include "step/sweep_kernels.h"
 #include "system/numbers.h"
 #include "world/launches.h"
 
@@ -14,14 +15,7 @@
 
 #define CHUNK (8 * MLC_BLOCK) /* elements worked on at a time: stays in the first cache through all kernels */
 
-/* Where kernels are put on the stream of a device, one thread does so, for all elements at once: what follows on a stream waits for what
- * lies there, and the record is read there. */
-static void meet(const mlc_env *env)
-{
-    if (!env->stream)
-        mlc_barrier(env);
-}
-
+/* Where kernels are put on the stream of a device, one thread does so, for all elements at once, and the record is read there. */
 static bool is_held(const mlc_env *env)
 {
     return !env->stream && env->record->held;
@@ -505,6 +499,7 @@ static int64_t blocks_of(int64_t elements)
 static void run_slice(const walk *of, mlc_env *env, const item *it, int64_t begin, int64_t end)
 {
     int64_t some = env->stream ? end - begin : CHUNK;
+    mlc_sweep_next(env);
     for (int64_t at = begin; at < end; at += some)
         for (int c = 0; c < of->sweep->call_count; c++)
             run_call(of, env, it, &of->sweep->calls[c], at, smaller(at + some, end));
@@ -529,6 +524,7 @@ static void run_tensor(const walk *of, mlc_env *env, const item *it, const mlc_s
     for (int k = 0, times = times_of(of, it, call); k < times; k++) {
         int64_t elements = extent_of(of, it, call, k, times), blocks = blocks_of(elements);
         int64_t begin = blocks * env->thread / env->threads * MLC_BLOCK, end = blocks * (env->thread + 1) / env->threads * MLC_BLOCK;
+        mlc_sweep_next(env);
         if (begin < elements)
             run_kernel(of, env, it, call, k, times, begin, smaller(end, elements));
     }
@@ -545,7 +541,7 @@ static void take_turns(const walk *of, mlc_env *env)
                 run_tensor(of, env, &it, call);
             else
                 run_own_whole(of, env, &it);
-            meet(env);
+            mlc_sweep_meet(env);
         }
 }
 
@@ -641,7 +637,7 @@ void mlc_sweep_run(const mlc_rank *rank, const mlc_env *env, mlc_moment moment)
         if (total == 0)
             continue;
         if (behind || reads_notes(&of))
-            meet(env);
+            mlc_sweep_meet(env);
         behind = true;
         own.gated = of.sweep->gated;
         if (env->thread == 0 && rank->world.launches)
@@ -651,7 +647,7 @@ void mlc_sweep_run(const mlc_rank *rank, const mlc_env *env, mlc_moment moment)
         else
             share_out(&of, &own, total);
     }
-    meet(env);
+    mlc_sweep_meet(env);
 }
 
 /* ---- sanity ---- */

@@ -4,6 +4,7 @@
 #include "model/finite.h"
 #include "model/results.h"
 #include "step/gradient.h"
+#include "step/sweep_kernels.h"
 #include "system/dtype.h"
 #include "system/numbers.h"
 #include "system/threads.h"
@@ -14,6 +15,18 @@
 static void *element(const mlc_env *env, uint64_t at, int64_t begin, int64_t bytes)
 {
     return env->arena + at + (uint64_t)(begin * bytes);
+}
+
+/* ---- the walk ---- */
+
+void mlc_sweep_next(const mlc_env *env)
+{
+    (void)env;
+}
+
+void mlc_sweep_meet(const mlc_env *env)
+{
+    mlc_barrier(env);
 }
 
 /* ---- gradients ---- */
