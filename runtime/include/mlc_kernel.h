@@ -111,13 +111,13 @@ typedef struct mlc_attention {
  * MLC_PITCH(n) = 16 * (ceil(n / 16) | 1).
  * The blocks are MLC_QUERY_BLOCK queries by MLC_KEY_BLOCK keys. With h = MLC_PITCH(head), e = MLC_PITCH(value), in elements:
  *   forward  224 head + 128 e + 64 e + 64 * 144 + 4 * 144
- *   vjp      224 (head + value) + 128 (2 h + e) + 64 h + 2 * 128 * 80 + 64 * 144 + 4 * 144 + 64 ceil(keys / 64) (h + e) */
+ *   vjp      224 (head + value) + 128 (2 h + e) + 64 h + 2 * 128 * 80 + 4 * 144 + 64 ceil(keys / 64) (h + e) */
 #define MLC_QUERY_BLOCK 128
 #define MLC_KEY_BLOCK 64
 #define MLC_PITCH(n) (16 * ((((int64_t)(n) + 15) / 16) | 1))
 #define MLC_ATTENTION_FORWARD_SCRATCH_BYTES(head, value) (4 * (224 * (int64_t)(head) + 192 * MLC_PITCH(value) + 68 * 144))
 #define MLC_ATTENTION_VJP_SCRATCH_BYTES(keys, head, value)                                                                         \
-    (4 * (224 * ((int64_t)(head) + (value)) + 128 * (2 * MLC_PITCH(head) + MLC_PITCH(value)) + 64 * MLC_PITCH(head) + 20480 + 68 * 144 +  \
+    (4 * (224 * ((int64_t)(head) + (value)) + 128 * (2 * MLC_PITCH(head) + MLC_PITCH(value)) + 64 * MLC_PITCH(head) + 20480 + 4 * 144 +   \
           64 * (((int64_t)(keys) + 63) / 64) * (MLC_PITCH(head) + MLC_PITCH(value))))
 
 /* y, and lse [batch, heads, time]. mask: [batch, keys] bool, true where a key may be seen, or NULL.

@@ -3,7 +3,8 @@
  * In comments s is a score before scaling, p = exp(scale s - lse) a probability, q a query and k a key within their blocks.
  * Operands of tiles have the summed index first, so the forward pass keeps scores as [key][query]: maxima and sums over keys are
  * then sums of rows, and p is at once the operand of y = p v. The derivative sums p over queries: it keeps them as [query][key].
- * q, k, v, y are elements of the tile, or bf16 where that is f32: packing refuses the rest. All buffers are elements in scratch; block sizes and pitches are those that mlc_kernel.h counts.
+ * q, k, v, y are elements of the tile, or bf16 where that is f32: packing refuses the rest. Rows of elements are operands where they lie;
+ * packed are bf16, rows that collide in a cache, and vectors of more than what lies there. All buffers are elements in scratch; block sizes and pitches are those that mlc_kernel.h counts.
  */
 #include <stddef.h>
 
@@ -47,17 +48,55 @@ static int64_t panel_height(int64_t rows)
     return (rows + panels - 1) / panels;
 }
 
-/* c[rows][columns] (+)= sum over depth of a[depth][rows] b[depth][columns]; columns are rounded up to whole vectors. */
-static void multiply(int64_t rows, int64_t columns, int64_t depth, const mlc_element *a, int64_t a_pitch, const mlc_element *b, int64_t b_pitch,
-    mlc_element *c, int64_t c_pitch, int add)
+/* An operand of the tile: strides of its rows (or 1: of its columns) and of what is summed over. */
+typedef struct operand {
+    const mlc_element *x;
+    int64_t row, k;
+} operand;
+
+/* Rows of a buffer that has what is summed over first. */
+static operand packed(const mlc_element *x, int64_t pitch)
+{
+    const operand found = {x, 1, pitch};
+    return found;
+}
+
+static operand from(operand x, int64_t row)
+{
+    x.x += row * x.row;
+    return x;
+}
+
+/* x[rows][depth], rows `stride` apart, as the rows of a product: where it lies, or packed as [depth][pitch]. */
+static operand rows_of(const mlc_attention *s, const void *x, int64_t stride, int64_t rows, int64_t depth, mlc_element *to, int64_t pitch)
+{
+    const operand here = {x, stride, 1};
+    if (s->dtype == MLC_ELEMENT && !mlc_collides(stride))
+        return here;
+    MLC_OF_ELEMENT(mlc_pack_transposed)(to, pitch, x, s->dtype, stride, rows, depth);
+    return packed(to, pitch);
+}
+
+/* x[depth][columns], `stride` apart, as the columns of a product: where it lies if that is whole vectors, or packed as [depth][pitch]. */
+static operand columns_of(const mlc_attention *s, const void *x, int64_t stride, int64_t depth, int64_t columns, mlc_element *to, int64_t pitch)
+{
+    const operand here = {x, 1, stride};
+    if (s->dtype == MLC_ELEMENT && columns % MLC_LANES == 0 && !mlc_collides(stride))
+        return here;
+    MLC_OF_ELEMENT(mlc_pack_rows)(to, pitch, x, s->dtype, stride, depth, columns);
+    return packed(to, pitch);
+}
+
+/* c[rows][columns] (+)= sum over depth of a[rows][depth] b[depth][columns]; columns are rounded up to whole vectors. */
+static void multiply(int64_t rows, int64_t columns, int64_t depth, operand a, operand b, mlc_element *c, int64_t c_pitch, int add)
 {
     if (rows == 0)
         return;
     const int64_t height = panel_height(rows);
     for (int64_t i = 0; i < rows; i += height)
         for (int64_t j = 0; j < columns; j += MLC_TILE_COLUMNS)
-            MLC_OF_ELEMENT(mlc_tile)((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, a + i, 1, a_pitch, b + j, b_pitch,
-                c + i * c_pitch + j, c_pitch, add, NULL);
+            MLC_OF_ELEMENT(mlc_tile)((int)least(height, rows - i), columns - j > MLC_LANES ? 2 : 1, depth, from(a, i).x, a.row,
+                a.k, b.x + j, b.k, c + i * c_pitch + j, c_pitch, add, NULL);
 }
 
 /* Writes rows as the dtype of the result, each divided by its divisor if there are divisors. */
@@ -97,10 +136,10 @@ typedef struct forward {
 static void forward_scores(const forward *f, int64_t key, int64_t keys)
 {
     const mlc_attention *s = f->shape;
-    MLC_OF_ELEMENT(mlc_pack_transposed)(f->keys_dk, KEY_PITCH, at(f->k, s->dtype, key * s->k_time), s->dtype, s->k_time, keys, s->head);
+    const operand k = rows_of(s, at(f->k, s->dtype, key * s->k_time), s->k_time, keys, s->head, f->keys_dk, KEY_PITCH);
     for (int64_t j = 0; j < padded(f->queries); j += MLC_TILE_COLUMNS) {
         const int64_t columns = least(MLC_TILE_COLUMNS, padded(f->queries) - j), seen = seen_by(s, f->query + j + columns - 1, key, keys);
-        multiply(seen, columns, s->head, f->keys_dk, KEY_PITCH, f->queries_dq + j, QUERY_PITCH, f->p_kq + j, QUERY_PITCH, 0);
+        multiply(seen, columns, s->head, k, packed(f->queries_dq + j, QUERY_PITCH), f->p_kq + j, QUERY_PITCH, 0);
     }
 }
 
@@ -144,7 +183,7 @@ static void forward_values(const forward *f, int64_t key, int64_t keys)
 {
     const mlc_attention *s = f->shape;
     const int64_t pitch = MLC_PITCH(s->value), height = panel_height(f->queries);
-    MLC_OF_ELEMENT(mlc_pack_rows)(f->values_ke, pitch, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
+    const operand v = columns_of(s, at(f->v, s->dtype, key * s->v_time), s->v_time, keys, s->value, f->values_ke, pitch);
     for (int64_t q = 0; key > 0 && q < f->queries; q++) {
         const mlc_element shrink = f->shrink[q];
         mlc_element *y = f->y_qe + q * pitch;
@@ -154,7 +193,7 @@ static void forward_values(const forward *f, int64_t key, int64_t keys)
     for (int64_t q = 0; q < f->queries; q += height) {
         const int64_t rows = least(height, f->queries - q), seen = seen_by(s, f->query + q + rows - 1, key, keys);
         if (seen > 0)
-            multiply(rows, s->value, seen, f->p_kq + q, QUERY_PITCH, f->values_ke, pitch, f->y_qe + q * pitch, pitch, key > 0);
+            multiply(rows, s->value, seen, packed(f->p_kq + q, QUERY_PITCH), v, f->y_qe + q * pitch, pitch, key > 0);
     }
 }
 
@@ -227,7 +266,9 @@ typedef struct backward {
     mlc_element *v_ek;              /* v^T [value][KEY_PITCH] */
     mlc_element *p_qk;              /* scores, then probabilities [QUERIES][KEY_PITCH] */
     mlc_element *ds_qk;             /* gradient of p, then of the unscaled scores [QUERIES][KEY_PITCH] */
-    mlc_element *ds_kq;             /* its transpose [KEYS][QUERY_PITCH] */
+    operand q_rows, dy_rows;        /* q and dy by query */
+    operand q_columns, dy_columns;  /* the same, summed over queries */
+    operand k_columns;              /* k, summed over keys */
     mlc_element *lse, *delta;       /* of a query; delta: sum of dy y */
     mlc_element_int *visible; /* of a key of the block: -1, or 0 where the mask hides it */
     mlc_element *dq_qd;             /* [QUERIES][d_pitch] */
@@ -241,8 +282,8 @@ static void backward_scores(const backward *f, int64_t key, int64_t keys)
     const int64_t height = panel_height(f->queries);
     for (int64_t q = 0; q < f->queries; q += height) {
         const int64_t rows = least(height, f->queries - q), seen = seen_by(s, f->query + q + rows - 1, key, keys);
-        multiply(rows, seen, s->head, f->q_dq + q, QUERY_PITCH, f->k_dk, KEY_PITCH, f->p_qk + q * KEY_PITCH, KEY_PITCH, 0);
-        multiply(rows, seen, s->value, f->dy_eq + q, QUERY_PITCH, f->v_ek, KEY_PITCH, f->ds_qk + q * KEY_PITCH, KEY_PITCH, 0);
+        multiply(rows, seen, s->head, from(f->q_rows, q), packed(f->k_dk, KEY_PITCH), f->p_qk + q * KEY_PITCH, KEY_PITCH, 0);
+        multiply(rows, seen, s->value, from(f->dy_rows, q), packed(f->v_ek, KEY_PITCH), f->ds_qk + q * KEY_PITCH, KEY_PITCH, 0);
     }
 }
 
@@ -268,6 +309,13 @@ static void backward_probabilities(const backward *f, int64_t key, int64_t keys)
     }
 }
 
+/* The operand from the k-th of what is summed over on. */
+static operand later(operand x, int64_t k)
+{
+    x.x += k * x.k;
+    return x;
+}
+
 /* dv += p^T dy, dk += ds^T q, dq += ds k */
 static void backward_gradients(const backward *f, int64_t key, int64_t keys)
 {
@@ -278,19 +326,19 @@ static void backward_gradients(const backward *f, int64_t key, int64_t keys)
             rows = least(key_height, keys - k);
         if (depth <= 0)
             break;
-        multiply(rows, s->value, depth, f->p_qk + first * KEY_PITCH + k, KEY_PITCH, f->dy_qe + first * e, e, f->dv_ke + (key + k) * e, e,
-            1);
-        multiply(rows, s->head, depth, f->ds_qk + first * KEY_PITCH + k, KEY_PITCH, f->q_qd + first * d, d, f->dk_kd + (key + k) * d, d, 1);
+        const mlc_element *p = f->p_qk + first * KEY_PITCH + k, *ds = f->ds_qk + first * KEY_PITCH + k;
+        multiply(rows, s->value, depth, packed(p, KEY_PITCH), later(f->dy_columns, first), f->dv_ke + (key + k) * e, e, 1);
+        multiply(rows, s->head, depth, packed(ds, KEY_PITCH), later(f->q_columns, first), f->dk_kd + (key + k) * d, d, 1);
     }
-    MLC_OF_ELEMENT(mlc_pack_transposed)(f->ds_kq, QUERY_PITCH, f->ds_qk, MLC_ELEMENT, KEY_PITCH, f->queries, keys);
     for (int64_t q = 0; q < f->queries; q += query_height) {
         const int64_t rows = least(query_height, f->queries - q), seen = seen_by(s, f->query + q + rows - 1, key, keys);
+        const operand ds = {f->ds_qk + q * KEY_PITCH, KEY_PITCH, 1};
         if (seen > 0)
-            multiply(rows, s->head, seen, f->ds_kq + q, QUERY_PITCH, f->k_kd, d, f->dq_qd + q * d, d, key > 0);
+            multiply(rows, s->head, seen, ds, f->k_columns, f->dq_qd + q * d, d, key > 0);
     }
 }
 
-static void backward_block(const backward *f)
+static void backward_block(backward *f)
 {
     const mlc_attention *s = f->shape;
     for (int64_t key = 0; key < s->keys; key += KEYS) {
@@ -299,7 +347,7 @@ static void backward_block(const backward *f)
             break;
         const void *k = at(f->k, s->dtype, key * s->k_time);
         MLC_OF_ELEMENT(mlc_pack_transposed)(f->k_dk, KEY_PITCH, k, s->dtype, s->k_time, keys, s->head);
-        MLC_OF_ELEMENT(mlc_pack_rows)(f->k_kd, f->d_pitch, k, s->dtype, s->k_time, keys, s->head);
+        f->k_columns = columns_of(s, k, s->k_time, keys, s->head, f->k_kd, f->d_pitch);
         MLC_OF_ELEMENT(mlc_pack_transposed)(f->v_ek, KEY_PITCH, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
         for (int64_t i = 0; i < padded(keys); i++)
             f->visible[i] = -(i < keys && (!f->mask || f->mask[key + i]));
@@ -314,7 +362,7 @@ static void backward_delta(const backward *f, const void *y)
 {
     const mlc_attention *s = f->shape;
     for (int64_t q = 0; q < f->queries; q++) {
-        const mlc_element *dy = f->dy_qe + q * f->e_pitch;
+        const mlc_element *dy = later(f->dy_columns, q).x;
         mlc_element sum = 0;
         if (s->dtype == MLC_BF16) {
             const uint16_t *row = (const uint16_t *)y + q * s->y_time;
@@ -333,7 +381,6 @@ static backward backward_of(const mlc_env *env, const mlc_attention *s)
     backward f = {.shape = s, .d_pitch = MLC_PITCH(s->head), .e_pitch = MLC_PITCH(s->value)};
     f.p_qk = take(&scratch, QUERIES * KEY_PITCH);
     f.ds_qk = take(&scratch, QUERIES * KEY_PITCH);
-    f.ds_kq = take(&scratch, KEYS * QUERY_PITCH);
     f.lse = take(&scratch, QUERY_PITCH);
     f.delta = take(&scratch, QUERY_PITCH);
     f.visible = (mlc_element_int *)take(&scratch, QUERY_PITCH);
@@ -368,10 +415,10 @@ void MLC_OF_ELEMENT(mlc_attention_vjp)(const mlc_env *env, const mlc_attention *
             f.queries = least(QUERIES, s->time - f.query);
             const void *q_block = at(q, s->dtype, b * s->q_batch + f.query * s->q_time + h * s->q_head);
             const void *dy_block = at(dy, s->dtype, b * s->dy_batch + f.query * s->dy_time + h * s->dy_head);
-            MLC_OF_ELEMENT(mlc_pack_transposed)(f.q_dq, QUERY_PITCH, q_block, s->dtype, s->q_time, f.queries, s->head);
-            MLC_OF_ELEMENT(mlc_pack_rows)(f.q_qd, f.d_pitch, q_block, s->dtype, s->q_time, f.queries, s->head);
-            MLC_OF_ELEMENT(mlc_pack_transposed)(f.dy_eq, QUERY_PITCH, dy_block, s->dtype, s->dy_time, f.queries, s->value);
-            MLC_OF_ELEMENT(mlc_pack_rows)(f.dy_qe, f.e_pitch, dy_block, s->dtype, s->dy_time, f.queries, s->value);
+            f.q_rows = rows_of(s, q_block, s->q_time, f.queries, s->head, f.q_dq, QUERY_PITCH);
+            f.q_columns = columns_of(s, q_block, s->q_time, f.queries, s->head, f.q_qd, f.d_pitch);
+            f.dy_rows = rows_of(s, dy_block, s->dy_time, f.queries, s->value, f.dy_eq, QUERY_PITCH);
+            f.dy_columns = columns_of(s, dy_block, s->dy_time, f.queries, s->value, f.dy_qe, f.e_pitch);
             __builtin_memcpy(f.lse, lse + (b * s->heads + h) * s->time + f.query, (size_t)f.queries * sizeof(mlc_element));
             backward_delta(&f, at(y, s->dtype, b * s->y_batch + f.query * s->y_time + h * s->y_head));
             backward_block(&f);

@@ -108,14 +108,6 @@ static int64_t run_of(const mlc_index *index, int rank, int of_b)
     return (of_b ? index[rank - 1].b : index[rank - 1].a) == 1 ? index[rank - 1].extent : 1;
 }
 
-/* Whether lines so far apart, in what the tile reads, share few sets of a cache, so that a panel of them is not kept. */
-static int collides(int64_t stride)
-{
-    enum { WAY = 4096, NEAR = 256 };
-    const int64_t bytes = stride * (int64_t)sizeof(mlc_element), apart = bytes % WAY;
-    return bytes >= WAY / 4 && (apart < NEAR || apart > WAY - NEAR);
-}
-
 /* The stride of a group that is one index at most; 0 of none. */
 static int64_t stride_of(const mlc_index *index, int rank, int of_b)
 {
@@ -129,7 +121,7 @@ static int pairs_lie_well(const contraction *s)
     int64_t odd = (int64_t)((uintptr_t)s->a % sizeof(mlc_pair)) | (row % 2) | (s->depth % 2);
     for (int i = 0; i < s->batch_rank; i++)
         odd |= s->batch[i].a % 2;
-    return odd == 0 && s->m_rank <= 1 && s->k_rank == 1 && k == 1 && !collides(row / 2);
+    return odd == 0 && s->m_rank <= 1 && s->k_rank == 1 && k == 1 && !mlc_collides(row / 2);
 }
 
 /* Decides what is read where it lies: a whose k lie side by side; a whose rows do, where that saves much; b whose columns do, likewise. */
@@ -146,9 +138,9 @@ static void see_what_lies_well(contraction *s)
     s->a_k = stride_of(s->k, s->k_rank, 0);
     s->b_k = stride_of(s->k, s->k_rank, 1);
     if (s->a_dtype == MLC_ELEMENT && one_k && s->m_rank <= 1)
-        s->a_here = s->a_k <= 1 ? !collides(s->a_row) : s->a_row <= 1 && s->columns <= FEW_COLUMNS && !collides(s->a_k);
+        s->a_here = s->a_k <= 1 ? !mlc_collides(s->a_row) : s->a_row <= 1 && s->columns <= FEW_COLUMNS && !mlc_collides(s->a_k);
     if (s->b_dtype == MLC_ELEMENT && one_k && s->n_rank <= 1)
-        s->b_here = stride_of(s->n, s->n_rank, 1) <= 1 && s->rows <= (s->a_here ? FEW_ROWS : SOME_ROWS) && !collides(s->b_k);
+        s->b_here = stride_of(s->n, s->n_rank, 1) <= 1 && s->rows <= (s->a_here ? FEW_ROWS : SOME_ROWS) && !mlc_collides(s->b_k);
 }
 
 static const void *shifted(const void *x, int dtype, int64_t elements)

@@ -77,6 +77,14 @@ MLC_INLINE int64_t mlc_element_bytes(int dtype)
     }
 }
 
+/* Whether lines so many elements apart share few sets of a cache, so that a panel of them is not kept. */
+MLC_INLINE int mlc_collides(int64_t stride)
+{
+    enum { WAY = 4096, NEAR = 256 };
+    const int64_t bytes = stride * MLC_ELEMENT_BYTES, apart = bytes % WAY;
+    return bytes >= WAY / 4 && (apart < NEAR || apart > WAY - NEAR);
+}
+
 MLC_INLINE mlc_vector mlc_vector_load(const mlc_element *x)
 {
     return *(const mlc_vector_unaligned *)x;

@@ -92,7 +92,7 @@ def _vjp_scratch(instruction: Instruction) -> Scratch:
     sizes = _sizes(instruction)
     keys, head, value, times = sizes["keys"], sizes["head"], sizes["value"], _times(instruction)
     blocks = 64 * (-(-keys // 64)) * (_pitch(head) + _pitch(value))
-    elements = 224 * (head + value) + 128 * (2 * _pitch(head) + _pitch(value)) + 64 * _pitch(head) + 20480 + 68 * 144 + blocks
+    elements = 224 * (head + value) + 128 * (2 * _pitch(head) + _pitch(value)) + 64 * _pitch(head) + 20480 + 4 * 144 + blocks
     return Scratch(4 * times * elements, stated(times, f"MLC_ATTENTION_VJP_SCRATCH_BYTES({keys}, {head}, {value})"))
 
 
