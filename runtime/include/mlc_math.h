@@ -189,14 +189,13 @@ MLC_INLINE float mlc_power_of_two(int32_t i)
     return mlc_float((uint32_t)(i + 127) << 23);
 }
 
-MLC_INLINE float mlc_exp(float x)
+/* e^x = p 2^i with p near 1, for -104 <= x <= 89 */
+MLC_INLINE float mlc_exp_parts(float x, int32_t *i)
 {
-    float y = x > 89.0f ? 89.0f : x;
-    y = y < -104.0f ? -104.0f : y;
-    const float shifted = __builtin_fmaf(y, 0x1.715476p0f, MLC_ROUNDER);
+    const float shifted = __builtin_fmaf(x, 0x1.715476p0f, MLC_ROUNDER);
     const float n = shifted - MLC_ROUNDER;
-    const int32_t i = (int32_t)(mlc_bits(shifted) - mlc_bits(MLC_ROUNDER));
-    float r = __builtin_fmaf(n, -0x1.62e4p-1f, y);
+    *i = (int32_t)(mlc_bits(shifted) - mlc_bits(MLC_ROUNDER));
+    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x);
     r = __builtin_fmaf(n, -0x1.7f7d1cp-20f, r);
     float p = 0.000198527617612853646278381f;
     p = __builtin_fmaf(p, r, 0.00139304355252534151077271f);
@@ -204,9 +203,25 @@ MLC_INLINE float mlc_exp(float x)
     p = __builtin_fmaf(p, r, 0.0416664853692054748535156f);
     p = __builtin_fmaf(p, r, 0.166666671633720397949219f);
     p = __builtin_fmaf(p, r, 0.5f);
-    p = __builtin_fmaf(p, r * r, r) + 1.0f;
+    return __builtin_fmaf(p, r * r, r) + 1.0f;
+}
+
+MLC_INLINE float mlc_exp(float x)
+{
+    float y = x > 89.0f ? 89.0f : x;
+    y = y < -104.0f ? -104.0f : y;
+    int32_t i;
+    const float p = mlc_exp_parts(y, &i);
     const int32_t half = i >> 1; /* in two steps: a subnormal result is rounded once */
     return p * mlc_power_of_two(half) * mlc_power_of_two(i - half);
+}
+
+/* mlc_exp for -87 <= x <= 88, where no result is subnormal; NaN of NaN */
+MLC_INLINE float mlc_exp_normal(float x)
+{
+    int32_t i;
+    const float p = mlc_exp_parts(x, &i);
+    return p * mlc_power_of_two(i);
 }
 
 /* log(1 + f) for -1/3 <= f <= 1/3 */
@@ -252,7 +267,8 @@ MLC_INLINE float mlc_log1p(float x)
 MLC_INLINE float mlc_tanh(float x)
 {
     const float t = __builtin_fabsf(x), s = x * x;
-    const float large = __builtin_copysignf(1.0f - 2.0f / (mlc_exp(2.0f * t) + 1.0f), x);
+    const float near = t > 20.0f ? 20.0f : t; /* from 9.1 on the result is 1 */
+    const float large = __builtin_copysignf(1.0f - 2.0f / (mlc_exp_normal(2.0f * near) + 1.0f), x);
     float p = -0x1.96cf62p-8f;
     p = __builtin_fmaf(p, s, 0x1.58828cp-6f);
     p = __builtin_fmaf(p, s, -0x1.b91370p-5f);
@@ -280,7 +296,7 @@ MLC_INLINE float mlc_erf(float x)
     r = __builtin_fmaf(r, t, -0x1.450aap-1f);
     r = __builtin_fmaf(r, t, -0x1.079d0cp-3f);
     r = __builtin_fmaf(r, t, -t);
-    const float large = __builtin_copysignf(1.0f - mlc_exp(r), x);
+    const float large = __builtin_copysignf(1.0f - mlc_exp_normal(r), x); /* -17 < r <= 0 */
     float p = -0x1.38ep-11f;
     p = __builtin_fmaf(p, s, 0x1.471a58p-8f);
     p = __builtin_fmaf(p, s, -0x1.b691b2p-6f);
