@@ -59,7 +59,8 @@ typedef struct mlc_index {
 #define MLC_INDICES 4
 
 /* c[batch, m, n] = sum over k of a[batch, m, k] * b[batch, k, n], each of the four a row-major group of indices.
- * a and b are f32 or bf16 and sums f32; or all are f64. Sums run in ascending k by blocks chosen from the shape alone. */
+ * a and b are f32 or bf16 and sums f32; or all are f64. Sums run in ascending k by blocks chosen from the shape alone; those of two bf16
+ * operands by pairs of k where the machine multiplies pairs faster (MLC_PAIRS in tile.h). */
 typedef struct mlc_contraction {
     int32_t batch_rank, m_rank, n_rank, k_rank; /* 0 to MLC_INDICES; rank 0: extent 1 */
     mlc_index batch[MLC_INDICES], m[MLC_INDICES], n[MLC_INDICES], k[MLC_INDICES];
