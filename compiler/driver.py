@@ -33,6 +33,7 @@ from mlc.parallel.planned import Planned
 from mlc.parallel.quantities import size_texts
 from mlc.parallel.verify import Proof, prove
 from mlc.passes import PASSES, differentiate
+from mlc.passes.decode import with_decoding
 from mlc.passes.factor import check_factors, factored_step
 from mlc.plan import plan
 from mlc.plan.choose import AUTO, LayoutOptions, choose_layout, considered, layout_in_runs
@@ -205,6 +206,7 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     build = Build(folder, name, sources, program.warnings)
     target = TARGETS[options.target]
     check_dtypes(program, target.rules)
+    program = timed(observe, "decode", with_decoding, program, OPS, target.rules.kernels)
     step = differentiated(program, observe)
     if options.emit == "ir":
         check_sources([folder / f"{name}.ir"], sources)

@@ -173,6 +173,7 @@ NEGATED = RuntimeKernel(
     constants=_constants,
     scratch=lambda _instruction: NO_SCRATCH,
     workspace=lambda _instruction: 0,
+    over=None,
 )
 '''
 

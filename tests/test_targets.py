@@ -91,6 +91,7 @@ OWN_SCALE = RuntimeKernel(
     constants=_fields,
     scratch=_no_scratch,
     workspace=_workspace,
+    over=None,
 )
 
 OWN_SCALE_C = """

@@ -11,7 +11,7 @@ from mlc.emit.dtypes import register, stored
 from mlc.emit.items import model_items
 from mlc.emit.literals import Pools, c_string, packed, write_array
 from mlc.emit.printer import braced, designated, initializer
-from mlc.ir.program import Following, Input, Program, path_hash
+from mlc.ir.program import TIME_SCALAR, Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.arrangement import Arrangement
 from mlc.lower.program import Lowered
@@ -286,6 +286,7 @@ class Tables:
             **self._tables(),
             "chains": initializer(chains),
             "samples": int("sample" in columns),
+            **({"time": self.plan.scalars.index(TIME_SCALAR)} if "decode" in columns else {}),
             "microbatches": self.plan.microbatches,
             "groups": self.plan.groups,
             **self._work(),
@@ -350,11 +351,10 @@ def _domains(number: int, value: Input) -> list[str]:
 def _read_outside_training(program: Program) -> set[str]:
     """Scalars that evaluation or sampling depends on."""
     read: set[str] = set()
-    for chain in (program.evaluate, program.sample):
-        if chain is not None:
-            calls = [(call.unit, call.arguments) for call in chain.calls] + ([chain.weight] if chain.weight is not None else [])
-            bound = [pair for unit, names in calls for pair in zip(program.units[unit].roles, names, strict=True)]
-            read.update(name for role, name in bound if role == "record")
+    for _, chain in program.chains[1:]:
+        calls = [(call.unit, call.arguments) for call in chain.calls] + ([chain.weight] if chain.weight is not None else [])
+        bound = [pair for unit, names in calls for pair in zip(program.units[unit].roles, names, strict=True)]
+        read.update(name for role, name in bound if role == "record")
     for scalar in reversed(program.scalars):
         if scalar.curve is not None and scalar.name in read:
             read.update(value.name for value in scalar.curve.parameters)

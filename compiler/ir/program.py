@@ -1,6 +1,6 @@
 """The whole model as data: layer functions, the chain of their calls, parameters, inputs and the recipe.
 
-    Program      what the elaborator makes: three chains (train, evaluate, sample) over one table of units
+    Program      what the elaborator makes: chains (train, evaluate, sample, decode) over one table of units
     Step         what differentiation makes of it: each unit of the train chain as forward, input gradient, weight gradient, in one
                  or several variants that compute the same; and all else that becomes code
 
@@ -8,6 +8,7 @@ A unit is a layer function. Its parameters have roles, and a call binds each to 
 
     param    a model parameter          state    a value that crosses cuts
     input    a model input              record   a run-time scalar: "step", "steps", a constant of the file, an input curve
+    kept     what calls at times before left, in the decode chain
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ class Scalar:
     span: Span
 
 
+#: The scalar that holds the time which the decode chain computes; no name in a file has a dot in it.
+TIME_SCALAR = "decode.time"
+
+
 @frozen
 class Update:
     """An optimizer rule for parameters of one type: function (p, g, states..., scalars...) -> (new p, new states...).
@@ -104,8 +109,8 @@ class Update:
 
 @frozen
 class Effect:
-    """What leaves a layer sideways: `kind` is add_loss, report or accumulate; `name` the metric, or the unit's parameter
-    (by the name of its Value in Function.parameters) whose g it is; the value is a result of the unit's function."""
+    """What leaves a layer sideways: `kind` is add_loss, report, accumulate or keep; `name` the metric, or the unit's parameter
+    (by the name of its Value in Function.parameters) whose g it is, or which is kept so; the value is a result of the unit's function."""
 
     kind: str
     name: str
@@ -141,8 +146,8 @@ class Call:
 
 @frozen
 class Chain:
-    """A straight line of calls. `loss`: state holding the scalar loss (None in sample); `weight`: index of a unit of inputs
-    and records to one f32 scalar, with its argument names; `metrics`: (name, state of a scalar); `logits`: state, sample only."""
+    """A straight line of calls. `loss`: state holding the scalar loss (None in sample and decode); `weight`: index of a unit of inputs
+    and records to one f32 scalar, with its argument names; `metrics`: (name, state of a scalar); `logits`: state, sample and decode."""
 
     calls: tuple[Call, ...]
     loss: str | None
@@ -166,6 +171,7 @@ class Recipe:
 class Program:
     """A model and its recipe. `sample` is None for a model that returns no logits, or that has no token input.
 
+    decode:    the sample chain for one time (passes/decode.py), None where there is none; `undecoded` then says why
     warnings:  what its author may want to know; no part of what the program is, and not in its text
     constants: what was fixed at compile time and files of weights may state too: numbers of the file by name, then what calls were
                given that have one of `SETTINGS`, as "layer_norm.eps", and 1 for each of `ACTIVATIONS` called, as "gelu.called"; each
@@ -184,6 +190,14 @@ class Program:
     recipe: Recipe
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     constants: tuple[tuple[str, float], ...] = ()
+    decode: Chain | None = None
+    undecoded: str = field(default="", compare=False)
+
+    @property
+    def chains(self) -> tuple[tuple[str, Chain], ...]:
+        """The chains that there are, by name: those of parallel.planned.CHAINS, in that order."""
+        every = (("train", self.train), ("evaluate", self.evaluate), ("sample", self.sample), ("decode", self.decode))
+        return tuple((name, chain) for name, chain in every if chain is not None)
 
     @property
     def wide(self) -> str:

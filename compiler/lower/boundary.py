@@ -101,9 +101,8 @@ class _Classes:
         self.parents: dict[_Node, _Node] = {}
         self.values: dict[_Node, Value] = {(n, v.name): v for n, unit in enumerate(program.units) for v in _states(unit)}
         self.plain: set[_Node] = set()
-        for chain in (program.train, program.evaluate, program.sample):
-            if chain is not None:
-                self._join(program, chain)
+        for _, chain in program.chains:
+            self._join(program, chain)
         self.members: dict[_Node, list[_Node]] = {}
         for node in self.values:
             self.members.setdefault(self._root(node), []).append(node)

@@ -58,6 +58,7 @@ class RuntimeKernel:
     constants:  the fields of its struct, from the instruction and the places of operands and results
     scratch:    of each thread
     workspace:  bytes that all threads share while it runs: planned with the values of the routine, passed last; 0: none
+    over:       the number of the operand in whose place its result may lie; None: its results lie apart from all it reads
     """
 
     name: str
@@ -71,3 +72,4 @@ class RuntimeKernel:
     constants: Callable[[Instruction, tuple[Operand | None, ...]], tuple[Constants, ...]]
     scratch: Callable[[Instruction], Scratch]
     workspace: Callable[[Instruction], int]
+    over: int | None

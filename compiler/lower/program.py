@@ -320,9 +320,7 @@ def _inputs_read(program: Program) -> dict[int, dict[str, tuple[Input, ...]]]:
     """Unit -> its parameters that inputs of the model are bound to, in any chain, with these."""
     inputs = {value.name: value for value in program.inputs}
     found: dict[int, dict[str, dict[str, Input]]] = {}
-    for chain in (program.train, program.evaluate, program.sample):
-        if chain is None:
-            continue
+    for _, chain in program.chains:
         calls = [(call.unit, call.arguments) for call in chain.calls] + ([] if chain.weight is None else [chain.weight])
         for number, arguments in calls:
             unit = program.units[number]

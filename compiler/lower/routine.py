@@ -15,7 +15,7 @@ from mlc.lower.form import Former, add_places, drop_unread
 from mlc.lower.graph import graph_of
 from mlc.lower.keep import keep_costly
 from mlc.lower.layout import lay_out
-from mlc.lower.loops import Buffer, Kernel, Nest
+from mlc.lower.loops import Buffer, Call, Kernel, Nest
 from mlc.lower.rules import Rules, is_dense
 from mlc.lower.storage import chosen
 from mlc.lower.uses import kernel_uses, touched_indices
@@ -165,7 +165,7 @@ def _barriers(
 
 
 def _in_place(kernels: Sequence[Kernel], uses: Sequence[Uses], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str], ...]:
-    """Results that one elementwise kernel writes exactly where it reads a parameter that no later kernel reads."""
+    """Results that one kernel writes exactly where it reads a parameter that no later kernel reads: elementwise, or one of the runtime."""
     found: dict[str, str] = {}  # parameter -> result
     first_read: dict[str, int] = {}
     last_read: dict[str, int] = {}
@@ -190,6 +190,10 @@ def _in_place(kernels: Sequence[Kernel], uses: Sequence[Uses], buffers: Mapping[
 
 def _overwritten(kernel: Kernel, result: Buffer, candidates: frozenset[str], buffers: Mapping[str, Buffer]) -> str | None:
     """The first parameter among the candidates that a kernel reads at the one index at which it writes the result."""
+    if isinstance(kernel, Call):
+        operand = None if kernel.kernel.over is None else kernel.operands[kernel.kernel.over]
+        name = None if operand is None else operand.buffer
+        return name if name in candidates and buffers[name].kind == "parameter" else None
     if not isinstance(kernel, Nest):
         return None
     statements = (*kernel.prologue, *kernel.body)

@@ -6,6 +6,7 @@ from mlc.ir.op import Op
 from mlc.ops.attention import ATTENTION, ATTENTION_VJP
 from mlc.ops.binary import BINARY
 from mlc.ops.contraction import CONTRACT
+from mlc.ops.decoding import DECODING
 from mlc.ops.generators import GENERATORS
 from mlc.ops.indexing import INDEXING
 from mlc.ops.losses import LOSSES
@@ -25,6 +26,7 @@ ALL: tuple[Op, ...] = (
     *INDEXING,
     ATTENTION,
     ATTENTION_VJP,
+    *DECODING,
     *LOSSES,
 )
 

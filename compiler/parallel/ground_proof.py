@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from mlc.ir.dtypes import dtype_of
 from mlc.parallel.faults import Fault
-from mlc.parallel.planned import Channel, Place, Planned, Region
+from mlc.parallel.planned import KEPT, Channel, Place, Planned, Region
 from mlc.parallel.shards import LINE_BYTES
 
 #: The region of all that has one address: its only slot is the arena.
@@ -53,6 +53,8 @@ def _fixed_faults(planned: Planned, place: Place) -> Iterator[Fault]:
         where = f"place {place.number}: {area.name}, {area.bytes} bytes at {area.at},"
         if area.name not in wanted:
             yield Fault("E1206", f"{where} is memory of nothing that this place has")
+        elif area.name.startswith(KEPT) and area.chain != "decode":
+            yield Fault("E1206", f"{where} is kept from list to list, and is not of the decode chain")
         elif times[area.name] > 1:
             yield Fault("E1206", f"{where} is one of {times[area.name]} buffers of that name")
         elif wanted[area.name] not in (None, area.bytes):
@@ -76,6 +78,8 @@ def _wanted(planned: Planned, place: Place) -> dict[str, int | None]:
         parameter = planned.parameters[use.parameter]
         for level in range(len(use.levels)):
             wanted[f"gradient of {parameter.name} {use.index} {level}"] = unit * parameter.stored
+    for chunk in place.chunks.get("decode", ()):
+        wanted.update((buffer.name, buffer.bytes) for buffer in chunk.buffers if buffer.name.startswith(KEPT))
     return wanted
 
 

@@ -20,9 +20,11 @@ from mlc.parallel.shards import Owned, Sharing
 from mlc.parallel.sweeps import Sweep
 
 VERSION = 9
-CHAINS = ("train", "evaluate", "sample")
+CHAINS = ("train", "evaluate", "sample", "decode")
 #: What gives a parameter its gradient, by the number that tables have for it.
 FED = ("loss", "accumulate", "none")
+#: How the names of buffers begin that one list of the decode chain leaves to the next.
+KEPT = "kept "
 #: More microbatches of one replica than any step has.
 MOST_ROUNDS = 1 << 20
 #: Bytes of the header that a channel has for each sender.
@@ -343,7 +345,10 @@ class PlannedParameter(NamedTuple):
 
 @frozen
 class Columns:
-    """The numbers that a microbatch leaves: (name, stage). The first `losses` add up to its loss. logits_stage: of sample, else -1."""
+    """The numbers that a microbatch leaves: (name, stage). The first `losses` add up to its loss.
+
+    logits_stage: of sample and decode, else -1
+    """
 
     columns: tuple[tuple[str, int], ...]
     losses: int

@@ -8,6 +8,7 @@ what other actions do in between cannot touch it; memory without slots (transien
     fixed      rows read parameters, their copies and scalars of the record, whole, and write none; gradients are added to, each use once,
                where its accumulator lies: memory of its own, or the only slot of a region, still whole when the only microbatch is done
     messages   what a chunk reads of a message lies where the chunk that sent it wrote it
+    kept       what one list of the decode chain leaves to the next is changed by one row, which writes over what it reads there
     one row    a result lies apart from all else that the row is given, or exactly where an operand lies whose place it may take
 """
 
@@ -24,7 +25,7 @@ from typing import NamedTuple
 from mlc.ir.dtypes import dtype_of
 from mlc.parallel.faults import Fault
 from mlc.parallel.meaning import bound_buffers, rows_meaning
-from mlc.parallel.planned import RECORD_HEAD_BYTES, RECORD_ONE, Area, Buffer, Chunk, Operand, Place, Planned, Row, Signature
+from mlc.parallel.planned import KEPT, RECORD_HEAD_BYTES, RECORD_ONE, Area, Buffer, Chunk, Operand, Place, Planned, Row, Signature
 
 #: What one microbatch goes through on a chunk, one of these that the chunk has rows for.
 _COURSES = (("F", "B"), ("F", "I", "W"))
@@ -105,7 +106,7 @@ class _Chunk:
 
     fixed:      address, name and bytes of what lasts
     lows:       where each buffer begins, with its region; highs: where it ends; sizes: its bytes
-    outside:    buffers that last; gradients: those of them that are added to
+    outside:    buffers that last; gradients: those of them that are added to; kept: those that one list leaves to the next
     starts:     where what was written begins, ascending; there: the buffer that was last written there; whole: those that lie there whole
     """
 
@@ -136,6 +137,7 @@ class _Chunk:
         self.sizes = [buffer.bytes for buffer in chunk.buffers]
         self.outside: set[int] = set()
         self.gradients: set[int] = set()
+        self.kept: set[int] = set()
         self.starts: list[int] = []
         self.there: dict[int, int] = {}
         self.whole: set[int] = set()
@@ -196,6 +198,8 @@ class _Chunk:
                 self.outside.add(number)
                 if name.startswith("gradient of "):
                     self.gradients.add(number)
+                if self.chain == "decode" and name.startswith(KEPT):
+                    self.kept.add(number)
                 if (at, name, size) not in self.fixed and not self._is_copy(buffer):
                     yield Fault("E1206", f"{self.where}: {name}, {size} bytes at {at}, is no buffer of this place")
 
@@ -233,6 +237,7 @@ class _Chunk:
         """Follow a microbatch through its phases."""
         self.starts, self.there, self.whole = [], {}, set(self.outside)
         added: Counter[tuple[str, str]] = Counter()
+        kept: Counter[int] = Counter()
         for buffer in self.arriving:
             self._write(buffer)
         for phase in course:
@@ -242,9 +247,14 @@ class _Chunk:
             for at, row in enumerate(self.chunk.rows[phase]):
                 for code, said in self._row(row):
                     yield Fault(code, f"{self.where}, {phase} row {at} ({row.name}): {said}")
+                if self.kept:
+                    kept.update(self.kept.intersection(compress(row.buffers, self.roles[row.routine].changes)))
                 for number in compress(row.buffers, self.roles[row.routine].adds):
                     if self._is_gradient(number):
                         added[self.chunk.buffers[number].name, phase] += 1
+        for number in sorted(self.kept):
+            if kept[number] != 1:
+                yield Fault("E1205", f"{self.where}: {self.chunk.buffers[number].name} is brought up to date {kept[number]} times, not once")
         yield from self._left()
         yield from self._sent_faults()
         if self.chain == "train":
@@ -257,7 +267,8 @@ class _Chunk:
         right = (
             list(map(self.sizes.__getitem__, numbers)) == roles.sizes
             and self.whole.issuperset(compress(numbers, roles.reads))
-            and self.gradients.issuperset(self.outside.intersection(changed))
+            and self.gradients.issuperset(self.outside.intersection(changed) - self.kept)
+            and (self.kept.isdisjoint(changed) or self._keeps(row))
             and self.gradients.isdisjoint(compress(numbers, roles.others))
         )
         lows, highs = (sorted(map(of.__getitem__, numbers)) for of in (self.lows, self.highs))
@@ -277,8 +288,17 @@ class _Chunk:
                 yield "E1206", f"{name} has {size} bytes, {routine.name} wants {operand}"
             elif use == "read" and number not in self.whole:
                 yield "E1205", f"reads {name}, which does not lie there whole"
+            elif number in self.kept:
+                if use != "read" and not self._keeps(row):
+                    yield "E1205", f"{use}s {name}, and keeps nothing of what lies there"
             elif number in self.outside and use != ("add" if number in self.gradients else "read"):
                 yield "E1205", f"{use}s {name}, which is not its to {use}"
+
+    def _keeps(self, row: Row) -> bool:
+        """Is what it changes of what is kept what it reads there?"""
+        operands = zip(row.buffers, self.planned.routines[row.routine].operands, strict=True)
+        changes = [(number, of) for number, of in operands if number in self.kept and of.use != "read"]
+        return all(of.use == "write" and of.over >= 0 and row.buffers[of.over] == number for number, of in changes)
 
     def _overlaps(self, row: Row) -> Iterator[tuple[str, str]]:
         """Of two operands that share bytes, at most one is written, and in the other's place only where it may."""

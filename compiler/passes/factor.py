@@ -103,7 +103,7 @@ def _read_step(solver: _Solver, step: Step) -> None:
         solver.read(unit.function, _unit(number))
     for variant in (v for of in step.variants for v in of):
         _read_variant(solver, program.units[variant.unit], variant)
-    for number, one in enumerate(c for c in (program.train, program.evaluate, program.sample) if c is not None):
+    for number, (_, one) in enumerate(program.chains):
         _read_chain(solver, program, one, ("chain", number))
 
 

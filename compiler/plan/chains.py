@@ -114,7 +114,7 @@ def _folds(layout: Layout, staged: StagedChain, uses: Sequence[Use]) -> Folds:
 
 
 def _schedule(layout: Layout, kind: str) -> Schedule:
-    """train: the layout's. evaluate: as many microbatches a round as there are places. sample: one."""
+    """train: the layout's. evaluate: as many microbatches a round as there are places. sample and decode: one."""
     if kind == "train":
         return layout.schedule
     return forward_schedule(layout, layout.pp if kind == "evaluate" else 1)
@@ -122,7 +122,7 @@ def _schedule(layout: Layout, kind: str) -> Schedule:
 
 def _columns(lowered: Lowered, staged: StagedChain, rows: Sequence[StageRows]) -> tuple[Columns, tuple[tuple[tuple[int, str], ...], ...]]:
     """The columns of a chain, the loss first, then what adds to it; and per stage, (column, buffer)."""
-    if staged.kind == "sample":
+    if staged.chain.logits is not None:
         return Columns((), 0, _stage_of(staged, staged.chain.logits)), tuple(() for _ in rows)
     loss = staged.chain.loss
     columns = [] if loss is None else [("loss", _stage_of(staged, loss), _noted(lowered, staged, rows, loss))]

@@ -51,13 +51,15 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice:
     for n, result in enumerate(results):
         if n < unit.outputs:
             values[result.name] = rows.buffer(f"state.{call.results[n]}", lowered.stored(call.unit, result))
+        elif n < unit.outputs + len(unit.effects) and unit.effects[n - unit.outputs].kind == "keep":
+            values[result.name] = rows.keep(call.effects[n - unit.outputs], lowered.stored(call.unit, result))
         elif (number, result.name) in uses:
             values[result.name] = uses[number, result.name]
         else:
             passing = "passing." if result.name in remade else ""
             values[result.name] = rows.buffer(f"{number}.{passing}{result.name}", lowered.stored(call.unit, result))
     for effect, name, result in zip(unit.effects, call.effects, results[unit.outputs :], strict=False):
-        if effect.kind != "accumulate":
+        if effect.kind in ("add_loss", "report"):
             (rows.losses if effect.kind == "add_loss" else rows.metrics).append((name, values[result.name]))
     rows.add("F", routine, [values[b] for b in routine.binds], call.path, f"{call.path or unit.name} forward")
     return values
@@ -95,6 +97,8 @@ def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call
             return _input(rows, name)
         case "param":
             return f"copy of {name}"
+        case "kept":
+            return rows.keep(name, lowered.stored(call.unit, parameter))
     return f"scalar {name}"
 
 
@@ -105,7 +109,7 @@ def _input(rows: StageRows, name: str) -> str:
 
 def _leaves_column(lowered: Lowered, staged: StagedChain, stage: int) -> bool:
     """Whether the stage leaves a number of a microbatch, which its weight goes with."""
-    if staged.kind == "sample":
+    if staged.chain.logits is not None:
         return False
     units = lowered.step.program.units
     states = {staged.chain.loss, *(state for _, state in staged.chain.metrics)}

@@ -1,9 +1,9 @@
 """The arena of a place: every buffer an address, every row its operands.
 
     inbox      at 0: the tree's headers, slots and outbox, which lie alike on every place; headers of all other channels, then the slots
-               of those that are of no chain, then those of train, evaluate and sample, each chain for itself
+               of those that are of no chain, then those of each chain, for itself
     lasting    record, numbers of microbatches, results, parameters, accumulators, outboxes towards replicas and holders, optimizer state
-    chains     train, evaluate and sample lay out the rest each for itself: transient values, rings, outboxes
+    chains     each lays out the rest for itself: transient values, what one of its lists keeps for the next, rings, outboxes
 """
 
 from __future__ import annotations
@@ -298,6 +298,9 @@ class PlacePlanner:
         kind = chain.staged.kind
         size = max((chain.memories[stage].transient for stage in self.stages), default=0)
         transient = self._take(f"{TRANSIENT}.{kind}", size, kind) if size else 0
+        for stage in self.stages:
+            for name, size in chain.rows[stage].kept.items():
+                self.named[name] = self._take(name, size, kind), size
         self._shared_outboxes(chain)
         for edge in chain.edges[self.place]:
             self._edge(chain, edge)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mlc.ir.types import TensorType
 from mlc.lower.arrangement import Stored
 from mlc.lower.routine import Routine
+from mlc.parallel.planned import KEPT
 
 
 class Row(NamedTuple):
@@ -36,6 +37,7 @@ class StageRows:
     inputs:   the model inputs that some row reads, in the order they are met
     losses:   (name, buffer) of add_loss effects; metrics: of reports
     weight:   the buffer of the microbatch's weight, which the first row makes; None where none is needed or it is 1
+    kept:     bytes of every buffer that one list leaves to the next
     """
 
     stage: int
@@ -47,11 +49,18 @@ class StageRows:
     losses: list[tuple[str, str]] = field(default_factory=list)
     metrics: list[tuple[str, str]] = field(default_factory=list)
     weight: str | None = None
+    kept: dict[str, int] = field(default_factory=dict)
 
     def buffer(self, name: str, kind: TensorType | Stored) -> str:
         """A buffer of a microbatch for a value stored so (a type alone: canonical); the same name is the same buffer."""
         self.sizes.setdefault(name, kind.bytes)
         return name
+
+    def keep(self, name: str, kind: Stored) -> str:
+        """A buffer that one list leaves to the next, by what is kept in it."""
+        buffer = f"{KEPT}{name}"
+        self.kept[buffer] = kind.bytes
+        return buffer
 
     def add(self, phase: str, routine: Routine, buffers: Sequence[str], path: str, name: str, again: bool = False) -> None:
         """Append a row."""

@@ -47,11 +47,11 @@ class StagedChain:
 
 
 def staged_chains(lowered: Lowered, layout: Layout) -> tuple[StagedChain, ...]:
-    """The chains of a program on the stages of a layout, in the order of parallel.planned.CHAINS; the third only where there is one."""
+    """The chains of a program on the stages of a layout, in the order of parallel.planned.CHAINS; those that there are."""
     program = lowered.step.program
     train = _staged(lowered, "train", program.train, layout.cuts)
-    forward = (("evaluate", program.evaluate), ("sample", program.sample))
-    return (train, *(_staged(lowered, kind, chain, _followed(program, layout, chain)) for kind, chain in forward if chain is not None))
+    forward = program.chains[1:]
+    return (train, *(_staged(lowered, kind, chain, _followed(program, layout, chain)) for kind, chain in forward))
 
 
 def _staged(lowered: Lowered, kind: str, chain: Chain, calls: tuple[range, ...]) -> StagedChain:

@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 11
+#define MLC_ABI_VERSION 12
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
@@ -241,18 +241,18 @@ typedef struct mlc_chunk {
     int32_t value_count;
     const mlc_use *uses;         /* of the train chain */
     int32_t use_count;
-    mlc_tensor logits;           /* sample, of the last stage: [..., context, vocabulary]; `at` as a row's operand, else MLC_NONE */
+    mlc_tensor logits;           /* sample and decode, of the last stage: [..., context or 1, vocabulary]; `at` as a row's operand, else MLC_NONE */
 } mlc_chunk;
 
-/* A forward chain: train, evaluate or sample. */
+/* A forward chain: train, evaluate, sample or decode. */
 typedef struct mlc_chain {
     const mlc_column *columns;
     int32_t column_count;
-    int32_t losses;              /* the first so many columns add up to the loss of a microbatch; 0 in sample */
-    int32_t logits_stage;        /* sample; -1 elsewhere */
+    int32_t losses;              /* the first so many columns add up to the loss of a microbatch; 0 in sample and decode */
+    int32_t logits_stage;        /* sample and decode; -1 elsewhere */
 } mlc_chain;
 
-enum mlc_chain_kind { MLC_TRAIN, MLC_EVALUATE, MLC_SAMPLE, MLC_CHAINS };
+enum mlc_chain_kind { MLC_TRAIN, MLC_EVALUATE, MLC_SAMPLE, MLC_DECODE, MLC_CHAINS };
 
 /* ---- what a rank does ---- */
 
@@ -327,7 +327,7 @@ typedef struct mlc_channel {
 typedef struct mlc_program {
     const mlc_region *regions; /* [0] is the arena */
     int32_t region_count;
-    mlc_actions lists[MLC_CHAINS]; /* train: one step. evaluate, sample: one round of forward passes */
+    mlc_actions lists[MLC_CHAINS]; /* train: one step. others: one round of forward passes */
 } mlc_program;
 
 typedef struct mlc_schedule {
@@ -494,6 +494,7 @@ typedef struct mlc_model {
     int32_t rate;                /* index of the scalar that metrics print as the rate, -1 when there is none */
     mlc_chain chains[MLC_CHAINS];
     int32_t samples;             /* 0: the model cannot sample, its third chain is empty */
+    int32_t time;                /* index of the scalar that holds the time which the fourth chain computes; 0: that chain is empty */
     int32_t microbatches;        /* M, over all replicas */
     int32_t groups;              /* G, over all replicas */
     double clip;                 /* largest global gradient norm; 0: none */

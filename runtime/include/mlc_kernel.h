@@ -4,6 +4,7 @@
  *   scalar functions  mlc_exp ... (mlc_math.h), bf16 and f16 conversion, random numbers (mlc_random.h)
  *   contractions      mlc_contract
  *   attention         mlc_attention_forward, mlc_attention_vjp
+ *   decoding          mlc_append, mlc_attention_next
  *   sweeps            mlc_add, mlc_copy, mlc_scale, mlc_squares, mlc_finite, mlc_round, mlc_inspect, mlc_inspect_copy
  */
 #ifndef MLC_KERNEL_H
@@ -133,6 +134,27 @@ void mlc_attention_vjp(const mlc_env *env, const mlc_attention *shape, const voi
     const void *y, const float *lse, const void *dy, void *dq, void *dk, void *dv);
 void mlc_attention_vjp_f64(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
     const uint8_t *mask, const void *y, const double *lse, const void *dy, void *dq, void *dk, void *dv);
+
+/* What is kept of other times, with what is new at one: [outer, times, bytes] each. */
+typedef struct mlc_appending {
+    int64_t outer, times;
+    int64_t bytes; /* of what is kept of one time */
+} mlc_appending;
+
+/* to = kept, but for `added` [outer, bytes] at *time, which is in [0, times). `to` may be `kept`, else they lie apart. All threads call it;
+ * no barrier before or after. */
+void mlc_append(const mlc_env *env, const mlc_appending *shape, const void *kept, const void *added, const int32_t *time, void *to);
+
+/* Bytes of env->scratch that attention of one time uses; that of f64 uses twice as many. With h = MLC_PITCH(head), e = MLC_PITCH(value),
+ * in elements: 81 h + 65 e + 80 */
+#define MLC_ATTENTION_NEXT_SCRATCH_BYTES(head, value) (4 * (81 * MLC_PITCH(head) + 65 * MLC_PITCH(value) + 80))
+
+/* y [batch, 1, heads, value] of the query of *time, which sees the keys of times up to it: the bits that mlc_attention_forward gives that
+ * query with a causal mask. shape->time is 1. All threads call it; no barrier before or after. */
+void mlc_attention_next(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v, const int32_t *time,
+    void *y);
+void mlc_attention_next_f64(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
+    const int32_t *time, void *y);
 
 /* The kernels of sweeps (mlc_abi.h), of elements [begin, end) of what lies at at[0], at[1]; of the wide dtype where nothing else is said.
  * What they find in values goes into the thread's worker: env->subject says what it is of. Those of the rank are called once, by one

@@ -16,6 +16,7 @@
  * An element of c is a sum over k blocks of sums over k, both ascending: its bits do not depend on where blocks of c lie.
  */
 #include "pack.h"
+#include "thin.h"
 
 enum {
     DEPTH = 384,      /* of a k block, of elements or pairs */
@@ -31,6 +32,7 @@ enum {
 };
 _Static_assert(PASSING >= DEPTH * MLC_TILE_COLUMNS && PASSING >= DEPTH * MLC_TILE_ROWS + MLC_STRIP, "a chunk holds a panel");
 _Static_assert(C_ELEMENTS >= MLC_TILE_ROWS * MLC_PITCH(PIECE), "c holds a piece");
+_Static_assert(PASSING >= MLC_THIN_SCRATCH && C_ELEMENTS >= MLC_THIN_COLUMNS + MLC_LANES, "a thin product has room");
 
 /* What a thread works on, and its buffers in scratch. */
 typedef struct contraction {
@@ -478,6 +480,50 @@ static int together_of(int a_dtype, int b_dtype)
 #endif
 }
 
+/* x[k] of the vector of a thin product, as elements of the tile. */
+static void widen_vector(const contraction *s, const void *x, int dtype, int of_b, mlc_element *to)
+{
+    for (int64_t k0 = 0; k0 < s->depth; k0 += DEPTH) {
+        const int64_t depth = least(DEPTH, s->depth - k0);
+        offsets_of(s->k_at, s->k, s->k_rank, k0, depth, of_b);
+        for (int64_t k = 0; k < depth; k++)
+            to[k0 + k] = dtype == MLC_BF16 ? (mlc_element)mlc_f32_of_bf16(((const uint16_t *)x)[s->k_at[k]])
+                                           : ((const mlc_element *)x)[s->k_at[k]];
+    }
+}
+
+/* A product with one row, or one column, whose matrix can be read as it lies (thin.h). Threads share out the columns, or rows. Returns
+ * whether it is one. */
+static int run_thin(const contraction *s, const finish *f)
+{
+    const int tall = s->rows > 1, rank = tall ? s->m_rank : s->n_rank;
+    if ((s->rows > 1 && s->columns > 1) || rank > 1 || s->k_rank > 1 || s->depth > STAYING)
+        return 0;
+    const mlc_index one = {1, 1, 1}, across = rank ? (tall ? s->m : s->n)[0] : one, along = s->k_rank ? s->k[0] : one;
+    mlc_thin thin = {.x = s->staying, .w_dtype = tall ? s->a_dtype : s->b_dtype, .w_column = tall ? across.a : across.b,
+        .w_k = tall ? along.a : along.b, .depth = s->depth, .k_block = s->k_block, .together = s->together, .scratch = s->passing};
+    if (!mlc_thin_takes(&thin))
+        return 0;
+    const mlc_range all = part(tall ? s->rows : s->columns, MLC_LANES, f->env->threads, f->env->thread);
+    for (int64_t batch = 0; batch < s->batches && all.begin < all.end; batch++) {
+        int64_t at_a, at_b;
+        offsets_of(&at_a, s->batch, s->batch_rank, batch, 1, 0);
+        offsets_of(&at_b, s->batch, s->batch_rank, batch, 1, 1);
+        const void *a = shifted(s->a, s->a_dtype, at_a), *b = shifted(s->b, s->b_dtype, at_b);
+        widen_vector(s, tall ? b : a, tall ? s->b_dtype : s->a_dtype, tall, s->staying);
+        thin.w = tall ? a : b;
+        for (int64_t i = all.begin; i < all.end; i += MLC_THIN_COLUMNS) {
+            const int64_t end = least(i + MLC_THIN_COLUMNS, all.end), count = end - i;
+            MLC_OF_ELEMENT(mlc_thin_product)(&thin, i, end, s->c);
+            if (tall)
+                f->epilogue(f->env, f->closure, s->c, 1, batch, i, count, 0, 1);
+            else
+                f->epilogue(f->env, f->closure, s->c, count, batch, 0, 1, i, count);
+        }
+    }
+    return 1;
+}
+
 void MLC_OF_ELEMENT(mlc_contract)(const mlc_env *env, const mlc_contraction *contraction_, const void *a, const void *b,
     MLC_OF_ELEMENT(mlc_epilogue) epilogue,
     const void *closure)
@@ -499,10 +545,12 @@ void MLC_OF_ELEMENT(mlc_contract)(const mlc_env *env, const mlc_contraction *con
     s.m_at = (int64_t *)(s.c + C_ELEMENTS);
     s.n_at = s.m_at + SIDE;
     s.k_at = s.n_at + SIDE;
+    const finish last = {env, epilogue, closure};
+    if (run_thin(&s, &last))
+        return;
     const region r = region_of(&s, env);
     if (r.rows.begin == r.rows.end || r.columns.begin == r.columns.end)
         return;
-    const finish last = {env, epilogue, closure};
     for (int64_t batch = r.batch.begin; batch < r.batch.end; batch++)
         run_batch(&s, &last, &r, batch);
 }

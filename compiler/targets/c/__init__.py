@@ -10,10 +10,11 @@ from mlc.lower.library import Scratch
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
 from mlc.lower.serial import serial_kind
 from mlc.targets.c.attention import ATTENTION_FORWARD, ATTENTION_VJP, stated
+from mlc.targets.c.decoding import APPEND, ATTENTION_NEXT
 from mlc.targets.target import SWEPT, Target
 
 #: The kernels of the runtime that ops name, one record each.
-KERNELS = (ATTENTION_FORWARD, ATTENTION_VJP)
+KERNELS = (ATTENTION_FORWARD, ATTENTION_VJP, APPEND, ATTENTION_NEXT)
 
 
 def _contraction(times: int) -> Scratch:

@@ -35,7 +35,8 @@ def _mask(instruction: Instruction, others: int) -> Value | None:
     return masks[0] if masks else None
 
 
-def _sizes(instruction: Instruction) -> dict[str, int]:
+def sizes_of(instruction: Instruction) -> dict[str, int]:
+    """The sizes of mlc_attention."""
     q, k, v = (o.type.shape for o in instruction.operands[:3])
     return {"batch": q[0], "time": q[1], "keys": k[1], "heads": q[2], "groups": k[2], "head": q[3], "value": v[3]}
 
@@ -43,24 +44,26 @@ def _sizes(instruction: Instruction) -> dict[str, int]:
 def _constants(instruction: Instruction, operands: tuple[Operand | None, ...]) -> tuple[Constants, ...]:
     """The fields of mlc_attention."""
 
-    def strides() -> Iterator[Constants]:
-        for name, operand in zip(_STRIDED, operands, strict=False):
-            if name and operand:
-                yield tuple(zip((f"{name}_batch", f"{name}_time", f"{name}_head"), operand.strides, strict=False))
-
-    dtype, scale = instruction.operands[0].type.dtype, Number(instruction.attribute("scale"), _wide(instruction))
+    dtype, scale = instruction.operands[0].type.dtype, Number(instruction.attribute("scale"), wide_of(instruction))
     last = (("scale", scale), ("causal", int(instruction.attribute("causal"))), ("dtype", dtype))
-    return (tuple(_sizes(instruction).items()), *strides(), last)
+    return (tuple(sizes_of(instruction).items()), *strides_of(operands), last)
 
 
-def _wide(instruction: Instruction) -> str:
+def strides_of(operands: tuple[Operand | None, ...]) -> Iterator[Constants]:
+    """The fields that say how q, k, v, y and their gradients lie."""
+    for name, operand in zip(_STRIDED, operands, strict=False):
+        if name and operand:
+            yield tuple(zip((f"{name}_batch", f"{name}_time", f"{name}_head"), operand.strides, strict=False))
+
+
+def wide_of(instruction: Instruction) -> str:
     """The dtype that is computed in."""
     return dtype_of(instruction.operands[0].type.dtype).wide
 
 
-def _times(instruction: Instruction) -> int:
+def times_of(instruction: Instruction) -> int:
     """How many times as large as those of f32 the elements are."""
-    return dtype_of(_wide(instruction)).bytes // dtype_of("f32").bytes
+    return dtype_of(wide_of(instruction)).bytes // dtype_of("f32").bytes
 
 
 def stated(times: int, need: str) -> str:
@@ -69,7 +72,7 @@ def stated(times: int, need: str) -> str:
 
 
 def _function(name: str) -> Callable[[Instruction], str]:
-    return lambda instruction: kernel_name(name, _wide(instruction))
+    return lambda instruction: kernel_name(name, wide_of(instruction))
 
 
 def _plain(mask: Value | None, lse: Value) -> tuple[Value, ...]:
@@ -77,22 +80,23 @@ def _plain(mask: Value | None, lse: Value) -> tuple[Value, ...]:
     return (lse,) if mask is None else (mask, lse)
 
 
-def _pitch(n: int) -> int:
+def pitch(n: int) -> int:
+    """MLC_PITCH of mlc_kernel.h."""
     return 16 * (-(-n // 16) | 1)
 
 
 def _forward_scratch(instruction: Instruction) -> Scratch:
-    sizes = _sizes(instruction)
-    head, value, times = sizes["head"], sizes["value"], _times(instruction)
-    elements = 224 * head + 192 * _pitch(value) + 68 * 144
+    sizes = sizes_of(instruction)
+    head, value, times = sizes["head"], sizes["value"], times_of(instruction)
+    elements = 224 * head + 192 * pitch(value) + 68 * 144
     return Scratch(4 * times * elements, stated(times, f"MLC_ATTENTION_FORWARD_SCRATCH_BYTES({head}, {value})"))
 
 
 def _vjp_scratch(instruction: Instruction) -> Scratch:
-    sizes = _sizes(instruction)
-    keys, head, value, times = sizes["keys"], sizes["head"], sizes["value"], _times(instruction)
-    blocks = 64 * (-(-keys // 64)) * (_pitch(head) + _pitch(value))
-    elements = 224 * (head + value) + 128 * (2 * _pitch(head) + _pitch(value)) + 64 * _pitch(head) + 20480 + 4 * 144 + blocks
+    sizes = sizes_of(instruction)
+    keys, head, value, times = sizes["keys"], sizes["head"], sizes["value"], times_of(instruction)
+    blocks = 64 * (-(-keys // 64)) * (pitch(head) + pitch(value))
+    elements = 224 * (head + value) + 128 * (2 * pitch(head) + pitch(value)) + 64 * pitch(head) + 20480 + 4 * 144 + blocks
     return Scratch(4 * times * elements, stated(times, f"MLC_ATTENTION_VJP_SCRATCH_BYTES({keys}, {head}, {value})"))
 
 
@@ -112,6 +116,7 @@ ATTENTION_FORWARD = RuntimeKernel(
     constants=_constants,
     scratch=_forward_scratch,
     workspace=_no_workspace,
+    over=None,
 )
 
 ATTENTION_VJP = RuntimeKernel(
@@ -126,4 +131,5 @@ ATTENTION_VJP = RuntimeKernel(
     constants=_constants,
     scratch=_vjp_scratch,
     workspace=_no_workspace,
+    over=None,
 )

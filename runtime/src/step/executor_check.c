@@ -12,7 +12,7 @@
 
 #include <stdlib.h>
 
-static const char *const CHAINS[] = {"train", "evaluate", "sample"};
+static const char *const CHAINS[] = {"train", "evaluate", "sample", "decode"};
 
 static int refuse_place(const mlc_model *model, int place, const char *what, int number, mlc_error *error)
 {
@@ -175,7 +175,7 @@ static int check_chunk(const mlc_model *model, int place, int kind, const mlc_ch
     for (int i = 0; i < chunk->value_count; i++)
         if (chunk->values[i].column < 0 || chunk->values[i].column >= model->chains[kind].column_count)
             return refuse_place(model, place, "column", i, error);
-    if (kind == MLC_SAMPLE && !mlc_dtype_of(chunk->logits.dtype))
+    if (kind >= MLC_SAMPLE && !mlc_dtype_of(chunk->logits.dtype))
         return refuse_dtype(model, &chunk->logits, error);
     if (check_rows(model, place, chunk->forward, error) || check_rows(model, place, chunk->input_gradient, error) ||
         check_rows(model, place, chunk->weight_gradient, error) || check_rows(model, place, chunk->backward, error))

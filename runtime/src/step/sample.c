@@ -31,6 +31,7 @@ static int fill_from_window(const mlc_feed *feed, const mlc_rank *rank, int inpu
 static void push(mlc_sampler *text, int32_t token)
 {
     if (text->length == text->context) {
+        text->known = -1;
         for (int64_t i = 1; i < text->context; i++)
             text->tokens[i - 1] = text->tokens[i];
         text->length--;
@@ -88,7 +89,7 @@ static int take_numbers(mlc_sampler *text, const char *prompt, FILE *out, mlc_er
 /* An empty prompt starts with a line feed, or token 0, which is not printed. `out` may be NULL. */
 static int take_prompt(mlc_sampler *text, const char *prompt, FILE *out, mlc_error *error)
 {
-    text->length = 0;
+    text->length = text->known = 0;
     memset(text->tokens, 0, (size_t)text->context * sizeof *text->tokens);
     if ((text->vocabulary <= 256 ? take_bytes : take_numbers)(text, prompt, out, error))
         return error->status;
@@ -174,13 +175,13 @@ static int32_t draw(const mlc_sampler *text, double sum, double u)
     return (int32_t)last;
 }
 
-/* The token that follows the text, by the rank that has the logits. */
-static int choose(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing, int64_t ordinal, int32_t *token)
+/* The token that follows the text, by the rank that has the logits: those of a chain, at one of its times. */
+static int choose(mlc_rank *rank, mlc_sampler *text, const mlc_tensor *logits, int64_t time, const mlc_drawing *drawing, int64_t ordinal,
+                  int32_t *token)
 {
     double sum;
-    const mlc_tensor *logits = text->logits;
     uint64_t at = mlc_rank_resolve(rank, logits->at, 0);
-    int64_t first = (text->length - 1) * text->vocabulary * mlc_dtype_of(logits->dtype)->bytes;
+    int64_t first = time * text->vocabulary * mlc_dtype_of(logits->dtype)->bytes;
     size_t bytes = (size_t)(text->vocabulary * mlc_dtype_of(logits->dtype)->bytes);
     const void *row = mlc_memory_view(&rank->arena, at + (uint64_t)first, bytes, text->heap);
     *token = weigh(text, row, logits->dtype, drawing->temperature, &sum);
@@ -201,20 +202,34 @@ typedef struct drawn {
     int32_t unread; /* nobody takes what is written */
 } drawn;
 
+/* The logits of the token that follows, by the decode chain: it computes the times that it has not kept. */
+static int decode(mlc_rank *rank, mlc_sampler *text)
+{
+    for (; text->known < text->length; text->known++) {
+        rank->scalars[rank->model->time] = (double)text->known;
+        if (mlc_executor_forward(rank, MLC_DECODE, &text->feed, 0, 1, 1))
+            return rank->error.status;
+        if (rank->result.signals)
+            return MLC_OK;
+    }
+    return MLC_OK;
+}
+
 /* The same on every rank. */
 static int next_token(mlc_rank *rank, mlc_sampler *text, const mlc_drawing *drawing, int64_t ordinal, FILE *out, drawn *next)
 {
     *next = (drawn){0, out && ferror(out)};
-    if (mlc_executor_forward(rank, MLC_SAMPLE, &text->feed, 0, 1, 1))
+    bool decodes = text->logits[1] && text->known >= 0;
+    if (decodes ? decode(rank, text) : mlc_executor_forward(rank, MLC_SAMPLE, &text->feed, 0, 1, 1))
         return rank->error.status;
     if (rank->rank == text->drawer)
-        choose(rank, text, drawing, ordinal, &next->token);
+        choose(rank, text, text->logits[decodes], decodes ? 0 : text->length - 1, drawing, ordinal, &next->token);
     return mlc_accord(rank, &rank->error) ? rank->error.status : mlc_accord_block(rank, next, sizeof *next, &rank->error);
 }
 
 /* ---- the whole ---- */
 
-/* The logits of the sample chain and the place that makes them. */
+/* The logits of the sample chain and of the decode chain, and the place that makes them. */
 static void find_logits(mlc_sampler *text, const mlc_model *model)
 {
     for (int place = 0; place < model->mesh.size[MLC_PP]; place++) {
@@ -222,7 +237,8 @@ static void find_logits(mlc_sampler *text, const mlc_model *model)
         for (int c = 0; c < role->chunk_count; c++)
             if (role->chunks[MLC_SAMPLE][c].stage == model->chains[MLC_SAMPLE].logits_stage) {
                 text->drawer = mlc_mesh_member(&model->mesh, 0, MLC_PP, place);
-                text->logits = &role->chunks[MLC_SAMPLE][c].logits;
+                text->logits[0] = &role->chunks[MLC_SAMPLE][c].logits;
+                text->logits[1] = model->time ? &role->chunks[MLC_DECODE][c].logits : NULL;
             }
     }
 }
@@ -232,10 +248,10 @@ int mlc_sampler_open(mlc_sampler *text, const mlc_model *model, const char *prom
     *text = (mlc_sampler){.feed = {fill_from_window, NULL}};
     if (model->samples)
         find_logits(text, model);
-    if (!text->logits)
+    if (!text->logits[0])
         return mlc_error_set(error, MLC_USAGE, "model %s cannot be sampled: it returns no logits, or has no token input", model->name);
     text->context = mlc_input_row_elements(&model->inputs[0]);
-    text->vocabulary = text->logits->shape[text->logits->rank - 1];
+    text->vocabulary = text->logits[0]->shape[text->logits[0]->rank - 1];
     text->tokens = calloc((size_t)text->context + 1, sizeof *text->tokens);
     text->weights = calloc((size_t)text->vocabulary, sizeof *text->weights);
     text->heap = calloc((size_t)text->vocabulary, sizeof *text->heap);

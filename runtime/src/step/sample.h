@@ -1,4 +1,9 @@
-/* sample.h: text from a model: the prompt padded on the right, logits read at its last position, one token at a time. */
+/* sample.h: text from a model, one token at a time.
+ *
+ * While the text fits into the context the decode chain makes the logits of each token from the one before and what it kept of all others;
+ * a prompt is read by the same chain. A longer text is cut to its last tokens, which moves all of them to other times: then, and where
+ * there is no decode chain, the sample chain computes the whole context, padded on the right, for each token. Both give the same logits as
+ * far as kernels have the same order of sums for one row and for many (spec/numerics.md). */
 #ifndef MLC_SAMPLE_H
 #define MLC_SAMPLE_H
 
@@ -11,10 +16,11 @@ typedef struct mlc_sampler {
     mlc_feed feed;
     int32_t *tokens;       /* [context] */
     int64_t length;        /* tokens in use */
+    int64_t known;         /* of them, those that the decode chain has kept; -1: it does not serve, for a token was cut off */
     int64_t context;
     int64_t vocabulary;
-    int drawer;            /* the rank that has the logits, of replica 0 */
-    const mlc_tensor *logits;
+    int drawer;            /* the rank that has the logits, of replica 0; the same of both chains */
+    const mlc_tensor *logits[2]; /* of the sample chain, of the decode chain; NULL: there is none */
     double *weights;       /* [vocabulary] */
     int32_t *heap;         /* [vocabulary]: tokens, the likeliest first */
 } mlc_sampler;

@@ -1,0 +1,3 @@
+/* decoding_f64.c: decoding.c in f64. */
+#define MLC_ELEMENT_BYTES 8
+#include "decoding.c"

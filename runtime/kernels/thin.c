@@ -1,0 +1,248 @@
+/* thin.c: see thin.h. What a token costs is the reading of all weights once, so that nothing is packed that could be used as it lies.
+ *
+ *   columns side by side    some rows of the matrix at once, each a long run; sums of all columns stay in the first cache
+ *   depth side by side      strips of lanes are exchanged in the first cache, and each lane of a vector is the sum of one column
+ */
+#include <string.h>
+
+#include "pack.h"
+#include "thin.h"
+
+enum { ROWS = 8, AHEAD = 512 };
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static const void *at(const void *x, int dtype, int64_t elements)
+{
+    return (const char *)x + elements * mlc_element_bytes(dtype);
+}
+
+#if MLC_ELEMENT_BYTES == 4
+
+/* LANES numbers of bf16 */
+MLC_INLINE mlc_vector load_narrow(const uint16_t *x)
+{
+#if defined(__AVX512F__)
+    return (mlc_vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (mlc_vector)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16);
+#else
+    mlc_vector v;
+    for (int i = 0; i < MLC_LANES; i++)
+        v[i] = mlc_f32_of_bf16(x[i]);
+    return v;
+#endif
+}
+
+#endif
+
+/* The first `count` of LANES elements, which may be all; 0 for the others, of which nothing is read. */
+MLC_INLINE mlc_vector load_some(const void *x, int dtype, int64_t i, int64_t count)
+{
+#if MLC_ELEMENT_BYTES == 4
+    if (dtype == MLC_BF16) {
+        const uint16_t *from = (const uint16_t *)x + i;
+        if (count >= MLC_LANES)
+            return load_narrow(from);
+        mlc_vector v = {0};
+        for (int64_t lane = 0; lane < count; lane++)
+            v[lane] = mlc_f32_of_bf16(from[lane]);
+        return v;
+    }
+#endif
+    (void)dtype;
+    const mlc_element *from = (const mlc_element *)x + i;
+    if (count >= MLC_LANES)
+        return mlc_vector_load(from);
+    mlc_vector v = {0};
+    for (int64_t lane = 0; lane < count; lane++)
+        v[lane] = from[lane];
+    return v;
+}
+
+/* sum[0] to sum[LANES - 1] go on over `rows` rows of the matrix, each `stride` elements behind the one before; `count` of them are there. */
+MLC_INLINE void fold_lanes(mlc_element *sum, const mlc_element *x, const void *w, int dtype, int64_t stride, int rows, int64_t count)
+{
+    const int64_t bytes = mlc_element_bytes(dtype);
+    mlc_vector c = mlc_vector_load(sum);
+    for (int k = 0; k < rows; k++) {
+        __builtin_prefetch((const char *)w + k * stride * bytes + AHEAD);
+        c = mlc_vector_fma(mlc_vector_of(x[k]), load_some(w, dtype, k * stride, count), c);
+    }
+    mlc_vector_store(sum, c);
+}
+
+MLC_INLINE void fold_rows(mlc_element *sum, const mlc_element *x, const void *w, int dtype, int64_t stride, int rows, int64_t columns)
+{
+    int64_t j = 0;
+    for (; j + MLC_LANES <= columns; j += MLC_LANES)
+        fold_lanes(sum + j, x, at(w, dtype, j), dtype, stride, rows, MLC_LANES);
+    if (j < columns)
+        fold_lanes(sum + j, x, at(w, dtype, j), dtype, stride, rows, columns - j);
+}
+
+MLC_INLINE void fold(mlc_element *sum, const mlc_element *x, const void *w, int dtype, int64_t stride, int64_t depth, int64_t columns)
+{
+    int64_t k = 0;
+    for (; k + ROWS <= depth; k += ROWS)
+        fold_rows(sum, x + k, at(w, dtype, k * stride), dtype, stride, ROWS, columns);
+    for (; k < depth; k++)
+        fold_rows(sum, x + k, at(w, dtype, k * stride), dtype, stride, 1, columns);
+}
+
+#ifdef MLC_PAIRS
+
+/* x[k] and x[k + 1], which were bf16 */
+MLC_INLINE __m512i pair_of(const float *x, int alone)
+{
+    return _mm512_set1_epi32((int32_t)(mlc_bits(x[0]) >> 16 | (alone ? 0 : mlc_bits(x[1]) & 0xFFFF0000u)));
+}
+
+MLC_INLINE mlc_vector add_pairs(mlc_vector sum, __m512i a, __m512i b)
+{
+    return (mlc_vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+/* The first `count` of LANES halves, each in a word. */
+MLC_INLINE __m512i load_halves(const uint16_t *x, int64_t count)
+{
+    uint16_t some[16] = {0};
+    if (count < 16)
+        x = memcpy(some, x, 2 * (size_t)count);
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
+}
+
+/* As fold, of pairs of rows; one row is alone where depth is odd. */
+static void fold_pairs(float *sum, const float *x, const uint16_t *w, int64_t stride, int64_t depth, int64_t columns)
+{
+    for (int64_t k = 0; k < depth; k += ROWS)
+        for (int64_t j = 0; j < columns; j += MLC_LANES) {
+            mlc_vector c = mlc_vector_load(sum + j);
+            for (int64_t row = k; row < least(k + ROWS, depth); row += 2) {
+                const uint16_t *at = w + row * stride + j;
+                const int alone = row + 1 == depth;
+                __m512i rows = load_halves(at, columns - j);
+                __builtin_prefetch((const char *)at + AHEAD);
+                if (!alone) {
+                    rows = _mm512_or_si512(rows, _mm512_slli_epi32(load_halves(at + stride, columns - j), 16));
+                    __builtin_prefetch((const char *)(at + stride) + AHEAD);
+                }
+                c = add_pairs(c, pair_of(x + row, alone), rows);
+            }
+            mlc_vector_store(sum + j, c);
+        }
+}
+
+#endif
+
+/* A dtype that is known where code is made for it. */
+static void fold_of_dtype(mlc_element *sum, const mlc_element *x, const void *w, int dtype, int64_t stride, int64_t depth, int64_t columns)
+{
+#if MLC_ELEMENT_BYTES == 4
+    if (dtype == MLC_BF16) {
+        fold(sum, x, w, MLC_BF16, stride, depth, columns);
+        return;
+    }
+#endif
+    fold(sum, x, w, MLC_ELEMENT, stride, depth, columns);
+}
+
+/* c (+)= sum, and sum = 0 */
+static void add(mlc_element *c, mlc_element *sum, int64_t columns, int first)
+{
+    for (int64_t j = 0; j < columns; j += MLC_LANES) {
+        const mlc_vector s = mlc_vector_load(sum + j);
+        mlc_vector_store(c + j, first ? s : mlc_vector_load(c + j) + s);
+        mlc_vector_store(sum + j, mlc_vector_of(0));
+    }
+}
+
+static int64_t padded(int64_t n)
+{
+    return (n + MLC_LANES - 1) / MLC_LANES * MLC_LANES;
+}
+
+static void columns_beside(const mlc_thin *s, int64_t begin, int64_t columns, mlc_element *c)
+{
+    mlc_element *sum = s->scratch;
+    for (int64_t j = 0; j < padded(columns); j++)
+        sum[j] = 0;
+    for (int64_t k0 = 0; k0 < s->depth; k0 += s->k_block) {
+        const void *w = at(s->w, s->w_dtype, k0 * s->w_k + begin);
+        const int64_t depth = least(s->k_block, s->depth - k0);
+#ifdef MLC_PAIRS
+        if (s->together == 2)
+            fold_pairs(sum, s->x + k0, w, s->w_k, depth, columns);
+        else
+#endif
+            fold_of_dtype(sum, s->x + k0, w, s->w_dtype, s->w_k, depth, columns);
+        add(c, sum, padded(columns), k0 == 0);
+    }
+}
+
+/* Lanes of a strip exchanged at once, and the vectors of the sums of as many columns. */
+enum { WIDE = 2 * MLC_STRIP, VECTORS = WIDE / MLC_LANES };
+
+/* Columns of a strip, at most WIDE: sums over one block of k. */
+static void fold_strip(const mlc_thin *s, int64_t column, int64_t columns, int64_t k0, int64_t depth, mlc_vector *sum)
+{
+    mlc_element *exchanged = s->scratch + MLC_THIN_COLUMNS;
+    for (int64_t k = 0; k < depth; k += MLC_THIN_DEPTH) {
+        const int64_t some = least(MLC_THIN_DEPTH, depth - k);
+        for (int64_t j = 0; j < columns; j += MLC_STRIP)
+            MLC_OF_ELEMENT(mlc_pack_transposed)(exchanged + j, WIDE, at(s->w, s->w_dtype, (column + j) * s->w_column + k0 + k), s->w_dtype,
+                s->w_column, least(MLC_STRIP, columns - j), some);
+        for (int64_t i = 0; i < some; i++)
+            for (int v = 0; v < VECTORS; v++)
+                sum[v] = mlc_vector_fma(mlc_vector_of(s->x[k0 + k + i]), mlc_vector_load(exchanged + i * WIDE + v * MLC_LANES), sum[v]);
+    }
+}
+
+#ifdef MLC_PAIRS
+
+/* The same of pairs, which are words that lie side by side. */
+static void fold_strip_pairs(const mlc_thin *s, int64_t column, int64_t columns, int64_t k0, int64_t depth, mlc_vector *sum)
+{
+    float *exchanged = s->scratch + MLC_THIN_COLUMNS;
+    for (int64_t k = 0; k < depth; k += 2 * MLC_THIN_DEPTH) {
+        const int64_t some = least(MLC_THIN_DEPTH, (depth - k) / 2);
+        for (int64_t j = 0; j < columns; j += MLC_STRIP)
+            mlc_pack_transposed(exchanged + j, WIDE, at(s->w, MLC_BF16, (column + j) * s->w_column + k0 + k), MLC_F32, s->w_column / 2,
+                least(MLC_STRIP, columns - j), some);
+        for (int64_t i = 0; i < some; i++)
+            for (int v = 0; v < VECTORS; v++)
+                sum[v] = add_pairs(sum[v], pair_of(s->x + k0 + k + 2 * i, 0),
+                    _mm512_loadu_si512(exchanged + i * WIDE + v * MLC_LANES));
+    }
+}
+
+#endif
+
+static void depth_beside(const mlc_thin *s, int64_t begin, int64_t columns, mlc_element *c)
+{
+    for (int64_t j = 0; j < columns; j += WIDE) {
+        const int64_t some = least(WIDE, columns - j);
+        mlc_vector all[VECTORS];
+        for (int64_t k0 = 0; k0 < s->depth; k0 += s->k_block) {
+            mlc_vector sum[VECTORS] = {{0}};
+#ifdef MLC_PAIRS
+            if (s->together == 2)
+                fold_strip_pairs(s, begin + j, some, k0, least(s->k_block, s->depth - k0), sum);
+            else
+#endif
+                fold_strip(s, begin + j, some, k0, least(s->k_block, s->depth - k0), sum);
+            for (int v = 0; v < VECTORS; v++)
+                all[v] = k0 ? all[v] + sum[v] : sum[v];
+        }
+        for (int v = 0; v * MLC_LANES < some; v++)
+            mlc_vector_store(c + j + v * MLC_LANES, all[v]);
+    }
+}
+
+void MLC_OF_ELEMENT(mlc_thin_product)(const mlc_thin *s, int64_t begin, int64_t end, mlc_element *c)
+{
+    (s->w_column == 1 ? columns_beside : depth_beside)(s, begin, end - begin, c);
+}
