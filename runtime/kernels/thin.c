@@ -147,6 +147,7 @@ static void fold_of_dtype(mlc_element *sum, const mlc_element *x, const void *w,
         return;
     }
 #endif
+    (void)dtype;
     fold(sum, x, w, MLC_ELEMENT, stride, depth, columns);
 }
 
@@ -225,7 +226,7 @@ static void depth_beside(const mlc_thin *s, int64_t begin, int64_t columns, mlc_
 {
     for (int64_t j = 0; j < columns; j += WIDE) {
         const int64_t some = least(WIDE, columns - j);
-        mlc_vector all[VECTORS];
+        mlc_vector all[VECTORS] = {{0}};
         for (int64_t k0 = 0; k0 < s->depth; k0 += s->k_block) {
             mlc_vector sum[VECTORS] = {{0}};
 #ifdef MLC_PAIRS

@@ -450,8 +450,130 @@ static void test_blind_query(void)
     free(x.lse), free((void *)x.mask);
 }
 
+/* One row of many, made alone, and the same of columns: not a bit differs. */
+static void test_thin_of(int64_t n, int64_t k, int w_transposed, int w_dtype)
+{
+    enum { ROWS = 5 };
+    const array x = random_array(ROWS * k, MLC_ELEMENT), w = random_array(n * k, w_dtype);
+    mlc_element *all = malloc((size_t)(ROWS * n) * sizeof *all), *one = malloc((size_t)n * sizeof *one), *tall = malloc((size_t)n * sizeof *tall);
+    const mlc_contraction many = product(1, ROWS, n, k, 0, w_transposed, MLC_ELEMENT, w_dtype);
+    const contract_case whole = {&many, &x, &w, all, ROWS, n};
+    const size_t scratch = MLC_ELEMENT_BYTES / 4 * MLC_CONTRACT_SCRATCH_BYTES;
+    memset(all, 0xFF, (size_t)(ROWS * n) * sizeof *all);
+    team_run(1, scratch, NULL, run_contract, &whole);
+    for (int row = 0; row < ROWS; row += 2) {
+        const array vector = {.base = x.base + row * k * (int64_t)sizeof(mlc_element), .count = k, .dtype = MLC_ELEMENT};
+        const mlc_contraction thin = product(1, 1, n, k, 0, w_transposed, MLC_ELEMENT, w_dtype);
+        mlc_contraction turned = product(1, n, 1, k, !w_transposed, 1, w_dtype, MLC_ELEMENT);
+        const contract_case of_row = {&thin, &vector, &w, one, 1, n}, of_column = {&turned, &w, &vector, tall, n, 1};
+        memset(one, 0xFF, (size_t)n * sizeof *one), memset(tall, 0xFF, (size_t)n * sizeof *tall);
+        team_run(team_sizes[row / 2], scratch, NULL, run_contract, &of_row);
+        team_run(team_sizes[row / 2 + 1], scratch, NULL, run_contract, &of_column);
+        check(memcmp(one, all + row * n, (size_t)n * sizeof *one) == 0, "one row, bits", (double)n, (double)k);
+        check(memcmp(tall, one, (size_t)n * sizeof *one) == 0, "one column, bits", (double)n, (double)k);
+    }
+    free(all), free(one), free(tall), free(x.memory), free(w.memory);
+}
+
+static void test_thin(void)
+{
+    static const int64_t sizes[][2] = {{1, 1}, {7, 5}, {16, 384}, {33, 385}, {100, 1}, {1, 777}, {257, 768}, {2049, 40}, {4100, 9}, {48, 3072}};
+    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int kind = 0; kind < 4; kind++)
+            test_thin_of(sizes[i][0], sizes[i][1], kind & 1, kind & 2 ? NARROW : MLC_ELEMENT);
+}
+
+/* Attention of one time: keys behind it may hold anything. */
+typedef struct next_case {
+    const mlc_attention *shape;
+    const void *q, *k, *v;
+    int32_t time;
+    void *y;
+} next_case;
+
+static void run_next(const mlc_env *env, const void *argument)
+{
+    const next_case *x = argument;
+    MLC_OF_ELEMENT(mlc_attention_next)(env, x->shape, x->q, x->k, x->v, &x->time, x->y);
+}
+
+static void test_next_of(mlc_attention sizes)
+{
+    attention_case x = attention_of(sizes, 0);
+    const mlc_attention s = x.shape;
+    const int64_t bytes = mlc_element_bytes(s.dtype);
+    team_run(1, MLC_ELEMENT_BYTES / 4 * (size_t)MLC_ATTENTION_VJP_SCRATCH_BYTES(s.keys, s.head, s.value), NULL, run_attention, &x);
+    char *row = malloc((size_t)(s.batch * s.heads * s.value * bytes));
+    mlc_attention next = s;
+    next.time = 1, next.y_batch = s.heads * s.value, next.y_head = s.value;
+    for (int32_t time = 0; time < s.time; time += time % 3 ? 7 : 1) {
+        const next_case of = {&next, x.q.base + time * s.q_time * bytes, x.k.base, x.v.base, time, row};
+        team_run(team_sizes[time % TEAMS], MLC_ELEMENT_BYTES / 4 * (size_t)MLC_ATTENTION_NEXT_SCRATCH_BYTES(s.head, s.value), NULL, run_next, &of);
+        for (int64_t b = 0; b < s.batch; b++)
+            for (int64_t h = 0; h < s.heads; h++)
+                check(memcmp(row + (b * s.heads + h) * s.value * bytes,
+                             x.y.base + (b * s.y_batch + time * s.y_time + h * s.y_head) * bytes, (size_t)(s.value * bytes)) == 0,
+                      "attention of one time, bits", time, (double)h);
+    }
+    free(row);
+    const array arrays[TENSORS] = {x.q, x.k, x.v, x.dy, x.y, x.dq, x.dk, x.dv};
+    for (int i = 0; i < TENSORS; i++)
+        free(arrays[i].memory);
+    free(x.lse), free((void *)x.mask);
+}
+
+static void test_next(void)
+{
+    static const int64_t sizes[][6] = {{1, 1, 1, 1, 1, 1}, {2, 70, 3, 3, 32, 32}, {1, 200, 2, 1, 64, 64}, {2, 65, 4, 2, 7, 13}, {1, 300, 1, 1, 130, 65}};
+    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int narrow = 0; narrow < 2; narrow++) {
+            const int64_t *n = sizes[i];
+            const mlc_attention s = {.batch = n[0], .time = n[1], .keys = n[1], .heads = n[2], .groups = n[3], .head = n[4], .value = n[5],
+                                     .scale = 1.5f / sqrtf((float)n[4]), .causal = 1, .dtype = narrow ? NARROW : MLC_ELEMENT};
+            test_next_of(s);
+        }
+}
+
+#if MLC_ELEMENT_BYTES == 4
+
+typedef struct append_case {
+    const mlc_appending *shape;
+    const char *kept, *added;
+    int32_t time;
+    char *to;
+} append_case;
+
+static void run_append(const mlc_env *env, const void *argument)
+{
+    const append_case *x = argument;
+    mlc_append(env, x->shape, x->kept, x->added, &x->time, x->to);
+}
+
+/* Beside what it keeps, and in its place. */
+static void test_append(void)
+{
+    char kept[3 * 5 * 4], added[3 * 4], beside[3 * 5 * 4];
+    for (unsigned i = 0; i < sizeof kept; i++)
+        kept[i] = (char)i;
+    memset(added, 99, sizeof added);
+    const mlc_appending shape = {3, 5, 4};
+    const append_case apart = {&shape, kept, added, 3, beside}, over = {&shape, kept, added, 3, kept};
+    team_run(2, 64, NULL, run_append, &apart);
+    for (int i = 0; i < (int)sizeof kept; i++)
+        check(beside[i] == (i / 4 % 5 == 3 ? 99 : i), "append", beside[i], i);
+    team_run(3, 64, NULL, run_append, &over);
+    check(memcmp(kept, beside, sizeof kept) == 0, "append in place", kept[12], beside[12]);
+}
+
+#endif
+
 int main(void)
 {
+#if MLC_ELEMENT_BYTES == 4
+    test_append();
+#endif
+    test_thin();
+    test_next();
     test_products();
     test_scattered_rows();
     test_groups();
