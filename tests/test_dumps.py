@@ -15,6 +15,8 @@ from mlc.ir.text import parse_program
 from mlc.ir.verify import verify
 from mlc.ops import OPS
 from mlc.passes import PASSES, prepared
+from mlc.passes.decode import with_decoding
+from mlc.targets.c import C
 
 GPT2 = EXAMPLES / "gpt2.dsl"
 MODEL = (EXAMPLES / "mlp.dsl").read_text()
@@ -38,7 +40,8 @@ def test_passes_are_dumped_as_text_that_is_read_back(tmp_path: Path) -> None:
         for function in step.functions():
             verify(function, OPS)
         before = step
-    assert before == prepared(load_program(GPT2, SMALL, Options())[0], OPS)
+    program, _ = load_program(GPT2, SMALL, Options())
+    assert before == prepared(with_decoding(program, OPS, C.rules.kernels), OPS)
 
 
 def test_what_is_no_dump_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

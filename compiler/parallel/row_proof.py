@@ -254,7 +254,8 @@ class _Chunk:
                         added[self.chunk.buffers[number].name, phase] += 1
         for number in sorted(self.kept):
             if kept[number] != 1:
-                yield Fault("E1205", f"{self.where}: {self.chunk.buffers[number].name} is brought up to date {kept[number]} times, not once")
+                name = self.chunk.buffers[number].name
+                yield Fault("E1205", f"{self.where}: {name} is brought up to date {kept[number]} times, not once")
         yield from self._left()
         yield from self._sent_faults()
         if self.chain == "train":

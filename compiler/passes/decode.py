@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
+from typing import NamedTuple
 
 from mlc.diagnostics import NO_SPAN, InternalError, Span
 from mlc.frozen import frozen
@@ -127,68 +128,107 @@ def _narrow_dim(d: Dim, parts: Parts) -> Dim:
 # -------------------------------------------------------------------------------------------------------------------- what counts times
 
 
+class _Site(NamedTuple):
+    """Where a letter stands. all: it is the whole of the dim"""
+
+    slot: int
+    value: str
+    dim: int
+    inner: int
+    all: bool
+
+
+class _Joint(NamedTuple):
+    """A letter of an instruction."""
+
+    instruction: Instruction
+    letter: Letter
+    sites: tuple[_Site, ...]
+
+
 class _Counting:
     """What the dims of the values of a function count.
 
     along:   by value
-    letters: by instruction, in order
+    joints:  by instruction, in order
+    counted: the (value, dim) that count times or rows
     """
 
     def __init__(self, function: Function, ops: Mapping[str, Op], seeds: Mapping[str, Along]):
         self.function = function
-        self.letters = [ops[i.op].factors.letters(i) for i in function.instructions]
+        self.joints = [_joints(i, ops[i.op].factors.letters(i)) for i in function.instructions]
         values = [*function.parameters, *(r for i in function.instructions for r in i.results)]
         self.along: dict[str, Along] = {v.name: [_plain(n) for n in v.type.shape] for v in values}
         self.along.update((name, list(along)) for name, along in seeds.items())
-        steps = list(zip(function.instructions, self.letters, strict=True))
-        known = True
-        while known:
-            known = False
-            for instruction, letters in (*steps, *reversed(steps)):
-                for letter in letters:
-                    known |= self._joined(instruction, letter)
+        self.counted = {(name, d) for name, along in seeds.items() for d, parts in enumerate(along) if _labelled(parts)}
+        forward = [joint for of in self.joints for joint in of if len(joint.sites) > 1]
+        known = -1
+        while known != len(self.counted):
+            known = len(self.counted)
+            for joint in (*forward, *reversed(forward)):
+                if any((site.value, site.dim) in self.counted for site in joint.sites):
+                    self._join(joint)
 
-    def _joined(self, instruction: Instruction, letter: Letter) -> bool:
-        """Have all sites of a letter count the same. Whether that says more than was known."""
-        values = values_of(instruction)
-        cuts = [(values[s.slot], s.dim, _cut(self.along[values[s.slot].name][s.dim], s.inner, letter.size)) for s in letter.sites]
-        found = {cut[1] for _, _, cut in cuts if cut is not None and _labelled(cut[1])}
+    def _join(self, joint: _Joint) -> None:
+        """Have all sites of a letter count the same."""
+        if all(site.all for site in joint.sites):
+            found = {parts for site in joint.sites if _labelled(parts := self.along[site.value][site.dim])}
+            cuts = [((), (), ())] * len(joint.sites)
+        else:
+            cuts = [self.cut(site, joint.letter) for site in joint.sites]
+            found = {cut[1] for cut in cuts if cut is not None and _labelled(cut[1])}
         if not found:
-            return False
-        if len(found) > 1 or any(cut is None for _, _, cut in cuts):
-            raise Whole(f"`{instruction.op}` joins times with what counts something else", instruction.span)
+            return
+        if len(found) > 1 or None in cuts:
+            raise Whole(f"`{joint.instruction.op}` joins times with what counts something else", joint.instruction.span)
         (parts,) = found
-        changed = False
-        for value, d, cut in cuts:
+        for site, cut in zip(joint.sites, cuts, strict=True):
             assert cut is not None
-            if cut[1] != parts:
-                self.along[value.name][d] = _joined((*cut[0], *parts, *cut[2]))
-                changed = True
-        return changed
+            self.along[site.value][site.dim] = parts if site.all else _joined((*cut[0], *parts, *cut[2]))
+            self.counted.add((site.value, site.dim))
+
+    def cut(self, site: _Site, letter: Letter) -> tuple[Parts, Parts, Parts] | None:
+        """The parts of a dim around a letter, and within."""
+        parts = self.along[site.value][site.dim]
+        return ((), parts, ()) if site.all else _cut(parts, site.inner, letter.size)
 
     def counts(self, value: Value) -> bool:
-        return any(map(_labelled, self.along[value.name]))
+        return any((value.name, d) in self.counted for d in range(len(value.type.dims)))
 
-    def is_alone(self, instruction: Instruction, letters: Sequence[Letter]) -> bool:
+    def is_alone(self, instruction: Instruction, joints: Sequence[_Joint]) -> bool:
         """Does each time, and row, of the results need the same one of the operands only?"""
-        values, operands = values_of(instruction), len(instruction.operands)
+        operands = len(instruction.operands)
         covered: dict[tuple[int, int], int] = {}
-        for letter in letters:
-            first = letter.sites[0]
-            cut = _cut(self.along[values[first.slot].name][first.dim], first.inner, letter.size)
+        for joint in joints:
+            cut = self.cut(joint.sites[0], joint.letter)
             if cut is None or not _labelled(cut[1]):
                 continue
-            results = {site.slot for site in letter.sites if site.slot >= operands}
-            if letter.join is Join.WHOLE or letter.offset is not Offset.NONE or len(results) < len(instruction.results):
+            results = {site.slot for site in joint.sites if site.slot >= operands}
+            if joint.letter.join is Join.WHOLE or joint.letter.offset is not Offset.NONE or len(results) < len(instruction.results):
                 return False
-            for site in letter.sites:
+            for site in joint.sites:
                 key = site.slot, site.dim
-                covered[key] = covered.get(key, 1) * prod(size for size, counts in cut[1] if counts)
+                covered[key] = covered.get(key, 1) * _counted_size(cut[1])
         return all(
-            covered.get((slot, d), 1) == prod(size for size, counts in parts if counts)
-            for slot, value in enumerate(values)
-            for d, parts in enumerate(self.along[value.name])
+            covered.get((slot, d), 1) == _counted_size(self.along[value.name][d])
+            for slot, value in enumerate(values_of(instruction))
+            for d in range(len(value.type.dims))
+            if (value.name, d) in self.counted
         )
+
+
+def _joints(instruction: Instruction, letters: Sequence[Letter]) -> tuple[_Joint, ...]:
+    """The letters of an instruction, with the values that they stand in."""
+    values = values_of(instruction)
+
+    def site(slot: int, d: int, inner: int, size: int) -> _Site:
+        return _Site(slot, values[slot].name, d, inner, inner == 1 and size == values[slot].type.shape[d])
+
+    return tuple([_Joint(instruction, of, tuple([site(*s, of.size) for s in of.sites])) for of in letters])
+
+
+def _counted_size(parts: Parts) -> int:
+    return prod([size for size, counts in parts if counts])
 
 
 # -------------------------------------------------------------------------------------------------------------------- a unit
@@ -203,7 +243,7 @@ class _Next:
     kept: int
 
 
-class _Site:
+class _Making:
     """A function at one time in the making."""
 
     def __init__(self, unit: Unit, ops: Mapping[str, Op], wide: str, seeds: Mapping[str, Along]):
@@ -223,9 +263,9 @@ class _Site:
         """The function: its parameters, what it kept and the time; its results, and what it keeps."""
         old = self.unit.function
         parameters = [self._parameter(p, role, seeds) for p, role in zip(old.parameters, self.unit.roles, strict=True)]
-        for instruction, letters in zip(old.instructions, self.counting.letters, strict=True):
+        for instruction, joints in zip(old.instructions, self.counting.joints, strict=True):
             self.builder.span = instruction.span
-            self._instruction(instruction, letters)
+            self._instruction(instruction, joints)
         results = tuple(self.values[r.name] for r in old.results)
         time = () if self.time is None else (self.time,)
         before, after = tuple(a for a, _ in self.kept), tuple(b for _, b in self.kept)
@@ -283,10 +323,10 @@ class _Site:
         self.kept.append((kept, made))
         return made
 
-    def _instruction(self, instruction: Instruction, letters: Sequence[Letter]) -> None:
+    def _instruction(self, instruction: Instruction, joints: Sequence[_Joint]) -> None:
         if not any(map(self.counting.counts, values_of(instruction))):
             self._emit(instruction, instruction.attributes)
-        elif self.counting.is_alone(instruction, letters):
+        elif self.counting.is_alone(instruction, joints):
             types = tuple([_narrow(r.type, self.counting.along[r.name]) for r in instruction.results])
             self._emit(instruction, self._narrowed(instruction, types), types)
         elif instruction.op in RULES:
@@ -316,7 +356,7 @@ class _Site:
 # -------------------------------------------------------------------------------------------------------------------- rules
 
 
-def _attention(site: _Site, instruction: Instruction) -> tuple[Value, ...]:
+def _attention(site: _Making, instruction: Instruction) -> tuple[Value, ...]:
     """Keys and values of times before are kept. Only of causal attention: else a query sees later times."""
     q, k, v, *others = instruction.operands
     counted = (BATCH, TIME, "", "")
@@ -331,7 +371,7 @@ def _attention(site: _Site, instruction: Instruction) -> tuple[Value, ...]:
     return (site.builder.one("attention_next", queries, keys, values, site.at(), scale=instruction.attribute("scale"), hint="attention"),)
 
 
-def _cumsum(site: _Site, instruction: Instruction) -> tuple[Value, ...]:
+def _cumsum(site: _Making, instruction: Instruction) -> tuple[Value, ...]:
     """The sum of times before is kept; before the first there is 0."""
     (x,), axis = instruction.operands, instruction.attribute("axis")
     counted = [TIME if d == axis else "" for d in range(len(x.type.dims))]
@@ -352,7 +392,7 @@ def _cumsum(site: _Site, instruction: Instruction) -> tuple[Value, ...]:
     return (made,)
 
 
-def _iota(site: _Site, instruction: Instruction) -> tuple[Value, ...]:
+def _iota(site: _Making, instruction: Instruction) -> tuple[Value, ...]:
     """The time, or row 0."""
     if instruction.operands:
         raise Whole("`iota` of times begins elsewhere", instruction.span)
@@ -367,7 +407,7 @@ def _iota(site: _Site, instruction: Instruction) -> tuple[Value, ...]:
 
 
 #: What ops that look at other times keep of them, and compute from that.
-RULES: dict[str, Callable[[_Site, Instruction], tuple[Value, ...]]] = {"attention": _attention, "cumsum": _cumsum, "iota": _iota}
+RULES: dict[str, Callable[[_Making, Instruction], tuple[Value, ...]]] = {"attention": _attention, "cumsum": _cumsum, "iota": _iota}
 
 
 # -------------------------------------------------------------------------------------------------------------------- the chain
@@ -418,7 +458,7 @@ class _Chain:
             elif role == "input":
                 counted = zip(parameter.type.shape, (BATCH, TIME), strict=True)
                 seeds[parameter.name] = [((n, counts),) if n > 1 else () for n, counts in counted]
-        site = _Site(old, self.ops, self.old.wide, seeds)
+        site = _Making(old, self.ops, self.old.wide, seeds)
         function = site.function(seeds)
         results = tuple(tuple(site.counting.along[r.name]) for r in old.function.results)
         time = ("record",) if site.time is not None else ()

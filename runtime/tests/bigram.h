@@ -216,7 +216,7 @@ static inline layout *bigram_make(int pp, int dp)
     all->update_flat[0] = bigram_update;
     model->parameter_count = 1;
     layout_hold(all, 0, 0, false, bigram_init, NULL);
-    for (int chain = 0; chain < MLC_CHAINS; chain++)
+    for (int chain = 0; chain < MLC_DECODE; chain++)
         bigram_add_chain(all, chain);
     model->name = "bigram";
     model->hash = "b16a";

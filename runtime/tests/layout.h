@@ -102,7 +102,7 @@ static inline uint64_t layout_values(layout *all, int chain, int place, uint64_t
 static inline int layout_longest(const layout *all)
 {
     int most = 0;
-    for (int chain = 0; chain < MLC_CHAINS; chain++)
+    for (int chain = 0; chain < MLC_DECODE; chain++)
         most = all->schedule.rounds[chain] > most ? all->schedule.rounds[chain] : most;
     return most;
 }
@@ -238,7 +238,7 @@ static inline layout *layout_begin(layout_shape shape)
                              .roles = all->roles, .schedule = &all->schedule, .scratch_bytes_per_thread = 64, .operands = MOST_OPERANDS,
                              .parameters = all->parameters, .rate = -1, .microbatches = shape.microbatches, .groups = shape.groups};
     sweeps_set(&all->model);
-    for (int chain = 0; chain < MLC_CHAINS; chain++)
+    for (int chain = 0; chain < MLC_DECODE; chain++)
         for (int s = 0; s < all->stages; s++) {
             layout_stage *stage = &all->stage[chain][s];
             stage->chunk.weight_at = MLC_NONE;
@@ -246,12 +246,12 @@ static inline layout *layout_begin(layout_shape shape)
         }
     if (shape.pp * shape.dp > 1)
         layout_channel(all, "tree", MLC_TREE, -1, -1, -1, TREE_SLOT, 2, 2);
-    for (int chain = 0; chain < MLC_CHAINS; chain++)
+    for (int chain = 0; chain < MLC_DECODE; chain++)
         for (int s = 0; s + 1 < all->stages; s++)
             layout_cut_channels(all, chain, s, shape.state_bytes, shape.cotangent_bytes);
     layout_collective_channels(all, shape.collective_bytes, shape.collective_slots);
     layout_arenas(all);
-    for (int chain = 0; chain < MLC_CHAINS; chain++)
+    for (int chain = 0; chain < MLC_DECODE; chain++)
         for (int s = 0; s + 1 < all->stages; s++)
             layout_cut(all, chain, s, shape.state_bytes, shape.cotangent_bytes);
     for (int place = 0; place < shape.pp; place++) {
@@ -549,7 +549,7 @@ static inline void layout_join(layout_stage *stage)
 
 static inline void layout_end(layout *all)
 {
-    for (int chain = 0; chain < MLC_CHAINS; chain++)
+    for (int chain = 0; chain < MLC_DECODE; chain++)
         for (int s = 0; s < all->stages; s++) {
             layout_join(&all->stage[chain][s]);
             layout_end_stage(all, chain, s);
@@ -560,7 +560,7 @@ static inline void layout_end(layout *all)
         role->chunk_count = all->chunks;
         all->programs[place].regions = all->regions[place];
         layout_own(all, place);
-        for (int chain = 0; chain < MLC_CHAINS; chain++) {
+        for (int chain = 0; chain < MLC_DECODE; chain++) {
             role->chunks[chain] = all->chunk[place][chain];
             layout_write_list(all, place, chain);
         }
