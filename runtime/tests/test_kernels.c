@@ -451,20 +451,20 @@ static void test_blind_query(void)
 }
 
 /* One row of many, made alone, and the same of columns: not a bit differs. */
-static void test_thin_of(int64_t n, int64_t k, int w_transposed, int w_dtype)
+static void test_thin_of(int64_t n, int64_t k, int w_transposed, int w_dtype, int x_dtype)
 {
     enum { ROWS = 5 };
-    const array x = random_array(ROWS * k, MLC_ELEMENT), w = random_array(n * k, w_dtype);
+    const array x = random_array(ROWS * k, x_dtype), w = random_array(n * k, w_dtype);
     mlc_element *all = malloc((size_t)(ROWS * n) * sizeof *all), *one = malloc((size_t)n * sizeof *one), *tall = malloc((size_t)n * sizeof *tall);
-    const mlc_contraction many = product(1, ROWS, n, k, 0, w_transposed, MLC_ELEMENT, w_dtype);
+    const mlc_contraction many = product(1, ROWS, n, k, 0, w_transposed, x_dtype, w_dtype);
     const contract_case whole = {&many, &x, &w, all, ROWS, n};
     const size_t scratch = MLC_ELEMENT_BYTES / 4 * MLC_CONTRACT_SCRATCH_BYTES;
     memset(all, 0xFF, (size_t)(ROWS * n) * sizeof *all);
     team_run(1, scratch, NULL, run_contract, &whole);
     for (int row = 0; row < ROWS; row += 2) {
-        const array vector = {.base = x.base + row * k * (int64_t)sizeof(mlc_element), .count = k, .dtype = MLC_ELEMENT};
-        const mlc_contraction thin = product(1, 1, n, k, 0, w_transposed, MLC_ELEMENT, w_dtype);
-        mlc_contraction turned = product(1, n, 1, k, !w_transposed, 1, w_dtype, MLC_ELEMENT);
+        const array vector = {.base = x.base + row * k * mlc_element_bytes(x_dtype), .count = k, .dtype = x_dtype};
+        const mlc_contraction thin = product(1, 1, n, k, 0, w_transposed, x_dtype, w_dtype);
+        mlc_contraction turned = product(1, n, 1, k, !w_transposed, 1, w_dtype, x_dtype);
         const contract_case of_row = {&thin, &vector, &w, one, 1, n}, of_column = {&turned, &w, &vector, tall, n, 1};
         memset(one, 0xFF, (size_t)n * sizeof *one), memset(tall, 0xFF, (size_t)n * sizeof *tall);
         team_run(team_sizes[row / 2], scratch, NULL, run_contract, &of_row);
@@ -479,8 +479,8 @@ static void test_thin(void)
 {
     static const int64_t sizes[][2] = {{1, 1}, {7, 5}, {16, 384}, {33, 385}, {100, 1}, {1, 777}, {257, 768}, {2049, 40}, {4100, 9}, {48, 3072}};
     for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (int kind = 0; kind < 4; kind++)
-            test_thin_of(sizes[i][0], sizes[i][1], kind & 1, kind & 2 ? NARROW : MLC_ELEMENT);
+        for (int kind = 0; kind < 8; kind++)
+            test_thin_of(sizes[i][0], sizes[i][1], kind & 1, kind & 2 ? NARROW : MLC_ELEMENT, kind & 4 ? NARROW : MLC_ELEMENT);
 }
 
 /* Attention of one time: keys behind it may hold anything. */
