@@ -5,7 +5,8 @@
 
 Each kernel: launches in a step, FLOPs, bytes (each buffer that it touches once, so a gather's table whole), registers and spills by ptxas,
 shared memory, blocks that a multiprocessor holds, and time, the longest of FLOPs over the rate of its kind and bytes over that of memory.
-Rates are what kernels of the same scheme reach on an H100 by public measurements, named below. Needs nvcc.
+Rates are what kernels of the same scheme reach on an H100 by public measurements, named below and where tiles are chosen. Multiprocessors
+that have a tile more than others keep them waiting. Needs nvcc.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from mlc.ops import OPS
 from mlc.parallel.planned import Place, Planned, PlannedParameter
 from mlc.parallel.sweeps import KERNELS, SweepCall
 from mlc.targets import TARGETS
+from mlc.targets.cuda.split import tile_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: FLOP/s by how a kernel makes its products, and whose measurement.
+#: FLOP/s by how a kernel makes its products, and whose measurement; of tensor copies: TILES of mlc.targets.cuda.split.
 RATES = {
     "wgmma": (600e12, "plain CUTLASS by wgmma, 641 TF at 8192^3, less for edges"),
     "mma.sync": (330e12, "FlashAttention-2's tiles, the same instructions, 388 TF forward, less for shorter loops"),
@@ -54,7 +56,8 @@ _PTXAS = re.compile(r"entry function '(\S+)' for.*?(\d+) bytes spill stores.*?Us
 
 @dataclass(frozen=True)
 class Figure:
-    """A kernel in a step. kind: of RATES, or "memory". resident: blocks that a multiprocessor holds; blocks: of a launch, 0: not known."""
+    """A kernel in a step. kind: of RATES, "tensor" (copies) or "memory". products: seconds that those of a launch take, whatever memory
+    does. resident: blocks that a multiprocessor holds."""
 
     name: str
     kind: str
@@ -65,15 +68,17 @@ class Figure:
     spills: int
     shared: int
     resident: int
-    blocks: int
+    products: float
 
     @property
     def seconds(self) -> float:
-        """Of all launches. Products end with the multiprocessor that has the most blocks."""
-        products = self.flops / RATES[self.kind][0] if self.flops else 0.0
-        if self.flops and self.blocks:
-            products *= -(-self.blocks // PROCESSORS) * PROCESSORS / self.blocks
-        return self.launches * (max(products, self.bytes / MEMORY) + GAP)
+        """Of all launches."""
+        return self.launches * (max(self.products, self.bytes / MEMORY) + GAP)
+
+
+def product_seconds(kind: str, flops: float, blocks: int) -> float:
+    """At the rate of their kind. They end with the multiprocessor that has the most blocks."""
+    return flops / RATES[kind][0] * (-(-blocks // PROCESSORS) * PROCESSORS / blocks)
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ def compiled_kernels(folder: Path) -> dict[str, Compiled]:
     if done.returncode:
         sys.exit(done.stderr)
     source = (folder / "src/kernels.cu").read_text()
-    launches = {m[1]: (int(m[2]), int(m[3]), int(m[4])) for m in re.finditer(r"MLC_LAUNCH\((\w+), (\d+), (\d+), (\d+),", source)}
+    launch = re.compile(r"MLC_LAUNCH\((\w+), (?:mlc_tensor_blocks\()?(\d+)\)?, (\d+), (\d+),")
+    launches = {m[1]: (int(m[2]), int(m[3]), int(m[4])) for m in launch.finditer(source)}
     found: dict[str, Compiled] = {}
     for name, spills, registers, shared in _PTXAS.findall(done.stderr):
         blocks, threads, dynamic = launches.get(name, (0, 128 if "tile_" in name else 256, 0))
@@ -133,7 +139,8 @@ def attention_figures(kernel: Call, launches: int, size: int, compiled: dict[str
         shared = rows * 5 if name == "tile_forward" else rows * 6 + built.shared
         resident = Compiled(built.registers, 0, shared, 128, 0).resident
         flops = 2 * pairs * elements
-        yield Figure(name, "attention", launches, flops, size, built.registers, built.spills, shared, resident, batch * heads * tiles)
+        products = product_seconds("attention", flops, batch * heads * tiles)
+        yield Figure(name, "attention", launches, flops, size, built.registers, built.spills, shared, resident, products)
 
 
 def row_figures(routines: dict[str, Routine], counts: Counter[str], compiled: dict[str, Compiled], source: str) -> Iterator[Figure]:
@@ -146,15 +153,24 @@ def row_figures(routines: dict[str, Routine], counts: Counter[str], compiled: di
                 continue
             own = f"{name}_{number}"
             built = compiled[own]
-            kind, flops = "memory", 0
+            kind, flops, products = "memory", 0, 0.0
             if isinstance(kernel, Contract):
-                text = source[source.index(f" {own}(") :]
-                by = re.search(r"mlc_contract(\w*)<", text)
-                kind = {"_wgmma": "wgmma", "_bf16": "mma.sync"}.get(by[1] if by else "", "fma")
                 flops = contraction_flops(kernel)
-            shared = 98304 if kind == "wgmma" else built.shared
-            resident = Compiled(built.registers, 0, shared, built.threads, 0).resident
-            yield Figure(own, kind, launches, flops, size, built.registers, built.spills, shared, resident, built.blocks)
+                kind, products = contraction_products(flops, source[source.index(f" {own}(") :], built.blocks)
+            yield Figure(own, kind, launches, flops, size, built.registers, built.spills, built.shared, built.resident, products)
+
+
+def contraction_products(flops: int, text: str, blocks: int) -> tuple[str, float]:
+    """Kind and seconds of the products of a contraction, by the text of its kernel."""
+    by = re.search(r"mlc_contract(\w*)<((?:\d+, )*)", text)
+    if not by or by[1] not in ("_tensor", "_wgmma", "_bf16"):
+        return "fma", product_seconds("fma", flops, blocks)
+    if by[1] == "_tensor":
+        columns, *extents = map(int, by[2].split(", ")[:5])
+        batch, m, n, k = extents
+        return "tensor", tile_seconds(batch, m, n, k, columns)
+    kind = {"_wgmma": "wgmma", "_bf16": "mma.sync"}[by[1]]
+    return kind, product_seconds(kind, flops, blocks)
 
 
 def capacity(width: int) -> int:
@@ -204,7 +220,7 @@ def sweep_figures(planned: Planned, place: Place, compiled: dict[str, Compiled])
     owned = {owned.parameter: owned for owned in place.owned}
     for sweep in planned.sweeps:
         if sweep.moment in ("STATISTICS", "WEIGH", "NORM", "CLIP", "UPDATE") and sweep.over == "rank":
-            yield from (Figure(f"{sweep.moment} {call.kernel}", "memory", 1, 0, 0, 0, 0, 0, 0, 1) for call in sweep.calls)
+            yield from (Figure(f"{sweep.moment} {call.kernel}", "memory", 1, 0, 0, 0, 0, 0, 0, 0.0) for call in sweep.calls)
         if sweep.moment not in ("NORM", "UPDATE") or sweep.over != "pieces" or sweep.range == "tensor":
             continue
         batches = dict[tuple[str, int, int], list[int]]()
@@ -219,14 +235,14 @@ def sweep_figures(planned: Planned, place: Place, compiled: dict[str, Compiled])
         for (kernel, words, size), elements in batches.items():
             launches, built = -(-len(elements) // capacity(words)), compiled[kernel]
             yield Figure(f"{sweep.moment} {kernel}", "memory", launches, 0, size * sum(elements) / launches, built.registers, built.spills,
-                         built.shared, built.resident, 0)  # fmt: skip
+                         built.shared, built.resident, 0.0)  # fmt: skip
 
 
 def fetch_figures(place: Place, microbatches: int) -> Iterator[Figure]:
     """Copies from the host: record, clear statistics, numbers of microbatches, inputs; and what begins what a step notes."""
     inputs = sum(len(chunk.inputs) for chunk in place.chunks["train"])
-    yield Figure("copies from the host", "memory", 3 + inputs * microbatches, 0, 0, 0, 0, 0, 0, 1)
-    yield Figure("mlc_begin_found", "memory", 1, 0, 0, 0, 0, 0, 0, 1)
+    yield Figure("copies from the host", "memory", 3 + inputs * microbatches, 0, 0, 0, 0, 0, 0, 0.0)
+    yield Figure("mlc_begin_found", "memory", 1, 0, 0, 0, 0, 0, 0, 0.0)
 
 
 def predict(defines: dict[str, object], folder: Path) -> tuple[list[Figure], Planned]:

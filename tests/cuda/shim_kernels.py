@@ -76,16 +76,16 @@ class Kernels:
 
 
 def source_of(routines: list[Routine]) -> str:
-    includes = [c.Directive(f'include "mlc_contract{of}.h"') for of in ("", "_wgmma")]
+    includes = [c.Directive(f'include "mlc_contract{of}.h"') for of in ("", "_tensor")]
     head = [*includes, c.Directive("define MLC_MODEL_PATH 0xcbf29ce484222325u"), c.Blank()]
     # The kernels that routines call are part of the same library.
     return c_text([*head, *(n for r in routines for n in routine_functions(r, "sm_90", False)), c.Directive('include "attention.cu"')])
 
 
 @contextmanager
-def open_kernels(functions: Sequence[Function], folder: Path) -> Iterator[Kernels]:
-    """A routine for each function."""
-    routines = [lower_function(expand(f, OPS), OPS, SM_90.rules, name=f"sample_{n}_f") for n, f in enumerate(functions)]
+def open_kernels(functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset()) -> Iterator[Kernels]:
+    """A routine for each function. folds: results that may be added to what is there."""
+    routines = [lower_function(expand(f, OPS), OPS, SM_90.rules, folds, f"sample_{n}_f") for n, f in enumerate(functions)]
     source = folder / "samples.cu"
     source.write_text(source_of(routines))
     shutil.copy(ROOT / "runtime/cuda/kernels/attention.cu", folder)

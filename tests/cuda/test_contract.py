@@ -1,10 +1,28 @@
-"""Contractions by warpgroups, with edges of tiles, however their operands lie."""
+"""Contractions by warpgroups, with edges of tiles, however their operands lie; and as they are emitted."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from routines import from_stored, to_stored
+from shim_kernels import KEYS, open_kernels
 from shim_library import GPU, SCHEDULES, SUM_ERROR, Array, Device, bf16_of, f32_of
+from tolerances import TOLERANCES
+
+from mlc.ir.interpret import interpret
+from mlc.ir.text import parse_function
+from mlc.lower.expression import Counter
+from mlc.lower.library import NO_SCRATCH, Operand
+from mlc.lower.loops import Contract
+from mlc.ops import OPS
+from mlc.targets.cuda import split
+from mlc.targets.cuda.tensors import Matrix, matrix_of
 
 pytestmark = pytest.mark.skipif(GPU not in ("", "90a"), reason="no wgmma")
 
@@ -14,11 +32,21 @@ def pitched(x: Array) -> Array:
     return np.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % 8)), constant_values=0x7FC0)
 
 
-@pytest.mark.parametrize("runner", ["run_contract", "run_even"])
-@pytest.mark.parametrize("along", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_sums_of_products(along: tuple[int, int], runner: str) -> None:
+#: Runner: its extents.
+EXTENTS = {"run_contract": (130, 67, 201), "run_even": (256, 128, 64), "run_across": (130, 456, 72)}
+
+#: Runner, columns of a tile (0: no tensor copies), whether neighbours in k lie side by side in a and in b.
+CASES = [
+    *(("run_contract", columns, along) for columns in (0, 128) for along in ((0, 0), (0, 1), (1, 0), (1, 1))),
+    *(("run_even", columns, along) for columns in (0, 128) for along in ((0, 0), (1, 1))),
+    *((runner, *case) for runner in ("run_contract", "run_across") for case in ((192, (1, 0)), (256, (0, 1)))),
+]
+
+
+@pytest.mark.parametrize(("runner", "columns", "along"), CASES)
+def test_sums_of_products(runner: str, columns: int, along: tuple[int, int]) -> None:
     """Right, the same bits in every schedule, nothing reported."""
-    m, n, k = (130, 67, 201) if runner == "run_contract" else (256, 128, 64)
+    m, n, k = EXTENTS[runner]
     rng = np.random.default_rng(m)
     a, b = bf16_of(rng.standard_normal((2, m, k))), bf16_of(rng.standard_normal((2, k, n)))
     expected = f32_of(a).astype(np.float64) @ f32_of(b).astype(np.float64)
@@ -28,9 +56,102 @@ def test_sums_of_products(along: tuple[int, int], runner: str) -> None:
         for order, seed in SCHEDULES[::2]:
             device.schedule(order, seed)
             c = device.empty(2 * m * n * 4)
-            device.call(runner, *along, device.put(a_laid), device.put(b_laid), c)
+            device.call(runner, columns, *along, device.put(a_laid), device.put(b_laid), c)
             got = device.get(c, (2, m, n))
             assert np.linalg.norm(got - expected) <= SUM_ERROR * np.linalg.norm(expected)
             assert device.reports() == []
             seen.add(got.tobytes())
     assert len(seen) == 1
+
+
+def line(text: str) -> str:
+    return f"  {text}  @<t>:1:1-1:2 via test\n"
+
+
+def layer(m: int, n: int, k: int, along_k: bool) -> str:
+    """A contraction whose epilogue has a row, an operand of its own shape and two results. along_k: how its weights lie."""
+    kind, weights, spec = f"bf16[{m}, {n}]", f"[{n}, {k}]" if along_k else f"[{k}, {n}]", "ab,cb->ac" if along_k else "ab,bc->ac"
+    return (
+        f"func @f(%x: bf16[{m}, {k}], %w: bf16{weights}, %b: bf16[{n}], %r: bf16[{m}, {n}]) -> (%y, %z) {{\n"
+        + line(f'%c = contract %x, %w {{spec="{spec}"}} : {kind}')
+        + line(f"%t = broadcast %b {{axes=(1,), dims=[{m}, {n}]}} : {kind}")
+        + line(f"%y = add %c, %t : {kind}")
+        + line(f"%h = tanh %y {{}} : {kind}")
+        + line(f"%z = add %h, %r : {kind}")
+        + "}"
+    )
+
+
+def gradient(m: int, n: int, k: int) -> str:
+    """Of weights: neighbours in k are far apart, results f32."""
+    return (
+        f"func @f(%x: bf16[{k}, {m}], %d: bf16[{k}, {n}]) -> (%g) {{\n"
+        + line(f'%g.narrow = contract %x, %d {{spec="ba,bc->ac"}} : bf16[{m}, {n}]')
+        + line(f'%g = cast %g.narrow {{dtype="f32"}} : f32[{m}, {n}]')
+        + "}"
+    )
+
+
+def test_emitted_contractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where tiles fill a device: epilogues of 8 neighbours at once, and, where rows are no multiple of them, one by one."""
+    monkeypatch.setattr(split, "FULL", 1)
+    monkeypatch.setattr(split, "LEAST_K", 1 << 40)
+    functions = [parse_function(text) for text in (layer(40, 136, 72, False), layer(130, 67, 40, True), gradient(72, 264, 40))]
+    rng = np.random.default_rng(3)
+    with open_kernels(functions, tmp_path, frozenset({"g"})) as kernels:
+        for number, function in enumerate(functions):
+            types = [value.type for value in function.parameters]
+            arguments = [from_stored(to_stored(rng.normal(size=t.shape), t.dtype), t.dtype) for t in types]
+            want = interpret(function, arguments, OPS, KEYS)
+            for a, b in zip(want, kernels.run(number, arguments), strict=True):
+                tolerance = TOLERANCES["device.meaning.bf16"]
+                np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance * np.abs(a).max())
+        (once,) = kernels.run(2, arguments)
+        (twice,) = kernels.run(2, arguments, fold=[once])
+        np.testing.assert_array_equal(twice, once + once)
+    text = (tmp_path / "samples.cu").read_text()
+    assert text.count("mlc_contract_tensor<") == 3
+    assert re.search(r"mlc_store8\(&\w+\[136 \* m \+ first\]", text) and re.search(r"= mlc_load8\(&\w+\[first\]\)", text)
+    assert re.search(r"env->fold \? mlc_load8\(&\w+\[264 \* m \+ first\]\)", text)
+
+
+@given(st.data())
+def test_a_matrix_lies_where_its_operand_does(data: st.DataObject) -> None:
+    """Whatever the groups of indices; and as tensor copies ask for it."""
+    strides, extents = st.sampled_from([0, 1, 4, 8, 16, 64, 72, 80, 576, 640]), st.integers(1, 10)
+    groups = [tuple(data.draw(st.lists(st.tuples(extents, strides, strides), max_size=2))) for _ in range(4)]
+    batch, m, n, k = ((*group, *([(8, 1, 1)] if number == 3 else [])) for number, group in enumerate(groups))
+    counters = (Counter(0, 1), Counter(1, 1), Counter(2, 1))
+    operand = Operand("x", data.draw(st.sampled_from([0, 8, 24, 4])), ())
+    kernel = Contract("", operand, operand, batch, m, n, k, counters, "f32", split.BF16, (), (), NO_SCRATCH)
+    for which, side in ((1, m), (2, n)):
+        found = matrix_of(kernel, which, True)
+        if found is None:
+            continue
+        assert not any(number % 8 for number in (found.offset, found.batch_pitch, found.pitch)) and found.pitch and found.batch_pitch
+        assert [found.batches, found.rows, found.along] == [split.extent_of(group) for group in (batch, side, k)]
+        for b, s, e in np.ndindex(found.batches, min(found.rows, 12), min(found.along, 12)):
+            place = operand.offset + sum(address(group, which, flat) for group, flat in ((batch, b), (side, s), (k, e)))
+            assert place == found.offset + b * found.batch_pitch + s * found.pitch + e
+
+
+def address(group: split.Group, which: int, flat: int) -> int:
+    place = 0
+    for dim in reversed(group):
+        place += flat % dim[0] * dim[which]
+        flat //= dim[0]
+    return place
+
+
+def test_matrices_that_copies_take() -> None:
+    """A layer's operands are; a side of two strides, a row of odd length and a step in a row are none."""
+    counters = (Counter(0, 1), Counter(1, 1), Counter(2, 1))
+    m, n, k = ((16, 1024 * 768, 0), (1024, 768, 0)), ((2304, 0, 1),), ((768, 1, 2304),)
+    a, b = Operand("x", 0, ()), Operand("w", 0, ())
+    plain = Contract("", a, b, (), m, n, k, counters, "f32", split.BF16, (), (), NO_SCRATCH)
+    assert matrix_of(plain, 1, True) == Matrix(0, 1, 16384 * 768, 16384, 768, 768)
+    assert matrix_of(plain, 2, False) == Matrix(0, 1, 768 * 2304, 768, 2304, 2304)
+    for m in (((16, 1024 * 800, 0), (1024, 768, 0)), ((16, 67, 0),), ((16, 0, 0),)):
+        assert matrix_of(replace(plain, m=m), 1, True) is None
+    assert matrix_of(replace(plain, k=((768, 2, 2304),)), 1, True) is None
+    assert matrix_of(replace(plain, a=Operand("x", 4, ())), 1, True) is None

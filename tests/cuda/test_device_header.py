@@ -33,7 +33,13 @@ EXPECTED = {
 EXPECTED_ON = {
     "90a": {
         "wgmma": ["HGMMA.64x64x16.F32.BF16", "HGMMA.64x256x16.F32.BF16", "WARPGROUP.ARRIVE", "WARPGROUP.DEPBAR", "FENCE.VIEW.ASYNC"],
-        "wgmma_tensor": ["HGMMA.64x128x16.F32.BF16", "UTMALDG.2D", "UTMASTG.2D", "UTMACMDFLUSH", "SYNCS.PHASECHK", "SYNCS.ARRIVE"],
+        "registers": ["USETMAXREG"],
+        "tensor": [
+            *(f"HGMMA.64x{n}x16.F32.BF16" for n in (128, 192, 256)),
+            "UTMALDG.3D",
+            "WARPGROUP.DEPBAR.LE gsb0, 0x1",
+        ],
+        "wgmma_tensor": ["HGMMA.64x128x16.F32.BF16", "UTMALDG.3D", "UTMASTG.3D", "UTMACMDFLUSH", "SYNCS.PHASECHK", "SYNCS.ARRIVE"],
     },
     "103a": {"tensor_memory": ["UTCHMMA", "LDTM.x8", "UTCBAR", "UTCATOMSWS", "SYNCS.PHASECHK"]},
 }

@@ -11,6 +11,7 @@ from shim_library import GPU, SCHEDULES, SUM_ERROR, Array, Device, bf16_of, f32_
 
 NONE, B128, B64, B32 = range(4)
 NO_FAULT, NO_PROXY_FENCE, NO_WAIT, NO_WGMMA_FENCE, NO_TMEM_FENCE, FEW_BYTES, REFILL_TOO_EARLY, NO_BARRIER = range(8)
+FEW_WAITS, WRONG_PHASE, MANY_BYTES = range(8, 11)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,20 @@ def test_clean_tensor_memory(checked: bool) -> None:
     check_clean(checked, lambda device: run_tmem(device, 192), SUM_ERROR)
 
 
+@has_wgmma
+@pytest.mark.parametrize(
+    ("many", "fault", "expected"), [(0, NO_FAULT, ""), (0, NO_BARRIER, "divergent warp: kernel"), (1, NO_FAULT, "limit: kernel")]
+)
+def test_registers_move_between_warpgroups(device: Device, many: int, fault: int, expected: str) -> None:
+    if GPU and (many or fault):
+        pytest.skip("a GPU reports nothing")
+    c = device.empty(128 * 4)
+    device.call("run_registers", c, many, fault)
+    assert (device.get(c, (128,)) == 1).all()
+    texts = device.reports()
+    assert any(text.startswith(expected) for text in texts) if expected else not texts
+
+
 #: runner, fault: what some report begins with
 FAULTS = {
     ("wgmma", NO_PROXY_FENCE): "missing fence: kernel",
@@ -149,6 +164,9 @@ FAULTS = {
     ("tensor", NO_WAIT): "missing wait: kernel|race: kernel",
     ("tensor", REFILL_TOO_EARLY): "race: kernel|missing wait: kernel",
     ("tensor", FEW_BYTES): "deadlock: kernel",
+    ("tensor", MANY_BYTES): "deadlock: kernel",
+    ("tensor", FEW_WAITS): "race: kernel",
+    ("tensor", WRONG_PHASE): "missing wait: kernel|race: kernel|uninitialised read: kernel",
     ("tensor", NO_PROXY_FENCE): "missing fence: kernel",
     ("tmem", NO_PROXY_FENCE): "missing fence: kernel",
     ("tmem", NO_WAIT): "race: kernel|missing wait: kernel",

@@ -7,7 +7,7 @@ cut into blocks from shapes alone, so its sums have one order on every GPU.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mlc.diagnostics import InternalError
 from mlc.emit import tree as c
@@ -22,9 +22,10 @@ from mlc.lower import index as ix
 from mlc.lower.expression import Counter, Index, Read, data_of
 from mlc.lower.library import Operand
 from mlc.lower.loops import Buffer, Call, Contract, Kernel, Let, Loop, Nest, Scatter, Select, Statement, Store, Whole
-from mlc.lower.uses import kernel_uses, touched_indices
+from mlc.lower.uses import kernel_uses, statement_uses, touched_indices
 from mlc.targets.cuda import split
 from mlc.targets.cuda.split import Group, extent_of
+from mlc.targets.cuda.tensors import Matrix, eight_stores, matrix_of
 
 #: Threads of a block.
 THREADS = 256
@@ -49,6 +50,12 @@ WIDE_BYTES = 98304
 
 #: Operands of a routine over ranges of elements: as many as a batch has words for, beside those of its other jobs.
 MOST_OPERANDS = 320
+
+#: Threads and shared memory of a contraction by tensor copies, by columns of a tile: mlc_tensor_memory of mlc_contract_tensor.h.
+TENSOR = {128: (288, 98304), 192: (384, 180224), 256: (384, 212992)}
+
+#: Rows of a box of a tensor copy that does not go along k.
+BOX = 64
 
 _WARP = 32
 
@@ -199,38 +206,45 @@ def _integer(named: Named, kernel: Kernel, items: int) -> str:
     return "int" if most < 1 << 30 else "int64_t"
 
 
-def _parameters(named: Named, kernel: Kernel) -> tuple[list[str], list[str]]:
-    """The buffers of a kernel, as parameters and as arguments."""
-    reads, writes = kernel_uses(kernel)
-    names = sorted(reads | writes)
-    texts = [named.buffers[n][0] for n in names]
-    kinds = [f"{pointer_type(named.buffers[n][1], n in writes)} *" for n in names]
-    return [f"{kind}{text}" for kind, text in zip(kinds, texts, strict=True)], texts
+#: A parameter of a kernel and its argument.
+_Parameter = tuple[str, str]
 
 
-def _kernel(
-    name: str,
-    named: Named,
-    kernel: Kernel,
-    grid: int | str,
-    threads: int,
-    body: Sequence[c.Statement],
-    others: Sequence[str] = (),
-    shared: str = "0",
-) -> Launched:
-    """A kernel and its launch. Its environment comes first where it reads it, then its buffers. others: `int64_t name` beside them.
-    shared: bytes of shared memory that are asked for; two such blocks share a multiprocessor."""
-    parameters, arguments = _parameters(named, kernel)
-    parameters += [f"const {other}" for other in others]
-    arguments += [other.split()[-1] for other in others]
+def _parameters(named: Named, uses: tuple[Collection[str], Collection[str]]) -> list[_Parameter]:
+    """The buffers that are read and those that are written."""
+    reads, writes = uses
+    names = sorted({*reads, *writes})
+    return [(f"{pointer_type(named.buffers[n][1], n in writes)} *{named.buffers[n][0]}", named.buffers[n][0]) for n in names]
+
+
+@frozen
+class _Grid:
+    """How a kernel is launched. shared: bytes of shared memory that are asked for; together: blocks a multiprocessor at least."""
+
+    blocks: int | str
+    threads: int
+    shared: int = 0
+    together: int = 1
+
+
+def _kernel(name: str, buffers: list[_Parameter], grid: _Grid, body: Sequence[c.Statement], others: Sequence[_Parameter] = ()) -> Launched:
+    """A kernel and its launch. Its environment comes first where it reads it, then its buffers, then others."""
+    taken = [*buffers, *others]
     if re.search(r"\benv\b", c_text(body)):
-        parameters, arguments = ["const mlc_env env_", *parameters], ["*env", *arguments]
+        taken = [("const mlc_env env_", "*env"), *taken]
         body = (c.Define("const mlc_env *", "env", "&env_"), *body)
-    # A block a multiprocessor is enough: else ptxas spills a word or two so that more fit.
-    head = _wrapped(f"MLC_KERNEL void __launch_bounds__({threads}, {1 if shared == '0' else 2}) {name}(", parameters)
-    launch = c.Do(f"MLC_LAUNCH({name}, {grid}, {threads}, {shared}, mlc_stream(env), {', '.join(arguments)})")
-    allow = () if shared == "0" else (c.Do(f"mlc_allow_shared((const void *){name}, {shared})"),)
+    # A block a multiprocessor is enough where nothing else is said: else ptxas spills a word or two so that more fit.
+    bounds = f"__launch_bounds__({grid.threads}, {grid.together})"
+    head = _wrapped(f"MLC_KERNEL void {bounds} {name}(", [parameter for parameter, _ in taken])
+    arguments = ", ".join(argument for _, argument in taken)
+    launch = c.Do(f"MLC_LAUNCH({name}, {grid.blocks}, {grid.threads}, {grid.shared}, mlc_stream(env), {arguments})")
+    allow = (c.Do(f"mlc_allow_shared((const void *){name}, {grid.shared})"),) if grid.shared else ()
     return Launched((c.Function(head, tuple(body)), c.Blank()), (*allow, launch))
+
+
+def _plain(name: str, named: Named, kernel: Kernel, blocks: int, threads: int, body: Sequence[c.Statement]) -> Launched:
+    """A kernel of all its buffers, without shared memory that is asked for."""
+    return _kernel(name, _parameters(named, kernel_uses(kernel)), _Grid(blocks, threads), body)
 
 
 def _wrapped(start: str, items: Sequence[str]) -> tuple[str, ...]:
@@ -256,7 +270,7 @@ def _threads(named: Named, name: str, kernel: Nest) -> Launched:
     body = _DeviceBody(named.buffers, integer)
     prologue = body.statements(kernel.prologue)
     loop = c.For("i", "mlc_item()", str(kernel.items.extent), body.statements(kernel.body), "mlc_items()", kind=integer)
-    return _kernel(name, named, kernel, _blocks(kernel.items.extent), THREADS, (*prologue, loop))
+    return _plain(name, named, kernel, _blocks(kernel.items.extent), THREADS, (*prologue, loop))
 
 
 def _widest(statements: Sequence[Statement]) -> int:
@@ -283,14 +297,14 @@ def _rows(named: Named, name: str, kernel: Kernel, prologue: Sequence[Let], item
     shared = [c.Do("MLC_SHARED(uint64_t, part, [32])")] if scope == "block" and _folds(statements) else []
     own = c.Define(f"const {integer}", "lane", "mlc_lane()" if alone else "mlc_thread()")
     grid = min(MOST_BLOCKS, -(-items.extent * _WARP // threads) if alone else items.extent)
-    return _kernel(name, named, kernel, grid, threads, (*shared, own, *lets, loop))
+    return _plain(name, named, kernel, grid, threads, (*shared, own, *lets, loop))
 
 
 def _select(named: Named, name: str, kernel: Select) -> Launched:
     """A thread a line."""
     body = _DeviceBody(named.buffers, "int64_t")
     loop = c.For("i", "mlc_item()", str(kernel.items.extent), select_item(body, kernel), "mlc_items()")
-    return _kernel(name, named, kernel, _blocks(kernel.items.extent), THREADS, (loop,))
+    return _plain(name, named, kernel, _blocks(kernel.items.extent), THREADS, (loop,))
 
 
 def _scatter(named: Named, name: str, kernel: Scatter) -> Launched:
@@ -312,7 +326,7 @@ def _scatter(named: Named, name: str, kernel: Scatter) -> Launched:
         c.For(body.counters[kernel.along.number], "0", str(along), (*lookup, *adds), kind=integer),
     )
     loop = c.For("item", "mlc_item()", str(items), item, "mlc_items()", kind=integer)
-    return _kernel(name, named, kernel, _blocks(items), THREADS, (loop,))
+    return _plain(name, named, kernel, _blocks(items), THREADS, (loop,))
 
 
 # ---- contractions ----
@@ -327,14 +341,14 @@ def _place(operand: Operand, which: int, groups: Sequence[tuple[Group, int]]) ->
     return total
 
 
-def _along_k(kernel: Contract, which: int) -> str:
+def _along_k(kernel: Contract, which: int) -> bool:
     """Whether neighbours in k lie closer than those of the other index."""
 
     def last(group: Group) -> int:
         steps = [g[which] for g in group if g[0] > 1 and g[which]]
         return steps[-1] if steps else 1 << 60
 
-    return "true" if last(kernel.k) <= last(kernel.m if which == 1 else kernel.n) else "false"
+    return last(kernel.k) <= last(kernel.m if which == 1 else kernel.n)
 
 
 def _element(named: Named, operand: Operand, index: Index, names: Mapping[int, str], address: bool) -> str:
@@ -343,11 +357,11 @@ def _element(named: Named, operand: Operand, index: Index, names: Mapping[int, s
     return f"&{body.element(operand.buffer, index)}" if address else body.text(Read(operand.buffer, index))
 
 
-def _by_vectors(named: Named, kernel: Contract, which: int) -> bool:
+def _by_vectors(kernel: Contract, which: int) -> bool:
     """Whether 8 neighbours along the denser side of an operand, counted from a multiple of 8, always lie in 16 aligned bytes; the last ones
     may be fewer."""
     operand, side = (kernel.a, kernel.m) if which == 1 else (kernel.b, kernel.n)
-    along = kernel.k if _along_k(kernel, which) == "true" else side
+    along = kernel.k if _along_k(kernel, which) else side
     others = [g for group in (kernel.batch, side, kernel.k) if group is not along for g in group]
     if not along or along[-1][which] != 1 or (len(along) > 1 and along[-1][0] % 8):
         return False
@@ -361,31 +375,41 @@ class _Sums:
     tiles:   blocks
     shared:  what declares `tile`, their shared memory
     call:    makes the sums
-    bytes:   of shared memory that is asked for at launch; "0": none
+    bytes:   of shared memory that is asked for at launch; 0: none
     """
 
     tiles: int
     shared: tuple[c.Statement, ...]
     call: str
-    bytes: str
+    bytes: int
 
 
 def _sums(named: Named, kernel: Contract, extents: tuple[int, int, int, int], integer: str) -> _Sums:
     batch, m, n, k = extents
-    along = [_along_k(kernel, which) for which in (1, 2)]
+    along = [_text(_along_k(kernel, which)) for which in (1, 2)]
     shape = f"{batch}, {m}, {n}, {k}"
     if kernel.stored != split.BF16:
         call = f"mlc_contract<{shape}, {along[0]}, {along[1]}, {integer}>(tile, a, b, store)"
-        return _Sums(batch * -(-m // TILE) * -(-n // TILE), _static("mlc_contract_tile"), call, "0")
+        return _Sums(batch * -(-m // TILE) * -(-n // TILE), _static("mlc_contract_tile"), call, 0)
     large = batch * -(-m // split.LARGE_TILE) * -(-n // split.LARGE_TILE)
-    vectors = [_by_vectors(named, kernel, which) for which in (1, 2)]
-    if 2 * large >= split.FULL and named.warpgroups and all(vectors):
+    vectors = [_by_vectors(kernel, which) for which in (1, 2)]
+    if _fills(extents) and named.warpgroups and all(vectors):
         call = f"mlc_contract_wgmma<{shape}, mlc_wide_side<{along[0]}>, mlc_wide_side<{along[1]}>, {integer}>(tile, a, b, store)"
-        return _Sums(large, (c.Do("MLC_SHARED_DYNAMIC(uint8_t, tile)"),), call, str(WIDE_BYTES))
+        return _Sums(large, (c.Do("MLC_SHARED_DYNAMIC(uint8_t, tile)"),), call, WIDE_BYTES)
     tile = split.LARGE_TILE if large >= split.FULL else TILE
-    sides = [f"mlc_side<{tile}, {a}, {str(v).lower()}>" for a, v in zip(along, vectors, strict=True)]
+    sides = [f"mlc_side<{tile}, {a}, {_text(v)}>" for a, v in zip(along, vectors, strict=True)]
     call = f"mlc_contract_bf16<{tile}, {tile}, {shape}, {sides[0]}, {sides[1]}, {integer}>(tile, a, b, store)"
-    return _Sums(batch * -(-m // tile) * -(-n // tile), _static(f"mlc_slices<{sides[0]}, {sides[1]}>"), call, "0")
+    return _Sums(batch * -(-m // tile) * -(-n // tile), _static(f"mlc_slices<{sides[0]}, {sides[1]}>"), call, 0)
+
+
+def _fills(extents: tuple[int, int, int, int]) -> bool:
+    """Whether there are large tiles for half of the multiprocessors."""
+    batch, m, n, _ = extents
+    return 2 * batch * -(-m // split.LARGE_TILE) * -(-n // split.LARGE_TILE) >= split.FULL
+
+
+def _text(truth: bool) -> str:
+    return "true" if truth else "false"
 
 
 def _static(kind: str) -> tuple[c.Statement, ...]:
@@ -394,25 +418,60 @@ def _static(kind: str) -> tuple[c.Statement, ...]:
 
 
 def _contract(named: Named, name: str, kernel: Contract) -> Launched:
-    """Tiles of the result, one a block; every product is added in ascending k. On tensor cores where both operands are bf16."""
+    """Tiles of the result; every product is added in ascending k. On tensor cores where both operands are bf16."""
     if kernel.dtype != "f32":
         raise InternalError(f"emit: a device contracts in f32, not {kernel.dtype}")
     batch, m, n, k = (extent_of(g) for g in (kernel.batch, kernel.m, kernel.n, kernel.k))
-    integer = _integer(named, kernel, batch * m * n)
-    sums = _sums(named, kernel, (batch, m, n, k), integer)
+    extents, integer = (batch, m, n, k), _integer(named, kernel, batch * m * n)
+    if kernel.stored == split.BF16 and named.warpgroups and _fills(extents):
+        matrices = [matrix_of(kernel, which, _along_k(kernel, which)) for which in (1, 2)]
+        if matrices[0] and matrices[1]:
+            return _by_copies(named, name, kernel, extents, matrices[0], matrices[1])
+    sums = _sums(named, kernel, extents, integer)
     a_at = _place(kernel.a, 1, [(kernel.batch, 0), (kernel.m, 1), (kernel.k, 3)])
     b_at = _place(kernel.b, 2, [(kernel.batch, 0), (kernel.k, 3), (kernel.n, 2)])
     names, addresses = {0: "batch", 1: "m", 2: "n", 3: "k"}, kernel.stored == split.BF16
     a, b = (_element(named, o, at, names, addresses) for o, at in ((kernel.a, a_at), (kernel.b, b_at)))
-    epilogue = Body(named.buffers, {0: "batch", 1: "m", 2: "n"})
-    epilogue.locals["acc"] = kernel.dtype
-    stores = epilogue.statements((*kernel.row_body, *kernel.body))
-    element = f"{integer} batch, {integer} m, {integer} n, {register(kernel.dtype).type} acc"
     body = (
         *sums.shared,
         c.Lambda("a", f"{integer} batch, {integer} m, {integer} k", (c.Do("(void)batch, (void)m, (void)k"), c.Do(f"return {a}"))),
         c.Lambda("b", f"{integer} batch, {integer} k, {integer} n", (c.Do("(void)batch, (void)k, (void)n"), c.Do(f"return {b}"))),
-        c.Lambda("store", element, (c.Do("(void)batch, (void)m, (void)n"), *stores)),
+        _store(named, kernel, integer),
         c.Do(sums.call),
     )
-    return _kernel(name, named, kernel, sums.tiles, THREADS, body, shared=sums.bytes)
+    grid = _Grid(sums.tiles, THREADS, sums.bytes, 2 if sums.bytes else 1)
+    return _kernel(name, _parameters(named, kernel_uses(kernel)), grid, body)
+
+
+def _store(named: Named, kernel: Contract, integer: str) -> c.Lambda:
+    """The epilogue of one element."""
+    epilogue = Body(named.buffers, {0: "batch", 1: "m", 2: "n"})
+    epilogue.locals["acc"] = kernel.dtype
+    stores = epilogue.statements((*kernel.row_body, *kernel.body))
+    element = f"{integer} batch, {integer} m, {integer} n, {register(kernel.dtype).type} acc"
+    return c.Lambda("store", element, (c.Do("(void)batch, (void)m, (void)n"), *stores))
+
+
+def _by_copies(named: Named, name: str, kernel: Contract, extents: tuple[int, int, int, int], a: Matrix, b: Matrix) -> Launched:
+    """By tensor copies, whose maps of the operands are made by the host at the launch."""
+    batch, m, n, k = extents
+    columns, integer = split.columns_of(*extents), _integer(named, kernel, batch * m * n)
+    along = [_along_k(kernel, which) for which in (1, 2)]
+    tiles = batch * -(-m // split.LARGE_TILE) * -(-n // columns)
+    template = f"{columns}, {batch}, {m}, {n}, {k}, {_text(along[0])}, {_text(along[1])}, {integer}"
+    eight = f"{integer} batch, {integer} m, {integer} first, const mlc_x8<float> &sums"
+    body = (
+        c.Do("MLC_SHARED_DYNAMIC(uint8_t, memory)"),
+        c.Do("MLC_SHARED(mlc_tensor_barriers, barriers, )"),
+        _store(named, kernel, integer),
+        c.Lambda("stores", eight, (c.Do("(void)batch, (void)m"), *eight_stores(kernel, named.buffers, integer))),
+        c.Do(f"mlc_contract_tensor<{template}>(memory, barriers, &a_map, &b_map, store, stores)"),
+    )
+    boxes = [side if along_k else BOX for side, along_k in zip((split.LARGE_TILE, columns), along, strict=True)]
+    places = [named.buffers[o.buffer][0] for o in (kernel.a, kernel.b)]
+    maps = [matrix.text(place, box) for matrix, place, box in zip((a, b), places, boxes, strict=True)]
+    others = [(f"const __grid_constant__ mlc_tensor_map {side}_map", text) for side, text in zip("ab", maps, strict=True)]
+    # Tiles of 128 columns: a block each, and two of them share a multiprocessor; else the blocks stay and take the next tile.
+    alone = columns != split.LARGE_TILE
+    grid = _Grid(f"mlc_tensor_blocks({tiles})" if alone else tiles, *TENSOR[columns], 1 if alone else 2)
+    return _kernel(name, _parameters(named, statement_uses((*kernel.row_body, *kernel.body))), grid, body, others)

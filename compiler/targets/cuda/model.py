@@ -54,7 +54,7 @@ def _kernels_text(lowered: Lowered, routines: Sequence[Routine], source: str, ve
         c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}: what a GPU computes.", "")),
         c.Directive('include "mlc_batch.h"'),
         c.Directive('include "mlc_contract.h"'),
-        c.Directive('include "mlc_contract_wgmma.h"'),
+        c.Directive('include "mlc_contract_tensor.h"'),
         c.Blank(),
         c.note("Keys the random numbers that the model draws outside its layers."),
         c.Directive(f"define MLC_MODEL_PATH {path_hash(''):#018x}u"),

@@ -24,8 +24,14 @@ BF16 = ("bf16", "bf16")
 LARGE_TILE = 128
 FULL = 132
 
-#: FLOPs of a contraction in the time that a byte takes to or from memory: 6e14 to 2.9e12.
-FLOPS_A_BYTE = 207.0
+#: Tiles by their columns: FLOP/s while each multiprocessor has its share of them, and how much longer k would be in the time that the end
+#: of a tile takes, where no other tile is multiplied meanwhile (mlc_contract_tensor.h). After published kernels of the same scheme on an
+#: H100 (github.com/pranjalssh/fast.cu): 766 to 777 TF at 6144 to 8192 for blocks that go from tile to tile, 635 to 651 for a block a tile;
+#: less for shapes that are not square and what epilogues read.
+TILES = {128: (620e12, 0), 192: (680e12, 192), 256: (700e12, 192)}
+
+#: Bytes/s to and from memory.
+MEMORY = 2.9e12
 
 #: Products of a sum that is not cut further; parts that a sum is cut into at most.
 LEAST_K = 1024
@@ -70,13 +76,27 @@ def _pieces(kernel: Contract) -> int:
 
 
 def _cost(kernel: Contract, pieces: int, length: int) -> float:
-    """Bytes that memory could move meanwhile: multiprocessors with a tile more than others keep them waiting; partial sums are written and
-    read once."""
+    """Seconds. Partial sums are written and read once."""
     batch, m, n = (counter.extent for counter in kernel.counters)
-    tiles = pieces * batch * -(-m // LARGE_TILE) * -(-n // LARGE_TILE)
-    waste = -(-tiles // FULL) * FULL / tiles
-    sums = batch * m * n
-    return waste * 2 * sums * length / FLOPS_A_BYTE + (4 * sums * (2 * pieces + 1) if pieces > 1 else 0)
+    products = product_seconds(pieces * batch, m, n, length // pieces)
+    return products + (4 * batch * m * n * (2 * pieces + 1) / MEMORY if pieces > 1 else 0)
+
+
+def columns_of(batch: int, m: int, n: int, k: int) -> int:
+    """Columns of the tiles that should take least time."""
+    return min(TILES, key=lambda columns: tile_seconds(batch, m, n, k, columns))
+
+
+def product_seconds(batch: int, m: int, n: int, k: int) -> float:
+    """Of the products of a contraction by the best tiles."""
+    return tile_seconds(batch, m, n, k, columns_of(batch, m, n, k))
+
+
+def tile_seconds(batch: int, m: int, n: int, k: int, columns: int) -> float:
+    """Of the products by tiles of so many columns. Multiprocessors with a tile more than others keep them waiting."""
+    rate, end = TILES[columns]
+    turns = -(-batch * -(-m // LARGE_TILE) * -(-n // columns) // FULL)
+    return turns * FULL * 2 * LARGE_TILE * columns * (k + end) / rate
 
 
 def _line(statement: Statement) -> Let | Store:

@@ -181,14 +181,14 @@ MLC_DEVICE void mlc_fence_async()
 
 /* ---- tensor copies ("Data Movement and Conversion Instructions: cp.async.bulk.tensor") ---- */
 
-/* A matrix in global memory and the box of it that one copy moves; a kernel takes it as `const __grid_constant__ mlc_tensor_map`. */
+/* Matrices in global memory and the box of one that a copy moves; a kernel takes it as `const __grid_constant__ mlc_tensor_map`. */
 typedef CUtensorMap mlc_tensor_map;
 
-/* rows x columns of 16-bit elements, a row every `pitch_bytes` (a multiple of 16), base aligned to 16; boxes of box_rows x box_columns, a
- * row of a box at most 256 elements and, swizzled, as many bytes as the swizzle at most. What lies outside reads as zero.
- * 0, or a CUresult; -1: the driver has no such function. */
-static inline int mlc_tensor_map_make(mlc_tensor_map *map, void *base, uint64_t rows, uint64_t columns, uint64_t pitch_bytes,
-    uint32_t box_rows, uint32_t box_columns, mlc_swizzle swizzle)
+/* `batches` matrices, one every `batch_bytes`, of rows x columns of 16-bit elements, a row every `pitch_bytes` (both multiples of 16), base
+ * aligned to 16; boxes of box_rows x box_columns, a row of a box at most 256 elements and, swizzled, as many bytes as the swizzle at most.
+ * What lies outside of a matrix reads as zero. 0, or a CUresult; -1: the driver has no such function. */
+static inline int mlc_tensor_map_make(mlc_tensor_map *map, const void *base, uint64_t batches, uint64_t batch_bytes, uint64_t rows,
+    uint64_t pitch_bytes, uint64_t columns, uint32_t box_rows, uint32_t box_columns, mlc_swizzle swizzle)
 {
     void *entry = nullptr;
     cudaDriverEntryPointQueryResult found;
@@ -196,28 +196,29 @@ static inline int mlc_tensor_map_make(mlc_tensor_map *map, void *base, uint64_t 
         return -1;
     typedef CUresult (*Encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
         const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-    const cuuint64_t sizes[2] = {columns, rows}, strides[1] = {pitch_bytes};
-    const cuuint32_t box[2] = {box_columns, box_rows}, steps[2] = {1, 1};
+    const cuuint64_t sizes[3] = {columns, rows, batches}, strides[2] = {pitch_bytes, batch_bytes};
+    const cuuint32_t box[3] = {box_columns, box_rows, 1}, steps[3] = {1, 1, 1};
     const CUtensorMapSwizzle swizzles[4] = {
         CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_32B};
-    return (int)((Encode)entry)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, base, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        swizzles[swizzle], CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return (int)((Encode)entry)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(base), sizes, strides, box, steps,
+        CU_TENSOR_MAP_INTERLEAVE_NONE, swizzles[swizzle], CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-/* One thread. The box at (row, column) to shared memory (aligned to 128, swizzled: to the pattern); its bytes count on `b`. */
-MLC_DEVICE void mlc_tensor_load(void *shared, const mlc_tensor_map *map, int row, int column, mlc_mbarrier *b)
+/* One thread. The box at (batch, row, column) to shared memory (aligned to 128, swizzled: to the pattern); its bytes, of what lies outside
+ * too, count on `b`. */
+MLC_DEVICE void mlc_tensor_load(void *shared, const mlc_tensor_map *map, int batch, int row, int column, mlc_mbarrier *b)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+    asm volatile("cp.async.bulk.tensor.3d.shared::cta.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
                      mlc_shared_address(shared)),
-                 "l"(map), "r"(column), "r"(row), "r"(mlc_shared_address(b))
+                 "l"(map), "r"(column), "r"(row), "r"(batch), "r"(mlc_shared_address(b))
                  : "memory");
 }
 
 /* One thread. A box from shared to global memory, clipped; done with the shared memory after mlc_tensor_store_wait. */
-MLC_DEVICE void mlc_tensor_store(const mlc_tensor_map *map, int row, int column, const void *shared)
+MLC_DEVICE void mlc_tensor_store(const mlc_tensor_map *map, int batch, int row, int column, const void *shared)
 {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(column), "r"(row),
-                 "r"(mlc_shared_address(shared))
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map), "r"(column), "r"(row),
+                 "r"(batch), "r"(mlc_shared_address(shared))
                  : "memory");
 }
 
@@ -241,6 +242,18 @@ template <int PENDING> MLC_DEVICE void mlc_tensor_store_wait()
 #define MLC_HAS_WGMMA 0
 #define MLC_WGMMA_ASM(...) __trap()
 #endif
+
+/* All warps of a warpgroup ("Miscellaneous Instructions: setmaxnreg"): its threads have so many registers from here on, a multiple of 8 from
+ * 24 to 256; who asks for more waits until others of the block have given theirs back. */
+template <int REGISTERS> MLC_DEVICE void mlc_registers_give()
+{
+    MLC_WGMMA_ASM("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+template <int REGISTERS> MLC_DEVICE void mlc_registers_take()
+{
+    MLC_WGMMA_ASM("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
 
 /* "Matrix Descriptor Format", "Strides". What `leading` and `stride` mean: mlc_cuda.h. */
 MLC_DEVICE uint64_t mlc_matrix_descriptor(const void *shared, int leading_bytes, int stride_bytes, mlc_swizzle swizzle)

@@ -13,7 +13,7 @@
 
 namespace mlc_shim {
 
-enum Operation { MEET_WGMMA = MEET_ALIGNED + 20, MEET_WGMMA_COMMIT, MEET_WGMMA_WAIT, MEET_TMEM_ALLOC, MEET_TMEM_FREE, MEET_TMEM_LOAD };
+enum Operation { MEET_WGMMA = MEET_ALIGNED + 20, MEET_WGMMA_COMMIT, MEET_WGMMA_WAIT, MEET_TMEM_ALLOC, MEET_TMEM_FREE, MEET_TMEM_LOAD, MEET_REGISTERS };
 
 constexpr int TMEM_LANES = 128, TMEM_COLUMNS = 512;
 
@@ -167,30 +167,40 @@ static char *shared_of(uint32_t address)
 
 } // namespace mlc_shim
 
-int mlc_tensor_map_make(mlc_tensor_map *map, void *base, uint64_t rows, uint64_t columns, uint64_t pitch_bytes, uint32_t box_rows,
-    uint32_t box_columns, mlc_swizzle swizzle)
+int mlc_tensor_map_make(mlc_tensor_map *map, const void *base, uint64_t batches, uint64_t batch_bytes, uint64_t rows, uint64_t pitch_bytes,
+    uint64_t columns, uint32_t box_rows, uint32_t box_columns, mlc_swizzle swizzle)
 {
+    const uint64_t sizes[3] = {batches, rows, columns}, strides[2] = {batch_bytes, pitch_bytes};
     const uint32_t row_bytes = box_columns * 2, most[4] = {512, 128, 64, 32};
-    if (!map || (uintptr_t)base % 16 || pitch_bytes % 16 || pitch_bytes >= 1ull << 40 || rows < 1 || rows > 1ull << 32 || columns < 1 ||
-        columns > 1ull << 32 || box_rows < 1 || box_rows > 256 || box_columns < 1 || box_columns > 256 || row_bytes % 16 ||
-        row_bytes > most[swizzle])
+    bool right = map && (uintptr_t)base % 16 == 0 && box_rows >= 1 && box_rows <= 256 && box_columns >= 1 && box_columns <= 256;
+    for (const uint64_t size : sizes)
+        right = right && size >= 1 && size <= 1ull << 32;
+    for (const uint64_t stride : strides)
+        right = right && stride % 16 == 0 && stride > 0 && stride < 1ull << 40;
+    if (!right || row_bytes % 16 || row_bytes > most[swizzle])
         return 1; /* CUDA_ERROR_INVALID_VALUE */
-    *map = {base, rows, columns, pitch_bytes, box_rows, box_columns, swizzle};
+    *map = {const_cast<void *>(base), batches, batch_bytes, rows, pitch_bytes, columns, box_rows, box_columns, swizzle};
     return 0;
 }
 
 namespace mlc_shim {
 
-/* Calls f(global, shared, bytes) for pieces of up to 16 bytes of the box; global is nullptr outside the matrix. */
-template <class F> static void each_piece(const mlc_tensor_map &map, int row0, int column0, uint32_t shared, F f)
+/* Calls f(global, shared, bytes) for pieces of the box, of 16 bytes inside the matrix; global is nullptr outside. */
+template <class F> static void each_piece(const mlc_tensor_map &map, int batch, int row0, int column0, uint32_t shared, F f)
 {
-    for (uint32_t row = 0; row < map.box_rows; row++)
-        for (uint32_t byte = 0; byte < map.box_columns * 2; byte += 2) {
-            const int64_t r = (int64_t)row0 + row, c = (int64_t)column0 + byte / 2;
-            const bool inside = r >= 0 && c >= 0 && (uint64_t)r < map.rows && (uint64_t)c < map.columns;
-            char *global = inside ? (char *)map.base + (uint64_t)r * map.pitch_bytes + (uint64_t)c * 2 : nullptr;
-            f(global, shared_of(swizzled(shared + row * map.box_columns * 2 + byte, map.swizzle)), (size_t)2);
+    const bool batch_inside = batch >= 0 && (uint64_t)batch < map.batches;
+    for (uint32_t row = 0; row < map.box_rows; row++) {
+        const int64_t r = (int64_t)row0 + row;
+        const bool row_inside = batch_inside && r >= 0 && (uint64_t)r < map.rows;
+        for (uint32_t byte = 0; byte < map.box_columns * 2;) {
+            const int64_t c = (int64_t)column0 + byte / 2;
+            const bool inside = row_inside && c >= 0 && (uint64_t)c < map.columns, eight = inside && (uint64_t)c + 8 <= map.columns;
+            const uint32_t bytes = byte % 16 == 0 && (eight || !row_inside) ? 16 : 2;
+            char *global = inside ? (char *)map.base + (uint64_t)batch * map.batch_bytes + (uint64_t)r * map.pitch_bytes + (uint64_t)c * 2 : nullptr;
+            f(global, shared_of(swizzled(shared + row * map.box_columns * 2 + byte, map.swizzle)), (size_t)bytes);
+            byte += bytes;
         }
+    }
 }
 
 static bool is_box(const void *shared, const mlc_tensor_map &map, uintptr_t pc)
@@ -202,7 +212,7 @@ static bool is_box(const void *shared, const mlc_tensor_map &map, uintptr_t pc)
     return false;
 }
 
-void tensor_load(void *shared, const mlc_tensor_map *place, int row, int column, mlc_mbarrier *b)
+void tensor_load(void *shared, const mlc_tensor_map *place, int batch, int row, int column, mlc_mbarrier *b)
 {
     const uintptr_t pc = MLC_CALLER;
     const mlc_tensor_map map = *place;
@@ -215,13 +225,13 @@ void tensor_load(void *shared, const mlc_tensor_map *place, int row, int column,
     mark_pending(shared, bytes, pc);
     memset(shared, 0xFF, bytes);
     const uint32_t to = shared_address(shared);
-    each_piece(map, row, column, to, [&](char *global, char *, size_t n) {
+    each_piece(map, batch, row, column, to, [&](char *global, char *, size_t n) {
         if (global)
             touch(global, n, READ, pc);
     });
     block->copies.push_back([=] {
         agent_turn();
-        each_piece(map, row, column, to, [&](char *global, char *at, size_t n) {
+        each_piece(map, batch, row, column, to, [&](char *global, char *at, size_t n) {
             if (global)
                 memcpy(at, global, n);
             else
@@ -232,7 +242,7 @@ void tensor_load(void *shared, const mlc_tensor_map *place, int row, int column,
     });
 }
 
-void tensor_store(const mlc_tensor_map *place, int row, int column, const void *shared)
+void tensor_store(const mlc_tensor_map *place, int batch, int row, int column, const void *shared)
 {
     const uintptr_t pc = MLC_CALLER;
     const mlc_tensor_map map = *place;
@@ -242,7 +252,7 @@ void tensor_store(const mlc_tensor_map *place, int row, int column, const void *
     const uint32_t from = shared_address(shared);
     current->stores.push_back([=] {
         end_async_read(read, false, pc);
-        each_piece(map, row, column, from, [&](char *global, char *at, size_t n) {
+        each_piece(map, batch, row, column, from, [&](char *global, char *at, size_t n) {
             if (!global)
                 return;
             touch(global, n, WRITE, pc);
@@ -335,6 +345,31 @@ static void begin_reads(const Matrix &m, int first, int count, uintptr_t pc, std
 /* ---- wgmma ---- */
 
 static uintptr_t wgmma_pc;
+
+/* "setmaxnreg": the registers of each warp, which the block may not have more of than it began with. */
+void registers_set(int registers)
+{
+    const uintptr_t pc = MLC_CALLER;
+    Warp &warp = block->warps[current->warp];
+    if (registers < 24 || registers > 256 || registers % 8 || current->warp / 4 * 4 + 4 > block->warp_count)
+        report("limit", nullptr, pc, "%d registers: a multiple of 8 from 24 to 256, of a whole warpgroup", registers);
+    warp.operand[current->lane] = registers;
+    meet_aligned(MEET_REGISTERS, pc, [](Warp &w, uint32_t) { w.registers = w.operand[0]; });
+}
+
+/* Those of a multiprocessor, by its four parts, must do for what warps took, in blocks that share it. */
+static void check_registers()
+{
+    for (int group = 0; group + 4 <= block->warp_count; group += 4)
+        for (int warp = group; warp < group + 4; warp++)
+            if (block->warps[warp].registers != block->warps[group].registers)
+                report("divergent warp", nullptr, 0, "warps %d and %d of a warpgroup set other numbers of registers", group, warp);
+    int taken = 0;
+    for (int warp = 0; warp < block->warp_count; warp++)
+        taken += block->warps[warp].registers * 32;
+    if (taken > 65536)
+        report("limit", nullptr, 0, "warps of a block take %d registers, of 65536", taken);
+}
 
 void wgmma_fence()
 {
@@ -661,6 +696,8 @@ void begin_block_async()
     block->mmas.clear();
     block->tmem_columns = 0;
     memset(tmem_pending, 0, sizeof tmem_pending);
+    for (int warp = 0; warp < block->warp_count; warp++)
+        block->warps[warp].registers = 0;
 }
 
 void end_of_thread_async(Thread &thread)
@@ -675,6 +712,7 @@ void end_block_async()
 {
     if (block->live > 0)
         return;
+    check_registers();
     if (!block->copies.empty() || !block->mmas.empty())
         report("missing wait", nullptr, 0, "the block ends while a tensor copy or an mma is under way");
     if (block->tmem_columns)

@@ -187,9 +187,12 @@ static Thread *pick()
 
 void wait_as(State state, uintptr_t pc)
 {
-    Thread *self = current, *next = pick();
+    Thread *self = current;
     self->state = state;
     self->waits_at = pc;
+    Thread *next = pick();
+    if (next == self) /* what it waits for came in there, and it goes on */
+        return;
     switches++;
     current = next;
     mlc_shim_switch(&self->sp, next ? next->sp : block->main_sp);

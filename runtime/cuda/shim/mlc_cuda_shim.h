@@ -39,15 +39,15 @@ struct alignas(8) mlc_mbarrier {
     uint64_t word;
 };
 
-struct alignas(64) mlc_tensor_map {
+struct mlc_tensor_map {
     void *base;
-    uint64_t rows, columns, pitch_bytes;
+    uint64_t batches, batch_bytes, rows, pitch_bytes, columns;
     uint32_t box_rows, box_columns;
     mlc_swizzle swizzle;
 };
 
-int mlc_tensor_map_make(mlc_tensor_map *map, void *base, uint64_t rows, uint64_t columns, uint64_t pitch_bytes, uint32_t box_rows,
-    uint32_t box_columns, mlc_swizzle swizzle);
+int mlc_tensor_map_make(mlc_tensor_map *map, const void *base, uint64_t batches, uint64_t batch_bytes, uint64_t rows, uint64_t pitch_bytes,
+    uint64_t columns, uint32_t box_rows, uint32_t box_columns, mlc_swizzle swizzle);
 
 struct alignas(8) float2 {
     float x, y;
@@ -133,10 +133,11 @@ void mbarrier_init(mlc_mbarrier *b, int arrivals);
 void mbarrier_arrive(mlc_mbarrier *b, int bytes);
 void mbarrier_wait(mlc_mbarrier *b, int parity);
 void fence_async();
-void tensor_load(void *shared, const mlc_tensor_map *map, int row, int column, mlc_mbarrier *b);
-void tensor_store(const mlc_tensor_map *map, int row, int column, const void *shared);
+void tensor_load(void *shared, const mlc_tensor_map *map, int batch, int row, int column, mlc_mbarrier *b);
+void tensor_store(const mlc_tensor_map *map, int batch, int row, int column, const void *shared);
 void tensor_store_commit();
 void tensor_store_wait(int pending);
+void registers_set(int registers);
 void wgmma_fence();
 void wgmma(float *d, int n, const uint32_t *registers_a, uint64_t a, uint64_t b, bool trans_a, bool trans_b, bool accumulate);
 void wgmma_commit();
@@ -465,14 +466,14 @@ MLC_DEVICE void mlc_fence_async()
     mlc_shim::fence_async();
 }
 
-MLC_DEVICE void mlc_tensor_load(void *shared, const mlc_tensor_map *map, int row, int column, mlc_mbarrier *b)
+MLC_DEVICE void mlc_tensor_load(void *shared, const mlc_tensor_map *map, int batch, int row, int column, mlc_mbarrier *b)
 {
-    mlc_shim::tensor_load(shared, map, row, column, b);
+    mlc_shim::tensor_load(shared, map, batch, row, column, b);
 }
 
-MLC_DEVICE void mlc_tensor_store(const mlc_tensor_map *map, int row, int column, const void *shared)
+MLC_DEVICE void mlc_tensor_store(const mlc_tensor_map *map, int batch, int row, int column, const void *shared)
 {
-    mlc_shim::tensor_store(map, row, column, shared);
+    mlc_shim::tensor_store(map, batch, row, column, shared);
 }
 
 MLC_DEVICE void mlc_tensor_store_commit()
@@ -483,6 +484,16 @@ MLC_DEVICE void mlc_tensor_store_commit()
 template <int PENDING> MLC_DEVICE void mlc_tensor_store_wait()
 {
     mlc_shim::tensor_store_wait(PENDING);
+}
+
+template <int REGISTERS> MLC_DEVICE void mlc_registers_give()
+{
+    mlc_shim::registers_set(REGISTERS);
+}
+
+template <int REGISTERS> MLC_DEVICE void mlc_registers_take()
+{
+    mlc_shim::registers_set(REGISTERS);
 }
 
 MLC_DEVICE uint64_t mlc_matrix_descriptor(const void *shared, int leading_bytes, int stride_bytes, mlc_swizzle swizzle)

@@ -191,7 +191,7 @@ struct Meeting {
 
 struct Warp {
     uint64_t in[32][11], out[32][2];
-    int operand[32];
+    int operand[32], registers; /* 0: not set */
     uint32_t exists, live, rank;
     std::vector<Meeting> pending;
     std::vector<Wgmma> open;

@@ -8,7 +8,7 @@
 #define PLANTED(name) ((void)fault, false)
 #endif
 
-enum Fault { NO_FAULT, NO_PROXY_FENCE, NO_WAIT, NO_WGMMA_FENCE, NO_TMEM_FENCE, FEW_BYTES, REFILL_TOO_EARLY, NO_BARRIER };
+enum Fault { NO_FAULT, NO_PROXY_FENCE, NO_WAIT, NO_WGMMA_FENCE, NO_TMEM_FENCE, FEW_BYTES, REFILL_TOO_EARLY, NO_BARRIER, FEW_WAITS, WRONG_PHASE, MANY_BYTES };
 
 /* Element (i, k) of a tile for a descriptor, as mlc_cuda.h says; rows: extent of i. Tiles are K-major [rows / 8][W or T ...]. */
 struct Tile {
@@ -110,8 +110,8 @@ MLC_KERNEL void __launch_bounds__(160) wgmma_tensor(
                 const int stage = step % 2;
                 if (step >= 2 && !PLANTED(REFILL_TOO_EARLY))
                     mlc_mbarrier_wait(&empty[stage], step / 2 % 2 ^ 1);
-                mlc_mbarrier_arrive_expect(&full[stage], PLANTED(FEW_BYTES) ? bytes / 2 : bytes);
-                mlc_tensor_load(tiles + stage * bytes, &map_b, 0, step * 64, &full[stage]);
+                mlc_mbarrier_arrive_expect(&full[stage], PLANTED(FEW_BYTES) ? bytes / 2 : PLANTED(MANY_BYTES) ? bytes * 2 : bytes);
+                mlc_tensor_load(tiles + stage * bytes, &map_b, 0, 0, step * 64, &full[stage]);
             }
         return;
     }
@@ -121,7 +121,7 @@ MLC_KERNEL void __launch_bounds__(160) wgmma_tensor(
     for (int step = 0; step < k / 64; step++) {
         const int stage = step % 2, row = thread / 32 * 16 + thread % 32 / 4, column = step * 64 + thread % 4 * 2;
         if (!PLANTED(NO_WAIT))
-            mlc_mbarrier_wait(&full[stage], step / 2 % 2);
+            mlc_mbarrier_wait(&full[stage], step / 2 % 2 ^ (PLANTED(WRONG_PHASE) ? 1 : 0));
         uint32_t fragment[4][4]; /* loaded before the fence: after it, ptxas would wait before every wgmma */
         for (int kk = 0; kk < 4; kk++)
             for (int i = 0; i < 4; i++)
@@ -131,7 +131,10 @@ MLC_KERNEL void __launch_bounds__(160) wgmma_tensor(
             mlc_wgmma_bf16_registers<128>(
                 d, fragment[kk], mlc_matrix_descriptor(tiles + stage * bytes + kk * 32, 0, 1024, MLC_SWIZZLE_128), true);
         mlc_wgmma_commit();
-        mlc_wgmma_wait<0>();
+        if (PLANTED(FEW_WAITS) && step + 1 < k / 64)
+            mlc_wgmma_wait<1>(); /* and what is under way still reads this stage */
+        else
+            mlc_wgmma_wait<0>();
         mlc_mbarrier_arrive(&empty[stage]);
     }
     uint8_t *const tile_c = tiles + 2 * bytes;
@@ -144,10 +147,26 @@ MLC_KERNEL void __launch_bounds__(160) wgmma_tensor(
     mlc_barrier_sync(1, 128);
     if (thread == 0) {
         for (int half = 0; half < 2; half++)
-            mlc_tensor_store(&map_c, 0, half * 64, tile_c + half * 8192);
+            mlc_tensor_store(&map_c, 0, 0, half * 64, tile_c + half * 8192);
         mlc_tensor_store_commit();
         mlc_tensor_store_wait<0>();
     }
+#endif
+}
+
+/* Two warpgroups: one gives registers to the other. NO_BARRIER: a warp gives fewer than the rest of its warpgroup. */
+template <int GIVEN, int TAKEN> MLC_KERNEL_TEMPLATE void __launch_bounds__(256, 2) registers(float *c, int fault)
+{
+#if !defined(__CUDA_ARCH__) || MLC_HAS_WGMMA
+    if (threadIdx.x < 128) {
+        if (PLANTED(NO_BARRIER) && threadIdx.x < 32)
+            mlc_registers_give<32>();
+        else
+            mlc_registers_give<GIVEN>();
+        return;
+    }
+    mlc_registers_take<TAKEN>();
+    c[threadIdx.x - 128] = 1;
 #endif
 }
 
@@ -223,12 +242,24 @@ extern "C" void run_wgmma(
         run<64, 0, 0>(a, b, c, k, swizzle_a, swizzle_b, fault);
 }
 
+extern "C" void run_registers(float *c, int many, int fault)
+{
+#ifdef MLC_SHIM
+    if (many) {
+        MLC_LAUNCH((registers<256, 264>), dim3(1), dim3(256), 0, (cudaStream_t)0, c, fault);
+        return;
+    }
+#endif
+    (void)many;
+    MLC_LAUNCH((registers<24, 232>), dim3(1), dim3(256), 0, (cudaStream_t)0, c, fault);
+}
+
 /* c: 64 x 128 bf16; rows, columns: of the maps, so that a smaller matrix is filled up with zeros and clipped. */
 extern "C" int run_wgmma_tensor(const uint16_t *a, uint16_t *b, uint16_t *c, int k, int rows_b, int rows_c, int columns_c, int fault)
 {
     mlc_tensor_map map_b, map_c;
-    if (mlc_tensor_map_make(&map_b, b, (uint64_t)rows_b, (uint64_t)k, (uint64_t)k * 2, 128, 64, MLC_SWIZZLE_128) ||
-        mlc_tensor_map_make(&map_c, c, (uint64_t)rows_c, (uint64_t)columns_c, 256, 64, 64, MLC_SWIZZLE_128))
+    if (mlc_tensor_map_make(&map_b, b, 1, (uint64_t)rows_b * k * 2, (uint64_t)rows_b, (uint64_t)k * 2, (uint64_t)k, 128, 64, MLC_SWIZZLE_128) ||
+        mlc_tensor_map_make(&map_c, c, 1, 256 * 64, (uint64_t)rows_c, 256, (uint64_t)columns_c, 64, 64, MLC_SWIZZLE_128))
         return 1;
     cudaFuncSetAttribute(wgmma_tensor, cudaFuncAttributeMaxDynamicSharedMemorySize, 2 * 16384 + 16384);
     MLC_LAUNCH(wgmma_tensor, dim3(1), dim3(160), 2 * 16384 + 16384, (cudaStream_t)0, a, map_b, map_c, k, fault);
