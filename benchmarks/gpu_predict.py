@@ -34,7 +34,7 @@ from mlc.ops import OPS
 from mlc.parallel.planned import Place, Planned, PlannedParameter
 from mlc.parallel.sweeps import KERNELS, SweepCall
 from mlc.targets import TARGETS
-from mlc.targets.cuda.split import tile_seconds
+from mlc.targets.cuda.split import TILES, tile_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -168,7 +168,7 @@ def contraction_products(flops: int, text: str, blocks: int) -> tuple[str, float
     if by[1] == "_tensor":
         columns, *extents = map(int, by[2].split(", ")[:5])
         batch, m, n, k = extents
-        return "tensor", tile_seconds(batch, m, n, k, columns)
+        return "tensor", tile_seconds(batch, m, n, k, columns, *TILES[columns])
     kind = {"_wgmma": "wgmma", "_bf16": "mma.sync"}[by[1]]
     return kind, product_seconds(kind, flops, blocks)
 

@@ -75,19 +75,21 @@ class Kernels:
         return self.device.get(ctypes.c_void_p((base.value or 0) + at), (size,), np.uint8)
 
 
-def source_of(routines: list[Routine]) -> str:
-    includes = [c.Directive(f'include "mlc_contract{of}.h"') for of in ("", "_tensor")]
+def source_of(routines: list[Routine], target: str) -> str:
+    includes = [c.Directive(f'include "mlc_contract{of}.h"') for of in ("", "_tmem")]
     head = [*includes, c.Directive("define MLC_MODEL_PATH 0xcbf29ce484222325u"), c.Blank()]
     # The kernels that routines call are part of the same library.
-    return c_text([*head, *(n for r in routines for n in routine_functions(r, "sm_90", False)), c.Directive('include "attention.cu"')])
+    return c_text([*head, *(n for r in routines for n in routine_functions(r, target, False)), c.Directive('include "attention.cu"')])
 
 
 @contextmanager
-def open_kernels(functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset()) -> Iterator[Kernels]:
+def open_kernels(
+    functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset(), target: str = "sm_90"
+) -> Iterator[Kernels]:
     """A routine for each function. folds: results that may be added to what is there."""
     routines = [lower_function(expand(f, OPS), OPS, SM_90.rules, folds, f"sample_{n}_f") for n, f in enumerate(functions)]
     source = folder / "samples.cu"
-    source.write_text(source_of(routines))
+    source.write_text(source_of(routines, target))
     shutil.copy(ROOT / "runtime/cuda/kernels/attention.cu", folder)
     with Device(str(source)) as device:
         yield Kernels(device, routines)

@@ -22,9 +22,8 @@ from mlc.lower.library import NO_SCRATCH, Operand
 from mlc.lower.loops import Contract
 from mlc.ops import OPS
 from mlc.targets.cuda import split
+from mlc.targets.cuda.kernels import COPIES
 from mlc.targets.cuda.tensors import Matrix, matrix_of
-
-pytestmark = pytest.mark.skipif(GPU not in ("", "90a"), reason="no wgmma")
 
 
 def pitched(x: Array) -> Array:
@@ -35,15 +34,17 @@ def pitched(x: Array) -> Array:
 #: Runner: its extents.
 EXTENTS = {"run_contract": (130, 67, 201), "run_even": (256, 128, 64), "run_across": (130, 456, 72)}
 
-#: Runner, columns of a tile (0: no tensor copies), whether neighbours in k lie side by side in a and in b.
+#: Runner, columns of a tile (0: no tensor copies; less: by tensor memory), whether neighbours in k lie side by side in a and in b.
 CASES = [
-    *(("run_contract", columns, along) for columns in (0, 128) for along in ((0, 0), (0, 1), (1, 0), (1, 1))),
+    *(("run_contract", columns, along) for columns in (0, 128, -128) for along in ((0, 0), (0, 1), (1, 0), (1, 1))),
     *(("run_even", columns, along) for columns in (0, 128) for along in ((0, 0), (1, 1))),
     *((runner, *case) for runner in ("run_contract", "run_across") for case in ((192, (1, 0)), (256, (0, 1)))),
+    *(("run_across", columns, along) for columns, along in ((-192, (1, 0)), (-256, (0, 1)))),
 ]
+HAVE = {"": CASES, "90a": [case for case in CASES if case[1] >= 0], "103a": [case for case in CASES if case[1] < 0]}
 
 
-@pytest.mark.parametrize(("runner", "columns", "along"), CASES)
+@pytest.mark.parametrize(("runner", "columns", "along"), HAVE.get(GPU, []))
 def test_sums_of_products(runner: str, columns: int, along: tuple[int, int]) -> None:
     """Right, the same bits in every schedule, nothing reported."""
     m, n, k = EXTENTS[runner]
@@ -92,13 +93,14 @@ def gradient(m: int, n: int, k: int) -> str:
     )
 
 
-def test_emitted_contractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", [t for t in COPIES if GPU in ("", f"{t[3:]}a")])
+def test_emitted_contractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     """As where tiles fill a device: epilogues of 8 neighbours at once, and, where rows are no multiple of them, one by one."""
     monkeypatch.setattr(split, "FULL", 1)
     monkeypatch.setattr(split, "LEAST_K", 1 << 40)
     functions = [parse_function(text) for text in (layer(40, 136, 72, False), layer(130, 67, 40, True), gradient(72, 264, 40))]
     rng = np.random.default_rng(3)
-    with open_kernels(functions, tmp_path, frozenset({"g"})) as kernels:
+    with open_kernels(functions, tmp_path, frozenset({"g"}), target) as kernels:
         for number, function in enumerate(functions):
             types = [value.type for value in function.parameters]
             arguments = [from_stored(to_stored(rng.normal(size=t.shape), t.dtype), t.dtype) for t in types]
@@ -110,7 +112,7 @@ def test_emitted_contractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (twice,) = kernels.run(2, arguments, fold=[once])
         np.testing.assert_array_equal(twice, once + once)
     text = (tmp_path / "samples.cu").read_text()
-    assert text.count("mlc_contract_tensor<") == 3
+    assert text.count(f"{COPIES[target].function}<") == 3
     assert re.search(r"mlc_store8\(&\w+\[136 \* m \+ first\]", text) and re.search(r"= mlc_load8\(&\w+\[first\]\)", text)
     assert re.search(r"env->fold \? mlc_load8\(&\w+\[264 \* m \+ first\]\)", text)
 

@@ -41,7 +41,10 @@ EXPECTED_ON = {
         ],
         "wgmma_tensor": ["HGMMA.64x128x16.F32.BF16", "UTMALDG.3D", "UTMASTG.3D", "UTMACMDFLUSH", "SYNCS.PHASECHK", "SYNCS.ARRIVE"],
     },
-    "103a": {"tensor_memory": ["UTCHMMA", "LDTM.x8", "UTCBAR", "UTCATOMSWS", "SYNCS.PHASECHK"]},
+    "103a": {
+        "tensor_memory": ["UTCHMMA", "LDTM.x8", "UTCBAR", "UTCATOMSWS", "SYNCS.PHASECHK"],
+        "tmem": ["UTCHMMA", "LDTM.x8", "UTCBAR", "UTMALDG.3D", "STS.128", "STG.E.128"],
+    },
 }
 
 

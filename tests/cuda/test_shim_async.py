@@ -11,7 +11,7 @@ from shim_library import GPU, SCHEDULES, SUM_ERROR, Array, Device, bf16_of, f32_
 
 NONE, B128, B64, B32 = range(4)
 NO_FAULT, NO_PROXY_FENCE, NO_WAIT, NO_WGMMA_FENCE, NO_TMEM_FENCE, FEW_BYTES, REFILL_TOO_EARLY, NO_BARRIER = range(8)
-FEW_WAITS, WRONG_PHASE, MANY_BYTES = range(8, 11)
+FEW_WAITS, WRONG_PHASE, MANY_BYTES, NO_FENCE_BEFORE = range(8, 12)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,8 @@ FAULTS = {
     ("tmem", NO_PROXY_FENCE): "missing fence: kernel",
     ("tmem", NO_WAIT): "race: kernel|missing wait: kernel",
     ("tmem", NO_TMEM_FENCE): "missing fence: kernel",
+    ("tmem", NO_FENCE_BEFORE): "missing fence: kernel",
+    ("tmem", REFILL_TOO_EARLY): "race: kernel",
 }
 
 

@@ -51,8 +51,32 @@ WIDE_BYTES = 98304
 #: Operands of a routine over ranges of elements: as many as a batch has words for, beside those of its other jobs.
 MOST_OPERANDS = 320
 
-#: Threads and shared memory of a contraction by tensor copies, by columns of a tile: mlc_tensor_memory of mlc_contract_tensor.h.
-TENSOR = {128: (288, 98304), 192: (384, 180224), 256: (384, 212992)}
+
+@frozen
+class Copies:
+    """How a target contracts by tensor copies. function: of a header, with `struct`, its barriers, in shared memory.
+
+    tiles:   by columns: rate and end of a tile (split.py)
+    sizes:   by columns: threads, and bytes of shared memory
+    shared:  columns of tiles that are a block each, two a multiprocessor; blocks of others stay and take the next tile
+    """
+
+    function: str
+    struct: str
+    tiles: Mapping[int, tuple[float, int]]
+    sizes: Mapping[int, tuple[int, int]]
+    shared: tuple[int, ...]
+
+
+#: By target. Sizes: mlc_tensor_memory of mlc_contract_tensor.h, mlc_tmem_memory of mlc_contract_tmem.h.
+COPIES = {
+    "sm_90": Copies(
+        "mlc_contract_tensor", "mlc_tensor_barriers", split.TILES, {128: (288, 98304), 192: (384, 180224), 256: (384, 212992)}, (128,)
+    ),
+    "sm_103": Copies(
+        "mlc_contract_tmem", "mlc_tmem_barriers", split.TMEM_TILES, {128: (320, 229376), 192: (320, 196608), 256: (320, 229376)}, ()
+    ),
+}
 
 #: Rows of a box of a tensor copy that does not go along k.
 BOX = 64
@@ -119,11 +143,11 @@ class _DeviceBody(Body):
 
 @frozen
 class Named:
-    """What kernels of a routine are made with: C names and stored dtypes of its buffers, the buffers, and whether there is wgmma."""
+    """What kernels of a routine are made with: C names and stored dtypes of its buffers, the buffers, and the target."""
 
     buffers: Mapping[str, tuple[str, str]]
     sizes: Mapping[str, Buffer]
-    warpgroups: bool
+    target: str
 
 
 def launched(named: Named, name: str, kernel: Kernel) -> Launched:
@@ -393,7 +417,7 @@ def _sums(named: Named, kernel: Contract, extents: tuple[int, int, int, int], in
         return _Sums(batch * -(-m // TILE) * -(-n // TILE), _static("mlc_contract_tile"), call, 0)
     large = batch * -(-m // split.LARGE_TILE) * -(-n // split.LARGE_TILE)
     vectors = [_by_vectors(kernel, which) for which in (1, 2)]
-    if _fills(extents) and named.warpgroups and all(vectors):
+    if _fills(extents) and named.target == "sm_90" and all(vectors):
         call = f"mlc_contract_wgmma<{shape}, mlc_wide_side<{along[0]}>, mlc_wide_side<{along[1]}>, {integer}>(tile, a, b, store)"
         return _Sums(large, (c.Do("MLC_SHARED_DYNAMIC(uint8_t, tile)"),), call, WIDE_BYTES)
     tile = split.LARGE_TILE if large >= split.FULL else TILE
@@ -423,7 +447,7 @@ def _contract(named: Named, name: str, kernel: Contract) -> Launched:
         raise InternalError(f"emit: a device contracts in f32, not {kernel.dtype}")
     batch, m, n, k = (extent_of(g) for g in (kernel.batch, kernel.m, kernel.n, kernel.k))
     extents, integer = (batch, m, n, k), _integer(named, kernel, batch * m * n)
-    if kernel.stored == split.BF16 and named.warpgroups and _fills(extents):
+    if kernel.stored == split.BF16 and _fills(extents):
         matrices = [matrix_of(kernel, which, _along_k(kernel, which)) for which in (1, 2)]
         if matrices[0] and matrices[1]:
             return _by_copies(named, name, kernel, extents, matrices[0], matrices[1])
@@ -455,23 +479,22 @@ def _store(named: Named, kernel: Contract, integer: str) -> c.Lambda:
 def _by_copies(named: Named, name: str, kernel: Contract, extents: tuple[int, int, int, int], a: Matrix, b: Matrix) -> Launched:
     """By tensor copies, whose maps of the operands are made by the host at the launch."""
     batch, m, n, k = extents
-    columns, integer = split.columns_of(*extents), _integer(named, kernel, batch * m * n)
-    along = [_along_k(kernel, which) for which in (1, 2)]
+    by, integer = COPIES[named.target], _integer(named, kernel, batch * m * n)
+    columns, along = split.columns_of(*extents, by.tiles), [_along_k(kernel, which) for which in (1, 2)]
     tiles = batch * -(-m // split.LARGE_TILE) * -(-n // columns)
     template = f"{columns}, {batch}, {m}, {n}, {k}, {_text(along[0])}, {_text(along[1])}, {integer}"
     eight = f"{integer} batch, {integer} m, {integer} first, const mlc_x8<float> &sums"
     body = (
         c.Do("MLC_SHARED_DYNAMIC(uint8_t, memory)"),
-        c.Do("MLC_SHARED(mlc_tensor_barriers, barriers, )"),
+        c.Do(f"MLC_SHARED({by.struct}, barriers, )"),
         _store(named, kernel, integer),
         c.Lambda("stores", eight, (c.Do("(void)batch, (void)m"), *eight_stores(kernel, named.buffers, integer))),
-        c.Do(f"mlc_contract_tensor<{template}>(memory, barriers, &a_map, &b_map, store, stores)"),
+        c.Do(f"{by.function}<{template}>(memory, barriers, &a_map, &b_map, store, stores)"),
     )
     boxes = [side if along_k else BOX for side, along_k in zip((split.LARGE_TILE, columns), along, strict=True)]
     places = [named.buffers[o.buffer][0] for o in (kernel.a, kernel.b)]
     maps = [matrix.text(place, box) for matrix, place, box in zip((a, b), places, boxes, strict=True)]
     others = [(f"const __grid_constant__ mlc_tensor_map {side}_map", text) for side, text in zip("ab", maps, strict=True)]
-    # Tiles of 128 columns: a block each, and two of them share a multiprocessor; else the blocks stay and take the next tile.
-    alone = columns != split.LARGE_TILE
-    grid = _Grid(f"mlc_tensor_blocks({tiles})" if alone else tiles, *TENSOR[columns], 1 if alone else 2)
+    alone = columns not in by.shared
+    grid = _Grid(f"mlc_tensor_blocks({tiles})" if alone else tiles, *by.sizes[columns], 1 if alone else 2)
     return _kernel(name, _parameters(named, statement_uses((*kernel.row_body, *kernel.body))), grid, body, others)

@@ -31,7 +31,7 @@ _PLAIN = "const mlc_env *env, const uint64_t *at"
 def routine_functions(routine: Routine, target: str, is_flat: bool) -> tuple[c.Node, ...]:
     """The kernels of a routine, then what launches them, one behind the other on the stream of its rank."""
     names = buffer_names(routine)
-    named = Named(names, routine.buffers, target == "sm_90")
+    named = Named(names, routine.buffers, target)
     nodes: list[c.Node] = []
     body: list[c.Node] = [] if is_flat else pointers(routine, names)
     for number, kernel in enumerate(routine.kernels):
@@ -54,7 +54,7 @@ def _kernels_text(lowered: Lowered, routines: Sequence[Routine], source: str, ve
         c.Comment((f"{lowered.step.program.name}, compiled from {source} by mlc {version}: what a GPU computes.", "")),
         c.Directive('include "mlc_batch.h"'),
         c.Directive('include "mlc_contract.h"'),
-        c.Directive('include "mlc_contract_tensor.h"'),
+        c.Directive('include "mlc_contract_tmem.h"'),
         c.Blank(),
         c.note("Keys the random numbers that the model draws outside its layers."),
         c.Directive(f"define MLC_MODEL_PATH {path_hash(''):#018x}u"),

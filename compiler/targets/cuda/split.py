@@ -8,6 +8,7 @@ after:   partial[piece, m, n] = sum over the piece's k
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from mlc.diagnostics import InternalError
@@ -28,7 +29,11 @@ FULL = 132
 #: of a tile takes, where no other tile is multiplied meanwhile (mlc_contract_tensor.h). After published kernels of the same scheme on an
 #: H100 (github.com/pranjalssh/fast.cu): 766 to 777 TF at 6144 to 8192 for blocks that go from tile to tile, 635 to 651 for a block a tile;
 #: less for shapes that are not square and what epilogues read.
-TILES = {128: (620e12, 0), 192: (680e12, 192), 256: (700e12, 192)}
+TILES: Mapping[int, tuple[float, int]] = {128: (620e12, 0), 192: (680e12, 192), 256: (700e12, 192)}
+
+#: The same by tensor memory (mlc_contract_tmem.h), where ends of tiles run beside products: kernels written by hand reach 1240 TF on a B200
+#: with 256 columns; fewer leave the tensor cores waiting for shared memory.
+TMEM_TILES: Mapping[int, tuple[float, int]] = {128: (900e12, 0), 192: (1050e12, 0), 256: (1200e12, 0)}
 
 #: Bytes/s to and from memory.
 MEMORY = 2.9e12
@@ -82,19 +87,18 @@ def _cost(kernel: Contract, pieces: int, length: int) -> float:
     return products + (4 * batch * m * n * (2 * pieces + 1) / MEMORY if pieces > 1 else 0)
 
 
-def columns_of(batch: int, m: int, n: int, k: int) -> int:
+def columns_of(batch: int, m: int, n: int, k: int, tiles: Mapping[int, tuple[float, int]]) -> int:
     """Columns of the tiles that should take least time."""
-    return min(TILES, key=lambda columns: tile_seconds(batch, m, n, k, columns))
+    return min(tiles, key=lambda columns: tile_seconds(batch, m, n, k, columns, *tiles[columns]))
 
 
 def product_seconds(batch: int, m: int, n: int, k: int) -> float:
-    """Of the products of a contraction by the best tiles."""
-    return tile_seconds(batch, m, n, k, columns_of(batch, m, n, k))
+    """Of the products of a contraction by the best tiles of an H100."""
+    return min(tile_seconds(batch, m, n, k, columns, *tile) for columns, tile in TILES.items())
 
 
-def tile_seconds(batch: int, m: int, n: int, k: int, columns: int) -> float:
+def tile_seconds(batch: int, m: int, n: int, k: int, columns: int, rate: float, end: int) -> float:
     """Of the products by tiles of so many columns. Multiprocessors with a tile more than others keep them waiting."""
-    rate, end = TILES[columns]
     turns = -(-batch * -(-m // LARGE_TILE) * -(-n // columns) // FULL)
     return turns * FULL * 2 * LARGE_TILE * columns * (k + end) / rate
 

@@ -34,7 +34,8 @@
 /* Buffers of slices, one behind the other, then what warps turn, where a block STAYS: 98304, 180224 and 212992 bytes for 128, 192 and 256
  * columns. The threads of a block that stays are three warpgroups, of which two take over registers of the third: 168 at first, then
  * REGISTERS. */
-template <int COLUMNS> struct mlc_tensor_memory {
+template <int TILE_COLUMNS> struct mlc_tensor_memory {
+    static constexpr int COLUMNS = TILE_COLUMNS;
     static constexpr bool STAYS = COLUMNS != 128;
     static constexpr int STAGES = STAYS ? 4 : 3, THREADS = STAYS ? 384 : 288, REGISTERS = 240;
     static constexpr int A_BYTES = MLC_TENSOR_ROWS * MLC_TENSOR_SLICE * 2, B_BYTES = COLUMNS * MLC_TENSOR_SLICE * 2;
@@ -134,6 +135,27 @@ template <int COLUMNS, int64_t M, int64_t N, class Integer> MLC_DEVICE mlc_tenso
     return {batch, (first + within % rows) * MLC_TENSOR_ROWS, within / rows * COLUMNS};
 }
 
+/* One thread: asks for the slices of the tiles of this block, each when its buffer is empty. `room` says what buffers there are. */
+template <class room, int64_t M, int64_t N, int64_t TILES, int64_t STEPS, bool A_ALONG_K, bool B_ALONG_K, class Integer>
+MLC_DEVICE void mlc_tensor_ask(uint8_t *memory, mlc_mbarrier *full, mlc_mbarrier *empty, const mlc_tensor_map *a, const mlc_tensor_map *b,
+    Integer stride)
+{
+    mlc_tensor_place<room::STAGES> place;
+    for (Integer item = blockIdx.x; item < (Integer)TILES; item += stride) {
+        const mlc_tensor_tile<Integer> tile = mlc_tensor_tile_of<room::COLUMNS, M, N, Integer>(item);
+        MLC_ROLLED
+        for (Integer step = 0; step < (Integer)STEPS; step++, place.next()) {
+            uint8_t *const slice = memory + place.stage * room::STAGE_BYTES;
+            mlc_mbarrier *const there = &full[place.stage];
+            const int k = (int)(step * MLC_TENSOR_SLICE);
+            mlc_mbarrier_wait(&empty[place.stage], place.parity ^ 1);
+            mlc_mbarrier_arrive_expect(there, room::STAGE_BYTES);
+            mlc_tensor_side<MLC_TENSOR_ROWS, A_ALONG_K>::load(slice, a, (int)tile.batch, (int)tile.m0, k, there);
+            mlc_tensor_side<room::COLUMNS, B_ALONG_K>::load(slice + room::A_BYTES, b, (int)tile.batch, (int)tile.n0, k, there);
+        }
+    }
+}
+
 /* Where a piece of a row lies: the halves of eight rows, and pieces 0, 2, 4, 6 of two rows, are in different banks. */
 MLC_DEVICE int mlc_tensor_turn(int row, int piece)
 {
@@ -201,22 +223,9 @@ MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barrie
     if (warp >= MLC_TENSOR_WARPS) {
         if (room::STAYS)
             mlc_registers_give<24>();
-        if (warp > MLC_TENSOR_WARPS || lane > 0)
-            return;
-        for (Integer item = blockIdx.x; item < TILES; item += room::STAYS ? (Integer)gridDim.x : TILES) {
-            const mlc_tensor_tile<Integer> tile = mlc_tensor_tile_of<COLUMNS, M, N, Integer>(item);
-            MLC_ROLLED
-            for (Integer step = 0; step < STEPS; step++, place.next()) {
-                uint8_t *const slice = memory + place.stage * room::STAGE_BYTES;
-                mlc_mbarrier *const full = &barriers.full[place.stage];
-                mlc_mbarrier_wait(&barriers.empty[place.stage], place.parity ^ 1);
-                mlc_mbarrier_arrive_expect(full, room::STAGE_BYTES);
-                mlc_tensor_side<MLC_TENSOR_ROWS, A_ALONG_K>::load(
-                    slice, a, (int)tile.batch, (int)tile.m0, (int)(step * MLC_TENSOR_SLICE), full);
-                mlc_tensor_side<COLUMNS, B_ALONG_K>::load(
-                    slice + room::A_BYTES, b, (int)tile.batch, (int)tile.n0, (int)(step * MLC_TENSOR_SLICE), full);
-            }
-        }
+        if (warp == MLC_TENSOR_WARPS && lane == 0)
+            mlc_tensor_ask<room, M, N, TILES, STEPS, A_ALONG_K, B_ALONG_K>(
+                memory, barriers.full, barriers.empty, a, b, room::STAYS ? (Integer)gridDim.x : TILES);
         return;
     }
 

@@ -442,6 +442,12 @@ MLC_DEVICE void mlc_tmem_fence()
     MLC_TCGEN05_ASM("tcgen05.fence::after_thread_sync;" ::: "memory");
 }
 
+/* After tensor memory was read or allocated, before others are told so by a barrier or mbarrier ("tcgen05.fence"). */
+MLC_DEVICE void mlc_tmem_fence_before()
+{
+    MLC_TCGEN05_ASM("tcgen05.fence::before_thread_sync;" ::: "memory");
+}
+
 /* A warp, lanes 32 (warp % 4) and following: eight columns from `address` (its lane in the upper half: 32 (warp % 4) << 16). */
 MLC_DEVICE void mlc_tmem_load_x8(float (&v)[8], uint32_t address)
 {

@@ -94,6 +94,8 @@ void mbarrier_arrive(mlc_mbarrier *b, int bytes)
     if (!m)
         return;
     touch(b, sizeof *b, ATOMIC, pc);
+    if (block->warps[current->warp].tmem_read)
+        report("missing fence", b, pc, "an mbarrier is told of tensor memory that was read, without mlc_tmem_fence_before");
     if (m->left == 0) {
         report("wrong barrier", b, pc, "more than %d arrivals in a phase", m->arrivals);
         return;
@@ -554,6 +556,25 @@ void wgmma_wait(int pending)
 static float tmem[TMEM_LANES][TMEM_COLUMNS];
 static char tmem_pending[TMEM_COLUMNS]; /* mmas under way that write the column */
 static uintptr_t tmem_pc;
+static struct {
+    int thread; /* -1: nobody */
+    uint32_t clock;
+} tmem_reader[TMEM_LANES / 32][TMEM_COLUMNS]; /* who read lanes of a column last, of each warp's lanes */
+
+/* What the products go into has been read by those who read it. */
+static void check_readers(uint32_t column, int columns, uintptr_t pc)
+{
+    for (int lanes = 0; checked && lanes < TMEM_LANES / 32; lanes++)
+        for (uint32_t at = column; at < column + (uint32_t)columns; at++) {
+            const auto &reader = tmem_reader[lanes][at];
+            if (reader.thread < 0 || reader.thread == current->number ||
+                knows(*current, reader.thread / 32, reader.thread % 32, reader.clock))
+                continue;
+            report("race", nullptr, pc, "an mma writes column %u of tensor memory; thread %d read it and no barrier lies between", at,
+                reader.thread);
+            return;
+        }
+}
 
 void tmem_alloc(uint32_t *address, int columns)
 {
@@ -597,6 +618,11 @@ void tmem_fence()
     current->tmem_fenced = true;
 }
 
+void tmem_fence_before()
+{
+    block->warps[current->warp].tmem_read = false;
+}
+
 void tmem_mma(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, bool accumulate)
 {
     const uintptr_t pc = MLC_CALLER;
@@ -615,6 +641,7 @@ void tmem_mma(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, bool acc
     }
     if (!matrix_of(a, instruction >> 15 & 1, true, pc, &ma) || !matrix_of(b, instruction >> 16 & 1, true, pc, &mb))
         return;
+    check_readers(column, n, pc);
     std::vector<AsyncRead> reads;
     begin_reads(ma, 0, m, pc, &reads);
     begin_reads(mb, 0, n, pc, &reads);
@@ -681,6 +708,9 @@ void tmem_load(float *v, int columns, uint32_t address)
             report("missing wait", nullptr, tmem_pc, "tensor memory is read while an mma that writes it is under way");
             return;
         }
+    warp.tmem_read = true;
+    for (int i = 0; i < columns; i++)
+        tmem_reader[lane0 / 32][column + (uint32_t)i] = {current->number, current->clock};
     if (meet_aligned(MEET_TMEM_LOAD, tmem_pc, nullptr))
         for (int i = 0; i < columns; i++)
             v[i] = tmem[lane0 + (uint32_t)current->lane][column + (uint32_t)i];
@@ -696,8 +726,9 @@ void begin_block_async()
     block->mmas.clear();
     block->tmem_columns = 0;
     memset(tmem_pending, 0, sizeof tmem_pending);
+    memset(tmem_reader, -1, sizeof tmem_reader);
     for (int warp = 0; warp < block->warp_count; warp++)
-        block->warps[warp].registers = 0;
+        block->warps[warp].registers = 0, block->warps[warp].tmem_read = false;
 }
 
 void end_of_thread_async(Thread &thread)

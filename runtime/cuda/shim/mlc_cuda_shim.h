@@ -147,6 +147,7 @@ void tmem_free(uint32_t address, int columns);
 void tmem_mma(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, bool accumulate);
 void tmem_commit(mlc_mbarrier *b);
 void tmem_fence();
+void tmem_fence_before();
 void tmem_load(float *v, int columns, uint32_t address);
 
 enum Atomic { ATOMIC_ADD, ATOMIC_MIN, ATOMIC_MAX, ATOMIC_OR, ATOMIC_EXCHANGE, ATOMIC_CAS };
@@ -559,6 +560,11 @@ MLC_DEVICE void mlc_tmem_commit(mlc_mbarrier *b)
 MLC_DEVICE void mlc_tmem_fence()
 {
     mlc_shim::tmem_fence();
+}
+
+MLC_DEVICE void mlc_tmem_fence_before()
+{
+    mlc_shim::tmem_fence_before();
 }
 
 MLC_DEVICE void mlc_tmem_load_x8(float (&v)[8], uint32_t address)

@@ -192,6 +192,7 @@ struct Meeting {
 struct Warp {
     uint64_t in[32][11], out[32][2];
     int operand[32], registers; /* 0: not set */
+    bool tmem_read;             /* since the last mlc_tmem_fence_before */
     uint32_t exists, live, rank;
     std::vector<Meeting> pending;
     std::vector<Wgmma> open;

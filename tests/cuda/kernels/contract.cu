@@ -1,6 +1,6 @@
 /* Contractions by warpgroups for small extents: c[batch, m, n] = sum over k of a b, by strides that lie as `along` says, with rows
- * that begin at multiples of 8 elements. `columns`: of a tile of mlc_contract_tensor; 0: mlc_contract_wgmma. */
-#include "mlc_contract_tensor.h"
+ * that begin at multiples of 8 elements. `columns`: of a tile of mlc_contract_tensor; 0: mlc_contract_wgmma; less: of mlc_contract_tmem. */
+#include "mlc_contract_tmem.h"
 
 #define BATCH 2
 
@@ -25,35 +25,64 @@ static void run(const uint16_t *a, const uint16_t *b, float *c)
     MLC_LAUNCH((wide<M, N, K, A_ALONG_K, B_ALONG_K>), TILES, 256, MLC_WIDE_BYTES, (cudaStream_t)0, a, b, c);
 }
 
+template <int M, int N> struct ends {
+    float *c;
+    MLC_DEVICE_METHOD void operator()(int batch, int m, int n, float sum) const { c[(batch * M + m) * N + n] = sum; }
+    MLC_DEVICE_METHOD void operator()(int batch, int m, int n, const mlc_x8<float> &sums) const
+    {
+        if (N % 8 == 0)
+            mlc_store8(&c[(batch * M + m) * N + n], sums);
+        else
+            for (int e = 0; e < 8; e++)
+                (*this)(batch, m, n + e, sums.v[e]);
+    }
+};
+
 template <int COLUMNS, int M, int N, int K, bool A_ALONG_K, bool B_ALONG_K>
 MLC_KERNEL_TEMPLATE void __launch_bounds__(mlc_tensor_memory<COLUMNS>::THREADS, COLUMNS == 128 ? 2 : 1)
     tensor(const __grid_constant__ mlc_tensor_map a, const __grid_constant__ mlc_tensor_map b, float *c)
 {
     MLC_SHARED_DYNAMIC(uint8_t, memory);
     MLC_SHARED(mlc_tensor_barriers, barriers, );
-    const auto store = [=](int batch, int m, int n, float sum) { c[(batch * M + m) * N + n] = sum; };
-    const auto stores = [=](int batch, int m, int n, const mlc_x8<float> &sums) {
-        if (N % 8 == 0)
-            mlc_store8(&c[(batch * M + m) * N + n], sums);
-        else
-            for (int e = 0; e < 8; e++)
-                store(batch, m, n + e, sums.v[e]);
-    };
-    mlc_contract_tensor<COLUMNS, BATCH, M, N, K, A_ALONG_K, B_ALONG_K, int>(memory, barriers, &a, &b, store, stores);
+    const ends<M, N> end = {c};
+    mlc_contract_tensor<COLUMNS, BATCH, M, N, K, A_ALONG_K, B_ALONG_K, int>(memory, barriers, &a, &b, end, end);
+}
+
+template <int COLUMNS, int M, int N, int K, bool A_ALONG_K, bool B_ALONG_K>
+MLC_KERNEL_TEMPLATE void __launch_bounds__(MLC_TMEM_THREADS, 1)
+    tmem(const __grid_constant__ mlc_tensor_map a, const __grid_constant__ mlc_tensor_map b, float *c)
+{
+    MLC_SHARED_DYNAMIC(uint8_t, memory);
+    MLC_SHARED(mlc_tmem_barriers, barriers, );
+    const ends<M, N> end = {c};
+    mlc_contract_tmem<COLUMNS, BATCH, M, N, K, A_ALONG_K, B_ALONG_K, int>(memory, barriers, &a, &b, end, end);
+}
+
+template <int COLUMNS, int M, int N, int K, bool A_ALONG_K, bool B_ALONG_K, class Kernel>
+static void run_copies(Kernel kernel, int blocks, int threads, int bytes, const uint16_t *a, const uint16_t *b, float *c)
+{
+    constexpr int M_PITCH = (M + 7) / 8 * 8, N_PITCH = (N + 7) / 8 * 8, K_PITCH = (K + 7) / 8 * 8;
+    mlc_allow_shared((const void *)kernel, bytes);
+    const mlc_tensor_map map_a = A_ALONG_K ? mlc_tensor_map_of(a, BATCH, M * K_PITCH, M, K_PITCH, K, MLC_TENSOR_ROWS)
+                                           : mlc_tensor_map_of(a, BATCH, K * M_PITCH, K, M_PITCH, M, MLC_TENSOR_SLICE);
+    const mlc_tensor_map map_b = B_ALONG_K ? mlc_tensor_map_of(b, BATCH, N * K_PITCH, N, K_PITCH, K, COLUMNS)
+                                           : mlc_tensor_map_of(b, BATCH, K * N_PITCH, K, N_PITCH, N, MLC_TENSOR_SLICE);
+    MLC_LAUNCH(kernel, blocks, threads, bytes, (cudaStream_t)0, map_a, map_b, c);
 }
 
 template <int COLUMNS, int M, int N, int K, bool A_ALONG_K, bool B_ALONG_K>
 static void run_tensor(int blocks, const uint16_t *a, const uint16_t *b, float *c)
 {
-    constexpr int M_PITCH = (M + 7) / 8 * 8, N_PITCH = (N + 7) / 8 * 8, K_PITCH = (K + 7) / 8 * 8;
-    constexpr int BYTES = mlc_tensor_memory<COLUMNS>::BYTES;
-    const auto kernel = tensor<COLUMNS, M, N, K, A_ALONG_K, B_ALONG_K>;
-    mlc_allow_shared((const void *)kernel, BYTES);
-    const mlc_tensor_map map_a = A_ALONG_K ? mlc_tensor_map_of(a, BATCH, M * K_PITCH, M, K_PITCH, K, MLC_TENSOR_ROWS)
-                                           : mlc_tensor_map_of(a, BATCH, K * M_PITCH, K, M_PITCH, M, MLC_TENSOR_SLICE);
-    const mlc_tensor_map map_b = B_ALONG_K ? mlc_tensor_map_of(b, BATCH, N * K_PITCH, N, K_PITCH, K, COLUMNS)
-                                           : mlc_tensor_map_of(b, BATCH, K * N_PITCH, K, N_PITCH, N, MLC_TENSOR_SLICE);
-    MLC_LAUNCH(kernel, blocks, mlc_tensor_memory<COLUMNS>::THREADS, BYTES, (cudaStream_t)0, map_a, map_b, c);
+    typedef mlc_tensor_memory<COLUMNS> room;
+    run_copies<COLUMNS, M, N, K, A_ALONG_K, B_ALONG_K>(
+        tensor<COLUMNS, M, N, K, A_ALONG_K, B_ALONG_K>, blocks, room::THREADS, room::BYTES, a, b, c);
+}
+
+template <int COLUMNS, int M, int N, int K, bool A_ALONG_K, bool B_ALONG_K>
+static void run_tmem(int blocks, const uint16_t *a, const uint16_t *b, float *c)
+{
+    run_copies<COLUMNS, M, N, K, A_ALONG_K, B_ALONG_K>(
+        tmem<COLUMNS, M, N, K, A_ALONG_K, B_ALONG_K>, blocks, MLC_TMEM_THREADS, mlc_tmem_memory<COLUMNS>::BYTES, a, b, c);
 }
 
 /* Tiles of 192 and 256 columns, by blocks that take several, only where operands lie as those of a layer do. */
@@ -62,12 +91,14 @@ static void run_columns(int columns, const uint16_t *a, const uint16_t *b, float
 {
     if (columns == 0)
         run<M, N, K, A_ALONG_K, B_ALONG_K>(a, b, c);
+    else if (columns == -128)
+        run_tmem<128, M, N, K, A_ALONG_K, B_ALONG_K>(2, a, b, c);
     else if (columns == 128)
         run_tensor<128, M, N, K, A_ALONG_K, B_ALONG_K>(BATCH * ((M + 127) / 128) * ((N + 127) / 128), a, b, c);
     else if constexpr (A_ALONG_K && !B_ALONG_K)
-        run_tensor<192, M, N, K, true, false>(1, a, b, c);
+        columns < 0 ? run_tmem<192, M, N, K, true, false>(1, a, b, c) : run_tensor<192, M, N, K, true, false>(1, a, b, c);
     else if constexpr (!A_ALONG_K && B_ALONG_K)
-        run_tensor<256, M, N, K, false, true>(3, a, b, c);
+        columns < 0 ? run_tmem<256, M, N, K, false, true>(3, a, b, c) : run_tensor<256, M, N, K, false, true>(3, a, b, c);
 }
 
 /* 130 x 67 by 201. */

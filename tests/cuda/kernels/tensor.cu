@@ -8,7 +8,7 @@
 #define PLANTED(name) ((void)fault, false)
 #endif
 
-enum Fault { NO_FAULT, NO_PROXY_FENCE, NO_WAIT, NO_WGMMA_FENCE, NO_TMEM_FENCE, FEW_BYTES, REFILL_TOO_EARLY, NO_BARRIER, FEW_WAITS, WRONG_PHASE, MANY_BYTES };
+enum Fault { NO_FAULT, NO_PROXY_FENCE, NO_WAIT, NO_WGMMA_FENCE, NO_TMEM_FENCE, FEW_BYTES, REFILL_TOO_EARLY, NO_BARRIER, FEW_WAITS, WRONG_PHASE, MANY_BYTES, NO_FENCE_BEFORE };
 
 /* Element (i, k) of a tile for a descriptor, as mlc_cuda.h says; rows: extent of i. Tiles are K-major [rows / 8][W or T ...]. */
 struct Tile {
@@ -176,11 +176,13 @@ MLC_KERNEL void __launch_bounds__(128) tensor_memory(const uint16_t *a, const ui
 #if !defined(__CUDA_ARCH__) || MLC_HAS_TCGEN05
     MLC_SHARED_DYNAMIC(uint8_t, tiles);
     MLC_SHARED(mlc_mbarrier, done, [1]);
+    MLC_SHARED(mlc_mbarrier, left, [1]);
     MLC_SHARED(uint32_t, address, [1]);
     uint8_t *const tile_a = tiles, *const tile_b = tiles + 128 * 64 * 2;
     const int thread = (int)threadIdx.x;
     if (thread == 0) {
         mlc_mbarrier_init(done, 1);
+        mlc_mbarrier_init(left, 128);
         mlc_fence_async();
     }
     if (thread < 32)
@@ -213,6 +215,19 @@ MLC_KERNEL void __launch_bounds__(128) tensor_memory(const uint16_t *a, const ui
         mlc_tmem_load_x8(v, d + ((uint32_t)thread / 32 * 32 << 16) + (uint32_t)column);
         for (int i = 0; i < 8; i++)
             c[thread * 64 + column + i] = v[i];
+    }
+    /* The last slice once more, into what all have read. */
+    if (!PLANTED(NO_FENCE_BEFORE))
+        mlc_tmem_fence_before();
+    mlc_mbarrier_arrive(left);
+    if (thread == 0) {
+        if (!PLANTED(REFILL_TOO_EARLY))
+            mlc_mbarrier_wait(left, 0);
+        mlc_tmem_fence();
+        mlc_tmem_mma(d, mlc_tmem_descriptor(tile_a, 0, 1024, MLC_SWIZZLE_128), mlc_tmem_descriptor(tile_b, 0, 1024, MLC_SWIZZLE_128),
+            mlc_tmem_instruction(128, 64, 0, 0), false);
+        mlc_tmem_commit(done);
+        mlc_mbarrier_wait(done, k / 64 % 2);
     }
     __syncthreads();
     if (thread < 32)
