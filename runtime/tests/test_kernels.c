@@ -208,6 +208,27 @@ static void test_products(void)
         }
 }
 
+/* Matrices of any shape, each with rows or columns side by side and the others some way apart: a page, or so that pairs are torn. */
+static void test_pitches(void)
+{
+    static const int64_t extents[] = {1, 2, 3, 7, 13, 14, 15, 16, 17, 31, 32, 33, 48, 61, 97, 128, 129, 163, 200, 401};
+    static const int64_t gaps[] = {0, 0, 0, 1, 2, 6, 16};
+    for (int round = 0; round < 60; round++) {
+        const int64_t m = extents[draw(20)], n = extents[draw(20)], k = draw(8) == 0 ? 700 + draw(500) : extents[draw(20)];
+        const int a_columns = (int)draw(2), b_columns = (int)draw(2), page = draw(5) == 0;
+        const int64_t of_a = page && m * k < 40000 ? 1024 : (a_columns ? m : k) + gaps[draw(7)];
+        const int64_t of_b = page && n * k < 40000 ? 1024 : (b_columns ? k : n) + gaps[draw(7)];
+        const mlc_contraction shape = {
+            .m_rank = 1, .n_rank = 1, .k_rank = 1,
+            .m = {{m, a_columns ? 1 : of_a, 0}},
+            .n = {{n, 0, b_columns ? of_b : 1}},
+            .k = {{k, a_columns ? of_a : 1, b_columns ? 1 : of_b}},
+            .a_dtype = draw(2) ? NARROW : MLC_ELEMENT, .b_dtype = draw(2) ? NARROW : MLC_ELEMENT,
+        };
+        test_contraction(&shape);
+    }
+}
+
 /* Shuffles the memory order of the indices of one operand, with gaps between rows now and then. */
 static void set_strides(mlc_index **indices, int count, int of_b)
 {
@@ -576,6 +597,7 @@ int main(void)
     test_next();
     test_products();
     test_scattered_rows();
+    test_pitches();
     test_groups();
     test_attentions();
     test_blind_query();
