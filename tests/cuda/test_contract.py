@@ -65,6 +65,13 @@ def test_sums_of_products(runner: str, columns: int, along: tuple[int, int]) -> 
     assert len(seen) == 1
 
 
+def test_what_copies_cannot_take_is_no_launch() -> None:
+    """The error stands until the end of a capture asks for it."""
+    with Device("contract.cu") as device:
+        assert device.library.run_refused(device.empty(64 * 67 * 2)) != 0
+        assert GPU or any("cudaFuncSetAttribute" in text for text in device.reports())
+
+
 def line(text: str) -> str:
     return f"  {text}  @<t>:1:1-1:2 via test\n"
 

@@ -43,7 +43,7 @@ EXPECTED_ON = {
     },
     "103a": {
         "tensor_memory": ["UTCHMMA", "LDTM.x8", "UTCBAR", "UTCATOMSWS", "SYNCS.PHASECHK"],
-        "tmem": ["UTCHMMA", "LDTM.x8", "UTCBAR", "UTMALDG.3D", "STS.128", "STG.E.128"],
+        "tmem": ["UTCHMMA", "LDTM.x32", "UTCBAR", "UTMALDG.3D", "STS.128", "STG.E.128"],
     },
 }
 

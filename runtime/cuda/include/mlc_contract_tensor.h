@@ -86,7 +86,7 @@ static inline mlc_tensor_map mlc_tensor_map_of(const uint16_t *base, int64_t bat
     mlc_tensor_map map = {};
     if (mlc_tensor_map_make(&map, base, (uint64_t)batches, (uint64_t)batch_pitch * 2, (uint64_t)rows, (uint64_t)pitch * 2, (uint64_t)along,
             (uint32_t)box_rows, MLC_TENSOR_SLICE, MLC_SWIZZLE_128))
-        (void)cudaFuncSetAttribute(nullptr, cudaFuncAttributeMaxDynamicSharedMemorySize, 0); /* an error that stays until it is asked for */
+        (void)cudaFuncSetAttribute(nullptr, cudaFuncAttributeMaxDynamicSharedMemorySize, -1); /* an error that stays until it is asked for */
     return map;
 }
 

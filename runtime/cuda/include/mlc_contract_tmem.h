@@ -75,15 +75,11 @@ MLC_DEVICE void mlc_tmem_end(float *turned, mlc_tmem_barriers &barriers, Integer
         mlc_tmem_fence();
         MLC_ROLLED
         for (int part = 0; part < WIDTH; part += 32) {
+            float v[32];
+            mlc_tmem_load_x32(v, sums + (uint32_t)part);
             MLC_UNROLL
-            for (int i = 0; i < 32; i += 8) {
-                float v[8];
-                mlc_tmem_load_x8(v, sums + (uint32_t)(part + i));
-                MLC_UNROLL
-                for (int piece = 0; piece < 2; piece++)
-                    mlc_store16(turned + mlc_tensor_turn(lane, i / 4 + piece),
-                        mlc_x16<float>{{v[piece * 4], v[piece * 4 + 1], v[piece * 4 + 2], v[piece * 4 + 3]}});
-            }
+            for (int i = 0; i < 32; i += 4)
+                mlc_store16(turned + mlc_tensor_turn(lane, i / 4), mlc_x16<float>{{v[i], v[i + 1], v[i + 2], v[i + 3]}});
             if (part + 32 == WIDTH) {
                 mlc_tmem_fence_before();
                 mlc_tensor_leave(&barriers.left[half.stage]);

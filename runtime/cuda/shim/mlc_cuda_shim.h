@@ -572,4 +572,9 @@ MLC_DEVICE void mlc_tmem_load_x8(float (&v)[8], uint32_t address)
     mlc_shim::tmem_load(v, 8, address);
 }
 
+MLC_DEVICE void mlc_tmem_load_x32(float (&v)[32], uint32_t address)
+{
+    mlc_shim::tmem_load(v, 32, address);
+}
+
 #endif
