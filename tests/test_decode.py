@@ -21,6 +21,7 @@ from mlc.ops import OPS
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.verify import prove
 from mlc.passes.decode import with_decoding
+from mlc.plan.report import explain_plan
 from mlc.targets import TARGETS
 
 LLAMA = TEXT | {"hidden": 48, "heads": 4, "kv_heads": 2, "depth": 2}
@@ -195,6 +196,15 @@ def test_what_is_kept_lies_on_the_rank_of_its_layer_in_the_plan(plan: dict) -> N
     assert {area["bytes"] for _, area in found} == {TEXT["context"] * TEXT["width"] * 4}
     assert {area["chain"] for _, area in found} == {"decode"}
     assert prove(read_plan(plan)) is not None
+
+
+def test_a_plan_says_how_texts_are_made(plan: dict, tmp_path: Path) -> None:
+    assert "sampling  computes one time for each token, with " in explain_plan(plan)
+    path = tmp_path / "gla.dsl"
+    path.write_text(WHOLE["gla"][0].text(), encoding="utf-8")
+    compile_file(path, tmp_path / "out", WHOLE["gla"][0].defines, Options(emit="plan"))
+    whole = explain_plan(json.loads((tmp_path / "out" / "plan.json").read_text()))
+    assert "sampling  computes the whole context for each token: gla.dsl:34:14: `reshape` looks at other times" in whole
 
 
 def refused(plan: dict, change) -> str:

@@ -52,6 +52,7 @@ def plan_json(plan: Planned) -> str:
         "flops_per_microbatch": json.dumps(plan.flops),
         "recomputed_flops_per_microbatch": json.dumps(plan.recomputed_flops),
         "rounds": json.dumps(dict(plan.rounds)),
+        **({"undecoded": json.dumps(plan.undecoded)} if plan.undecoded else {}),
         "stages": _list(_stages(plan), " "),
         "parameters": _nested(list(map(_parameter, plan.parameters)), " "),
         "scalars": json.dumps(plan.scalars),

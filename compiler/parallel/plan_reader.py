@@ -135,6 +135,7 @@ def _read(content: Mapping[str, Any]) -> Planned:
         channels={c["name"]: _channel(c) for c in content["channels"]},
         places=tuple(map(_place, content["places"])),
         rounds={chain: _count(content["rounds"][chain]) for chain in CHAINS if chain in content["rounds"]},
+        undecoded=str(content.get("undecoded", "")),
     )
     if len(planned.channels) != len(content["channels"]):
         raise ValueError("two channels have one name")

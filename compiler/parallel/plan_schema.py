@@ -111,7 +111,7 @@ SCHEMA: dict[str, Any] = {
     "mesh": {"pp": PLACES, "dp": REPLICAS, "ep": ONE, "tp": ONE, "cp": ONE},
     "microbatches": LEAST_1, "groups": LEAST_1, "scratch_bytes_per_thread": LEAST_0, "flops_per_microbatch": NUMBER,
     "recomputed_flops_per_microbatch?": NUMBER,
-    "rounds": {"train": LEAST_1, "evaluate?": LEAST_1, "sample?": LEAST_1, "decode?": LEAST_1},
+    "rounds": {"train": LEAST_1, "evaluate?": LEAST_1, "sample?": LEAST_1, "decode?": LEAST_1}, "undecoded?": TEXT,
     "stages": [{"stage": LEAST_0, "place": LEAST_0, "calls": [TEXT], "recompute?": [CHOICE], "cost": {"*": NUMBER}, "why": TEXT}],
     "parameters": [{
         "name": TEXT, "dtype": "the dtype of a parameter", "shape": [LEAST_1], "elements": LEAST_1, "fed": TEXT, "owner": LEAST_0,

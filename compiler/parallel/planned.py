@@ -386,6 +386,7 @@ class Planned:
     columns:     per chain
     sweeps:      of all places alike; those of one action in the order in which they run
     rounds:      per chain, the microbatches of a list, for one replica
+    undecoded:   why there is no decode chain beside a sample chain
     unit:        bytes of an element of a master: the same of all parameters
     """
 
@@ -409,6 +410,7 @@ class Planned:
     channels: Mapping[str, Channel]
     places: tuple[Place, ...]
     rounds: Mapping[str, int]
+    undecoded: str = ""
     unit: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import NamedTuple
 
 from mlc.diagnostics import NO_SPAN, InternalError, Span
@@ -62,7 +63,7 @@ def with_decoding(program: Program, ops: Mapping[str, Op], kernels: Collection[s
             raise Whole("the target has no kernels for it")
         return _Chain(program, ops).program()
     except Whole as whole:
-        where = "" if whole.span == NO_SPAN else f"{whole.span}: "
+        where = "" if whole.span == NO_SPAN else f"{replace(whole.span, file=Path(whole.span.file).name)}: "
         return replace(program, undecoded=f"{where}{whole.why}")
 
 

@@ -81,6 +81,7 @@ def plan(lowered: Lowered, layout: Layout) -> Planned:
         channels={channel.name: channel for channel in channels},
         places=places,
         rounds={chain.staged.kind: chain.table.schedule.microbatches for chain in chains},
+        undecoded=program.undecoded,
     )
 
 

@@ -11,7 +11,7 @@ from mlc.mesh import Cohort, Mesh
 from mlc.parallel.cut_report import explain_stages
 from mlc.parallel.entries import COMPUTE
 from mlc.parallel.plan_reader import read_plan, reading
-from mlc.parallel.planned import Planned
+from mlc.parallel.planned import KEPT, Planned
 from mlc.parallel.quantities import size_text
 from mlc.plan.over_time import draw, moments, received_bytes
 
@@ -40,6 +40,7 @@ def _explained(plan: Json, planned: Planned) -> str:
         f"work      {plan['flops_per_microbatch'] / 1e9:,.3f} GFLOP a microbatch, {plan['microbatches']} a step in {plan['groups']} groups",
         *_recomputed(plan),
         f"schedule  {plan['schedule']}, {plan['rounds']['train']} microbatches a replica",
+        *_sampled(planned),
         "",
         *_stages(plan),
     ]
@@ -58,6 +59,16 @@ def _recomputed(plan: Json) -> list[str]:
         return []
     part = flops / max(plan["flops_per_microbatch"], 1)
     return [f"again     {flops / 1e9:,.3f} GFLOP a microbatch are computed once more, {part:.1%} of it"]
+
+
+def _sampled(planned: Planned) -> list[str]:
+    """How the tokens of a text are made."""
+    if "sample" not in planned.rounds:
+        return []
+    if "decode" not in planned.rounds:
+        return [f"sampling  computes the whole context for each token: {planned.undecoded or 'the plan has no decode chain'}"]
+    kept = max(sum(area.bytes for area in place.fixed if area.name.startswith(KEPT)) for place in planned.places)
+    return [f"sampling  computes one time for each token, with {size_text(kept)} a rank kept of those before"]
 
 
 def _ranks(plan: Json) -> str:
