@@ -229,6 +229,20 @@ static void test_pitches(void)
     }
 }
 
+/* Rows of bf16 on even and odd places, of even and odd depth: pairs of neighbours are words, or are torn. */
+static void test_torn_pairs(void)
+{
+    for (int round = 0; round < 32; round++) {
+        const int64_t depth = 16 + round % 2, row = 18 + round / 2 % 2, matrix = 5 * row + 1 + round / 4 % 2;
+        const mlc_contraction shape = {
+            .batch_rank = 1, .m_rank = 1, .n_rank = 1, .k_rank = 1,
+            .batch = {{2, matrix, 0}}, .m = {{5, row, 0}}, .n = {{20, 0, 1}}, .k = {{depth, 1, 20}},
+            .a_dtype = NARROW, .b_dtype = NARROW,
+        };
+        test_contraction(&shape);
+    }
+}
+
 /* Shuffles the memory order of the indices of one operand, with gaps between rows now and then. */
 static void set_strides(mlc_index **indices, int count, int of_b)
 {
@@ -598,6 +612,7 @@ int main(void)
     test_products();
     test_scattered_rows();
     test_pitches();
+    test_torn_pairs();
     test_groups();
     test_attentions();
     test_blind_query();
