@@ -57,7 +57,7 @@ def plan_chain(
     table = timetable(_schedule(layout, staged.kind), _costs(layout))
     accumulators = {(use.call, use.result): use.buffer() for use in uses} if train else {}
     inputs = {i.name: i.type for i in lowered.step.program.inputs}
-    rows = tuple(StageRows(stage, rounded[place]) for stage, place in enumerate(layout.schedule.placement))
+    rows = tuple(StageRows(stage, rounded[place], not train) for stage, place in enumerate(layout.schedule.placement))
     choices = layout.choices if train else ()
     for of in rows:
         values = add_forward_rows(lowered, staged, accumulators, choices, of)

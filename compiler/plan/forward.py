@@ -48,6 +48,7 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice:
         for n, (parameter, role, name) in enumerate(zip(unit.function.parameters, unit.roles, call.arguments, strict=True))
     }
     results = variant.forward.results if variant else unit.function.results
+    noted = unit.outputs + len(unit.effects)
     for n, result in enumerate(results):
         if n < unit.outputs:
             values[result.name] = rows.buffer(f"state.{call.results[n]}", lowered.stored(call.unit, result))
@@ -56,8 +57,9 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice:
         elif (number, result.name) in uses:
             values[result.name] = uses[number, result.name]
         else:
-            passing = "passing." if result.name in remade else ""
-            values[result.name] = rows.buffer(f"{number}.{passing}{result.name}", lowered.stored(call.unit, result))
+            passing, kind = "passing." if result.name in remade else "", lowered.stored(call.unit, result)
+            name = passing + result.name
+            values[result.name] = rows.buffer(f"{number}.{name}", kind) if n < noted else rows.unread(routine, number, name, kind)
     for effect, name, result in zip(unit.effects, call.effects, results[unit.outputs :], strict=False):
         if effect.kind in ("add_loss", "report"):
             (rows.losses if effect.kind == "add_loss" else rows.metrics).append((name, values[result.name]))

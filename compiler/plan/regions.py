@@ -243,11 +243,20 @@ def _place_rings(
 def _place_transient(
     rows: StageRows, touched: Mapping[str, _Touch], of_buffer: Mapping[str, tuple[str, ...]], phase: str, spots: dict[str, tuple[str, int]]
 ) -> int:
-    """Places what one phase alone touches; returns its bytes."""
-    lives = {name: (t.first, t.last) for name, t in touched.items() if of_buffer[name] == (phase,) and name not in spots}
+    """Places what one phase alone touches; returns its bytes. What one row alone touches lies behind the rest, where that of others lies."""
+    alone = {name for names in rows.alone.values() for name in names}
+    apart = alone.union(spots)
+    lives = {name: (t.first, t.last) for name, t in touched.items() if of_buffer[name] == (phase,) and name not in apart}
     offsets, size = lay_out({name: rows.sizes[name] for name in lives}, lives)
+    end = size
+    for names in rows.alone.values():
+        at = size
+        for name in names:
+            offsets[name] = at
+            at += aligned(rows.sizes[name])
+        end = max(end, at)
     spots.update((name, (TRANSIENT, offset)) for name, offset in offsets.items())
-    return size
+    return end
 
 
 def _ring_phases(of_buffer: Mapping[str, tuple[str, ...]], spots: Mapping[str, tuple[str, int]]) -> dict[str, set[str]]:

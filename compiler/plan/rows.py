@@ -34,6 +34,8 @@ class StageRows:
     sizes:    bytes of every buffer that a microbatch has for itself. Other names are of memory that all share
     gradients: those of `sizes` that are accumulators, in a step of one microbatch that goes backward right after it went forward
     rounded:  the parameters of which a microbatch has a copy in the dtype of the forward pass
+    onward:   nothing goes backward
+    alone:    where nothing goes backward: what a row makes that no other row reads, by routine; all its rows make it at one place
     inputs:   the model inputs that some row reads, in the order they are met
     losses:   (name, buffer) of add_loss effects; metrics: of reports
     weight:   the buffer of the microbatch's weight, which the first row makes; None where none is needed or it is 1
@@ -42,6 +44,8 @@ class StageRows:
 
     stage: int
     rounded: frozenset[str] = frozenset()
+    onward: bool = False
+    alone: dict[str, dict[str, None]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     gradients: list[str] = field(default_factory=list)
@@ -62,6 +66,17 @@ class StageRows:
         self.kept[buffer] = kind.bytes
         return buffer
 
+    def unread(self, routine: Routine, number: int, name: str, kind: Stored) -> str:
+        """The buffer of a value that the forward row of a call makes, and at most rows of the way back read."""
+        if not self.onward:
+            return self.buffer(f"{number}.{name}", kind)
+        return self._alone(routine, f"{routine.name}.{name}", kind.bytes)
+
+    def _alone(self, routine: Routine, name: str, size: int) -> str:
+        self.alone.setdefault(routine.name, {})[name] = None
+        self.sizes[name] = size
+        return name
+
     def add(self, phase: str, routine: Routine, buffers: Sequence[str], path: str, name: str, again: bool = False) -> None:
         """Append a row."""
         self.rows.append(Row(phase, routine, (*buffers, *self.work(routine)), path, name, again))
@@ -70,6 +85,8 @@ class StageRows:
         """Work memory for a row that comes next; none where it needs none."""
         if not routine.work_bytes:
             return ()
+        if self.onward:
+            return (self._alone(routine, f"work.{routine.name}", routine.work_bytes),)
         name = f"work.{len(self.rows)}"
         self.sizes[name] = routine.work_bytes
         return (name,)
