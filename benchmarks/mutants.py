@@ -216,10 +216,10 @@ def _move_outbox(plan: Plan, rng: random.Random) -> str:
     return f"{channel['name']}: outbox becomes {channel['outbox']}"
 
 
-def _chunk(plan: Plan, rng: random.Random) -> tuple[str, dict[str, Any]]:
-    """A chunk that has rows, and its name."""
+def _chunk(plan: Plan, rng: random.Random) -> tuple[str, dict[str, Any], list[list[Any]]]:
+    """The name of a chunk that has rows, the chunk, and the buffers that its rows number: of its place, then its own."""
     found = [
-        (f"rank {place['place']}, {chain}, chunk {number}", chunk)
+        (f"rank {place['place']}, {chain}, chunk {number}", chunk, [*place["named"], *chunk["buffers"]])
         for place in plan["places"]
         for chain, chunks in place["chunks"].items()
         for number, chunk in enumerate(chunks)
@@ -230,24 +230,24 @@ def _chunk(plan: Plan, rng: random.Random) -> tuple[str, dict[str, Any]]:
 
 def move_buffer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     """A buffer of rows lies elsewhere in its region, in another region, or has other bytes."""
-    where, chunk = _chunk(plan, rng)
-    buffer = rng.choice(chunk["buffers"])
+    where, _, buffers = _chunk(plan, rng)
+    buffer = rng.choice(buffers)
     before = list(buffer)
     match rng.randrange(4):
         case 0:
             buffer[2] = max(0, buffer[2] + rng.choice([-64, 64]))
         case 1:
-            buffer[1:3] = rng.choice(chunk["buffers"])[1:3]
+            buffer[1:3] = rng.choice(buffers)[1:3]
         case 2:
             buffer[3] = max(0, buffer[3] + rng.choice([-4, 4]))
         case _:
-            buffer[1] = rng.choice(chunk["buffers"])[1]
+            buffer[1] = rng.choice(buffers)[1]
     return f"{where}: {before} becomes {buffer}", {MEMORY, LIFETIMES, COVERAGE}
 
 
 def edit_rows(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     """A row is missing, done twice, elsewhere, of another routine, or is given another buffer."""
-    where, chunk = _chunk(plan, rng)
+    where, chunk, buffers = _chunk(plan, rng)
     rows = rng.choice([of for of in chunk["rows"].values() if of])
     at = rng.randrange(len(rows))
     text = f"{where}: row {rows[at]}"
@@ -261,13 +261,13 @@ def edit_rows(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
         case 3:
             rows[at][0] = rng.randrange(len(plan["routines"]))
         case _:
-            rows[at][3][rng.randrange(len(rows[at][3]))] = rng.randrange(len(chunk["buffers"]))
+            rows[at][3][rng.randrange(len(rows[at][3]))] = rng.randrange(len(buffers))
     return f"{text} becomes {rows[at : at + 1]}", {COVERAGE, LIFETIMES, MEMORY, NO_PLAN}
 
 
 def edit_head(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     """A phase in two parts has another first part, or one part; or one part becomes two."""
-    where, chunk = _chunk(plan, rng)
+    where, chunk, _ = _chunk(plan, rng)
     phase = rng.choice([*chunk["heads"], *chunk["rows"]])
     before = dict(chunk["heads"])
     head = chunk["heads"].pop(phase, 0) + rng.choice([-1, 1])

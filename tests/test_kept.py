@@ -365,9 +365,9 @@ def test_another_arrangement_is_refused(plan: dict[str, Any], seed: int) -> None
         verify(made)
 
 
-def bound(chunk: dict[str, Any], what: str) -> list[int]:
+def bound(chunk: dict[str, Any], buffers: list[list[Any]], what: str) -> list[int]:
     """Numbers of buffers of a chunk: that the runtime fills or reads, or whose names begin so."""
-    named = [number for number, (name, *_) in enumerate(chunk["buffers"]) if name.startswith(what)]
+    named = [number for number, (name, *_) in enumerate(buffers) if name.startswith(what)]
     found = {name: [buffer for _, buffer in chunk[name]] for name in ("inputs", "values")}
     if "logits" in chunk:
         found["logits"] = [chunk["logits"]["buffer"]]
@@ -382,12 +382,13 @@ def test_what_others_read_lies_as_they_know_it(plan: dict[str, Any], chain: str,
     """What the runtime fills or reads is canonical; both ends of a message have its states lie alike."""
     made = copy.deepcopy(plan)
     chunk = made["places"][place]["chunks"][chain][0]
-    number = bound(chunk, what)[0]
+    buffers = [*made["places"][place]["named"], *chunk["buffers"]]
+    number = bound(chunk, buffers, what)[0]
     for row in [row for rows in chunk["rows"].values() for row in rows]:
         operands = made["routines"][row[0]]["operands"]
         for at in [at for at, buffer in enumerate(row[3]) if buffer == number]:
             operands[at] = operands[at].partition(" as ")[0] + " as 3 1 in 999"
-    name = chunk["buffers"][number][0]
+    name = buffers[number][0]
     assert any(f"{chain}: place {place}, chunk 0: {name} is arranged" in fault.message for fault in arranged_faults(read_plan(made)))
 
 

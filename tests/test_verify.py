@@ -69,8 +69,13 @@ def chunk(plan: Plan, place: int, chain: str = "train") -> dict[str, Any]:
     return plan["places"][place]["chunks"][chain][0]
 
 
+def buffers(plan: Plan, place: int, chain: str = "train") -> list[list[Any]]:
+    """What rows number: the buffers of the place, then those of the chunk."""
+    return [*plan["places"][place]["named"], *chunk(plan, place, chain)["buffers"]]
+
+
 def buffer(plan: Plan, place: int, prefix: str) -> list[Any]:
-    return next(b for b in chunk(plan, place)["buffers"] if b[0].startswith(prefix))
+    return next(b for b in buffers(plan, place) if b[0].startswith(prefix))
 
 
 def region(plan: Plan, place: int, name: str) -> dict[str, Any]:
@@ -327,7 +332,10 @@ def ring_too_small(plan: Plan) -> None:
 def gradient_in_a_ring(plan: Plan) -> None:
     """Rows add to a gradient in a slot of each microbatch, and not where the end of the step looks for it."""
     names = [r["name"] for r in plan["places"][0]["regions"]]
-    buffer(plan, 0, "gradient of ")[1:3] = names.index("train.0.F-B"), 0
+    gradient, every, of = buffer(plan, 0, "gradient of "), buffers(plan, 0), chunk(plan, 0)
+    of["buffers"].append([gradient[0], names.index("train.0.F-B"), 0, gradient[3]])
+    for row in [row for rows in of["rows"].values() for row in rows]:
+        row[3] = [len(every) if every[number] is gradient else number for number in row[3]]
 
 
 def freed_too_soon(plan: Plan) -> None:
@@ -463,9 +471,9 @@ def column_of_another_stage(plan: Plan) -> None:
 
 def logits_elsewhere(plan: Plan) -> None:
     """Where another value of that size lies."""
-    of = chunk(plan, 1, "sample")
+    of, every = chunk(plan, 1, "sample"), buffers(plan, 1, "sample")
     own = of["logits"]["buffer"]
-    of["logits"]["buffer"] = next(n for n, of_n in enumerate(of["buffers"]) if of_n[3] == of["buffers"][own][3] and n != own)
+    of["logits"]["buffer"] = next(n for n, of_n in enumerate(every) if of_n[3] == every[own][3] and n != own)
 
 
 def logits_of_another_shape(plan: Plan) -> None:
@@ -703,7 +711,7 @@ EDITS: dict[str, tuple[tuple[Edit, str], ...]] = {
         (arena_too_small, "place 1: "),
         (buffer_outside_its_slot, "of train.0.inputs"),
         (result_over_an_operand, "share bytes, and one of them is written"),
-        (parameter_elsewhere, "is no buffer of this place"),
+        (parameter_elsewhere, "is no buffer of it"),
         (part_of_a_message_elsewhere, "was sent as"),
         (rings_overlap, "place 0: train.0.F-B"),
         (slot_too_small, "place 0: train.0.F-B puts"),
@@ -948,7 +956,7 @@ def operand_of_another_size(plan: Plan) -> None:
 def row_that_writes_a_parameter(plan: Plan) -> None:
     """Its routine says that it writes what it is given to read."""
     operands = plan["routines"][chunk(plan, 0)["rows"]["F"][1][0]]["operands"]
-    assert chunk(plan, 0)["buffers"][chunk(plan, 0)["rows"]["F"][1][3][1]][0].startswith("parameter ")
+    assert buffers(plan, 0)[chunk(plan, 0)["rows"]["F"][1][3][1]][0].startswith("parameter ")
     operands[1] = operands[1].replace("read", "write")
 
 
@@ -962,7 +970,7 @@ def row_that_overwrites_a_gradient(plan: Plan) -> None:
 def loss_overwritten(plan: Plan) -> None:
     """A value of the way back lies where the loss of the microbatch was left."""
     of, place = chunk(plan, 1), plan["places"][1]
-    column = of["buffers"][of["values"][0][1]]
+    column = buffers(plan, 1)[of["values"][0][1]]
     other = next(b for b in of["buffers"] if ".pending." in b[0])
     region(plan, 1, "train.0.values").update(base=place["arena_bytes"], stride=other[3], bytes=other[3])
     place["arena_bytes"] += 4 * other[3]
@@ -972,7 +980,7 @@ def loss_overwritten(plan: Plan) -> None:
 def message_overwritten(plan: Plan) -> None:
     """A block writes where the one before it has left what is sent behind both."""
     of = chunk(plan, 0, "evaluate")["buffers"]
-    sent, other = (next(b for b in of if b[0] == name) for name in ("state.down.0.x", "4.x.1"))
+    sent, other = (next(b for b in of if b[0].endswith(name)) for name in ("state.down.0.x", "forward.x.1"))
     other[1:3] = sent[1:3]
 
 

@@ -186,10 +186,12 @@ def _place(place: Place) -> str:
         "shards": {name: {"at": area.at, "bytes": area.bytes} for name, area in shards.items()},
     }
     regions = {name: number for number, name in enumerate(place.regions)}
-    chunks = {chain: _nested([_chunk(chunk, regions) for chunk in of], _DEEP) for chain, of in place.chunks.items()}
+    named = len(place.named)
+    chunks = {chain: _nested([_chunk(chunk, named, regions) for chunk in of], _DEEP) for chain, of in place.chunks.items()}
     rows = {
         "fixed": _nested(list(map(_area, place.fixed)), _INNER),
         "regions": _list(map(_region, place.regions.values()), _INNER),
+        "named": _nested(_buffers(place.named, regions), _INNER),
         "lists": _by_chain({chain: _nested(list(entries.json_rows()), _DEEP) for chain, entries in place.lists.items()}),
         "chunks": _by_chain(chunks),
         "held": _nested(list(map(_held, place.held)), _INNER),
@@ -207,11 +209,12 @@ def _region(region: Region) -> dict[str, Any]:
     return _of_chain(fields, region.chain)
 
 
-def _chunk(chunk: Chunk, regions: Mapping[str, int]) -> str:
+def _chunk(chunk: Chunk, named: int, regions: Mapping[str, int]) -> str:
+    """named: how many of its buffers are those of its place"""
     fields = {
         "stage": json.dumps(chunk.stage),
         "meaning": json.dumps(chunk.meaning),
-        "buffers": _nested(_buffers(chunk.buffers, regions), _DEEPER),
+        "buffers": _nested(_buffers(chunk.buffers[named:], regions), _DEEPER),
         "weight": json.dumps(chunk.weight),
         "rows": _object({phase: _nested(list(map(_row, of)), _DEEPER + " ") for phase, of in chunk.rows.items()}, _DEEPER),
         "heads": json.dumps(chunk.heads),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from mlc.emit import tree as c
@@ -15,7 +15,7 @@ from mlc.ir.program import TIME_SCALAR, Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.arrangement import Arrangement
 from mlc.lower.program import Lowered
-from mlc.parallel.planned import CHAINS, FED, Chunk, Columns, Held, OwnedParameter, Place, Planned, PlannedParameter, Row, Use
+from mlc.parallel.planned import CHAINS, FED, Buffer, Chunk, Columns, Held, OwnedParameter, Place, Planned, PlannedParameter, Row, Use
 from mlc.parallel.sweeps import OWN, Sweep, SweepCall
 from mlc.resources import VERSION
 
@@ -191,7 +191,9 @@ class Tables:
     def _role(self, place: Place) -> str:
         """Define the tables of a place; returns its mlc_role."""
         prefix = f"place{place.number}"
-        chunks = [self._chunks(prefix, kind, place) for kind in CHAINS]
+        regions = {region: number for number, region in enumerate(place.regions)}
+        named = _operands(place.named, regions)
+        chunks = [self._chunks(prefix, kind, place, regions, named) for kind in CHAINS]
         areas = {"states": place.states, "work": place.work, "guests": place.guests}
         return designated(
             {
@@ -211,15 +213,14 @@ class Tables:
             }
         )
 
-    def _chunks(self, prefix: str, kind: str, place: Place) -> str:
+    def _chunks(self, prefix: str, kind: str, place: Place, regions: Mapping[str, int], named: Sequence[str]) -> str:
         """Define the chunks of a chain on a place; a chain that does not exist has none."""
-        rows = [self._chunk(f"{prefix}_{kind}{n}", place, chunk) for n, chunk in enumerate(place.chunks.get(kind, ()))]
+        rows = [self._chunk(f"{prefix}_{kind}{n}", chunk, regions, named) for n, chunk in enumerate(place.chunks.get(kind, ()))]
         return self._array("mlc_chunk", f"{prefix}_{kind}", rows)
 
-    def _chunk(self, name: str, place: Place, chunk: Chunk) -> str:
-        """Define the tables of a chunk; returns its mlc_chunk."""
-        numbers = {region: number for number, region in enumerate(place.regions)}
-        operands = [_operand(numbers[region], at) for _, region, at, _ in chunk.buffers]
+    def _chunk(self, name: str, chunk: Chunk, regions: Mapping[str, int], named: Sequence[str]) -> str:
+        """Define the tables of a chunk; returns its mlc_chunk. named: operands of the buffers that its place has for all chunks"""
+        operands = [*named, *_operands(chunk.buffers[len(named) :], regions)]
         rows = {field: self._rows(f"{name}_{field}", chunk, phase, operands) for phase, field in _ROWS.items()}
         inputs = [initializer((number, operands[buffer])) for number, buffer in chunk.inputs]
         values = [initializer((column, operands[buffer])) for column, buffer in chunk.values]
@@ -361,9 +362,9 @@ def _read_outside_training(program: Program) -> set[str]:
     return read
 
 
-def _operand(region: int, at: int) -> str:
-    """An operand of a row: in a region, in hex, the region's number before twelve digits of the offset."""
-    return f"{region << REGION_SHIFT | at:#x}" if region else str(at)
+def _operands(buffers: Iterable[Buffer], regions: Mapping[str, int]) -> list[str]:
+    """Buffers as operands of rows: in a region, in hex, the region's number before twelve digits of the offset."""
+    return [f"{regions[region] << REGION_SHIFT | at:#x}" if regions[region] else str(at) for _, region, at, _ in buffers]
 
 
 def chunk_rows(chunk: Chunk) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -315,6 +315,7 @@ def _place(p: Mapping[str, Any]) -> Place:
     if len(regions) != len(p["regions"]):
         raise ValueError("two regions of a place have one name")
     names = list(regions)
+    named = _buffers(p["named"], names)
     return Place(
         number=_whole(p["place"]),
         arena_bytes=_count(p["arena_bytes"]),
@@ -326,8 +327,9 @@ def _place(p: Mapping[str, Any]) -> Place:
         stages=tuple(map(_whole, p["stages"])),
         fixed=tuple(Area(str(f["name"]), _whole(f["at"]), _whole(f["bytes"]), _chain(f.get("chain"))) for f in p["fixed"]),
         regions=regions,
+        named=named,
         lists={chain: rows if isinstance(rows, Entries) else packed(rows) for chain, rows in p["lists"].items()},
-        chunks={chain: tuple(_chunk(c, names) for c in of) for chain, of in p["chunks"].items()},
+        chunks={chain: tuple(_chunk(c, names, named) for c in of) for chain, of in p["chunks"].items()},
         held=tuple(map(_held, p["held"])),
         owned=tuple(map(_owned, p["owned"])),
         states=_area("optimizer states", p["shards"]["states"]),
@@ -336,11 +338,16 @@ def _place(p: Mapping[str, Any]) -> Place:
     )
 
 
-def _chunk(c: Mapping[str, Any], regions: list[str]) -> Chunk:
+def _buffers(of: Iterable[Any], regions: list[str]) -> tuple[Buffer, ...]:
+    return tuple(Buffer(name, regions[_below(region, len(regions), "regions")], at, size) for name, region, at, size in of)
+
+
+def _chunk(c: Mapping[str, Any], regions: list[str], named: tuple[Buffer, ...]) -> Chunk:
+    """named: the buffers of its place that it has first"""
     logits = c.get("logits")
     return Chunk(
         stage=_whole(c["stage"]),
-        buffers=tuple(Buffer(name, regions[_below(region, len(regions), "regions")], at, size) for name, region, at, size in c["buffers"]),
+        buffers=(*named, *_buffers(c["buffers"], regions)),
         rows={phase: tuple(map(_row, of)) for phase, of in c["rows"].items() if _known(phase)},
         heads={phase: _head(c, phase, head) for phase, head in c["heads"].items()},
         weight=_optional(c["weight"]),

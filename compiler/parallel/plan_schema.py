@@ -131,6 +131,7 @@ SCHEMA: dict[str, Any] = {
         "levels": LEVELS, "stages": [WHOLE],
         "fixed": [{"name": TEXT, "at": LEAST_0, "bytes": LEAST_0, "chain?": "a chain"}],
         "regions": [{"name": TEXT, "base": LEAST_0, "stride": LEAST_0, "slots": LEAST_1, "bytes": LEAST_0, "chain?": "a chain"}],
+        "named": ["[name, region, offset, bytes]"],
         "lists": {"*": ["[action, chunk or channel, microbatch]"]},
         "chunks": {"*": [{
             "stage": LEAST_0, "meaning": TEXT, "buffers": ["[name, region, offset, bytes]"],

@@ -19,7 +19,7 @@ from mlc.parallel.entries import Entries
 from mlc.parallel.shards import Owned, Sharing
 from mlc.parallel.sweeps import Sweep
 
-VERSION = 9
+VERSION = 10
 CHAINS = ("train", "evaluate", "sample", "decode")
 #: What gives a parameter its gradient, by the number that tables have for it.
 FED = ("loss", "accumulate", "none")
@@ -214,6 +214,7 @@ class Logits(NamedTuple):
 class Chunk:
     """A stage of a chain on its place.
 
+    buffers:  the first are those that the place has for all its chunks (Place.named)
     rows:     by phase: F, and I, W, B as far as its list has them
     heads:    by phase that is done in two parts, how many of its rows are the first; messages move between the two
     weight:   the buffer of the weight of a microbatch, which a row of F makes; None where none is needed or it is 1
@@ -249,6 +250,7 @@ class Place:
     microbatches: address of the numbers of the microbatches of a list, over all replicas
     results:    address of what a list finds: for other ranks, and for the host when it has ended
     levels:     accumulators a use
+    named:      the buffers that lie at one address for all microbatches, which rows of every chunk name
     chunks:     per chain, in the order of its stages
     states:     where a replica lays out the optimizer states of its pieces, one after the other
     work:       the same of what updates that are not elementwise make and use up
@@ -265,6 +267,7 @@ class Place:
     stages: tuple[int, ...]
     fixed: tuple[Area, ...]
     regions: Mapping[str, Region]
+    named: tuple[Buffer, ...]
     lists: Mapping[str, Entries]
     chunks: Mapping[str, tuple[Chunk, ...]]
     held: tuple[Held, ...]

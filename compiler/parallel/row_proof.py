@@ -48,9 +48,20 @@ def row_faults(planned: Planned) -> Iterator[Fault]:
     sent, unit, roles = _sent(planned), planned.unit, list(map(_roles, planned.routines))
     for place in planned.places:
         fixed = frozenset((area.at, area.name, area.bytes) for area in (*place.fixed, *_scalars(planned, place, unit)))
+        yield from _named_faults(place, fixed)
+        gradients = frozenset(number for number, buffer in enumerate(place.named) if buffer.name.startswith("gradient of "))
         for chain, chunks in place.chunks.items():
             for number, chunk in enumerate(chunks):
-                yield from _Chunk(planned, place, chain, number, chunk, fixed, sent, roles).faults()
+                yield from _Chunk(planned, place, chain, number, chunk, fixed, gradients, sent, roles).faults()
+
+
+def _named_faults(place: Place, fixed: frozenset[tuple[int, str, int]]) -> Iterator[Fault]:
+    """What chunks share is memory of the place, or the copy of a parameter, which rows read in its place."""
+    for name, region, at, size in place.named:
+        copied = name.removeprefix("parameter ")
+        copy = copied != name and (at, f"copy of {copied}", size) in fixed
+        if region != "arena" or not (copy or (at, name, size) in fixed):
+            yield Fault("E1206", f"place {place.number}: {name}, {size} bytes at {at} of {region}, is no buffer of it")
 
 
 def _signature_faults(planned: Planned) -> Iterator[Fault]:
@@ -105,8 +116,9 @@ class _Chunk:
     """One chunk of one chain on its place.
 
     fixed:      address, name and bytes of what lasts
+    shared:     how many of its buffers are those of its place, which last; gradients: those of them that are added to
     lows:       where each buffer begins, with its region; highs: where it ends; sizes: its bytes
-    outside:    buffers that last; gradients: those of them that are added to; kept: those that one list leaves to the next
+    kept:       buffers that one list leaves to the next
     starts:     where what was written begins, ascending; there: the buffer that was last written there; whole: those that lie there whole
     """
 
@@ -118,6 +130,7 @@ class _Chunk:
         number: int,
         chunk: Chunk,
         fixed: frozenset[tuple[int, str, int]],
+        gradients: frozenset[int],
         sent: Mapping[str, Mapping[str, tuple[int, int]]],
         roles: Sequence[_Roles],
     ):
@@ -127,16 +140,17 @@ class _Chunk:
         self.number = number
         self.chunk = chunk
         self.fixed = fixed
+        self.shared = len(place.named)
+        self.gradients = gradients
         self.sent = sent
         self.roles = roles
         self.where = f"{chain}: place {place.number}, chunk {number}"
-        self.arriving = [number for number, buffer in enumerate(chunk.buffers) if buffer.name.startswith(_RECEIVED)]
+        own = islice(enumerate(chunk.buffers), len(place.named), None)
+        self.arriving = [number for number, buffer in own if buffer.name.startswith(_RECEIVED)]
         self.leaving = {name for name in place.regions if name.startswith(_LEAVING)}
         self.lows: list[int] = []
         self.highs: list[int] = []
         self.sizes = [buffer.bytes for buffer in chunk.buffers]
-        self.outside: set[int] = set()
-        self.gradients: set[int] = set()
         self.kept: set[int] = set()
         self.starts: list[int] = []
         self.there: dict[int, int] = {}
@@ -187,7 +201,9 @@ class _Chunk:
         self.lows = [base[within] + at for _, within, at, _ in self.chunk.buffers]
         self.highs = list(map(add, self.lows, self.sizes))
         arriving = frozenset(self.arriving)
-        for number, buffer in enumerate(self.chunk.buffers):
+        if self.chunk.buffers[: self.shared] != self.place.named:
+            yield Fault("E1206", f"{self.where}: its first {self.shared} buffers are not those of its place")
+        for number, buffer in enumerate(islice(self.chunk.buffers, self.shared, None), self.shared):
             name, within, at, size = buffer
             if size < 0 or at < 0:
                 yield Fault("E1206", f"{self.where}: {name} has {size} bytes at {at}")
@@ -195,12 +211,9 @@ class _Chunk:
                 if at + size > ends[within] or number in arriving:
                     yield from self._misplaced_in(buffer)
             elif not first <= at <= at + size <= last:
-                self.outside.add(number)
-                if name.startswith("gradient of "):
-                    self.gradients.add(number)
-                if self.chain == "decode" and name.startswith(KEPT):
+                if self.chain == "decode" and name.startswith(KEPT) and (at, name, size) in self.fixed:
                     self.kept.add(number)
-                if (at, name, size) not in self.fixed and not self._is_copy(buffer):
+                else:
                     yield Fault("E1206", f"{self.where}: {name}, {size} bytes at {at}, is no buffer of this place")
 
     def _misplaced_in(self, buffer: Buffer) -> Iterator[Fault]:
@@ -213,11 +226,6 @@ class _Chunk:
             yield Fault("E1206", f"{self.where}: {name} lies in {region.name}, which is not of this chain")
         elif name.startswith(_RECEIVED) and (fault := self._mismatch(buffer)):
             yield fault
-
-    def _is_copy(self, buffer: Buffer) -> bool:
-        """Is it the copy of a parameter, which rows read in its place?"""
-        of = buffer.name.removeprefix("parameter ")
-        return of != buffer.name and (buffer.at, f"copy of {of}", buffer.bytes) in self.fixed
 
     def _mismatch(self, buffer: Buffer) -> Fault | None:
         """What arrives lies where the stage that sent it put it."""
@@ -235,7 +243,7 @@ class _Chunk:
 
     def _course(self, course: Sequence[str]) -> Iterator[Fault]:
         """Follow a microbatch through its phases."""
-        self.starts, self.there, self.whole = [], {}, set(self.outside)
+        self.starts, self.there, self.whole = [], {}, self.kept.union(range(self.shared))
         added: Counter[tuple[str, str]] = Counter()
         kept: Counter[int] = Counter()
         for buffer in self.arriving:
@@ -268,7 +276,7 @@ class _Chunk:
         right = (
             list(map(self.sizes.__getitem__, numbers)) == roles.sizes
             and self.whole.issuperset(compress(numbers, roles.reads))
-            and self.gradients.issuperset(self.outside.intersection(changed) - self.kept)
+            and self.gradients.issuperset([number for number in changed if number < self.shared])
             and (self.kept.isdisjoint(changed) or self._keeps(row))
             and self.gradients.isdisjoint(compress(numbers, roles.others))
         )
@@ -292,7 +300,7 @@ class _Chunk:
             elif number in self.kept:
                 if use != "read" and not self._keeps(row):
                     yield "E1205", f"{use}s {name}, and keeps nothing of what lies there"
-            elif number in self.outside and use != ("add" if number in self.gradients else "read"):
+            elif number < self.shared and use != ("add" if number in self.gradients else "read"):
                 yield "E1205", f"{use}s {name}, which is not its to {use}"
 
     def _keeps(self, row: Row) -> bool:
@@ -343,7 +351,7 @@ class _Chunk:
 
     def _is_gradient(self, number: int) -> bool:
         """Is it an accumulator of the step? Outside of training what accumulates is forgotten with the microbatch."""
-        return self.chain == "train" and (number in self.outside or self.chunk.buffers[number].name.startswith("gradient of "))
+        return self.chain == "train" and (number < self.shared or self.chunk.buffers[number].name.startswith("gradient of "))
 
     # ---- what is left ----
 
@@ -390,7 +398,7 @@ class _Chunk:
         """Do rows add to what lies at `at`, in memory of its own or for as long as the only microbatch of a step, and to its end?"""
         if number is None:
             return False
-        if number in self.outside:
+        if number < self.shared:
             return fixed and self.chunk.buffers[number].at == at
         if self.planned.rounds["train"] > 1:
             return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from mlc.diagnostics import InternalError
 from mlc.frozen import frozen
@@ -113,7 +114,9 @@ class PlacePlanner:
 
     fixed:    what lies at one address for all microbatches
     unit:     bytes of a number of the wide dtype
-    named:    address and bytes of each buffer that rows name and that lasts; masters: address of each parameter's master
+    named:    address and bytes of each buffer that rows name and that lasts; shared: the buffers; numbers: by name
+    kept:     the same of each that one list leaves to the next, for its chain alone
+    masters:  address of each parameter's master
     regions:  the first is the arena
     """
 
@@ -127,6 +130,9 @@ class PlacePlanner:
         self.bytes = inbox_bytes
         self.fixed: list[Area] = []
         self.named: dict[str, tuple[int, int]] = {}
+        self.shared: tuple[Buffer, ...] = ()
+        self.numbers: dict[str, int] = {}
+        self.kept: dict[str, tuple[int, int]] = {}
         self.masters: dict[int, int] = {}
         self.regions = {"arena": Region("arena", 0, 0, 1, 0, None)}
         self.stages = tuple(s for s, p in enumerate(sketch.layout.schedule.placement) if p == place)
@@ -147,6 +153,8 @@ class PlacePlanner:
             if channel.source == self.place and channel.chain is None:
                 self._outbox(channel)
         states, work, guests = self._states(), self._work_of_updates(), self._guests(uses)
+        self.shared = tuple([Buffer(name, "arena", at, size) for name, (at, size) in self.named.items()])
+        self.numbers = {name: number for number, name in enumerate(self.named)}
         base = end = self.bytes
         chunks: dict[str, tuple[Chunk, ...]] = {}
         for chain in self.sketch.chains:
@@ -164,6 +172,7 @@ class PlacePlanner:
             stages=self.stages,
             fixed=tuple(self.fixed),
             regions=self.regions,
+            named=self.shared,
             lists={chain.staged.kind: chain.lists[self.place] for chain in self.sketch.chains},
             chunks=chunks,
             held=held,
@@ -218,7 +227,7 @@ class PlacePlanner:
                 number = self.sketch.numbers[use.parameter]
                 size = self.sketch.lowered.parameters[use.parameter].master.bytes
                 levels = range(0 if use.buffer() in alone else self.sketch.levels)
-                areas = tuple([self._buffer(use.buffer(level), size) for level in levels])
+                areas = tuple([(self._take if level else self._buffer)(use.buffer(level), size) for level in levels])
                 found[stage].append(Use(number, use.index, use.phase, areas))
         return found
 
@@ -300,7 +309,7 @@ class PlacePlanner:
         transient = self._take(f"{TRANSIENT}.{kind}", size, kind) if size else 0
         for stage in self.stages:
             for name, size in chain.rows[stage].kept.items():
-                self.named[name] = self._take(name, size, kind), size
+                self.kept[name] = self._take(name, size, kind), size
         self._shared_outboxes(chain)
         for edge in chain.edges[self.place]:
             self._edge(chain, edge)
@@ -374,7 +383,7 @@ class PlacePlanner:
         stage, staged = self.stages[chunk], chain.staged
         rows, memory, logits = chain.rows[stage], chain.memories[stage], staged.chain.logits
         regions = {**self._ring_regions(chain, chunk), TRANSIENT: "arena"}
-        buffers = _Buffers(rows, memory, regions, transient, self.named)
+        buffers = _Buffers(rows, memory, regions, transient, self.numbers, self.kept)
         inputs = {i.name: n for n, i in enumerate(self.program.inputs)}
         routines = self.sketch.routines
 
@@ -398,7 +407,7 @@ class PlacePlanner:
             values=values,
             uses=tuple(uses[stage]) if staged.kind == "train" else (),
             logits=left,
-            buffers=buffers.all(),
+            buffers=(*self.shared, *buffers.own()),
             meaning="",
         )
         bound = bound_buffers(made, chain.columns.losses)
@@ -406,7 +415,11 @@ class PlacePlanner:
 
 
 class _Buffers:
-    """The buffers that the rows of a chunk name, numbered as they are met."""
+    """The buffers that the rows of a chunk name: behind those of the place, numbered as they are met.
+
+    named: numbers of those of the place
+    kept:  address and bytes of what one list leaves to the next
+    """
 
     def __init__(
         self,
@@ -414,27 +427,30 @@ class _Buffers:
         memory: StageMemory,
         regions: Mapping[str, str],
         transient: int,
-        named: Mapping[str, tuple[int, int]],
+        named: Mapping[str, int],
+        kept: Mapping[str, tuple[int, int]],
     ):
         self.rows = rows
         self.memory = memory
         self.regions = regions
         self.transient = transient
-        self.named = named
-        self.numbers: dict[str, int] = {}
+        self.first = len(named)
+        self.kept = kept
+        self.numbers = dict(named)
 
     def number(self, name: str) -> int:
         return self.numbers.setdefault(name, len(self.numbers))
 
-    def all(self) -> tuple[Buffer, ...]:
-        spots, sizes, named = self.memory.spots, self.rows.sizes, self.named
+    def own(self) -> list[Buffer]:
+        """Those that are not the place's."""
+        spots, sizes = self.memory.spots, self.rows.sizes
         bases = {ring: (region, self.transient if ring == TRANSIENT else 0) for ring, region in self.regions.items()}
         found: list[Buffer] = []
-        for name in self.numbers:
-            if name in spots:
-                ring, offset = spots[name]
-                region, base = bases[ring]
-                found.append(Buffer(name, region, base + offset, sizes[name]))
-            else:
-                found.append(Buffer(name, "arena", *named[name]))
-        return tuple(found)
+        for name in islice(self.numbers, self.first, None):
+            if name in self.kept:
+                found.append(Buffer(name, "arena", *self.kept[name]))
+                continue
+            ring, offset = spots[name]
+            region, base = bases[ring]
+            found.append(Buffer(name, region, base + offset, sizes[name]))
+        return found

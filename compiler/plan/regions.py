@@ -243,7 +243,7 @@ def _place_rings(
 def _place_transient(
     rows: StageRows, touched: Mapping[str, _Touch], of_buffer: Mapping[str, tuple[str, ...]], phase: str, spots: dict[str, tuple[str, int]]
 ) -> int:
-    """Places what one phase alone touches; returns its bytes. What one row alone touches lies behind the rest, where that of others lies."""
+    """Places what one phase alone touches; returns its bytes. What one row alone touches lies behind the rest, all at one place."""
     alone = {name for names in rows.alone.values() for name in names}
     apart = alone.union(spots)
     lives = {name: (t.first, t.last) for name, t in touched.items() if of_buffer[name] == (phase,) and name not in apart}
