@@ -37,10 +37,13 @@ _DEEPER = "      "
 #: What no name holds.
 _MARK = "\0"
 
+#: Text in parts: put together once, for what is put together at each level is copied as often as there are levels.
+_Parts = list[str]
+
 
 def plan_json(plan: Planned) -> str:
     """The text of plan.json: one line for each stage, parameter, routine, channel, buffer, region, row, action and piece."""
-    fields: dict[str, str] = {
+    fields: dict[str, str | _Parts] = {
         "version": json.dumps(VERSION),
         "model": json.dumps(plan.model),
         "mesh": json.dumps({axis: getattr(plan.mesh, axis) for axis in AXES}),
@@ -60,15 +63,19 @@ def plan_json(plan: Planned) -> str:
         "sweeps": _list(map(_sweep, plan.sweeps), " "),
         "columns": json.dumps({chain: _columns(columns) for chain, columns in plan.columns.items()}),
         "channels": _list(map(_channel, plan.channels.values()), " "),
-        "places": _nested([_place(place) for place in plan.places], " "),
+        "places": _objects(map(_place, plan.places), " "),
     }
-    return _object(fields, "") + "\n"
+    return "".join([*_object(fields, ""), "\n"])
 
 
-def _object(fields: Mapping[str, str], indent: str) -> str:
+def _object(fields: Mapping[str, str | _Parts], indent: str) -> _Parts:
     """A JSON object of values that are text already, one a line."""
-    rows = (f"{indent} {json.dumps(key)}: {value}" for key, value in fields.items())
-    return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
+    parts = ["{"]
+    for key, value in fields.items():
+        parts.append(f"{',' if len(parts) > 1 else ''}\n{indent} {json.dumps(key)}: ")
+        parts += (value,) if isinstance(value, str) else value
+    parts.append(f"\n{indent}}}")
+    return parts
 
 
 def _list(items: Iterable[Any], indent: str) -> str:
@@ -79,9 +86,24 @@ def _list(items: Iterable[Any], indent: str) -> str:
     return f"[\n{indent} {text}\n{indent}]" if marked else "[]"
 
 
-def _nested(items: Sequence[str], indent: str) -> str:
+def _nested(items: Sequence[str], indent: str) -> _Parts:
     """A JSON list of items that are text already."""
-    return f"[\n{indent} " + f",\n{indent} ".join(items) + f"\n{indent}]" if items else "[]"
+    if not items:
+        return ["[]"]
+    parts = [f",\n{indent} "] * (2 * len(items) + 1)
+    parts[1::2] = items
+    parts[0], parts[-1] = f"[\n{indent} ", f"\n{indent}]"
+    return parts
+
+
+def _objects(items: Iterable[_Parts], indent: str) -> _Parts:
+    """The same of objects."""
+    parts = ["["]
+    for item in items:
+        parts.append(f"{',' if len(parts) > 1 else ''}\n{indent} ")
+        parts += item
+    parts.append(f"\n{indent}]" if len(parts) > 1 else "]")
+    return parts
 
 
 def _stages(plan: Planned) -> list[dict[str, Any]]:
@@ -172,7 +194,7 @@ def _channel(channel: Channel) -> dict[str, Any]:
     }
 
 
-def _place(place: Place) -> str:
+def _place(place: Place) -> _Parts:
     shards = {"states": place.states, "work": place.work, "guests": place.guests}
     plain = {
         "place": place.number,
@@ -187,7 +209,7 @@ def _place(place: Place) -> str:
     }
     regions = {name: number for number, name in enumerate(place.regions)}
     named = len(place.named)
-    chunks = {chain: _nested([_chunk(chunk, named, regions) for chunk in of], _DEEP) for chain, of in place.chunks.items()}
+    chunks = {chain: _objects([_chunk(chunk, named, regions) for chunk in of], _DEEP) for chain, of in place.chunks.items()}
     rows = {
         "fixed": _nested(list(map(_area, place.fixed)), _INNER),
         "regions": _list(map(_region, place.regions.values()), _INNER),
@@ -200,7 +222,7 @@ def _place(place: Place) -> str:
     return _object({**{key: json.dumps(value) for key, value in plain.items()}, **rows}, "  ")
 
 
-def _by_chain(rows: Mapping[str, str]) -> str:
+def _by_chain(rows: Mapping[str, _Parts]) -> _Parts:
     return _object(rows, _INNER)
 
 
@@ -209,9 +231,9 @@ def _region(region: Region) -> dict[str, Any]:
     return _of_chain(fields, region.chain)
 
 
-def _chunk(chunk: Chunk, named: int, regions: Mapping[str, int]) -> str:
+def _chunk(chunk: Chunk, named: int, regions: Mapping[str, int]) -> _Parts:
     """named: how many of its buffers are those of its place"""
-    fields = {
+    fields: dict[str, str | _Parts] = {
         "stage": json.dumps(chunk.stage),
         "meaning": json.dumps(chunk.meaning),
         "buffers": _nested(_buffers(chunk.buffers[named:], regions), _DEEPER),
