@@ -190,7 +190,7 @@ def job_bytes(calls: tuple[SweepCall, ...], parameter: PlannedParameter, has: se
     for call in calls:
         uses = [*zip(call.operands, KERNELS[call.kernel].operands, strict=True)]
         if call.kernel == "update":
-            made = ["master", *(f"state {n}" for n in range(len(parameter.states)))]
+            made = ["master", *(f"state {n}" for n in range(len(parameter.kind.states)))]
             reads |= {word: _WIDE for word in (*made, "gradient") if word not in writes}
             writes |= dict.fromkeys(made, _WIDE)
         elif {word for word, (_, kind) in uses if kind in ("wide", "narrow")} <= has:
@@ -208,9 +208,9 @@ def batch_words(calls: tuple[SweepCall, ...], parameter: PlannedParameter, has: 
     words = 0
     for call in calls:
         if call.kernel == "update":
-            words += 3 + 2 * len(parameter.states) + reads
+            words += 3 + 2 * len(parameter.kind.states) + reads
         elif set(call.operands) <= has | {"scale", "clip", "mean"}:
-            words += len(call.operands) * (len(parameter.states) if "state" in call.operands else 1)
+            words += len(call.operands) * (len(parameter.kind.states) if "state" in call.operands else 1)
     return words
 
 
@@ -226,12 +226,12 @@ def sweep_figures(planned: Planned, place: Place, compiled: dict[str, Compiled])
         batches = dict[tuple[str, int, int], list[int]]()
         for number, of in owned.items():
             parameter = planned.parameters[number]
-            if {"loss": "loss", "accumulate": "accumulated"}.get(parameter.fed) not in sweep.only:
+            if {"loss": "loss", "accumulate": "accumulated"}.get(parameter.kind.fed) not in sweep.only:
                 continue
             has = {"gradient", "master", "state", *["copy"] * (number in copied), *["further"] * (len(parameter.uses) > 1)}
             kernel = "mlc_sweep_squares" if sweep.moment == "NORM" else f"{planned.routines[of.update].name}_0"
             key = (kernel, batch_words(sweep.calls, parameter, has, len(of.reads)), job_bytes(sweep.calls, parameter, has))
-            batches.setdefault(key, []).append(parameter.elements)
+            batches.setdefault(key, []).append(parameter.kind.elements)
         for (kernel, words, size), elements in batches.items():
             launches, built = -(-len(elements) // capacity(words)), compiled[kernel]
             yield Figure(f"{sweep.moment} {kernel}", "memory", launches, 0, size * sum(elements) / launches, built.registers, built.spills,

@@ -71,7 +71,7 @@ class Swept:
         at = self.place.states.at
         for share in self.shares:
             found: list[int] = []
-            for _ in self.planned.parameters[share.parameter].states:
+            for _ in self.planned.parameters[share.parameter].kind.states:
                 found.append(at)
                 at += line_bytes(share.size, self.planned.unit)
             yield share.parameter, found

@@ -48,15 +48,27 @@ def read_parameters(chain: Chain, units: list[Unit]) -> set[str]:
     table = {number: _depends(units[number].function) for number in {call.unit for call in chain.calls}}
     active = {chain.loss, chain.logits, *(state for _, state in chain.metrics)}
     read: set[str] = set()
+    positions: dict[tuple[int, tuple[bool, ...]], dict[str, list[int]]] = {}
     for call in reversed(chain.calls):
-        unit = units[call.unit]
-        wanted = [name in active for name in call.results] + [True for _ in unit.effects]
-        names = set().union(*(of for of, live in zip(table[call.unit], wanted, strict=True) if live))
-        for parameter, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True):
-            if parameter.name in names:
-                {"state": active, "param": read}.get(role, set()).add(name)
+        unit, wanted = units[call.unit], tuple([name in active for name in call.results])
+        if (call.unit, wanted) not in positions:
+            positions[call.unit, wanted] = _read_positions(unit, table[call.unit], wanted)
+        at = positions[call.unit, wanted]
+        active.update([call.arguments[n] for n in at["state"]])
+        read.update([call.arguments[n] for n in at["param"]])
         read.update(name for effect, name in zip(unit.effects, call.effects, strict=True) if effect.kind == "accumulate")
     return read
+
+
+def _read_positions(unit: Unit, depends: list[frozenset[str]], wanted: tuple[bool, ...]) -> dict[str, list[int]]:
+    """Which arguments of a call its wanted results and its effects depend on, by role. depends: of each result"""
+    live = (*wanted, *(True for _ in unit.effects))
+    names = set().union(*(of for of, is_live in zip(depends, live, strict=True) if is_live))
+    found: dict[str, list[int]] = {"state": [], "param": []}
+    for n, (parameter, role) in enumerate(zip(unit.function.parameters, unit.roles, strict=True)):
+        if parameter.name in names and role in found:
+            found[role].append(n)
+    return found
 
 
 def _depends(function: Function) -> list[frozenset[str]]:

@@ -22,7 +22,7 @@ def model_items(lowered: Lowered, plan: Planned) -> str:
     lines = [f"parameter.{p.name}={_sizes(p.type.shape)}" for p in program.parameters]
     lines += [f"precision={program.recipe.precision}", f"clip={program.recipe.clip}"]
     for parameter, planned in zip(program.parameters, plan.parameters, strict=True):
-        rule = None if planned.update is None else lowered.updates[planned.update].function.name
+        rule = None if planned.kind.update is None else lowered.updates[planned.kind.update].function.name
         lines.append(f"update.{parameter.name}={rule}")
     lines += [f"input.{i.name}={i.type.dtype}[{_sizes(i.type.shape)}]" for i in program.inputs]
     lines += [f"microbatches={plan.microbatches}", f"groups={plan.groups}"]

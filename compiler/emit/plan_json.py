@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
-from math import prod
 from typing import Any
 
 from mlc.mesh import AXES
@@ -20,6 +18,7 @@ from mlc.parallel.planned import (
     Columns,
     Held,
     OwnedParameter,
+    ParameterKind,
     Place,
     Planned,
     PlannedParameter,
@@ -57,7 +56,7 @@ def plan_json(plan: Planned) -> str:
         "rounds": json.dumps(dict(plan.rounds)),
         **({"undecoded": json.dumps(plan.undecoded)} if plan.undecoded else {}),
         "stages": _list(_stages(plan), " "),
-        "parameters": _nested(list(map(_parameter, plan.parameters)), " "),
+        "parameters": _nested(_parameters(plan.parameters), " "),
         "scalars": json.dumps(plan.scalars),
         "routines": _list(map(_routine, plan.routines), " "),
         "sweeps": _list(map(_sweep, plan.sweeps), " "),
@@ -125,36 +124,30 @@ def _maybe(number: int | None) -> str:
     return "null" if number is None else str(number)
 
 
-def _parameter(parameter: PlannedParameter) -> str:
-    p = parameter
-    rest = _of_parameter(p.dtype, p.shape, p.fed, p.owner, p.uses, p.states, p.elementwise, p.update, p.arranged)
-    return f'{{"name": {quoted(p.name)}, {rest}'
+def _parameters(of: Iterable[PlannedParameter]) -> list[str]:
+    """All but the name is made once for parameters of equal layers."""
+    alike: dict[tuple[int, int, tuple[tuple[int, str], ...]], str] = {}
+    made: list[str] = []
+    for name, kind, owner, uses in of:
+        rest = alike.get((id(kind), owner, uses))
+        if rest is None:
+            rest = alike[id(kind), owner, uses] = _of_parameter(kind, owner, uses)
+        made.append(f'{{"name": {quoted(name)}, {rest}')
+    return made
 
 
-@lru_cache(maxsize=1024)
-def _of_parameter(
-    dtype: str,
-    shape: tuple[int, ...],
-    fed: str,
-    owner: int,
-    uses: tuple[tuple[int, str], ...],
-    states: tuple[tuple[str, tuple[int, ...]], ...],
-    elementwise: bool,
-    update: int | None,
-    arranged: Arranged | None,
-) -> str:
-    """All but the name, which parameters of equal layers have alike."""
+def _of_parameter(kind: ParameterKind, owner: int, uses: tuple[tuple[int, str], ...]) -> str:
     fields = {
-        "dtype": dtype,
-        "shape": shape,
-        "elements": prod(shape),
-        "fed": fed,
+        "dtype": kind.dtype,
+        "shape": kind.shape,
+        "elements": kind.elements,
+        "fed": kind.fed,
         "owner": owner,
         "uses": [{"stage": stage, "phase": phase} for stage, phase in uses],
-        "states": [{"name": name, "shape": of} for name, of in states],
-        "elementwise": elementwise,
-        "update": update,
-        **({} if arranged is None else {"arranged": _arranged(arranged)}),
+        "states": [{"name": name, "shape": of} for name, of in kind.states],
+        "elementwise": kind.elementwise,
+        "update": kind.update,
+        **({} if kind.arranged is None else {"arranged": _arranged(kind.arranged)}),
     }
     return json.dumps(fields)[1:]
 

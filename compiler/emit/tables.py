@@ -15,7 +15,7 @@ from mlc.ir.program import TIME_SCALAR, Following, Input, Program, path_hash
 from mlc.ir.types import TensorType
 from mlc.lower.arrangement import Arrangement
 from mlc.lower.program import Lowered
-from mlc.parallel.planned import CHAINS, FED, Buffer, Chunk, Columns, Held, OwnedParameter, Place, Planned, PlannedParameter, Row, Use
+from mlc.parallel.planned import CHAINS, FED, Buffer, Chunk, Columns, Held, OwnedParameter, ParameterKind, Place, Planned, Row, Use
 from mlc.parallel.sweeps import OWN, Sweep, SweepCall
 from mlc.resources import VERSION
 
@@ -26,9 +26,6 @@ _PHASES = {"F": "MLC_FORWARD", "I": "MLC_INPUT_GRADIENT", "W": "MLC_WEIGHT_GRADI
 
 #: Phases of a chunk with the field of mlc_chunk that holds their rows.
 _ROWS = {"F": "forward", "I": "input_gradient", "W": "weight_gradient", "B": "backward"}
-
-#: Names and shapes of the states of a parameter.
-_States = tuple[tuple[str, tuple[int, ...]], ...]
 
 _NO_TENSOR = initializer((c_string(""), "MLC_F32", 0, "NULL", "MLC_NONE"))
 
@@ -51,7 +48,7 @@ class Tables:
         self.domains = "NULL"
         self.arranged = False
         self.tensors: dict[tuple[str, str, tuple[int, ...], int | str], str] = {}
-        self.alike: dict[tuple[tuple[int, ...], str, int, int, _States], str] = {}
+        self.alike: dict[tuple[int, int, int], str] = {}
 
     def made(self) -> list[c.Node]:
         """All tables; the model, which names them, comes last."""
@@ -93,26 +90,26 @@ class Tables:
     def _parameter(self, number: int) -> str:
         """An mlc_parameter; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
         of = self.plan.parameters[number]
-        rest = self._of_parameter(of.shape, of.fed, len(of.uses), of.owner, of.states)
+        rest = self._of_kind(of.kind, len(of.uses), of.owner)
         return braced(f"{c_string(of.name)}, {rest}, {self._path(of.name)}")
 
-    def _of_parameter(self, shape: tuple[int, ...], fed: str, uses: int, owner: int, states: _States) -> str:
+    def _of_kind(self, kind: ParameterKind, uses: int, owner: int) -> str:
         """The members that parameters of equal layers have alike."""
-        key = (shape, fed, uses, owner, states)
+        key = id(kind), uses, owner
         if key not in self.alike:
-            tensors = [self._tensor(name, self.program.wide, of, "MLC_NONE") for name, of in states]
+            tensors = [self._tensor(name, self.program.wide, of, "MLC_NONE") for name, of in kind.states]
             pool = self.pools.array("mlc_tensor", tensors)
-            fields = (len(shape), self._shape(shape), FED.index(fed), uses, owner, pool, len(states))
+            fields = (len(kind.shape), self._shape(kind.shape), FED.index(kind.fed), uses, owner, pool, len(kind.states))
             self.alike[key] = ", ".join(map(str, fields))
         return self.alike[key]
 
     def _arranged(self) -> bool:
         """Define how parameters lie where some are not canonical; each arrangement once."""
         plan = self.plan.parameters
-        if all(parameter.arranged is None for parameter in plan):
+        if all(parameter.kind.arranged is None for parameter in plan):
             return False
         made: dict[tuple[Arrangement, tuple[int, ...]], int] = {}
-        rows = [self._lies(parameter, made) for parameter in plan]
+        rows = [self._lies(parameter.kind, made) for parameter in plan]
         panels = [initializer((of.dim, of.size, of.stride)) for arrangement, _ in made for of in arrangement.panels]
         self._array("mlc_panels", "panels", panels)
         first = 0
@@ -129,13 +126,13 @@ class Tables:
         return True
 
     def _lies(
-        self, parameter: PlannedParameter, made: dict[tuple[Arrangement, tuple[int, ...]], int]
+        self, kind: ParameterKind, made: dict[tuple[Arrangement, tuple[int, ...]], int]
     ) -> tuple[str, str, tuple[str, ...]]:
         """Pointers to the arrangements of master, copy and states; no states where all are canonical. made: numbers of arrangements"""
-        if parameter.arranged is None:
+        if kind.arranged is None:
             return "NULL", "NULL", ()
-        shapes = (parameter.shape, parameter.shape, *(shape for _, shape in parameter.states))
-        every = (parameter.arranged.master, parameter.arranged.copy, *parameter.arranged.states)
+        shapes = (kind.shape, kind.shape, *(shape for _, shape in kind.states))
+        every = (kind.arranged.master, kind.arranged.copy, *kind.arranged.states)
         pairs = zip(every, shapes, strict=True)
         numbers = [None if of is None else made.setdefault((of, shape), len(made)) for of, shape in pairs]
         master, copy, *states = ("NULL" if number is None else f"arrangements + {number}" for number in numbers)

@@ -294,13 +294,14 @@ _FNV = 0xCBF29CE484222325
 def path_hash(path: str) -> int:
     """FNV-1a, 64 bit, of a call path or parameter name: the `path` of Keys."""
     stem, dot, last = path.rpartition(".")
-    return _hashed(last, _stem_hash(stem + dot))
+    return _hashed(last, _stem_hash(stem)) if dot else _hashed(last, _FNV)
 
 
 @lru_cache(maxsize=1024)
 def _stem_hash(stem: str) -> int:
-    """Of what the names of a layer begin with."""
-    return _hashed(stem, _FNV)
+    """Of a path and the dot behind it: what the names of a layer, and of its parts, begin with."""
+    parent, dot, last = stem.rpartition(".")
+    return _hashed(f"{last}.", _stem_hash(parent) if dot else _FNV)
 
 
 def _hashed(text: str, h: int) -> int:

@@ -30,7 +30,7 @@ _States = dict[tuple[str, str], Arrangement | None]
 
 def arranged_faults(planned: Planned) -> Iterator[Fault]:
     """What is wrong with how the parameters of a plan lie."""
-    lies = [parameter for parameter in planned.parameters if parameter.arranged is not None]
+    lies = [parameter for parameter in planned.parameters if parameter.kind.arranged is not None]
     if not lies and all(operand.arranged is None for routine in planned.routines for operand in routine.operands):
         return
     for parameter in lies:
@@ -52,16 +52,16 @@ def arranged_faults(planned: Planned) -> Iterator[Fault]:
 
 
 def _parameter_faults(parameter: PlannedParameter) -> Iterator[Fault]:
-    arranged = parameter.arranged or _CANONICAL
-    if len(arranged.states) != len(parameter.states):
-        yield Fault("E1204", f"parameter {parameter.name}: {len(arranged.states)} states are arranged, it has {len(parameter.states)}")
+    arranged = parameter.kind.arranged or _CANONICAL
+    if len(arranged.states) != len(parameter.kind.states):
+        yield Fault("E1204", f"parameter {parameter.name}: {len(arranged.states)} states are arranged, it has {len(parameter.kind.states)}")
         return
-    if parameter.elementwise and any(state is not None for state in arranged.states):
+    if parameter.kind.elementwise and any(state is not None for state in arranged.states):
         yield Fault("E1204", f"parameter {parameter.name}: states of a rule over elements are canonical")
-    if arranged.copy is not None and dtype_of(parameter.dtype).wide == parameter.dtype:
+    if arranged.copy is not None and dtype_of(parameter.kind.dtype).wide == parameter.kind.dtype:
         yield Fault("E1204", f"parameter {parameter.name}: it has no copy that is arranged")
-    shapes = [("master", arranged.master, parameter.shape), ("copy", arranged.copy, parameter.shape)]
-    shapes += [(f"state {name}", of, shape) for (name, shape), of in zip(parameter.states, arranged.states, strict=True)]
+    shapes = [("master", arranged.master, parameter.kind.shape), ("copy", arranged.copy, parameter.kind.shape)]
+    shapes += [(f"state {name}", of, shape) for (name, shape), of in zip(parameter.kind.states, arranged.states, strict=True)]
     for what, of, shape in shapes:
         if of is not None and not is_bijective(of, shape):
             yield Fault("E1206", f"parameter {parameter.name}: {what} of {list(shape)} arranged {of}: some of its elements share a place")
@@ -78,8 +78,8 @@ def _wrong(where: str, routine: Signature, wanted: Sequence[Arrangement | None])
 def _init_faults(planned: Planned, place: Place, held: Held) -> Iterator[Fault]:
     parameter = planned.parameters[held.parameter]
     where = f"place {place.number}: initial value of {parameter.name}"
-    yield from _wrong(where, planned.routines[held.init.routine], [(parameter.arranged or _CANONICAL).master])
-    if parameter.arranged and parameter.arranged.master and planned.routines[held.init.routine].flat:
+    yield from _wrong(where, planned.routines[held.init.routine], [(parameter.kind.arranged or _CANONICAL).master])
+    if parameter.kind.arranged and parameter.kind.arranged.master and planned.routines[held.init.routine].flat:
         yield Fault("E1206", f"{where}: it runs over a range of elements, which do not lie one after the other")
 
 
@@ -87,10 +87,10 @@ def _update_faults(planned: Planned, place: Place, one: OwnedParameter) -> Itera
     parameter = planned.parameters[one.parameter]
     if one.update is None:
         return
-    arranged = parameter.arranged or _CANONICAL
-    states = arranged.states or (None,) * len(parameter.states)
+    arranged = parameter.kind.arranged or _CANONICAL
+    states = arranged.states or (None,) * len(parameter.kind.states)
     wanted: list[Arrangement | None] = [arranged.master, arranged.master, *states, arranged.master, *states]
-    if parameter.elementwise:
+    if parameter.kind.elementwise:
         wanted = [None] * len(wanted)
     yield from _wrong(f"place {place.number}: update of {parameter.name}", planned.routines[one.update], wanted)
 
@@ -129,10 +129,10 @@ def _of_parameters(planned: Planned, place: Place, chunk: Chunk) -> dict[str, Ar
     known: dict[str, Arrangement | None] = {}
     for held in place.held:
         parameter = planned.parameters[held.parameter]
-        arranged = parameter.arranged or _CANONICAL
+        arranged = parameter.kind.arranged or _CANONICAL
         known[f"parameter {parameter.name}"] = arranged.master if held.copy is None else arranged.copy
         known[f"copy of {parameter.name}"] = arranged.copy
     for use in chunk.uses:
         parameter = planned.parameters[use.parameter]
-        known[f"gradient of {parameter.name} {use.index} 0"] = (parameter.arranged or _CANONICAL).master
+        known[f"gradient of {parameter.name} {use.index} 0"] = (parameter.kind.arranged or _CANONICAL).master
     return known

@@ -7,10 +7,11 @@ of its operands each replica lays out for its own pieces, by a rule (memory_proo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from mlc.parallel.faults import Fault
 from mlc.parallel.meaning import init_meaning, update_meaning
-from mlc.parallel.planned import NUMBER_BYTES, RECORD_HEAD_BYTES, Area, Held, OwnedParameter, Place, Planned, PlannedParameter, Signature
+from mlc.parallel.planned import NUMBER_BYTES, RECORD_HEAD_BYTES, Area, Held, OwnedParameter, ParameterKind, Place, Planned, Signature
 from mlc.parallel.shards import line_bytes
 
 
@@ -25,8 +26,18 @@ def call_faults(planned: Planned) -> Iterator[Fault]:
         yield from _record_faults(planned, place, fixed, unit)
         for held in place.held:
             yield from _init_faults(planned, place, held, fixed, unit)
+        right: set[tuple[object, ...]] = set()
         for one in place.owned:
-            yield from _update_faults(planned, place, one, gradients.get(one.parameter), scalars)
+            parameter = planned.parameters[one.parameter]
+            gradient = gradients.get(one.parameter)
+            if one.gradient != gradient:
+                text = f"reads a gradient at {one.gradient}, its own is at {gradient}"
+                yield Fault("E1206", f"place {place.number}: update of {parameter.name}: {text}")
+            alike = id(parameter.kind), one.update, one.reads, one.work, one.meaning
+            if alike not in right:
+                found = list(_update_faults(planned, place, one, scalars))
+                yield from found
+                right.update([] if found else [alike])
 
 
 def _record_faults(planned: Planned, place: Place, fixed: Mapping[str, Area], unit: int) -> Iterator[Fault]:
@@ -45,45 +56,44 @@ def _record_faults(planned: Planned, place: Place, fixed: Mapping[str, Area], un
 
 def _init_faults(planned: Planned, place: Place, held: Held, fixed: Mapping[str, Area], unit: int) -> Iterator[Fault]:
     parameter, routine = planned.parameters[held.parameter], planned.routines[held.init.routine]
-    where = f"place {place.number}: initial value of {parameter.name}"
+    name = parameter.name
+    where = f"place {place.number}: initial value of {name}"
     if init_meaning(routine) != held.meaning:
         yield Fault("E1204", f"{where}: it is not that of the model")
-    work = fixed.get(f"work of {parameter.name} init")
-    master = fixed.get(f"parameter {parameter.name}")
-    if master is None or (master.at, master.bytes) != (held.master, unit * parameter.stored) or held.init.at[:1] != (held.master,):
+    master = fixed.get(f"parameter {name}")
+    if master is None or (master.at, master.bytes) != (held.master, unit * parameter.kind.stored) or held.init.at[:1] != (held.master,):
         yield Fault("E1206", f"{where}: it is not written to its master, which is at {held.master}")
-    for operand, at in list(zip(routine.operands, held.init.at, strict=True))[1:]:
+    for operand, at in islice(zip(routine.operands, held.init.at, strict=True), 1, None):
+        work = fixed.get(f"work of {name} init")
         if operand.use != "work" or work is None or not work.at <= at <= at + operand.bytes <= work.end:
             yield Fault("E1206", f"{where}: {operand} at {at} is no work memory of it")
-    copy = fixed.get(f"copy of {parameter.name}")
-    if held.copy is not None and (copy is None or copy.at != held.copy):
+    if held.copy is not None and ((copy := fixed.get(f"copy of {name}")) is None or copy.at != held.copy):
         yield Fault("E1206", f"{where}: its copy is not at {held.copy}")
 
 
-def _update_faults(planned: Planned, place: Place, one: OwnedParameter, gradient: int | None, scalars: range) -> Iterator[Fault]:
+def _update_faults(planned: Planned, place: Place, one: OwnedParameter, scalars: range) -> Iterator[Fault]:
+    """What is wrong of all but the gradient, which parameters of equal layers have alike."""
     parameter = planned.parameters[one.parameter]
     where = f"place {place.number}: update of {parameter.name}"
-    if one.gradient != gradient:
-        yield Fault("E1206", f"{where}: reads a gradient at {one.gradient}, its own is at {gradient}")
     strange = [at for at in one.reads if at not in scalars]
     for at in strange:
         yield Fault("E1206", f"{where}: reads {at}, where no scalar of the record lies")
     names = [planned.scalars[scalars.index(at)] for at in one.reads if at in scalars]
     routine = None if one.update is None else planned.routines[one.update]
-    if not strange and update_meaning(parameter, routine, names) != one.meaning:
+    if not strange and update_meaning(parameter.kind, routine, names) != one.meaning:
         yield Fault("E1204", f"{where}: it does not compute what that of the model does")
     if routine is None:
         return
-    if routine.flat != parameter.elementwise:
+    if routine.flat != parameter.kind.elementwise:
         yield Fault("E1204", f"{where}: {routine.name} runs over {'a range' if routine.flat else 'the whole'}, its rule does not")
-    least = _work_bytes(parameter, routine, planned.unit)
+    least = _work_bytes(parameter.kind, routine, planned.unit)
     if one.work < least or (routine.flat and one.work):
         yield Fault("E1206", f"{where}: what it makes and uses up are {least} bytes, {one.work} are planned")
 
 
-def _work_bytes(parameter: PlannedParameter, routine: Signature, unit: int) -> int:
+def _work_bytes(kind: ParameterKind, routine: Signature, unit: int) -> int:
     """What an update makes beside what it reads, and its work memory; one that is elementwise has neither."""
     if routine.flat:
         return 0
-    results = (parameter.stored, *map(parameter.stored_state, range(len(parameter.states))))
+    results = (kind.stored, *map(kind.stored_state, range(len(kind.states))))
     return sum(line_bytes(size, unit) for size in results) + sum(operand.bytes for operand in routine.operands if operand.use == "work")

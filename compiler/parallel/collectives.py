@@ -171,7 +171,7 @@ class Collectives:
         """The gradients of a chunk (REDUCE) or the values of a place (GATHER), as far as a run of portions has them."""
         if entry.kind == "REDUCE":
             uses = self.planned.places[place].chunks["train"][int(entry.of)].uses
-            found = [self._sum(use, portions) for use in uses if self.planned.parameters[use.parameter].fed != "none"]
+            found = [self._sum(use, portions) for use in uses if self.planned.parameters[use.parameter].kind.fed != "none"]
         else:
             found = [self._value(place, held.parameter, portions) for held in self.planned.places[place].held]
         return tuple(stretch for stretch in found if stretch.begin < stretch.end)
@@ -193,7 +193,7 @@ class Collectives:
     def _value(self, place: int, number: int, portions: Portions) -> Stretch:
         """New values of a parameter: its copy, else the master; nothing of one that does not change."""
         held = next(held for held in self.planned.places[place].held if held.parameter == number)
-        elements = (0, 0) if self.planned.parameters[number].update is None else self._elements(number, portions)
+        elements = (0, 0) if self.planned.parameters[number].kind.update is None else self._elements(number, portions)
         return Stretch((held.master,), *elements, self.planned.unit) if held.copy is None else Stretch((held.copy,), *elements, COPY_BYTES)
 
     def _elements(self, number: int, portions: Portions) -> tuple[int, int]:

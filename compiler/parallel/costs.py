@@ -17,7 +17,7 @@ from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import CHOICES, Call, Parameter, Program, Unit, Variant
 from mlc.ir.types import Value
-from mlc.lower.arrangement import Stored
+from mlc.lower.arrangement import Stored, StoredParameter
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.lower.rules import Machine
@@ -257,6 +257,7 @@ class _ParameterSizes:
         self.wide = lowered.step.program.wide
         self.unit = dtype_of(self.wide).bytes
         self.parameters = {p.name: p for p in lowered.step.program.parameters}
+        self.states: dict[tuple[int, int | None], int] = {}
         self.uses = [self._uses(call) for call in lowered.step.program.train.calls]
         self.first: dict[str, int] = {}
         for number, uses in enumerate(self.uses):
@@ -292,9 +293,14 @@ class _ParameterSizes:
 
     def _state_bytes(self, parameter: Parameter) -> int:
         """Optimizer state on the fullest replica; an update that does not run in place has room for its results."""
-        if parameter.update is None:
+        stored, update = self.lowered.parameters[parameter.name], parameter.update
+        if update is None:
             return 0
-        routine, stored = self.lowered.updates[parameter.update], self.lowered.parameters[parameter.name]
+        if (id(stored), update) not in self.states:
+            self.states[id(stored), update] = self._bytes_of_states(stored, self.lowered.updates[update])
+        return self.states[id(stored), update]
+
+    def _bytes_of_states(self, stored: StoredParameter, routine: Routine) -> int:
         states = sum(state.bytes for state in stored.states)
         if routine.name in self.lowered.flat:
             return -(-states // self.replicas)

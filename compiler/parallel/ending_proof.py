@@ -74,13 +74,13 @@ class _Ending:
         self.homes = {
             number: [planned.stages[stage] for stage, _ in parameter.uses]
             for number, parameter in enumerate(planned.parameters)
-            if parameter.fed != "none" and any(planned.stages[stage] != parameter.owner for stage, _ in parameter.uses)
+            if parameter.kind.fed != "none" and any(planned.stages[stage] != parameter.owner for stage, _ in parameter.uses)
         }
         self.joined = {number: 0 for number in self.homes if planned.parameters[number].owner == own}
         others = {n: homes for n, homes in self.homes.items() if n not in self.joined}
         self.wanted = {(use, n) for n, homes in others.items() for use, home in enumerate(homes) if home == own}
         moved = {(place.number, held.parameter) for place in planned.places for held in place.held}
-        moved = {(place, n) for place, n in moved if self._owner(n) != place and planned.parameters[n].update is not None}
+        moved = {(place, n) for place, n in moved if self._owner(n) != place and planned.parameters[n].kind.update is not None}
         self.moved = {(place, n) for place, n in moved if own in (place, self._owner(n))}
 
     def act(self, entry: Entry) -> Iterator[tuple[str, str]]:

@@ -70,14 +70,14 @@ def _wanted(planned: Planned, place: Place) -> dict[str, int | None]:
     wanted.update((f"transient.{chain}", None) for chain in planned.rounds)
     for held in place.held:
         parameter = planned.parameters[held.parameter]
-        wanted[f"parameter {parameter.name}"] = unit * parameter.stored
+        wanted[f"parameter {parameter.name}"] = unit * parameter.kind.stored
         wanted[f"work of {parameter.name} init"] = None
         if held.copy is not None:
-            wanted[f"copy of {parameter.name}"] = dtype_of(parameter.dtype).bytes * parameter.stored_copy
+            wanted[f"copy of {parameter.name}"] = dtype_of(parameter.kind.dtype).bytes * parameter.kind.stored_copy
     for _, use in place.uses():
         parameter = planned.parameters[use.parameter]
         for level in range(len(use.levels)):
-            wanted[f"gradient of {parameter.name} {use.index} {level}"] = unit * parameter.stored
+            wanted[f"gradient of {parameter.name} {use.index} {level}"] = unit * parameter.kind.stored
     for chunk in place.chunks.get("decode", ()):
         wanted.update((buffer.name, buffer.bytes) for buffer in chunk.buffers if buffer.name.startswith(KEPT))
     return wanted

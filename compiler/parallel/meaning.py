@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from mlc.parallel.planned import Buffer, Chunk, PlannedParameter, Row, Signature
+from mlc.parallel.planned import Buffer, Chunk, ParameterKind, Row, Signature
 
 
 def rows_meaning(
@@ -52,10 +52,10 @@ def bound_buffers(chunk: Chunk, losses: int) -> dict[str, Sequence[tuple[int, in
     return found
 
 
-def update_meaning(parameter: PlannedParameter, routine: Signature | None, scalars: Iterable[str]) -> str:
+def update_meaning(kind: ParameterKind, routine: Signature | None, scalars: Iterable[str]) -> str:
     """Of the update of a parameter: its rule, None: it is not trained, the scalars that it reads, what feeds it, and its states."""
     name = _called(routine) if routine else ""
-    return _update_digits(parameter.update, name, tuple(scalars), parameter.fed, parameter.shape, parameter.states)
+    return _update_digits(kind.update, name, tuple(scalars), kind.fed, kind.shape, kind.states)
 
 
 @lru_cache(maxsize=1024)

@@ -111,9 +111,9 @@ def _shard_faults(planned: Planned, place: Place, unit: int) -> Iterator[Fault]:
     """What a replica has of its own lies in areas of which every replica of the place has one: the largest fits."""
     sharing = place.sharing(planned.dp, unit)
     parameters = {one.parameter: planned.parameters[one.parameter] for one in place.owned}
-    buffers = {number: len(of.states) for number, of in parameters.items()}
+    buffers = {number: len(of.kind.states) for number, of in parameters.items()}
     apart = {one.parameter: parameters[one.parameter] for one in place.owned if one.sharing == "whole"}
-    whole = {number: sum(line_bytes(of.stored_state(n), unit) for n in range(len(of.states))) for number, of in apart.items()}
+    whole = {number: sum(line_bytes(of.kind.stored_state(n), unit) for n in range(len(of.kind.states))) for number, of in apart.items()}
     needs = (
         (place.states, sharing.most(buffers, whole)),
         (place.work, sharing.most({}, {one.parameter: one.work for one in place.owned})),
@@ -136,7 +136,7 @@ def _guest_bytes(planned: Planned, place: Place, unit: int) -> int:
     most = 0
     for chunk in range(len(place.stages)):
         count = Counter(use.parameter for number, use in place.uses() if number == chunk)
-        whole = {number: times * line_bytes(planned.parameters[number].elements, unit) for number, times in count.items()}
+        whole = {number: times * line_bytes(planned.parameters[number].kind.elements, unit) for number, times in count.items()}
         owners = {planned.parameters[number].owner for number in count}
         sharings = [planned.places[owner].sharing(planned.dp, unit) for owner in owners if owner < planned.pp]
         most = max(most, sum(sharing.most(count, whole, width) for sharing in sharings))

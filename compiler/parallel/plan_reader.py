@@ -32,6 +32,7 @@ from mlc.parallel.planned import (
     Logits,
     Operand,
     OwnedParameter,
+    ParameterKind,
     Place,
     Planned,
     PlannedParameter,
@@ -127,7 +128,7 @@ def _read(content: Mapping[str, Any]) -> Planned:
         calls=tuple(tuple(map(str, s["calls"])) for s in stages),
         recompute=tuple(tuple(map(str, s.get("recompute", ()))) for s in stages),
         notes=tuple(StageNote(s["cost"], s["why"]) for s in stages),
-        parameters=tuple(map(_parameter, content["parameters"])),
+        parameters=_parameters(content["parameters"]),
         scalars=tuple(map(str, content["scalars"])),
         routines=tuple(map(_routine, content["routines"])),
         sweeps=tuple(map(_sweep, content["sweeps"])),
@@ -144,8 +145,8 @@ def _read(content: Mapping[str, Any]) -> Planned:
     if len(stages) != content["chunks"] * planned.pp or [s["stage"] for s in stages] != list(range(len(stages))):
         raise ValueError(f"its stages are not 0 to {content['chunks'] * planned.pp - 1}")
     for parameter, p in zip(planned.parameters, content["parameters"], strict=True):
-        if p["elements"] != parameter.elements:
-            raise ValueError(f"{parameter.name} has {p['elements']} elements, its shape {parameter.elements}")
+        if p["elements"] != parameter.kind.elements:
+            raise ValueError(f"{parameter.name} has {p['elements']} elements, its shape {parameter.kind.elements}")
     return planned
 
 
@@ -237,19 +238,24 @@ def _optional(value: Any) -> int | None:
     return None if value is None else _whole(value)
 
 
-def _parameter(p: Mapping[str, Any]) -> PlannedParameter:
-    return PlannedParameter(
-        name=str(p["name"]),
+def _parameters(of: Iterable[Mapping[str, Any]]) -> tuple[PlannedParameter, ...]:
+    kinds: dict[ParameterKind, ParameterKind] = {}
+    return tuple([_parameter(p, kinds) for p in of])
+
+
+def _parameter(p: Mapping[str, Any], kinds: dict[ParameterKind, ParameterKind]) -> PlannedParameter:
+    """kinds: those that there are already"""
+    kind = ParameterKind(
         dtype=str(p["dtype"]),
         shape=tuple(map(_count, p["shape"])),
         fed=_fed(p["fed"]),
-        owner=_whole(p["owner"]),
-        uses=tuple((_whole(u["stage"]), str(u["phase"])) for u in p["uses"]),
         states=tuple((str(s["name"]), tuple(map(_count, s["shape"]))) for s in p["states"]),
         elementwise=bool(p["elementwise"]),
         update=_optional(p["update"]),
         arranged=None if p.get("arranged") is None else _arranged(p["arranged"]),
     )
+    uses = tuple((_whole(u["stage"]), str(u["phase"])) for u in p["uses"])
+    return PlannedParameter(str(p["name"]), kinds.setdefault(kind, kind), _whole(p["owner"]), uses)
 
 
 def _arranged(a: Mapping[str, Any]) -> Arranged:

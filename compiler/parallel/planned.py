@@ -298,52 +298,57 @@ class Arranged(NamedTuple):
     states: tuple[Arrangement | None, ...]
 
 
-class PlannedParameter(NamedTuple):
-    """A parameter in the whole plan.
+@frozen
+class ParameterKind:
+    """What parameters of equal layers have alike; of a plan, each kind is one object.
 
-    fed:     one of FED
-    uses:    (stage, phase)
-    states:  of its optimizer: name, shape
-    update:  the number of its rule, None where it is not trained
+    fed:      one of FED
+    states:   of its optimizer: name, shape
+    update:   the number of its rule, None where it is not trained
     arranged: how it lies, where not all of it is canonical
+    elements: of its value; stored: of the buffer of its master, or of a gradient, gaps included; stored_copy: the same of its copy
+    sharing:  how replicas share it out (shards.py)
     """
 
-    name: str
     dtype: str
     shape: tuple[int, ...]
     fed: str
-    owner: int
-    uses: tuple[tuple[int, str], ...]
     states: tuple[tuple[str, tuple[int, ...]], ...]
     elementwise: bool
     update: int | None
     arranged: Arranged | None = None
+    elements: int = field(init=False)
+    stored: int = field(init=False)
+    stored_copy: int = field(init=False)
+    sharing: str = field(init=False)
 
-    @property
-    def elements(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def sharing(self) -> str:
-        """How replicas share it out (shards.py)."""
-        return "still" if self.update is None else "sliced" if self.elementwise else "whole"
-
-    @property
-    def stored(self) -> int:
-        """Elements of the buffer of its master, or of a gradient, gaps included."""
-        master = self.arranged.master if self.arranged else None
-        return self.elements if master is None else master.elements
-
-    @property
-    def stored_copy(self) -> int:
-        """The same of its copy."""
-        copy = self.arranged.copy if self.arranged else None
-        return self.elements if copy is None else copy.elements
+    def __post_init__(self) -> None:
+        elements, lies = prod(self.shape), self.arranged
+        made = {
+            "elements": elements,
+            "stored": elements if lies is None or lies.master is None else lies.master.elements,
+            "stored_copy": elements if lies is None or lies.copy is None else lies.copy.elements,
+            "sharing": "still" if self.update is None else "sliced" if self.elementwise else "whole",
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
     def stored_state(self, state: int) -> int:
-        """The same of a state that is kept whole."""
+        """Elements of the buffer of a state that is kept whole."""
         arranged = self.arranged.states[state] if self.arranged else None
         return prod(self.states[state][1]) if arranged is None else arranged.elements
+
+
+class PlannedParameter(NamedTuple):
+    """A parameter in the whole plan.
+
+    uses:    (stage, phase)
+    """
+
+    name: str
+    kind: ParameterKind
+    owner: int
+    uses: tuple[tuple[int, str], ...]
 
 
 @frozen
@@ -417,7 +422,7 @@ class Planned:
     unit: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        units = (dtype_of(dtype_of(name).wide).bytes for name in {p.dtype for p in self.parameters})
+        units = (dtype_of(dtype_of(name).wide).bytes for name in {p.kind.dtype for p in self.parameters})
         object.__setattr__(self, "unit", max(units, default=1))
 
     @property

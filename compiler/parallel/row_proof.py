@@ -49,7 +49,7 @@ def row_faults(planned: Planned) -> Iterator[Fault]:
     for place in planned.places:
         fixed = frozenset((area.at, area.name, area.bytes) for area in (*place.fixed, *_scalars(planned, place, unit)))
         yield from _named_faults(place, fixed)
-        gradients = frozenset(number for number, buffer in enumerate(place.named) if buffer.name.startswith("gradient of "))
+        gradients = {buffer.name: number for number, buffer in enumerate(place.named) if buffer.name.startswith("gradient of ")}
         for chain, chunks in place.chunks.items():
             for number, chunk in enumerate(chunks):
                 yield from _Chunk(planned, place, chain, number, chunk, fixed, gradients, sent, roles).faults()
@@ -117,6 +117,7 @@ class _Chunk:
 
     fixed:      address, name and bytes of what lasts
     shared:     how many of its buffers are those of its place, which last; gradients: those of them that are added to
+    sums:       by name, these and what a chunk has of its own for gradients
     lows:       where each buffer begins, with its region; highs: where it ends; sizes: its bytes
     kept:       buffers that one list leaves to the next
     starts:     where what was written begins, ascending; there: the buffer that was last written there; whole: those that lie there whole
@@ -130,7 +131,7 @@ class _Chunk:
         number: int,
         chunk: Chunk,
         fixed: frozenset[tuple[int, str, int]],
-        gradients: frozenset[int],
+        gradients: Mapping[str, int],
         sent: Mapping[str, Mapping[str, tuple[int, int]]],
         roles: Sequence[_Roles],
     ):
@@ -141,7 +142,8 @@ class _Chunk:
         self.chunk = chunk
         self.fixed = fixed
         self.shared = len(place.named)
-        self.gradients = gradients
+        self.gradients = frozenset(gradients.values())
+        self.sums = dict(gradients)
         self.sent = sent
         self.roles = roles
         self.where = f"{chain}: place {place.number}, chunk {number}"
@@ -201,6 +203,8 @@ class _Chunk:
         self.lows = [base[within] + at for _, within, at, _ in self.chunk.buffers]
         self.highs = list(map(add, self.lows, self.sizes))
         arriving = frozenset(self.arriving)
+        own = islice(self.chunk.buffers, self.shared, None)
+        self.sums.update((of.name, number) for number, of in enumerate(own, self.shared) if of.name.startswith("gradient of "))
         if self.chunk.buffers[: self.shared] != self.place.named:
             yield Fault("E1206", f"{self.where}: its first {self.shared} buffers are not those of its place")
         for number, buffer in enumerate(islice(self.chunk.buffers, self.shared, None), self.shared):
@@ -376,23 +380,24 @@ class _Chunk:
                 yield Fault("E1205", f"{self.where}: {buffer.name} is not whole in the message that carries it")
 
     def _use_faults(self, added: Mapping[tuple[str, str], int], course: Sequence[str]) -> Iterator[Fault]:
-        """The gradient of each use is added to once, by its phase."""
+        """The gradient of each use is added to once, by its phase, and is there when a step ends."""
         wanted: Counter[tuple[str, str]] = Counter()
+        lost: list[Fault] = []
+        unit, fixed = self.planned.unit, self.fixed
         for use in self.chunk.uses:
-            phase = "B" if "B" in course and use.phase != "F" else use.phase
-            wanted[f"gradient of {self.planned.parameters[use.parameter].name} {use.index} 0", phase] += 1
+            parameter = self.planned.parameters[use.parameter]
+            name, size = f"gradient of {parameter.name} {use.index}", unit * parameter.kind.stored
+            first = f"{name} 0"
+            wanted[first, "B" if "B" in course and use.phase != "F" else use.phase] += 1
+            for level, at in enumerate(use.levels):
+                lies = (at, f"{name} {level}", size) in fixed
+                if not (lies if level else self._accumulates(self.sums.get(first), at, lies)):
+                    lost.append(Fault("E1205", f"{self.where}: {name} {level} is not at {at} when a step ends"))
         for name, phase in sorted({*wanted, *added}) if wanted != added else ():
             if wanted[name, phase] != added.get((name, phase), 0):
                 text = f"{phase} adds to {name} {added.get((name, phase), 0)} times, not {wanted[name, phase]}"
                 yield Fault("E1204", f"{self.where}: {text}")
-        buffers = {buffer.name: number for number, buffer in enumerate(self.chunk.buffers)}
-        for use in self.chunk.uses:
-            parameter = self.planned.parameters[use.parameter]
-            name, size = f"gradient of {parameter.name} {use.index}", self.planned.unit * parameter.stored
-            for level, at in enumerate(use.levels):
-                fixed = (at, f"{name} {level}", size) in self.fixed
-                if not (fixed if level else self._accumulates(buffers.get(f"{name} 0"), at, fixed)):
-                    yield Fault("E1205", f"{self.where}: {name} {level} is not at {at} when a step ends")
+        yield from lost
 
     def _accumulates(self, number: int | None, at: int, fixed: bool) -> bool:
         """Do rows add to what lies at `at`, in memory of its own or for as long as the only microbatch of a step, and to its end?"""

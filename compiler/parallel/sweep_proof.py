@@ -337,12 +337,17 @@ def _cases(planned: Planned) -> dict[_Case, str]:
     found = {_Case("", (), "", False, 0): "none"}
     for place in planned.places:
         copied = {held.parameter: held.copy is not None for held in place.held}
+        met: set[tuple[object, ...]] = set()
         for one in place.owned:
             parameter = planned.parameters[one.parameter]
+            alike = id(parameter.kind), parameter.uses, one.update, copied.get(one.parameter)
+            if alike in met:
+                continue
+            met.add(alike)
             rule = "" if one.update is None else "elementwise" if planned.routines[one.update].flat else "whole"
-            fed = _FED.get(parameter.fed, "") if parameter.uses else ""
+            fed = _FED.get(parameter.kind.fed, "") if parameter.uses else ""
             homes = _homes(planned, place, parameter)
-            found.setdefault(_Case(fed, homes, rule, copied.get(one.parameter, False), len(parameter.states)), parameter.name)
+            found.setdefault(_Case(fed, homes, rule, copied.get(one.parameter, False), len(parameter.kind.states)), parameter.name)
     return found
 
 

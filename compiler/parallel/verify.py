@@ -153,7 +153,7 @@ def _list_faults(planned: Planned, place: Place, chain: str, whole: int) -> Iter
     if chain != "train":
         for at in compute[known & (entries.kinds[compute] != CODES["F"])].tolist():
             yield Fault("E1204", f"{where}, action {at} ({entries[at]}): only forward passes are made here")
-    fed = {(chunk, use.phase) for chunk, use in place.uses() if planned.parameters[use.parameter].fed != "none"}
+    fed = {(chunk, use.phase) for chunk, use in place.uses() if planned.parameters[use.parameter].kind.fed != "none"}
     folds = _Folded(frozenset(fed), max(planned.microbatches // planned.groups, 1))
     strange = [at for at in np.flatnonzero(entries.folds).tolist() if chain != "train" or not 0 <= int(entries[at].of) < chunks]
     yield from (Fault("E1204", f"{where}, action {at} ({entries[at]}): there are no such sums") for at in strange)
@@ -271,10 +271,10 @@ def _owner_faults(parameter: PlannedParameter, owners: list[tuple[int, OwnedPara
             yield Fault("E1204", f"parameter {parameter.name}: place {place} updates it, its owner is place {parameter.owner}")
     if len(owners) != 1:
         yield Fault("E1204", f"parameter {parameter.name}: its elements are updated {len(owners)} times, not once")
-    wanted = parameter.sharing
+    wanted = parameter.kind.sharing
     for _, one in owners:
-        if one.elements != parameter.elements:
-            yield Fault("E1204", f"parameter {parameter.name}: {one.elements} elements are updated, it has {parameter.elements}")
+        if one.elements != parameter.kind.elements:
+            yield Fault("E1204", f"parameter {parameter.name}: {one.elements} elements are updated, it has {parameter.kind.elements}")
         if one.sharing != wanted:
             yield Fault("E1204", f"parameter {parameter.name}: its replicas have it {one.sharing}, its rule wants it {wanted}")
 

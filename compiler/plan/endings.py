@@ -42,7 +42,7 @@ def _shares(layout: Layout, parameters: Sequence[PlannedParameter]) -> list[list
     placement = layout.schedule.placement
     for number, parameter in enumerate(parameters):
         homes = [placement[stage] for stage, _ in parameter.uses]
-        if parameter.fed == "none" or set(homes) <= {parameter.owner}:
+        if parameter.kind.fed == "none" or set(homes) <= {parameter.owner}:
             continue
         for use, home in enumerate(homes):
             for place in {home, parameter.owner}:
@@ -53,7 +53,7 @@ def _shares(layout: Layout, parameters: Sequence[PlannedParameter]) -> list[list
 def _spreads(layout: Layout, parameters: Sequence[PlannedParameter], held: Sequence[Sequence[int]]) -> list[list[Entry]]:
     """Per place, the parameters that change and that another place holds than their owner."""
     found: list[list[Entry]] = [[] for _ in range(layout.pp)]
-    moved = [(number, place) for place, numbers in enumerate(held) for number in numbers if parameters[number].update is not None]
+    moved = [(number, place) for place, numbers in enumerate(held) for number in numbers if parameters[number].kind.update is not None]
     for number, place in sorted(moved):
         owner = parameters[number].owner
         for end in (owner, place) if place != owner else ():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import Parameter
 from mlc.lower.arrangement import StoredParameter
 from mlc.lower.program import Lowered
 from mlc.parallel.footprint import schedule_windows
-from mlc.parallel.planned import Arranged, PlannedParameter
+from mlc.parallel.planned import Arranged, ParameterKind, PlannedParameter
 from mlc.parallel.shards import Owned, Sharing
 from mlc.plan.layout import Layout
 from mlc.plan.stages import StagedChain, parameters_of
@@ -23,25 +23,27 @@ def plan_parameters(lowered: Lowered, layout: Layout, chains: Sequence[StagedCha
     found: dict[str, list[tuple[int, str]]] = {p.name: [] for p in lowered.step.program.parameters}
     for use in uses:
         found[use.parameter].append((stage_of[use.call], use.phase))
-    first = _first_stages(lowered, chains)
-    return tuple(_planned(lowered, layout, p, found[p.name], first) for p in lowered.step.program.parameters)
+    first, placement = _first_stages(lowered, chains), layout.schedule.placement
+    kinds: dict[tuple[int, str, int | None], ParameterKind] = {}
+    made: list[PlannedParameter] = []
+    for parameter in lowered.step.program.parameters:
+        name, of = parameter.name, tuple(found[parameter.name])
+        fed, update = (parameter.gradient, parameter.update) if of else ("none", None)
+        key = id(lowered.parameters[name]), fed, update
+        if key not in kinds:
+            kinds[key] = _kind(lowered, parameter, fed, update)
+        stage = of[0][0] if of else first.get(name, 0)
+        made.append(PlannedParameter(name, kinds[key], placement[stage], of))
+    return tuple(made)
 
 
-def _planned(
-    lowered: Lowered, layout: Layout, parameter: Parameter, uses: list[tuple[int, str]], first: Mapping[str, int]
-) -> PlannedParameter:
-    stage = uses[0][0] if uses else first.get(parameter.name, 0)
-    update = parameter.update if uses else None
-    elementwise = update is None or lowered.updates[update].name in lowered.flat
-    return PlannedParameter(
-        name=parameter.name,
+def _kind(lowered: Lowered, parameter: Parameter, fed: str, update: int | None) -> ParameterKind:
+    return ParameterKind(
         dtype=parameter.type.dtype,
         shape=parameter.type.shape,
-        fed=parameter.gradient if uses else "none",
-        owner=layout.schedule.placement[stage],
-        uses=tuple(uses),
+        fed=fed,
         states=() if update is None else _states(lowered, parameter, update),
-        elementwise=elementwise,
+        elementwise=update is None or lowered.updates[update].name in lowered.flat,
         update=update,
         arranged=_arranged(lowered.parameters[parameter.name], update),
     )
@@ -105,6 +107,6 @@ def rounded_parameters(lowered: Lowered, layout: Layout, held: Sequence[Sequence
 def place_sharings(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParameter]) -> list[Sharing]:
     """Per place, how its replicas share out the parameters that it owns."""
     owned: list[list[Owned]] = [[] for _ in range(layout.pp)]
-    for number, (parameter, planned) in enumerate(zip(lowered.step.program.parameters, parameters, strict=True)):
-        owned[planned.owner].append(Owned(number, parameter.type.size, planned.sharing))
+    for number, planned in enumerate(parameters):
+        owned[planned.owner].append(Owned(number, planned.kind.elements, planned.kind.sharing))
     return [Sharing(of, layout.dp, dtype_of(lowered.step.program.wide).bytes) for of in owned]

@@ -33,6 +33,7 @@ from mlc.parallel.planned import (
     Held,
     Logits,
     OwnedParameter,
+    ParameterKind,
     Place,
     PlannedParameter,
     Region,
@@ -53,6 +54,9 @@ from mlc.plan.rows import Row, StageRows
 from mlc.plan.uses import Use as ParameterUse
 
 PAGE_BYTES = 4096
+
+#: Of an OwnedParameter: update, reads, work, meaning.
+_Updated = tuple[int | None, tuple[int, ...], int, str]
 
 
 @frozen
@@ -116,7 +120,8 @@ class PlacePlanner:
     unit:     bytes of a number of the wide dtype
     named:    address and bytes of each buffer that rows name and that lasts; shared: the buffers; numbers: by name
     kept:     the same of each that one list leaves to the next, for its chain alone
-    masters:  address of each parameter's master
+    masters:  address of each parameter's master; inits: number and meaning of each routine of one
+    updates:  of each kind of parameter that is met, by its id
     regions:  the first is the arena
     """
 
@@ -134,6 +139,8 @@ class PlacePlanner:
         self.numbers: dict[str, int] = {}
         self.kept: dict[str, tuple[int, int]] = {}
         self.masters: dict[int, int] = {}
+        self.inits: dict[str, tuple[int, str]] = {}
+        self.updates: dict[int, _Updated] = {}
         self.regions = {"arena": Region("arena", 0, 0, 1, 0, None)}
         self.stages = tuple(s for s, p in enumerate(sketch.layout.schedule.placement) if p == place)
 
@@ -214,8 +221,11 @@ class PlacePlanner:
             self.named[f"parameter {name}"] = (copy, stored.copy.bytes)
         self.masters[number] = master
         at = (master, *self._work(f"work of {name} init", routine.work_bytes))
-        called = self.sketch.routines.number(routine)
-        return Held(number, master, copy, Call(called, at), init_meaning(self.sketch.routines.signatures[called]))
+        if routine.name not in self.inits:
+            called = self.sketch.routines.number(routine)
+            self.inits[routine.name] = called, init_meaning(self.sketch.routines.signatures[called])
+        called, meaning = self.inits[routine.name]
+        return Held(number, master, copy, Call(called, at), meaning)
 
     def _accumulators(self) -> dict[int, list[Use]]:
         """The uses of each stage of the place, with memory for all levels, but for those that a microbatch has for itself."""
@@ -240,15 +250,20 @@ class PlacePlanner:
 
     def _owned(self, one: SharedOut) -> OwnedParameter:
         """A parameter of the place's own, with what updates it."""
-        parameter, name = self.sketch.parameters[one.parameter], self.program.parameters[one.parameter].name
-        gradient = self.named[f"gradient of {name} 0 0"][0] if parameter.uses else None
-        if parameter.update is None:
-            return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, None, (), 0, update_meaning(parameter, None, ()))
-        scalars = self.program.updates[parameter.update].scalars
+        name, kind, _, uses = self.sketch.parameters[one.parameter]
+        gradient = self.named[f"gradient of {name} 0 0"][0] if uses else None
+        if id(kind) not in self.updates:
+            self.updates[id(kind)] = self._updated(kind)
+        return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, *self.updates[id(kind)])
+
+    def _updated(self, kind: ParameterKind) -> _Updated:
+        if kind.update is None:
+            return None, (), 0, update_meaning(kind, None, ())
+        scalars = self.program.updates[kind.update].scalars
         reads = tuple([self.named[f"scalar {scalar}"][0] for scalar in scalars])
-        update = self.sketch.routines.number(self.sketch.lowered.updates[parameter.update])
-        meaning = update_meaning(parameter, self.sketch.routines.signatures[update], scalars)
-        return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, update, reads, self._work_bytes(one), meaning)
+        update = self.sketch.routines.number(self.sketch.lowered.updates[kind.update])
+        meaning = update_meaning(kind, self.sketch.routines.signatures[update], scalars)
+        return update, reads, self._work_bytes(kind), meaning
 
     def _shared(self, name: str, size: int) -> Area:
         """Memory that each replica lays out for itself; the largest fits."""
@@ -259,28 +274,29 @@ class PlacePlanner:
     def _states(self) -> Area:
         """Optimizer states."""
         sharing = self.sketch.sharings[self.place]
-        parameters = {one.parameter: self.sketch.parameters[one.parameter] for one in sharing.owned}
-        buffers = {number: len(p.states) for number, p in parameters.items()}
-        apart = {number: p for number, p in parameters.items() if p.sharing == "whole"}
-        whole = {number: sum(line_bytes(p.stored_state(n), self.unit) for n in range(len(p.states))) for number, p in apart.items()}
+        kinds = {one.parameter: self.sketch.parameters[one.parameter].kind for one in sharing.owned}
+        buffers = {number: len(kind.states) for number, kind in kinds.items()}
+        apart = {number: kind for number, kind in kinds.items() if kind.sharing == "whole"}
+        whole = {number: sum(line_bytes(of.stored_state(n), self.unit) for n in range(len(of.states))) for number, of in apart.items()}
         return self._shared("optimizer states", sharing.most(buffers, whole))
 
     def _work_of_updates(self) -> Area:
         """The results of rules that are not elementwise, which lie beside what they read, and their work memory."""
         sharing = self.sketch.sharings[self.place]
-        return self._shared("work of updates", sharing.most({}, {one.parameter: self._work_bytes(one) for one in sharing.owned}))
+        apart = [one.parameter for one in sharing.owned if one.sharing == "whole"]
+        sizes = {number: self._work_bytes(self.sketch.parameters[number].kind) for number in apart}
+        return self._shared("work of updates", sharing.most({}, sizes))
 
-    def _work_bytes(self, one: SharedOut) -> int:
+    def _work_bytes(self, kind: ParameterKind) -> int:
         """What the update of a parameter that is not sliced makes and uses up."""
-        parameter = self.sketch.parameters[one.parameter]
-        if parameter.update is None:
+        if kind.update is None:
             return 0
-        work = self.sketch.lowered.updates[parameter.update].work_bytes
-        if one.sharing == "sliced" and work:
-            raise InternalError(f"plan: the elementwise update of parameter {one.parameter} wants work memory")
-        if one.sharing != "whole":
+        work = self.sketch.lowered.updates[kind.update].work_bytes
+        if kind.sharing == "sliced" and work:
+            raise InternalError(f"plan: the elementwise update {kind.update} wants work memory")
+        if kind.sharing != "whole":
             return aligned(work)
-        results = [parameter.stored, *map(parameter.stored_state, range(len(parameter.states)))]
+        results = [kind.stored, *map(kind.stored_state, range(len(kind.states)))]
         return sum(line_bytes(size, self.unit) for size in results) + aligned(work)
 
     def _guests(self, uses: Mapping[int, list[Use]]) -> Area:

@@ -91,7 +91,7 @@ def _routines(
     """The routines that some row of some place calls."""
     called = [row.routine for chain in chains for rows in chain.rows for row in rows.rows]
     called += [lowered.inits[number] for numbers in held for number in numbers]
-    called += [lowered.updates[parameter.update] for parameter in parameters if parameter.update is not None]
+    called += [lowered.updates[number] for number in {p.kind.update for p in parameters} if number is not None]
     return called_routines(lowered, called)
 
 
@@ -116,7 +116,7 @@ def _check(lowered: Lowered, layout: Layout) -> None:
 
 def _strip_bytes(lowered: Lowered, parameters: Sequence[PlannedParameter]) -> int:
     """Scratch of a thread for elements of parameters in canonical order, where some lie otherwise."""
-    arranged = any(parameter.arranged is not None for parameter in parameters)
+    arranged = any(parameter.kind.arranged is not None for parameter in parameters)
     return STRIPS * STRIP_ELEMENTS * dtype_of(lowered.step.program.wide).bytes if arranged else 0
 
 
@@ -172,7 +172,7 @@ def _exchanged(sketch: Sketch) -> dict[int, int]:
 def _moved(sketch: Sketch) -> list[tuple[int, int]]:
     """(place, parameter) for every place that holds a parameter which changes."""
     held = [(place, number) for place, numbers in enumerate(sketch.held) for number in numbers]
-    return [(place, number) for place, number in held if sketch.parameters[number].update is not None]
+    return [(place, number) for place, number in held if sketch.parameters[number].kind.update is not None]
 
 
 def _shared(sketch: Sketch) -> dict[tuple[int, int], int]:

@@ -122,8 +122,8 @@ class _Alike(NamedTuple):
 
 
 def _alike(lowered: Lowered, layout: Layout, number: int, parameter: PlannedParameter) -> _Alike:
-    of, placement = parameter, layout.schedule.placement
-    here = tuple([placement[stage] == of.owner for stage, _ in of.uses])
+    of, placement = parameter.kind, layout.schedule.placement
+    here = tuple([placement[stage] == parameter.owner for stage, _ in parameter.uses])
     flat = lowered.inits[number].name in lowered.flat
     return _Alike(here, flat, of.fed, of.update is not None, of.elementwise, of.dtype, bool(of.states))
 
@@ -133,7 +133,8 @@ def _kinds(lowered: Lowered, layout: Layout, parameters: Sequence[PlannedParamet
     waits = tree_levels(layout.groups, layout.dp) > 1
     waiting = {"waiting": waits, "kept": waits}
     pieces, held, shared = list[_Kind](), list[_Kind](), list[_Kind]()
-    for of in dict.fromkeys(_alike(lowered, layout, number, parameter) for number, parameter in enumerate(parameters)):
+    met = {(id(p.kind), p.owner, p.uses, lowered.inits[n].name): n for n, p in enumerate(parameters)}
+    for of in dict.fromkeys(_alike(lowered, layout, number, parameters[number]) for number in met.values()):
         spread, further = not all(of.here), any(of.here[1:])
         fed = {"loss": of.fed == "loss", "accumulated": of.fed == "accumulate"}
         rule = {"elementwise": of.trained and of.elementwise, "whole": not of.elementwise}

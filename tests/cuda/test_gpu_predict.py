@@ -26,8 +26,8 @@ def test_a_prediction_has_the_work_of_the_plan(tmp_path: Path) -> None:
     counted = sum(f.flops * f.launches for f in figures) - sum(f.flops * f.launches for f in attended) * 3 / 9
     assert counted == pytest.approx(planned.flops, rel=0.02)
     updates, norms = ([f for f in figures if f.name.startswith(start)] for start in ("UPDATE update", "NORM mlc_sweep_squares"))
-    parameters = sum(p.elements for p in planned.parameters)
-    copied = sum(p.elements for p in planned.parameters if p.dtype == "bf16")
+    parameters = sum(p.kind.elements for p in planned.parameters)
+    copied = sum(p.kind.elements for p in planned.parameters if p.kind.dtype == "bf16")
     # Gradients, masters and two states are read and written, copies written.
     assert sum(f.bytes * f.launches for f in updates) == pytest.approx(32 * parameters + 2 * copied)
     assert sum(f.bytes * f.launches for f in norms) == pytest.approx(8 * parameters, rel=0.2)
