@@ -78,7 +78,7 @@ class Swept:
 
     def _items(self, sweep: Sweep, entry: Entry) -> Iterator[tuple[int, int, int, list[Use]]]:
         """(parameter, first element, end, its uses here) of each that a sweep takes."""
-        elements = [p.elements for p in self.planned.parameters]
+        elements = [p.kind.elements for p in self.planned.parameters]
         if sweep.over == "uses":
             phases = entry.kind.removeprefix("FOLD") if sweep.moment == "FOLD" else "FIW"
             for use in self.place.chunks["train"][int(entry.of)].uses:
@@ -100,9 +100,9 @@ class Swept:
     def _taken(self, sweep: Sweep, share: Share) -> bool:
         parameter = self.planned.parameters[share.parameter]
         spread = any(self.planned.stages[stage] != parameter.owner for stage, _ in parameter.uses)
-        words = {{"loss": "loss", "accumulate": "accumulated"}.get(parameter.fed), "spread" if spread else "here"}
+        words = {{"loss": "loss", "accumulate": "accumulated"}.get(parameter.kind.fed), "spread" if spread else "here"}
         if parameter.update is not None:
-            words.add("elementwise" if parameter.elementwise else "whole")
+            words.add("elementwise" if parameter.kind.elementwise else "whole")
         return words >= set(sweep.only)
 
     def _calls(self, sweep: Sweep, entry: Entry, parameter: int, span: tuple[int, int], uses: Sequence[Use]) -> Iterator[str]:

@@ -240,7 +240,7 @@ def test_places_own_every_parameter_once(model: str, layout: str) -> None:
     owned = [(one.parameter, place.number) for place in made.places for one in place.owned]
     assert sorted(owned) == [(number, parameter.owner) for number, parameter in enumerate(made.parameters)]
     for place in made.places:
-        assert all(one.sharing == made.parameters[one.parameter].sharing for one in place.owned)
+        assert all(one.sharing == made.parameters[one.parameter].kind.sharing for one in place.owned)
 
 
 SIZES = st.sampled_from((1, 17, BLOCK, 3 * BLOCK, 5000, 90 * BLOCK + 3))
