@@ -240,7 +240,7 @@ def write_beside(plan: dict) -> None:
 
 def swap_keys_and_values(plan: dict) -> None:
     chunk = decode_chunk(plan)
-    names = [buffer[0] for buffer in chunk["buffers"]]
+    names = [buffer[0] for buffer in (*plan["places"][0]["named"], *chunk["buffers"])]
     one, two = (names.index(f"kept blocks.0.kept{n}") for n in ("", ".1"))
     for row in chunk["rows"]["F"]:
         row[3] = [{one: two, two: one}.get(number, number) for number in row[3]]
