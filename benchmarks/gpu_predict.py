@@ -3,8 +3,9 @@
     python benchmarks/gpu_predict.py                       # gpt2, batch 16, context 1024, bf16, for sm_90
     python benchmarks/gpu_predict.py --batch 8 --json prediction.json
 
-Each kernel: launches in a step, FLOPs, bytes (each buffer that it touches once, so a gather's table whole), registers and spills by ptxas,
-shared memory, blocks that a multiprocessor holds, and time, the longest of FLOPs over the rate of its kind and bytes over that of memory.
+Each kernel: launches in a step, FLOPs, bytes (each buffer that it touches once; of one in which it only looks elements up, those, a sector
+of memory each), registers and spills by ptxas, shared memory, blocks that a multiprocessor holds, and time, the longest of FLOPs over the
+rate of its kind and bytes over that of memory.
 Rates are what kernels of the same scheme reach on an H100 by public measurements, named below and where tiles are chosen. Multiprocessors
 that have a tile more than others keep them waiting. Needs nvcc.
 """
@@ -26,7 +27,8 @@ from pathlib import Path
 from mlc.driver import Options, differentiated, laid_out, load_program, passed
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import CHOICES
-from mlc.lower.loops import Call, Contract, Kernel
+from mlc.lower.expression import Read, data_of, nodes_of
+from mlc.lower.loops import Call, Contract, Fold, Kernel, Let, Loop, Nest, Statement, Store, Whole
 from mlc.lower.program import lower
 from mlc.lower.routine import Routine
 from mlc.lower.uses import kernel_uses
@@ -114,10 +116,36 @@ def compiled_kernels(folder: Path) -> dict[str, Compiled]:
     return found
 
 
+#: Bytes that memory moves where one element of a line is looked up.
+SECTOR = 32
+
+
+def looked_up(kernel: Kernel) -> dict[str, int]:
+    """Elements that a kernel looks up in a buffer of which it reads nothing else."""
+    if not isinstance(kernel, Nest | Whole):
+        return {}
+    counts, others = Counter[str](), set[str]()
+
+    def count(statements: tuple[Statement, ...], times: int) -> None:
+        for s in statements:
+            if isinstance(s, Loop):
+                count(s.body, times * s.counter.extent)
+            elif isinstance(s, Let | Fold | Store):
+                for node in nodes_of(s.value):
+                    if isinstance(node, Read) and data_of(node.index):
+                        counts[node.buffer] += times
+                    elif isinstance(node, Read):
+                        others.add(node.buffer)
+
+    count(kernel.body, kernel.items.extent if isinstance(kernel, Nest) else 1)
+    return {buffer: times for buffer, times in counts.items() if buffer not in others}
+
+
 def bytes_of(routine: Routine, kernel: Kernel) -> int:
     reads, writes = kernel_uses(kernel)
     sizes = {n: routine.buffers[n].elements * dtype_of(routine.buffers[n].dtype).bytes for n in reads | writes}
-    return sum(sizes[n] for n in reads) + sum(sizes[n] for n in writes)
+    found = {n: min(sizes[n], times * SECTOR) for n, times in looked_up(kernel).items()}
+    return sum(found.get(n, sizes[n]) for n in reads) + sum(sizes[n] for n in writes)
 
 
 def contraction_flops(kernel: Contract) -> int:

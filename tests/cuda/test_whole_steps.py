@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tolerances import TOLERANCES
 
 from mlc.diagnostics import MlcError
 from mlc.driver import Options
-from mlc.targets.cuda import split
+from mlc.targets.cuda import kernels, split
 
 #: Model -> its precision; mixed: f32 with an optimizer that works in bf16. Slow ones compile the most kernels.
 QUICK = {"gpt": "f32"}
@@ -95,6 +96,19 @@ def test_contractions_of_many_tiles(programs: dict[str, Programs], tmp_path: Pat
     text = next((tmp_path / "built").glob("**/src/kernels.cu")).read_text()
     assert "mlc_contract_tensor<" in text
     assert (re.search(r"mlc_contract_tensor<\d+, [2-9]", text) is not None) == (full == 2)
+
+
+@pytest.mark.slow
+def test_neighbours_are_moved_together(programs: dict[str, Programs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there are many: in rows of a warp and of a block, the last pack of which is not whole, and elementwise."""
+    monkeypatch.setattr(kernels, "PACKED", 1)
+    (tmp_path / "built").mkdir()
+    wide = {"c": programs["c"], DEVICE: Programs(tmp_path / "built", programs[DEVICE].variables)}
+    model = MODELS["gpt2-bf16"]
+    arrays = tuple((name, (12,), 1037) for name in ("tokens", "targets"))
+    check(wide, replace(model, arrays=arrays, defines={**model.defines, "width": 256, "depth": 1, "vocab": 1037}), "bf16", tmp_path)
+    text = next((tmp_path / "built").glob("**/src/kernels.cu")).read_text()
+    assert "1037 - first" in text and "first < 256" in text and "% 130 * 8" in text
 
 
 def test_a_library_for_gpus_says_that_it_has_no_views(programs: dict[str, Programs]) -> None:

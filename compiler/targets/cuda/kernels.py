@@ -12,18 +12,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from mlc.diagnostics import InternalError
 from mlc.emit import tree as c
 from mlc.emit.body import Body
-from mlc.emit.dtypes import register
+from mlc.emit.dtypes import register, stored
 from mlc.emit.expressions import UNARY, index_text, pointer_type
 from mlc.emit.kernels_calls import call
 from mlc.emit.kernels_loops import select_item
 from mlc.emit.printer import c_text
 from mlc.frozen import frozen
 from mlc.lower import index as ix
-from mlc.lower.expression import Counter, Index, Read, data_of
+from mlc.lower.expression import Counter, Index, Read, data_of, nodes_of
 from mlc.lower.library import Operand
 from mlc.lower.loops import Buffer, Call, Contract, Kernel, Let, Loop, Nest, Scatter, Select, Statement, Store, Whole
+from mlc.lower.substitute import replaced
 from mlc.lower.uses import kernel_uses, statement_uses, touched_indices
 from mlc.targets.cuda import split
+from mlc.targets.cuda.packs import ELEMENT, NARROW, Packs, divisors, packed
 from mlc.targets.cuda.split import Group, extent_of
 from mlc.targets.cuda.tensors import Matrix, eight_stores, matrix_of
 
@@ -47,6 +49,9 @@ TILE = 64
 
 #: Shared memory of a contraction by warpgroups: MLC_WIDE_BYTES of mlc_contract_wgmma.h.
 WIDE_BYTES = 98304
+
+#: Elements from which on a thread takes several neighbours: there are enough for all threads of a GPU.
+PACKED = 1 << 20
 
 #: Operands of a routine over ranges of elements: as many as a batch has words for, beside those of its other jobs.
 MOST_OPERANDS = 320
@@ -95,8 +100,11 @@ class Launched:
 class _DeviceBody(Body):
     """Statements of one thread. lane, lanes: the threads that share a loop of an item; "" where an item is a thread's."""
 
-    def __init__(self, buffers: Mapping[str, tuple[str, str]], integer: str, lane: str = "", lanes: str = "", scope: str = ""):
-        super().__init__(buffers)
+    def __init__(self, named: Named, integer: str, lane: str = "", lanes: str = "", scope: str = ""):
+        self.own = dict(named.buffers)
+        self.at = dict[int, str](enumerate("ijklnop"))
+        super().__init__(self.own, self.at)
+        self.sizes = named.sizes
         self.integer = integer
         self.lane = lane
         self.lanes = lanes
@@ -129,14 +137,40 @@ class _DeviceBody(Body):
                     made.append(self.statement(s))
         return tuple(made)
 
+    def packs(self, packs: Packs) -> tuple[c.Statement, ...]:
+        """A pack of elements, from `first` on."""
+        counter, size, extent = packs.counter.number, packs.size, packs.counter.extent
+        some = f"{extent} - first" if extent % size else str(size)
+        names = {name: f"{self.buffers[buffer][0]}_{name.split()[1]}" for (buffer, _), name in packs.names.items()}
+        loaded, first = {name for name, *_ in packs.loads}, Body(self.buffers, {**self.counters, counter: "first"})
+        kinds = {name: f"mlc_pack<{stored(self.buffers[buffer][1]).type}, {size}>" for (buffer, _), name in packs.names.items()}
+        load = [c.Define(kinds[name], f"{names[name]}(&{first.element(buffer, index)}, {some})") for name, buffer, index in packs.loads]
+        clear = [c.Define(kinds[name], names[name]) for name in packs.names.values() if name not in loaded]
+        put = [c.Do(f"{names[name]}.put(&{first.element(buffer, index)}, {some})") for name, buffer, index in packs.stores]
+        self.own |= {name: (f"{names[name]}.v", self.buffers[buffer][1]) for (buffer, _), name in packs.names.items()}
+        self.at[ELEMENT] = "e"
+        element: tuple[c.Statement, ...] = (
+            c.Define(f"const {self.integer}", self.counters[counter], "first + e"),
+            c.Do(f"(void){self.counters[counter]}"),
+            *self.statements(packs.body),
+        )
+        if extent % size:
+            element = (c.If("first + e < " + str(extent), element),)
+        return (*load, *clear, c.For("e", "0", str(size), element, kind="int", pragma="MLC_UNROLL"), *put)
+
     def _shared(self, loop: Loop) -> list[c.Statement]:
         """A loop whose iterations the lanes share out. What earlier statements stored is there for all of them."""
         if not loop.independent:
             raise InternalError("emit: the loop of a row has an order")
         before = [c.Do(f"mlc_{self.scope}_sync()")] if self.stores else []
-        counter, inner = self.counters[loop.counter.number], self.statements(loop.body)
+        counter = self.counters[loop.counter.number]
         self.stores = self.stores or any(isinstance(s, Store) for s in loop.body)
-        shared = c.For(counter, self.lane, str(loop.counter.extent), inner, self.lanes, kind=self.integer)
+        packs = packed(loop.body, loop.counter, self.sizes, int(self.lanes) if self.scope == "warp" else int(self.lanes) // 2)
+        if packs:
+            step = str(packs.size * int(self.lanes))
+            shared = c.For("first", f"{packs.size} * {self.lane}", str(loop.counter.extent), self.packs(packs), step, kind=self.integer)
+        else:
+            shared = c.For(counter, self.lane, str(loop.counter.extent), self.statements(loop.body), self.lanes, kind=self.integer)
         part = ", part" if self.scope == "block" else ""
         return [*before, shared, *(c.Assign(n, f"mlc_{self.scope}_fold_{combine}({n}{part})") for n, combine in loop.folds)]
 
@@ -188,7 +222,7 @@ def flat(named: Named, name: str, kernel: Nest, operands: Sequence[str]) -> Laun
     def quads(buffers: set[str], arguments: Callable[[str], str]) -> list[c.Statement]:
         return [c.Define(f"mlc_quad<{kinds[n]}>", f"{texts[n]}({arguments(n)})") for n in sorted(buffers)]
 
-    body = _DeviceBody(named.buffers, "int64_t")
+    body = _DeviceBody(named, "int64_t")
     scalars = sorted((reads | writes) - moved)
     fixed = [c.Define(f"{pointer_type(named.buffers[n][1], n in writes)} *", texts[n], place(n, "0")) for n in scalars]
     prologue = body.statements(kernel.prologue)
@@ -291,10 +325,38 @@ def _blocks(items: int) -> int:
 def _threads(named: Named, name: str, kernel: Nest) -> Launched:
     """A thread an item, with the items that lie a launch apart."""
     integer = _integer(named, kernel, kernel.items.extent)
-    body = _DeviceBody(named.buffers, integer)
+    body = _DeviceBody(named, integer)
     prologue = body.statements(kernel.prologue)
-    loop = c.For("i", "mlc_item()", str(kernel.items.extent), body.statements(kernel.body), "mlc_items()", kind=integer)
-    return _plain(name, named, kernel, _blocks(kernel.items.extent), THREADS, (*prologue, loop))
+    rows, columns, lines = _by_rows(kernel)
+    packs = packed(lines, columns, named.sizes, 1) if kernel.items.extent >= PACKED else None
+    if not packs:
+        loop = c.For("i", "mlc_item()", str(kernel.items.extent), body.statements(kernel.body), "mlc_items()", kind=integer)
+        return _plain(name, named, kernel, _blocks(kernel.items.extent), THREADS, (*prologue, loop))
+    each = -(-columns.extent // packs.size)
+    first = c.Define(f"const {integer}", "first", f"item{'' if rows == 1 else f' % {each}'} * {packs.size}")
+    row = [] if rows == 1 else [c.Define(f"const {integer}", "i", f"item / {each}"), c.Do("(void)i")]
+    loop = c.For("item", "mlc_item()", str(rows * each), (*row, first, *body.packs(packs)), "mlc_items()", kind=integer)
+    return _plain(name, named, kernel, _blocks(rows * each), THREADS, (*prologue, loop))
+
+
+def _by_rows(kernel: Nest) -> tuple[int, Counter, tuple[Statement, ...]]:
+    """An elementwise nest by rows that are not cut evenly into packs, if its indices have some: how many rows, which are the counter 0, the
+    counter of a row, and the body. Else all elements are one row, whose counter is that of the nest."""
+    lines = [s for s in kernel.body if isinstance(s, Let | Store)]
+    odd = sorted({d for index in _indices(lines) for d in divisors(index, kernel.items.number) if d % NARROW})
+    if len(lines) < len(kernel.body) or not odd or kernel.items.extent % odd[0]:
+        return 1, kernel.items, kernel.body
+    rows, columns = Counter(0, kernel.items.extent // odd[0]), Counter(1, odd[0])
+    at = ix.linear([ix.counter(rows), ix.counter(columns)], [columns.extent, 1])
+    lets = replaced([s for s in lines if isinstance(s, Let)], {kernel.items.number: at})
+    stores = replaced([s for s in lines if isinstance(s, Store)], {kernel.items.number: at})
+    return rows.extent, columns, (*lets, *stores)
+
+
+def _indices(lines: Sequence[Let | Store]) -> list[Index]:
+    """Every index at which lines read or store."""
+    stored_at = [line.index for line in lines if isinstance(line, Store)]
+    return [*stored_at, *(node.index for node in nodes_of(*(line.value for line in lines)) if isinstance(node, Read))]
 
 
 def _widest(statements: Sequence[Statement]) -> int:
@@ -312,7 +374,7 @@ def _rows(named: Named, name: str, kernel: Kernel, prologue: Sequence[Let], item
     alone = (width <= WARP_ROW and items.extent > 1) or width <= _WARP
     threads = THREADS if alone or width <= 16 * THREADS else WHOLE_THREADS
     scope, lane, lanes = ("warp", "lane", str(_WARP)) if alone else ("block", "lane", str(threads))
-    body = _DeviceBody(named.buffers, integer, lane, lanes, scope)
+    body = _DeviceBody(named, integer, lane, lanes, scope)
     lets = body.statements(prologue)
     inner = body.item(statements)
     # The next item of these lanes must not overtake what others still read.
@@ -326,7 +388,7 @@ def _rows(named: Named, name: str, kernel: Kernel, prologue: Sequence[Let], item
 
 def _select(named: Named, name: str, kernel: Select) -> Launched:
     """A thread a line."""
-    body = _DeviceBody(named.buffers, "int64_t")
+    body = _DeviceBody(named, "int64_t")
     loop = c.For("i", "mlc_item()", str(kernel.items.extent), select_item(body, kernel), "mlc_items()")
     return _plain(name, named, kernel, _blocks(kernel.items.extent), THREADS, (loop,))
 
@@ -338,7 +400,7 @@ def _scatter(named: Named, name: str, kernel: Scatter) -> Launched:
     ranges = min(kernel.places.extent, -(-SCATTER_THREADS // lines))
     size = -(-kernel.places.extent // ranges)
     items, integer = lines * ranges, _integer(named, kernel, max(lines * ranges, along))
-    body = _DeviceBody(named.buffers, integer)
+    body = _DeviceBody(named, integer)
     lookup = body.statements(kernel.lookup)
     (place,) = data_of(kernel.adds[0].index)
     adds = body.statements((*kernel.body, *kernel.adds))

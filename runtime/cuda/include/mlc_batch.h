@@ -86,11 +86,6 @@ static inline int mlc_batch_blocks(const mlc_batch *batch)
 
 /* ---- some elements ---- */
 
-template <int BYTES> struct mlc_word;
-template <> struct mlc_word<16> { typedef uint4 type; };
-template <> struct mlc_word<8> { typedef uint64_t type; };
-template <> struct mlc_word<4> { typedef uint32_t type; };
-
 /* Four neighbours, in registers; as many of them as there are are those of memory, the others 0. [i]: by number in the item.
  *
  * They are read at once even where fewer are there: what lies in the arena begins at a multiple of 64 bytes, and elements of an item at a

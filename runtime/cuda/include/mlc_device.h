@@ -106,6 +106,52 @@ MLC_DEVICE void mlc_block_sync()
     __syncthreads();
 }
 
+/* ---- packs ---- */
+
+/* The largest word that a pack of so many bytes is made of. */
+template <int BYTES> struct mlc_word { typedef uint4 type; };
+template <> struct mlc_word<8> { typedef uint64_t type; };
+template <> struct mlc_word<4> { typedef uint32_t type; };
+
+/* N neighbours in registers. In memory they begin at a multiple of their bytes, or of 16; there are `some` of them, the others are 0. */
+template <class T, int N> struct mlc_pack {
+    typedef typename mlc_word<N * sizeof(T)>::type word;
+    T v[N];
+
+    MLC_DEVICE_METHOD mlc_pack() : v{} {}
+
+    MLC_DEVICE_METHOD mlc_pack(const T *from, int64_t some)
+    {
+        word words[sizeof v / sizeof(word)];
+        if (some >= N) {
+            MLC_UNROLL
+            for (int i = 0; i < (int)(sizeof v / sizeof(word)); i++)
+                words[i] = reinterpret_cast<const word *>(from)[i];
+            __builtin_memcpy(v, words, sizeof v);
+        } else {
+            MLC_UNROLL
+            for (int i = 0; i < N; i++)
+                v[i] = i < some ? from[i] : T(0);
+        }
+    }
+
+    MLC_DEVICE_METHOD void put(T *to, int64_t some) const
+    {
+        word words[sizeof v / sizeof(word)];
+        if (some >= N) {
+            __builtin_memcpy(words, v, sizeof v);
+            MLC_UNROLL
+            for (int i = 0; i < (int)(sizeof v / sizeof(word)); i++)
+                reinterpret_cast<word *>(to)[i] = words[i];
+        } else {
+            MLC_UNROLL
+            for (int i = 0; i < N; i++)
+                if (i < some)
+                    to[i] = v[i];
+        }
+    }
+};
+
 /* ---- folds ---- */
 
 MLC_DEVICE float mlc_combine_sum(float a, float b)
