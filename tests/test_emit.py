@@ -73,6 +73,23 @@ def test_folded_results_are_added(tmp_path: Path):
     np.testing.assert_array_equal(twice, once + once)
 
 
+def test_operands_of_products_may_repeat_what_lies_there(tmp_path: Path):
+    """Columns of the right operand, or rows of the left, all at one place."""
+    text = """func @f(%x: f32[5, 7], %v: f32[7], %s: f32[], %w: f32[7, 40]) -> (%y, %z, %u) {
+      %b = broadcast %v {axes=(0), dims=[7, 40]} : f32[7, 40]  @<t>:1:1-1:2 via test
+      %y = contract %x, %b {spec="ik,kj->ij"} : f32[5, 40]  @<t>:1:1-1:2 via test
+      %c = broadcast %s {axes=(), dims=[7, 40]} : f32[7, 40]  @<t>:1:1-1:2 via test
+      %z = contract %x, %c {spec="ik,kj->ij"} : f32[5, 40]  @<t>:1:1-1:2 via test
+      %a = broadcast %v {axes=(1), dims=[5, 7]} : f32[5, 7]  @<t>:1:1-1:2 via test
+      %u = contract %a, %w {spec="ik,kj->ij"} : f32[5, 40]  @<t>:1:1-1:2 via test
+    }"""
+    function = parse_function(text)
+    rng = np.random.default_rng(2)
+    arguments = [rng.standard_normal(p.type.shape, np.float32) for p in function.parameters]
+    for a, b in zip(interpret(function, arguments, OPS, KEYS), Library([function], tmp_path).run(0, arguments), strict=True):
+        np.testing.assert_allclose(b, a, rtol=3e-5, atol=3e-5)
+
+
 def test_an_index_out_of_range_gives_nan(tmp_path: Path):
     """It neither reads beyond the tensor nor passes for another row."""
     text = """func @f(%x: f32[3, 2], %i: i32[4]) -> (%g, %s) {

@@ -126,7 +126,8 @@ static int pairs_lie_well(const contraction *s)
     return odd == 0 && s->m_rank <= 1 && s->k_rank == 1 && k == 1 && !mlc_collides(row / 2);
 }
 
-/* Decides what is read where it lies: a whose k lie side by side; a whose rows do, where that saves much; b whose columns do, likewise. */
+/* Decides what is read where it lies: a whose k lie side by side; a whose rows do, where that saves much; b whose columns do, likewise.
+ * The tile takes any strides of a (0: what is repeated), and of b only columns side by side. */
 static void see_what_lies_well(contraction *s)
 {
     if (s->together == 2) {
@@ -142,7 +143,7 @@ static void see_what_lies_well(contraction *s)
     if (s->a_dtype == MLC_ELEMENT && one_k && s->m_rank <= 1)
         s->a_here = s->a_k <= 1 ? !mlc_collides(s->a_row) : s->a_row <= 1 && s->columns <= FEW_COLUMNS && !mlc_collides(s->a_k);
     if (s->b_dtype == MLC_ELEMENT && one_k && s->n_rank <= 1)
-        s->b_here = stride_of(s->n, s->n_rank, 1) <= 1 && s->rows <= (s->a_here ? FEW_ROWS : SOME_ROWS) && !mlc_collides(s->b_k);
+        s->b_here = stride_of(s->n, s->n_rank, 1) == 1 && s->rows <= (s->a_here ? FEW_ROWS : SOME_ROWS) && !mlc_collides(s->b_k);
 }
 
 static const void *shifted(const void *x, int dtype, int64_t elements)
@@ -492,8 +493,8 @@ static void widen_vector(const contraction *s, const void *x, int dtype, int of_
     }
 }
 
-/* A product with one row, or one column, whose matrix can be read as it lies (thin.h). Threads share out the columns, or rows. Returns
- * whether it is one. */
+/* A product with one row, or one column, whose matrix can be read as it lies (thin.h). Threads share out vectors of columns, or rows, of
+ * all batch indices. Returns whether it is one. */
 static int run_thin(const contraction *s, const finish *f)
 {
     const int tall = s->rows > 1, rank = tall ? s->m_rank : s->n_rank;
@@ -504,22 +505,27 @@ static int run_thin(const contraction *s, const finish *f)
         .w_k = tall ? along.a : along.b, .depth = s->depth, .k_block = s->k_block, .together = s->together, .scratch = s->passing};
     if (!mlc_thin_takes(&thin))
         return 0;
-    const mlc_range all = part(tall ? s->rows : s->columns, MLC_LANES, f->env->threads, f->env->thread);
-    for (int64_t batch = 0; batch < s->batches && all.begin < all.end; batch++) {
-        int64_t at_a, at_b;
-        offsets_of(&at_a, s->batch, s->batch_rank, batch, 1, 0);
-        offsets_of(&at_b, s->batch, s->batch_rank, batch, 1, 1);
-        const void *a = shifted(s->a, s->a_dtype, at_a), *b = shifted(s->b, s->b_dtype, at_b);
-        widen_vector(s, tall ? b : a, tall ? s->b_dtype : s->a_dtype, tall, s->staying);
-        thin.w = tall ? a : b;
-        for (int64_t i = all.begin; i < all.end; i += MLC_THIN_COLUMNS) {
-            const int64_t end = least(i + MLC_THIN_COLUMNS, all.end), count = end - i;
-            MLC_OF_ELEMENT(mlc_thin_product)(&thin, i, end, s->c);
-            if (tall)
-                f->epilogue(f->env, f->closure, s->c, 1, batch, i, count, 0, 1);
-            else
-                f->epilogue(f->env, f->closure, s->c, count, batch, 0, 1, i, count);
+    const int64_t extent = tall ? s->rows : s->columns, units = parts_of(extent, MLC_LANES);
+    const mlc_range all = mlc_share(f->env, s->batches * units);
+    int64_t widened = -1; /* the batch index whose vector x is */
+    for (int64_t unit = all.begin, next; unit < all.end; unit = next) {
+        const int64_t batch = unit / units, begin = (unit - batch * units) * MLC_LANES;
+        next = least(unit + MLC_THIN_COLUMNS / MLC_LANES, least((batch + 1) * units, all.end));
+        const int64_t count = least((next - unit) * MLC_LANES, extent - begin);
+        if (batch != widened) {
+            int64_t at_a, at_b;
+            offsets_of(&at_a, s->batch, s->batch_rank, batch, 1, 0);
+            offsets_of(&at_b, s->batch, s->batch_rank, batch, 1, 1);
+            const void *a = shifted(s->a, s->a_dtype, at_a), *b = shifted(s->b, s->b_dtype, at_b);
+            widen_vector(s, tall ? b : a, tall ? s->b_dtype : s->a_dtype, tall, s->staying);
+            thin.w = tall ? a : b;
+            widened = batch;
         }
+        MLC_OF_ELEMENT(mlc_thin_product)(&thin, begin, begin + count, s->c);
+        if (tall)
+            f->epilogue(f->env, f->closure, s->c, 1, batch, begin, count, 0, 1);
+        else
+            f->epilogue(f->env, f->closure, s->c, count, batch, 0, 1, begin, count);
     }
     return 1;
 }

@@ -6,7 +6,7 @@
 
 #define MLC_THIN_COLUMNS 2048 /* of one call at most */
 
-/* c[j] = sum over k of x[k] * w[j * w_column + k * w_k], k < depth; w_column or w_k is 1, and the other one at least 1.
+/* c[j] = sum over k of x[k] * w[j * w_column + k * w_k], k < depth; w_column or w_k is 1.
  * Sums are those of contractions: over k in ascending order from 0 in each block of k_block, then over the blocks in ascending order.
  * scratch: elements of MLC_THIN_SCRATCH */
 typedef struct mlc_thin {

@@ -195,6 +195,7 @@ static void test_products(void)
             {48, 16, 16, 16},
         {1, 251, 337, 400}, {1, 600, 350, 800}, {2, 113, 321, 769}, {1, 3, 5000, 2}, {1, 5000, 3, 2},
         {1, 1100, 1050, 20}, {1, 440, 500, 385}, {1, 30, 48, 1024}, {1, 100, 1024, 96},
+        {7, 1, 40, 19}, {5, 33, 1, 70}, {90, 1, 1, 24}, {3, 1, 2100, 6},
     };
     for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int layout = 0; layout < 4; layout++) {
@@ -223,6 +224,22 @@ static void test_pitches(void)
             .m = {{m, a_columns ? 1 : of_a, 0}},
             .n = {{n, 0, b_columns ? of_b : 1}},
             .k = {{k, a_columns ? of_a : 1, b_columns ? 1 : of_b}},
+            .a_dtype = draw(2) ? NARROW : MLC_ELEMENT, .b_dtype = draw(2) ? NARROW : MLC_ELEMENT,
+        };
+        test_contraction(&shape);
+    }
+}
+
+/* Operands that repeat what lies there: a stride of a, of b, or some of them, is 0. */
+static void test_repeated(void)
+{
+    for (int round = 0; round < 64; round++) {
+        const int64_t m = round & 16 ? 37 : 1 + draw(3), n = round & 32 ? 48 : 1 + draw(40), k = 20;
+        const mlc_contraction shape = {
+            .m_rank = 1, .n_rank = 1, .k_rank = 1,
+            .m = {{m, round & 1 ? 0 : k, 0}},
+            .n = {{n, 0, round & 2 ? 0 : 1}},
+            .k = {{k, round & 4 ? 0 : 1, round & 8 ? 0 : n}},
             .a_dtype = draw(2) ? NARROW : MLC_ELEMENT, .b_dtype = draw(2) ? NARROW : MLC_ELEMENT,
         };
         test_contraction(&shape);
@@ -612,6 +629,7 @@ int main(void)
     test_products();
     test_scattered_rows();
     test_pitches();
+    test_repeated();
     test_torn_pairs();
     test_groups();
     test_attentions();
