@@ -73,6 +73,23 @@ def recipe():
     return adamw(rate=1e-3)
 """
 
+#: The halves of the width one after the other along time, and back in the other order.
+HALVES = """\
+def halves(x: real[b, t, n]):
+    both = reshape(transpose(reshape(x, [b, t, 2, n // 2]), [0, 2, 1, 3]), [b, 2 * t, n // 2])
+    return concat([both[:, t:, :], both[:, :t, :]], axis=2)
+
+
+@layer
+"""
+
+#: Models of one file.
+TEXTS = {
+    "sums": SUMS,
+    "counts": SUMS.replace("tokens)\n", "tokens) + cast(cumsum(cast(tokens > 7, i32), axis=1), f32)[:, :, None]\n"),
+    "halves": SUMS.replace("cumsum(x * 0.25, axis=1)", "halves(x)").replace("@layer\n", HALVES),
+}
+
 
 def loaded(text: str, defines: Mapping[str, object], folder: Path) -> Program:
     """A program with a decode chain, if it has one."""
@@ -127,9 +144,9 @@ def decoded(run: Run, given: Mapping[str, np.ndarray], threads: int) -> np.ndarr
     return np.stack(found)
 
 
-@pytest.mark.parametrize("name", [*MODELS, "sums"])
+@pytest.mark.parametrize("name", [*MODELS, *TEXTS])
 def test_logits_of_each_time_are_those_of_the_whole_context_to_the_bit(name: str, tmp_path: Path) -> None:
-    text, defines = (SUMS, {}) if name == "sums" else (MODELS[name].text(), MODELS[name].defines)
+    text, defines = (TEXTS[name], {}) if name in TEXTS else (MODELS[name].text(), MODELS[name].defines)
     program = loaded(text, defines, tmp_path)
     assert program.decode is not None and program.sample is not None, program.undecoded
     given = rows_alike(program, np.random.default_rng(3))
@@ -258,6 +275,9 @@ def test_a_plan_that_does_not_keep_is_refused(plan: dict, change) -> None:
 # ---- programs ----
 
 
+PROMPT = "abcdefghij" * 4
+
+
 def said(program: Path, *words: object) -> bytes:
     return subprocess.run([str(program), *map(str, words)], check=True, capture_output=True, timeout=120).stdout
 
@@ -282,6 +302,8 @@ def test_a_prompt_is_cut_to_the_context(tmp_path: Path) -> None:
     path = tmp_path / "gpt.dsl"
     path.write_text(MODELS["gpt"].text(), encoding="utf-8")
     program = compile_file(path, tmp_path / "out", MODELS["gpt"].defines, Options()).program
-    for length in (11, 12, 13, 40):
-        prompt = "abcdefghij" * 4
-        assert len(said(program, "--sample", 3, "--prompt", prompt[:length])) == length + 3 + 1
+    context = int(TEXT["context"])
+    last = said(program, "--sample", 3, "--prompt", PROMPT[-context:])
+    for length in (context + 1, 40):
+        text = said(program, "--sample", 3, "--prompt", PROMPT[-length:])
+        assert text == PROMPT[-length:-context].encode() + last

@@ -345,13 +345,12 @@ class _Making:
         self.values.update((r.name, v) for r, v in zip(instruction.results, made, strict=True))
 
     def _narrowed(self, instruction: Instruction, types: tuple[TensorType, ...]) -> tuple[tuple[str, object], ...]:
-        """Attributes at one time: dims are those of the results, and a slice takes the one element that there is."""
-        attributes = with_results(instruction, types)
-        if instruction.op != "slice":
-            return attributes
-        along = self.counting.along[instruction.results[0].name]
-        stops = tuple(1 if _labelled(p) else n for p, n in zip(along, instruction.attribute("stops"), strict=True))
-        return tuple((key, stops if key == "stops" else value) for key, value in attributes)
+        """Attributes at one time: dims are those of the results, and a run begins and ends among the parts that count nothing."""
+        counted = [_counted_size(parts) for parts in self.counting.along[instruction.results[0].name]]
+        attributes = dict(with_results(instruction, types))
+        for key in {"starts", "stops"}.intersection(attributes):
+            attributes[key] = tuple(n // of for n, of in zip(instruction.attribute(key), counted, strict=True))
+        return tuple(attributes.items())
 
 
 # -------------------------------------------------------------------------------------------------------------------- rules
