@@ -7,8 +7,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from layout_models import MODELS, Model, Programs, data_options, execute, run_model
+from layout_models import MODELS, ROWS, Model, Programs, data_options, execute, run_model
 from shim_library import GPU, SHIM, compiler, of_shim
 from tolerances import TOLERANCES
 
@@ -23,6 +24,9 @@ SLOW = {
     "unet": "f32", "gla": "f32", "albert": "f32", "muon": "mixed", "supervised": "f32", "t5": "bf16", "state": "f32",
 }  # fmt: skip
 
+
+#: A row of the first step, but not of its first microbatch.
+HELD = 9
 
 DEVICE = f"sm_{GPU.rstrip('a') or 90}"
 
@@ -132,6 +136,60 @@ def test_a_gpu_takes_the_same_list(programs: dict[str, Programs], tmp_path: Path
         listed[target] = re.findall(r"^([A-Z].*)$|^  0x\w+ (.*):.*(, elements .*)$", text, re.MULTILINE)
     assert listed["c"] == listed[DEVICE]
     assert {"update", "squares"} <= {call.split(" ")[0] for _, call, _ in listed["c"]}
+
+
+LINES = '''"""Numbers that are scaled and shifted, and what was seen of them."""
+from mlc.optim import sgd
+
+batch: dim = 4
+boost: f32 = 1.0
+
+
+@layer
+def line(x: real[batch]):
+    return param("a", [1], init=ones()) * x + param("b", [1], init=zeros())
+
+
+@model
+def lines(x: real[batch], y: real[batch]):
+    accumulate(param("seen", [batch], init=zeros(), dtype=f32), x)
+    error = line(x, name="first") - y
+    return {"loss": mean(error * error)}
+
+
+@optimizer
+def follow(p: f32[...], g: f32[p.shape], step: f32, *, boost: f32):
+    return p + boost * g
+
+
+@train()
+def recipe(p: parameter):
+    if p.name == "seen":
+        return follow(boost=boost)
+    return sgd(rate=0.1, momentum=0.5)
+'''
+
+
+def test_a_step_that_is_not_finite(programs: dict[str, Programs], tmp_path: Path) -> None:
+    """Where the gradient of one microbatch is not, its loss is: a second walk finds it, for no update has touched masters. And where an
+    update is not that has nothing before it, its parameter is named."""
+    (tmp_path / "lines.dsl").write_text(LINES)
+    model = Model(str(tmp_path / "lines.dsl"), {}, (("x", (), 0), ("y", (), 0)))
+    words = data_options(model, tmp_path, False)
+    said: dict[str, list[str]] = {}
+    for target, of in programs.items():
+        program = of.build(model, Options(microbatches=4, groups=2, emit="c", target=target))
+        for large, boost in ((1e25, 1.0), (10.0, 3e38)):
+            x = np.ones(ROWS, np.float32)
+            x[HELD] = large
+            np.save(tmp_path / "x.npy", x)
+            np.save(tmp_path / "y.npy", x * np.float32(1 - 1e-6))
+            command = [str(program), *words, "--seed", "5", "--steps", "2", "--boost", str(boost)]
+            said.setdefault(target, []).append(execute(command, 5).stderr)
+    assert said["c"] == said[DEVICE]
+    gradient, update = said["c"]
+    assert re.search("stage 0, microbatch [1-3]: the gradient of first.a is not finite", gradient)
+    assert "its update makes parameter seen not finite" in update
 
 
 @pytest.mark.parametrize("rate", ["3e38", "1e30", "1e10"])

@@ -123,8 +123,7 @@ static void begin_item(const mlc_env *env, int64_t elements)
     batch->first[0] = 0;
     batch->first[1] = (int32_t)((elements + MLC_BATCH_BLOCK - 1) / MLC_BATCH_BLOCK);
     batch->words[0] = (uint64_t)elements;
-    batch->words[1] = (uint64_t)(env->subject / MLC_FLAWS * MLC_FLAWS);
-    batch->words[2] = env->path;
+    batch->words[1] = batch->words[2] = 0;
 }
 
 /* Can the item have one call more, of so many operands, launched so (NULL: by any launch)? */
@@ -150,9 +149,12 @@ static void call(const mlc_env *env, mlc_batch_launch launch, int kind, const ui
         begin_item(env, elements);
     if (launch)
         item->launch = launch;
+    /* The own job looks through nothing, and nobody has said what it is of. */
+    const uint64_t subject = kind == MLC_JOB_OWN ? batch->words[1] : (uint64_t)env->subject;
     if (kind == MLC_JOB_OWN)
         batch->own = batch->jobs, batch->words[2] = env->path;
-    batch->job[batch->jobs++] = {(uint8_t)kind, (uint8_t)(env->subject % MLC_FLAWS), (uint16_t)batch->width};
+    batch->words[1] = subject / MLC_FLAWS * MLC_FLAWS;
+    batch->job[batch->jobs++] = {(uint8_t)kind, (uint8_t)(subject % MLC_FLAWS), (uint16_t)batch->width};
     for (int i = 0; i < operands; i++)
         batch->words[batch->width++] = at[i];
 }
@@ -165,7 +167,8 @@ void mlc_calls_own(const mlc_env *env, mlc_batch_launch launch, const uint64_t *
 /* ---- kernels ---- */
 
 /* Of x alone, or of x and y, of which each element has so many bytes; 0: a scalar. */
-static void job(const mlc_env *env, mlc_batch_launch launch, int kind, const uint64_t *at, int x, int y, bool both, int64_t begin, int64_t end)
+static void job(const mlc_env *env, mlc_batch_launch launch, int kind, const uint64_t *at, int x, int y, bool both, int64_t begin,
+    int64_t end)
 {
     const uint64_t moved[] = {at[0] + (uint64_t)(begin * x), both ? at[1] + (uint64_t)(begin * y) : 0};
     call(env, launch, kind, moved, both ? 2 : 1, end - begin);

@@ -637,7 +637,7 @@ void mlc_sweep_run(const mlc_rank *rank, const mlc_env *env, mlc_moment moment)
         if (total == 0)
             continue;
         if (behind || reads_notes(&of))
-            mlc_sweep_meet(env);
+            mlc_sweep_meet(&own);
         behind = true;
         own.gated = of.sweep->gated;
         if (env->thread == 0 && rank->world.launches)
@@ -647,7 +647,7 @@ void mlc_sweep_run(const mlc_rank *rank, const mlc_env *env, mlc_moment moment)
         else
             share_out(&of, &own, total);
     }
-    mlc_sweep_meet(env);
+    mlc_sweep_meet(&own);
 }
 
 /* ---- sanity ---- */

@@ -11,7 +11,8 @@ extern "C" {
 /* The calls that follow are on elements that those before did not touch. */
 void mlc_sweep_next(const mlc_env *env);
 
-/* By all threads: the calls that follow find what those before have done. On the stream of a device, where it lies there. */
+/* By all threads: the calls that follow find what those before have done. On the stream of a device, where it lies there; those that waited
+ * are then launched with this environment, so it is the one that they were made with: gated as they are. */
 void mlc_sweep_meet(const mlc_env *env);
 
 #ifdef __cplusplus
