@@ -106,6 +106,14 @@ def test_wrappers_become_their_instructions(source: str, architecture: str) -> N
 
 
 @pytest.mark.skipif(tool("cuobjdump") is None, reason="no cuobjdump")
+@pytest.mark.parametrize(("architecture", "kernel", "issued"), [("90a", "tensor", "UTMALDG"), ("103a", "tmem", "UTCHMMA")])
+def test_one_thread_issues_without_a_loop(architecture: str, kernel: str, issued: str) -> None:
+    """Where ptxas does not know that one lane is there it loops over lanes around each instruction, as long as a product takes."""
+    code = compiled("contract.cu", architecture)[1][kernel]
+    assert f" {issued}" in code and "BRA.U.ANY" not in code
+
+
+@pytest.mark.skipif(tool("cuobjdump") is None, reason="no cuobjdump")
 def test_every_expectation_is_met_somewhere() -> None:
     for architecture in ARCHITECTURES:
         found = {name for source in SOURCES for name in compiled(source, architecture)[1]}

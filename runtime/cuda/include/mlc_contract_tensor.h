@@ -2,20 +2,20 @@
  *
  *   result[batch, m, n] = sum over k of a[batch, m, k] * b[batch, k, n], summed in f32
  *
- * One warp asks for slices, 64 of k, of a tile of 128 x COLUMNS; the copies bring them into buffers in turn, and an mbarrier a buffer tells when
- * its bytes are there, another when it may be filled again. Two warpgroups, 64 rows each, multiply from shared memory by wgmma and keep the
- * sums in registers; the products of a slice are under way while those of the next are asked for. Each sum starts from 0 and takes its
- * products in ascending k, 16 at a time, whose own order is the hardware's.
+ * One warp asks for slices, 64 of k, of a tile of 128 x COLUMNS; the copies bring them into buffers in turn, and an mbarrier a buffer tells
+ * when its bytes are there, another when it may be filled again. Two warpgroups, 64 rows each, multiply from shared memory by wgmma and
+ * keep the sums in registers; the products of a slice are under way while those of the next are asked for. Each sum starts from 0 and takes
+ * its products in ascending k, 16 at a time, whose own order is the hardware's.
  *
- * COLUMNS 128: a block a tile, and two share a multiprocessor, so that one's epilogue runs beside the other's products. COLUMNS 192 and 256,
- * for long sums: a block alone, fewer bytes a product; it goes from tile to tile, and the slices of the next one come while it ends the one
- * before. Warps that do not multiply give their registers to those that do.
+ * COLUMNS 128: a block a tile, and two share a multiprocessor, so that one's epilogue runs beside the other's products. COLUMNS 192 and
+ * 256, for long sums: a block alone, fewer bytes a product; it goes from tile to tile, and the slices of the next one come while it ends
+ * the one before. Warps that do not multiply give their registers to those that do.
  *
  * Tiles are taken in stripes of MLC_TENSOR_STRIPE rows of tiles, column by column, so that those under way at once share operands in L2.
  *
- * Epilogue: each warp turns its 16 rows in shared memory, 32 columns at a time (all at once where no slices come any more, so that sums leave
- * the registers before it), and a thread has 8 neighbours of a row, which are loaded and stored by 16 bytes. A row there is 8 pieces of 16
- * bytes, permuted by mlc_tensor_turn: neither way of touching them has a conflict of banks.
+ * Epilogue: each warp turns its 16 rows in shared memory, 32 columns at a time (all at once where no slices come any more, so that sums
+ * leave the registers before it), and a thread has 8 neighbours of a row, which are loaded and stored by 16 bytes. A row there is 8 pieces
+ * of 16 bytes, permuted by mlc_tensor_turn: neither way of touching them has a conflict of banks.
  *
  * Bytes moved: a and b once for each tile of the other side, from L2 but for the first time.
  */
@@ -86,7 +86,7 @@ static inline mlc_tensor_map mlc_tensor_map_of(const uint16_t *base, int64_t bat
     mlc_tensor_map map = {};
     if (mlc_tensor_map_make(&map, base, (uint64_t)batches, (uint64_t)batch_pitch * 2, (uint64_t)rows, (uint64_t)pitch * 2, (uint64_t)along,
             (uint32_t)box_rows, MLC_TENSOR_SLICE, MLC_SWIZZLE_128))
-        (void)cudaFuncSetAttribute(nullptr, cudaFuncAttributeMaxDynamicSharedMemorySize, -1); /* an error that stays until it is asked for */
+        (void)cudaFuncSetAttribute(nullptr, cudaFuncAttributeMaxDynamicSharedMemorySize, -1); /* an error that stays until it is read */
     return map;
 }
 
@@ -198,8 +198,8 @@ MLC_DEVICE void mlc_tensor_leave(mlc_mbarrier *empty)
         mlc_mbarrier_arrive(empty);
 }
 
-/* THREADS of mlc_tensor_memory<COLUMNS>, its BYTES of memory, aligned to 1024; a block a tile, or, where blocks stay, tiles a grid apart. store(batch, m, n, sum) takes a sum,
- * stores(batch, m, n, sums) 8 from a multiple of 8 on. */
+/* THREADS of mlc_tensor_memory<COLUMNS>, its BYTES of memory, aligned to 1024; a block a tile, or, where blocks stay, tiles a grid apart.
+ * store(batch, m, n, sum) takes a sum, stores(batch, m, n, sums) 8 from a multiple of 8 on. */
 template <int COLUMNS, int64_t BATCH, int64_t M, int64_t N, int64_t K, bool A_ALONG_K, bool B_ALONG_K, class Integer, class Store,
           class Stores>
 MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barriers, const mlc_tensor_map *a, const mlc_tensor_map *b,
@@ -223,7 +223,7 @@ MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barrie
     if (warp >= MLC_TENSOR_WARPS) {
         if (room::STAYS)
             mlc_registers_give<24>();
-        if (warp == MLC_TENSOR_WARPS && lane == 0)
+        if (warp == MLC_TENSOR_WARPS && mlc_elected())
             mlc_tensor_ask<room, M, N, TILES, STEPS, A_ALONG_K, B_ALONG_K>(
                 memory, barriers.full, barriers.empty, a, b, room::STAYS ? (Integer)gridDim.x : TILES);
         return;
@@ -264,7 +264,8 @@ MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barrie
             MLC_UNROLL
             for (int i = 0; i < room::AT_ONCE * 16; i += 2) {
                 const int at = mlc_tensor_turn(lane / 4 + i / 2 % 2 * 8, i % 16 / 4 * 2 + lane % 4 / 2) + lane % 2 * 2;
-                *reinterpret_cast<float2 *>(turned + i / 16 * MLC_TENSOR_TURNED + at) = make_float2(sum[first * 16 + i], sum[first * 16 + i + 1]);
+                *reinterpret_cast<float2 *>(turned + i / 16 * MLC_TENSOR_TURNED + at) =
+                    make_float2(sum[first * 16 + i], sum[first * 16 + i + 1]);
             }
             __syncwarp();
             MLC_ROLLED

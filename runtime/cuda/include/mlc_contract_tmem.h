@@ -1,8 +1,8 @@
 /* mlc_contract_tmem.h: mlc_contract_tensor by tcgen05 (sm_103): the same sums, kept in tensor memory.
  *
  * A block a multiprocessor, which goes from tile to tile of 128 x COLUMNS. One thread asks for slices, as there; one thread multiplies: an
- * instruction takes all 128 rows, and what it commits arrives at the mbarrier of the buffer that it has read. Tensor memory has room for the
- * sums of two tiles: while one is multiplied, eight warps end the other, each 32 rows (those of its lanes) of half of the columns.
+ * instruction takes all 128 rows, and what it commits arrives at the mbarrier of the buffer that it has read. Tensor memory has room for
+ * the sums of two tiles: while one is multiplied, eight warps end the other, each 32 rows (those of its lanes) of half of the columns.
  *
  * Epilogue: as in mlc_contract_tensor.h; a lane has a row, of which it loads 32 columns at a time and turns them in shared memory.
  */
@@ -102,7 +102,7 @@ MLC_DEVICE void mlc_contract_tmem(uint8_t *memory, mlc_tmem_barriers &barriers, 
     typedef mlc_tmem_memory<COLUMNS> room;
     constexpr Integer TILES = BATCH * ((M + MLC_TENSOR_ROWS - 1) / MLC_TENSOR_ROWS) * ((N + COLUMNS - 1) / COLUMNS);
     constexpr Integer STEPS = (K + MLC_TENSOR_SLICE - 1) / MLC_TENSOR_SLICE;
-    const int warp = mlc_warp(), lane = mlc_lane();
+    const int warp = mlc_warp();
     const Integer stride = (Integer)gridDim.x;
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < room::STAGES; stage++) {
@@ -125,9 +125,9 @@ MLC_DEVICE void mlc_contract_tmem(uint8_t *memory, mlc_tmem_barriers &barriers, 
     if (warp < MLC_TENSOR_WARPS)
         mlc_tmem_end<room, M, N, TILES>(
             reinterpret_cast<float *>(memory + room::TURNED) + warp * MLC_TMEM_TURNED, barriers, stride, store, stores);
-    else if (warp == MLC_TENSOR_WARPS && lane == 0)
+    else if (warp == MLC_TENSOR_WARPS && mlc_elected())
         mlc_tensor_ask<room, M, N, TILES, STEPS, A_ALONG_K, B_ALONG_K>(memory, barriers.full, barriers.empty, a, b, stride);
-    else if (warp > MLC_TENSOR_WARPS && lane == 0)
+    else if (warp > MLC_TENSOR_WARPS && mlc_elected())
         mlc_tmem_multiply<room, TILES, STEPS, A_ALONG_K, B_ALONG_K>(memory, barriers, stride);
     __syncwarp();
     mlc_tmem_fence_before();

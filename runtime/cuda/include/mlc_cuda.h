@@ -13,14 +13,16 @@
  *   shared memory MLC_SHARED, MLC_SHARED_DYNAMIC
  *   barriers      __syncthreads, __syncthreads_or, __syncthreads_and, __syncthreads_count, mlc_barrier_sync, mlc_barrier_arrive,
  *                 __syncwarp
- *   warps         __shfl_sync, __shfl_up_sync, __shfl_down_sync, __shfl_xor_sync, __ballot_sync, __any_sync, __all_sync
+ *   warps         __shfl_sync, __shfl_up_sync, __shfl_down_sync, __shfl_xor_sync, __ballot_sync, __any_sync, __all_sync,
+ *                 mlc_elected
  *   memory        mlc_x16, mlc_load16, mlc_load16_once, mlc_store16, mlc_store16_once, __ldg
  *   atomics       atomicAdd, atomicMin, atomicMax, atomicOr, atomicExch, atomicCAS on integers, __threadfence, __threadfence_block
  *   async copies  mlc_copy_async_4, _8, _16, mlc_copy_commit, mlc_copy_wait
  *   tensor cores  mlc_ldmatrix_x1, _x2, _x4, with _trans; mlc_mma_bf16, mlc_mma_tf32, mlc_bf16_pair, mlc_tf32_of_f32
  *   mbarriers     mlc_mbarrier, mlc_mbarrier_init, _arrive, _arrive_expect, _wait; mlc_fence_async
  *   tensor copies mlc_tensor_map, mlc_tensor_map_make (host), mlc_tensor_load, mlc_tensor_store, _commit, _wait
- *   warpgroups    mlc_matrix_descriptor, mlc_wgmma_bf16, mlc_wgmma_bf16_registers, mlc_wgmma_fence, _commit, _wait; mlc_registers_give, _take (sm_90a)
+ *   warpgroups    mlc_matrix_descriptor, mlc_wgmma_bf16, mlc_wgmma_bf16_registers, mlc_wgmma_fence, _commit, _wait;
+ *                 mlc_registers_give, _take (sm_90a)
  *   tensor memory mlc_tmem_alloc, _free, _descriptor, _instruction, _mma, _commit, _fence, _fence_before, _load_x8, _x32 (sm_103a)
  *   sums          mlc_warp_sum, mlc_warp_max, mlc_block_sum, mlc_block_max: fixed trees, the same bits in every thread
  *   numbers       mlc_exp ... (mlc_math.h), bf16 and f16 as bits

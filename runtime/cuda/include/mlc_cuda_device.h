@@ -32,6 +32,15 @@ MLC_DEVICE void mlc_barrier_arrive(int id, int threads)
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+/* True in one lane of a warp, all of whose lanes are here ("elect.sync"). What that lane gives to tensor cores and tensor copies to do
+ * stands there as it is; under any other condition ptxas puts a loop over the lanes around each such instruction. */
+MLC_DEVICE bool mlc_elected()
+{
+    uint32_t elected;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+    return elected != 0;
+}
+
 /* cp.async ("Data Movement and Conversion Instructions: cp.async"): N bytes, of which the first `bytes` are read and the rest zero. */
 MLC_DEVICE void mlc_copy_async_4(void *shared, const void *global, int bytes = 4)
 {
@@ -243,8 +252,8 @@ template <int PENDING> MLC_DEVICE void mlc_tensor_store_wait()
 #define MLC_WGMMA_ASM(...) __trap()
 #endif
 
-/* All warps of a warpgroup ("Miscellaneous Instructions: setmaxnreg"): its threads have so many registers from here on, a multiple of 8 from
- * 24 to 256; who asks for more waits until others of the block have given theirs back. */
+/* All warps of a warpgroup ("Miscellaneous Instructions: setmaxnreg"): its threads have so many registers from here on, a multiple of 8
+ * from 24 to 256; who asks for more waits until others of the block have given theirs back. */
 template <int REGISTERS> MLC_DEVICE void mlc_registers_give()
 {
     MLC_WGMMA_ASM("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));

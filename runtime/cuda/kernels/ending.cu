@@ -1,5 +1,5 @@
-/* ending.cu: see mlc_ending.h; and the kernels of sweeps (mlc_kernel.h) that put together what values are: squares of gradients, and those of
- * the rank. What kernels find in values is noted beside the arena (mlc_found.h). */
+/* ending.cu: see mlc_ending.h; and the kernels of sweeps (mlc_kernel.h) that put together what values are: squares of gradients, and those
+ * of the rank. What kernels find in values is noted beside the arena (mlc_found.h). */
 #include "mlc_ending.h"
 
 #include "mlc_batch.h"

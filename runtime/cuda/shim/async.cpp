@@ -13,7 +13,15 @@
 
 namespace mlc_shim {
 
-enum Operation { MEET_WGMMA = MEET_ALIGNED + 20, MEET_WGMMA_COMMIT, MEET_WGMMA_WAIT, MEET_TMEM_ALLOC, MEET_TMEM_FREE, MEET_TMEM_LOAD, MEET_REGISTERS };
+enum Operation {
+    MEET_WGMMA = MEET_ALIGNED + 20,
+    MEET_WGMMA_COMMIT,
+    MEET_WGMMA_WAIT,
+    MEET_TMEM_ALLOC,
+    MEET_TMEM_FREE,
+    MEET_TMEM_LOAD,
+    MEET_REGISTERS,
+};
 
 constexpr int TMEM_LANES = 128, TMEM_COLUMNS = 512;
 
@@ -198,7 +206,8 @@ template <class F> static void each_piece(const mlc_tensor_map &map, int batch, 
             const int64_t c = (int64_t)column0 + byte / 2;
             const bool inside = row_inside && c >= 0 && (uint64_t)c < map.columns, eight = inside && (uint64_t)c + 8 <= map.columns;
             const uint32_t bytes = byte % 16 == 0 && (eight || !row_inside) ? 16 : 2;
-            char *global = inside ? (char *)map.base + (uint64_t)batch * map.batch_bytes + (uint64_t)r * map.pitch_bytes + (uint64_t)c * 2 : nullptr;
+            const uint64_t place = (uint64_t)batch * map.batch_bytes + (uint64_t)r * map.pitch_bytes + (uint64_t)c * 2;
+            char *global = inside ? (char *)map.base + place : nullptr;
             f(global, shared_of(swizzled(shared + row * map.box_columns * 2 + byte, map.swizzle)), (size_t)bytes);
             byte += bytes;
         }

@@ -306,6 +306,12 @@ MLC_DEVICE int __all_sync(unsigned mask, int predicate)
     return (int)mlc_shim::vote(mlc_shim::VOTE_ALL, mask, predicate);
 }
 
+MLC_DEVICE bool mlc_elected()
+{
+    const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+    return mlc_shim::vote(mlc_shim::VOTE_ANY, 0xFFFFFFFFu, 1) && thread % 32 == 0;
+}
+
 template <class T> MLC_DEVICE T __ldg(const T *p)
 {
     return *p;

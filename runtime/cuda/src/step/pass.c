@@ -51,7 +51,8 @@ static mlc_env launch_env(const mlc_rank *rank)
     const mlc_arena *arena = &rank->arena;
     const mlc_record *record = (const mlc_record *)(arena->base + rank->role->record);
     return (mlc_env){.arena = arena->base, .scratch = mlc_arena_scratch(arena, 0), .team = rank->team, .record = record,
-                     .microbatch = &record->microbatch, .threads = 1, .stream = mlc_gpu_stream(arena->gpu), .calls = mlc_gpu_calls(arena->gpu)};
+                     .microbatch = &record->microbatch, .threads = 1, .stream = mlc_gpu_stream(arena->gpu),
+                     .calls = mlc_gpu_calls(arena->gpu)};
 }
 
 /* Takes the host's record over to the device, behind what lies on the stream. */
