@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from routines import from_stored, to_stored
 from shim_kernels import KEYS, open_kernels
-from shim_library import GPU, SCHEDULES, SUM_ERROR, Array, Device, bf16_of, f32_of
+from shim_library import GPU, SCHEDULES, SUM_ERROR, Array, Device, bf16_of, f32_of, of_shim
 from tolerances import TOLERANCES
 
 from mlc.ir.interpret import interpret
@@ -24,6 +25,9 @@ from mlc.ops import OPS
 from mlc.targets.cuda import split
 from mlc.targets.cuda.kernels import COPIES
 from mlc.targets.cuda.tensors import Matrix, matrix_of
+
+#: cudaDevAttrMultiProcessorCount.
+MULTIPROCESSORS = 16
 
 
 def pitched(x: Array) -> Array:
@@ -63,6 +67,16 @@ def test_sums_of_products(runner: str, columns: int, along: tuple[int, int]) -> 
             assert device.reports() == []
             seen.add(got.tobytes())
     assert len(seen) == 1
+
+
+def test_blocks_that_stay_are_as_few_as_are_done_as_soon() -> None:
+    with Device("contract.cu") as device:
+        found = ctypes.c_int()
+        assert device.library.cudaDeviceGetAttribute(ctypes.byref(found), MULTIPROCESSORS, 0) == 0
+        for tiles in (1, found.value, found.value + 1, 3 * found.value // 2, 5 * found.value - 1, 10_000):
+            blocks, turns = device.library.run_blocks(ctypes.c_int64(tiles)), -(-tiles // found.value)
+            assert blocks <= found.value and -(-tiles // blocks) == turns
+            assert blocks == 1 or -(-tiles // (blocks - 1)) > turns
 
 
 def test_what_copies_cannot_take_is_no_launch() -> None:
@@ -124,6 +138,33 @@ def test_emitted_contractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
     assert re.search(r"env->fold \? mlc_load8\(&\w+\[264 \* m \+ first\]\)", text)
 
 
+def beside(m: int) -> str:
+    """Its epilogue reads one of two operands, by the column: what lies before the second one, which comes first in memory, is nobody's."""
+    kind = f"bf16[{m}, 136]"
+    return (
+        f"func @f(%q: bf16[{m}, 72], %p: bf16[{m}, 64], %x: bf16[{m}, 72], %w: bf16[72, 136]) -> (%y) {{\n"
+        + line(f'%c = contract %x, %w {{spec="ab,bc->ac"}} : {kind}')
+        + line(f"%j = concat %p, %q {{axis=1}} : {kind}")
+        + line(f"%y = add %c, %j : {kind}")
+        + "}"
+    )
+
+
+@of_shim
+def test_an_epilogue_reads_nothing_that_it_does_not_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "FULL", 1)
+    function = parse_function(beside(40))
+    rng = np.random.default_rng(4)
+    arguments = [from_stored(to_stored(rng.normal(size=v.type.shape), "bf16"), "bf16") for v in function.parameters]
+    with open_kernels([function], tmp_path) as kernels:
+        (found,) = kernels.run(0, arguments)
+    (want,) = interpret(function, arguments, OPS, KEYS)
+    tolerance = TOLERANCES["device.meaning.bf16"]
+    np.testing.assert_allclose(found, want, rtol=tolerance, atol=tolerance * np.abs(want).max())
+    text = (tmp_path / "samples.cu").read_text()
+    assert "mlc_contract_tensor<" in text and " < 64 ? " in text
+
+
 @given(st.data())
 def test_a_matrix_lies_where_its_operand_does(data: st.DataObject) -> None:
     """Whatever the groups of indices; and as tensor copies ask for it."""
@@ -153,14 +194,14 @@ def address(group: split.Group, which: int, flat: int) -> int:
 
 
 def test_matrices_that_copies_take() -> None:
-    """A layer's operands are; a side of two strides, a row of odd length and a step in a row are none."""
+    """A layer's operands are; a side of two strides, a row of odd length, rows that overlap and a step in a row are none."""
     counters = (Counter(0, 1), Counter(1, 1), Counter(2, 1))
     m, n, k = ((16, 1024 * 768, 0), (1024, 768, 0)), ((2304, 0, 1),), ((768, 1, 2304),)
     a, b = Operand("x", 0, ()), Operand("w", 0, ())
     plain = Contract("", a, b, (), m, n, k, counters, "f32", split.BF16, (), (), NO_SCRATCH)
     assert matrix_of(plain, 1, True) == Matrix(0, 1, 16384 * 768, 16384, 768, 768)
     assert matrix_of(plain, 2, False) == Matrix(0, 1, 768 * 2304, 768, 2304, 2304)
-    for m in (((16, 1024 * 800, 0), (1024, 768, 0)), ((16, 67, 0),), ((16, 0, 0),)):
+    for m in (((16, 1024 * 800, 0), (1024, 768, 0)), ((16, 67, 0),), ((16, 0, 0),), ((16, 64, 0),)):
         assert matrix_of(replace(plain, m=m), 1, True) is None
     assert matrix_of(replace(plain, k=((768, 2, 2304),)), 1, True) is None
     assert matrix_of(replace(plain, a=Operand("x", 4, ())), 1, True) is None

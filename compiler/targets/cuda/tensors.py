@@ -16,7 +16,7 @@ from mlc.emit.expressions import index_text
 from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.lower import index as ix
-from mlc.lower.expression import Atom, Checked, Counter, Datum, Index, Operation, Quotient, Read, Remainder, Within
+from mlc.lower.expression import Atom, Checked, Counter, Datum, Index, Operation, Quotient, Read, Remainder
 from mlc.lower.loops import Contract, Let, Statement, Store
 from mlc.lower.uses import statement_uses
 from mlc.targets.cuda.split import Group
@@ -47,7 +47,8 @@ class Matrix:
 
 
 def matrix_of(kernel: Contract, which: int, along_k: bool) -> Matrix | None:
-    """An operand (1: a, 2: b) whose neighbours in k, or in its other index, lie side by side; None: no matrix that copies could take."""
+    """An operand (1: a, 2: b) whose neighbours in k, or in its other index, lie side by side; None: no matrix that copies could take: of
+    rows that overlap the driver's documentation knows nothing."""
     operand, side = (kernel.a, kernel.m) if which == 1 else (kernel.b, kernel.n)
     dims = [_flat(group, which) for group in (kernel.batch, *((side, kernel.k) if along_k else (kernel.k, side)))]
     if None in dims:
@@ -56,7 +57,7 @@ def matrix_of(kernel: Contract, which: int, along_k: bool) -> Matrix | None:
     pitch = pitch if rows > 1 else _aligned(along)
     batch_pitch = batch_pitch if batches > 1 else rows * pitch
     strides = (pitch, batch_pitch)
-    if step != 1 or operand.offset % ALIGNED or any(s % ALIGNED or not 0 < s < FARTHEST for s in strides):
+    if step != 1 or pitch < along or operand.offset % ALIGNED or any(s % ALIGNED or not 0 < s < FARTHEST for s in strides):
         return None
     return Matrix(operand.offset, batches, batch_pitch, rows, pitch, along)
 
@@ -158,8 +159,8 @@ def _eighted(kernel: Contract, rows: Body) -> tuple[dict[str, _Eight], list[Stat
     return found, [changed(line) for line in kernel.body]
 
 
-#: What a read may stand in, in the line of an epilogue.
-_PARTS = (Let, Operation, Within, Checked)
+#: What a read may stand in, in the line of an epilogue. What is chosen by an index (Within) stays where it is, for it may not be there.
+_PARTS = (Let, Operation, Checked)
 
 
 def _side_by_side(index: Index, n: Counter) -> bool:

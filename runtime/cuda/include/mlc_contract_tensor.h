@@ -90,13 +90,14 @@ static inline mlc_tensor_map mlc_tensor_map_of(const uint16_t *base, int64_t bat
     return map;
 }
 
-/* Blocks for so many tiles of 192 or 256 columns, a multiprocessor each. */
+/* Blocks for so many tiles, a multiprocessor each: as few as are done as soon, so that those that messages hold keep none waiting. */
 static inline int mlc_tensor_blocks(int64_t tiles)
 {
     int device = 0, processors = 1;
     if (cudaGetDevice(&device) == cudaSuccess)
         (void)cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    return tiles < processors ? (int)tiles : processors;
+    const int64_t turns = (tiles + processors - 1) / processors;
+    return (int)((tiles + turns - 1) / turns);
 }
 
 /* One side of a tile. ALONG_K: neighbours in k lie side by side, and the box has SIDE rows; else a box for each 64 of the side. */

@@ -132,6 +132,11 @@ extern "C" void run_across(int columns, int a_along, int, const uint16_t *a, con
         run_columns<130, 456, 72, false, true>(columns, a, b, c);
 }
 
+extern "C" int run_blocks(int64_t tiles)
+{
+    return mlc_tensor_blocks(tiles);
+}
+
 /* What became of a map whose rows do not begin at multiples of 16 bytes. */
 extern "C" int run_refused(const uint16_t *a)
 {
