@@ -127,7 +127,7 @@ class Run:
 
 
 def decoded(run: Run, given: Mapping[str, np.ndarray], threads: int) -> np.ndarray:
-    """The logits of all times, one after the other, of row 0. What is kept holds NaN before; later tokens are not known."""
+    """The logits of all times, one after the other, of row 0. Before, what is kept holds no number or a strange one; later tokens are 0."""
     program = run.program
     chain = program.decode
     assert chain is not None
@@ -135,7 +135,8 @@ def decoded(run: Run, given: Mapping[str, np.ndarray], threads: int) -> np.ndarr
     for call in chain.calls:
         unit = program.units[call.unit]
         kept = {n: p for n, p, role in zip(call.arguments, unit.function.parameters, unit.roles, strict=True) if role == "kept"}
-        values.update((name, np.full(p.type.shape, np.nan)) for name, p in kept.items())
+        strange = {name: -9999999 if p.type.dtype == "i32" else np.nan for name, p in kept.items()}
+        values.update((name, np.full(p.type.shape, strange[name])) for name, p in kept.items())
     tokens, found = given[program.inputs[0].name], []
     for time in range(tokens.shape[1]):
         values[TIME_SCALAR] = np.array(float(time))
