@@ -8,6 +8,8 @@ from itertools import accumulate
 from operator import itemgetter, le
 from typing import NamedTuple
 
+import numpy as np
+
 #: Bytes to which every address is aligned: a cache line.
 ALIGNMENT = 64
 
@@ -35,7 +37,7 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: 
         bundles.setdefault(lives[name], []).append(name)
     room = {name: aligned(size, to) for name, size in sizes.items()}
     bytes_of = {life: sum([room[n] for n in names]) for life, names in bundles.items()}
-    placed = _Placements()
+    placed = _Placements(max((last for _, last in bundles), default=0) + 1)
     offsets: dict[str, int] = {}
     total = 0
     for life in sorted(bundles, key=lambda k: (-bytes_of[k], k)):
@@ -133,9 +135,11 @@ class _Placements:
     many in between, one after the other at the same addresses.
 
     every:  all of it; long: what lives long; short: the rest, by each of its times
+    floor:  by time, up to where from 0 on there is no gap between those alive: nothing else that lives then lies below
     """
 
-    def __init__(self) -> None:
+    def __init__(self, times: int) -> None:
+        self.floor = np.zeros(times, np.int64)
         self.every = _Blocks()
         self.long = _Blocks()
         self.short: dict[int, list[tuple[int, int]]] = {}
@@ -145,6 +149,8 @@ class _Placements:
         low, high, first, last = one
         if low == high:
             return
+        floor = self.floor[first : last + 1]
+        floor[(floor >= low) & (floor < high)] = high
         self.every.add(one)
         if last - first >= _SHORT:
             self.long.add(one)
@@ -156,9 +162,10 @@ class _Placements:
         """The lowest place for `size` bytes beside what is alive from `first` to `last`."""
         if not size:
             return 0
+        start = int(self.floor[first : last + 1].max())
         if last - first >= _SHORT:
-            return self.every.lowest(first, last, size, 0)
-        start = self.long.lowest(first, last, size, 0)
+            return self.every.lowest(first, last, size, start)
+        start = self.long.lowest(first, last, size, start)
         for low, high in sorted({spot for time in range(first, last + 1) for spot in self.short.get(time, ())}):
             if high <= start:
                 continue
