@@ -246,7 +246,7 @@ class Cutter:
         else:
             unit, sources, items = self._templates[key]
             effects = self._effects(draft, items)
-        arguments = tuple([self._bound(draft, source, named) for source in sources])
+        arguments = self._bound(draft, sources, named)
         results = tuple(named.state(v, path, hint_of(v, self.model.trace.hints)) for v in outs)
         named.calls.append(Call(unit, path, arguments, results, tuple(named.effect(e) for e in effects)))
 
@@ -315,13 +315,19 @@ class Cutter:
             return ("argument", given.index(binding.name)) if binding.name in given else ("param", binding.name)
         return (binding.role, binding.name)
 
-    def _bound(self, draft: Draft, source: tuple[str, int | str], named: Named) -> str:
-        role, at = source
-        if (role == "own" or role == "argument") and draft.call is not None and isinstance(at, int):
-            name = (draft.call.parameters if role == "own" else draft.call.arguments)[at].name
-            leaf = self.leaves.get(name)
-            return leaf.name if leaf is not None else named.states[name]
-        return named.states[str(at)] if role == "state" else str(at)
+    def _bound(self, draft: Draft, sources: Sequence[tuple[str, int | str]], named: Named) -> tuple[str, ...]:
+        """The arguments of a call."""
+        call, leaves, states = draft.call, self.leaves, named.states
+        given = {} if call is None else {"own": call.parameters, "argument": call.arguments}
+        found: list[str] = []
+        for role, at in sources:
+            values = given.get(role)
+            if values is not None and isinstance(at, int):
+                name = values[at].name
+                found.append(leaves[name].name if name in leaves else states[name])
+            else:
+                found.append(states[str(at)] if role == "state" else str(at))
+        return tuple(found)
 
     def _weight(self) -> tuple[int, tuple[str, ...]] | None:
         """The unit of the microbatch's weight, with the names of its arguments."""

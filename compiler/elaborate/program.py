@@ -247,7 +247,7 @@ class Elaboration:
         """Names that the calls of a chain bind to parameters of this role."""
         calls = [(c.unit, c.arguments) for c in chain.calls] + ([chain.weight] if chain.weight is not None else [])
         units = self.units.units
-        return [name for unit, names in calls for role, name in zip(units[unit].roles, names, strict=True) if role == wanted]
+        return [name for unit, names in calls for name in units[unit].bound(wanted, names)]
 
     def _samples(self, model: ModelTrace) -> bool:
         """Do the logits go with the first input, tokens of [batch, context]?"""

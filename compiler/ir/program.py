@@ -13,14 +13,19 @@ A unit is a layer function. Its parameters have roles, and a call binds each to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field
 from functools import lru_cache
+from itertools import compress
+from typing import TypeVar
 
 from mlc.diagnostics import Diagnostic, Span
 from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.function import Function
 from mlc.ir.types import TensorType
+
+A = TypeVar("A")
 
 
 @frozen
@@ -129,6 +134,15 @@ class Unit:
     @property
     def random(self) -> bool:
         return any(i.op.startswith("random_") for i in self.function.instructions)
+
+    def bound(self, role: str, arguments: Sequence[A]) -> list[A]:
+        """Of the arguments of a call, or the parameters of the function, those of a role, in order."""
+        return list(compress(arguments, _of_role(self.roles, role)))
+
+
+@lru_cache(maxsize=1024)
+def _of_role(roles: tuple[str, ...], role: str) -> tuple[bool, ...]:
+    return tuple(of == role for of in roles)
 
 
 @frozen

@@ -40,13 +40,13 @@ def boundaries(step: Step, rules: Rules, kept: tuple[Mapping[str, str], ...]) ->
 
 def _states(unit: Unit) -> Iterator[Value]:
     """The states that a unit reads and makes."""
-    yield from (value for role, value in zip(unit.roles, unit.function.parameters, strict=True) if role == "state")
+    yield from unit.bound("state", unit.function.parameters)
     yield from unit.function.results[: unit.outputs]
 
 
 def _parameters(unit: Unit, variants: Sequence[Variant]) -> Iterator[Value]:
     """The parameters of the model that a unit reads, and what it adds to the gradients of some."""
-    yield from (value for role, value in zip(unit.roles, unit.function.parameters, strict=True) if role == "param")
+    yield from unit.bound("param", unit.function.parameters)
     effects = zip(unit.effects, unit.function.results[unit.outputs :], strict=False)
     yield from (result for effect, result in effects if effect.kind == "accumulate")
     if variants:
@@ -100,6 +100,7 @@ class _Classes:
     def __init__(self, program: Program):
         self.parents: dict[_Node, _Node] = {}
         self.values: dict[_Node, Value] = {(n, v.name): v for n, unit in enumerate(program.units) for v in _states(unit)}
+        self.read = [[(n, v.name) for v in unit.bound("state", unit.function.parameters)] for n, unit in enumerate(program.units)]
         self.plain: set[_Node] = set()
         for _, chain in program.chains:
             self._join(program, chain)
@@ -118,9 +119,8 @@ class _Classes:
         made: dict[str, _Node] = {}
         for call in chain.calls:
             unit = program.units[call.unit]
-            for role, value, name in zip(unit.roles, unit.function.parameters, call.arguments, strict=True):
-                if role == "state":
-                    self._same(made[name], (call.unit, value.name))
+            for node, name in zip(self.read[call.unit], unit.bound("state", call.arguments), strict=True):
+                self._same(made[name], node)
             made.update((name, (call.unit, v.name)) for name, v in zip(call.results, unit.function.results, strict=False))
         self.plain.update(made[name] for name in shown if name is not None)
 

@@ -324,6 +324,8 @@ def _inputs_read(program: Program) -> dict[int, dict[str, tuple[Input, ...]]]:
         calls = [(call.unit, call.arguments) for call in chain.calls] + ([] if chain.weight is None else [chain.weight])
         for number, arguments in calls:
             unit = program.units[number]
+            if "input" not in unit.roles:
+                continue
             for parameter, role, name in zip(unit.function.parameters, unit.roles, arguments, strict=True):
                 if role == "input":
                     found.setdefault(number, {}).setdefault(parameter.name, {})[name] = inputs[name]

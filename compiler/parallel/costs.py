@@ -237,8 +237,7 @@ def _crossing_bytes(program: Program, states: dict[str, Stored]) -> list[int]:
     last: dict[str, int] = {}
     for number, call in enumerate(program.train.calls):
         made.update(dict.fromkeys(call.results, number))
-        roles = program.units[call.unit].roles
-        last.update((name, number) for role, name in zip(roles, call.arguments, strict=True) if role == "state")
+        last.update(dict.fromkeys(program.units[call.unit].bound("state", call.arguments), number))
     changes = [0] * (len(program.train.calls) + 1)
     for name, end in last.items():
         changes[made[name]] += states[name].bytes
@@ -276,7 +275,7 @@ class _ParameterSizes:
         """The parameters of a call -> how many of its gradients or effects reach each."""
         unit, variant = self.lowered.step.program.units[call.unit], self.lowered.step.variant(call.unit)
         bound = dict(zip((p.name for p in unit.function.parameters), call.arguments, strict=True))
-        uses = {name: 0 for role, name in zip(unit.roles, call.arguments, strict=True) if role == "param"}
+        uses = dict.fromkeys(unit.bound("param", call.arguments), 0)
         for inside, _, _ in variant.d_params if variant else ():
             uses[bound[inside]] += 1
         for effect, name in zip(unit.effects, call.effects, strict=True):

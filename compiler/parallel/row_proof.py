@@ -50,9 +50,10 @@ def row_faults(planned: Planned) -> Iterator[Fault]:
         fixed = frozenset((area.at, area.name, area.bytes) for area in (*place.fixed, *_scalars(planned, place, unit)))
         yield from _named_faults(place, fixed)
         gradients = {buffer.name: number for number, buffer in enumerate(place.named) if buffer.name.startswith("gradient of ")}
+        named = [at for _, _, at, _ in place.named]
         for chain, chunks in place.chunks.items():
             for number, chunk in enumerate(chunks):
-                yield from _Chunk(planned, place, chain, number, chunk, fixed, gradients, sent, roles).faults()
+                yield from _Chunk(planned, place, chain, number, chunk, fixed, gradients, named, sent, roles).faults()
 
 
 def _named_faults(place: Place, fixed: frozenset[tuple[int, str, int]]) -> Iterator[Fault]:
@@ -87,8 +88,8 @@ def _sent(planned: Planned) -> dict[str, dict[str, tuple[int, int]]]:
     found: dict[str, dict[str, tuple[int, int]]] = {}
     for place in planned.places:
         edges = {region: region.rpartition(":")[2] for region in place.regions if region.startswith(_LEAVING)}
-        for chunk in [chunk for chunks in place.chunks.values() for chunk in chunks]:
-            for buffer in chunk.buffers:
+        for chunk in [chunk for chunks in place.chunks.values() for chunk in chunks] if edges else ():
+            for buffer in islice(chunk.buffers, len(place.named), None):
                 if buffer.region in edges and not buffer.name.startswith(_RECEIVED):
                     found.setdefault(edges[buffer.region], {})[buffer.name] = buffer.at, buffer.bytes
     return found
@@ -116,7 +117,8 @@ class _Chunk:
     """One chunk of one chain on its place.
 
     fixed:      address, name and bytes of what lasts
-    shared:     how many of its buffers are those of its place, which last; gradients: those of them that are added to
+    shared:     how many of its buffers are those of its place, which last; named: where they begin; gradients: those of them that are
+                added to
     sums:       by name, these and what a chunk has of its own for gradients
     lows:       where each buffer begins, with its region; highs: where it ends; sizes: its bytes
     kept:       buffers that one list leaves to the next
@@ -132,6 +134,7 @@ class _Chunk:
         chunk: Chunk,
         fixed: frozenset[tuple[int, str, int]],
         gradients: Mapping[str, int],
+        named: Sequence[int],
         sent: Mapping[str, Mapping[str, tuple[int, int]]],
         roles: Sequence[_Roles],
     ):
@@ -142,6 +145,7 @@ class _Chunk:
         self.chunk = chunk
         self.fixed = fixed
         self.shared = len(place.named)
+        self.named = named
         self.gradients = frozenset(gradients.values())
         self.sums = dict(gradients)
         self.sent = sent
@@ -200,14 +204,14 @@ class _Chunk:
         regions = self.place.regions
         base = {region: n * _REGION for n, region in enumerate(regions)}
         ends = {name: region.bytes if region.chain == self.chain else -1 for name, region in regions.items()}
-        self.lows = [base[within] + at for _, within, at, _ in self.chunk.buffers]
+        own = self.chunk.buffers[self.shared :]
+        self.lows = [*self.named, *[base[within] + at for _, within, at, _ in own]]
         self.highs = list(map(add, self.lows, self.sizes))
         arriving = frozenset(self.arriving)
-        own = islice(self.chunk.buffers, self.shared, None)
         self.sums.update((of.name, number) for number, of in enumerate(own, self.shared) if of.name.startswith("gradient of "))
         if self.chunk.buffers[: self.shared] != self.place.named:
             yield Fault("E1206", f"{self.where}: its first {self.shared} buffers are not those of its place")
-        for number, buffer in enumerate(islice(self.chunk.buffers, self.shared, None), self.shared):
+        for number, buffer in enumerate(own, self.shared):
             name, within, at, size = buffer
             if size < 0 or at < 0:
                 yield Fault("E1206", f"{self.where}: {name} has {size} bytes at {at}")

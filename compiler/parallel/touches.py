@@ -23,7 +23,7 @@ def phase_touches(planned: Planned, place: Place, chain: str) -> dict[str, Touch
     found: dict[str, Touch] = {}
     for number, chunk in enumerate(place.chunks.get(chain, ())):
         for kind in (*chunk.rows, *(RESTS[phase] for phase in chunk.heads)):
-            found[f"{kind}{number}"] = _touch(planned, chunk, chunk.part(kind), kind == "F")
+            found[f"{kind}{number}"] = _touch(planned, chunk, len(place.named), chunk.part(kind), kind == "F")
     return found
 
 
@@ -37,8 +37,8 @@ def whole_touches(touches: Mapping[str, Touch]) -> dict[str, Touch]:
     return found
 
 
-def _touch(planned: Planned, chunk: Chunk, rows: Iterable[Row], fills: bool) -> Touch:
-    """fills: the inputs of the chunk are filled before the rows"""
+def _touch(planned: Planned, chunk: Chunk, named: int, rows: Iterable[Row], fills: bool) -> Touch:
+    """named: so many buffers, the first, are in the arena; fills: the inputs of the chunk are filled before the rows"""
     buffers = chunk.buffers
     reads: set[int] = set()
     made: set[int] = {buffer for _, buffer in chunk.inputs} if fills else set()
@@ -49,5 +49,5 @@ def _touch(planned: Planned, chunk: Chunk, rows: Iterable[Row], fills: bool) -> 
         read = set(compress(given, masks[number]))
         reads |= read - made
         made.update(compress(given, map(not_, masks[number])))
-    of_reads, of_writes = ({buffers[number].region for number in numbers} - {"arena"} for numbers in (reads, made))
+    of_reads, of_writes = ({buffers[number].region for number in numbers if number >= named} - {"arena"} for numbers in (reads, made))
     return Touch(frozenset(of_reads), frozenset(of_writes))

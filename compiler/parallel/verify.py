@@ -153,7 +153,8 @@ def _list_faults(planned: Planned, place: Place, chain: str, whole: int) -> Iter
     if chain != "train":
         for at in compute[known & (entries.kinds[compute] != CODES["F"])].tolist():
             yield Fault("E1204", f"{where}, action {at} ({entries[at]}): only forward passes are made here")
-    fed = {(chunk, use.phase) for chunk, use in place.uses() if planned.parameters[use.parameter].kind.fed != "none"}
+    uses = place.uses() if chain == "train" else ()
+    fed = {(chunk, use.phase) for chunk, use in uses if planned.parameters[use.parameter].kind.fed != "none"}
     folds = _Folded(frozenset(fed), max(planned.microbatches // planned.groups, 1))
     strange = [at for at in np.flatnonzero(entries.folds).tolist() if chain != "train" or not 0 <= int(entries[at].of) < chunks]
     yield from (Fault("E1204", f"{where}, action {at} ({entries[at]}): there are no such sums") for at in strange)

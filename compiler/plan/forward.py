@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlc.ir.program import CHOICES, STATES, Call
+from mlc.ir.types import Value
 from mlc.lower.program import Lowered
 from mlc.plan.rows import StageRows
 from mlc.plan.stages import StagedChain
@@ -49,22 +50,35 @@ def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice:
     }
     results = variant.forward.results if variant else unit.function.results
     noted = unit.outputs + len(unit.effects)
-    for n, result in enumerate(results):
+    for n, result in enumerate(results[:noted]):
         if n < unit.outputs:
             values[result.name] = rows.buffer(f"state.{call.results[n]}", lowered.stored(call.unit, result))
-        elif n < unit.outputs + len(unit.effects) and unit.effects[n - unit.outputs].kind == "keep":
+        elif unit.effects[n - unit.outputs].kind == "keep":
             values[result.name] = rows.keep(call.effects[n - unit.outputs], lowered.stored(call.unit, result))
         elif (number, result.name) in uses:
             values[result.name] = uses[number, result.name]
         else:
-            passing, kind = "passing." if result.name in remade else "", lowered.stored(call.unit, result)
-            name = passing + result.name
-            values[result.name] = rows.buffer(f"{number}.{name}", kind) if n < noted else rows.unread(routine, number, name, kind)
+            passing = "passing." if result.name in remade else ""
+            values[result.name] = rows.buffer(f"{number}.{passing}{result.name}", lowered.stored(call.unit, result))
+    values |= _saved(lowered, rows, number, call, results[noted:], remade)
     for effect, name, result in zip(unit.effects, call.effects, results[unit.outputs :], strict=False):
         if effect.kind in ("add_loss", "report"):
             (rows.losses if effect.kind == "add_loss" else rows.metrics).append((name, values[result.name]))
     rows.add("F", routine, [values[b] for b in routine.binds], call.path, f"{call.path or unit.name} forward")
     return values
+
+
+def _saved(
+    lowered: Lowered, rows: StageRows, number: int, call: Call, results: Sequence[Value], remade: Sequence[str]
+) -> Mapping[str, str]:
+    """Where what the forward row of a call makes lies that at most rows of the way back read. Where there are none: as in other calls."""
+    if not rows.onward:
+        names = {result.name: f"{'passing.' if result.name in remade else ''}{result.name}" for result in results}
+        return {result.name: rows.buffer(f"{number}.{names[result.name]}", lowered.stored(call.unit, result)) for result in results}
+    routine = lowered.forward[call.unit].name
+    if routine not in rows.saved:
+        rows.saved[routine] = {of.name: rows.only(routine, f"{routine}.{of.name}", lowered.stored(call.unit, of).bytes) for of in results}
+    return rows.saved[routine]
 
 
 def remade_values(lowered: Lowered, call: Call, choice: str) -> tuple[str, ...]:

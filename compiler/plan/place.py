@@ -430,6 +430,14 @@ class PlacePlanner:
         return replace(made, meaning=rows_meaning(routines.signatures, made.buffers, by_phase, bound))
 
 
+class _Numbers(dict[str, int]):
+    """Of what is met, in that order."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = number = len(self)
+        return number
+
+
 class _Buffers:
     """The buffers that the rows of a chunk name: behind those of the place, numbered as they are met.
 
@@ -452,10 +460,8 @@ class _Buffers:
         self.transient = transient
         self.first = len(named)
         self.kept = kept
-        self.numbers = dict(named)
-
-    def number(self, name: str) -> int:
-        return self.numbers.setdefault(name, len(self.numbers))
+        self.numbers = _Numbers(named)
+        self.number = self.numbers.__getitem__
 
     def own(self) -> list[Buffer]:
         """Those that are not the place's."""

@@ -74,9 +74,8 @@ def remakable(lowered: Lowered, choices: Sequence[str], cuts: Sequence[range], w
     noted = {chain.loss, chain.logits, *(state for _, state in chain.metrics)}
     readers: dict[str, list[int]] = {}
     for number, call in enumerate(chain.calls):
-        for role, name in zip(program.units[call.unit].roles, call.arguments, strict=True):
-            if role == "state":
-                readers.setdefault(name, []).append(number)
+        for name in program.units[call.unit].bound("state", call.arguments):
+            readers.setdefault(name, []).append(number)
 
     def free(number: int) -> bool:
         call = chain.calls[number]

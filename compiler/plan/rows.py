@@ -36,6 +36,7 @@ class StageRows:
     rounded:  the parameters of which a microbatch has a copy in the dtype of the forward pass
     onward:   nothing goes backward
     alone:    where nothing goes backward: what a row makes that no other row reads, by routine; all its rows make it at one place
+    saved:    of that, the buffer of each value, by routine
     inputs:   the model inputs that some row reads, in the order they are met
     losses:   (name, buffer) of add_loss effects; metrics: of reports
     weight:   the buffer of the microbatch's weight, which the first row makes; None where none is needed or it is 1
@@ -46,6 +47,7 @@ class StageRows:
     rounded: frozenset[str] = frozenset()
     onward: bool = False
     alone: dict[str, dict[str, None]] = field(default_factory=dict)
+    saved: dict[str, dict[str, str]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     gradients: list[str] = field(default_factory=list)
@@ -66,14 +68,9 @@ class StageRows:
         self.kept[buffer] = kind.bytes
         return buffer
 
-    def unread(self, routine: Routine, number: int, name: str, kind: Stored) -> str:
-        """The buffer of a value that the forward row of a call makes, and at most rows of the way back read."""
-        if not self.onward:
-            return self.buffer(f"{number}.{name}", kind)
-        return self._alone(routine, f"{routine.name}.{name}", kind.bytes)
-
-    def _alone(self, routine: Routine, name: str, size: int) -> str:
-        self.alone.setdefault(routine.name, {})[name] = None
+    def only(self, routine: str, name: str, size: int) -> str:
+        """A buffer that rows of a routine have, each for itself alone."""
+        self.alone.setdefault(routine, {})[name] = None
         self.sizes[name] = size
         return name
 
@@ -86,7 +83,7 @@ class StageRows:
         if not routine.work_bytes:
             return ()
         if self.onward:
-            return (self._alone(routine, f"work.{routine.name}", routine.work_bytes),)
+            return (self.only(routine.name, f"work.{routine.name}", routine.work_bytes),)
         name = f"work.{len(self.rows)}"
         self.sizes[name] = routine.work_bytes
         return (name,)

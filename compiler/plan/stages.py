@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from itertools import accumulate, compress
+from itertools import accumulate
 
 from mlc.frozen import frozen
 from mlc.ir.program import Call, Chain, Program, Step
@@ -63,9 +62,7 @@ def _staged(lowered: Lowered, kind: str, chain: Chain, calls: tuple[range, ...])
     read: dict[str, int] = {}
     for stage, call in zip(stage_of, chain.calls, strict=True):
         unit = units[call.unit]
-        for role, name in zip(unit.roles, call.arguments, strict=True):
-            if role == "state":
-                read[name] = stage
+        read.update(dict.fromkeys(unit.bound("state", call.arguments), stage))
         for name, result in zip(call.results, unit.function.results[: unit.outputs], strict=True):
             types[name], made[name] = lowered.stored(call.unit, result), stage
     added = _gradient_stages(step, chain, stage_of) if kind == "train" else {}
@@ -123,10 +120,4 @@ def _followed(program: Program, layout: Layout, chain: Chain) -> tuple[range, ..
 
 def parameters_of(program: Program, call: Call) -> list[str]:
     """The model parameters a call is given, in order."""
-    return list(compress(call.arguments, _params(program.units[call.unit].roles)))
-
-
-@lru_cache(maxsize=1024)
-def _params(roles: tuple[str, ...]) -> tuple[bool, ...]:
-    """Which of the arguments of a unit are parameters of the model."""
-    return tuple(role == "param" for role in roles)
+    return program.units[call.unit].bound("param", call.arguments)
