@@ -35,7 +35,7 @@ class Tables:
 
     nodes: the tables so far, but for the pools they point into, which come first
     paths: the hash of each call path as a literal
-    alike: what parameters of equal layers have alike
+    alike: what parameters of equal layers have alike; updates: what their owners have alike
     """
 
     def __init__(self, lowered: Lowered, plan: Planned):
@@ -49,6 +49,7 @@ class Tables:
         self.arranged = False
         self.tensors: dict[tuple[str, str, tuple[int, ...], int | str], str] = {}
         self.alike: dict[tuple[int, int, int], str] = {}
+        self.updates: dict[tuple[str, int | None, tuple[int, ...], int], str] = {}
 
     def made(self) -> list[c.Node]:
         """All tables; the model, which names them, comes last."""
@@ -261,9 +262,12 @@ class Tables:
 
     def _owned(self, one: OwnedParameter) -> str:
         """An mlc_own."""
-        reads = self.pools.array("uint64_t", [str(at) for at in one.reads])
-        functions = "NULL, NULL" if one.update is None else self._functions(one.update)
-        return braced(f"{one.parameter}, MLC_{one.sharing.upper()}, {functions}, {reads}, {len(one.reads)}, {one.work}")
+        key = one.sharing, one.update, one.reads, one.work
+        if key not in self.updates:
+            reads = self.pools.array("uint64_t", [str(at) for at in one.reads])
+            functions = "NULL, NULL" if one.update is None else self._functions(one.update)
+            self.updates[key] = f"MLC_{one.sharing.upper()}, {functions}, {reads}, {len(one.reads)}, {one.work}"
+        return braced(f"{one.parameter}, {self.updates[key]}")
 
     def _functions(self, number: int) -> str:
         """The function of a routine over a range, and over the whole."""

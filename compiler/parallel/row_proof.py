@@ -294,7 +294,8 @@ class _Chunk:
         if not all(map(ge, lows[1:], highs)):  # else as many end as begin before each begins: none lies in another
             yield from self._overlaps(row)
         for number in changed:
-            self._write(number)
+            if number not in self.whole:  # asked here too, for most are and calls take time
+                self._write(number)
 
     def _operand_faults(self, row: Row) -> Iterator[tuple[str, str]]:
         """Buffers of another size, that do not lie there whole, or that last: rows read what lasts; they add to gradients."""

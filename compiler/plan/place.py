@@ -120,7 +120,7 @@ class PlacePlanner:
     unit:     bytes of a number of the wide dtype
     named:    address and bytes of each buffer that rows name and that lasts; shared: the buffers; numbers: by name
     kept:     the same of each that one list leaves to the next, for its chain alone
-    masters:  address of each parameter's master; inits: number and meaning of each routine of one
+    inits:    number and meaning of each routine of an initial value
     updates:  of each kind of parameter that is met, by its id
     regions:  the first is the arena
     """
@@ -138,7 +138,6 @@ class PlacePlanner:
         self.shared: tuple[Buffer, ...] = ()
         self.numbers: dict[str, int] = {}
         self.kept: dict[str, tuple[int, int]] = {}
-        self.masters: dict[int, int] = {}
         self.inits: dict[str, tuple[int, str]] = {}
         self.updates: dict[int, _Updated] = {}
         self.regions = {"arena": Region("arena", 0, 0, 1, 0, None)}
@@ -210,16 +209,12 @@ class PlacePlanner:
 
     def _hold(self, number: int) -> Held:
         """A parameter in the memory of the place: its master, and its copy where rows read a narrower dtype."""
-        parameter, routine = self.program.parameters[number], self.sketch.lowered.inits[number]
-        name, stored = parameter.name, self.sketch.lowered.parameters[parameter.name]
-        master = self._take(f"parameter {name}", stored.master.bytes)
-        lasts = name not in self.sketch.rounded[self.place]
-        self.named[f"parameter {name}"] = (master, stored.master.bytes)
-        copy = None
-        if stored.copy is not None and lasts:
+        name, routine = self.program.parameters[number].name, self.sketch.lowered.inits[number]
+        stored, read = self.sketch.lowered.parameters[name], f"parameter {name}"
+        master, copy = self._buffer(read, stored.master.bytes), None
+        if stored.copy is not None and name not in self.sketch.rounded[self.place]:
             copy = self._take(f"copy of {name}", stored.copy.bytes)
-            self.named[f"parameter {name}"] = (copy, stored.copy.bytes)
-        self.masters[number] = master
+            self.named[read] = copy, stored.copy.bytes
         at = (master, *self._work(f"work of {name} init", routine.work_bytes))
         if routine.name not in self.inits:
             called = self.sketch.routines.number(routine)
