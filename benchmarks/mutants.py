@@ -271,7 +271,7 @@ def edit_head(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
     phase = rng.choice([*chunk["heads"], *chunk["rows"]])
     before = dict(chunk["heads"])
     head = chunk["heads"].pop(phase, 0) + rng.choice([-1, 1])
-    if rng.random() < 0.7:
+    if phase not in before or rng.random() < 0.7:
         chunk["heads"][phase] = head
     return f"{where}: first parts {before} become {chunk['heads']}", {COVERAGE, LIFETIMES, NO_PLAN}
 

@@ -101,7 +101,7 @@ class Swept:
         parameter = self.planned.parameters[share.parameter]
         spread = any(self.planned.stages[stage] != parameter.owner for stage, _ in parameter.uses)
         words = {{"loss": "loss", "accumulate": "accumulated"}.get(parameter.kind.fed), "spread" if spread else "here"}
-        if parameter.update is not None:
+        if parameter.kind.update is not None:
             words.add("elementwise" if parameter.kind.elementwise else "whole")
         return words >= set(sweep.only)
 

@@ -97,8 +97,8 @@ def test_chunks_are_named_in_lists(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         ("[1]", "holds no plan"),
         ("{", "is not JSON"),
-        ('{"version": 1}', "has version 1, this mlc reads version 9"),
-        ('{"version": 9}', "is damaged"),
+        ('{"version": 1}', "has version 1, this mlc reads version 10"),
+        ('{"version": 10}', "is damaged"),
     ],
 )
 def test_what_is_no_plan(content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,8 +159,10 @@ class PlacePlanner:
             if channel.source == self.place and channel.chain is None:
                 self._outbox(channel)
         states, work, guests = self._states(), self._work_of_updates(), self._guests(uses)
-        self.shared = tuple([Buffer(name, "arena", at, size) for name, (at, size) in self.named.items()])
-        self.numbers = {name: number for number, name in enumerate(self.named)}
+        rows = [row for chain in self.sketch.chains for stage in self.stages for row in chain.rows[stage].rows]
+        read = set[str]().union(*(row.buffers for row in rows))
+        self.shared = tuple([Buffer(name, "arena", at, size) for name, (at, size) in self.named.items() if name in read])
+        self.numbers = {buffer.name: number for number, buffer in enumerate(self.shared)}
         base = end = self.bytes
         chunks: dict[str, tuple[Chunk, ...]] = {}
         for chain in self.sketch.chains:
