@@ -512,3 +512,24 @@ def test_boxes_fit_whatever_stages_cost(kind: str, pp: int, microbatches: int, c
     microbatches *= pp if kind == "interleaved" else 1
     made = schedule(kind, pp, microbatches, chunks)
     prove(plan(lowered, Layout(Mesh(pp, 1), chunks, made, cuts, microbatches, 1, choices_of("none", calls), notes)))
+
+
+NOTHING_TO_LEARN = """
+from mlc.rates import constant
+batch: dim = 2
+
+@model
+def program(x: f32[batch, 3], scale: f32 = constant(2.0)):
+    return mean(x * scale)
+
+@train()
+def recipe():
+    return None
+"""
+
+
+def test_a_model_without_parameters_reads_scalars(tmp_path: Path) -> None:
+    (tmp_path / "nothing.dsl").write_text(NOTHING_TO_LEARN)
+    compile_file(tmp_path / "nothing.dsl", tmp_path / "out", {}, Options(emit="plan"))
+    (place,) = json.loads((tmp_path / "out" / "plan.json").read_text())["places"]
+    assert [name for name, *_ in place["named"]] == ["scalar scale"]

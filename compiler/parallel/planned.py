@@ -395,7 +395,7 @@ class Planned:
     sweeps:      of all places alike; those of one action in the order in which they run
     rounds:      per chain, the microbatches of a list, for one replica
     undecoded:   why there is no decode chain beside a sample chain
-    unit:        bytes of an element of a master: the same of all parameters
+    unit:        bytes of an element of a master, the same of all parameters, and of a scalar
     """
 
     model: str
@@ -423,7 +423,12 @@ class Planned:
 
     def __post_init__(self) -> None:
         units = (dtype_of(dtype_of(name).wide).bytes for name in {p.kind.dtype for p in self.parameters})
-        object.__setattr__(self, "unit", max(units, default=1))
+        object.__setattr__(self, "unit", max(units, default=self._unit_of_scalars()))
+
+    def _unit_of_scalars(self) -> int:
+        """Bytes of a scalar of the step record, which has the dtype of masters where there are any."""
+        sizes = (area.bytes for place in self.places for area in place.fixed if area.name == "record")
+        return max((next(sizes, 0) - RECORD_HEAD_BYTES) // max(len(self.scalars), 1), 1)
 
     @property
     def pp(self) -> int:
