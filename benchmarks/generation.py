@@ -1,8 +1,9 @@
 """Tokens a second of gpt2 with batch 1 that are generated, beside a PyTorch loop with cached keys and values, in turn.
 
-    python benchmarks/generation.py [--tokens 64] [--rounds 3] [--threads 2] [--python /path/to/python] [--json]
+    python benchmarks/generation.py [--tokens 200] [--rounds 3] [--threads 2] [--python /path/to/python] [--json]
 
-Both start with random weights of the same sizes and read a prompt of 8 tokens; what a start costs is taken off by a run with one token.
+Both start with random weights of the same sizes and read a prompt of 8 tokens; what a start costs is taken off by a run with one
+token, and swings by a second: so many tokens.
 `--python`: one that has torch; without torch there, only ours is measured. Printed are medians of the rounds.
 """
 
@@ -98,7 +99,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, dict[str,
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", type=Path, default=Path(sys.executable))
