@@ -21,6 +21,7 @@ from mutants import mutate
 from mlc.diagnostics import Diagnostic, MlcError
 from mlc.driver import Options, compile_file
 from mlc.parallel.entries import ENDINGS, packed
+from mlc.parallel.meaning import bound_buffers, rows_meaning
 from mlc.parallel.plan_reader import read_plan
 from mlc.parallel.planned import RECORD_HEAD_BYTES, STATISTIC_BYTES, Planned
 from mlc.parallel.symbolic import run_symbolic
@@ -1050,6 +1051,32 @@ def sent_between_parts(plan: Plan) -> None:
     of.insert(at(plan, 0, ["F", 0, 3]) + 1, sends[3])
 
 
+def parameter_of_a_chain(plan: Plan) -> None:
+    """Its memory would be free for the lists of all others."""
+    fixed(plan, 0, "parameter ")["chain"] = "sample"
+
+
+def transient_of_all_chains(plan: Plan) -> None:
+    del fixed(plan, 0, "transient.sample")["chain"]
+
+
+def tree_of_a_chain(plan: Plan) -> None:
+    """The ranks use it while other lists run, which would have its inbox."""
+    next(c for c in plan["channels"] if c["kind"] == "tree")["chain"] = "sample"
+
+
+def logits_where_an_action_forgets(plan: Plan) -> None:
+    """Behind all transient values, where nothing overwrites them."""
+    place, of = plan["places"][1], chunk(plan, 1, "sample")
+    area, logits = fixed(plan, 1, "transient.sample"), buffers(plan, 1, "sample")[of["logits"]["buffer"]]
+    end = place["arena_bytes"]
+    for own in (own for own in of["buffers"] if own[1] == 0):
+        own[2] += end - area["at"]
+    logits[1:3] = 0, end + area["bytes"]
+    area.update(at=end, bytes=area["bytes"] + logits[3])
+    place["arena_bytes"] = -(-(end + area["bytes"]) // 64) * 64
+
+
 MORE: tuple[tuple[Edit, str, str], ...] = (
     (steps_of_another_length, "E1204", "are not lists of 3"),
     (no_list_of_a_chain, "E1204", "sample: place 1 has no list"),
@@ -1095,6 +1122,10 @@ MORE: tuple[tuple[Edit, str, str], ...] = (
     (loss_overwritten, "E1205", "is not there when the list has ended"),
     (message_overwritten, "E1205", "state.down.0.x is not whole in the message that carries it"),
     (kept_where_an_action_forgets, "E1205", "reads 4.rsqrt, which does not lie there whole"),
+    (parameter_of_a_chain, "E1206", "is said to be of sample, and is of all chains"),
+    (transient_of_all_chains, "E1206", "is said to be of no chain, and is of sample"),
+    (tree_of_a_chain, "E1203", "a tree channel is of no chain, this one of sample"),
+    (logits_where_an_action_forgets, "E1205", "has no slot of its own for each microbatch of the list"),
     (gradient_of_another_phase, "E1204", "F adds to gradient of embedding.weight 0 0 0 times, not 1"),
     (never_awaited, "E1205", "ends without waiting until message 3 of act.train.0 has left for place 1"),
     (awaited_before_sent, "E1203", "message 0 to place 1 was not sent before"),
@@ -1155,6 +1186,67 @@ def test_a_copy_is_where_rows_read_it(tmp_path_factory: pytest.TempPathFactory) 
     verify(plan)
     next(held for held in plan["places"][0]["held"] if held["copy"] is not None)["copy"] += 64
     assert any(f.code == "E1206" and "its copy is not at" in f.message for f in faults(plan))
+
+
+# ------------------------------------------------------------------------------------------------------------------ several chunks
+
+
+@cache
+def planned_chunks(folder: Path) -> Plan:
+    """Two places of two chunks each."""
+    options = Options(pp=2, chunks=2, schedule="interleaved", microbatches=4, emit="plan")
+    compile_file(MODEL, folder, DEFINES, options)
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return copy.deepcopy(planned_chunks(tmp_path_factory.getbasetemp() / "chunks"))
+
+
+def own(plan: Plan, chain: str, number: int, name: str) -> list[Any]:
+    """A buffer that a chunk of place 0 has for itself."""
+    return next(of for of in plan["places"][0]["chunks"][chain][number]["buffers"] if of[0] == name)
+
+
+def one_slot_of_two_chunks(plan: Plan) -> None:
+    """What the second chunk saves for its backward pass lies where the first has what it saved of the same microbatch."""
+    own(plan, "train", 1, "4.rsqrt")[1:3] = own(plan, "train", 0, "1.rsqrt")[1:3]
+
+
+def one_memory_of_two_chunks(plan: Plan) -> None:
+    """Two layers keep what they know of other times in one buffer, of one name, and say that it is so in the model."""
+    place = plan["places"][0]
+    first, second = (next(of for of in found["buffers"] if of[0].startswith("kept ")) for found in place["chunks"]["decode"])
+    place["fixed"].remove(next(area for area in place["fixed"] if area["name"] == second[0]))
+    second[:] = first
+    found = read_plan(plan)
+    of = found.places[0].chunks["decode"][1]
+    meaning = rows_meaning(found.routines, of.buffers, of.rows, bound_buffers(of, found.columns["decode"].losses))
+    place["chunks"]["decode"][1]["meaning"] = meaning
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (one_slot_of_two_chunks, "chunks 0 and 1 both have values in train.0.F-B"),
+        (one_memory_of_two_chunks, "chunks 0 and 1 both have values in kept down.0.kept"),
+    ],
+)
+def test_what_a_chunk_has_no_other_overwrites(edit: Edit, words: str, chunks: Plan) -> None:
+    verify(chunks)
+    edit(chunks)
+    found = faults(chunks)
+    assert [f.code for f in found] == ["E1205"], found
+    assert words in found[0].message
+
+
+def test_what_is_kept_is_kept_once_a_list(chunks: Plan) -> None:
+    """A list of two microbatches would bring it up to date twice; all else has a slot for each."""
+    for place in chunks["places"]:
+        place["lists"]["decode"] = [[kind, of, n] for n in range(2) for kind, of, _ in place["lists"]["decode"]]
+    chunks["rounds"]["decode"] = 2
+    assert any("kept down.0.kept is brought up to date 2 times, not once" in f.message for f in faults(chunks))
 
 
 # ------------------------------------------------------------------------------------------------------------------ taking turns

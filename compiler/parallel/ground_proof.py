@@ -14,6 +14,9 @@ from mlc.parallel.faults import Fault
 from mlc.parallel.planned import KEPT, Channel, Place, Planned, Region
 from mlc.parallel.shards import LINE_BYTES
 
+#: How the name of the fixed buffer begins in which a chain has its transient values.
+TRANSIENT = "transient."
+
 #: The region of all that has one address: its only slot is the arena.
 ARENA = Region("arena", 0, 0, 1, 0, None)
 
@@ -53,8 +56,8 @@ def _fixed_faults(planned: Planned, place: Place) -> Iterator[Fault]:
         where = f"place {place.number}: {area.name}, {area.bytes} bytes at {area.at},"
         if area.name not in wanted:
             yield Fault("E1206", f"{where} is memory of nothing that this place has")
-        elif area.name.startswith(KEPT) and area.chain != "decode":
-            yield Fault("E1206", f"{where} is kept from list to list, and is not of the decode chain")
+        elif area.chain != (chain := _chain_of(area.name)):
+            yield Fault("E1206", f"{where} is said to be of {area.chain or 'no chain'}, and is of {chain or 'all chains'}")
         elif times[area.name] > 1:
             yield Fault("E1206", f"{where} is one of {times[area.name]} buffers of that name")
         elif wanted[area.name] not in (None, area.bytes):
@@ -67,7 +70,7 @@ def _wanted(planned: Planned, place: Place) -> dict[str, int | None]:
     """The fixed buffers that a place may have: bytes by name, None where other proofs say how many."""
     unit = planned.unit
     wanted: dict[str, int | None] = dict.fromkeys(("record", "microbatches", "results"))
-    wanted.update((f"transient.{chain}", None) for chain in planned.rounds)
+    wanted.update((f"{TRANSIENT}{chain}", None) for chain in planned.rounds)
     for held in place.held:
         parameter = planned.parameters[held.parameter]
         wanted[f"parameter {parameter.name}"] = unit * parameter.kind.stored
@@ -81,6 +84,13 @@ def _wanted(planned: Planned, place: Place) -> dict[str, int | None]:
     for chunk in place.chunks.get("decode", ()):
         wanted.update((buffer.name, buffer.bytes) for buffer in chunk.buffers if buffer.name.startswith(KEPT))
     return wanted
+
+
+def _chain_of(name: str) -> str | None:
+    """The chain whose lists alone use a fixed buffer: what is of two chains may lie at one place."""
+    if name.startswith(KEPT):
+        return "decode"
+    return name.removeprefix(TRANSIENT) if name.startswith(TRANSIENT) else None
 
 
 def _arena_faults(place: Place) -> Iterator[Fault]:

@@ -9,6 +9,7 @@ what other actions do in between cannot touch it; memory without slots (transien
                where its accumulator lies: memory of its own, or the only slot of a region, still whole when the only microbatch is done
     messages   what a chunk reads of a message lies where the chunk that sent it wrote it
     kept       what one list of the decode chain leaves to the next is changed by one row, which writes over what it reads there
+    chunks     what a chunk writes into a slot, or keeps, no other chunk writes over: it alone has the region, but for who reads a message
     one row    a result lies apart from all else that the row is given, or exactly where an operand lies whose place it may take
 """
 
@@ -35,8 +36,8 @@ SENT_AS = (("received.", "state."), ("gradient received.", "gradient."))
 _RECEIVED = tuple(received for received, _ in SENT_AS)
 
 #: Regions of what leaves a chunk: outboxes, and rings between two chunks of a place.
-_LEAVING = ("out:", "act.", "grad.")
-
+_BETWEEN = ("act.", "grad.")
+_LEAVING = ("out:", *_BETWEEN)
 
 #: Further than any place or region reaches: addresses of one region from here on, those of the next from twice as far.
 _REGION = 1 << 64
@@ -52,6 +53,7 @@ def row_faults(planned: Planned) -> Iterator[Fault]:
         gradients = {buffer.name: number for number, buffer in enumerate(place.named) if buffer.name.startswith("gradient of ")}
         named = [at for _, _, at, _ in place.named]
         for chain, chunks in place.chunks.items():
+            yield from _sharing_faults(place, chain, chunks) if len(chunks) > 1 else ()
             for number, chunk in enumerate(chunks):
                 yield from _Chunk(planned, place, chain, number, chunk, fixed, gradients, named, sent, roles).faults()
 
@@ -63,6 +65,23 @@ def _named_faults(place: Place, fixed: frozenset[tuple[int, str, int]]) -> Itera
         copy = copied != name and (at, f"copy of {copied}", size) in fixed
         if region != "arena" or not (copy or (at, name, size) in fixed):
             yield Fault("E1206", f"place {place.number}: {name}, {size} bytes at {at} of {region}, is no buffer of it")
+
+
+def _sharing_faults(place: Place, chain: str, chunks: Sequence[Chunk]) -> Iterator[Fault]:
+    """Each chunk is followed alone, so no two have values in one region; of a ring between two, one writes and the other reads."""
+    had: dict[str, int] = {}
+    for number, chunk in enumerate(chunks):
+        own = islice(chunk.buffers, len(place.named), None)
+        for what in dict.fromkeys([_had(name, region) for name, region, _, _ in own]):
+            if what and had.setdefault(what, number) != number:
+                yield Fault("E1205", f"{chain}: place {place.number}: chunks {had[what]} and {number} both have values in {what}")
+
+
+def _had(name: str, region: str) -> str:
+    """What no other chunk may have where one has such a buffer; empty: others may have what they want."""
+    if region == "arena":
+        return name if name.startswith(KEPT) else ""
+    return "" if region.startswith(_BETWEEN) and name.startswith(_RECEIVED) else region
 
 
 def _signature_faults(planned: Planned) -> Iterator[Fault]:
@@ -269,9 +288,10 @@ class _Chunk:
                     if self._is_gradient(number):
                         added[self.chunk.buffers[number].name, phase] += 1
         for number in sorted(self.kept):
-            if kept[number] != 1:
+            times = kept[number] * self.planned.rounds.get(self.chain, 0)
+            if times != 1:
                 name = self.chunk.buffers[number].name
-                yield Fault("E1205", f"{self.where}: {name} is brought up to date {kept[number]} times, not once")
+                yield Fault("E1205", f"{self.where}: {name} is brought up to date {times} times, not once")
         yield from self._left()
         yield from self._sent_faults()
         if self.chain == "train":
@@ -375,7 +395,8 @@ class _Chunk:
             buffer = self.chunk.buffers[number]
             if number not in self.whole:
                 yield Fault("E1205", f"{self.where}: {buffer.name} is not there when the list has ended")
-            if self.place.regions[buffer.region].slots < self.planned.rounds.get(self.chain, 0):
+            slots = 0 if buffer.region == "arena" else self.place.regions[buffer.region].slots  # there other actions have theirs
+            if slots < self.planned.rounds.get(self.chain, 0):
                 yield Fault("E1205", f"{self.where}: {buffer.name} has no slot of its own for each microbatch of the list")
 
     def _sent_faults(self) -> Iterator[Fault]:

@@ -292,6 +292,8 @@ def _channels(planned: Planned) -> Iterator[Fault]:
             yield Fault("E1203", f"channel {c.name}: goes from place {c.source} to place {c.target} of {planned.pp}")
         if c.kind in ("activation", "gradient") and c.chain not in planned.rounds:
             yield Fault("E1203", f"channel {c.name}: joins place {c.source} to place {c.target} in the chain {c.chain}")
+        if c.kind not in ("activation", "gradient") and c.chain is not None:
+            yield Fault("E1203", f"channel {c.name}: a {c.kind} channel is of no chain, this one of {c.chain}")
         if (c.source == c.target) != (c.kind in ("replicas", "tree")):
             yield Fault("E1203", f"channel {c.name}: a {c.kind} channel from place {c.source} to place {c.target}")
         if c.slots < 1 or c.outbox_slots < 1 or c.slot_bytes < 1:
