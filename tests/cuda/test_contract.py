@@ -23,7 +23,7 @@ from mlc.lower.library import NO_SCRATCH, Operand
 from mlc.lower.loops import Contract
 from mlc.ops import OPS
 from mlc.targets.cuda import split
-from mlc.targets.cuda.kernels import COPIES
+from mlc.targets.cuda.contraction import COPIES
 from mlc.targets.cuda.tensors import Matrix, matrix_of
 
 #: cudaDevAttrMultiProcessorCount.

@@ -19,7 +19,9 @@ from mlc.lower.loops import Nest
 from mlc.lower.program import Lowered
 from mlc.lower.routine import Routine
 from mlc.parallel.planned import Planned
-from mlc.targets.cuda.kernels import Named, flat, launched
+from mlc.targets.cuda.batch import flat
+from mlc.targets.cuda.kernels import launched
+from mlc.targets.cuda.launch import Named
 
 #: What a pass notes on the device beside the arena: sizeof(mlc_found) of mlc_found.h, in the place of a thread's scratch.
 FOUND_BYTES = 7808
