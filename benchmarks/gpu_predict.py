@@ -36,11 +36,11 @@ from mlc.ops import OPS
 from mlc.parallel.planned import Place, Planned, PlannedParameter
 from mlc.parallel.sweeps import KERNELS, SweepCall
 from mlc.targets import TARGETS
-from mlc.targets.cuda.split import TILES, tile_seconds
+from mlc.targets.cuda.split import DEVICES, tile_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: FLOP/s by how a kernel makes its products, and whose measurement; of tensor copies: TILES of mlc.targets.cuda.split.
+#: FLOP/s by how a kernel makes its products, and whose measurement; of tensor copies: DEVICES of mlc.targets.cuda.split.
 RATES = {
     "wgmma": (600e12, "plain CUTLASS by wgmma, 641 TF at 8192^3, less for edges"),
     "mma.sync": (330e12, "FlashAttention-2's tiles, the same instructions, 388 TF forward, less for shorter loops"),
@@ -196,7 +196,7 @@ def contraction_products(flops: int, text: str, blocks: int) -> tuple[str, float
     if by[1] == "_tensor":
         columns, *extents = map(int, by[2].split(", ")[:5])
         batch, m, n, k = extents
-        return "tensor", tile_seconds(batch, m, n, k, columns, *TILES[columns])
+        return "tensor", tile_seconds(DEVICES["sm_90"], batch, m, n, k, columns)
     kind = {"_wgmma": "wgmma", "_bf16": "mma.sync"}[by[1]]
     return kind, product_seconds(kind, flops, blocks)
 

@@ -29,7 +29,7 @@ from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
 from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source, with_factors
 from mlc.ir.program import CHOICES
 from mlc.ir.text import print_function, print_program
-from mlc.nvcc import find_nvcc
+from mlc.nvcc import find_nvcc, find_tool
 from mlc.parallel.actions import Schedule
 from mlc.parallel.csv import read_csv, write_csv
 from mlc.parallel.draw import draw_svg, draw_text
@@ -397,7 +397,8 @@ def described_cuda() -> str:
     except MlcError as problem:
         (said,) = problem.diagnostics
         return f"none ({said.message}): {said.help}"
-    return f"{found.compiler}: release {found.release}, {found.libraries}/libcudart_static.a"
+    disassembler = find_tool(found, "cuobjdump") or "no cuobjdump"
+    return f"{found.compiler}: release {found.release}, {found.libraries}/libcudart_static.a, {disassembler}"
 
 
 @commands.command("doctor")

@@ -46,6 +46,11 @@ def find_nvcc() -> Nvcc:
     raise _error(f"no CUDA compiler: looked for nvcc in CUDA_HOME, in PATH, among the packages of this Python and in {USUAL}")
 
 
+def find_tool(nvcc: Nvcc, name: str) -> str | None:
+    """Another program of a toolkit: beside its compiler, else of PATH."""
+    return shutil.which(name, path=str(Path(nvcc.home) / "bin")) or shutil.which(name)
+
+
 def _compilers() -> list[Path]:
     """Where nvcc may lie, the first ones first."""
     asked = os.environ.get("CUDA_HOME", "").strip()

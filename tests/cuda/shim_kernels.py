@@ -9,9 +9,11 @@ import ctypes
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from routines import read_value, side_by_side, write_value
 from shim_library import ROOT, Device
 
@@ -22,7 +24,7 @@ from mlc.ir.op import Keys
 from mlc.lower.routine import Routine, lower_function
 from mlc.ops import OPS
 from mlc.passes.expand import expand
-from mlc.targets.cuda import SM_90
+from mlc.targets.cuda import SM_90, split
 from mlc.targets.cuda.model import routine_functions
 
 KEYS = Keys(seed=3, step=5, microbatch=2, path=77)
@@ -40,6 +42,12 @@ class Environment(ctypes.Structure):
         ("stream", ctypes.c_void_p),
         ("calls", ctypes.c_void_p),
     ]
+
+
+def few_processors(monkeypatch: pytest.MonkeyPatch, count: int, **changes: float) -> None:
+    """Contractions are cut as for devices with so few multiprocessors."""
+    for target, device in split.DEVICES.items():
+        monkeypatch.setitem(split.DEVICES, target, replace(device, processors=count, **changes))
 
 
 class Kernels:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from routines import from_stored, to_stored
-from shim_kernels import KEYS, open_kernels
+from shim_kernels import KEYS, few_processors, open_kernels
 from shim_library import GPU, SCHEDULES, SUM_ERROR, Array, Device, bf16_of, f32_of, of_shim
 from tolerances import TOLERANCES
 
@@ -117,7 +117,7 @@ def gradient(m: int, n: int, k: int) -> str:
 @pytest.mark.parametrize("target", [t for t in COPIES if GPU in ("", f"{t[3:]}a")])
 def test_emitted_contractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     """As where tiles fill a device: epilogues of 8 neighbours at once, and, where rows are no multiple of them, one by one."""
-    monkeypatch.setattr(split, "FULL", 1)
+    few_processors(monkeypatch, 1)
     monkeypatch.setattr(split, "LEAST_K", 1 << 40)
     functions = [parse_function(text) for text in (layer(40, 136, 72, False), layer(130, 67, 40, True), gradient(72, 264, 40))]
     rng = np.random.default_rng(3)
@@ -152,7 +152,7 @@ def beside(m: int) -> str:
 
 @of_shim
 def test_an_epilogue_reads_nothing_that_it_does_not_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split, "FULL", 1)
+    few_processors(monkeypatch, 1)
     function = parse_function(beside(40))
     rng = np.random.default_rng(4)
     arguments = [from_stored(to_stored(rng.normal(size=v.type.shape), "bf16"), "bf16") for v in function.parameters]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from shim_library import INCLUDES, KERNELS, lack, scratch
+
+from mlc.diagnostics import MlcError
+from mlc.nvcc import find_nvcc, find_tool
 
 ARCHITECTURES = ("90a", "103a")
 SOURCES = ["primitives.cu", "layer_norm.cu", "matmul.cu", "tensor.cu", "contract.cu"]
@@ -42,31 +42,24 @@ EXPECTED_ON = {
         "wgmma_tensor": ["HGMMA.64x128x16.F32.BF16", "UTMALDG.3D", "UTMASTG.3D", "UTMACMDFLUSH", "SYNCS.PHASECHK", "SYNCS.ARRIVE"],
     },
     "103a": {
-        "tensor_memory": ["UTCHMMA", "LDTM.x8", "UTCBAR", "UTCATOMSWS", "SYNCS.PHASECHK"],
+        "tensor_memory": ["UTCHMMA", "LDTM.x32", "UTCBAR", "UTCATOMSWS", "SYNCS.PHASECHK"],
         "tmem": ["UTCHMMA", "LDTM.x32", "UTCBAR", "UTMALDG.3D", "STS.128", "STG.E.128"],
     },
 }
 
 
-def folders() -> list[Path]:
-    """Where tools of CUDA may lie: CUDA_HOME, PATH, packages of the package index."""
-    asked = [Path(os.environ["CUDA_HOME"]) / "bin"] if os.environ.get("CUDA_HOME") else []
-    packages = [Path(folder) / "nvidia/cu13/bin" for folder in sys.path]
-    return [*asked, *(Path(folder) for folder in os.environ["PATH"].split(os.pathsep)), *packages]
-
-
-@functools.cache
-def tool(name: str) -> str | None:
-    return shutil.which(name, path=os.pathsep.join(str(folder) for folder in folders()))
-
-
 @functools.cache
 def compiled(source: str, architecture: str) -> tuple[str, dict[str, str]]:
-    """What ptxas said, and the machine code of each kernel (nothing where there is no cuobjdump)."""
-    if tool("nvcc") is None:
-        lack("no nvcc")
+    """What ptxas said, and the machine code of each kernel."""
+    try:
+        nvcc = find_nvcc()
+    except MlcError as problem:
+        lack(problem.diagnostics[0].message)
+    disassembler = find_tool(nvcc, "cuobjdump")
+    if disassembler is None:
+        lack("no cuobjdump")
     cubin = str(scratch() / f"{source}.{architecture}.cubin")
-    command = [str(tool("nvcc")), "-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills"]
+    command = [nvcc.compiler, "-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills"]
     command += [
         *INCLUDES[:2],
         "-gencode",
@@ -76,13 +69,10 @@ def compiled(source: str, architecture: str) -> tuple[str, dict[str, str]]:
         cubin,
         str(KERNELS / source),
     ]
-    path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
+    path = os.pathsep.join([f"{nvcc.home}/bin", os.environ["PATH"]])
     said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path}, check=False)
     assert said.returncode == 0, said.stderr
     assert "Potential Performance Loss" not in said.stderr, said.stderr
-    disassembler = tool("cuobjdump")
-    if disassembler is None:
-        return said.stderr, {}
     listing = subprocess.run([disassembler, "-sass", cubin], capture_output=True, text=True, env=os.environ | {"PATH": path}, check=True)
     parts = re.split(r"Function : (\S+)", listing.stdout)
     kernels: dict[str, str] = {}
@@ -105,7 +95,6 @@ def test_wrappers_become_their_instructions(source: str, architecture: str) -> N
         assert not missing, (name, missing, sorted(set(re.findall(r"\*/\s+(?:@!?\w+ )?([A-Z]\S+)", kernels[name]))))
 
 
-@pytest.mark.skipif(tool("cuobjdump") is None, reason="no cuobjdump")
 @pytest.mark.parametrize(("architecture", "kernel", "issued"), [("90a", "tensor", "UTMALDG"), ("103a", "tmem", "UTCHMMA")])
 def test_one_thread_issues_without_a_loop(architecture: str, kernel: str, issued: str) -> None:
     """Where ptxas does not know that one lane is there it loops over lanes around each instruction, as long as a product takes."""
@@ -113,7 +102,6 @@ def test_one_thread_issues_without_a_loop(architecture: str, kernel: str, issued
     assert f" {issued}" in code and "BRA.U.ANY" not in code
 
 
-@pytest.mark.skipif(tool("cuobjdump") is None, reason="no cuobjdump")
 def test_every_expectation_is_met_somewhere() -> None:
     for architecture in ARCHITECTURES:
         found = {name for source in SOURCES for name in compiled(source, architecture)[1]}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layout_models import MODELS, ROWS, Model, Programs, data_options, execute, run_model
+from shim_kernels import few_processors
 from shim_library import GPU, SHIM, compiler, of_shim
 from tolerances import TOLERANCES
 
@@ -91,9 +92,8 @@ def test_kernels_of_a_step_have_no_races(programs: dict[str, Programs], name: st
 @pytest.mark.parametrize("full", [1, 2])
 def test_contractions_of_many_tiles(programs: dict[str, Programs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: int) -> None:
     """As where tiles fill a device, by warpgroups; and where that takes sums in pieces."""
-    monkeypatch.setattr(split, "FULL", full)
+    few_processors(monkeypatch, full, memory=1e18)
     monkeypatch.setattr(split, "LEAST_K", 8)
-    monkeypatch.setattr(split, "MEMORY", 1e18)
     (tmp_path / "built").mkdir()
     wide = {"c": programs["c"], DEVICE: Programs(tmp_path / "built", programs[DEVICE].variables)}
     check(wide, MODELS["gpt2-bf16"], "bf16", tmp_path)

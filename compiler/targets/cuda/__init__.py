@@ -12,6 +12,7 @@ from mlc.targets.cuda.attention import ATTENTION_FORWARD, ATTENTION_VJP
 from mlc.targets.cuda.kinds import device_kind
 from mlc.targets.cuda.model import FOUND_BYTES, emit
 from mlc.targets.cuda.project import add_cuda_project
+from mlc.targets.cuda.split import DEVICES
 from mlc.targets.target import SWEPT, Target
 
 #: The kernels of runtime/cuda that ops name, one record each.
@@ -33,7 +34,7 @@ def _kept(_dtype: str, shape: tuple[int, ...]) -> Arrangement:
     return canonical(shape)
 
 
-def _target(name: str, doc: str, machine: Machine) -> Target:
+def _target(name: str, doc: str, flops_per_second: float) -> Target:
     return Target(
         doc=doc,
         rules=Rules(
@@ -53,7 +54,7 @@ def _target(name: str, doc: str, machine: Machine) -> Target:
                 most_choices=8,
             ),
             loops=Loops(least_inner=_NEVER, column_rows=64, column_block=64),
-            lower_kind=device_kind,
+            lower_kind=partial(device_kind, name),
             contractions=Contractions(("f32", "bf16"), 4, {"f32": NO_SCRATCH}),
             kernels={kernel.name: kernel for kernel in KERNELS},
             sweeps=SWEPT,
@@ -63,7 +64,7 @@ def _target(name: str, doc: str, machine: Machine) -> Target:
             alignment=256,
             scratch=FOUND_BYTES,
             rounds=False,
-            machine=machine,
+            machine=Machine(flops_per_second, DEVICES[name].memory),
         ),
         emit=emit,
         project=partial(add_cuda_project, name),
@@ -71,6 +72,6 @@ def _target(name: str, doc: str, machine: Machine) -> Target:
     )
 
 
-#: Rates that kernels reach, not peaks: contractions in bf16, and bytes of memory.
-SM_90 = _target("sm_90", "CUDA for Hopper: H100, H200", Machine(flops_per_second=7.5e14, bytes_per_second=2.9e12))
-SM_103 = _target("sm_103", "CUDA for Blackwell Ultra: GB300, B300", Machine(flops_per_second=1.84e15, bytes_per_second=6.6e12))
+#: Rates that kernels reach, not peaks: contractions in bf16.
+SM_90 = _target("sm_90", "CUDA for Hopper: H100, H200", 7.5e14)
+SM_103 = _target("sm_103", "CUDA for Blackwell Ultra: GB300, B300", 1.84e15)

@@ -30,26 +30,20 @@ WIDE_BYTES = 98304
 class Copies:
     """How a target contracts by tensor copies. function: of a header, with `struct`, its barriers, in shared memory.
 
-    tiles:   by columns: rate and end of a tile (split.py)
     sizes:   by columns: threads, and bytes of shared memory
     shared:  columns of tiles that are a block each, two a multiprocessor; blocks of others stay and take the next tile
     """
 
     function: str
     struct: str
-    tiles: Mapping[int, tuple[float, int]]
     sizes: Mapping[int, tuple[int, int]]
     shared: tuple[int, ...]
 
 
 #: By target. Sizes: mlc_tensor_memory of mlc_contract_tensor.h, mlc_tmem_memory of mlc_contract_tmem.h.
 COPIES = {
-    "sm_90": Copies(
-        "mlc_contract_tensor", "mlc_tensor_barriers", split.TILES, {128: (288, 98304), 192: (384, 180224), 256: (384, 212992)}, (128,)
-    ),
-    "sm_103": Copies(
-        "mlc_contract_tmem", "mlc_tmem_barriers", split.TMEM_TILES, {128: (320, 229376), 192: (320, 196608), 256: (320, 229376)}, ()
-    ),
+    "sm_90": Copies("mlc_contract_tensor", "mlc_tensor_barriers", {128: (288, 98304), 192: (384, 180224), 256: (384, 212992)}, (128,)),
+    "sm_103": Copies("mlc_contract_tmem", "mlc_tmem_barriers", {128: (320, 229376), 192: (320, 196608), 256: (320, 229376)}, ()),
 }
 
 #: Rows of a box of a tensor copy that does not go along k.
@@ -62,7 +56,7 @@ def contraction(named: Named, name: str, kernel: Contract) -> Launched:
         raise InternalError(f"emit: a device contracts in f32, not {kernel.dtype}")
     batch, m, n, k = (extent_of(g) for g in (kernel.batch, kernel.m, kernel.n, kernel.k))
     extents, integer = (batch, m, n, k), integer_of(named, kernel, batch * m * n)
-    if kernel.stored == split.BF16 and _fills(extents):
+    if kernel.stored == split.BF16 and _fills(named.target, extents):
         matrices = [matrix_of(kernel, which, _along_k(kernel, which)) for which in (1, 2)]
         if matrices[0] and matrices[1]:
             return _by_copies(named, name, kernel, extents, matrices[0], matrices[1])
@@ -86,7 +80,7 @@ def _by_copies(named: Named, name: str, kernel: Contract, extents: tuple[int, in
     """By tensor copies, whose maps of the operands are made by the host at the launch."""
     batch, m, n, k = extents
     by, integer = COPIES[named.target], integer_of(named, kernel, batch * m * n)
-    columns, along = split.columns_of(*extents, by.tiles), [_along_k(kernel, which) for which in (1, 2)]
+    columns, along = split.columns_of(split.DEVICES[named.target], *extents), [_along_k(kernel, which) for which in (1, 2)]
     tiles = batch * -(-m // split.LARGE_TILE) * -(-n // columns)
     template = f"{columns}, {batch}, {m}, {n}, {k}, {_text(along[0])}, {_text(along[1])}, {integer}"
     eight = f"{integer} batch, {integer} m, {integer} first, const mlc_x8<float> &sums"
@@ -140,19 +134,19 @@ def _sums(named: Named, kernel: Contract, extents: tuple[int, int, int, int], in
         return _Sums(batch * -(-m // TILE) * -(-n // TILE), _static("mlc_contract_tile"), call, 0)
     large = batch * -(-m // split.LARGE_TILE) * -(-n // split.LARGE_TILE)
     vectors = [_by_vectors(kernel, which) for which in (1, 2)]
-    if _fills(extents) and named.target == "sm_90" and all(vectors):
+    if _fills(named.target, extents) and named.target == "sm_90" and all(vectors):
         call = f"mlc_contract_wgmma<{shape}, mlc_wide_side<{along[0]}>, mlc_wide_side<{along[1]}>, {integer}>(tile, a, b, store)"
         return _Sums(large, (c.Do("MLC_SHARED_DYNAMIC(uint8_t, tile)"),), call, WIDE_BYTES)
-    tile = split.LARGE_TILE if large >= split.FULL else TILE
+    tile = split.LARGE_TILE if large >= split.DEVICES[named.target].processors else TILE
     sides = [f"mlc_side<{tile}, {a}, {_text(v)}>" for a, v in zip(along, vectors, strict=True)]
     call = f"mlc_contract_bf16<{tile}, {tile}, {shape}, {sides[0]}, {sides[1]}, {integer}>(tile, a, b, store)"
     return _Sums(batch * -(-m // tile) * -(-n // tile), _static(f"mlc_slices<{sides[0]}, {sides[1]}>"), call, 0)
 
 
-def _fills(extents: tuple[int, int, int, int]) -> bool:
+def _fills(target: str, extents: tuple[int, int, int, int]) -> bool:
     """Whether there are large tiles for half of the multiprocessors."""
     batch, m, n, _ = extents
-    return 2 * batch * -(-m // split.LARGE_TILE) * -(-n // split.LARGE_TILE) >= split.FULL
+    return 2 * batch * -(-m // split.LARGE_TILE) * -(-n // split.LARGE_TILE) >= split.DEVICES[target].processors
 
 
 def _place(operand: Operand, which: int, groups: Sequence[tuple[Group, int]]) -> Index:

@@ -33,18 +33,18 @@ from mlc.lower.expression import (
 from mlc.lower.loops import Accumulator, Columns, Contract, Fold, Kernel, Let, Loop, Nest, Scan, Scatter, Store, Whole
 from mlc.lower.rules import Reserve
 from mlc.lower.substitute import replaced
-from mlc.targets.cuda.split import split_contraction
+from mlc.targets.cuda.split import DEVICES, Device, split_contraction
 
 #: As in loops.Columns: buffer, index, mode, value.
 _Result = tuple[str, ix.Index, str, Expression]
 
 
-def device_kind(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
+def device_kind(target: str, kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
     """Sums of columns and scans as nests, scatters without their clearing; every other kernel as it is."""
-    return tuple(_joined(made) for made in _kinds(kernel, reserve))
+    return tuple(_joined(made) for made in _kinds(DEVICES[target], kernel, reserve))
 
 
-def _kinds(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
+def _kinds(device: Device, kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
     match kernel:
         case Columns():
             return _columns(kernel, reserve)
@@ -53,7 +53,7 @@ def _kinds(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
         case Scatter():
             return _scatter(kernel)
         case Contract():
-            return split_contraction(kernel, reserve)
+            return split_contraction(device, kernel, reserve)
         case _:
             return (kernel,)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mlc.diagnostics import InternalError
+from mlc.frozen import frozen
 from mlc.lower import index as ix
 from mlc.lower.expression import Counter, Read, Ref
 from mlc.lower.loops import Accumulator, Contract, Fold, Kernel, Let, Loop, Nest, Statement, Store
@@ -21,22 +22,31 @@ from mlc.lower.substitute import replaced
 #: What tensor cores multiply.
 BF16 = ("bf16", "bf16")
 
-#: Rows and columns of a tile of a contraction in bf16, where so many tiles are there that each multiprocessor has one (of an H100).
+#: Rows and columns of a tile of a contraction in bf16, where so many tiles are there that each multiprocessor has one.
 LARGE_TILE = 128
-FULL = 132
 
 #: Tiles by their columns: FLOP/s while each multiprocessor has its share of them, and how much longer k would be in the time that the end
 #: of a tile takes, where no other tile is multiplied meanwhile (mlc_contract_tensor.h). After published kernels of the same scheme on an
 #: H100 (github.com/pranjalssh/fast.cu): 766 to 777 TF at 6144 to 8192 for blocks that go from tile to tile, 635 to 651 for a block a tile;
 #: less for shapes that are not square and what epilogues read.
-TILES: Mapping[int, tuple[float, int]] = {128: (620e12, 0), 192: (680e12, 192), 256: (700e12, 192)}
+_TILES: Mapping[int, tuple[float, int]] = {128: (620e12, 0), 192: (680e12, 192), 256: (700e12, 192)}
 
 #: The same by tensor memory (mlc_contract_tmem.h), where ends of tiles run beside products: kernels written by hand reach 1240 TF on a B200
 #: with 256 columns; fewer leave the tensor cores waiting for shared memory.
-TMEM_TILES: Mapping[int, tuple[float, int]] = {128: (900e12, 0), 192: (1050e12, 0), 256: (1200e12, 0)}
+_TMEM_TILES: Mapping[int, tuple[float, int]] = {128: (900e12, 0), 192: (1050e12, 0), 256: (1200e12, 0)}
 
-#: Bytes/s to and from memory.
-MEMORY = 2.9e12
+
+@frozen
+class Device:
+    """What tiles are chosen by. processors: its multiprocessors; memory: bytes/s to and from it that are reached; tiles: see above."""
+
+    processors: int
+    memory: float
+    tiles: Mapping[int, tuple[float, int]]
+
+
+#: By target. An H100 SXM has 132 multiprocessors, as an H200; a B300 148, a GB300 152: the fewest, so that no GPU has a share to wait for.
+DEVICES = {"sm_90": Device(132, 2.9e12, _TILES), "sm_103": Device(148, 6.6e12, _TMEM_TILES)}
 
 #: Products of a sum that is not cut further; parts that a sum is cut into at most.
 LEAST_K = 1024
@@ -50,9 +60,9 @@ def extent_of(group: Group) -> int:
     return math.prod(extent for extent, _, _ in group)
 
 
-def split_contraction(kernel: Contract, reserve: Reserve) -> tuple[Kernel, ...]:
+def split_contraction(device: Device, kernel: Contract, reserve: Reserve) -> tuple[Kernel, ...]:
     """The contraction by the pieces that should take least time, or as it is."""
-    pieces = _pieces(kernel)
+    pieces = _pieces(device, kernel)
     if pieces == 1:
         return (kernel,)
     batch, m, n = (counter.extent for counter in kernel.counters)
@@ -72,35 +82,32 @@ def split_contraction(kernel: Contract, reserve: Reserve) -> tuple[Kernel, ...]:
     return (parts, _joined(kernel, partial, pieces))
 
 
-def _pieces(kernel: Contract) -> int:
+def _pieces(device: Device, kernel: Contract) -> int:
     if kernel.stored != BF16 or not kernel.k:
         return 1
     outer, length = kernel.k[0][0], extent_of(kernel.k)
     found = [p for p in range(2, MOST_PIECES + 1) if outer % p == 0 and length // p >= LEAST_K]
-    return min((1, *found), key=lambda p: _cost(kernel, p, length))
+    return min((1, *found), key=lambda p: _cost(device, kernel, p, length))
 
 
-def _cost(kernel: Contract, pieces: int, length: int) -> float:
+def _cost(device: Device, kernel: Contract, pieces: int, length: int) -> float:
     """Seconds. Partial sums are written and read once."""
     batch, m, n = (counter.extent for counter in kernel.counters)
-    products = product_seconds(pieces * batch, m, n, length // pieces)
-    return products + (4 * batch * m * n * (2 * pieces + 1) / MEMORY if pieces > 1 else 0)
+    extents = (pieces * batch, m, n, length // pieces)
+    products = tile_seconds(device, *extents, columns_of(device, *extents))
+    return products + (4 * batch * m * n * (2 * pieces + 1) / device.memory if pieces > 1 else 0)
 
 
-def columns_of(batch: int, m: int, n: int, k: int, tiles: Mapping[int, tuple[float, int]]) -> int:
+def columns_of(device: Device, batch: int, m: int, n: int, k: int) -> int:
     """Columns of the tiles that should take least time."""
-    return min(tiles, key=lambda columns: tile_seconds(batch, m, n, k, columns, *tiles[columns]))
+    return min(device.tiles, key=lambda columns: tile_seconds(device, batch, m, n, k, columns))
 
 
-def product_seconds(batch: int, m: int, n: int, k: int) -> float:
-    """Of the products of a contraction by the best tiles of an H100."""
-    return min(tile_seconds(batch, m, n, k, columns, *tile) for columns, tile in TILES.items())
-
-
-def tile_seconds(batch: int, m: int, n: int, k: int, columns: int, rate: float, end: int) -> float:
+def tile_seconds(device: Device, batch: int, m: int, n: int, k: int, columns: int) -> float:
     """Of the products by tiles of so many columns. Multiprocessors with a tile more than others keep them waiting."""
-    turns = -(-batch * -(-m // LARGE_TILE) * -(-n // columns) // FULL)
-    return turns * FULL * 2 * LARGE_TILE * columns * (k + end) / rate
+    rate, end = device.tiles[columns]
+    turns = -(-batch * -(-m // LARGE_TILE) * -(-n // columns) // device.processors)
+    return turns * device.processors * 2 * LARGE_TILE * columns * (k + end) / rate
 
 
 def _line(statement: Statement) -> Let | Store:

@@ -23,7 +23,7 @@
  *   tensor copies mlc_tensor_map, mlc_tensor_map_make (host), mlc_tensor_load, mlc_tensor_store, _commit, _wait
  *   warpgroups    mlc_matrix_descriptor, mlc_wgmma_bf16, mlc_wgmma_bf16_registers, mlc_wgmma_fence, _commit, _wait;
  *                 mlc_registers_give, _take (sm_90a)
- *   tensor memory mlc_tmem_alloc, _free, _descriptor, _instruction, _mma, _commit, _fence, _fence_before, _load_x8, _x32 (sm_103a)
+ *   tensor memory mlc_tmem_alloc, _free, _descriptor, _instruction, _mma, _commit, _fence, _fence_before, _load_x32 (sm_103a)
  *   sums          mlc_warp_sum, mlc_warp_max, mlc_block_sum, mlc_block_max: fixed trees, the same bits in every thread
  *   numbers       mlc_exp ... (mlc_math.h), bf16 and f16 as bits
  *   host          the runtime API by its own names (cuda_runtime_api.h): memory, copies, streams, events, capture, graphs

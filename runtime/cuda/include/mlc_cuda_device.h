@@ -457,24 +457,7 @@ MLC_DEVICE void mlc_tmem_fence_before()
     MLC_TCGEN05_ASM("tcgen05.fence::before_thread_sync;" ::: "memory");
 }
 
-/* A warp, lanes 32 (warp % 4) and following: eight columns from `address` (its lane in the upper half: 32 (warp % 4) << 16). */
-MLC_DEVICE void mlc_tmem_load_x8(float (&v)[8], uint32_t address)
-{
-#if MLC_HAS_TCGEN05
-    uint32_t r[8];
-    asm volatile("tcgen05.ld.sync.aligned.32x32b.x8.b32 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8];\ntcgen05.wait::ld.sync.aligned;"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]), "=r"(r[4]), "=r"(r[5]), "=r"(r[6]), "=r"(r[7])
-                 : "r"(address)
-                 : "memory");
-    for (int i = 0; i < 8; i++)
-        v[i] = __uint_as_float(r[i]);
-#else
-    (void)v, (void)address;
-    __trap();
-#endif
-}
-
-/* The same, thirty-two columns. */
+/* A warp, lanes 32 (warp % 4) and following: thirty-two columns from `address` (its lane in the upper half: 32 (warp % 4) << 16). */
 MLC_DEVICE void mlc_tmem_load_x32(float (&v)[32], uint32_t address)
 {
 #if MLC_HAS_TCGEN05

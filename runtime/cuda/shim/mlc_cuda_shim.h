@@ -573,11 +573,6 @@ MLC_DEVICE void mlc_tmem_fence_before()
     mlc_shim::tmem_fence_before();
 }
 
-MLC_DEVICE void mlc_tmem_load_x8(float (&v)[8], uint32_t address)
-{
-    mlc_shim::tmem_load(v, 8, address);
-}
-
 MLC_DEVICE void mlc_tmem_load_x32(float (&v)[32], uint32_t address)
 {
     mlc_shim::tmem_load(v, 32, address);

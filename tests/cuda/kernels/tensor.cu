@@ -210,10 +210,10 @@ MLC_KERNEL void __launch_bounds__(128) tensor_memory(const uint16_t *a, const ui
     }
     if (!PLANTED(NO_TMEM_FENCE))
         mlc_tmem_fence();
-    for (int column = 0; column < 64; column += 8) {
-        float v[8];
-        mlc_tmem_load_x8(v, d + ((uint32_t)thread / 32 * 32 << 16) + (uint32_t)column);
-        for (int i = 0; i < 8; i++)
+    for (int column = 0; column < 64; column += 32) {
+        float v[32];
+        mlc_tmem_load_x32(v, d + ((uint32_t)thread / 32 * 32 << 16) + (uint32_t)column);
+        for (int i = 0; i < 32; i++)
             c[thread * 64 + column + i] = v[i];
     }
     /* The last slice once more, into what all have read. */
