@@ -268,9 +268,52 @@ def shorten(plan: dict) -> None:
     kept_areas(plan)[0][1]["bytes"] -= 64
 
 
-@pytest.mark.parametrize("change", [move_kept_onto_another, keep_for_another_chain, write_beside, swap_keys_and_values, shorten])
-def test_a_plan_that_does_not_keep_is_refused(plan: dict, change) -> None:
-    assert refused(plan, change)
+def kept_operand(plan: dict) -> tuple[dict, int]:
+    """The routine of a row that changes what is kept, and the number of the operand that it changes."""
+    chunk = decode_chunk(plan)
+    names = [buffer[0] for buffer in (*plan["places"][0]["named"], *chunk["buffers"])]
+    for routine, _, _, numbers in chunk["rows"]["F"]:
+        for n, (number, operand) in enumerate(zip(numbers, plan["routines"][routine]["operands"], strict=True)):
+            if names[number].startswith("kept ") and not operand.startswith("read "):
+                return plan["routines"][routine], n
+    raise AssertionError("no row changes what is kept")
+
+
+def work_on_what_is_kept(plan: dict) -> None:
+    routine, n = kept_operand(plan)
+    routine["operands"][n] = routine["operands"][n].replace("write", "work")
+
+
+def write_over_another_operand(plan: dict) -> None:
+    """Of what is read there is another operand that is as large."""
+    routine, n = kept_operand(plan)
+    kind, _, over = routine["operands"][n].partition(" over ")
+    other = next(m for m, of in enumerate(routine["operands"]) if of == routine["operands"][int(over)] and m != int(over))
+    routine["operands"][n] = f"{kind} over {other}"
+
+
+def never_written(plan: dict) -> None:
+    """Of the routine and of all that is proved of it."""
+    routine, n = kept_operand(plan)
+    routine["operands"][n] = routine["operands"][n].replace("write", "read").partition(" over ")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (move_kept_onto_another, "kept blocks.0.kept, which ends at"),
+        (keep_for_another_chain, "is said to be of sample, and is of decode"),
+        (write_beside, "writes kept blocks.0.kept, and keeps nothing of what lies there"),
+        (work_on_what_is_kept, "works kept blocks.0.kept, and keeps nothing of what lies there"),
+        (write_over_another_operand, "and keeps nothing of what lies there"),
+        (never_written, "kept blocks.0.kept is brought up to date 0 times, not once"),
+        (swap_keys_and_values, "its rows do not compute what those of the model do"),
+        (shorten, "is no buffer of this place"),
+    ],
+)
+def test_a_plan_that_does_not_keep_is_refused(plan: dict, change, why: str) -> None:
+    said = refused(plan, change)
+    assert why in said, said
 
 
 # ---- programs ----

@@ -851,6 +851,32 @@ def work_of_an_initial_value_elsewhere(plan: Plan) -> None:
     plan["routines"][routine]["operands"].append("work 64")
 
 
+def with_work(plan: Plan, operand: str, by: int) -> None:
+    """The routine of an initial value wants an operand more, which is given it `by` bytes from where its work memory begins."""
+    held = plan["places"][0]["held"][0]
+    routine, name = held["init"][0], plan["parameters"][held["parameter"]]["name"]
+    at = more_memory(plan, {"name": f"work of {name} init", "bytes": 128})
+    plan["routines"].append({**plan["routines"][routine], "operands": [*plan["routines"][routine]["operands"], operand]})
+    held["init"] = [len(plan["routines"]) - 1, [*held["init"][1], at + by]]
+
+
+def work_that_ends_behind_its_memory(plan: Plan) -> None:
+    with_work(plan, "work 128", 64)
+
+
+def work_that_begins_before_its_memory(plan: Plan) -> None:
+    with_work(plan, "work 64", -64)
+
+
+def work_memory_that_is_read(plan: Plan) -> None:
+    with_work(plan, "read 128", 0)
+
+
+def test_an_initial_value_has_its_work_memory(plan: Plan) -> None:
+    with_work(plan, "work 128", 0)
+    verify(plan)
+
+
 def action_behind_the_end(plan: Plan) -> None:
     rows(plan, 0).insert(at(plan, 0, ["REDUCE", 0, 0]), rows(plan, 0).pop(at(plan, 0, ["SENT", "act.train.0", 3])))
 
@@ -909,6 +935,19 @@ def fixed_between_lines(plan: Plan) -> None:
 
 def ring_between_lines(plan: Plan) -> None:
     region(plan, 1, "train.0.values").update(stride=68)
+
+
+def ring_that_begins_between_lines(plan: Plan) -> None:
+    """The last of its chain."""
+    of = max((r for r in plan["places"][0]["regions"] if r.get("chain") == "train"), key=lambda r: r["base"])
+    of["base"] += 4
+
+
+def held_elsewhere(plan: Plan) -> None:
+    """A program and the initial value would have a master where rows have something else."""
+    held = plan["places"][0]["held"][0]
+    held["master"] += 64
+    held["init"][1][0] += 64
 
 
 def region_of_no_channel(plan: Plan) -> None:
@@ -1065,16 +1104,80 @@ def tree_of_a_chain(plan: Plan) -> None:
     next(c for c in plan["channels"] if c["kind"] == "tree")["chain"] = "sample"
 
 
-def logits_where_an_action_forgets(plan: Plan) -> None:
-    """Behind all transient values, where nothing overwrites them."""
-    place, of = plan["places"][1], chunk(plan, 1, "sample")
-    area, logits = fixed(plan, 1, "transient.sample"), buffers(plan, 1, "sample")[of["logits"]["buffer"]]
-    end = place["arena_bytes"]
-    for own in (own for own in of["buffers"] if own[1] == 0):
+def make_transient(plan: Plan, place: int, chain: str, buffer: list[Any]) -> None:
+    """Moves a buffer behind all transient values, where nothing overwrites it; they lie at the end of the arena from now on."""
+    area, end = fixed(plan, place, f"transient.{chain}"), plan["places"][place]["arena_bytes"]
+    for own in (own for own in chunk(plan, place, chain)["buffers"] if own[1] == 0):
         own[2] += end - area["at"]
-    logits[1:3] = 0, end + area["bytes"]
-    area.update(at=end, bytes=area["bytes"] + logits[3])
-    place["arena_bytes"] = -(-(end + area["bytes"]) // 64) * 64
+    buffer[1:3] = 0, end + area["bytes"]
+    area.update(at=end, bytes=area["bytes"] + buffer[3])
+    plan["places"][place]["arena_bytes"] = -(-(end + area["bytes"]) // 64) * 64
+
+
+def logits_where_an_action_forgets(plan: Plan) -> None:
+    make_transient(plan, 1, "sample", buffers(plan, 1, "sample")[chunk(plan, 1, "sample")["logits"]["buffer"]])
+
+
+def saved_value_overwritten_within(plan: Plan) -> None:
+    """The second block writes into the middle of what the first has left."""
+    buffer(plan, 0, "2.rsqrt")[2] = buffer(plan, 0, "1.h.3")[2] + 64
+
+
+def gradient_of_the_first_microbatch(plan: Plan) -> None:
+    """The end of a step looks where that of the first of four microbatches lies."""
+    gradient_in_a_ring(plan)
+    name, use = chunk(plan, 0)["buffers"][-1][0], chunk(plan, 0)["uses"]
+    found = next(of for of in use if name == f"gradient of {plan['parameters'][of['parameter']]['name']} {of['index']} 0")
+    found["levels"][0] = region(plan, 0, "train.0.F-B")["base"]
+    next(one for one in plan["places"][0]["owned"] if one["parameter"] == found["parameter"])["gradient"] = found["levels"][0]
+
+
+def result_where_an_operand_begins(plan: Plan) -> None:
+    """A block reads it all the time."""
+    buffer(plan, 0, "1.mul")[1:3] = buffer(plan, 0, "state.begin.x")[1:3]
+
+
+def result_in_the_place_of_an_operand(plan: Plan) -> None:
+    """It is as large, but the routine does not say that it may."""
+    buffer(plan, 0, "1.h.3")[1:3] = buffer(plan, 0, "state.begin.x")[1:3]
+
+
+def result_within_an_operand(plan: Plan) -> None:
+    result_where_an_operand_begins(plan)
+    buffer(plan, 0, "1.mul")[2] += 64
+
+
+def result_beside_its_operand(plan: Plan) -> None:
+    """It may lie where the operand does, but not a line further."""
+    every, routines, first = buffers(plan, 0), plan["routines"], fixed(plan, 0, "transient.train")["at"]
+    rows_of = [(numbers, routines[routine]["operands"]) for routine, _, _, numbers in chunk(plan, 0)["rows"]["B"]]
+    pairs = [(n, numbers[int(of.partition(" over ")[2])]) for numbers, all in rows_of for n, of in zip(numbers, all) if " over " in of]
+    result, operand = next((every[n], every[m]) for n, m in pairs if every[m][1] == 0 and every[m][2] > first)
+    result[1:3] = 0, operand[2] - 64
+
+
+def result_over_nothing(plan: Plan) -> None:
+    operands = plan["routines"][chunk(plan, 0)["rows"]["B"][0][0]]["operands"]
+    n = next(n for n, operand in enumerate(operands) if " over " in operand)
+    operands[n] = f"{operands[n].partition(' over ')[0]} over 77"
+
+
+def row_of_some_elements(plan: Plan) -> None:
+    """Its routine runs over a range of elements, which rows do not give it."""
+    routine = plan["routines"][chunk(plan, 0)["rows"]["F"][1][0]]
+    routine["flat"] = True
+    routine["operands"][0] += " each"
+
+
+def shared_in_a_ring(plan: Plan) -> None:
+    """Rows read at this address of a slot of each microbatch."""
+    names = [r["name"] for r in plan["places"][0]["regions"]]
+    buffer(plan, 0, "parameter ")[1] = names.index("train.0.F-B")
+
+
+def use_of_no_gradient(plan: Plan) -> None:
+    """Nothing of that name is there."""
+    chunk(plan, 0)["uses"][0]["index"] = 7
 
 
 MORE: tuple[tuple[Edit, str, str], ...] = (
@@ -1096,6 +1199,9 @@ MORE: tuple[tuple[Edit, str, str], ...] = (
     (channel_of_no_slots, "E1206", "channel replicas.0: 0 slots"),
     (record_elsewhere, "E1206", "are no memory of their own"),
     (work_of_an_initial_value_elsewhere, "E1206", "is no work memory of it"),
+    (work_that_ends_behind_its_memory, "E1206", "is no work memory of it"),
+    (work_that_begins_before_its_memory, "E1206", "is no work memory of it"),
+    (work_memory_that_is_read, "E1206", "is no work memory of it"),
     (action_behind_the_end, "E1204", "(STATISTICS 0 0): comes before action"),
     (statistics_behind_sums, "E1204", "STATISTICS is done once, before all else"),
     (norm_of_a_number, "E1204", "it is of nothing that has a number"),
@@ -1107,6 +1213,8 @@ MORE: tuple[tuple[Edit, str, str], ...] = (
     (never_summed, "E1204", "train: place 0: gradients of chunk 0 are not whole"),
     (fixed_between_lines, "E1206", "microbatches, 32 bytes at 172164, does not begin at a multiple of 64"),
     (ring_between_lines, "E1206", "train.0.values, slots of 68 bytes"),
+    (ring_that_begins_between_lines, "E1206", "does not begin at multiples of 64"),
+    (held_elsewhere, "E1206", "it is not written to its master"),
     (region_of_no_channel, "E1206", "out:nothing belongs to no channel"),
     (too_few_accumulators, "E1206", "1 accumulators a use"),
     (use_of_fewer_accumulators, "E1206", "has 2 accumulators for a tree of 3 levels"),
@@ -1126,6 +1234,16 @@ MORE: tuple[tuple[Edit, str, str], ...] = (
     (transient_of_all_chains, "E1206", "is said to be of no chain, and is of sample"),
     (tree_of_a_chain, "E1203", "a tree channel is of no chain, this one of sample"),
     (logits_where_an_action_forgets, "E1205", "has no slot of its own for each microbatch of the list"),
+    (saved_value_overwritten_within, "E1205", "reads 1.h.3, which does not lie there whole"),
+    (gradient_of_the_first_microbatch, "E1205", "when a step ends"),
+    (result_where_an_operand_begins, "E1206", "1.mul and state.begin.x share bytes, and one of them is written"),
+    (result_in_the_place_of_an_operand, "E1206", "state.begin.x and 1.h.3 share bytes, and one of them is written"),
+    (result_within_an_operand, "E1206", "state.begin.x and 1.mul share bytes, and one of them is written"),
+    (result_beside_its_operand, "E1206", "share bytes, and one of them is written"),
+    (result_over_nothing, "E1206", "over 77 takes the place of what is not read"),
+    (row_of_some_elements, "E1206", "wants read 1024 each"),
+    (shared_in_a_ring, "E1206", "of train.0.F-B, is no buffer of it"),
+    (use_of_no_gradient, "E1205", "gradient of embedding.weight 7 0 is not at"),
     (gradient_of_another_phase, "E1204", "F adds to gradient of embedding.weight 0 0 0 times, not 1"),
     (never_awaited, "E1205", "ends without waiting until message 3 of act.train.0 has left for place 1"),
     (awaited_before_sent, "E1203", "message 0 to place 1 was not sent before"),
@@ -1188,30 +1306,99 @@ def test_a_copy_is_where_rows_read_it(tmp_path_factory: pytest.TempPathFactory) 
     assert any(f.code == "E1206" and "its copy is not at" in f.message for f in faults(plan))
 
 
+def test_a_weight_lasts_as_long_as_its_loss(tmp_path_factory: pytest.TempPathFactory) -> None:
+    plan = copy.deepcopy(planned_copies(tmp_path_factory.getbasetemp() / "copies"))
+    every = buffers(plan, 0)
+    weight = every[chunk(plan, 0)["weight"]]
+    later = next(of for of in every if of[1] != weight[1] and ".rsqrt" in of[0])
+    weight[1:3] = later[1:3]
+    assert any(f.code == "E1205" and "weight is not there when the list has ended" in f.message for f in faults(plan)), faults(plan)
+
+
+def test_chunks_have_the_buffers_of_their_place_first(plan: Plan) -> None:
+    """A plan that was made here is not read before it is proved: rows number what the place has."""
+    whole = read_plan(plan)
+    place = whole.places[0]
+    other = (*place.named[1:], place.named[0])
+    with pytest.raises(MlcError, match="buffers are not those of its place"):
+        prove(replace(whole, places=(replace(place, named=other), *whole.places[1:])))
+
+
+@cache
+def planned_alone(folder: Path) -> Plan:
+    """A step of one microbatch: gradients lie among values."""
+    sizes = {"depth": 2, "context": 8, "width": 16, "heads": 2, "batch": 2}
+    compile_file(ROOT / "examples" / "gpt.dsl", folder, sizes, Options(microbatches=1, emit="plan"))
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return copy.deepcopy(planned_alone(tmp_path_factory.getbasetemp() / "alone"))
+
+
+def gradient_in_its_ring(plan: Plan, name: str) -> tuple[dict[str, Any], list[Any]]:
+    """The use of a parameter whose gradient lies in the slot of the only microbatch, and the buffer."""
+    use = next(of for of in chunk(plan, 0)["uses"] if plan["parameters"][of["parameter"]]["name"] == name)
+    return use, next(of for of in chunk(plan, 0)["buffers"] if of[0] == f"gradient of {name} 0 0")
+
+
+def test_a_gradient_among_values_is_where_the_end_of_the_step_looks(alone: Plan) -> None:
+    verify(alone)
+    use, _ = gradient_in_its_ring(alone, "head.weight")
+    use["levels"][0] += 64
+    next(one for one in alone["places"][0]["owned"] if one["parameter"] == use["parameter"])["gradient"] = use["levels"][0]
+    (fault,) = faults(alone)
+    assert fault.code == "E1205" and "gradient of head.weight 0 0 is not at" in fault.message
+
+
+def test_a_gradient_among_values_lasts(alone: Plan) -> None:
+    """The last row of the way back makes another one where it lies."""
+    of, other = (gradient_in_its_ring(alone, name)[1] for name in ("head.weight", "embedding.weight"))
+    other[1:3] = of[1:3]
+    assert any(f.code == "E1205" and "gradient of head.weight 0 0 is not at" in f.message for f in faults(alone)), faults(alone)
+
+
 # ------------------------------------------------------------------------------------------------------------------ several chunks
 
 
 @cache
-def planned_chunks(folder: Path) -> Plan:
+def planned_chunks(folder: Path, schedule: str) -> Plan:
     """Two places of two chunks each."""
-    options = Options(pp=2, chunks=2, schedule="interleaved", microbatches=4, emit="plan")
-    compile_file(MODEL, folder, DEFINES, options)
+    compile_file(MODEL, folder, DEFINES, Options(pp=2, chunks=2, schedule=schedule, microbatches=4, emit="plan"))
     return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def chunks(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    return copy.deepcopy(planned_chunks(tmp_path_factory.getbasetemp() / "chunks"))
+    """Stages 0 and 2, 1 and 3."""
+    return copy.deepcopy(planned_chunks(tmp_path_factory.getbasetemp() / "chunks", "interleaved"))
 
 
-def own(plan: Plan, chain: str, number: int, name: str) -> list[Any]:
-    """A buffer that a chunk of place 0 has for itself."""
-    return next(of for of in plan["places"][0]["chunks"][chain][number]["buffers"] if of[0] == name)
+@pytest.fixture
+def folded(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Stages 0 and 3, 1 and 2: between these a message stays where it is."""
+    return copy.deepcopy(planned_chunks(tmp_path_factory.getbasetemp() / "folded", "zb-v"))
+
+
+def own(plan: Plan, place: int, number: int, name: str) -> list[Any]:
+    """A buffer that a chunk has for itself."""
+    return next(of for of in plan["places"][place]["chunks"]["train"][number]["buffers"] if of[0] == name)
 
 
 def one_slot_of_two_chunks(plan: Plan) -> None:
     """What the second chunk saves for its backward pass lies where the first has what it saved of the same microbatch."""
-    own(plan, "train", 1, "4.rsqrt")[1:3] = own(plan, "train", 0, "1.rsqrt")[1:3]
+    own(plan, 0, 1, "4.rsqrt")[1:3] = own(plan, 0, 0, "1.rsqrt")[1:3]
+
+
+def inbox_of_two_chunks(plan: Plan) -> None:
+    """It goes forward and backward while the first has a message that it reads once more."""
+    own(plan, 1, 1, "6.rsqrt")[1:3] = own(plan, 1, 0, "received.down.0.x")[1:3]
+
+
+def ring_of_two_chunks(plan: Plan) -> None:
+    """Who reads a message writes over it what it saves, and who wrote it reads it once more."""
+    own(plan, 1, 1, "4.rsqrt")[1:3] = own(plan, 1, 0, "state.down.0.x")[1:3]
 
 
 def one_memory_of_two_chunks(plan: Plan) -> None:
@@ -1230,6 +1417,7 @@ def one_memory_of_two_chunks(plan: Plan) -> None:
     ("edit", "words"),
     [
         (one_slot_of_two_chunks, "chunks 0 and 1 both have values in train.0.F-B"),
+        (inbox_of_two_chunks, "place 1: chunks 0 and 1 both have values in in:act.train.0"),
         (one_memory_of_two_chunks, "chunks 0 and 1 both have values in kept down.0.kept"),
     ],
 )
@@ -1239,6 +1427,12 @@ def test_what_a_chunk_has_no_other_overwrites(edit: Edit, words: str, chunks: Pl
     found = faults(chunks)
     assert [f.code for f in found] == ["E1205"], found
     assert words in found[0].message
+
+
+def test_a_message_between_two_chunks_is_written_by_one(folded: Plan) -> None:
+    verify(folded)
+    ring_of_two_chunks(folded)
+    assert faults(folded)[0].message == "train: place 1: chunks 0 and 1 both have values in act.train.1"
 
 
 def test_what_is_kept_is_kept_once_a_list(chunks: Plan) -> None:
