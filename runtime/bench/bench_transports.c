@@ -63,7 +63,7 @@ static void run(player *self)
     mlc_world world;
     mlc_error error = {0};
     const mlc_role *role = &self->ranks->roles[self->rank];
-    CHECK(!mlc_arena_open(&arena, role->arena_bytes, 64, 1, 0, &error));
+    CHECK(!mlc_arena_open(&arena, role->arena_bytes, 64, 1, 0, "", &error));
     if (self->local)
         CHECK(!mlc_arena_map_inbox(&arena, role->inbox_bytes, mlc_local_inbox(self->local, self->rank), &error));
     CHECK(!mlc_world_open(&world, &self->ranks->model, self->rank, &arena, &error));

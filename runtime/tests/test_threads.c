@@ -35,7 +35,7 @@ static void check_team(int threads, int rounds)
     mlc_arena arena;
     mlc_team *team;
     mlc_error error = {0};
-    CHECK(!mlc_arena_open(&arena, 128, 64, threads, 0, &error));
+    CHECK(!mlc_arena_open(&arena, 128, 64, threads, 0, "", &error));
     CHECK(!mlc_team_open(&team, threads, &arena, &record, &error));
     CHECK(arena.bytes == 128 + 64 * (uint64_t)threads);
     for (int run = 0; run < 3; run++) {
@@ -69,7 +69,7 @@ int main(void)
         CHECK(!pthread_create(&handles[i], NULL, check_in_thread, &sizes[i]));
     for (int i = 0; i < 3; i++)
         CHECK(!pthread_join(handles[i], NULL));
-    CHECK(mlc_arena_open(&arena, 100, 64, 1, 0, &error) == MLC_BAD_INPUT);
+    CHECK(mlc_arena_open(&arena, 100, 64, 1, 0, "", &error) == MLC_BAD_INPUT);
     error.status = 0;
     CHECK(mlc_team_open(&team, 0, &arena, &record, &error) == MLC_USAGE && !team);
     printf("test_threads: ok\n");

@@ -383,7 +383,7 @@ static int run_rank(rank_run *self)
 {
     const mlc_model *model = &self->plan->ranks.model;
     const mlc_role *role = &model->roles[mlc_mesh_place(&model->mesh, self->rank)];
-    CHECK(!mlc_arena_open(&self->arena, role->arena_bytes, 64, 1, 0, &self->error));
+    CHECK(!mlc_arena_open(&self->arena, role->arena_bytes, 64, 1, 0, "", &self->error));
     if (self->local)
         CHECK(!mlc_arena_map_inbox(&self->arena, role->inbox_bytes, mlc_local_inbox(self->local, self->rank), &self->error));
     CHECK(!mlc_world_open(&self->world, model, self->rank, &self->arena, &self->error));

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "runtime/cuda/shim"
 KERNELS = Path(__file__).parent / "kernels"
 INCLUDES = [f"-I{ROOT / path}" for path in ("runtime/include", "runtime/cuda/include", "runtime/cuda/shim")]
-FLAGS = ["-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", *INCLUDES]
+FLAGS = ["-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-DMLC_SM=90", *INCLUDES]
 GPU = os.environ.get("MLC_GPU", "")
 SCHEDULES = [("gpu", 0)] if GPU else [("forward", 1), ("reverse", 1), ("random", 1), ("random", 2), ("ahead", 1), ("ahead", 2)]
 #: Of sums of some hundred products, relative: tensor cores cut off at each instruction what the shim rounds.

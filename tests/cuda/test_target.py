@@ -38,6 +38,18 @@ def test_nothing_is_built_without_a_toolkit(tmp_path: Path, monkeypatch: pytest.
     assert said.code == "E0816" and said.help is not None and "mlc[cuda]" in said.help
 
 
+@pytest.mark.parametrize(
+    ("release", "said"), [("release 12.4,", "12.9 is the oldest"), ("release 13.0,", "no libcudart_static.a"), ("", "does not say")]
+)
+def test_a_toolkit_that_will_not_do_is_named(release: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvcc").write_text(f"#!/bin/sh\necho {release}\n")
+    (tmp_path / "bin/nvcc").chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.raises(MlcError, match=said):
+        nvcc.find_nvcc()
+
+
 def test_the_usual_place_of_a_toolkit_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "lib64").mkdir()

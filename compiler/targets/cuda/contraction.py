@@ -93,7 +93,7 @@ def _by_copies(named: Named, name: str, kernel: Contract, extents: tuple[int, in
     )
     boxes = [side if along_k else BOX for side, along_k in zip((split.LARGE_TILE, columns), along, strict=True)]
     places = [named.buffers[o.buffer][0] for o in (kernel.a, kernel.b)]
-    maps = [matrix.text(place, box) for matrix, place, box in zip((a, b), places, boxes, strict=True)]
+    maps = [matrix.text(place, box, f"{name}: {place}") for matrix, place, box in zip((a, b), places, boxes, strict=True)]
     others = [(f"const __grid_constant__ mlc_tensor_map {side}_map", text) for side, text in zip("ab", maps, strict=True)]
     alone = columns not in by.shared
     grid = Grid(f"mlc_tensor_blocks({tiles})" if alone else tiles, *by.sizes[columns], 1 if alone else 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from mlc.diagnostics import InternalError
 from mlc.emit import tree as c
 from mlc.emit.expressions import pointer_type
 from mlc.emit.printer import c_text
@@ -18,6 +19,9 @@ from mlc.lower.uses import kernel_uses
 
 #: Threads of a block.
 THREADS = 256
+
+#: Bytes of shared memory that a block may have: MLC_MOST_SHARED of mlc_device.h.
+MOST_SHARED = 232448
 
 #: Blocks of a launch: enough for every GPU to be full several times over; the rest is a loop.
 MOST_BLOCKS = 4096
@@ -74,6 +78,8 @@ def function(name: str, buffers: list[Parameter], grid: Grid, body: Sequence[c.S
     if re.search(r"\benv\b", c_text(body)):
         taken = [("const mlc_env env_", "*env"), *taken]
         body = (c.Define("const mlc_env *", "env", "&env_"), *body)
+    if grid.shared > MOST_SHARED:
+        raise InternalError(f"emit: {name} asks for {grid.shared} bytes of shared memory, and a block has {MOST_SHARED}")
     # A block a multiprocessor is enough where nothing else is said: else ptxas spills a word or two so that more fit.
     bounds = f"__launch_bounds__({grid.threads}, {grid.together})"
     head = _wrapped(f"MLC_KERNEL void {bounds} {name}(", [parameter for parameter, _ in taken])

@@ -25,7 +25,8 @@ HOST_FLAGS = -fPIC -Wall -Wextra
 NVCC = $(CUDA_HOME)/bin/nvcc
 NVCC_FLAGS = -std=c++17 -O1 -fmad=false -DMLC_SM={number} $(GENCODE)
 KERNEL = $(NVCC) $(NVCC_FLAGS) -Xcompiler "$(HOST_FLAGS)" $(CUDA_INCLUDES) $(NVCC_EXTRA)
-SHIM_KERNEL = $(CXX) -std=c++17 -O1 -ffp-contract=off -DMLC_SHIM $(HOST_FLAGS) $(CUDA_INCLUDES) -I$(SHIM) $(SHIM_EXTRA) -x c++
+SHIM_FLAGS = -std=c++17 -O1 -ffp-contract=off -DMLC_SHIM -DMLC_SM={number} -I$(SHIM)
+SHIM_KERNEL = $(CXX) $(SHIM_FLAGS) $(HOST_FLAGS) $(CUDA_INCLUDES) $(SHIM_EXTRA) -x c++
 SHIM_OBJECTS = $(patsubst $(SHIM)/%.cpp,objects/shim/%.o,$(wildcard $(SHIM)/*.cpp))
 RUN_TIME = $(if $(SHIM),,-L$(CUDA_LIBRARIES) -lcudart_static)
 KERNELS = $(if $(SHIM),$(SHIM_KERNEL),$(KERNEL))
@@ -38,7 +39,7 @@ objects/%.o: %.cu Makefile settings
 
 objects/shim/%.o: $(SHIM)/%.cpp Makefile settings
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 -O2 -fPIC -I$(SHIM) $(CUDA_INCLUDES) -c -o $@ $<
+	$(CXX) -std=c++17 -O2 -fPIC -DMLC_SM={number} -I$(SHIM) $(CUDA_INCLUDES) -c -o $@ $<
 
 .DEFAULT_GOAL = all
 libmlcrt.a: $(if $(SHIM),$(SHIM_OBJECTS))

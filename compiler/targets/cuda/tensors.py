@@ -39,11 +39,11 @@ class Matrix:
     pitch: int
     along: int
 
-    def text(self, base: str, box_rows: int) -> str:
-        """What makes its map."""
+    def text(self, base: str, box_rows: int, of: str) -> str:
+        """What makes its map. of: who it is, where there can be none."""
         place = f"{base} + {self.offset}" if self.offset else base
         numbers = (self.batches, self.batch_pitch, self.rows, self.pitch, self.along, box_rows)
-        return f"mlc_tensor_map_of({place}, {', '.join(map(str, numbers))})"
+        return f'mlc_tensor_map_of({place}, {", ".join(map(str, numbers))}, env->calls, "{of}")'
 
 
 def matrix_of(kernel: Contract, which: int, along_k: bool) -> Matrix | None:

@@ -15,8 +15,19 @@ typedef struct mlc_calls mlc_calls;
 mlc_calls *mlc_calls_open(void);
 void mlc_calls_close(mlc_calls *calls);
 
+
 #ifdef __cplusplus
 }
 #endif
+
+/* What an mlc_calls begins with: why a launch that follows is none, of the first that is not; "": all are. */
+typedef struct mlc_calls_refused {
+    char why[384];
+} mlc_calls_refused;
+
+static inline char *mlc_calls_why(mlc_calls *calls)
+{
+    return ((mlc_calls_refused *)calls)->why;
+}
 
 #endif

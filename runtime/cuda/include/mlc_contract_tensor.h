@@ -22,7 +22,10 @@
 #ifndef MLC_CONTRACT_TENSOR_H
 #define MLC_CONTRACT_TENSOR_H
 
+#include "mlc_calls.h"
 #include "mlc_contract_wgmma.h"
+
+#include <stdio.h>
 
 #define MLC_TENSOR_ROWS 128
 #define MLC_TENSOR_SLICE 64 /* of k; and the elements of a row of a copy, as many as the swizzle has */
@@ -79,13 +82,18 @@ template <class T> MLC_DEVICE void mlc_store8(T *to, const mlc_x8<T> &x)
 }
 
 /* A matrix as copies take it: `along` elements side by side, a row every `pitch`, a matrix every `batch_pitch`; boxes of 64 in a row. Where
- * there can be no such copies the launch that follows is refused. */
+ * there can be no such copies the launch that follows is refused, and calls, if any, hear why. of: the kernel and its operand. */
 static inline mlc_tensor_map mlc_tensor_map_of(const uint16_t *base, int64_t batches, int64_t batch_pitch, int64_t rows, int64_t pitch,
-    int64_t along, int box_rows)
+    int64_t along, int box_rows, mlc_calls *calls = nullptr, const char *of = "")
 {
     mlc_tensor_map map = {};
-    if (mlc_tensor_map_make(&map, base, (uint64_t)batches, (uint64_t)batch_pitch * 2, (uint64_t)rows, (uint64_t)pitch * 2, (uint64_t)along,
-            (uint32_t)box_rows, MLC_TENSOR_SLICE, MLC_SWIZZLE_128))
+    const int status = mlc_tensor_map_make(&map, base, (uint64_t)batches, (uint64_t)batch_pitch * 2, (uint64_t)rows, (uint64_t)pitch * 2,
+        (uint64_t)along, (uint32_t)box_rows, MLC_TENSOR_SLICE, MLC_SWIZZLE_128);
+    if (status && calls && !mlc_calls_why(calls)[0])
+        snprintf(mlc_calls_why(calls), sizeof(mlc_calls_refused), "%s: the driver takes no tensor map (%s, %d): address %p, %lld matrices every %lld bytes, %lld rows every %lld "
+            "bytes, %lld elements a row, %d rows a box", of, status < 0 ? "it has no cuTensorMapEncodeTiled" : "CUresult", status, (const void *)base,
+            (long long)batches, (long long)batch_pitch * 2, (long long)rows, (long long)pitch * 2, (long long)along, box_rows);
+    if (status && !calls)
         (void)cudaFuncSetAttribute(nullptr, cudaFuncAttributeMaxDynamicSharedMemorySize, -1); /* an error that stays until it is read */
     return map;
 }

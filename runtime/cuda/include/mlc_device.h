@@ -35,6 +35,9 @@
 
 /* ---- launches, by the host ---- */
 
+/* Bytes of shared memory that a block may ask for on every architecture here ("Compute Capabilities", Technical Specifications). */
+#define MLC_MOST_SHARED 232448
+
 /* Before a launch of a kernel with so much dynamic shared memory: beyond 48 KiB it has to be asked for. */
 static inline void mlc_allow_shared(const void *kernel, int bytes)
 {

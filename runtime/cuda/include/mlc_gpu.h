@@ -23,9 +23,11 @@ typedef struct mlc_gpu_key {
     int64_t count, kind;
 } mlc_gpu_key;
 
-/* Opens a GPU with `bytes` zero bytes of its memory, at *base: of those that this process sees number `number`, or the only one. NULL: text
- * says why. */
-mlc_gpu *mlc_gpu_open(int number, uint64_t bytes, char **base, char text[256]);
+#define MLC_GPU_TEXT_BYTES 768
+
+/* Opens a GPU with `bytes` zero bytes of its memory, at *base: of those that this process sees number `number`, or the only one. parts: what
+ * the memory is for. NULL: text says why. */
+mlc_gpu *mlc_gpu_open(int number, uint64_t bytes, const char *parts, char **base, char text[MLC_GPU_TEXT_BYTES]);
 void mlc_gpu_close(mlc_gpu *gpu);
 
 /* What failed first; NULL: nothing. */

@@ -1,7 +1,7 @@
 /* gpu.cu: see mlc_gpu.h. */
 #include "mlc_gpu.h"
 
-#include "mlc_cuda.h"
+#include "mlc_device.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -32,7 +32,7 @@ struct mlc_gpu {
     int graph_count;
     int (*look)(void *);
     void *looker;
-    char failure[256]; /* "": none */
+    char failure[MLC_GPU_TEXT_BYTES]; /* "": none */
 };
 
 static bool fails(mlc_gpu *gpu, cudaError_t status, const char *what)
@@ -42,6 +42,30 @@ static bool fails(mlc_gpu *gpu, cudaError_t status, const char *what)
     if (!gpu->failure[0])
         snprintf(gpu->failure, sizeof gpu->failure, "GPU: %s: %s", what, cudaGetErrorString(status));
     return true;
+}
+
+/* What has been launched so far, that was refused. */
+static bool launch_fails(mlc_gpu *gpu)
+{
+    const char *why = mlc_calls_why(gpu->calls);
+    const cudaError_t status = cudaGetLastError();
+    if (why[0])
+        mlc_gpu_fail(gpu, "GPU: %s", why);
+    return fails(gpu, status, "a launch was refused");
+}
+
+/* Is there a driver for the release of CUDA that this is compiled with? One of the same first number will do ("Minor Version Compatibility"). */
+static bool lacks_driver(mlc_gpu *gpu)
+{
+    int driver = 0, runtime = 0;
+    if (fails(gpu, cudaDriverGetVersion(&driver), "its driver does not answer") || fails(gpu, cudaRuntimeGetVersion(&runtime), "no runtime"))
+        return true;
+    if (!driver)
+        mlc_gpu_fail(gpu, "GPU: this machine has no driver of NVIDIA's");
+    else if (driver / 1000 < runtime / 1000)
+        mlc_gpu_fail(gpu, "GPU: the driver of this machine is for CUDA up to %d.%d, and this program is of CUDA %d.%d: it wants a newer driver, "
+                     "or to be compiled with an older toolkit", driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    return gpu->failure[0] != 0;
 }
 
 /* The one of the GPUs that the process sees; who sees one alone has been given it. */
@@ -63,48 +87,50 @@ static bool lacks_number(mlc_gpu *gpu, int number, int *device)
 /* Is there a GPU, of the kind that the kernels are compiled for? */
 static bool lacks_device(mlc_gpu *gpu, int number)
 {
-    int device = 0, major = 0, minor = 0;
-    if (lacks_number(gpu, number, &device))
+    int device = 0, major = 0, minor = 0, shared = 0;
+    if (lacks_driver(gpu) || lacks_number(gpu, number, &device))
         return true;
-#ifdef MLC_SM
     if (fails(gpu, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "does not say what it is") ||
         fails(gpu, cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "does not say what it is"))
         return true;
     if (major * 10 + minor != MLC_SM)
-        snprintf(gpu->failure, sizeof gpu->failure, "GPU: this program is compiled for sm_%d, and this one is sm_%d%d", MLC_SM, major, minor);
-#endif
-    (void)major, (void)minor;
+        mlc_gpu_fail(gpu, "GPU: this program is compiled for sm_%d, and this one is sm_%d%d", MLC_SM, major, minor);
+    if (gpu->failure[0] || fails(gpu, cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "does not say what it is"))
+        return true;
+    if (shared < MLC_MOST_SHARED)
+        mlc_gpu_fail(gpu, "GPU: kernels may ask for %d bytes of shared memory a block, and this one has %d", MLC_MOST_SHARED, shared);
     return gpu->failure[0] != 0;
 }
 
 /* Says how much the plan wants and how much there is. */
-static bool lacks_memory(mlc_gpu *gpu, uint64_t bytes)
+static bool lacks_memory(mlc_gpu *gpu, uint64_t bytes, const char *parts)
 {
     size_t left = 0, total = 0;
     if (fails(gpu, cudaMemGetInfo(&left, &total), "does not say how much memory it has"))
         return true;
     if (left < bytes)
-        snprintf(gpu->failure, sizeof gpu->failure, "GPU: the plan wants %.2f GiB of its memory, and %.2f of %.2f GiB are free",
-                 (double)bytes / 0x1p30, (double)left / 0x1p30, (double)total / 0x1p30);
+        mlc_gpu_fail(gpu, "GPU: the plan wants %.1f MiB of its memory, and %.1f of %.1f MiB are free: %s", (double)bytes / 0x1p20,
+                     (double)left / 0x1p20, (double)total / 0x1p20, parts);
     return gpu->failure[0] != 0;
 }
 
-mlc_gpu *mlc_gpu_open(int number, uint64_t bytes, char **base, char text[256])
+mlc_gpu *mlc_gpu_open(int number, uint64_t bytes, const char *parts, char **base, char text[MLC_GPU_TEXT_BYTES])
 {
     mlc_gpu *gpu = (mlc_gpu *)calloc(1, sizeof *gpu);
     if (gpu)
         gpu->calls = mlc_calls_open();
     if (!gpu || !gpu->calls) {
         free(gpu);
-        snprintf(text, 256, "GPU: out of memory");
+        snprintf(text, MLC_GPU_TEXT_BYTES, "GPU: out of memory");
         return NULL;
     }
     char what[96];
     snprintf(what, sizeof what, "cannot allocate the %llu bytes of the plan", (unsigned long long)bytes);
-    if (lacks_device(gpu, number) || lacks_memory(gpu, bytes) || fails(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "cannot be opened") ||
+    if (lacks_device(gpu, number) || lacks_memory(gpu, bytes, parts) ||
+        fails(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "cannot be opened") ||
         fails(gpu, cudaMalloc((void **)&gpu->base, bytes), what) || fails(gpu, cudaMemset(gpu->base, 0, bytes), "cannot clear its memory") ||
         fails(gpu, cudaDeviceSynchronize(), "does not answer")) {
-        snprintf(text, 256, "%s", gpu->failure);
+        snprintf(text, MLC_GPU_TEXT_BYTES, "%s", gpu->failure);
         mlc_gpu_close(gpu);
         return NULL;
     }
@@ -222,7 +248,7 @@ static void wait_and_look(mlc_gpu *gpu)
 
 void mlc_gpu_wait(mlc_gpu *gpu)
 {
-    if (fails(gpu, cudaGetLastError(), "a launch was refused"))
+    if (launch_fails(gpu))
         return;
     if (gpu->look)
         wait_and_look(gpu);
@@ -278,8 +304,8 @@ static mlc_gpu_graph *place_for(mlc_gpu *gpu, mlc_gpu_key key)
 mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, mlc_gpu_key key, void *staged)
 {
     cudaGraph_t captured = NULL;
-    if (fails(gpu, cudaStreamEndCapture(gpu->stream, &captured), "cannot capture a step") ||
-        fails(gpu, cudaGetLastError(), "a launch was refused"))
+    const cudaError_t status = cudaStreamEndCapture(gpu->stream, &captured);
+    if (launch_fails(gpu) || fails(gpu, status, "cannot capture a step"))
         return NULL;
     mlc_gpu_graph *graph = place_for(gpu, key);
     graph->key = key;

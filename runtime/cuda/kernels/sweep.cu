@@ -38,6 +38,7 @@ typedef struct grown {
 
 /* item: the one whose calls are made, alone; no jobs: there are none yet. */
 struct mlc_calls {
+    mlc_calls_refused refused;
     grown item;
     grown open[MOST_OPEN];
     int count;

@@ -567,9 +567,16 @@ cudaError_t cudaGetLastError(void)
     return error;
 }
 
+/* A number of the environment. */
+static int number_set(const char *name, int otherwise)
+{
+    const char *set = getenv(name);
+    return set ? atoi(set) : otherwise;
+}
+
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = 13000;
+    *version = number_set("MLC_SHIM_DRIVER", 13000);
     return cudaSuccess;
 }
 
@@ -602,7 +609,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     const Guard guard;
     if (device != 0)
         return fail(cudaErrorInvalidDevice, "cudaGetDeviceProperties");
-    *properties = cudaDeviceProp{"mlc execution shim", options().memory_bytes, SHARED_BYTES_OPTIN, 9, 0, 132};
+    const int sm = number_set("MLC_SHIM_SM", MLC_SM);
+    *properties = cudaDeviceProp{"mlc execution shim", options().memory_bytes, SHARED_BYTES_OPTIN, sm / 10, sm % 10, 132};
     return cudaSuccess;
 }
 
@@ -613,9 +621,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
         return fail(cudaErrorInvalidDevice, "cudaDeviceGetAttribute");
     switch (attribute) {
     case cudaDevAttrMultiProcessorCount: *value = 132; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)SHARED_BYTES_OPTIN; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor: *value = number_set("MLC_SHIM_SM", MLC_SM) / 10; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor: *value = number_set("MLC_SHIM_SM", MLC_SM) % 10; return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = number_set("MLC_SHIM_SHARED", (int)SHARED_BYTES_OPTIN); return cudaSuccess;
     }
     return fail(cudaErrorInvalidValue, "cudaDeviceGetAttribute");
 }

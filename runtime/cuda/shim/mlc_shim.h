@@ -6,6 +6,10 @@
  *   MLC_SHIM_MEMORY   bytes of the device (default 8 GiB)
  *   MLC_SHIM_APART    set: memory of the device is out of reach for the host but in calls, as on a GPU (it costs time)
  *   MLC_SHIM_GPU      what the device is called (default: by the process)
+ *   MLC_SHIM_DRIVER   the release of CUDA that the driver knows, as 12040 (default 13000; 0: there is no driver)
+ *   MLC_SHIM_SM       the architecture of the device, as 103 (default: that of the build)
+ *   MLC_SHIM_SHARED   bytes of shared memory that a block may ask for, as the device says it
+ *   MLC_SHIM_NO_MAPS  set: the driver takes no tensor map
  *   MLC_SHIM_NCCL     missing, or old: the stub of NCCL is as if it were
  * Reports go to stderr; a process that ends with reports that nobody cleared ends with exit code 66. */
 #ifndef MLC_SHIM_API_H

@@ -7,15 +7,57 @@
 #include "step/executor.h"
 #include "step/wire.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define DEFAULT_STEPS 1000
 
+static int64_t elements_of(const mlc_parameter *parameter)
+{
+    int64_t elements = 1;
+    for (int d = 0; d < parameter->rank; d++)
+        elements *= parameter->shape[d];
+    return elements;
+}
+
+static double gradient_bytes(const mlc_rank *rank)
+{
+    const mlc_role *role = rank->role;
+    double bytes = 0;
+    for (int c = 0; c < role->chunk_count; c++) {
+        const mlc_chunk *chunk = &role->chunks[MLC_TRAIN][c];
+        for (int i = 0; i < chunk->use_count; i++)
+            bytes += (double)role->levels * (double)elements_of(&rank->model->parameters[chunk->uses[i].parameter]);
+    }
+    return bytes * (double)mlc_wide_bytes(rank->model);
+}
+
+/* What the memory of a rank is for, in words. */
+static void describe_parts(const mlc_rank *rank, char *text, size_t bytes)
+{
+    const mlc_role *role = rank->role;
+    const mlc_parameter *largest = NULL;
+    double parameters = 0, gradients = gradient_bytes(rank), lasting = (double)role->states.bytes;
+    for (int i = 0; i < role->held_count; i++) {
+        const mlc_parameter *parameter = &rank->model->parameters[role->held[i].parameter];
+        size_t each = mlc_wide_bytes(rank->model) + (role->held[i].copy == MLC_NONE ? 0 : sizeof(uint16_t));
+        parameters += (double)elements_of(parameter) * (double)each;
+        if (!largest || elements_of(parameter) > elements_of(largest))
+            largest = parameter;
+    }
+    lasting += parameters + gradients;
+    snprintf(text, bytes, "%.1f MiB for parameters (%s is the largest), %.1f for gradients, %.1f for states, %.1f for messages and the values of "
+             "microbatches; plan.json has all", parameters / 0x1p20, largest ? largest->name : "none", gradients / 0x1p20,
+             (double)role->states.bytes / 0x1p20, ((double)role->arena_bytes - lasting) / 0x1p20);
+}
+
 static int open_memory(mlc_rank *rank, int threads, int number, int inbox_fd, mlc_error *error)
 {
     const mlc_role *role = rank->role;
-    if (mlc_arena_open(&rank->arena, role->arena_bytes, rank->model->scratch_bytes_per_thread, threads, number, error))
+    char parts[320];
+    describe_parts(rank, parts, sizeof parts);
+    if (mlc_arena_open(&rank->arena, role->arena_bytes, rank->model->scratch_bytes_per_thread, threads, number, parts, error))
         return error->status;
     if (inbox_fd >= 0 && mlc_arena_map_inbox(&rank->arena, role->inbox_bytes, inbox_fd, error))
         return error->status;

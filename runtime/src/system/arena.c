@@ -7,9 +7,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, mlc_error *error)
+int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, const char *parts,
+                   mlc_error *error)
 {
-    (void)number;
+    (void)number, (void)parts;
     if (arena_bytes % 64 || scratch_bytes_per_thread % 64)
         return mlc_error_set(error, MLC_BAD_INPUT, "arena: sizes %llu and %llu are not multiples of 64", (unsigned long long)arena_bytes,
                              (unsigned long long)scratch_bytes_per_thread);

@@ -23,8 +23,9 @@ typedef struct mlc_arena {
 } mlc_arena;
 
 /* Maps zeroed memory of exactly the planned size; both sizes are multiples of 64. number: which of the ranks
- * of this machine it is, for that has a GPU of its own. Returns a status. */
-int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, mlc_error *error);
+ * of this machine it is, for that has a GPU of its own. parts: what the memory is for, said where there is too little. Returns a status. */
+int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, const char *parts,
+                   mlc_error *error);
 void mlc_arena_close(mlc_arena *arena);
 
 /* What a file needs to take the place of the first `inbox_bytes` of an arena: whole pages. */

@@ -11,9 +11,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, mlc_error *error)
+int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_bytes_per_thread, int threads, int number, const char *parts,
+                   mlc_error *error)
 {
-    char text[256];
+    char text[MLC_GPU_TEXT_BYTES];
     if (scratch_bytes_per_thread < sizeof(mlc_found))
         return mlc_error_set(error, MLC_BAD_INPUT, "arena: %llu bytes do not hold what a pass notes",
                              (unsigned long long)scratch_bytes_per_thread);
@@ -22,7 +23,7 @@ int mlc_arena_open(mlc_arena *arena, uint64_t arena_bytes, uint64_t scratch_byte
     void *mail = mmap(NULL, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mail == MAP_FAILED)
         return mlc_error_system(error, MLC_FAILED, "arena: cannot map %llu bytes", (unsigned long long)arena_bytes);
-    mlc_gpu *gpu = mlc_gpu_open(number, bytes, &base, text);
+    mlc_gpu *gpu = mlc_gpu_open(number, bytes, parts, &base, text);
     if (!gpu) {
         munmap(mail, arena_bytes);
         return mlc_error_set(error, MLC_FAILED, "%s", text);
