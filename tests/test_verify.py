@@ -950,6 +950,41 @@ def held_elsewhere(plan: Plan) -> None:
     held["init"][1][0] += 64
 
 
+def tree_in_the_headers(plan: Plan) -> None:
+    """What a rank sends to the others of its tree lies where those of another channel arrive."""
+    tree = next(c for c in plan["channels"] if c["kind"] == "tree")
+    tree["outbox"] = min(c["headers"] for c in plan["channels"] if c["to"] == 0 and c is not tree)
+
+
+def headers_of_the_tree_in_its_inbox(plan: Plan) -> None:
+    tree = next(c for c in plan["channels"] if c["kind"] == "tree")
+    tree["headers"] = tree["inbox"]
+
+
+def last_gradient(plan: Plan) -> dict[str, Any]:
+    return max((area for area in plan["places"][0]["fixed"] if area["name"].startswith("gradient of ")), key=lambda area: area["at"])
+
+
+def ring_within_what_lasts(plan: Plan) -> None:
+    region(plan, 0, "train.0.inputs")["base"] = last_gradient(plan)["at"]
+
+
+def ring_that_ends_within_what_lasts(plan: Plan) -> None:
+    region(plan, 0, "train.0.F-B")["base"] = last_gradient(plan)["at"] - 64
+
+
+def outbox_of_replicas_that_takes_turns(plan: Plan) -> None:
+    """It is filled when a list has ended, whatever its slots."""
+    replicas = channel(plan, "replicas.0")
+    replicas["outbox_slots"] = 1
+    replicas["outbox"] = channel(plan, "act.sample.0")["outbox"]
+
+
+def slots_apart_in_an_inbox(plan: Plan) -> None:
+    """Messages would be read 64 bytes behind where the first one lies, then 128."""
+    region(plan, 1, "in:act.train.0")["stride"] += 64
+
+
 def region_of_no_channel(plan: Plan) -> None:
     region(plan, 0, "train.0.inputs")["name"] = "out:nothing"
 
@@ -1215,6 +1250,12 @@ MORE: tuple[tuple[Edit, str, str], ...] = (
     (ring_between_lines, "E1206", "train.0.values, slots of 68 bytes"),
     (ring_that_begins_between_lines, "E1206", "does not begin at multiples of 64"),
     (held_elsewhere, "E1206", "it is not written to its master"),
+    (tree_in_the_headers, "E1206", "overlaps outbox of tree"),
+    (headers_of_the_tree_in_its_inbox, "E1206", "overlaps headers of tree"),
+    (ring_within_what_lasts, "E1206", "overlaps gradient of up.0.down.bias 0 2"),
+    (ring_that_ends_within_what_lasts, "E1206", "overlaps train.0.F-B, which ends at"),
+    (outbox_of_replicas_that_takes_turns, "E1206", "overlaps outbox of act.sample.0"),
+    (slots_apart_in_an_inbox, "E1206", "in:act.train.0 is not the inbox of its channel"),
     (region_of_no_channel, "E1206", "out:nothing belongs to no channel"),
     (too_few_accumulators, "E1206", "1 accumulators a use"),
     (use_of_fewer_accumulators, "E1206", "has 2 accumulators for a tree of 3 levels"),
