@@ -985,6 +985,14 @@ def slots_apart_in_an_inbox(plan: Plan) -> None:
     region(plan, 1, "in:act.train.0")["stride"] += 64
 
 
+def outbox_of_another_place(plan: Plan) -> None:
+    """A channel has none where it ends: what its only microbatch puts there lies behind the arena."""
+    place, of = plan["places"][1], channel(plan, "act.sample.0")
+    own = {"name": "out:act.sample.0", "base": of["outbox"], "stride": of["slot_bytes"], "slots": 1, "bytes": of["slot_bytes"]}
+    place["regions"].append({**own, "chain": "sample"})
+    next(b for b in chunk(plan, 1, "sample")["buffers"] if b[0] == "state.join.1.y")[1:3] = len(place["regions"]) - 1, 0
+
+
 def region_of_no_channel(plan: Plan) -> None:
     region(plan, 0, "train.0.inputs")["name"] = "out:nothing"
 
@@ -1256,6 +1264,7 @@ MORE: tuple[tuple[Edit, str, str], ...] = (
     (ring_that_ends_within_what_lasts, "E1206", "overlaps train.0.F-B, which ends at"),
     (outbox_of_replicas_that_takes_turns, "E1206", "overlaps outbox of act.sample.0"),
     (slots_apart_in_an_inbox, "E1206", "in:act.train.0 is not the inbox of its channel"),
+    (outbox_of_another_place, "E1206", "out:act.sample.0 is the outbox of another place"),
     (region_of_no_channel, "E1206", "out:nothing belongs to no channel"),
     (too_few_accumulators, "E1206", "1 accumulators a use"),
     (use_of_fewer_accumulators, "E1206", "has 2 accumulators for a tree of 3 levels"),

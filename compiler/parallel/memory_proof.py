@@ -46,6 +46,8 @@ def _region_faults(planned: Planned, place: Place) -> Iterator[Fault]:
         if channel is None:
             yield Fault("E1206", f"place {place.number}: {region.name} belongs to no channel")
             continue
+        if place.number != (channel.target if side == "in" else channel.source):  # where the channel has no memory
+            yield Fault("E1206", f"place {place.number}: {region.name} is the {side}box of another place")
         wanted = (channel.inbox, channel.slots) if side == "in" else (channel.outbox, channel.outbox_slots)
         if (region.base, region.slots) != wanted or region.stride != channel.slot_bytes:
             yield Fault("E1206", f"place {place.number}: {region.name} is not the {side}box of its channel")
