@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -171,6 +172,23 @@ def recipe(p: parameter):
         return follow(boost=boost)
     return sgd(rate=0.1, momentum=0.5)
 '''
+
+
+def test_times_are_those_of_the_list(programs: dict[str, Programs], tmp_path: Path) -> None:
+    """A trace has the actions of a CPU's, in their order, and rows inside of them; a profile has what steps did."""
+    traces = {}
+    for target in programs:
+        said = run(programs, target, tmp_path, "--steps", "2", "--threads", "1", "--trace", str(tmp_path / target), "--profile")
+        events = [e for e in json.loads((tmp_path / target).read_text()) if e["ph"] == "X"]
+        traces[target] = [e for e in events if e["cat"] == "action"], [e for e in events if e["cat"] == "row"]
+        assert " update" in said
+    (actions, rows), (expected, cpu_rows) = traces[DEVICE], traces["c"]
+    assert [e["name"] for e in actions] == [e["name"] for e in expected] and actions
+    assert [e["name"] for e in rows if e["args"]["flops"]] == [e["name"] for e in cpu_rows if e["args"]["flops"]]
+    ends = [(e["ts"], e["ts"] + e["dur"]) for e in actions]
+    assert all(first[1] <= then[0] + 0.01 for first, then in itertools.pairwise(ends))
+    slack = 2 * max(e["dur"] for e in actions) * 2**-20 + 1
+    assert all(any(a - slack <= r["ts"] and r["ts"] + r["dur"] <= b + slack for a, b in ends) and r["dur"] >= 0 for r in rows)
 
 
 def test_a_step_that_is_not_finite(programs: dict[str, Programs], tmp_path: Path) -> None:

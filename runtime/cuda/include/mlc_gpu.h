@@ -72,6 +72,18 @@ mlc_gpu_graph *mlc_gpu_graph_of(const mlc_gpu *gpu, mlc_gpu_key key);
 void mlc_gpu_begin(mlc_gpu *gpu);
 mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, mlc_gpu_key key, void *staged);
 
+/* Under capture: a time of the device is taken whenever the graph comes to here. What it is the time of is the caller's. */
+void mlc_gpu_mark(mlc_gpu *gpu, const void *action, const void *row);
+
+/* A time of the last launch of a graph, whose end was waited for, in nanoseconds of CLOCK_MONOTONIC. */
+typedef struct mlc_gpu_moment {
+    const void *action, *row;
+    int64_t at;
+} mlc_gpu_moment;
+
+int mlc_gpu_moments(const mlc_gpu_graph *graph);
+mlc_gpu_moment mlc_gpu_moment_at(mlc_gpu *gpu, const mlc_gpu_graph *graph, int number);
+
 /* All graphs go: what they move messages with ends. */
 void mlc_gpu_forget(mlc_gpu *gpu);
 

@@ -15,10 +15,22 @@
 #define LOOKS 200      /* at the stream before a wait rests between two of them */
 #define REST 20000     /* nanoseconds */
 
+/* Where a graph takes the time. */
+typedef struct mark {
+    cudaEvent_t event;
+    const void *action, *row;
+} mark;
+
+typedef struct marks {
+    mark *of;
+    int count, room;
+} marks;
+
 /* It owns what its copies read. */
 struct mlc_gpu_graph {
     mlc_gpu_key key;
     void *staged;
+    marks marked;
     cudaGraphExec_t graph;
 };
 
@@ -30,6 +42,9 @@ struct mlc_gpu {
     int pinned_count;
     mlc_gpu_graph graphs[MOST_GRAPHS];
     int graph_count;
+    marks marked;     /* of the graph that is captured */
+    cudaEvent_t begun; /* before a launch; NULL: no graph has marks */
+    int64_t begun_at;
     int (*look)(void *);
     void *looker;
     char failure[MLC_GPU_TEXT_BYTES]; /* "": none */
@@ -146,6 +161,8 @@ void mlc_gpu_close(mlc_gpu *gpu)
         mlc_gpu_forget(gpu);
         for (int i = 0; i < gpu->pinned_count; i++)
             cudaFreeHost(gpu->pinned[i]);
+        if (gpu->begun)
+            cudaEventDestroy(gpu->begun);
         cudaFree(gpu->base);
         cudaStreamDestroy(gpu->stream);
     }
@@ -158,10 +175,18 @@ const char *mlc_gpu_failed(const mlc_gpu *gpu)
     return gpu->failure[0] ? gpu->failure : NULL;
 }
 
+static void drop_graph(mlc_gpu *gpu, mlc_gpu_graph *graph)
+{
+    fails(gpu, cudaGraphExecDestroy(graph->graph), "cannot free the graph of a step");
+    for (int i = 0; i < graph->marked.count && !gpu->failure[0]; i++)
+        fails(gpu, cudaEventDestroy(graph->marked.of[i].event), "cannot free an event");
+    free(graph->marked.of);
+}
+
 void mlc_gpu_forget(mlc_gpu *gpu)
 {
     for (int i = 0; i < gpu->graph_count && !gpu->failure[0]; i++)
-        fails(gpu, cudaGraphExecDestroy(gpu->graphs[i].graph), "cannot free the graph of a step");
+        drop_graph(gpu, &gpu->graphs[i]);
     gpu->graph_count = 0;
 }
 
@@ -294,7 +319,7 @@ static mlc_gpu_graph *place_for(mlc_gpu *gpu, mlc_gpu_key key)
         return &gpu->graphs[gpu->graph_count];
     if (!old)
         old = &gpu->graphs[MOST_GRAPHS - 1];
-    fails(gpu, cudaGraphExecDestroy(old->graph), "cannot free the graph of a step");
+    drop_graph(gpu, old);
     mlc_gpu_unpin(gpu, old->staged);
     mlc_gpu_graph *last = &gpu->graphs[--gpu->graph_count];
     *old = *last;
@@ -310,6 +335,8 @@ mlc_gpu_graph *mlc_gpu_end(mlc_gpu *gpu, mlc_gpu_key key, void *staged)
     mlc_gpu_graph *graph = place_for(gpu, key);
     graph->key = key;
     graph->staged = staged;
+    graph->marked = gpu->marked;
+    gpu->marked = marks{};
     if (fails(gpu, cudaGraphInstantiate(&graph->graph, captured, 0), "cannot make the graph of a step") ||
         fails(gpu, cudaGraphDestroy(captured), "cannot make the graph of a step"))
         return NULL;
@@ -330,8 +357,59 @@ void *mlc_gpu_graph_staged(const mlc_gpu_graph *graph)
     return graph->staged;
 }
 
+/* False: there is no room. */
+static bool has_room(marks *marked)
+{
+    if (marked->count < marked->room)
+        return true;
+    const int room = marked->room ? 2 * marked->room : 256;
+    mark *of = (mark *)realloc(marked->of, (size_t)room * sizeof *of);
+    if (of)
+        marked->of = of, marked->room = room;
+    return of != NULL;
+}
+
+void mlc_gpu_mark(mlc_gpu *gpu, const void *action, const void *row)
+{
+    marks *marked = &gpu->marked;
+    mark made = {NULL, action, row};
+    if (gpu->failure[0] || fails(gpu, has_room(marked) ? cudaSuccess : cudaErrorMemoryAllocation, "cannot take times") ||
+        fails(gpu, cudaEventCreate(&made.event), "cannot take times") ||
+        fails(gpu, cudaEventRecordWithFlags(made.event, gpu->stream, cudaEventRecordExternal), "cannot take times"))
+        return;
+    marked->of[marked->count++] = made;
+}
+
+int mlc_gpu_moments(const mlc_gpu_graph *graph)
+{
+    return graph->marked.count;
+}
+
+mlc_gpu_moment mlc_gpu_moment_at(mlc_gpu *gpu, const mlc_gpu_graph *graph, int number)
+{
+    const mark *of = &graph->marked.of[number];
+    float milliseconds = 0;
+    if (!gpu->failure[0])
+        fails(gpu, cudaEventElapsedTime(&milliseconds, gpu->begun, of->event), "does not say a time");
+    return mlc_gpu_moment{of->action, of->row, gpu->begun_at + (int64_t)((double)milliseconds * 1e6)};
+}
+
+/* A time of the device that is known on the clock of the host: of an idle stream. */
+static void take_begin(mlc_gpu *gpu)
+{
+    struct timespec now;
+    if (fails(gpu, gpu->begun ? cudaSuccess : cudaEventCreate(&gpu->begun), "cannot take times") ||
+        fails(gpu, cudaEventRecordWithFlags(gpu->begun, gpu->stream, cudaEventRecordDefault), "cannot take times") ||
+        fails(gpu, cudaStreamSynchronize(gpu->stream), "failed"))
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    gpu->begun_at = now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
 void mlc_gpu_launch(mlc_gpu *gpu, const mlc_gpu_graph *graph)
 {
+    if (!gpu->failure[0] && graph->marked.count)
+        take_begin(gpu);
     if (!gpu->failure[0])
         fails(gpu, cudaGraphLaunch(graph->graph, gpu->stream), "cannot start a step");
 }

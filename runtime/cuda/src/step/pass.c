@@ -10,6 +10,7 @@
 #include "model/finite.h"
 #include "model/results.h"
 #include "model/tables.h"
+#include "report/trace.h"
 #include "step/collective.h"
 #include "step/edges.h"
 #include "step/sweep.h"
@@ -168,12 +169,20 @@ static void note(const mlc_pass *run, char *memory, bool whole)
 
 /* ---- one microbatch on one chunk ---- */
 
-static void launch_row(const mlc_pass *run, mlc_env *env, const mlc_row *row, int64_t n)
+/* Something begins here, if somebody wants to know when. */
+static void mark(const mlc_pass *run, const mlc_action *action, const mlc_row *row)
+{
+    if (run->rank->trace && run->search == MLC_SEARCH_NONE)
+        mlc_gpu_mark(run->rank->arena.gpu, action, row);
+}
+
+static void launch_row(const mlc_pass *run, mlc_env *env, const mlc_action *action, const mlc_row *row, int64_t n)
 {
     uint64_t *operands = run->rank->team->workers[0].operands;
     for (int i = 0; i < row->count; i++)
         operands[i] = mlc_rank_resolve(run->rank, row->at[i], n);
     env->path = row->path;
+    mark(run, action, row);
     mlc_launches_row(run->rank->world.launches, row->run, row->name, operands, row->count);
     row->run(env, operands);
 }
@@ -219,7 +228,7 @@ static void compute(mlc_pass *run, const mlc_env *rows, const char *memory, cons
     }
     mlc_rows list = mlc_action_rows(chunk, action);
     for (int64_t i = 0; i < list.count; i++)
-        launch_row(run, &env, &list.rows[i], n);
+        launch_row(run, &env, action, &list.rows[i], n);
     if (run->search == MLC_SEARCH_GRADIENT && !mlc_action_is_halved(chunk, action))
         search(run, rows, action);
 }
@@ -416,6 +425,7 @@ static void walk_list(mlc_pass *run, const mlc_env *env, const char *memory)
             continue;
         is_accounted |= action->kind == MLC_STATISTICS;
         list_action(rank, action);
+        mark(run, action, NULL);
         if (!act(run, env, memory, action))
             break;
     }
@@ -435,6 +445,7 @@ static void walk(mlc_pass *run, const char *memory)
     if (!begin_messages(run))
         walk_list(run, &env, memory);
     mlc_edges_join(rank);
+    mark(run, NULL, NULL);
 }
 
 /* What tells apart lists that are captured: chain, whether it updates, microbatches, and the share of each. */
@@ -448,7 +459,7 @@ static mlc_gpu_graph *captured(mlc_pass *run)
 {
     mlc_gpu *gpu = run->rank->arena.gpu;
     mlc_gpu_graph *graph = mlc_gpu_graph_of(gpu, key_of(run));
-    if (graph && !run->rank->world.launches)
+    if (graph && !run->rank->world.launches && (!run->rank->trace || mlc_gpu_moments(graph)))
         return graph;
     char *memory = staged_memory(run);
     if (!memory)
@@ -524,6 +535,70 @@ static int status_of(const mlc_pass *run)
     return mlc_edges_check(run->rank);
 }
 
+/* ---- times ---- */
+
+/* What an action does that has no rows, as a row; NULL: nothing that is timed alone. */
+static const char *part_name(const mlc_action *action)
+{
+    switch (action->kind) {
+    case MLC_FOLDF:
+    case MLC_FOLDI:
+    case MLC_FOLDW:
+        return "fold";
+    case MLC_STATISTICS:
+        return "statistics";
+    case MLC_REDUCE:
+        return "reduce";
+    case MLC_SHARE:
+        return "share";
+    case MLC_NORM:
+        return "norm";
+    case MLC_UPDATE:
+        return "update";
+    case MLC_SPREAD:
+        return "spread";
+    case MLC_GATHER:
+        return "gather";
+    default:
+        return NULL;
+    }
+}
+
+/* The action that began at moment n ended at the next that is of no row. */
+static void trace_action(const mlc_pass *run, const mlc_gpu_graph *graph, int n, const mlc_env *env)
+{
+    mlc_gpu *gpu = run->rank->arena.gpu;
+    mlc_gpu_moment began = mlc_gpu_moment_at(gpu, graph, n), ended;
+    do
+        ended = mlc_gpu_moment_at(gpu, graph, ++n);
+    while (ended.row);
+    const mlc_action *action = began.action;
+    const char *part = part_name(action);
+    if (part)
+        mlc_trace_row(run->rank->trace, env, part, 0, began.at, ended.at, ended.at);
+    mlc_trace_action(run->rank->trace, env, action, began.at, ended.at);
+}
+
+/* Rows before the action that has them, as on CPUs. */
+static void trace(const mlc_pass *run, const mlc_gpu_graph *graph)
+{
+    mlc_gpu *gpu = run->rank->arena.gpu;
+    const mlc_env env = {.thread = 0};
+    int action = -1;
+    for (int n = 0; run->rank->trace && n < mlc_gpu_moments(graph); n++) {
+        mlc_gpu_moment began = mlc_gpu_moment_at(gpu, graph, n);
+        const mlc_row *row = began.row;
+        if (row) {
+            int64_t ended = mlc_gpu_moment_at(gpu, graph, n + 1).at;
+            mlc_trace_row(run->rank->trace, &env, row->name, row->flops, began.at, ended, ended);
+            continue;
+        }
+        if (action >= 0)
+            trace_action(run, graph, action, &env);
+        action = n;
+    }
+}
+
 /* ---- what ranks share by the host, behind the list ---- */
 
 /* VERDICT, and the first index out of range. Returns a status. */
@@ -577,6 +652,7 @@ static int run_graph(mlc_pass *run, const mlc_gpu_graph *graph, mlc_error *unfed
     read_refusal(run, found);
     read_statistics(run, statistics);
     read_results(run);
+    trace(run, graph);
     return status_of(run);
 }
 
