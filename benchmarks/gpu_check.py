@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -111,9 +111,9 @@ class Check:
             raise Failed(f"{' '.join(words)}: {end}\n{(said + errors)[-3000:]}")
         return subprocess.CompletedProcess(words, process.returncode, said, errors)
 
-    def build(self, size: Size) -> Path:
-        """A program with its data beside it; the same is built once."""
-        folder = self.folder / "-".join(map(str, (size.file, size.dtype, *size.defines.values())))
+    def build(self, size: Size, layout: tuple[object, ...] = ()) -> Path:
+        """A program with its data beside it; the same is built once. layout: options of the compiler."""
+        folder = self.folder / "-".join(map(str, (size.file, size.dtype, *size.defines.values(), *layout)))
         program = folder / "model"
         if program.exists():
             return program
@@ -122,7 +122,8 @@ class Check:
         (folder / "model.dsl").write_text(text.replace(*TO_BF16) if size.dtype == "bf16" else text, encoding="utf-8")
         defines = [f"-D{name}={value}" for name, value in size.defines.items()]
         emit = ["--emit", "c"] if self.rehearse else []
-        _ = self.run([sys.executable, "-m", "mlc", "compile", folder / "model.dsl", "-o", folder, "--target", self.target, *emit, *defines])
+        options = ["--target", self.target, *emit, *defines, *layout]
+        _ = self.run([sys.executable, "-m", "mlc", "compile", folder / "model.dsl", "-o", folder, *options])
         if self.rehearse:
             _ = self.run(["make", "-s", f"-j{os.cpu_count()}", "-C", folder / "src", f"SHIM={ROOT / 'runtime/cuda/shim'}"])
         built = [path for path in (folder, folder / "src") for path in path.iterdir() if path.is_file() and os.access(path, os.X_OK)]
@@ -131,9 +132,11 @@ class Check:
         np.save(folder / "tokens.npy", tokens.astype(np.int32))
         return program
 
-    def train(self, size: Size, steps: int, *options: str, before: tuple[str, ...] = ()) -> tuple[str, list[dict[str, float]]]:
+    def train(
+        self, size: Size, steps: int, *options: str, before: tuple[str, ...] = (), layout: tuple[object, ...] = ()
+    ) -> tuple[str, list[dict[str, float]]]:
         """What the program says, and its log, a step an entry."""
-        program = self.build(size)
+        program = self.build(size, layout)
         log = program.parent / "log.jsonl"
         log.unlink(missing_ok=True)
         command = [*before, program, "--data", program.parent / "tokens.npy", "--steps", steps, "--seed", "5", "--log", log, *options]
@@ -203,6 +206,54 @@ def check_bits(check: Check) -> dict[str, Any]:
             raise Failed(f"{dtype}: two runs end with {said}")
         digests[dtype] = said.pop().removeprefix("digest: ")
     return digests
+
+
+def children_of(process: int) -> list[int]:
+    """In the order in which they were started."""
+    return sorted(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+
+
+def kill_a_rank(program: Path, seconds: float) -> str:
+    """What a program of two ranks says after the second one was killed. raises: Failed, if the first goes on, or ends as if all was well"""
+    log = program.parent / "killed.jsonl"
+    command = [program, "--data", program.parent / "tokens.npy", "--steps", 10_000_000, "--log", log]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(list(map(str, command)), **pipes, text=True, start_new_session=True)
+    end = time.monotonic() + seconds
+    try:
+        while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 1) and time.monotonic() < end:
+            time.sleep(0.05)
+        if process.poll() is None:
+            os.kill(children_of(process.pid)[1], signal.SIGKILL)
+        said = process.communicate(timeout=60)[1]
+    except (subprocess.TimeoutExpired, IndexError) as problem:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise Failed(f"a rank that is killed does not end the others: {problem!r}") from problem
+    if process.returncode != 3 or "was killed by signal 9" not in said:
+        raise Failed(f"after a rank was killed: exit {process.returncode}\n{said[-3000:]}")
+    return said.splitlines()[-1]
+
+
+#: Of a run with others to be compared with: options of the compiler, but for pp and dp.
+_ALIKE = ("--microbatches", 4, "--groups", 2)
+
+
+def check_ranks(check: Check) -> dict[str, Any]:
+    """A pipeline and a replica of two GPUs end with the digest of one; a rank that is killed ends both. Nothing, where there is one GPU."""
+    gpus = 2 if check.rehearse else len(check.run(["nvidia-smi", "-L"]).stdout.splitlines())
+    if gpus < 2:
+        return {"passed": None, "said": "one GPU is here: nothing of several ranks is shown"}
+    size = REHEARSED if check.rehearse else SIZES["tiny"]
+    size = replace(size, defines={**size.defines, "depth": 2})
+    layouts = {"one": _ALIKE, "pp 2": (*_ALIKE, "--pp", 2), "dp 2": (*_ALIKE, "--dp", 2)}
+    found: dict[str, Any] = {}
+    for name, layout in layouts.items():
+        text, log = check.train(size, 3 if check.rehearse else 50, "--hash", layout=layout)
+        found[name] = {"digest": text.splitlines()[-1].removeprefix("digest: "), "step_ms": seconds_of(log) * 1e3}
+    if len({of["digest"] for of in found.values()}) != 1:
+        raise Failed(f"layouts end with {found}")
+    return found | {"killed": kill_a_rank(check.build(size, layouts["pp 2"]), check.left(60))}
 
 
 def tool_of(name: str) -> str:
@@ -306,6 +357,7 @@ PARTS: dict[str, Callable[[Check], dict[str, Any]]] = {
     "speed-tiny": check_speed("tiny"),
     "operations": tests("test_ops_on_shim.py", "test_attention_tiles.py"),
     "bits": check_bits,
+    "ranks": check_ranks,
     "kernels": check_kernels,
     "examples": tests("test_whole_steps.py", only="slow"),
     "sanitizer": check_sanitizer,

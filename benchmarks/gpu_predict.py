@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -28,7 +28,7 @@ from mlc.driver import Options, differentiated, laid_out, load_program, passed
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import CHOICES
 from mlc.lower.expression import Read, data_of, nodes_of
-from mlc.lower.loops import Call, Contract, Fold, Kernel, Let, Loop, Nest, Statement, Store, Whole
+from mlc.lower.loops import Call, Contract, Fold, Kernel, Let, Loop, Nest, Scatter, Select, Statement, Store, Whole
 from mlc.lower.program import lower
 from mlc.lower.routine import Routine
 from mlc.lower.uses import kernel_uses
@@ -36,6 +36,8 @@ from mlc.ops import OPS
 from mlc.parallel.planned import Place, Planned, PlannedParameter
 from mlc.parallel.sweeps import KERNELS, SweepCall
 from mlc.targets import TARGETS
+from mlc.targets.cuda.kernels import WARP_ROW
+from mlc.targets.cuda.launch import THREADS as BLOCK_THREADS
 from mlc.targets.cuda.split import DEVICES, tile_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +52,10 @@ RATES = {
 #: Bytes/s of memory, of 3.35e12; seconds from the end of a node of a graph to the beginning of the next.
 MEMORY, GAP = 2.9e12, 1.3e-6
 
+#: Seconds that what a thread asks memory for takes to come, and how many of its iterations' requests are under way together: the compiler
+#: unrolls loops four times, and a thread waits for them before the next ones. Published latencies of an H100 are about 600 to 700 cycles.
+LATENCY, TOGETHER = 0.4e-6, 4
+
 #: An H100's multiprocessor: registers, threads, blocks, bytes of shared memory; and how many there are.
 REGISTERS, THREADS, BLOCKS, SHARED, PROCESSORS = 65536, 2048, 32, 233472, 132
 
@@ -59,7 +65,7 @@ _PTXAS = re.compile(r"entry function '(\S+)' for.*?(\d+) bytes spill stores.*?Us
 @dataclass(frozen=True)
 class Figure:
     """A kernel in a step. kind: of RATES, "tensor" (copies) or "memory". products: seconds that those of a launch take, whatever memory
-    does. resident: blocks that a multiprocessor holds."""
+    does. resident: blocks that a multiprocessor holds. chain: times that a thread waits for memory, one behind the other."""
 
     name: str
     kind: str
@@ -71,11 +77,12 @@ class Figure:
     shared: int
     resident: int
     products: float
+    chain: float = 1
 
     @property
     def seconds(self) -> float:
-        """Of all launches."""
-        return self.launches * (max(self.products, self.bytes / MEMORY) + GAP)
+        """Of all launches. None is over before its longest thread."""
+        return self.launches * (max(self.products, self.bytes / MEMORY, self.chain * LATENCY) + GAP)
 
 
 def product_seconds(kind: str, flops: float, blocks: int) -> float:
@@ -116,6 +123,9 @@ def compiled_kernels(folder: Path) -> dict[str, Compiled]:
     return found
 
 
+#: Threads of a warp.
+LANES = 32
+
 #: Bytes that memory moves where one element of a line is looked up.
 SECTOR = 32
 
@@ -146,6 +156,32 @@ def bytes_of(routine: Routine, kernel: Kernel) -> int:
     sizes = {n: routine.buffers[n].elements * dtype_of(routine.buffers[n].dtype).bytes for n in reads | writes}
     found = {n: min(sizes[n], times * SECTOR) for n, times in looked_up(kernel).items()}
     return sum(found.get(n, sizes[n]) for n in reads) + sum(sizes[n] for n in writes)
+
+
+def waits(statements: Sequence[Statement], lanes: int = 1) -> float:
+    """How often a thread waits for memory that does all of these, of loops its share."""
+    loops = sum(max(1.0, s.counter.extent / lanes / TOGETHER) * waits(s.body) for s in statements if isinstance(s, Loop))
+    values = [s.value for s in statements if isinstance(s, Let | Store | Fold)]
+    return loops + any(isinstance(node, Read) for value in values for node in nodes_of(value))
+
+
+def chain_of(kernel: Kernel, threads: int) -> float:
+    """The same of the thread of a kernel that waits the most. threads: of its launch, by mlc.targets.cuda.kernels."""
+    match kernel:
+        case Nest(vector=True, items=items, body=body):
+            return waits(body) * max(1.0, items.extent / threads)
+        case Nest(items=items, body=body):
+            width = max((s.counter.extent for s in body if isinstance(s, Loop)), default=1)
+            lanes = LANES if width <= WARP_ROW else BLOCK_THREADS
+            return waits(body, lanes) * max(1.0, items.extent * lanes / threads)
+        case Whole(body=body):
+            return waits(body, threads)
+        case Scatter(along=along):  # all threads look at all indices, a line of memory at a time
+            return along.extent / TOGETHER / LANES
+        case Select(along=along):
+            return along.extent / TOGETHER
+        case _:
+            return 1
 
 
 def contraction_flops(kernel: Contract) -> int:
@@ -185,7 +221,8 @@ def row_figures(routines: dict[str, Routine], counts: Counter[str], compiled: di
             if isinstance(kernel, Contract):
                 flops = contraction_flops(kernel)
                 kind, products = contraction_products(flops, source[source.index(f" {own}(") :], built.blocks)
-            yield Figure(own, kind, launches, flops, size, built.registers, built.spills, built.shared, built.resident, products)
+            chain = chain_of(kernel, built.blocks * built.threads)
+            yield Figure(own, kind, launches, flops, size, built.registers, built.spills, built.shared, built.resident, products, chain)
 
 
 def contraction_products(flops: int, text: str, blocks: int) -> tuple[str, float]:

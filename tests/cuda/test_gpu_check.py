@@ -30,12 +30,13 @@ def check(*arguments: str, path: str) -> subprocess.CompletedProcess[str]:
 def test_a_rehearsal_writes_what_it_saw(tmp_path: Path) -> None:
     _ = compiler()
     results = tmp_path / "results.json"
-    done = check("--rehearse", "--parts", "speed-gpt2", "bits", "kernels", "--to", str(results), path=os.environ["PATH"])
+    done = check("--rehearse", "--parts", "speed-gpt2", "bits", "ranks", "kernels", "--to", str(results), path=os.environ["PATH"])
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(results.read_text())
     assert said["speed-gpt2"]["passed"] and said["speed-gpt2"]["mlc"]["step_ms"] > 0
     assert len(said["bits"]["f32"]) == len(said["bits"]["bf16"]) == 64 and said["bits"]["f32"] != said["bits"]["bf16"]
     assert "kernels" not in said
+    assert said["ranks"]["pp 2"]["digest"] == said["ranks"]["one"]["digest"] and "killed by signal 9" in said["ranks"]["killed"]
 
 
 def test_no_gpu_is_said_and_nothing_is_written(tmp_path: Path) -> None:

@@ -9,7 +9,21 @@ import pytest
 from shim_library import lack
 
 from mlc.diagnostics import MlcError
+from mlc.lower import index as ix
+from mlc.lower.expression import Counter, Read
+from mlc.lower.loops import Accumulator, Fold, Loop, Nest
 from mlc.nvcc import find_nvcc
+
+
+def test_a_thread_that_adds_alone_takes_its_time() -> None:
+    """However few bytes a kernel moves, it is not over before its longest thread."""
+    row, line = Counter(1, 4096), Counter(0, 8)
+    fold = Fold("sum", "sum", Read("x", ix.linear([ix.counter(line), ix.counter(row)], [row.extent, 1])))
+    alone = Nest("", (), line, (Accumulator("sum", "f32", "sum"), Loop(row, (fold,), False)), True)
+    shared = Nest("", (), line, (Accumulator("sum", "f32", "sum"), Loop(row, (fold,), True)), False)
+    assert gpu_predict.chain_of(alone, 256) == 4096 / gpu_predict.TOGETHER
+    assert gpu_predict.chain_of(shared, 8 * 256) == 4096 / 256 / gpu_predict.TOGETHER
+    assert gpu_predict.chain_of(shared, 2 * 256) == 4 * gpu_predict.chain_of(shared, 8 * 256)
 
 
 @pytest.mark.slow
