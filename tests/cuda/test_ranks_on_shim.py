@@ -199,6 +199,7 @@ def test_ranks_that_are_told_to_stop_save(programs: dict[str, Programs], tmp_pat
         ({"MLC_SHIM_GPU": "0000:01:00.0"}, (), 3, "ranks 0 and 1 use one GPU (0000:01:00.0"),
         ({}, ("--transport", "threads"), 2, "ranks that have a GPU each are processes"),
         ({"MLC_SHIM_MEMORY": "100000"}, (), 3, " MiB of its memory, and 0.1 of 0.1 MiB are free: 0.1 MiB for parameters ("),
+        ({"MLC_SHIM_MEMORY": str(32 << 20)}, (), 3, "GPU: NCCL may take "),
         ({"MLC_SHIM_DRIVER": "12080"}, (), 3, "the driver of this machine is for CUDA up to 12.8, and this program is of CUDA 13.0"),
         ({"MLC_SHIM_DRIVER": "0"}, (), 3, "this machine has no driver of NVIDIA's"),
         ({"MLC_SHIM_SM": "100"}, (), 3, "this program is compiled for sm_90, and this one is sm_100"),

@@ -18,6 +18,10 @@ extern "C" {
 /* What an edge may hold of a GPU while its message waits for the other end: blocks of a kernel. */
 #define MLC_EDGE_BLOCKS 2
 
+/* Bytes of the GPU that NCCL takes for an edge, at most: for each block a buffer of NCCL_BUFFSIZE (4 MiB, "Environment Variables"), smaller ones
+ * for its other protocols, and what a communicator is. */
+#define MLC_EDGE_BYTES (16LL << 20)
+
 typedef struct mlc_edges mlc_edges;
 typedef struct mlc_edge mlc_edge;
 

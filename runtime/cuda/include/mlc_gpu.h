@@ -44,6 +44,9 @@ void mlc_gpu_name(const mlc_gpu *gpu, char name[MLC_GPU_NAME_BYTES]);
 /* From now on a wait asks `look` from time to time, which says by `true` that nothing more will come. */
 void mlc_gpu_watch(mlc_gpu *gpu, int (*look)(void *), void *context);
 
+/* Bytes of its memory that nobody has. */
+uint64_t mlc_gpu_free_bytes(mlc_gpu *gpu);
+
 /* Its multiprocessors. */
 int mlc_gpu_blocks(const mlc_gpu *gpu);
 

@@ -207,6 +207,12 @@ void mlc_gpu_name(const mlc_gpu *gpu, char name[MLC_GPU_NAME_BYTES])
         name[0] = 0;
 }
 
+uint64_t mlc_gpu_free_bytes(mlc_gpu *gpu)
+{
+    size_t left = 0, total = 0;
+    return fails(gpu, cudaMemGetInfo(&left, &total), "does not say how much memory it has") ? 0 : left;
+}
+
 int mlc_gpu_blocks(const mlc_gpu *gpu)
 {
     int device = 0, blocks = 0;

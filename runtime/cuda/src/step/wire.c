@@ -617,10 +617,14 @@ static int connect_ways(mlc_rank *rank, const named *ids, mlc_error *error)
     return mlc_gpu_failed(rank->arena.gpu) ? gpu_error(rank, error) : MLC_OK;
 }
 
-/* What messages that wait hold of the GPU must leave room for what computes. */
+/* What messages that wait hold of the GPU must leave room for what computes; and there must be memory for them beside the plan's. */
 static int check_room(const mlc_rank *rank, mlc_error *error)
 {
     int blocks = rank->wires->count * MLC_EDGE_BLOCKS, all = mlc_gpu_blocks(rank->arena.gpu);
+    uint64_t bytes = (uint64_t)(rank->wires->count * MLC_EDGE_BYTES), left = mlc_gpu_free_bytes(rank->arena.gpu);
+    if (bytes > left)
+        return mlc_error_set(error, MLC_FAILED, "GPU: NCCL may take %.0f MiB for %d connections, and %.1f MiB are free beside the %.1f of the plan",
+                             (double)bytes / 0x1p20, rank->wires->count, (double)left / 0x1p20, (double)rank->arena.bytes / 0x1p20);
     if (blocks * 2 <= all)
         return MLC_OK;
     return mlc_error_set(error, MLC_FAILED, "GPU: %d connections hold up to %d of its %d multiprocessors while they wait, more than half: compile "
