@@ -229,19 +229,22 @@ def _chunk(plan: Plan, rng: random.Random) -> tuple[str, dict[str, Any], list[li
 
 
 def move_buffer(plan: Plan, rng: random.Random) -> tuple[str, set[str]]:
-    """A buffer of rows lies elsewhere in its region, in another region, or has other bytes."""
+    """A buffer of rows lies elsewhere in its region, in another region, where one of any chunk of its place does, or has other bytes."""
     where, _, buffers = _chunk(plan, rng)
     buffer = rng.choice(buffers)
     before = list(buffer)
-    match rng.randrange(4):
+    match rng.randrange(5):
         case 0:
             buffer[2] = max(0, buffer[2] + rng.choice([-64, 64]))
         case 1:
             buffer[1:3] = rng.choice(buffers)[1:3]
         case 2:
             buffer[3] = max(0, buffer[3] + rng.choice([-4, 4]))
-        case _:
+        case 3:
             buffer[1] = rng.choice(buffers)[1]
+        case _:
+            place = next(place for place in plan["places"] if where.startswith(f"rank {place['place']},"))
+            buffer[1:3] = rng.choice([other for of in place["chunks"].values() for chunk in of for other in chunk["buffers"]])[1:3]
     return f"{where}: {before} becomes {buffer}", {MEMORY, LIFETIMES, COVERAGE}
 
 
