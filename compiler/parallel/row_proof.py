@@ -430,7 +430,7 @@ class _Chunk:
         if number is None:
             return False
         if number < self.shared:
-            return fixed  # once (ground_proof.py), so that it is what rows have there
+            return fixed and self.chunk.buffers[number].at == at
         if self.planned.rounds["train"] > 1:
             return False
         region = self.place.regions[self.chunk.buffers[number].region]
