@@ -993,6 +993,12 @@ def outbox_of_another_place(plan: Plan) -> None:
     next(b for b in chunk(plan, 1, "sample")["buffers"] if b[0] == "state.join.1.y")[1:3] = len(place["regions"]) - 1, 0
 
 
+def inputs_overwritten(plan: Plan) -> None:
+    """The first of a chunk's own buffers."""
+    assert chunk(plan, 0)["buffers"][0][0] == "input.tokens"
+    region(plan, 0, "train.0.inputs")["slots"] -= 1
+
+
 def region_of_no_channel(plan: Plan) -> None:
     region(plan, 0, "train.0.inputs")["name"] = "out:nothing"
 
@@ -1265,6 +1271,7 @@ MORE: tuple[tuple[Edit, str, str], ...] = (
     (outbox_of_replicas_that_takes_turns, "E1206", "overlaps outbox of act.sample.0"),
     (slots_apart_in_an_inbox, "E1206", "in:act.train.0 is not the inbox of its channel"),
     (outbox_of_another_place, "E1206", "out:act.sample.0 is the outbox of another place"),
+    (inputs_overwritten, "E1205", "overwrites microbatch 0 in train.0.inputs (1 slots)"),
     (region_of_no_channel, "E1206", "out:nothing belongs to no channel"),
     (too_few_accumulators, "E1206", "1 accumulators a use"),
     (use_of_fewer_accumulators, "E1206", "has 2 accumulators for a tree of 3 levels"),
