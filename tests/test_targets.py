@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,20 +172,20 @@ KINDS = {
 }
 
 
-def as_they_are(kernel: Kernel, _reserve: Reserve) -> tuple[Kernel, ...]:
-    return (kernel,)
+def as_they_are(kernels: Sequence[Kernel], _reserve: Reserve) -> tuple[Kernel, ...]:
+    return tuple(kernels)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_stays_until_the_target_lowers_it(kind: type) -> None:
-    (kernel,) = lower_function(KINDS[kind], OPS, replace(RULES, lower_kind=as_they_are)).kernels
+    (kernel,) = lower_function(KINDS[kind], OPS, replace(RULES, lower_kinds=as_they_are)).kernels
     (lowered,) = lower_function(KINDS[kind], OPS, RULES).kernels
     assert type(kernel) is kind and type(lowered) is (Nest if kind in (Scatter, Scan, Whole) else kind)
 
 
 @pytest.mark.parametrize("kind", [Scatter, Scan, Whole])
 def test_c_has_no_text_for_a_kind_that_is_not_lowered(kind: type) -> None:
-    routine = lower_function(KINDS[kind], OPS, replace(RULES, lower_kind=as_they_are))
+    routine = lower_function(KINDS[kind], OPS, replace(RULES, lower_kinds=as_they_are))
     with pytest.raises(InternalError, match="not lowered"):
         routine_function(routine, "f")
 
@@ -198,17 +199,17 @@ def test_independence_is_known_of_every_loop_of_a_nest() -> None:
     """The sum of a broadcast is two loops; a target may share out the outer one, and joins the partial sums."""
     text = ("%b = broadcast %r {axes=(0,), dims=[6, 40]} : f32[6, 40]", "%p = mul %x, %b : f32[6, 40]")
     made = function(*text, "%y = sum %p {axes=(0, 1), keepdims=false} : f32[]", of="%x: f32[6, 40], %r: f32[6]")
-    (kernel,) = lower_function(made, OPS, replace(RULES, lower_kind=as_they_are)).kernels
+    (kernel,) = lower_function(made, OPS, replace(RULES, lower_kinds=as_they_are)).kernels
     assert isinstance(kernel, Whole)
     found = loops(kernel.body)
     (start,) = (s for s in kernel.body if isinstance(s, Accumulator))
     assert len(found) == 2 and all(loop.independent and loop.folds == ((start.name, "sum"),) for loop in found)
 
 
-def sums_apart(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
+def sums_apart(kernels: Sequence[Kernel], reserve: Reserve) -> tuple[Kernel, ...]:
     """A target that wants sums of columns in two kernels: the first sums into work memory, the second takes them from there."""
-    if not isinstance(kernel, Columns):
-        return RULES.lower_kind(kernel, reserve)
+    (kernel,) = kernels
+    assert isinstance(kernel, Columns)
     ((buffer, _, mode, value),) = kernel.results
     partial, item = reserve("partial", "f32", kernel.column.extent), Counter(0, kernel.column.extent)
     take = Store(buffer, ix.counter(item), Read(partial, ix.counter(item)), mode)
@@ -217,7 +218,7 @@ def sums_apart(kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
 
 
 def test_a_kind_may_become_several_kernels_with_memory_between(tmp_path: Path) -> None:
-    library = Library([KINDS[Columns]], tmp_path, rules=replace(RULES, lower_kind=sums_apart))
+    library = Library([KINDS[Columns]], tmp_path, rules=replace(RULES, lower_kinds=sums_apart))
     routine = library.routines[0]
     assert [type(k) for k in routine.kernels] == [Columns, Nest] and list(routine.work) == ["partial"] and routine.barriers[1]
     x = np.linspace(0, 1, 240, dtype=np.float32).reshape(6, 40)

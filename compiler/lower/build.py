@@ -41,7 +41,7 @@ def build_kernels(graph: Graph, storage: Storage, drafts: Sequence[Draft]) -> tu
         return buffer
 
     kernels = [drop_dead(_kernel(sources, d, reserve)) for d in drafts if d.roots or d.instruction is not None]
-    return tuple(lowered for kernel in kernels for lowered in graph.rules.lower_kind(kernel, reserve))
+    return graph.rules.lower_kinds(kernels, reserve)
 
 
 def _kernel(sources: Sources, draft: Draft, reserve: Reserve) -> Kernel:

@@ -162,6 +162,7 @@ class Contract:
 
     dtype:  of acc
     stored: of the elements of a and of b
+    sums:   the work buffer that takes sums of a over m besides, where a target makes them on the way: [blocks of rows, k]
     """
 
     note: str
@@ -177,6 +178,7 @@ class Contract:
     row_body: tuple[Let, ...]  # depend on batch and m only
     body: tuple[Statement, ...]
     scratch: Scratch
+    sums: str | None = None
 
 
 @frozen

@@ -5,7 +5,7 @@ Lowering, planning and costs read these rules and know no target; `mlc.targets` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from mlc.frozen import frozen, frozen_by_name
 from mlc.ir.op import Contraction, LibraryKernel, Lowering
@@ -83,7 +83,7 @@ class Rules:
 
     target:        its name
     dtypes:        that a program for it may have
-    lower_kind:    a kernel as the kernels that the target emits, in their order; the others keep their kind
+    lower_kinds:   the kernels of a routine as those that the target emits, in their order
     contractions:  how contractions are done
     kernels:       those of the runtime, by name
     sweeps:        by kernel of sweeps (mlc.parallel.sweeps.KERNELS), its function for a wide dtype
@@ -100,7 +100,7 @@ class Rules:
     dtypes: frozenset[str]
     fusion: Fusion
     loops: Loops
-    lower_kind: Callable[[Kernel, Reserve], tuple[Kernel, ...]]
+    lower_kinds: Callable[[Sequence[Kernel], Reserve], tuple[Kernel, ...]]
     contractions: Contractions
     kernels: Mapping[str, RuntimeKernel]
     sweeps: Mapping[str, Callable[[str], str]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlc.lower import index as ix
 from mlc.lower.expression import Counter
 from mlc.lower.loops import Kernel, Loop, Nest, Scan, Scatter, Whole
@@ -9,17 +11,21 @@ from mlc.lower.rules import Reserve
 from mlc.lower.substitute import replaced
 
 
-def serial_kind(kernel: Kernel, _reserve: Reserve) -> tuple[Kernel, ...]:
-    """A scatter, a scan or a reduction of a whole as a nest; every other kernel as it is."""
+def serial_kinds(kernels: Sequence[Kernel], _reserve: Reserve) -> tuple[Kernel, ...]:
+    """Scatters, scans and reductions of a whole as nests; every other kernel as it is."""
+    return tuple(map(_serial, kernels))
+
+
+def _serial(kernel: Kernel) -> Kernel:
     match kernel:
         case Whole(note, prologue, body):
-            return (Nest(note, prologue, Counter(0, 1), body, False),)
+            return Nest(note, prologue, Counter(0, 1), body, False)
         case Scan(note, lines, along, start, body, fold, stores):
-            return (Nest(note, (), lines, (start, Loop(along, (*body, fold, *stores), False)), False),)
+            return Nest(note, (), lines, (start, Loop(along, (*body, fold, *stores), False)), False)
         case Scatter():
-            return (_runs(kernel) if kernel.shared else _lines(kernel),)
+            return _runs(kernel) if kernel.shared else _lines(kernel)
         case _:
-            return (kernel,)
+            return kernel
 
 
 def _lines(kernel: Scatter) -> Nest:

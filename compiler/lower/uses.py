@@ -38,9 +38,10 @@ def kernel_uses(kernel: Kernel) -> tuple[frozenset[str], frozenset[str]]:
             reads, _ = statement_uses(body)
             reads |= set().union(*(reads_of(value) for *_, value in results))
             writes = {buffer for buffer, *_ in results}
-        case Contract(a=a, b=b, row_body=row_body, body=body):
+        case Contract(a=a, b=b, row_body=row_body, body=body, sums=sums):
             reads, writes = statement_uses((*row_body, *body))
             reads |= {a.buffer, b.buffer}
+            writes |= {sums} if sums else set()
         case Call(operands=operands, reads=count, workspace=workspace):
             reads = {o.buffer for o in operands[:count] if o}
             writes = {o.buffer for o in operands[count:] if o} | ({workspace} if workspace else set())

@@ -69,6 +69,36 @@ def test_sums_of_products(runner: str, columns: int, along: tuple[int, int]) -> 
     assert len(seen) == 1
 
 
+def sums_of_rows(x: Array) -> Array:
+    """Of each 64, in their order, in f32."""
+    blocks = []
+    for first in range(0, len(x), 64):
+        total = np.zeros(x.shape[1], np.float32)
+        for row in x[first : first + 64]:
+            total = total + row
+        blocks.append(total)
+    return np.stack(blocks)
+
+
+@pytest.mark.parametrize("columns", [c for c in (128, 192, 256, -128, -192) if GPU in ("", "90a" if c > 0 else "103a")])
+def test_sums_on_the_way(columns: int) -> None:
+    """Each tile of the first column of tiles sums its rows: the bits of a loop, whatever the schedule; the products are as without."""
+    m, n, k = 300, 264, 333
+    rng = np.random.default_rng(m)
+    a, b = bf16_of(rng.standard_normal((1, m, k))), bf16_of(rng.standard_normal((1, n, k)))
+    expected = f32_of(a[0]).astype(np.float64) @ f32_of(b[0]).astype(np.float64).T
+    sums = sums_of_rows(f32_of(a[0]))
+    with Device("contract.cu") as device:
+        for order, seed in SCHEDULES[::2]:
+            device.schedule(order, seed)
+            c, beside = device.empty(m * n * 4), device.empty(sums.nbytes)
+            device.call("run_sums", columns, device.put(pitched(a)), device.put(pitched(b)), c, beside)
+            got = device.get(c, (m, n))
+            assert np.linalg.norm(got - expected) <= SUM_ERROR * np.linalg.norm(expected)
+            np.testing.assert_array_equal(device.get(beside, sums.shape), sums)
+            assert device.reports() == []
+
+
 def test_blocks_that_stay_are_as_few_as_are_done_as_soon() -> None:
     with Device("contract.cu") as device:
         found = ctypes.c_int()
@@ -136,6 +166,41 @@ def test_emitted_contractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
     assert text.count(f"{COPIES[target].function}<") == 3
     assert re.search(r"mlc_store8\(&\w+\[136 \* m \+ first\]", text) and re.search(r"= mlc_load8\(&\w+\[first\]\)", text)
     assert re.search(r"env->fold \? mlc_load8\(&\w+\[264 \* m \+ first\]\)", text)
+
+
+def with_bias(m: int, n: int, k: int) -> str:
+    """The gradients of a layer's input and of its bias; and of another's, whose rows the contraction has not whole."""
+    return (
+        f"func @f(%d: bf16[2, {m // 2}, {k}], %w: bf16[{n}, {k}]) -> (%x, %b, %c) {{\n"
+        + line(f'%x = contract %d, %w {{spec="abc,dc->abd"}} : bf16[2, {m // 2}, {n}]')
+        + line(f'%d.wide = cast %d {{dtype="f32"}} : f32[2, {m // 2}, {k}]')
+        + line(f"%b = sum %d.wide {{axes=(0, 1), keepdims=false}} : f32[{k}]")
+        + line(f"%c = sum %d.wide {{axes=(1,), keepdims=false}} : f32[2, {k}]")
+        + "}"
+    )
+
+
+@pytest.mark.parametrize("target", [t for t in COPIES if GPU in ("", f"{t[3:]}a")])
+def test_emitted_sums_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """To the bit as sums of columns are without a contraction that has them."""
+    function = parse_function(with_bias(200, 136, 72))
+    rng = np.random.default_rng(5)
+    arguments = [from_stored(to_stored(rng.normal(size=v.type.shape), "bf16"), "bf16") for v in function.parameters]
+    with open_kernels([function], tmp_path, frozenset({"b"}), target) as kernels:
+        apart = kernels.run(0, arguments)
+    few_processors(monkeypatch, 1)
+    monkeypatch.setattr(split, "LEAST_K", 1 << 40)
+    (folder := tmp_path / "together").mkdir()
+    with open_kernels([function], folder, frozenset({"b"}), target) as kernels:
+        together = kernels.run(0, arguments)
+        folded = kernels.run(0, arguments, fold=together)
+        assert [len(r.kernels) for r in kernels.routines] == [5]  # the contraction, its sums of blocks together, three for %c
+    assert "mlc_tensor_sums<" in (folder / "samples.cu").read_text() and "mlc_tensor_sums" not in (tmp_path / "samples.cu").read_text()
+    np.testing.assert_array_equal(together[1], apart[1])
+    np.testing.assert_array_equal(together[2], apart[2])
+    np.testing.assert_array_equal(folded[1], 2 * apart[1])
+    tolerance = TOLERANCES["device.meaning.bf16"]
+    np.testing.assert_allclose(together[0], apart[0], rtol=tolerance, atol=tolerance * np.abs(apart[0]).max())
 
 
 def beside(m: int) -> str:

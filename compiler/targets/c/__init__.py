@@ -8,7 +8,7 @@ from mlc.emit.project import add_project
 from mlc.lower.arrangement import Arrangement, canonical
 from mlc.lower.library import Scratch
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
-from mlc.lower.serial import serial_kind
+from mlc.lower.serial import serial_kinds
 from mlc.targets.c.attention import ATTENTION_FORWARD, ATTENTION_VJP, stated
 from mlc.targets.c.decoding import APPEND, ATTENTION_NEXT
 from mlc.targets.target import SWEPT, Target
@@ -45,7 +45,7 @@ C = Target(
             most_choices=8,
         ),
         loops=Loops(least_inner=8, column_rows=64, column_block=64),
-        lower_kind=serial_kind,
+        lower_kinds=serial_kinds,
         contractions=Contractions(("f32", "bf16", "f64"), 4, {"f32": _contraction(1), "f64": _contraction(2)}),
         kernels={kernel.name: kernel for kernel in KERNELS},
         sweeps=SWEPT,

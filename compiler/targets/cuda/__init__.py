@@ -9,7 +9,7 @@ from mlc.lower.library import NO_SCRATCH
 from mlc.lower.rules import Contractions, Fusion, Loops, Machine, Rules
 from mlc.nvcc import find_nvcc
 from mlc.targets.cuda.attention import ATTENTION_FORWARD, ATTENTION_VJP
-from mlc.targets.cuda.kinds import device_kind
+from mlc.targets.cuda.kinds import device_kinds
 from mlc.targets.cuda.model import FOUND_BYTES, emit
 from mlc.targets.cuda.project import add_cuda_project
 from mlc.targets.cuda.split import DEVICES
@@ -54,7 +54,7 @@ def _target(name: str, doc: str, flops_per_second: float) -> Target:
                 most_choices=8,
             ),
             loops=Loops(least_inner=_NEVER, column_rows=64, column_block=64),
-            lower_kind=partial(device_kind, name),
+            lower_kinds=partial(device_kinds, name),
             contractions=Contractions(("f32", "bf16"), 4, {"f32": NO_SCRATCH}),
             kernels={kernel.name: kernel for kernel in KERNELS},
             sweeps=SWEPT,

@@ -3,7 +3,7 @@
 Nest, vector       a thread an item
 Nest, rows         a warp or a block an item, whose independent loops are shared out among its lanes
 Whole              a block
-Contract           a kernel of runtime/cuda; where its tiles are few, parts of its sums, then those
+Contract           a kernel of runtime/cuda, with sums of columns on its way; where its tiles are few, parts of its sums, then those
 Call               a kernel of runtime/cuda
 Select             a thread a line
 Scatter            a thread a line and range of places: it looks at all in order, and adds what falls there
@@ -34,14 +34,31 @@ from mlc.lower.loops import Accumulator, Columns, Contract, Fold, Kernel, Let, L
 from mlc.lower.rules import Reserve
 from mlc.lower.substitute import replaced
 from mlc.targets.cuda.split import DEVICES, Device, split_contraction
+from mlc.targets.cuda.sums import sums_on_the_way
 
 #: As in loops.Columns: buffer, index, mode, value.
 _Result = tuple[str, ix.Index, str, Expression]
 
 
-def device_kind(target: str, kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
-    """Sums of columns and scans as nests, scatters without their clearing; every other kernel as it is."""
-    return tuple(_joined(made) for made in _kinds(DEVICES[target], kernel, reserve))
+def device_kinds(target: str, kernels: Sequence[Kernel], reserve: Reserve) -> tuple[Kernel, ...]:
+    """Sums of columns and scans as nests, scatters without their clearing, contractions with what they sum on the way; every other kernel
+    as it is."""
+    device = DEVICES[target]
+    on_the_way = sums_on_the_way(device, kernels)
+    made: list[Kernel] = []
+    for n, kernel in enumerate(kernels):
+        columns = kernels[on_the_way[n]] if n in on_the_way else None
+        if isinstance(kernel, Contract) and isinstance(columns, Columns):
+            made += _with_sums(kernel, columns, reserve)
+        elif n not in on_the_way.values():
+            made += _kinds(device, kernel, reserve)
+    return tuple(map(_joined, made))
+
+
+def _with_sums(kernel: Contract, columns: Columns, reserve: Reserve) -> tuple[Kernel, ...]:
+    """The contraction, which makes the partial sums too; then those in their order."""
+    (place,), blocks = _partials(columns, reserve)
+    return (replace(kernel, sums=place), _total(columns, blocks, [place]))
 
 
 def _kinds(device: Device, kernel: Kernel, reserve: Reserve) -> tuple[Kernel, ...]:
@@ -98,9 +115,8 @@ def _columns(kernel: Columns, reserve: Reserve) -> tuple[Nest, ...]:
     if rows <= height:
         return (_sums(kernel, 0, 1, rows, kernel.results),)
     whole, rest = divmod(rows, height)
-    blocks, columns = whole + bool(rest), kernel.column.extent
-    size = kernel.outer.extent * blocks * columns
-    places = [reserve(f"{buffer}.partial", kernel.dtype, size) for buffer, *_ in kernel.results]
+    columns = kernel.column.extent
+    places, blocks = _partials(kernel, reserve)
     values = [value for *_, value in kernel.results]
 
     def partial(first: int, count: int) -> list[_Result]:
@@ -113,6 +129,13 @@ def _columns(kernel: Columns, reserve: Reserve) -> tuple[Nest, ...]:
     if rest:
         parts.append(_sums(kernel, whole, 1, rest, partial(whole, 1)))
     return (*parts, _total(kernel, blocks, places))
+
+
+def _partials(kernel: Columns, reserve: Reserve) -> tuple[list[str], int]:
+    """Memory for a partial sum of each result, block of rows and column; and how many blocks there are."""
+    blocks = -(-kernel.reduced.extent // kernel.rows)
+    size = kernel.outer.extent * blocks * kernel.column.extent
+    return [reserve(f"{buffer}.partial", kernel.dtype, size) for buffer, *_ in kernel.results], blocks
 
 
 def _sums(kernel: Columns, first: int, blocks: int, rows: int, results: Sequence[_Result]) -> Nest:

@@ -60,6 +60,17 @@ def extent_of(group: Group) -> int:
     return math.prod(extent for extent, _, _ in group)
 
 
+def fills(device: Device, kernel: Contract) -> bool:
+    """Whether there are large tiles for half of the multiprocessors."""
+    batch, m, n = (extent_of(group) for group in (kernel.batch, kernel.m, kernel.n))
+    return 2 * batch * -(-m // LARGE_TILE) * -(-n // LARGE_TILE) >= device.processors
+
+
+def cuts(device: Device, kernel: Contract) -> bool:
+    """Whether its sums are cut into pieces."""
+    return _pieces(device, kernel) > 1
+
+
 def split_contraction(device: Device, kernel: Contract, reserve: Reserve) -> tuple[Kernel, ...]:
     """The contraction by the pieces that should take least time, or as it is."""
     pieces = _pieces(device, kernel)

@@ -19,7 +19,7 @@ from mlc.lower import index as ix
 from mlc.lower.expression import Atom, Checked, Counter, Datum, Index, Operation, Quotient, Read, Remainder
 from mlc.lower.loops import Contract, Let, Statement, Store
 from mlc.lower.uses import statement_uses
-from mlc.targets.cuda.split import Group
+from mlc.targets.cuda.split import BF16, Device, Group, fills
 
 #: Neighbours that a thread has at a time in an epilogue, and the number of the counter that goes over them.
 EIGHT, WITHIN = 8, 3
@@ -60,6 +60,24 @@ def matrix_of(kernel: Contract, which: int, along_k: bool) -> Matrix | None:
     if step != 1 or pitch < along or operand.offset % ALIGNED or any(s % ALIGNED or not 0 < s < FARTHEST for s in strides):
         return None
     return Matrix(operand.offset, batches, batch_pitch, rows, pitch, along)
+
+
+def matrices_of(device: Device, kernel: Contract) -> tuple[Matrix, Matrix] | None:
+    """Both operands, if tensor copies take them and there are tiles enough."""
+    if kernel.stored != BF16 or not fills(device, kernel):
+        return None
+    a, b = (matrix_of(kernel, which, is_along_k(kernel, which)) for which in (1, 2))
+    return (a, b) if a and b else None
+
+
+def is_along_k(kernel: Contract, which: int) -> bool:
+    """Whether neighbours in k lie closer than those of the other index."""
+
+    def last(group: Group) -> int:
+        steps = [g[which] for g in group if g[0] > 1 and g[which]]
+        return steps[-1] if steps else 1 << 60
+
+    return last(kernel.k) <= last(kernel.m if which == 1 else kernel.n)
 
 
 def _aligned(elements: int) -> int:

@@ -17,6 +17,9 @@
  * leave the registers before it), and a thread has 8 neighbours of a row, which are loaded and stored by 16 bytes. A row there is 8 pieces
  * of 16 bytes, permuted by mlc_tensor_turn: neither way of touching them has a conflict of banks.
  *
+ * Beside: gradients of biases are sums over rows of what is a here. A warp or two (mlc_tensor_sums) add the rows of slices in blocks of 64,
+ * for the first tile of each row of tiles, while these are multiplied; a buffer is empty when they have left it too.
+ *
  * Bytes moved: a and b once for each tile of the other side, from L2 but for the first time.
  */
 #ifndef MLC_CONTRACT_TENSOR_H
@@ -32,19 +35,30 @@
 #define MLC_TENSOR_BOX_BYTES (MLC_TENSOR_SLICE * MLC_TENSOR_SLICE * 2)
 #define MLC_TENSOR_STRIPE 16
 #define MLC_TENSOR_WARPS 8 /* that multiply; one thread behind them asks for slices */
+#define MLC_TENSOR_BLOCK 64 /* rows that are summed into one number */
 #define MLC_TENSOR_TURNED (16 * 32) /* floats */
 
 /* Buffers of slices, one behind the other, then what warps turn, where a block STAYS: 98304, 180224 and 212992 bytes for 128, 192 and 256
  * columns. The threads of a block that stays are three warpgroups, of which two take over registers of the third: 168 at first, then
- * REGISTERS. */
+ * REGISTERS and OTHERS. */
 template <int TILE_COLUMNS> struct mlc_tensor_memory {
     static constexpr int COLUMNS = TILE_COLUMNS;
     static constexpr bool STAYS = COLUMNS != 128;
-    static constexpr int STAGES = STAYS ? 4 : 3, THREADS = STAYS ? 384 : 288, REGISTERS = 240;
+    static constexpr int STAGES = STAYS ? 4 : 3, THREADS = STAYS ? 384 : 288, REGISTERS = 232, OTHERS = 40;
     static constexpr int A_BYTES = MLC_TENSOR_ROWS * MLC_TENSOR_SLICE * 2, B_BYTES = COLUMNS * MLC_TENSOR_SLICE * 2;
     static constexpr int STAGE_BYTES = A_BYTES + B_BYTES, TURNED = STAYS ? STAGES * STAGE_BYTES : 0;
     static constexpr int AT_ONCE = STAYS ? 1 : COLUMNS / 32; /* parts of 32 columns that are turned */
     static constexpr int BYTES = STAGES * STAGE_BYTES + (STAYS ? MLC_TENSOR_WARPS * MLC_TENSOR_TURNED * 4 : 0);
+};
+
+/* What a contraction does beside: nothing; or, by so many warps, to[m / 64][k] = sum of a[m][k] over 64 rows, ascending. */
+struct mlc_tensor_alone {
+    static constexpr int WARPS = 0;
+};
+
+template <int COUNT> struct mlc_tensor_sums {
+    static constexpr int WARPS = COUNT;
+    float *to;
 };
 
 struct mlc_tensor_barriers {
@@ -207,13 +221,62 @@ MLC_DEVICE void mlc_tensor_leave(mlc_mbarrier *empty)
         mlc_mbarrier_arrive(empty);
 }
 
-/* THREADS of mlc_tensor_memory<COLUMNS>, its BYTES of memory, aligned to 1024; a block a tile, or, where blocks stay, tiles a grid apart.
- * store(batch, m, n, sum) takes a sum, stores(batch, m, n, sums) 8 from a multiple of 8 on. */
-template <int COLUMNS, int64_t BATCH, int64_t M, int64_t N, int64_t K, bool A_ALONG_K, bool B_ALONG_K, class Integer, class Store,
-          class Stores>
-MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barriers, const mlc_tensor_map *a, const mlc_tensor_map *b,
-    const Store &store, const Stores &stores)
+/* A lane has two neighbours in k, whose sums over BLOCKS blocks of a slice's rows it returns, block by block. */
+template <int BLOCKS> MLC_DEVICE void mlc_tensor_add_rows(float (&sum)[2 * BLOCKS], const uint8_t *rows)
 {
+    const int lane = mlc_lane();
+    MLC_UNROLL
+    for (int i = 0; i < 2 * BLOCKS; i++)
+        sum[i] = 0;
+    MLC_ROLLED
+    for (int row = 0; row < MLC_TENSOR_BLOCK; row += 8)
+        MLC_UNROLL
+        for (int i = 0; i < 8; i++)
+            MLC_UNROLL
+            for (int block = 0; block < BLOCKS; block++) {
+                const uint8_t *const from = rows + (block * MLC_TENSOR_BLOCK + row + i) * 128 + (lane / 4 ^ i) * 16 + lane % 4 * 4;
+                const uint32_t pair = *reinterpret_cast<const uint32_t *>(from);
+                sum[2 * block] += mlc_f32_of_bf16((uint16_t)pair);
+                sum[2 * block + 1] += mlc_f32_of_bf16((uint16_t)(pair >> 16));
+            }
+}
+
+/* A warp, the one of that number among those of mlc_tensor_sums: its blocks of rows of the tiles of this block. */
+template <class room, int WARPS, int64_t M, int64_t N, int64_t K, int64_t TILES, class Integer>
+MLC_DEVICE void mlc_tensor_sum(
+    const uint8_t *memory, mlc_mbarrier *full, mlc_mbarrier *empty, int number, float *to, Integer stride)
+{
+    constexpr int BLOCKS = MLC_TENSOR_ROWS / MLC_TENSOR_BLOCK / WARPS;
+    mlc_tensor_place<room::STAGES> place;
+    for (Integer item = blockIdx.x; item < (Integer)TILES; item += stride) {
+        const mlc_tensor_tile<Integer> tile = mlc_tensor_tile_of<room::COLUMNS, M, N, Integer>(item);
+        const Integer first = tile.m0 / MLC_TENSOR_BLOCK + number * BLOCKS;
+        MLC_ROLLED
+        for (Integer k = mlc_lane() * 2; k < (Integer)((K + MLC_TENSOR_SLICE - 1) / MLC_TENSOR_SLICE * MLC_TENSOR_SLICE);
+             k += MLC_TENSOR_SLICE, place.next()) {
+            mlc_mbarrier_wait(&full[place.stage], place.parity);
+            if (tile.n0 == 0) {
+                float sum[2 * BLOCKS];
+                mlc_tensor_add_rows<BLOCKS>(sum, memory + place.stage * room::STAGE_BYTES + number * BLOCKS * MLC_TENSOR_BLOCK * 128);
+                MLC_UNROLL
+                for (int i = 0; i < 2 * BLOCKS; i++)
+                    if ((first + i / 2) * MLC_TENSOR_BLOCK < (Integer)M && k + i % 2 < (Integer)K)
+                        to[(first + i / 2) * (Integer)K + k + i % 2] = sum[i];
+            }
+            mlc_tensor_leave(&empty[place.stage]);
+        }
+    }
+}
+
+/* THREADS of mlc_tensor_memory<COLUMNS>, a warp more where a block does not stay and sums beside; its BYTES of memory, aligned to 1024; a
+ * block a tile, or, where blocks stay, tiles a grid apart. store(batch, m, n, sum) takes a sum, stores(batch, m, n, sums) 8 from a
+ * multiple of 8 on. */
+template <int COLUMNS, int64_t BATCH, int64_t M, int64_t N, int64_t K, bool A_ALONG_K, bool B_ALONG_K, class Integer, class Store,
+          class Stores, class Beside>
+MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barriers, const mlc_tensor_map *a, const mlc_tensor_map *b,
+    const Store &store, const Stores &stores, const Beside &beside)
+{
+    static_assert(!Beside::WARPS || (A_ALONG_K && BATCH == 1), "what is summed beside is one matrix of rows along k");
 #if !defined(__CUDA_ARCH__) || MLC_HAS_WGMMA
     typedef mlc_tensor_memory<COLUMNS> room;
     constexpr Integer TILES = BATCH * ((M + MLC_TENSOR_ROWS - 1) / MLC_TENSOR_ROWS) * ((N + COLUMNS - 1) / COLUMNS);
@@ -222,7 +285,7 @@ MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barrie
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < room::STAGES; stage++) {
             mlc_mbarrier_init(&barriers.full[stage], 1);
-            mlc_mbarrier_init(&barriers.empty[stage], MLC_TENSOR_WARPS);
+            mlc_mbarrier_init(&barriers.empty[stage], MLC_TENSOR_WARPS + Beside::WARPS);
         }
         mlc_fence_async();
     }
@@ -230,11 +293,18 @@ MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barrie
     mlc_tensor_place<room::STAGES> place;
 
     if (warp >= MLC_TENSOR_WARPS) {
+        const Integer stride = room::STAYS ? (Integer)gridDim.x : TILES;
         if (room::STAYS)
-            mlc_registers_give<24>();
+            mlc_registers_give<room::OTHERS>();
         if (warp == MLC_TENSOR_WARPS && mlc_elected())
-            mlc_tensor_ask<room, M, N, TILES, STEPS, A_ALONG_K, B_ALONG_K>(
-                memory, barriers.full, barriers.empty, a, b, room::STAYS ? (Integer)gridDim.x : TILES);
+            mlc_tensor_ask<room, M, N, TILES, STEPS, A_ALONG_K, B_ALONG_K>(memory, barriers.full, barriers.empty, a, b, stride);
+        if constexpr (Beside::WARPS > 0)
+            if (warp > MLC_TENSOR_WARPS && warp <= MLC_TENSOR_WARPS + Beside::WARPS) {
+                mlc_tensor_sum<room, Beside::WARPS, M, N, K, TILES>(
+                    memory, barriers.full, barriers.empty, warp - MLC_TENSOR_WARPS - 1, beside.to, stride);
+                if (!room::STAYS)
+                    mlc_barrier_arrive(1, (MLC_TENSOR_WARPS + Beside::WARPS) * MLC_WARP);
+            }
         return;
     }
 
@@ -266,7 +336,7 @@ MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barrie
         mlc_wgmma_wait<0>();
         mlc_tensor_leave(before);
         if (!room::STAYS)
-            mlc_barrier_sync(1, MLC_TENSOR_WARPS * MLC_WARP); /* nobody multiplies slices any more: what is turned lies where they lay */
+            mlc_barrier_sync(1, (MLC_TENSOR_WARPS + Beside::WARPS) * MLC_WARP); /* all have left the slices: what is turned lies there */
         const Integer m0 = tile.m0 + row + warp % 4 * 16;
         MLC_UNROLL
         for (int first = 0; first < COLUMNS / 32; first += room::AT_ONCE) {
@@ -285,7 +355,7 @@ MLC_DEVICE void mlc_contract_tensor(uint8_t *memory, mlc_tensor_barriers &barrie
         }
     }
 #else
-    (void)memory, (void)barriers, (void)a, (void)b, (void)store, (void)stores;
+    (void)memory, (void)barriers, (void)a, (void)b, (void)store, (void)stores, (void)beside;
 #endif
 }
 

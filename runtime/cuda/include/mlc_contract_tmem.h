@@ -92,12 +92,13 @@ MLC_DEVICE void mlc_tmem_end(float *turned, mlc_tmem_barriers &barriers, Integer
     }
 }
 
-/* As mlc_contract_tensor. MLC_TMEM_THREADS threads, tiles a grid apart. memory: of mlc_tmem_memory<COLUMNS>, aligned to 1024. */
+/* As mlc_contract_tensor. MLC_TMEM_THREADS threads and the warps that sum beside, tiles a grid apart. memory: of mlc_tmem_memory<COLUMNS>, aligned to 1024. */
 template <int COLUMNS, int64_t BATCH, int64_t M, int64_t N, int64_t K, bool A_ALONG_K, bool B_ALONG_K, class Integer, class Store,
-          class Stores>
+          class Stores, class Beside>
 MLC_DEVICE void mlc_contract_tmem(uint8_t *memory, mlc_tmem_barriers &barriers, const mlc_tensor_map *a, const mlc_tensor_map *b,
-    const Store &store, const Stores &stores)
+    const Store &store, const Stores &stores, const Beside &beside)
 {
+    static_assert(!Beside::WARPS || (A_ALONG_K && BATCH == 1), "what is summed beside is one matrix of rows along k");
 #if !defined(__CUDA_ARCH__) || MLC_HAS_TCGEN05
     typedef mlc_tmem_memory<COLUMNS> room;
     constexpr Integer TILES = BATCH * ((M + MLC_TENSOR_ROWS - 1) / MLC_TENSOR_ROWS) * ((N + COLUMNS - 1) / COLUMNS);
@@ -107,7 +108,7 @@ MLC_DEVICE void mlc_contract_tmem(uint8_t *memory, mlc_tmem_barriers &barriers, 
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < room::STAGES; stage++) {
             mlc_mbarrier_init(&barriers.full[stage], 1);
-            mlc_mbarrier_init(&barriers.empty[stage], 1);
+            mlc_mbarrier_init(&barriers.empty[stage], 1 + Beside::WARPS);
         }
         for (int half = 0; half < 2; half++) {
             mlc_mbarrier_init(&barriers.done[half], 1);
@@ -127,8 +128,12 @@ MLC_DEVICE void mlc_contract_tmem(uint8_t *memory, mlc_tmem_barriers &barriers, 
             reinterpret_cast<float *>(memory + room::TURNED) + warp * MLC_TMEM_TURNED, barriers, stride, store, stores);
     else if (warp == MLC_TENSOR_WARPS && mlc_elected())
         mlc_tensor_ask<room, M, N, TILES, STEPS, A_ALONG_K, B_ALONG_K>(memory, barriers.full, barriers.empty, a, b, stride);
-    else if (warp > MLC_TENSOR_WARPS && mlc_elected())
+    else if (warp == MLC_TENSOR_WARPS + 1 && mlc_elected())
         mlc_tmem_multiply<room, TILES, STEPS, A_ALONG_K, B_ALONG_K>(memory, barriers, stride);
+    if constexpr (Beside::WARPS > 0)
+        if (warp > MLC_TENSOR_WARPS + 1)
+            mlc_tensor_sum<room, Beside::WARPS, M, N, K, TILES>(
+                memory, barriers.full, barriers.empty, warp - MLC_TENSOR_WARPS - 2, beside.to, stride);
     __syncwarp();
     mlc_tmem_fence_before();
     __syncthreads();
@@ -137,7 +142,7 @@ MLC_DEVICE void mlc_contract_tmem(uint8_t *memory, mlc_tmem_barriers &barriers, 
         mlc_tmem_free<room::TAKEN>(barriers.address);
     }
 #else
-    (void)memory, (void)barriers, (void)a, (void)b, (void)store, (void)stores;
+    (void)memory, (void)barriers, (void)a, (void)b, (void)store, (void)stores, (void)beside;
 #endif
 }
 

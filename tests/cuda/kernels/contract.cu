@@ -45,7 +45,7 @@ MLC_KERNEL_TEMPLATE void __launch_bounds__(mlc_tensor_memory<COLUMNS>::THREADS, 
     MLC_SHARED_DYNAMIC(uint8_t, memory);
     MLC_SHARED(mlc_tensor_barriers, barriers, );
     const ends<M, N> end = {c};
-    mlc_contract_tensor<COLUMNS, BATCH, M, N, K, A_ALONG_K, B_ALONG_K, int>(memory, barriers, &a, &b, end, end);
+    mlc_contract_tensor<COLUMNS, BATCH, M, N, K, A_ALONG_K, B_ALONG_K, int>(memory, barriers, &a, &b, end, end, mlc_tensor_alone());
 }
 
 template <int COLUMNS, int M, int N, int K, bool A_ALONG_K, bool B_ALONG_K>
@@ -55,7 +55,61 @@ MLC_KERNEL_TEMPLATE void __launch_bounds__(MLC_TMEM_THREADS, 1)
     MLC_SHARED_DYNAMIC(uint8_t, memory);
     MLC_SHARED(mlc_tmem_barriers, barriers, );
     const ends<M, N> end = {c};
-    mlc_contract_tmem<COLUMNS, BATCH, M, N, K, A_ALONG_K, B_ALONG_K, int>(memory, barriers, &a, &b, end, end);
+    mlc_contract_tmem<COLUMNS, BATCH, M, N, K, A_ALONG_K, B_ALONG_K, int>(memory, barriers, &a, &b, end, end, mlc_tensor_alone());
+}
+
+/* Both sides along k, and the sums of rows of a beside. */
+template <int COLUMNS, int M, int N, int K, int THREADS, int WARPS>
+MLC_KERNEL_TEMPLATE void __launch_bounds__(THREADS, COLUMNS == 128 ? 2 : 1)
+    tensor_sums(const __grid_constant__ mlc_tensor_map a, const __grid_constant__ mlc_tensor_map b, float *c, float *sums)
+{
+    MLC_SHARED_DYNAMIC(uint8_t, memory);
+    MLC_SHARED(mlc_tensor_barriers, barriers, );
+    const ends<M, N> end = {c};
+    mlc_contract_tensor<COLUMNS, 1, M, N, K, true, true, int>(memory, barriers, &a, &b, end, end, mlc_tensor_sums<WARPS>{sums});
+}
+
+template <int COLUMNS, int M, int N, int K, int THREADS, int WARPS>
+MLC_KERNEL_TEMPLATE void __launch_bounds__(THREADS, 1)
+    tmem_sums(const __grid_constant__ mlc_tensor_map a, const __grid_constant__ mlc_tensor_map b, float *c, float *sums)
+{
+    MLC_SHARED_DYNAMIC(uint8_t, memory);
+    MLC_SHARED(mlc_tmem_barriers, barriers, );
+    const ends<M, N> end = {c};
+    mlc_contract_tmem<COLUMNS, 1, M, N, K, true, true, int>(memory, barriers, &a, &b, end, end, mlc_tensor_sums<WARPS>{sums});
+}
+
+template <int COLUMNS, int M, int N, int K, class Kernel>
+static void run_kernel_sums(Kernel kernel, int blocks, int threads, int bytes, const uint16_t *a, const uint16_t *b, float *c, float *sums)
+{
+    constexpr int PITCH = (K + 7) / 8 * 8;
+    mlc_allow_shared((const void *)kernel, bytes);
+    const mlc_tensor_map map_a = mlc_tensor_map_of(a, 1, M * PITCH, M, PITCH, K, MLC_TENSOR_ROWS);
+    const mlc_tensor_map map_b = mlc_tensor_map_of(b, 1, N * PITCH, N, PITCH, K, COLUMNS);
+    MLC_LAUNCH(kernel, blocks, threads, bytes, (cudaStream_t)0, map_a, map_b, c, sums);
+}
+
+template <int COLUMNS, int M, int N, int K> static void run_columns_sums(bool tmem, const uint16_t *a, const uint16_t *b, float *c, float *sums)
+{
+    typedef mlc_tensor_memory<COLUMNS> room;
+    constexpr int THREADS = room::STAYS ? room::THREADS : room::THREADS + 32, BLOCKS = room::STAYS ? 2 : (M + 127) / 128 * ((N + 127) / 128);
+    if (tmem)
+        run_kernel_sums<COLUMNS, M, N, K>(tmem_sums<COLUMNS, M, N, K, MLC_TMEM_THREADS + 64, 2>, 2, MLC_TMEM_THREADS + 64,
+            mlc_tmem_memory<COLUMNS>::BYTES, a, b, c, sums);
+    else
+        run_kernel_sums<COLUMNS, M, N, K>(
+            tensor_sums<COLUMNS, M, N, K, THREADS, room::STAYS ? 2 : 1>, BLOCKS, THREADS, room::BYTES, a, b, c, sums);
+}
+
+/* 300 x 264 by 333. */
+extern "C" void run_sums(int columns, const uint16_t *a, const uint16_t *b, float *c, float *sums)
+{
+    if (columns == 128 || columns == -128)
+        run_columns_sums<128, 300, 264, 333>(columns < 0, a, b, c, sums);
+    else if (columns == 192 || columns == -192)
+        run_columns_sums<192, 300, 264, 333>(columns < 0, a, b, c, sums);
+    else
+        run_columns_sums<256, 300, 264, 333>(columns < 0, a, b, c, sums);
 }
 
 template <int COLUMNS, int M, int N, int K, bool A_ALONG_K, bool B_ALONG_K, class Kernel>
