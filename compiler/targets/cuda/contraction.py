@@ -99,7 +99,7 @@ def _by_copies(named: Named, name: str, kernel: Contract, extents: tuple[int, in
     tiles = batch * -(-m // split.LARGE_TILE) * -(-n // columns)
     template = f"{columns}, {batch}, {m}, {n}, {k}, {_text(along[0])}, {_text(along[1])}, {integer}"
     warps, more = by.beside[columns]
-    beside = f"mlc_tensor_sums<{warps}>{{{named.buffers[kernel.sums][0]}}}" if kernel.sums else "mlc_tensor_alone()"
+    beside = f"mlc_tensor_sums<{warps}>({named.buffers[kernel.sums][0]})" if kernel.sums else "mlc_tensor_alone()"
     eight = f"{integer} batch, {integer} m, {integer} first, const mlc_x8<float> &sums"
     body = (
         c.Do("MLC_SHARED_DYNAMIC(uint8_t, memory)"),

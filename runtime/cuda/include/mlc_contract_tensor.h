@@ -59,6 +59,10 @@ struct mlc_tensor_alone {
 template <int COUNT> struct mlc_tensor_sums {
     static constexpr int WARPS = COUNT;
     float *to;
+
+    MLC_DEVICE_METHOD explicit mlc_tensor_sums(float *sums) : to(sums)
+    {
+    }
 };
 
 struct mlc_tensor_barriers {

@@ -66,7 +66,7 @@ MLC_KERNEL_TEMPLATE void __launch_bounds__(THREADS, COLUMNS == 128 ? 2 : 1)
     MLC_SHARED_DYNAMIC(uint8_t, memory);
     MLC_SHARED(mlc_tensor_barriers, barriers, );
     const ends<M, N> end = {c};
-    mlc_contract_tensor<COLUMNS, 1, M, N, K, true, true, int>(memory, barriers, &a, &b, end, end, mlc_tensor_sums<WARPS>{sums});
+    mlc_contract_tensor<COLUMNS, 1, M, N, K, true, true, int>(memory, barriers, &a, &b, end, end, mlc_tensor_sums<WARPS>(sums));
 }
 
 template <int COLUMNS, int M, int N, int K, int THREADS, int WARPS>
@@ -76,7 +76,7 @@ MLC_KERNEL_TEMPLATE void __launch_bounds__(THREADS, 1)
     MLC_SHARED_DYNAMIC(uint8_t, memory);
     MLC_SHARED(mlc_tmem_barriers, barriers, );
     const ends<M, N> end = {c};
-    mlc_contract_tmem<COLUMNS, 1, M, N, K, true, true, int>(memory, barriers, &a, &b, end, end, mlc_tensor_sums<WARPS>{sums});
+    mlc_contract_tmem<COLUMNS, 1, M, N, K, true, true, int>(memory, barriers, &a, &b, end, end, mlc_tensor_sums<WARPS>(sums));
 }
 
 template <int COLUMNS, int M, int N, int K, class Kernel>
