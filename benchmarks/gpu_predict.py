@@ -46,7 +46,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RATES = {
     "wgmma": (600e12, "plain CUTLASS by wgmma, 641 TF at 8192^3, less for edges"),
     "mma.sync": (330e12, "FlashAttention-2's tiles, the same instructions, 388 TF forward, less for shorter loops"),
-    "attention": (300e12, "FlashAttention-2 on an H100, 388 TF forward at long contexts, less backward and at 1024"),
+    "attention": (333e12, "FlashAttention-3, heads of 64, forward over 512 keys, as many as a causal query at 1024 sees"),
+    "attention gradients": (272e12, "the same, backward, by 5 products that share sums; these are 7 that share none"),
     "fma": (40e12, "f32 without tensor cores, of 67 TF"),
 }
 #: Bytes/s of memory, of 3.35e12; seconds from the end of a node of a graph to the beginning of the next.
@@ -189,7 +190,8 @@ def contraction_flops(kernel: Contract) -> int:
 
 
 def attention_figures(kernel: Call, launches: int, size: int, compiled: dict[str, Compiled]) -> Iterator[Figure]:
-    """Of heads of 64: forward 2 products, the gradients of queries 3, those of keys and values 4."""
+    """Of heads of 64: forward 2 products, the gradients of queries 3, those of keys and values 4. What is not seen of a tile is multiplied
+    too, and takes time; it is no FLOP."""
     of = {name: value for line in kernel.constants for name, value in line}
     batch, time, keys, heads, head, value = (int(str(of[n])) for n in ("batch", "time", "keys", "heads", "head", "value"))
     pairs = batch * heads * time * keys // (2 if of.get("causal") else 1)
@@ -197,14 +199,25 @@ def attention_figures(kernel: Call, launches: int, size: int, compiled: dict[str
     if kernel.function != "mlc_attention_forward":
         products = {"tile_query_gradients": 2 * head + value, "tile_key_gradients": 2 * head + 2 * value}
     for name, elements in products.items():
-        built = next(c for mangled, c in compiled.items() if name in mangled and "Li64E" in mangled and "Lb1E" in mangled)
-        tiles = (time + 63) // 64
-        rows = 64 * 2 * 72
-        shared = rows * 5 if name == "tile_forward" else rows * 6 + built.shared
-        resident = Compiled(built.registers, 0, shared, 128, 0).resident
-        flops = 2 * pairs * elements
-        products = product_seconds("attention", flops, batch * heads * tiles)
-        yield Figure(name, "attention", launches, flops, size, built.registers, built.spills, shared, resident, products)
+        kind, groups, own = ("attention", 2, 1) if name == "tile_forward" else ("attention gradients", 1, 2)
+        built = next(c for mangled, c in compiled.items() if name in mangled and "ILi64E" in mangled and "Lb1E" in mangled)
+        rows, line = groups * TILE, 2 * 64
+        walked = walked_pairs(time, keys, rows) if of.get("causal") else time * keys
+        shared = (own * rows + 4 * TILE) * line + built.shared
+        resident = Compiled(built.registers, 0, shared, 128 * groups, 0).resident
+        blocks = batch * heads * -(-time // rows)
+        seconds = product_seconds(kind, 2 * batch * heads * walked * elements, blocks)
+        yield Figure(name, "attention", launches, 2 * pairs * elements, size, built.registers, built.spills, shared, resident, seconds)
+
+
+#: Rows of a warpgroup, and of a tile of the other side (mlc_attention_tiles.h).
+TILE = 64
+
+
+def walked_pairs(time: int, keys: int, rows: int) -> int:
+    """Pairs of a query and a key in the tiles that causal blocks of so many rows walk; from the other side they are as many."""
+    ends = (min(first + rows, keys) for first in range(0, time, rows))
+    return sum(rows * -(-end // TILE) * TILE for end in ends)
 
 
 def row_figures(routines: dict[str, Routine], counts: Counter[str], compiled: dict[str, Compiled], source: str) -> Iterator[Figure]:

@@ -92,12 +92,12 @@ def source_of(routines: list[Routine], target: str) -> str:
 
 @contextmanager
 def open_kernels(
-    functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset(), target: str = "sm_90"
+    functions: Sequence[Function], folder: Path, folds: frozenset[str] = frozenset(), target: str = "sm_90", defines: Sequence[str] = ()
 ) -> Iterator[Kernels]:
-    """A routine for each function. folds: results that may be added to what is there."""
+    """A routine for each function. folds: results that may be added to what is there. defines: of the compiler."""
     routines = [lower_function(expand(f, OPS), OPS, SM_90.rules, folds, f"sample_{n}_f") for n, f in enumerate(functions)]
     source = folder / "samples.cu"
     source.write_text(source_of(routines, target))
     shutil.copy(ROOT / "runtime/cuda/kernels/attention.cu", folder)
-    with Device(str(source)) as device:
+    with Device(str(source), defines=defines) as device:
         yield Kernels(device, routines)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from routines import from_stored, to_stored
 from shim_kernels import KEYS, Kernels, open_kernels
+from shim_library import GPU, SCHEDULES
 from tolerances import TOLERANCES
 
 from mlc.diagnostics import NO_SPAN
@@ -33,6 +34,10 @@ SHAPES = {
 }
 
 
+#: How products are made, by the define that asks for it. A GPU has one way.
+BY = {"as the target": ""} if GPU else {"by warpgroups": "", "by warps": "MLC_SM=103"}
+
+
 def build(op: str, types: list[str], attributes: dict[str, Attribute]) -> Function:
     parameters = tuple(Value(f"x{i}", parse_type(t)) for i, t in enumerate(types))
     b = Builder(OPS, "test", NO_SPAN, [p.name for p in parameters])
@@ -54,9 +59,10 @@ def functions_of(name: str) -> tuple[Function, Function]:
     return build("attention", types, attributes), build("attention_vjp", [*types, y, lse, y], attributes)
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernels]:
-    with open_kernels([f for name in SHAPES for f in functions_of(name)], tmp_path_factory.mktemp("tiles")) as kernels:
+@pytest.fixture(scope="module", params=BY.values(), ids=BY)
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernels]:
+    defines = [request.param] if request.param else []
+    with open_kernels([f for name in SHAPES for f in functions_of(name)], tmp_path_factory.mktemp("tiles"), defines=defines) as kernels:
         yield kernels
 
 
@@ -85,4 +91,8 @@ def test_attention_and_its_gradients(kernels: Kernels, name: str) -> None:
     number, rng = 2 * list(SHAPES).index(name), np.random.default_rng(3)
     arguments = [draw(value, rng) for value in forward.parameters]
     results = check(kernels, number, forward, arguments)
+    for order, seed in SCHEDULES[1::3]:
+        kernels.device.schedule(order, seed)
+        for first, again in zip(results, kernels.run(number, arguments), strict=True):
+            np.testing.assert_array_equal(first, again)
     _ = check(kernels, number + 1, backward, [*arguments, *results, draw(backward.parameters[-1], rng)])

@@ -23,6 +23,7 @@ EXPECTED = {
     "named_barriers": ["BAR.SYNC", "BAR.ARV"],
     "async_copies": ["LDGSTS.E.ZFILL", "LDGSTS.E.64", "LDGSTS.E.BYPASS.128", "LDGDEPBAR", "DEPBAR.LE SB0, 0x2", "LDS.128", "STG.E.128"],
     "load_matrices": ["LDSM.16.M88 ", "LDSM.16.M88.2", "LDSM.16.M88.4", "LDSM.16.MT88 ", "LDSM.16.MT88.2", "LDSM.16.MT88.4"],
+    "powers": ["MUFU.EX2"],
     "multiply_bf16": ["HMMA.16816.F32.BF16"],
     "multiply_tf32": ["HMMA.1688.F32.TF32"],
     "vectors": ["LDG.E.EF.128", "STG.E.EF.128", "LDG.E.128", "STG.E.128", "STS.128", "LDS.128"],

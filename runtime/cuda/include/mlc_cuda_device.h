@@ -119,6 +119,14 @@ MLC_DEVICE uint32_t mlc_bf16_pair(float low, float high)
     return pair;
 }
 
+/* 2^x to 2 ulp, results below the smallest normal number zero ("ex2.approx.ftz.f32"). */
+MLC_DEVICE float mlc_exp2_near(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* c += a b ("Matrix Fragments for mma.m16n8k16 with floating point type"), a 16x16 by rows, b 16x8 by columns, bf16; c f32. */
 MLC_DEVICE void mlc_mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {

@@ -1,8 +1,9 @@
 /* attention.cu: softmax attention and its gradients (mlc_kernel.h), without a buffer of time x keys.
  *
- * bf16 with heads of up to 128 elements goes on tensor cores (mlc_attention_tiles.h), the rest as follows. A warp takes a query (forward, dq) or a key (dk, dv) and walks the other side in blocks of 32, a lane each: a lane makes one score, then
- * the lanes share out the elements of the sums and take the weights from each other. So sums over keys run in ascending order of keys, those
- * over queries in ascending order of heads of the group, then of queries. f32 throughout; bf16 is rounded once, when it is stored.
+ * bf16 with heads of up to 128 elements goes on tensor cores (mlc_attention_tiles.h), the rest as follows. A warp takes a query (forward,
+ * dq) or a key (dk, dv) and walks the other side in blocks of 32, a lane each: a lane makes one score, then the lanes share out the
+ * elements of the sums and take the weights from each other. So sums over keys run in ascending order of keys, those over queries in
+ * ascending order of heads of the group, then of queries. f32 throughout; bf16 is rounded once, when it is stored.
  *
  * Bytes moved: a query reads all keys and values that it sees, from the cache where they fit.
  */
@@ -198,13 +199,19 @@ static void forward_by_tiles(const mlc_env *env, const mlc_attention *s, const u
         FOR_HEAD(s, tile_forward_of, false, env, s, q, k, v, mask, y, lse);
 }
 
-static void gradients_by_tiles(const mlc_env *env, const mlc_attention *s, const operands<uint16_t> &of, uint16_t *dq, uint16_t *dk, uint16_t *dv)
+static void gradients_by_tiles(
+    const mlc_env *env, const mlc_attention *s, const operands<uint16_t> &of, uint16_t *dq, uint16_t *dk, uint16_t *dv)
 {
-    MLC_LAUNCH(deltas<uint16_t>, mlc_blocks(s->batch * s->heads * s->time * MLC_WARP), MLC_BLOCK_THREADS, 0, mlc_stream(env), *s, of);
-    if (tile_is_aligned(of.q, s->head, s->q_batch, s->q_time, s->q_head) && tile_is_aligned(of.k, s->head, s->k_batch, s->k_time, s->k_head) &&
+    const bool read = tile_is_aligned(of.q, s->head, s->q_batch, s->q_time, s->q_head) &&
+        tile_is_aligned(of.k, s->head, s->k_batch, s->k_time, s->k_head) &&
         tile_is_aligned(of.v, s->value, s->v_batch, s->v_time, s->v_head) &&
-        tile_is_aligned(of.dy, s->value, s->dy_batch, s->dy_time, s->dy_head) && tile_is_aligned(dq, s->head, s->dq_batch, s->dq_time, s->dq_head) &&
-        tile_is_aligned(dk, s->head, s->dk_batch, s->dk_time, s->dk_head) && tile_is_aligned(dv, s->value, s->dv_batch, s->dv_time, s->dv_head))
+        tile_is_aligned(of.dy, s->value, s->dy_batch, s->dy_time, s->dy_head);
+    const bool written = tile_is_aligned(dq, s->head, s->dq_batch, s->dq_time, s->dq_head) &&
+        tile_is_aligned(dk, s->head, s->dk_batch, s->dk_time, s->dk_head) &&
+        tile_is_aligned(dv, s->value, s->dv_batch, s->dv_time, s->dv_head);
+    const int blocks = mlc_blocks(s->batch * s->heads * s->time * MLC_WARP);
+    MLC_LAUNCH(deltas<uint16_t>, blocks, MLC_BLOCK_THREADS, 0, mlc_stream(env), *s, of);
+    if (read && written)
         FOR_HEAD(s, tile_gradients_of, true, env, s, of, dq, dk, dv);
     else
         FOR_HEAD(s, tile_gradients_of, false, env, s, of, dq, dk, dv);

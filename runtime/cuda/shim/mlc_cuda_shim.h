@@ -432,6 +432,12 @@ MLC_DEVICE uint32_t mlc_bf16_pair(float low, float high)
     return mlc_bf16_of_f32(low) | (uint32_t)mlc_bf16_of_f32(high) << 16;
 }
 
+MLC_DEVICE float mlc_exp2_near(float x)
+{
+    const float y = __builtin_exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
+
 MLC_DEVICE void mlc_mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {
     mlc_shim::mma_bf16(c, a, b);
