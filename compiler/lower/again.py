@@ -138,8 +138,10 @@ class _Cut:
 def trimmed(kernel: Kernel, wanted: frozenset[str]) -> Kernel:
     """The kernel without stores to other buffers. A scatter, a scan and a kernel of the runtime make all that they make."""
     match kernel:
-        case Nest() | Whole() | Contract():
+        case Nest() | Whole():
             return drop_dead(replace(kernel, body=_stored(kernel.body, wanted)))
+        case Contract(body=body, sums=sums):
+            return drop_dead(replace(kernel, body=_stored(body, wanted), sums=sums if sums in wanted else None))
         case Columns():
             return drop_dead(replace(kernel, results=tuple(r for r in kernel.results if r[0] in wanted)))
         case Select():
