@@ -8,11 +8,18 @@ classes. fields(), replace() and `match` see a dataclass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
+from functools import partial
 from typing import Any, TypeVar, dataclass_transform
 
 C = TypeVar("C", bound=type[Any])
+T = TypeVar("T", bound=tuple[Any, ...])
+
+
+def tuples_of(kind: type[T], rows: Iterable[tuple[Any, ...]]) -> list[T]:
+    """Many named tuples, each from a row of its fields: without a call of Python for each, which is most of what making one takes."""
+    return list(map(partial(tuple.__new__, kind), rows))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -62,9 +69,9 @@ def _later(cls: type[Any], name: str, kw_only: bool) -> Callable[..., Any]:
 
 def _method(cls: type[Any], name: str, kw_only: bool) -> Callable[..., Any]:
     """A method that knows the fields of its class."""
-    scope: dict[str, Any] = {"put": object.__setattr__, "MISSING": MISSING}
+    scope: dict[str, Any] = {"MISSING": MISSING}
     if name == "__init__":
-        exec(_init_text(fields(cls), kw_only, hasattr(cls, "__post_init__"), scope), scope)
+        exec(_init_text(cls, kw_only, scope), scope)
     else:
         mine, others = ("".join(f"{of_whom}.{f.name}, " for f in fields(cls) if f.compare) for of_whom in ("self", "other"))
         exec(_TEXTS[name].format(mine=mine, others=others), scope)
@@ -73,19 +80,20 @@ def _method(cls: type[Any], name: str, kw_only: bool) -> Callable[..., Any]:
     return made
 
 
-def _init_text(of: tuple[Field[Any], ...], kw_only: bool, post: bool, scope: dict[str, Any]) -> str:
-    """The text of __init__; what it names goes into the scope."""
+def _init_text(cls: type[Any], kw_only: bool, scope: dict[str, Any]) -> str:
+    """The text of __init__, which fills each slot itself; what it names goes into the scope."""
     taken = ["self", *(["*"] if kw_only else [])]
     puts: list[str] = []
-    for f in of:
+    for f in fields(cls):
         if not f.init:  # __post_init__ puts it
             continue
         scope[f"default_{f.name}"], scope[f"make_{f.name}"] = f.default, f.default_factory
+        scope[f"put_{f.name}"] = getattr(cls, f.name).__set__
         made = f.default_factory is not MISSING
         taken.append(f"{f.name}=default_{f.name}" if made or f.default is not MISSING else f.name)
         value = f"make_{f.name}() if {f.name} is MISSING else {f.name}" if made else f.name
-        puts.append(f"    put(self, {f.name!r}, {value})")
-    body = [*puts, "    self.__post_init__()"] if post else puts
+        puts.append(f"    put_{f.name}(self, {value})")
+    body = [*puts, "    self.__post_init__()"] if hasattr(cls, "__post_init__") else puts
     return f"def __init__({', '.join(taken)}):\n" + ("\n".join(body) or "    pass")
 
 

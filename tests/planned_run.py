@@ -133,7 +133,7 @@ class Run:
             for _, use in place.uses():
                 size = 4 * self.program.parameters[use.parameter].type.size
                 found = self.memories[place.number].read(use.levels[0], size, "the end of the step")
-                assert found == self.results["gradient", use.parameter, use.index, self.first]
+                assert found == self.results["gradient", use.parameter, use.ordinal, self.first]
 
     def _act(self, place: Place, chain: str, entry: Entry) -> bool:
         """One entry of a list; False when it must wait."""
@@ -212,7 +212,7 @@ class Run:
                 self.saved[row.path, microbatch, name] = made
             if name in routine.folds and at[n] in uses:
                 use = uses[at[n]]
-                self.results["gradient", use.parameter, use.index, microbatch] = made
+                self.results["gradient", use.parameter, use.ordinal, microbatch] = made
                 if self.plan.rounds["train"] == 1:  # the only microbatch: its gradients may lie where other values lay
                     memory.write(at[n], sizes[n], made)
             else:

@@ -30,7 +30,7 @@ class Swept:
         portion = Cohort(planned.dp).portion(self.replica)
         self.portions = Portions(portion, portion + 1)
         self.shares = self.place.sharing(planned.dp, planned.unit).shares(self.portions)
-        self.uses = {(use.parameter, use.index): use for _, use in self.place.uses()}
+        self.uses = {(use.parameter, use.ordinal): use for _, use in self.place.uses()}
         self.masters = {held.parameter: held.master for held in self.place.held}
         self.copies = {held.parameter: held.copy for held in self.place.held}
         self.states = dict(self._states())
@@ -87,7 +87,7 @@ class Swept:
         elif sweep.over == "use":
             use = self.uses.get((entry.microbatch, int(entry.of)))
             owns = self.planned.parameters[entry.microbatch].owner == self.place.number
-            if use is not None and ("further" not in sweep.only or (owns and use.index)):
+            if use is not None and ("further" not in sweep.only or (owns and use.ordinal)):
                 owner = self.planned.places[self.planned.parameters[entry.microbatch].owner]
                 begin, end = owner.sharing(self.planned.dp, self.planned.unit).elements(use.parameter, self.portions)
                 yield from [(use.parameter, begin, end, [use])] if begin < end else []
@@ -131,7 +131,7 @@ class Swept:
             case "gradient":
                 found = [self.uses[parameter, 0].levels[0]]
             case "further":
-                found = [use.levels[0] for use in uses if use.index]
+                found = [use.levels[0] for use in uses if use.ordinal]
             case "master":
                 found = [self.masters[parameter]]
             case "state":

@@ -71,6 +71,7 @@ class Cutter:
         self.leaves: dict[str, Leaf] = {leaf.value.name: leaf for leaf in model.trace.leaves.values()}
         self.definitions = {r.name: i for i in model.trace.items if isinstance(i, Instruction) for r in i.results}
         self.kinds = self._kinds()
+        self._given: dict[int, tuple[str, ...]] = {}
         self._pruned: dict[tuple[int, frozenset[int], tuple[str, ...]], Pruned] = {}
         self._templates: dict[object, tuple[int, tuple[tuple[str, int | str], ...], tuple[EffectItem, ...]]] = {}
 
@@ -317,17 +318,20 @@ class Cutter:
 
     def _bound(self, draft: Draft, sources: Sequence[tuple[str, int | str]], named: Named) -> tuple[str, ...]:
         """The arguments of a call."""
-        call, leaves, states = draft.call, self.leaves, named.states
-        given = {} if call is None else {"own": call.parameters, "argument": call.arguments}
-        found: list[str] = []
-        for role, at in sources:
-            values = given.get(role)
-            if values is not None and isinstance(at, int):
-                name = values[at].name
-                found.append(leaves[name].name if name in leaves else states[name])
-            else:
-                found.append(states[str(at)] if role == "state" else str(at))
-        return tuple(found)
+        states = named.states
+        given: dict[str, Sequence[str]] = {}
+        if draft.call is not None:
+            names = [value.name for value in draft.call.arguments]
+            arguments = [self.leaves[name].name if name in self.leaves else states.get(name, "") for name in names]
+            given = {"own": self._parameter_names(draft.call), "argument": arguments}
+        return tuple([given[role][at] if isinstance(at, int) else states[at] if role == "state" else at for role, at in sources])
+
+    def _parameter_names(self, call: CallItem) -> tuple[str, ...]:
+        """Of the parameters of a call, which all chains give it."""
+        if id(call) not in self._given:
+            leaves = self.leaves
+            self._given[id(call)] = tuple([leaves[parameter.name].name for parameter in call.parameters])
+        return self._given[id(call)]
 
     def _weight(self) -> tuple[int, tuple[str, ...]] | None:
         """The unit of the microbatch's weight, with the names of its arguments."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mlc.emit import tree as c
 from mlc.emit.printer import braced
@@ -39,6 +40,23 @@ def c_string(text: str) -> str:
     return '"' + "".join(chr(b) if 32 <= b < 127 else f"\\{b:03o}" for b in plain.encode()) + '"'
 
 
+def c_strings(texts: Sequence[str]) -> list[str]:
+    """String literals; most need no look at each."""
+    whole = "".join(texts)
+    plain = whole.isascii() and whole.isprintable() and '"' not in whole and "\\" not in whole
+    return list(map('"%s"'.__mod__, texts)) if plain else list(map(c_string, texts))
+
+
+def columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[tuple[Any, ...]]:
+    """The columns of a table; of an empty one, so many that are empty."""
+    return list(zip(*rows, strict=True)) if rows else [()] * count
+
+
+def formatted(form: str, *columns: Iterable[Any]) -> list[str]:
+    """The lines of a table from its columns; no Python runs for each of them, and tables are long."""
+    return list(map(form.__mod__, zip(*columns, strict=True)))
+
+
 def write_array(nodes: list[c.Node], kind: str, name: str, rows: Sequence[str]) -> str:
     """Define an array behind other nodes; returns its name, NULL when it is empty."""
     if not rows:
@@ -67,15 +85,23 @@ class Pools:
 
     def array(self, kind: str, items: Sequence[str]) -> str:
         """A pointer to these items; NULL when there are none."""
-        if not items:
-            return "NULL"
-        key = (kind, *items)
-        found = self.places.get(key)
-        if found is None:
-            words = self.words.setdefault(kind, [])
-            found = self.places[key] = len(words)
-            words += items
-        return f"pool_{kind} + {found}"
+        return self.arrays(kind, [items])[0]
+
+    def arrays(self, kind: str, rows: Iterable[Sequence[str]]) -> list[str]:
+        """The same of many."""
+        words, places, name = self.words.setdefault(kind, []), self.places, f"pool_{kind} + "
+        found: list[str] = []
+        for items in rows:
+            if not items:
+                found.append("NULL")
+                continue
+            key = (kind, *items)
+            place = places.get(key)
+            if place is None:
+                place = places[key] = len(words)
+                words += items
+            found.append(f"{name}{place}")
+        return found
 
     def made(self) -> list[c.Node]:
         """The pools: of numbers, then of structs, which point into those."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
+from mlc.emit.literals import columns, formatted
 from mlc.mesh import AXES
 from mlc.parallel.planned import (
     VERSION,
@@ -120,8 +121,12 @@ def _numbers(of: Iterable[int]) -> str:
     return str([*of])
 
 
-def _maybe(number: int | None) -> str:
-    return "null" if number is None else str(number)
+def _maybe(numbers: Iterable[int | None]) -> list[int | str]:
+    return ["null" if number is None else number for number in numbers]
+
+
+def _lists(of: Iterable[Iterable[int]]) -> Iterator[str]:
+    return map(str, map(list, of))
 
 
 def _parameters(of: Iterable[PlannedParameter]) -> list[str]:
@@ -204,13 +209,13 @@ def _place(place: Place) -> _Parts:
     named = len(place.named)
     chunks = {chain: _objects([_chunk(chunk, named, regions) for chunk in of], _DEEP) for chain, of in place.chunks.items()}
     rows = {
-        "fixed": _nested(list(map(_area, place.fixed)), _INNER),
+        "fixed": _nested(_areas(place.fixed), _INNER),
         "regions": _list(map(_region, place.regions.values()), _INNER),
         "named": _nested(_buffers(place.named, regions), _INNER),
         "lists": _by_chain({chain: _nested(list(entries.json_rows()), _DEEP) for chain, entries in place.lists.items()}),
         "chunks": _by_chain(chunks),
-        "held": _nested(list(map(_held, place.held)), _INNER),
-        "owned": _nested(list(map(_owned, place.owned)), _INNER),
+        "held": _nested(_held(place.held), _INNER),
+        "owned": _nested(_owned(place.owned), _INNER),
     }
     return _object({**{key: json.dumps(value) for key, value in plain.items()}, **rows}, "  ")
 
@@ -235,15 +240,16 @@ def _chunk(chunk: Chunk, named: int, regions: Mapping[str, int]) -> _Parts:
         "heads": json.dumps(chunk.heads),
         "inputs": json.dumps(chunk.inputs),
         "values": json.dumps(chunk.values),
-        "uses": _nested(list(map(_use, chunk.uses)), _DEEPER),
+        "uses": _nested(_uses(chunk.uses), _DEEPER),
     }
     if chunk.logits is not None:
         fields["logits"] = json.dumps({"dtype": chunk.logits.dtype, "shape": chunk.logits.shape, "buffer": chunk.logits.buffer})
     return _object(fields, _DEEP + " ")
 
 
-def _buffers(of: Iterable[Buffer], regions: Mapping[str, int]) -> list[str]:
-    return [f"[{quoted(name)}, {regions[region]}, {at}, {size}]" for name, region, at, size in of]
+def _buffers(of: Sequence[Buffer], regions: Mapping[str, int]) -> list[str]:
+    names, within, at, sizes = columns(of, 4)
+    return formatted("[%s, %d, %d, %d]", map(quoted, names), map(regions.__getitem__, within), at, sizes)
 
 
 def _row(row: Row) -> str:
@@ -251,25 +257,32 @@ def _row(row: Row) -> str:
     return f"[{routine}, {quoted(path)}, {quoted(name)}, {_numbers(buffers)}]"
 
 
-def _use(use: Use) -> str:
-    return f'{{"parameter": {use.parameter}, "index": {use.index}, "phase": {quoted(use.phase)}, "levels": {_numbers(use.levels)}}}'
+def _uses(of: Sequence[Use]) -> list[str]:
+    parameters, indices, phases, levels = columns(of, 4)
+    form = '{"parameter": %d, "index": %d, "phase": %s, "levels": %s}'
+    return formatted(form, parameters, indices, map(quoted, phases), _lists(levels))
 
 
-def _area(area: Area) -> str:
-    chain = "" if area.chain is None else f', "chain": {quoted(area.chain)}'
-    return f'{{"name": {quoted(area.name)}, "at": {area.at}, "bytes": {area.bytes}{chain}}}'
+def _areas(of: Sequence[Area]) -> list[str]:
+    names, at, sizes, chains = columns(of, 4)
+    said = {chain: "" if chain is None else f', "chain": {quoted(chain)}' for chain in set(chains)}
+    return formatted('{"name": %s, "at": %d, "bytes": %d%s}', map(quoted, names), at, sizes, map(said.__getitem__, chains))
 
 
-def _held(held: Held) -> str:
-    init = f"[{held.init.routine}, {_numbers(held.init.at)}]"
-    where = f'"parameter": {held.parameter}, "master": {held.master}, "copy": {_maybe(held.copy)}'
-    return f'{{{where}, "init": {init}, "meaning": {quoted(held.meaning)}}}'
+def _held(of: Sequence[Held]) -> list[str]:
+    parameters, masters, copies, inits, meanings = columns(of, 5)
+    routines, at = columns(inits, 2)
+    form = '{"parameter": %d, "master": %d, "copy": %s, "init": [%d, %s], "meaning": %s}'
+    return formatted(form, parameters, masters, _maybe(copies), routines, _lists(at), map(quoted, meanings))
 
 
-def _owned(one: OwnedParameter) -> str:
-    what = f'"parameter": {one.parameter}, "elements": {one.elements}, "sharing": {quoted(one.sharing)}'
-    how = f'"gradient": {_maybe(one.gradient)}, "update": {_maybe(one.update)}, "reads": {_numbers(one.reads)}, "work": {one.work}'
-    return f'{{{what}, {how}, "meaning": {quoted(one.meaning)}}}'
+def _owned(of: Sequence[OwnedParameter]) -> list[str]:
+    parameters, elements, sharings, gradients, updates, reads, work, meanings = columns(of, 8)
+    form = (
+        '{"parameter": %d, "elements": %d, "sharing": %s, "gradient": %s, "update": %s, "reads": %s, "work": %d, "meaning": %s}'
+    )
+    how = _maybe(gradients), _maybe(updates), _lists(reads), work, map(quoted, meanings)
+    return formatted(form, parameters, elements, map(quoted, sharings), *how)
 
 
 def _of_chain(fields: dict[str, Any], chain: str | None) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _node(node: Node) -> list[str]:
         case Struct(name, fields):
             return _scope(f"struct {name} ", [Define(kind, field) for kind, field in fields], "};")
         case Constant(kind, name, rows):
-            return [f"{declared(kind, name)} = {{", *[f"{_INDENT}{row}," for row in rows], "};"]
+            return [f"{declared(kind, name)} = {{", *map(f"{_INDENT}%s,".__mod__, rows), "};"]
         case Function(head, body):
             return [*head, *_scope("", body)]
         case External(body):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
+from operator import mod, or_
 
 from mlc.emit import tree as c
 from mlc.emit.dtypes import register, stored
 from mlc.emit.items import model_items
-from mlc.emit.literals import Pools, c_string, packed, write_array
+from mlc.emit.literals import Pools, c_string, c_strings, columns, formatted, packed, write_array
 from mlc.emit.printer import braced, designated, initializer
-from mlc.ir.program import TIME_SCALAR, Following, Input, Program, path_hash
+from mlc.ir.program import TIME_SCALAR, Following, Input, Program, path_hashes
 from mlc.ir.types import TensorType
 from mlc.lower.arrangement import Arrangement
 from mlc.lower.program import Lowered
@@ -34,7 +35,7 @@ class Tables:
     """Makes the tables of one plan of a program.
 
     nodes: the tables so far, but for the pools they point into, which come first
-    paths: the hash of each call path as a literal
+    paths: the hash of each call path and parameter name, which keys random numbers, as a literal
     alike: what parameters of equal layers have alike; updates: what their owners have alike
     """
 
@@ -54,7 +55,8 @@ class Tables:
     def made(self) -> list[c.Node]:
         """All tables; the model, which names them, comes last."""
         plan, program = self.plan, self.program
-        self._array("mlc_parameter", "parameters", [self._parameter(n) for n in range(len(plan.parameters))])
+        self.paths = _path_literals(plan)
+        self._array("mlc_parameter", "parameters", self._parameters())
         self.arranged = self._arranged()
         names = [i.name for i in program.inputs]
         self._array("mlc_input", "inputs", [self._input(value, names) for value in program.inputs])
@@ -70,12 +72,6 @@ class Tables:
         """Define an array; returns its name, NULL when it is empty."""
         return write_array(self.nodes, kind, name, rows)
 
-    def _path(self, path: str) -> str:
-        """The hash that keys random numbers."""
-        if path not in self.paths:
-            self.paths[path] = f"{path_hash(path):#018x}u"
-        return self.paths[path]
-
     def _tensor(self, name: str, dtype: str, shape: tuple[int, ...], at: int | str) -> str:
         """An mlc_tensor."""
         key = (name, dtype, shape, at)
@@ -88,11 +84,11 @@ class Tables:
 
     # ---- what holds for all places ----
 
-    def _parameter(self, number: int) -> str:
-        """An mlc_parameter; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
-        of = self.plan.parameters[number]
-        rest = self._of_kind(of.kind, len(of.uses), of.owner)
-        return braced(f"{c_string(of.name)}, {rest}, {self._path(of.name)}")
+    def _parameters(self) -> list[str]:
+        """The mlc_parameters; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
+        names = [parameter.name for parameter in self.plan.parameters]
+        rest = [self._of_kind(kind, len(uses), owner) for _, kind, owner, uses in self.plan.parameters]
+        return formatted("{%s, %s, %s}", c_strings(names), rest, map(self.paths.__getitem__, names))
 
     def _of_kind(self, kind: ParameterKind, uses: int, owner: int) -> str:
         """The members that parameters of equal layers have alike."""
@@ -203,7 +199,7 @@ class Tables:
                 "levels": place.levels,
                 "chunks": initializer(chunks),
                 "chunk_count": len(place.stages),
-                "held": self._array("mlc_held", f"{prefix}_held", [self._held(of) for of in place.held]),
+                "held": self._array("mlc_held", f"{prefix}_held", self._held(place.held)),
                 "held_count": len(place.held),
                 "owned": self._array("mlc_own", f"{prefix}_owned", [self._owned(one) for one in place.owned]),
                 "owned_count": len(place.owned),
@@ -222,7 +218,7 @@ class Tables:
         rows = {field: self._rows(f"{name}_{field}", chunk, phase, operands) for phase, field in _ROWS.items()}
         inputs = [initializer((number, operands[buffer])) for number, buffer in chunk.inputs]
         values = [initializer((column, operands[buffer])) for column, buffer in chunk.values]
-        uses = self._array("mlc_use", f"{name}_uses", [self._use(use) for use in chunk.uses])
+        uses = self._array("mlc_use", f"{name}_uses", self._uses(chunk.uses))
         logits = chunk.logits
         return designated(
             {
@@ -246,19 +242,26 @@ class Tables:
         for number, path, said, buffers in chunk.rows.get(phase, ()):
             routine = self.plan.routines[number]
             place = f"{name}_at + {len(words)}" if buffers else "NULL"
-            words += [operands[buffer] for buffer in buffers]
+            words += map(operands.__getitem__, buffers)
             flops = float(routine.flops)
-            entries.append(braced(f"{routine.name}, {place}, {len(buffers)}, {self._path(path)}, {c_string(said)}, {flops!r}"))
+            entries.append(braced(f"{routine.name}, {place}, {len(buffers)}, {self.paths[path]}, {c_string(said)}, {flops!r}"))
         self._array("uint64_t", f"{name}_at", packed(words))
         return initializer((self._array("mlc_row", f"{name}_rows", entries), len(entries), chunk.heads.get(phase, 0)))
 
-    def _use(self, use: Use) -> str:
-        levels = self.pools.array("uint64_t", [str(at) for at in use.levels])
-        return braced(f"{use.parameter}, {use.index}, {_PHASES[use.phase]}, {levels}")
+    def _uses(self, uses: Sequence[Use]) -> list[str]:
+        parameters, indices, phases, levels = columns(uses, 4)
+        return formatted("{%d, %d, %s, %s}", parameters, indices, map(_PHASES.__getitem__, phases), self._addresses(levels))
 
-    def _held(self, held: Held) -> str:
-        copy, at = "MLC_NONE" if held.copy is None else held.copy, self.pools.array("uint64_t", [str(a) for a in held.init.at])
-        return braced(f"{held.parameter}, {held.master}, {copy}, {self._functions(held.init.routine)}, {at}")
+    def _addresses(self, of: Iterable[Iterable[int]]) -> list[str]:
+        """Pointers to lists of addresses."""
+        return self.pools.arrays("uint64_t", [list(map(str, at)) for at in of])
+
+    def _held(self, held: Sequence[Held]) -> list[str]:
+        parameters, masters, kept, inits, _ = columns(held, 5)
+        copies = ["MLC_NONE" if copy is None else copy for copy in kept]
+        routines, at = columns(inits, 2)
+        functions = {number: self._functions(number) for number in set(routines)}
+        return formatted("{%d, %d, %s, %s, %s}", parameters, masters, copies, map(functions.__getitem__, routines), self._addresses(at))
 
     def _owned(self, one: OwnedParameter) -> str:
         """An mlc_own."""
@@ -345,6 +348,14 @@ class Tables:
         }
 
 
+def _path_literals(plan: Planned) -> dict[str, str]:
+    """The hashes of all call paths and parameter names."""
+    chunks = [chunk for place in plan.places for of in place.chunks.values() for chunk in of]
+    paths = dict.fromkeys([row.path for chunk in chunks for of in chunk.rows.values() for row in of])
+    names = [*paths | dict.fromkeys([parameter.name for parameter in plan.parameters])]
+    return dict(zip(names, map("%#018xu".__mod__, path_hashes(names)), strict=True))
+
+
 def _domains(number: int, value: Input) -> list[str]:
     """The mlc_domains of an input."""
     return [initializer((number, b.end, b.low, b.high, "MLC_NO_VALUE" if b.passed is None else b.passed)) for b in value.bounds]
@@ -363,9 +374,12 @@ def _read_outside_training(program: Program) -> set[str]:
     return read
 
 
-def _operands(buffers: Iterable[Buffer], regions: Mapping[str, int]) -> list[str]:
+def _operands(buffers: Sequence[Buffer], regions: Mapping[str, int]) -> list[str]:
     """Buffers as operands of rows: in a region, in hex, the region's number before twelve digits of the offset."""
-    return [f"{regions[region] << REGION_SHIFT | at:#x}" if regions[region] else str(at) for _, region, at, _ in buffers]
+    _, within, at, _ = columns(buffers, 4)
+    forms = {region: "%#x" if number else "%d" for region, number in regions.items()}
+    bases = {region: number << REGION_SHIFT for region, number in regions.items()}
+    return list(map(mod, map(forms.__getitem__, within), map(or_, map(bases.__getitem__, within), at)))
 
 
 def chunk_rows(chunk: Chunk) -> list[Row]:

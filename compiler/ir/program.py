@@ -19,6 +19,8 @@ from functools import lru_cache
 from itertools import compress
 from typing import TypeVar
 
+import numpy as np
+
 from mlc.diagnostics import Diagnostic, Span
 from mlc.frozen import frozen
 from mlc.ir.dtypes import dtype_of
@@ -305,21 +307,22 @@ class Step:
 _FNV = 0xCBF29CE484222325
 
 
+#: What each byte multiplies it by.
+_PRIME = 0x100000001B3
+
+
 def path_hash(path: str) -> int:
     """FNV-1a, 64 bit, of a call path or parameter name: the `path` of Keys."""
-    stem, dot, last = path.rpartition(".")
-    return _hashed(last, _stem_hash(stem)) if dot else _hashed(last, _FNV)
+    return path_hashes([path])[0]
 
 
-@lru_cache(maxsize=1024)
-def _stem_hash(stem: str) -> int:
-    """Of a path and the dot behind it: what the names of a layer, and of its parts, begin with."""
-    parent, dot, last = stem.rpartition(".")
-    return _hashed(f"{last}.", _stem_hash(parent) if dot else _FNV)
-
-
-def _hashed(text: str, h: int) -> int:
-    """The hash of what was hashed before and a text."""
-    for byte in text.encode():
-        h = ((h ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    return h
+def path_hashes(paths: Sequence[str]) -> list[int]:
+    """The same of many, byte by byte of all at once."""
+    texts = [path.encode() for path in paths]
+    lengths = np.array(list(map(len, texts)), np.int64)
+    width = max(map(len, texts), default=0)
+    table = np.frombuffer(b"".join([text.ljust(width, b"\0") for text in texts]), np.uint8).reshape(len(texts), width)
+    found = np.full(len(texts), _FNV, np.uint64)
+    for at in range(width):
+        found = np.where(lengths > at, (found ^ table[:, at]) * np.uint64(_PRIME), found)
+    return found.tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import itemgetter, le
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ _Placed = tuple[int, int, int, int]
 _SHORT = 16
 #: As many neighbours in a block as let a scan of few blocks and a change of one cost little.
 _MOST_OF_BLOCK = 48
+#: So many new ones are put into blocks one by one.
+_FEW = 8
+#: Further than any address.
+_NOWHERE = 1 << 80
 
 
 def aligned(size: int, to: int = ALIGNMENT) -> int:
@@ -35,19 +39,17 @@ def lay_out(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], to: 
     bundles: dict[tuple[int, int], list[str]] = {}
     for name in sizes:
         bundles.setdefault(lives[name], []).append(name)
-    room = {name: aligned(size, to) for name, size in sizes.items()}
+    room = {name: -(-size // to) * to for name, size in sizes.items()}
     bytes_of = {life: sum([room[n] for n in names]) for life, names in bundles.items()}
     placed = _Placements(max((last for _, last in bundles), default=0) + 1)
     offsets: dict[str, int] = {}
     total = 0
     for life in sorted(bundles, key=lambda k: (-bytes_of[k], k)):
-        size = bytes_of[life]
-        start = placed.lowest(*life, size)
-        placed.add((start, start + size, *life))
-        total = max(total, start + size)
+        start = placed.add(*life, bytes_of[life])
         for name in bundles[life]:
             offsets[name] = start
             start += room[name]
+        total = max(total, start)
     return offsets, total
 
 
@@ -95,12 +97,28 @@ def _block(of: list[_Placed]) -> _Block:
 
 
 class _Blocks:
-    """What has a place, in blocks that ascend: a search passes those that live together, or apart, in one step."""
+    """What has a place, in blocks that ascend: a search passes those that live together, or apart, in one step.
+
+    new: what a search has still to be told of
+    """
 
     def __init__(self) -> None:
         self.blocks: list[_Block] = []
+        self.new: list[_Placed] = []
 
-    def add(self, one: _Placed) -> None:
+    def _told(self) -> list[_Block]:
+        """The blocks with all that is new: few each where they belong, many by making all blocks anew."""
+        if len(self.new) < _FEW:
+            for one in self.new:
+                self._add(one)
+        else:
+            every = sorted([*chain.from_iterable(block.of for block in self.blocks), *self.new])
+            half = _MOST_OF_BLOCK // 2
+            self.blocks = [_block(every[at : at + half]) for at in range(0, len(every), half)]
+        self.new = []
+        return self.blocks
+
+    def _add(self, one: _Placed) -> None:
         """Put it where it belongs."""
         if not self.blocks:
             self.blocks.append(_block([one]))
@@ -110,13 +128,14 @@ class _Blocks:
         half = _MOST_OF_BLOCK // 2
         self.blocks[at : at + 1] = [block] if len(block.of) < _MOST_OF_BLOCK else [_block(block.of[:half]), _block(block.of[half:])]
 
-    def lowest(self, first: int, last: int, size: int, start: int) -> int:
-        """The lowest place from `start` on for `size` bytes, at least one, beside what is alive from `first` to `last`."""
-        for low, high, gapless, begins, begins_last, ends_first, ends, of in self.blocks:
+    def lowest(self, first: int, last: int, size: int, start: int) -> tuple[int, int]:
+        """The lowest place from `start` on for `size` bytes, at least one, beside what is alive from `first` to `last`; and up to where it
+        is free."""
+        for low, high, gapless, begins, begins_last, ends_first, ends, of in self._told() if self.new else self.blocks:
             if high <= start or ends < first or begins > last:
                 continue
-            if start + size <= low:
-                break
+            if start + size <= low and ends_first >= first and begins_last <= last:
+                return start, low
             if gapless and ends_first >= first and begins_last <= last:
                 start = high
                 continue
@@ -124,10 +143,19 @@ class _Blocks:
                 if ends < first or begins > last:
                     continue
                 if start + size <= low:
-                    return start
+                    return start, low
                 if high > start:
                     start = high
-        return start
+        return start, _NOWHERE
+
+
+class _Window(NamedTuple):
+    """Addresses that are free in some times."""
+
+    low: int
+    high: int
+    first: int
+    last: int
 
 
 class _Placements:
@@ -136,6 +164,8 @@ class _Placements:
 
     every:  all of it; long: what lives long; short: the rest, by each of its times
     floor:  by time, up to where from 0 on there is no gap between those alive: nothing else that lives then lies below
+    free:   what is left, behind it, of the addresses in which the last one got its place: equal layers live inside each other, so what is
+            free for one is free for the next, and a place is found without a search
     """
 
     def __init__(self, times: int) -> None:
@@ -143,33 +173,41 @@ class _Placements:
         self.every = _Blocks()
         self.long = _Blocks()
         self.short: dict[int, list[tuple[int, int]]] = {}
+        self.free = _Window(0, 0, 0, 0)
 
-    def add(self, one: _Placed) -> None:
-        """Put it there; what is empty takes no place."""
-        low, high, first, last = one
-        if low == high:
-            return
-        floor = self.floor[first : last + 1]
-        floor[(floor >= low) & (floor < high)] = high
-        self.every.add(one)
-        if last - first >= _SHORT:
-            self.long.add(one)
-            return
-        for time in range(first, last + 1):
-            self.short.setdefault(time, []).append((low, high))
-
-    def lowest(self, first: int, last: int, size: int) -> int:
-        """The lowest place for `size` bytes beside what is alive from `first` to `last`."""
+    def add(self, first: int, last: int, size: int) -> int:
+        """The lowest place for `size` bytes beside what is alive from `first` to `last`; they have it from now on. None takes no place."""
         if not size:
             return 0
-        start = int(self.floor[first : last + 1].max())
+        floor = self.floor[first : last + 1]
+        start = int(floor.max())
+        low, high, begins, ends = self.free
+        if not (low <= start and start + size <= high and begins <= first and last <= ends):
+            start, high = self._lowest(first, last, size, start)
+        end = start + size
+        self.free = _Window(end, high, first, last)
+        floor[(floor >= start) & (floor < end)] = end
+        one = start, end, first, last
+        self.every.new.append(one)
+        if last - first >= _SHORT:
+            self.long.new.append(one)
+            return start
+        for time in range(first, last + 1):
+            self.short.setdefault(time, []).append((start, end))
+        return start
+
+    def _lowest(self, first: int, last: int, size: int, start: int) -> tuple[int, int]:
+        """The lowest place from `start` on, and up to where it could be larger."""
         if last - first >= _SHORT:
             return self.every.lowest(first, last, size, start)
-        start = self.long.lowest(first, last, size, start)
+        start, end = self.long.lowest(first, last, size, start)
         for low, high in sorted({spot for time in range(first, last + 1) for spot in self.short.get(time, ())}):
             if high <= start:
                 continue
             if start + size <= low:
-                break
-            start = self.long.lowest(first, last, size, high)
-        return start
+                return start, min(low, end)
+            if high > end - size:
+                start, end = self.long.lowest(first, last, size, high)
+            else:
+                start = high
+        return start, end

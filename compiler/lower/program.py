@@ -142,18 +142,15 @@ class _Lowerer:
         forward = tuple(self.forward(n, u, v) for n, (u, v) in enumerate(units))
         input_gradient = tuple(self.input_gradient(n, u, v) for n, (u, v) in enumerate(units))
         weight_gradient = tuple(self.weight_gradient(n, u, v) for n, (u, v) in enumerate(units))
-        kinds: dict[tuple[TensorType, int | None], StoredParameter] = {}
-        for parameter in self.program.parameters:
-            if (parameter.type, parameter.update) not in kinds:
-                kinds[parameter.type, parameter.update] = self._parameter(parameter)
-        parameters = {parameter.name: kinds[parameter.type, parameter.update] for parameter in self.program.parameters}
+        parameters = self._parameters()
         inits = self._inits([parameters[parameter.name] for parameter in self.program.parameters])
         updates = tuple(map(self._update, self.program.updates, self.step.updates))
         adds, zeros = self._sums()
         copies = self._copies()
         rounded = self._rounded(parameters.values())
-        ranges = [init for init, stored in zip(inits, parameters.values(), strict=True) if stored.master.is_canonical]
-        flat = frozenset(r.name for r in (*ranges, *updates) if self._is_flat(r))
+        canonical = {id(stored): stored.master.is_canonical for stored in parameters.values()}
+        ranges = {id(init): init for init, stored in zip(inits, parameters.values(), strict=True) if canonical[id(stored)]}
+        flat = frozenset(r.name for r in (*ranges.values(), *updates) if self._is_flat(r))
         again = tuple(self._again(n, f, of) for n, (f, of) in enumerate(zip(forward, self.step.variants, strict=True)))
         return Lowered(
             step=self.step,
@@ -213,16 +210,32 @@ class _Lowerer:
         arranged = {value.name: self._stored(value.type).arrangement for value in lasting}
         return self.lower(function, f"update_{function.name}", binds=binds, arranged=arranged)
 
+    def _parameters(self) -> dict[str, StoredParameter]:
+        """Each parameter as it is stored: those of one type and one rule are one object. Calls of a layer share their types themselves."""
+        kinds: dict[tuple[TensorType, int | None], StoredParameter] = {}
+        alike: dict[tuple[int, int | None], StoredParameter] = {}
+        found: dict[str, StoredParameter] = {}
+        for parameter in self.program.parameters:
+            key = id(parameter.type), parameter.update
+            if key not in alike:
+                kind = parameter.type, parameter.update
+                alike[key] = kinds.get(kind) or kinds.setdefault(kind, self._parameter(parameter))
+            found[parameter.name] = alike[key]
+        return found
+
     def _inits(self, parameters: Sequence[StoredParameter]) -> tuple[Routine, ...]:
         """A routine per parameter. Those with the same initial value have one function, and share its routine where they are canonical."""
         made: dict[tuple[int, Key | None], Routine] = {}
-        found: list[Routine] = []
-        for init, stored in zip(self.step.inits, parameters, strict=True):
+        alike: dict[tuple[int, int], Routine] = {}
+        pairs = [(id(init), id(stored)) for init, stored in zip(self.step.inits, parameters, strict=True)]
+        for pair, init, stored in zip(pairs, self.step.inits, parameters, strict=True):
+            if pair in alike:
+                continue
             key = id(init), None if stored.master.is_canonical else stored.master.key
             if key not in made:
                 made[key] = self._init(init, stored.master)
-            found.append(made[key])
-        return tuple(found)
+            alike[pair] = made[key]
+        return tuple(map(alike.__getitem__, pairs))
 
     def _init(self, init: Function, master: Stored) -> Routine:
         if master.is_canonical:

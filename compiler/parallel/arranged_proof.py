@@ -134,5 +134,5 @@ def _of_parameters(planned: Planned, place: Place, chunk: Chunk) -> dict[str, Ar
         known[f"copy of {parameter.name}"] = arranged.copy
     for use in chunk.uses:
         parameter = planned.parameters[use.parameter]
-        known[f"gradient of {parameter.name} {use.index} 0"] = (parameter.kind.arranged or _CANONICAL).master
+        known[f"gradient of {parameter.name} {use.ordinal} 0"] = (parameter.kind.arranged or _CANONICAL).master
     return known

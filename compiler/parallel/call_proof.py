@@ -20,20 +20,22 @@ def call_faults(planned: Planned) -> Iterator[Fault]:
     unit = planned.unit
     for place in planned.places:
         fixed = {area.name: area for area in place.fixed}
-        gradients = {use.parameter: use.levels[0] for _, use in place.uses() if use.index == 0 and use.levels}
+        gradients = {number: levels[0] for number, index, _, levels in place.summed if index == 0 and levels}
         first = place.record + RECORD_HEAD_BYTES
         scalars = range(first, first + unit * len(planned.scalars), unit)
         yield from _record_faults(planned, place, fixed, unit)
+        meanings = {number: init_meaning(planned.routines[number]) for number in {held.init.routine for held in place.held}}
         for held in place.held:
-            yield from _init_faults(planned, place, held, fixed, unit)
+            if not _is_plain(planned, held, fixed, meanings):
+                yield from _init_faults(planned, place, held, fixed, unit)
         right: set[tuple[object, ...]] = set()
         for one in place.owned:
-            parameter = planned.parameters[one.parameter]
-            gradient = gradients.get(one.parameter)
-            if one.gradient != gradient:
-                text = f"reads a gradient at {one.gradient}, its own is at {gradient}"
+            number, _, _, read, *rest = one
+            parameter = planned.parameters[number]
+            if read != gradients.get(number):
+                text = f"reads a gradient at {read}, its own is at {gradients.get(number)}"
                 yield Fault("E1206", f"place {place.number}: update of {parameter.name}: {text}")
-            alike = id(parameter.kind), one.update, one.reads, one.work, one.meaning
+            alike = id(parameter.kind), *rest
             if alike not in right:
                 found = list(_update_faults(planned, place, one, scalars))
                 yield from found
@@ -52,6 +54,15 @@ def _record_faults(planned: Planned, place: Place, fixed: Mapping[str, Area], un
         area = fixed.get(name)
         if area is None or area.at != at or area.bytes < size:
             yield Fault("E1206", f"place {place.number}: {name}, {size} bytes at {at}, are no memory of their own")
+
+
+def _is_plain(planned: Planned, held: Held, fixed: Mapping[str, Area], meanings: Mapping[int, str]) -> bool:
+    """Does it write a master, whole and no other memory, as most do? Then nothing is wrong with it. meanings: by routine"""
+    number, master, copy, (called, at), meaning = held
+    name, kind, _, _ = planned.parameters[number]
+    area = fixed.get(f"parameter {name}")
+    whole = area is not None and area[1:3] == (master, planned.unit * kind.stored)
+    return whole and at == (master,) and copy is None and len(planned.routines[called].operands) == 1 and meanings[called] == meaning
 
 
 def _init_faults(planned: Planned, place: Place, held: Held, fixed: Mapping[str, Area], unit: int) -> Iterator[Fault]:

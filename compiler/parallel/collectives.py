@@ -117,7 +117,7 @@ class Collectives:
         self.cohort = Cohort(planned.dp)
         self.roots = most_roots(planned.groups, planned.dp)
         self._sharings: dict[int, Sharing] = {}
-        self._uses = {(use.parameter, use.index): use for place in planned.places for _, use in place.uses()}
+        self._uses = {(use.parameter, use.ordinal): use for place in planned.places for _, use in place.uses()}
         self._channels = {(c.kind, c.source, c.target): c for c in planned.channels.values() if c.chain is None}
 
     def moves(self, chain: str, rank: int, entry: Entry) -> tuple[Move, ...]:

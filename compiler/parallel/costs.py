@@ -256,7 +256,7 @@ class _ParameterSizes:
         self.wide = lowered.step.program.wide
         self.unit = dtype_of(self.wide).bytes
         self.parameters = {p.name: p for p in lowered.step.program.parameters}
-        self.states: dict[tuple[int, int | None], int] = {}
+        self.alike: dict[tuple[int, int | None, int, bool], tuple[int, int, int]] = {}
         self.uses = [self._uses(call) for call in lowered.step.program.train.calls]
         self.first: dict[str, int] = {}
         for number, uses in enumerate(self.uses):
@@ -284,22 +284,20 @@ class _ParameterSizes:
         return uses
 
     def _use(self, parameter: Parameter, count: int, number: int) -> ParameterUse:
-        stored = self.lowered.parameters[parameter.name]
-        value_bytes = stored.master.bytes + (stored.copy.bytes if self.copies and stored.copy is not None else 0)
-        owned = self.first[parameter.name] == number and parameter.name in self.trained
-        state_bytes = self._state_bytes(parameter) if owned else 0
-        return ParameterUse(parameter.name, value_bytes, state_bytes, stored.master.bytes * self.levels * count)
+        name, update, stored = parameter.name, parameter.update, self.lowered.parameters[parameter.name]
+        key = id(stored), update, count, self.first[name] == number and name in self.trained
+        if key not in self.alike:
+            self.alike[key] = self._bytes(stored, *key[1:])
+        return ParameterUse(name, *self.alike[key])
 
-    def _state_bytes(self, parameter: Parameter) -> int:
-        """Optimizer state on the fullest replica; an update that does not run in place has room for its results."""
-        stored, update = self.lowered.parameters[parameter.name], parameter.update
-        if update is None:
-            return 0
-        if (id(stored), update) not in self.states:
-            self.states[id(stored), update] = self._bytes_of_states(stored, self.lowered.updates[update])
-        return self.states[id(stored), update]
+    def _bytes(self, stored: StoredParameter, update: int | None, count: int, owned: bool) -> tuple[int, int, int]:
+        """Of values, states and accumulators of a use, as all parameters of a kind have them."""
+        value_bytes = stored.master.bytes + (stored.copy.bytes if self.copies and stored.copy is not None else 0)
+        state_bytes = self._bytes_of_states(stored, self.lowered.updates[update]) if owned and update is not None else 0
+        return value_bytes, state_bytes, stored.master.bytes * self.levels * count
 
     def _bytes_of_states(self, stored: StoredParameter, routine: Routine) -> int:
+        """On the fullest replica; an update that does not run in place has room for its results."""
         states = sum(state.bytes for state in stored.states)
         if routine.name in self.lowered.flat:
             return -(-states // self.replicas)

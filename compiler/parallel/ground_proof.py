@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from operator import lt
 
 from mlc.ir.dtypes import dtype_of
 from mlc.parallel.faults import Fault
@@ -40,7 +41,10 @@ def ground_faults(planned: Planned) -> Iterator[Fault]:
 
 def _held_faults(planned: Planned, place: Place) -> Iterator[Fault]:
     """Each parameter has one initial value, what a place updates it holds, and a program finds what it holds by halving."""
-    times, owned = Counter(held.parameter for held in place.held), {one.parameter for one in place.owned}
+    held, owned = [held.parameter for held in place.held], {one.parameter for one in place.owned}
+    if all(map(lt, held, held[1:])) and owned.issubset(held):
+        return
+    times = Counter(held)
     for number in sorted({*times, *owned}):
         if not (number in owned) <= times[number] <= 1:
             yield Fault("E1204", f"place {place.number}: {planned.parameters[number].name} is held {times[number]} times, not once")
@@ -51,8 +55,12 @@ def _held_faults(planned: Planned, place: Place) -> Iterator[Fault]:
 def _fixed_faults(planned: Planned, place: Place) -> Iterator[Fault]:
     """Each buffer once, of something that the plan has, as large as that is."""
     wanted = _wanted(planned, place)
-    times = Counter(area.name for area in place.fixed)
+    times = Counter([area.name for area in place.fixed])
+    once = len(times) == len(place.fixed)
     for area in place.fixed:
+        name, at, size, chain = area
+        if once and wanted.get(name, "") in (size, None) and not at % LINE_BYTES and (chain == "decode" or not name.startswith(KEPT)):
+            continue
         where = f"place {place.number}: {area.name}, {area.bytes} bytes at {area.at},"
         if area.name not in wanted:
             yield Fault("E1206", f"{where} is memory of nothing that this place has")
@@ -72,15 +80,15 @@ def _wanted(planned: Planned, place: Place) -> dict[str, int | None]:
     wanted: dict[str, int | None] = dict.fromkeys(("record", "microbatches", "results"))
     wanted.update((f"{TRANSIENT}{chain}", None) for chain in planned.rounds)
     for held in place.held:
-        parameter = planned.parameters[held.parameter]
-        wanted[f"parameter {parameter.name}"] = unit * parameter.kind.stored
-        wanted[f"work of {parameter.name} init"] = None
+        name, kind, _, _ = planned.parameters[held.parameter]
+        wanted[f"parameter {name}"] = unit * kind.stored
+        if len(held.init.at) > 1:
+            wanted[f"work of {name} init"] = None
         if held.copy is not None:
-            wanted[f"copy of {parameter.name}"] = dtype_of(parameter.kind.dtype).bytes * parameter.kind.stored_copy
-    for _, use in place.uses():
-        parameter = planned.parameters[use.parameter]
-        for level in range(len(use.levels)):
-            wanted[f"gradient of {parameter.name} {use.index} {level}"] = unit * parameter.kind.stored
+            wanted[f"copy of {name}"] = dtype_of(kind.dtype).bytes * kind.stored_copy
+    for number, index, _, levels in place.summed:
+        name, kind, _, _ = planned.parameters[number]
+        wanted.update((f"gradient of {name} {index} {level}", unit * kind.stored) for level in range(len(levels)))
     for chunk in place.chunks.get("decode", ()):
         wanted.update((buffer.name, buffer.bytes) for buffer in chunk.buffers if buffer.name.startswith(KEPT))
     return wanted

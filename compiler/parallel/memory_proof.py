@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from operator import itemgetter, le
 
 from mlc.mesh import Cohort
 from mlc.parallel.faults import Fault
@@ -59,10 +61,10 @@ def _accumulator_faults(planned: Planned, place: Place) -> Iterator[Fault]:
     least = tree_levels(planned.groups, planned.dp)
     if place.levels < least:
         yield Fault("E1206", f"place {place.number}: {place.levels} accumulators a use, {planned.groups} groups need {least}")
-    for _, use in place.uses():
-        if len(use.levels) != place.levels:
-            name = planned.parameters[use.parameter].name
-            yield Fault("E1206", f"place {place.number}: {name} has {len(use.levels)} accumulators for a tree of {place.levels} levels")
+    for parameter, _, _, levels in place.summed:
+        if len(levels) != place.levels:
+            name = planned.parameters[parameter].name
+            yield Fault("E1206", f"place {place.number}: {name} has {len(levels)} accumulators for a tree of {place.levels} levels")
 
 
 def _inbox_faults(planned: Planned, place: Place, channels: Sequence[Channel]) -> Iterator[Fault]:
@@ -76,9 +78,9 @@ def _inbox_faults(planned: Planned, place: Place, channels: Sequence[Channel]) -
                 yield Fault("E1206", f"place {place.number}: {area.name} ends at byte {area.end} of an inbox of {end}")
             if area not in shared and area.at < end:
                 yield Fault("E1206", f"place {place.number}: {area.name} begins at byte {area.at}, in the inbox of {end}")
-    for area in (*place.fixed, place.states, place.work, place.guests, *_rings(place)):
-        if area.bytes and area.at < end:
-            yield Fault("E1206", f"place {place.number}: {area.name} begins at byte {area.at}, in the inbox of {end}")
+    for name, at, size, _ in (*place.fixed, place.states, place.work, place.guests, *_rings(place)):
+        if at < end and size:
+            yield Fault("E1206", f"place {place.number}: {name} begins at byte {at}, in the inbox of {end}")
 
 
 def _rings(place: Place) -> Iterator[Area]:
@@ -152,16 +154,21 @@ def _turns(channels: Sequence[Channel]) -> frozenset[str]:
 
 def _overlaps(place: Place, areas: list[Area], turns: frozenset[str]) -> Iterator[Fault]:
     """A sweep over the arena; areas of two different chains are never in use at once. turns: nor are these"""
-    areas = sorted((a for a in areas if a.bytes), key=lambda a: (a.at, a.end, a.name))
-    active: list[Area] = []
-    for area in areas:
-        if area.at < 0 or area.end > place.arena_bytes:
-            yield Fault("E1206", f"place {place.number}: {area.name} ends at byte {area.end} of an arena of {place.arena_bytes}")
-        active = [a for a in active if a.end > area.at]
-        for other in active:
-            if other.chain is None or area.chain is None or other.chain == area.chain:
-                if other.name in turns and area.name in turns:
-                    continue
-                text = f"{area.name} at {area.at} overlaps {other.name}, which ends at {other.end}"
+    spots = sorted([(at, at + size, name, chain) for name, at, size, chain in areas if size], key=itemgetter(0, 1, 2))
+    tops = list(accumulate(map(itemgetter(1), spots), max))
+    apart = [*map(le, tops, map(itemgetter(0), spots[1:])), False]
+    inside = bool(spots) and spots[0][0] >= 0 and tops[-1] <= place.arena_bytes
+    active: list[tuple[int, int, str, str | None]] = []
+    top = 0
+    for spot in spots[apart.index(False) if inside else 0 :]:  # those before the first overlap are done with
+        at, end, name, chain = spot
+        if at < 0 or end > place.arena_bytes:
+            yield Fault("E1206", f"place {place.number}: {name} ends at byte {end} of an arena of {place.arena_bytes}")
+        active = [] if at >= top else [other for other in active if other[1] > at]
+        for _, others_end, other, others in active:
+            if (others is None or chain is None or others == chain) and not (other in turns and name in turns):
+                text = f"{name} at {at} overlaps {other}, which ends at {others_end}"
                 yield Fault("E1206", f"place {place.number}: {text}")
-        active.append(area)
+        active.append(spot)
+        if end > top:
+            top = end

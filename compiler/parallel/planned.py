@@ -158,12 +158,12 @@ class Call(NamedTuple):
 # ---- a place ----
 
 
-@frozen
-class Use:
-    """The gradient of one use of a parameter; `levels`: the accumulators that take microbatches and hold sums of groups."""
+class Use(NamedTuple):
+    """The gradient of one use of a parameter, numbered among them; `levels`: the accumulators that take microbatches and hold sums
+    of groups."""
 
     parameter: int
-    index: int
+    ordinal: int
     phase: str
     levels: tuple[int, ...]
 
@@ -279,6 +279,11 @@ class Place:
     def sharing(self, replicas: int, unit: int) -> Sharing:
         """How the replicas share out what the place owns, of elements of `unit` bytes."""
         return Sharing([Owned(one.parameter, one.elements, one.sharing) for one in self.owned], replicas, unit)
+
+    @property
+    def summed(self) -> list[Use]:
+        """All uses of the place."""
+        return [use for chunk in self.chunks.get("train", ()) for use in chunk.uses]
 
     def uses(self) -> Iterator[tuple[int, Use]]:
         """(chunk, use) of all uses of the place."""

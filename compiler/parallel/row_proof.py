@@ -18,9 +18,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import compress, islice
+from itertools import accumulate, compress, islice
 from math import prod
-from operator import add, ge
+from operator import add, and_, ge, itemgetter, le
 from typing import NamedTuple
 
 from mlc.ir.dtypes import dtype_of
@@ -34,6 +34,7 @@ _COURSES = (("F", "B"), ("F", "I", "W"))
 #: Buffers that messages carry: how the sender calls what the receiver calls so.
 SENT_AS = (("received.", "state."), ("gradient received.", "gradient."))
 _RECEIVED = tuple(received for received, _ in SENT_AS)
+_GRADIENT = "gradient of "
 
 #: Regions of what leaves a chunk: outboxes, and rings between two chunks of a place.
 _BETWEEN = ("act.", "grad.")
@@ -50,20 +51,24 @@ def row_faults(planned: Planned) -> Iterator[Fault]:
     for place in planned.places:
         fixed = frozenset((area.at, area.name, area.bytes) for area in (*place.fixed, *_scalars(planned, place, unit)))
         yield from _named_faults(place, fixed)
-        gradients = {buffer.name: number for number, buffer in enumerate(place.named) if buffer.name.startswith("gradient of ")}
+        gradients = {buffer.name: number for number, buffer in enumerate(place.named) if buffer.name.startswith(_GRADIENT)}
         named = [at for _, _, at, _ in place.named]
+        areas = {area.name: area for area in place.fixed}
         for chain, chunks in place.chunks.items():
             yield from _sharing_faults(place, chain, chunks) if len(chunks) > 1 else ()
+            transient = areas.get(f"transient.{chain}", Area("", 0, 0, None))
             for number, chunk in enumerate(chunks):
-                yield from _Chunk(planned, place, chain, number, chunk, fixed, gradients, named, sent, roles).faults()
+                yield from _Chunk(planned, place, chain, number, chunk, transient, fixed, gradients, named, sent, roles).faults()
 
 
 def _named_faults(place: Place, fixed: frozenset[tuple[int, str, int]]) -> Iterator[Fault]:
     """What chunks share is memory of the place, or the copy of a parameter, which rows read in its place."""
     for name, region, at, size in place.named:
+        if (at, name, size) in fixed and region == "arena":
+            continue
         copied = name.removeprefix("parameter ")
         copy = copied != name and (at, f"copy of {copied}", size) in fixed
-        if region != "arena" or not (copy or (at, name, size) in fixed):
+        if region != "arena" or not copy:
             yield Fault("E1206", f"place {place.number}: {name}, {size} bytes at {at} of {region}, is no buffer of it")
 
 
@@ -135,11 +140,14 @@ def _roles(routine: Signature) -> _Roles:
 class _Chunk:
     """One chunk of one chain on its place.
 
+    transient:  where values of one action lie
     fixed:      address, name and bytes of what lasts
     shared:     how many of its buffers are those of its place, which last; named: where they begin; gradients: those of them that are
                 added to
-    sums:       by name, these and what a chunk has of its own for gradients
+    sums:       by name, these and what a chunk has of its own for gradients, own_sums
+    names:      of its buffers
     lows:       where each buffer begins, with its region; highs: where it ends; sizes: its bytes
+    alone:      buffers that share no byte with others and outlive an action
     kept:       buffers that one list leaves to the next
     starts:     where what was written begins, ascending; there: the buffer that was last written there; whole: those that lie there whole
     """
@@ -151,6 +159,7 @@ class _Chunk:
         chain: str,
         number: int,
         chunk: Chunk,
+        transient: Area,
         fixed: frozenset[tuple[int, str, int]],
         gradients: Mapping[str, int],
         named: Sequence[int],
@@ -162,24 +171,35 @@ class _Chunk:
         self.chain = chain
         self.number = number
         self.chunk = chunk
+        self.transient = transient
         self.fixed = fixed
         self.shared = len(place.named)
         self.named = named
         self.gradients = frozenset(gradients.values())
         self.sums = dict(gradients)
+        self.own_sums: set[int] = set()
+        self.names = list(map(itemgetter(0), chunk.buffers))
         self.sent = sent
         self.roles = roles
         self.where = f"{chain}: place {place.number}, chunk {number}"
-        own = islice(enumerate(chunk.buffers), len(place.named), None)
-        self.arriving = [number for number, buffer in own if buffer.name.startswith(_RECEIVED)]
+        self.arriving = self._own(_RECEIVED)
         self.leaving = {name for name in place.regions if name.startswith(_LEAVING)}
         self.lows: list[int] = []
         self.highs: list[int] = []
-        self.sizes = [buffer.bytes for buffer in chunk.buffers]
+        self.sizes = list(map(itemgetter(3), chunk.buffers))
         self.kept: set[int] = set()
+        self.alone: set[int] = set()
         self.starts: list[int] = []
         self.there: dict[int, int] = {}
         self.whole: set[int] = set()
+
+    def _own(self, beginnings: tuple[str, ...]) -> list[int]:
+        """Its own buffers whose names begin so."""
+        names = self.names[self.shared :]
+        text = "\n".join(names)  # most chunks have none, which is seen at once
+        if not any(beginning in text for beginning in beginnings):
+            return []
+        return [number for number, name in enumerate(names, self.shared) if name.startswith(beginnings)]
 
     def faults(self) -> Iterator[Fault]:
         of = self.chunk
@@ -218,18 +238,26 @@ class _Chunk:
 
     def _misplaced(self) -> Iterator[Fault]:
         """Find where each buffer lies; the faults of those that lie where they may not."""
-        transient = next((a for a in self.place.fixed if a.name == f"transient.{self.chain}"), Area("", 0, 0, None))
-        first, last = transient.at, transient.end
+        first, last = self.transient.at, self.transient.end
         regions = self.place.regions
         base = {region: n * _REGION for n, region in enumerate(regions)}
         ends = {name: region.bytes if region.chain == self.chain else -1 for name, region in regions.items()}
         own = self.chunk.buffers[self.shared :]
-        self.lows = [*self.named, *[base[within] + at for _, within, at, _ in own]]
+        within = list(map(itemgetter(1), own))
+        self.lows = [*self.named, *map(add, map(base.__getitem__, within), map(itemgetter(2), own))]
         self.highs = list(map(add, self.lows, self.sizes))
         arriving = frozenset(self.arriving)
-        self.sums.update((of.name, number) for number, of in enumerate(own, self.shared) if of.name.startswith("gradient of "))
+        self.own_sums.update(self._own((_GRADIENT,)))
+        self.sums.update((self.names[number], number) for number in self.own_sums)
         if self.chunk.buffers[: self.shared] != self.place.named:
             yield Fault("E1206", f"{self.where}: its first {self.shared} buffers are not those of its place")
+        least = {**base, "arena": base.get("arena", 0) + first}
+        most = {region: base[region] + (last if region == "arena" else end) for region, end in ends.items()}
+        inside = all(map(ge, self.lows[self.shared :], map(least.__getitem__, within)))
+        inside = inside and all(map(le, self.highs[self.shared :], map(most.__getitem__, within)))
+        self.alone = self._alone()
+        if inside and not arriving and min(self.sizes, default=0) >= 0:
+            return
         for number, buffer in enumerate(own, self.shared):
             name, within, at, size = buffer
             if size < 0 or at < 0:
@@ -242,6 +270,15 @@ class _Chunk:
                     self.kept.add(number)
                 else:
                     yield Fault("E1206", f"{self.where}: {name}, {size} bytes at {at}, is no buffer of this place")
+
+    def _alone(self) -> set[int]:
+        """Buffers of its own in slots that share bytes with no other: nothing is ever written over what lies there."""
+        order = sorted(range(self.shared, len(self.lows)), key=self.lows.__getitem__)
+        lows, highs = ([of[number] for number in order] for of in (self.lows, self.highs))
+        before = [0, *accumulate(highs, max)]
+        behind = map(le, highs, [*lows[1:], _REGION * (len(self.place.regions) + 1)])
+        alone = compress(order, map(and_, map(le, before, lows), behind))
+        return {number for number in alone if self.lows[number] >= _REGION and self.sizes[number]}
 
     def _misplaced_in(self, buffer: Buffer) -> Iterator[Fault]:
         """The same of a buffer in a region."""
@@ -271,7 +308,7 @@ class _Chunk:
     def _course(self, course: Sequence[str]) -> Iterator[Fault]:
         """Follow a microbatch through its phases."""
         self.starts, self.there, self.whole = [], {}, self.kept.union(range(self.shared))
-        added: Counter[tuple[str, str]] = Counter()
+        added: list[tuple[str, str]] = []
         kept: Counter[int] = Counter()
         for buffer in self.arriving:
             self._write(buffer)
@@ -279,14 +316,15 @@ class _Chunk:
             self._forget()
             for _, buffer in self.chunk.inputs if phase == "F" else ():
                 self._write(buffer)
+            sums: list[int] = []
             for at, row in enumerate(self.chunk.rows[phase]):
                 for code, said in self._row(row):
                     yield Fault(code, f"{self.where}, {phase} row {at} ({row.name}): {said}")
                 if self.kept:
                     kept.update(self.kept.intersection(compress(row.buffers, self.roles[row.routine].changes)))
-                for number in compress(row.buffers, self.roles[row.routine].adds):
-                    if self._is_gradient(number):
-                        added[self.chunk.buffers[number].name, phase] += 1
+                if self.chain == "train":
+                    sums += compress(row.buffers, self.roles[row.routine].adds)
+            added += [(self.names[number], phase) for number in sums if number < self.shared or number in self.own_sums]
         for number in sorted(self.kept):
             times = kept[number] * self.planned.rounds.get(self.chain, 0)
             if times != 1:
@@ -295,7 +333,7 @@ class _Chunk:
         yield from self._left()
         yield from self._sent_faults()
         if self.chain == "train":
-            yield from self._use_faults(added, course)
+            yield from self._use_faults(Counter(added), course)
 
     def _row(self, row: Row) -> Iterator[tuple[str, str]]:
         """Codes and texts of what is wrong with a row."""
@@ -313,6 +351,7 @@ class _Chunk:
             yield from self._operand_faults(row)
         if not all(map(ge, lows[1:], highs)):  # else as many end as begin before each begins: none lies in another
             yield from self._overlaps(row)
+        self.whole.update(self.alone.intersection(changed))
         for number in changed:
             if number not in self.whole:  # asked here too, for most are and calls take time
                 self._write(number)
@@ -364,10 +403,12 @@ class _Chunk:
         first = bisect_left(starts, low)
         if first and self.highs[there[starts[first - 1]]] > low:
             first -= 1
-        last = bisect_left(starts, high, first)
-        for start in starts[first:last]:
-            self.whole.remove(there.pop(start))
-        starts[first:last] = [low]
+        if first == len(starts) or starts[first] >= high:
+            starts.insert(first, low)
+        else:
+            last = bisect_left(starts, high, first)
+            self.whole.difference_update(map(there.pop, starts[first:last]))
+            starts[first:last] = [low]
         there[low] = number
         self.whole.add(number)
 
@@ -377,10 +418,6 @@ class _Chunk:
         for start in self.starts[:last]:
             self.whole.remove(self.there.pop(start))
         del self.starts[:last]
-
-    def _is_gradient(self, number: int) -> bool:
-        """Is it an accumulator of the step? Outside of training what accumulates is forgotten with the microbatch."""
-        return self.chain == "train" and (number < self.shared or self.chunk.buffers[number].name.startswith("gradient of "))
 
     # ---- what is left ----
 
@@ -407,18 +444,20 @@ class _Chunk:
 
     def _use_faults(self, added: Mapping[tuple[str, str], int], course: Sequence[str]) -> Iterator[Fault]:
         """The gradient of each use is added to once, by its phase, and is there when a step ends."""
-        wanted: Counter[tuple[str, str]] = Counter()
+        due: list[tuple[str, str]] = []
         lost: list[Fault] = []
-        unit, fixed = self.planned.unit, self.fixed
-        for use in self.chunk.uses:
-            parameter = self.planned.parameters[use.parameter]
-            name, size = f"gradient of {parameter.name} {use.index}", unit * parameter.kind.stored
-            first = f"{name} 0"
-            wanted[first, "B" if "B" in course and use.phase != "F" else use.phase] += 1
-            for level, at in enumerate(use.levels):
-                lies = (at, f"{name} {level}", size) in fixed
+        unit, fixed, parameters = self.planned.unit, self.fixed, self.planned.parameters
+        whole = "B" in course
+        for number, index, phase, levels in self.chunk.uses:
+            name, kind, _, _ = parameters[number]
+            first = f"{_GRADIENT}{name} {index} 0"
+            due.append((first, "B" if whole and phase != "F" else phase))
+            for level, at in enumerate(levels):
+                level_name = f"{_GRADIENT}{name} {index} {level}" if level else first
+                lies = (at, level_name, unit * kind.stored) in fixed
                 if not (lies if level else self._accumulates(self.sums.get(first), at, lies)):
-                    lost.append(Fault("E1205", f"{self.where}: {name} {level} is not at {at} when a step ends"))
+                    lost.append(Fault("E1205", f"{self.where}: {level_name} is not at {at} when a step ends"))
+        wanted = Counter(due)
         for name, phase in sorted({*wanted, *added}) if wanted != added else ():
             if wanted[name, phase] != added.get((name, phase), 0):
                 text = f"{phase} adds to {name} {added.get((name, phase), 0)} times, not {wanted[name, phase]}"

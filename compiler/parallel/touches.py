@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import compress
+from itertools import compress, islice
 from operator import not_
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def whole_touches(touches: Mapping[str, Touch]) -> dict[str, Touch]:
 
 def _touch(planned: Planned, chunk: Chunk, named: int, rows: Iterable[Row], fills: bool) -> Touch:
     """named: so many buffers, the first, are in the arena; fills: the inputs of the chunk are filled before the rows"""
-    buffers = chunk.buffers
+    regions = ["arena"] * named + [buffer.region for buffer in islice(chunk.buffers, named, None)]
     reads: set[int] = set()
     made: set[int] = {buffer for _, buffer in chunk.inputs} if fills else set()
     masks: dict[int, list[bool]] = {}
@@ -49,5 +49,5 @@ def _touch(planned: Planned, chunk: Chunk, named: int, rows: Iterable[Row], fill
         read = set(compress(given, masks[number]))
         reads |= read - made
         made.update(compress(given, map(not_, masks[number])))
-    of_reads, of_writes = ({buffers[number].region for number in numbers if number >= named} - {"arena"} for numbers in (reads, made))
-    return Touch(frozenset(of_reads), frozenset(of_writes))
+    of_reads, of_writes = (frozenset(map(regions.__getitem__, numbers)) - {"arena"} for numbers in (reads, made))
+    return Touch(of_reads, of_writes)

@@ -240,11 +240,36 @@ def _fold_faults(entries: Entries, where: str, chunk: int, done: Mapping[str, Co
 
 def _ownership(planned: Planned) -> Iterator[Fault]:
     """Each use summed once, each element updated once, by the place of the first use."""
+    if not _owned_rightly(planned):
+        yield from _ownership_faults(planned)
+    for place in planned.places:
+        numbers = [one.parameter for one in place.owned]
+        if numbers != sorted(numbers):
+            yield Fault("E1204", f"place {place.number}: what it owns is not in the order of parameters, by which replicas share it out")
+
+
+def _owned_rightly(planned: Planned) -> bool:
+    """Are uses and owners, as all places have them, those that the parameters say?"""
+    every = [(place.stages[chunk], use) for place in planned.places for chunk, use in place.uses()]
+    found = sorted([(number, ordinal, stage, phase) for stage, (number, ordinal, phase, _) in every])
+    owners = sorted([(number, place.number, *rest) for place in planned.places for number, *rest in [one[:3] for one in place.owned]])
+    uses: list[tuple[int, int, int, str]] = []
+    shared: list[tuple[int, int, int, str]] = []
+    for number, (_, kind, owner, of) in enumerate(planned.parameters):
+        uses += [(number, index, stage, phase) for index, (stage, phase) in enumerate(of)]
+        shared.append((number, owner, kind.elements, kind.sharing))
+        if of and planned.stages[of[0][0]] != owner:
+            return False
+    return found == uses and owners == shared
+
+
+def _ownership_faults(planned: Planned) -> Iterator[Fault]:
+    """What of it is not so."""
     uses: defaultdict[int, list[tuple[int, int, str]]] = defaultdict(list)
     owners: defaultdict[int, list[tuple[int, OwnedParameter]]] = defaultdict(list)
     for place in planned.places:
         for chunk, use in place.uses():
-            uses[use.parameter].append((use.index, place.stages[chunk], use.phase))
+            uses[use.parameter].append((use.ordinal, place.stages[chunk], use.phase))
         for one in place.owned:
             owners[one.parameter].append((place.number, one))
     for number, parameter in enumerate(planned.parameters):
@@ -259,10 +284,6 @@ def _ownership(planned: Planned) -> Iterator[Fault]:
         if first != parameter.owner:
             yield Fault("E1204", f"parameter {parameter.name}: its owner is place {parameter.owner}, its first use is on place {first}")
         yield from _owner_faults(parameter, owners[number])
-    for place in planned.places:
-        numbers = [one.parameter for one in place.owned]
-        if numbers != sorted(numbers):
-            yield Fault("E1204", f"place {place.number}: what it owns is not in the order of parameters, by which replicas share it out")
 
 
 def _owner_faults(parameter: PlannedParameter, owners: list[tuple[int, OwnedParameter]]) -> Iterator[Fault]:

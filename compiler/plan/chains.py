@@ -17,7 +17,7 @@ from mlc.plan.forward import add_forward_rows
 from mlc.plan.layout import Layout
 from mlc.plan.lists import Timetable, forward_schedule, timetable
 from mlc.plan.regions import StageMemory, stage_memory
-from mlc.plan.rows import StageRows
+from mlc.plan.rows import StageRows, input_buffer
 from mlc.plan.stages import StagedChain
 from mlc.plan.uses import Use
 
@@ -55,7 +55,7 @@ def plan_chain(
     """Plan one chain. Per place, rounded: parameters of which its microbatches have copies of their own; endings: what ends its list."""
     train = staged.kind == "train"
     table = timetable(_schedule(layout, staged.kind), _costs(layout))
-    accumulators = {(use.call, use.result): use.buffer() for use in uses} if train else {}
+    accumulators = {(use.call, use.result): use.buffer for use in uses} if train else {}
     inputs = {i.name: i.type for i in lowered.step.program.inputs}
     rows = tuple(StageRows(stage, rounded[place], not train) for stage, place in enumerate(layout.schedule.placement))
     choices = layout.choices if train else ()
@@ -64,7 +64,7 @@ def plan_chain(
         if train:
             add_backward_rows(lowered, staged, accumulators, choices, values, of)
         for name in of.inputs:
-            of.buffer(f"input.{name}", inputs[name])
+            of.buffer(input_buffer(name), inputs[name])
     columns, found = _columns(lowered, staged, rows)
     joint = [table.joint(stage) for stage in range(layout.stages)]
     if train and table.schedule.microbatches == 1:
@@ -91,10 +91,10 @@ def _by_place(edges: Sequence[Edge], layout: Layout) -> tuple[tuple[Edge, ...], 
 def _own_gradients(lowered: Lowered, staged: StagedChain, uses: Sequence[Use], stages: Sequence[StageRows]) -> None:
     """Accumulators of the one microbatch of a step, which need no memory before it and none of other microbatches."""
     of_call = {number: of for of in stages for number in staged.calls[of.stage]}
-    for use in uses:
-        if use.call in of_call:
-            of_call[use.call].sizes[use.buffer()] = lowered.parameters[use.parameter].master.bytes
-            of_call[use.call].gradients.append(use.buffer())
+    for parameter, _, call, _, _, buffer in uses:
+        if call in of_call:
+            of_call[call].sizes[buffer] = lowered.parameters[parameter].master.bytes
+            of_call[call].gradients.append(buffer)
 
 
 def _costs(layout: Layout) -> Costs | None:

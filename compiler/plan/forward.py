@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mlc.ir.program import CHOICES, STATES, Call
+from mlc.ir.program import CHOICES, STATES, Call, Unit
 from mlc.ir.types import Value
 from mlc.lower.program import Lowered
-from mlc.plan.rows import StageRows
+from mlc.plan.rows import INPUT, StageRows, input_buffer
 from mlc.plan.stages import StagedChain
 
 #: (call, result of its unit) -> the accumulator of a use.
@@ -24,13 +24,14 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
     choices:  per call of the train chain; elsewhere none, for nothing lives on
     """
     values: Values = {}
+    alike: dict[int, list[str]] = {}
     received = staged.received(rows.stage)
     if _leaves_column(lowered, staged, rows.stage):
         _add_weight(lowered, staged, rows)
     for number in staged.calls[rows.stage]:
         if rows.rounded:
             _round_parameters(lowered, staged, rows, number)
-        values[number] = _add_call(lowered, staged, uses, choices[number] if choices else CHOICES[0], rows, number)
+        values[number] = _add_call(lowered, staged, uses, choices[number] if choices else CHOICES[0], rows, number, alike)
     for state in staged.sent(rows.stage):
         if state in received:
             kind = staged.types[state]
@@ -39,15 +40,33 @@ def add_forward_rows(lowered: Lowered, staged: StagedChain, uses: Accumulators, 
     return values
 
 
-def _add_call(lowered: Lowered, staged: StagedChain, uses: Accumulators, choice: str, rows: StageRows, number: int) -> dict[str, str]:
-    """Append the forward row of a call; returns where its values lie, by name. What it makes again has another place in between."""
+def _prefixes(unit: Unit, rounds: bool) -> list[str]:
+    """How the buffer of each parameter of a unit begins that is called as the argument; "" where there is more to it."""
+    beginnings = {"param": "" if rounds else "parameter ", **dict.fromkeys(("state", "input", "kept"), "")}
+    return [beginnings.get(role, "scalar ") for role in unit.roles]
+
+
+def _add_call(
+    lowered: Lowered,
+    staged: StagedChain,
+    uses: Accumulators,
+    choice: str,
+    rows: StageRows,
+    number: int,
+    alike: dict[int, list[str]],
+) -> dict[str, str]:
+    """Append the forward row of a call; returns where its values lie, by name. What it makes again has another place in between.
+
+    alike: how buffers begin, by unit
+    """
     call, step = staged.chain.calls[number], lowered.step
     unit, routine, variant = step.program.units[call.unit], lowered.forward[call.unit], step.variant(call.unit)
     remade = remade_values(lowered, call, choice)
-    values = {
-        parameter.name: f"parameter {name}" if role == "param" and name not in rows.rounded else _argument(lowered, staged, rows, call, n)
-        for n, (parameter, role, name) in enumerate(zip(unit.function.parameters, unit.roles, call.arguments, strict=True))
-    }
+    if call.unit not in alike:
+        alike[call.unit] = _prefixes(unit, bool(rows.rounded))
+    pairs = enumerate(zip(alike[call.unit], call.arguments, strict=True))
+    given = [prefix + name if prefix else _argument(lowered, staged, rows, call, n) for n, (prefix, name) in pairs]
+    values = dict(zip([parameter.name for parameter in unit.function.parameters], given, strict=True))
     results = variant.forward.results if variant else unit.function.results
     noted = unit.outputs + len(unit.effects)
     for n, result in enumerate(results[:noted]):
@@ -102,7 +121,7 @@ def _round_parameters(lowered: Lowered, staged: StagedChain, rows: StageRows, nu
 
 
 def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call, n: int) -> str:
-    """The buffer of an argument of a call that is no parameter which rows read itself."""
+    """The buffer of an argument of a call."""
     unit = lowered.step.program.units[call.unit]
     role, name, parameter = unit.roles[n], call.arguments[n], unit.function.parameters[n]
     match role:
@@ -112,7 +131,7 @@ def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call
         case "input":
             return _input(rows, name)
         case "param":
-            return f"copy of {name}"
+            return f"{'copy of' if name in rows.rounded else 'parameter'} {name}"
         case "kept":
             return rows.keep(name, lowered.stored(call.unit, parameter))
     return f"scalar {name}"
@@ -120,7 +139,7 @@ def _argument(lowered: Lowered, staged: StagedChain, rows: StageRows, call: Call
 
 def _input(rows: StageRows, name: str) -> str:
     rows.inputs[name] = None
-    return f"input.{name}"
+    return input_buffer(name)
 
 
 def _leaves_column(lowered: Lowered, staged: StagedChain, stage: int) -> bool:
@@ -141,7 +160,7 @@ def _add_weight(lowered: Lowered, staged: StagedChain, rows: StageRows) -> None:
     unit = lowered.step.program.units[number]
     bound = [_input(rows, name) if role == "input" else f"scalar {name}" for role, name in zip(unit.roles, arguments, strict=True)]
     for name, parameter in zip(bound, unit.function.parameters, strict=True):
-        if name.startswith("input."):
+        if name.startswith(INPUT):
             rows.buffer(name, parameter.type)
     rows.weight = rows.buffer("weight", unit.function.results[0].type)
     rows.add("F", lowered.forward[number], [*bound, rows.weight], "", "weight")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from mlc.frozen import tuples_of
 from mlc.ir.dtypes import dtype_of
 from mlc.ir.program import Parameter
 from mlc.lower.arrangement import StoredParameter
@@ -23,9 +24,10 @@ def plan_parameters(lowered: Lowered, layout: Layout, chains: Sequence[StagedCha
     found: dict[str, list[tuple[int, str]]] = {p.name: [] for p in lowered.step.program.parameters}
     for use in uses:
         found[use.parameter].append((stage_of[use.call], use.phase))
-    first, placement = _first_stages(lowered, chains), layout.schedule.placement
+    first = _first_stages(lowered, chains) if not all(found.values()) else {}
+    placement = layout.schedule.placement
     kinds: dict[tuple[int, str, int | None], ParameterKind] = {}
-    made: list[PlannedParameter] = []
+    made: list[tuple[str, ParameterKind, int, tuple[tuple[int, str], ...]]] = []
     for parameter in lowered.step.program.parameters:
         name, of = parameter.name, tuple(found[parameter.name])
         fed, update = (parameter.gradient, parameter.update) if of else ("none", None)
@@ -33,8 +35,8 @@ def plan_parameters(lowered: Lowered, layout: Layout, chains: Sequence[StagedCha
         if key not in kinds:
             kinds[key] = _kind(lowered, parameter, fed, update)
         stage = of[0][0] if of else first.get(name, 0)
-        made.append(PlannedParameter(name, kinds[key], placement[stage], of))
-    return tuple(made)
+        made.append((name, kinds[key], placement[stage], of))
+    return tuple(tuples_of(PlannedParameter, made))
 
 
 def _kind(lowered: Lowered, parameter: Parameter, fed: str, update: int | None) -> ParameterKind:

@@ -12,16 +12,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from operator import add, itemgetter
 
 from mlc.diagnostics import InternalError
-from mlc.frozen import frozen
+from mlc.frozen import frozen, tuples_of
 from mlc.ir.dtypes import dtype_of
-from mlc.lower.layout import aligned
+from mlc.lower.layout import ALIGNMENT, aligned
 from mlc.lower.program import Lowered
 from mlc.mesh import Cohort
 from mlc.parallel.meaning import bound_buffers, init_meaning, rows_meaning, update_meaning
 from mlc.parallel.planned import (
     HEADER_BYTES,
+    KEPT,
     NUMBER_BYTES,
     RECORD_HEAD_BYTES,
     RECORD_ONE,
@@ -41,7 +43,6 @@ from mlc.parallel.planned import (
     results_bytes,
 )
 from mlc.parallel.planned import Row as PlannedRow
-from mlc.parallel.shards import Owned as SharedOut
 from mlc.parallel.shards import Sharing, line_bytes
 from mlc.parallel.tree import most_roots
 from mlc.plan.boxes import Edge, ring_slots
@@ -50,7 +51,7 @@ from mlc.plan.layout import Layout
 from mlc.plan.lists import window
 from mlc.plan.regions import BOXES, TRANSIENT, VALUES, StageMemory
 from mlc.plan.routines import Routines
-from mlc.plan.rows import Row, StageRows
+from mlc.plan.rows import Row, StageRows, input_buffer
 from mlc.plan.uses import Use as ParameterUse
 
 PAGE_BYTES = 4096
@@ -121,7 +122,6 @@ class PlacePlanner:
     named:    address and bytes of each buffer that rows name and that lasts; shared: the buffers; numbers: by name
     kept:     the same of each that one list leaves to the next, for its chain alone
     inits:    number and meaning of each routine of an initial value
-    updates:  of each kind of parameter that is met, by its id
     regions:  the first is the arena
     """
 
@@ -133,13 +133,12 @@ class PlacePlanner:
         self.channels = {c.name: c for c in channels}
         self.inbox_bytes = inbox_bytes
         self.bytes = inbox_bytes
-        self.fixed: list[Area] = []
+        self.fixed: list[tuple[str, int, int, str | None]] = []
         self.named: dict[str, tuple[int, int]] = {}
         self.shared: tuple[Buffer, ...] = ()
         self.numbers: dict[str, int] = {}
         self.kept: dict[str, tuple[int, int]] = {}
         self.inits: dict[str, tuple[int, str]] = {}
-        self.updates: dict[int, _Updated] = {}
         self.regions = {"arena": Region("arena", 0, 0, 1, 0, None)}
         self.stages = tuple(s for s, p in enumerate(sketch.layout.schedule.placement) if p == place)
 
@@ -153,7 +152,7 @@ class PlacePlanner:
         most = max(chain.table.schedule.microbatches for chain in self.sketch.chains)
         microbatches = self._take("microbatches", NUMBER_BYTES * most)
         results = self._take("results", results_bytes(chain.columns for chain in self.sketch.chains))
-        held = tuple([self._hold(number) for number in self.sketch.held[self.place]])
+        held = tuple(tuples_of(Held, [self._hold(number) for number in self.sketch.held[self.place]]))
         uses = self._accumulators()
         for channel in list(self.channels.values()):
             if channel.source == self.place and channel.chain is None:
@@ -161,7 +160,8 @@ class PlacePlanner:
         states, work, guests = self._states(), self._work_of_updates(), self._guests(uses)
         rows = [row for chain in self.sketch.chains for stage in self.stages for row in chain.rows[stage].rows]
         read = set[str]().union(*(row.buffers for row in rows))
-        self.shared = tuple([Buffer(name, "arena", at, size) for name, (at, size) in self.named.items() if name in read])
+        shared = [(name, "arena", at, size) for name, (at, size) in self.named.items() if name in read]
+        self.shared = tuple(tuples_of(Buffer, shared))
         self.numbers = {buffer.name: number for number, buffer in enumerate(self.shared)}
         base = end = self.bytes
         chunks: dict[str, tuple[Chunk, ...]] = {}
@@ -178,13 +178,13 @@ class PlacePlanner:
             results=results,
             levels=self.sketch.levels,
             stages=self.stages,
-            fixed=tuple(self.fixed),
+            fixed=tuple(tuples_of(Area, self.fixed)),
             regions=self.regions,
             named=self.shared,
             lists={chain.staged.kind: chain.lists[self.place] for chain in self.sketch.chains},
             chunks=chunks,
             held=held,
-            owned=tuple(self._owned(one) for one in self.sketch.sharings[self.place].owned),
+            owned=self._owned(uses),
             states=states,
             work=work,
             guests=guests,
@@ -195,34 +195,25 @@ class PlacePlanner:
     def _take(self, name: str, size: int, chain: str | None = None) -> int:
         """An address for `size` bytes more."""
         at = self.bytes
-        self.bytes += aligned(size)
-        self.fixed.append(Area(name, at, size, chain))
+        self.bytes = at - -size // ALIGNMENT * ALIGNMENT
+        self.fixed.append((name, at, size, chain))
         return at
 
-    def _buffer(self, name: str, size: int) -> int:
-        """The same, for a buffer that rows name."""
-        at = self._take(name, size)
-        self.named[name] = at, size
-        return at
-
-    def _work(self, name: str, size: int) -> tuple[int, ...]:
-        """Work memory as the last operand of a row; none where it needs none."""
-        return (self._take(name, size),) if size else ()
-
-    def _hold(self, number: int) -> Held:
-        """A parameter in the memory of the place: its master, and its copy where rows read a narrower dtype."""
+    def _hold(self, number: int) -> tuple[int, int, int | None, Call, str]:
+        """A parameter in the memory of the place, as a Held: its master, and its copy where rows read a narrower dtype."""
         name, routine = self.program.parameters[number].name, self.sketch.lowered.inits[number]
         stored, read = self.sketch.lowered.parameters[name], f"parameter {name}"
-        master, copy = self._buffer(read, stored.master.bytes), None
+        master, copy = self._take(read, stored.master.bytes), None
+        self.named[read] = master, stored.master.bytes
         if stored.copy is not None and name not in self.sketch.rounded[self.place]:
             copy = self._take(f"copy of {name}", stored.copy.bytes)
             self.named[read] = copy, stored.copy.bytes
-        at = (master, *self._work(f"work of {name} init", routine.work_bytes))
+        at = (master, self._take(f"work of {name} init", routine.work_bytes)) if routine.work_bytes else (master,)
         if routine.name not in self.inits:
             called = self.sketch.routines.number(routine)
             self.inits[routine.name] = called, init_meaning(self.sketch.routines.signatures[called])
         called, meaning = self.inits[routine.name]
-        return Held(number, master, copy, Call(called, at), meaning)
+        return number, master, copy, Call(called, at), meaning
 
     def _accumulators(self) -> dict[int, list[Use]]:
         """The uses of each stage of the place, with memory for all levels, but for those that a microbatch has for itself."""
@@ -230,13 +221,20 @@ class PlacePlanner:
         found: dict[int, list[Use]] = {stage: [] for stage in self.stages}
         for stage in self.stages:
             alone = frozenset(train.rows[stage].gradients)
+            made: list[tuple[int, int, str, tuple[int, ...]]] = []
             for use in [use for call in train.staged.calls[stage] for use in of_call.get(call, ())]:
-                number = self.sketch.numbers[use.parameter]
-                size = self.sketch.lowered.parameters[use.parameter].master.bytes
-                levels = range(0 if use.buffer() in alone else self.sketch.levels)
-                areas = tuple([(self._take if level else self._buffer)(use.buffer(level), size) for level in levels])
-                found[stage].append(Use(number, use.index, use.phase, areas))
+                name, index, _, _, phase, buffer = use
+                areas = () if buffer in alone else self._levels(use)
+                made.append((self.sketch.numbers[name], index, phase, areas))
+            found[stage] = tuples_of(Use, made)
         return found
+
+    def _levels(self, use: ParameterUse) -> tuple[int, ...]:
+        """Memory of its own for each level of a use."""
+        size = self.sketch.lowered.parameters[use.parameter].master.bytes
+        areas = tuple([self._take(use.level(level), size) for level in range(self.sketch.levels)])
+        self.named[use.buffer] = areas[0], size
+        return areas
 
     def _outbox(self, channel: Channel) -> None:
         size = channel.peers(self.sketch.layout.dp) * channel.outbox_slots * channel.slot_bytes
@@ -245,13 +243,14 @@ class PlacePlanner:
 
     # ---- optimizer ----
 
-    def _owned(self, one: SharedOut) -> OwnedParameter:
-        """A parameter of the place's own, with what updates it."""
-        name, kind, _, uses = self.sketch.parameters[one.parameter]
-        gradient = self.named[f"gradient of {name} 0 0"][0] if uses else None
-        if id(kind) not in self.updates:
-            self.updates[id(kind)] = self._updated(kind)
-        return OwnedParameter(one.parameter, one.elements, one.sharing, gradient, *self.updates[id(kind)])
+    def _owned(self, uses: Mapping[int, list[Use]]) -> tuple[OwnedParameter, ...]:
+        """The parameters of the place's own, each with what updates it."""
+        parameters, owned = self.sketch.parameters, self.sketch.sharings[self.place].owned
+        kinds = {id(kind): kind for kind in [parameters[number].kind for number, _, _ in owned]}
+        updates = {number: self._updated(kind) for number, kind in kinds.items()}
+        gradients = {use.parameter: use.levels[0] for of in uses.values() for use in of if use.ordinal == 0}
+        made = [(number, *rest, gradients.get(number), *updates[id(parameters[number].kind)]) for number, *rest in owned]
+        return tuple(tuples_of(OwnedParameter, made))
 
     def _updated(self, kind: ParameterKind) -> _Updated:
         if kind.update is None:
@@ -315,7 +314,7 @@ class PlacePlanner:
 
     # ---- chains ----
 
-    def _chain(self, chain: PlannedChain, uses: Mapping[int, list[Use]]) -> tuple[Chunk, ...]:
+    def _chain(self, chain: PlannedChain, uses: dict[int, list[Use]]) -> tuple[Chunk, ...]:
         """The chunks of a chain, and all memory that is only its own."""
         kind = chain.staged.kind
         size = max((chain.memories[stage].transient for stage in self.stages), default=0)
@@ -336,15 +335,19 @@ class PlacePlanner:
             self._own_gradients(chain, chunk, uses)
         return tuple([self._chunk(chain, chunk, transient, uses) for chunk in range(len(self.stages))])
 
-    def _own_gradients(self, chain: PlannedChain, chunk: int, uses: Mapping[int, list[Use]]) -> None:
+    def _own_gradients(self, chain: PlannedChain, chunk: int, uses: dict[int, list[Use]]) -> None:
         """Addresses of accumulators that lie in the only slot of a ring."""
         stage = self.stages[chunk]
-        for name in chain.rows[stage].gradients:
-            ring, offset = chain.memories[stage].spots[name]
-            self.named[name] = self.regions[f"{chain.staged.kind}.{chunk}.{ring}"].base + offset, chain.rows[stage].sizes[name]
-        for n, use in enumerate(uses[stage] if chain.rows[stage].gradients else ()):
-            name = f"gradient of {self.program.parameters[use.parameter].name} {use.index} 0"
-            uses[stage][n] = Use(use.parameter, use.index, use.phase, (self.named[name][0],))
+        rows, spots = chain.rows[stage], chain.memories[stage].spots
+        if not rows.gradients:
+            return
+        bases = {ring: self.regions[f"{chain.staged.kind}.{chunk}.{ring}"].base for ring in {spots[name][0] for name in rows.gradients}}
+        for name in rows.gradients:
+            ring, offset = spots[name]
+            self.named[name] = bases[ring] + offset, rows.sizes[name]
+        found = [use for call in chain.staged.calls[stage] for use in self.sketch.uses.get(call, ())]
+        pairs = zip(found, uses[stage], strict=True)
+        uses[stage] = tuples_of(Use, [(*use[:3], (self.named[of.buffer][0],)) for of, use in pairs])
 
     def _shared_outboxes(self, chain: PlannedChain) -> None:
         """One slot for each group of channels whose messages take turns in it."""
@@ -403,7 +406,7 @@ class PlacePlanner:
         def placed(row: Row) -> PlannedRow:
             return PlannedRow(routines.number(row.routine), row.path, row.name, tuple(map(buffers.number, row.buffers)))
 
-        filled = tuple((inputs[name], buffers.number(f"input.{name}")) for name in rows.inputs)
+        filled = tuple((inputs[name], buffers.number(input_buffer(name))) for name in rows.inputs)
         weight = None if rows.weight is None else buffers.number(rows.weight)
         once = {id(row): placed(row) for row in rows.rows}
         shown = logits is not None and chain.columns.logits_stage == stage
@@ -462,14 +465,11 @@ class _Buffers:
 
     def own(self) -> list[Buffer]:
         """Those that are not the place's."""
-        spots, sizes = self.memory.spots, self.rows.sizes
-        bases = {ring: (region, self.transient if ring == TRANSIENT else 0) for ring, region in self.regions.items()}
-        found: list[Buffer] = []
-        for name in islice(self.numbers, self.first, None):
-            if name in self.kept:
-                found.append(Buffer(name, "arena", *self.kept[name]))
-                continue
-            ring, offset = spots[name]
-            region, base = bases[ring]
-            found.append(Buffer(name, region, base + offset, sizes[name]))
-        return found
+        sizes = {**self.rows.sizes, **{name: size for name, (_, size) in self.kept.items()}}
+        regions = {**self.regions, KEPT: "arena"}
+        bases = {**dict.fromkeys(regions, 0), TRANSIENT: self.transient}
+        spots = {**self.memory.spots, **{name: (KEPT, at) for name, (at, _) in self.kept.items()}}
+        names = list(islice(self.numbers, self.first, None))
+        rings = list(map(itemgetter(0), map(spots.__getitem__, names)))
+        at = map(add, map(bases.__getitem__, rings), map(itemgetter(1), map(spots.__getitem__, names)))
+        return tuples_of(Buffer, zip(names, map(regions.__getitem__, rings), at, map(sizes.__getitem__, names), strict=True))

@@ -11,11 +11,13 @@ microbatch the gradients of parameters are such values too, which live to the en
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import repeat
+from operator import itemgetter
+from typing import NamedTuple
 
 from mlc.frozen import frozen
 from mlc.lower.layout import aligned, lay_out
-from mlc.plan.rows import Row, StageRows
+from mlc.plan.rows import INPUT, Row, StageRows, input_buffer
 from mlc.plan.stages import StagedChain
 
 #: What lies in the messages of a stage: states that arrive and leave, gradients that arrive and leave.
@@ -63,14 +65,17 @@ class StageMemory:
     heads: Mapping[tuple[str, str], tuple[int, float]]
 
 
-@dataclass(slots=True)
-class _Touch:
-    """What a phase does to a buffer: the numbers of the first and the last row that touch it, and whether the first one reads it."""
+class _Touches(NamedTuple):
+    """What rows do to the buffers of a microbatch, in the order in which they meet them.
 
-    first: int
-    last: int
-    reads: bool
-    writes: bool
+    first, last:  the numbers of the first and the last row that touch each
+    reads:        those that the first of these reads, shared memory among them; writes: those that some row writes
+    """
+
+    first: dict[str, int]
+    last: dict[str, int]
+    reads: set[str]
+    writes: set[str]
 
 
 def message(staged: StagedChain, states: Sequence[str]) -> tuple[dict[str, int], int]:
@@ -96,40 +101,41 @@ def stage_memory(
     phases = _phases(rows, frozenset(kinds))
     touched = {phase: _touches(of, rows.sizes) for phase, of in phases.items()}
     lasting = frozenset(lasting)
-    if rows.inputs:
-        _fill(touched, rows)
+    _fill(touched["F"], rows)
     separate = [phase for phase in phases if phase != "B" or "I" not in phases]
     spots, sizes = _messages(staged, rows.stage)
     boxes = {name: box for name, (box, _) in spots.items()}
     of_buffer: dict[str, tuple[str, ...]] = {}
     for phase in separate:
-        for name in touched[phase]:
-            of_buffer[name] = (*of_buffer.get(name, ()), phase)
+        names = touched[phase].last
+        more = {name: (*of_buffer[name], phase) for name in of_buffer.keys() & names.keys()}
+        of_buffer |= dict.fromkeys(names, (phase,)) | more
     if joint:
-        sizes |= _place_joint(rows, phases, touched, lasting, spots)
+        sizes |= _place_joint(rows, [*phases["F"], *phases["B"]], lasting, spots)
     sizes |= _place_rings(rows, of_buffer, spots, lasting, logits)
     transient = max((_place_transient(rows, touched[phase], of_buffer, phase, spots) for phase in separate), default=0)
     touching = _ring_phases(of_buffer, spots)
     rings = {name: Ring(size, tuple(phase for phase in separate if phase in touching.get(name, ()))) for name, size in sizes.items()}
-    reads = {phase: _rings_of([n for n, t in of.items() if t.reads], spots) for phase, of in touched.items()}
-    writes = {phase: _rings_of([n for n, t in of.items() if t.writes], spots) for phase, of in touched.items()}
+    reads = {phase: _rings_of(filter(of.reads.__contains__, of.last), spots) for phase, of in touched.items()}
+    writes = {phase: _rings_of(filter(of.writes.__contains__, of.last), spots) for phase, of in touched.items()}
     return StageMemory(phases, spots, rings, transient, reads, writes, _heads(phases, touched, boxes))
 
 
 def _heads(
-    phases: Mapping[str, tuple[Row, ...]], touched: Mapping[str, Mapping[str, _Touch]], boxes: Mapping[str, str]
+    phases: Mapping[str, tuple[Row, ...]], touched: Mapping[str, _Touches], boxes: Mapping[str, str]
 ) -> dict[tuple[str, str], tuple[int, float]]:
     """What is said of StageMemory.heads. boxes: of the buffers that lie in messages"""
     found: dict[tuple[str, str], tuple[int, float]] = {}
     for phase, rows in phases.items():
         flops = [row.routine.flops for row in rows]
-        touches: dict[str, list[_Touch]] = {}
+        of = touched[phase]
+        carried: dict[str, list[str]] = {}
         for name, box in boxes.items():
-            if name in touched[phase]:
-                touches.setdefault(box, []).append(touched[phase][name])
-        for box in sorted(touches):
+            if name in of.last:
+                carried.setdefault(box, []).append(name)
+        for box in sorted(carried):
             sent = box in ("sent", "gradients sent")
-            head = min(t.first for t in touches[box]) if sent else max(t.last for t in touches[box]) + 1
+            head = min(of.first[name] for name in carried[box]) if sent else max(of.last[name] for name in carried[box]) + 1
             found[box, phase] = head, _part(flops, head)
     return found
 
@@ -140,26 +146,24 @@ def _part(flops: Sequence[int], head: int) -> float:
 
 
 def _place_joint(
-    rows: StageRows,
-    phases: Mapping[str, tuple[Row, ...]],
-    touched: Mapping[str, Mapping[str, _Touch]],
-    lasting: frozenset[str],
-    spots: dict[str, tuple[str, int]],
+    rows: StageRows, line: Sequence[Row], lasting: frozenset[str], spots: dict[str, tuple[str, int]]
 ) -> dict[str, int]:
-    """Places what lives in forward and backward of one microbatch, inputs, messages and what lasts apart; returns the bytes of the ring."""
-    forward = len(phases["F"])
-    end = forward + len(phases["B"])
-    lives = {name: (touch.first, touch.last) for name, touch in touched["F"].items()}
-    for name, touch in touched["B"].items():
-        last = forward + touch.last
-        lives[name] = (lives[name][0] if name in lives else forward + touch.first, last)
-    for name in rows.gradients:
-        lives[name] = (lives[name][0], end)
-    apart = {*spots, *lasting}
-    own = {name: life for name, life in lives.items() if name not in apart and not name.startswith("input.")}
-    offsets, size = lay_out({name: rows.sizes[name] for name in own}, own)
-    spots.update((name, (JOINT, offset)) for name, offset in offsets.items())
-    return {JOINT: size} if size else {}
+    """Places what lives in forward and backward of one microbatch, inputs, messages and what lasts apart; returns the bytes of the ring.
+
+    line: the rows of both
+    """
+    of = _touches(line, rows.sizes)
+    of.last.update(dict.fromkeys(rows.gradients, len(line)))
+    apart = {*spots, *lasting, *map(input_buffer, rows.inputs)}
+    return {JOINT: size} if (size := _lay_out(rows, of, [name for name in of.last if name not in apart], JOINT, spots)) else {}
+
+
+def _lay_out(rows: StageRows, of: _Touches, names: Sequence[str], where: str, spots: dict[str, tuple[str, int]]) -> int:
+    """Places some buffers for the time in which rows touch them; returns their bytes."""
+    lives = zip(map(of.first.__getitem__, names), map(of.last.__getitem__, names), strict=True)
+    offsets, size = lay_out(dict(zip(names, map(rows.sizes.__getitem__, names), strict=True)), dict(zip(names, lives, strict=True)))
+    spots.update(zip(offsets, zip(repeat(where), offsets.values(), strict=False), strict=True))
+    return size
 
 
 def _phases(rows: StageRows, kinds: frozenset[str]) -> dict[str, tuple[Row, ...]]:
@@ -172,31 +176,30 @@ def _phases(rows: StageRows, kinds: frozenset[str]) -> dict[str, tuple[Row, ...]
     return phases
 
 
-def _touches(rows: Sequence[Row], sizes: Mapping[str, int]) -> dict[str, _Touch]:
-    """What a phase does to each buffer of a microbatch."""
-    found: dict[str, _Touch] = {}
-    for number, row in enumerate(rows):
-        parameters = len(row.routine.function.parameters)
-        for name in row.buffers[:parameters]:
-            touch = found.get(name)
-            if touch is not None:
-                touch.last = number
-            elif name in sizes:
-                found[name] = _Touch(number, number, True, False)
-        for name in row.buffers[parameters:]:
-            touch = found.get(name)
-            if touch is not None:
-                touch.last = number
-                touch.writes = True
-            elif name in sizes:
-                found[name] = _Touch(number, number, False, True)
-    return found
+def _touches(rows: Sequence[Row], sizes: Mapping[str, int]) -> _Touches:
+    """What rows do to each buffer of a microbatch."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    reads: set[str] = set()
+    writes: set[str] = set()
+    for number, (_, routine, buffers, *_) in enumerate(rows):
+        parameters = len(routine.function.parameters)
+        reads.update(set(buffers[:parameters]) - writes)
+        writes.update(buffers[parameters:])
+        last.update(dict.fromkeys(buffers, number))
+    for number in range(len(rows) - 1, -1, -1):
+        first.update(dict.fromkeys(rows[number].buffers, number))
+    own = list(filter(sizes.__contains__, last))
+    return _Touches(first, dict(zip(own, map(last.__getitem__, own), strict=True)), reads, writes)
 
 
-def _fill(touched: dict[str, dict[str, _Touch]], rows: StageRows) -> None:
+def _fill(forward: _Touches, rows: StageRows) -> None:
     """Inputs are written before the first forward row, whoever reads them."""
-    for name in rows.inputs:
-        touched["F"][f"input.{name}"] = _Touch(0, 0, False, True)
+    names = list(map(input_buffer, rows.inputs))
+    forward.first.update(dict.fromkeys(names, 0))
+    forward.last.update(dict.fromkeys(names, 0))
+    forward.reads.difference_update(names)
+    forward.writes.update(names)
 
 
 def _messages(staged: StagedChain, stage: int) -> tuple[dict[str, tuple[str, int]], dict[str, int]]:
@@ -225,7 +228,7 @@ def _place_rings(
     for name, phases in of_buffer.items():
         if name in spots:
             continue
-        if name.startswith("input."):
+        if name.startswith(INPUT):
             ring = INPUTS
         elif name in lasting:
             ring = VALUES
@@ -241,32 +244,31 @@ def _place_rings(
 
 
 def _place_transient(
-    rows: StageRows, touched: Mapping[str, _Touch], of_buffer: Mapping[str, tuple[str, ...]], phase: str, spots: dict[str, tuple[str, int]]
+    rows: StageRows, of: _Touches, of_buffer: Mapping[str, tuple[str, ...]], phase: str, spots: dict[str, tuple[str, int]]
 ) -> int:
     """Places what one phase alone touches; returns its bytes. What one row alone touches lies behind the rest, all at one place."""
     alone = {name for names in rows.alone.values() for name in names}
     apart = alone.union(spots)
-    lives = {name: (t.first, t.last) for name, t in touched.items() if of_buffer[name] == (phase,) and name not in apart}
-    offsets, size = lay_out({name: rows.sizes[name] for name in lives}, lives)
-    end = size
+    own = [name for name in of.last if name not in apart and of_buffer[name] == (phase,)]
+    end = size = _lay_out(rows, of, own, TRANSIENT, spots)
     for names in rows.alone.values():
         at = size
         for name in names:
-            offsets[name] = at
+            spots[name] = TRANSIENT, at
             at += aligned(rows.sizes[name])
         end = max(end, at)
-    spots.update((name, (TRANSIENT, offset)) for name, offset in offsets.items())
     return end
 
 
 def _ring_phases(of_buffer: Mapping[str, tuple[str, ...]], spots: Mapping[str, tuple[str, int]]) -> dict[str, set[str]]:
     """By ring, the phases that touch what lies there."""
     found: dict[str, set[str]] = {}
-    for ring, phases in {(spots[name][0], phases) for name, phases in of_buffer.items()}:
+    rings = map(itemgetter(0), map(spots.__getitem__, of_buffer))
+    for ring, phases in set(zip(rings, of_buffer.values(), strict=True)):
         found.setdefault(ring, set()).update(phases)
     return found
 
 
 def _rings_of(names: Iterable[str], spots: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
     """The rings that some buffers lie in, each once."""
-    return tuple(ring for ring in dict.fromkeys([spots[name][0] for name in names]) if ring != TRANSIENT)
+    return tuple(ring for ring in dict.fromkeys(map(itemgetter(0), map(spots.__getitem__, names))) if ring != TRANSIENT)

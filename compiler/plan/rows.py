@@ -11,6 +11,14 @@ from mlc.lower.arrangement import Stored
 from mlc.lower.routine import Routine
 from mlc.parallel.planned import KEPT
 
+#: How the names of buffers of model inputs begin.
+INPUT = "input."
+
+
+def input_buffer(name: str) -> str:
+    """The buffer of a model input."""
+    return f"{INPUT}{name}"
+
 
 class Row(NamedTuple):
     """One call of a routine: the buffers it is given in order, its work memory last. `name` is for people; `path` keys random numbers.
