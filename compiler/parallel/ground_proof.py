@@ -17,6 +17,7 @@ from mlc.parallel.shards import LINE_BYTES
 
 #: How the name of the fixed buffer begins in which a chain has its transient values.
 TRANSIENT = "transient."
+_OF_CHAINS = (KEPT, TRANSIENT)
 
 #: The region of all that has one address: its only slot is the arena.
 ARENA = Region("arena", 0, 0, 1, 0, None)
@@ -59,7 +60,7 @@ def _fixed_faults(planned: Planned, place: Place) -> Iterator[Fault]:
     once = len(times) == len(place.fixed)
     for area in place.fixed:
         name, at, size, chain = area
-        if once and wanted.get(name, "") in (size, None) and not at % LINE_BYTES and (chain == "decode" or not name.startswith(KEPT)):
+        if once and wanted.get(name, "") in (size, None) and not at % LINE_BYTES and chain is None and not name.startswith(_OF_CHAINS):
             continue
         where = f"place {place.number}: {area.name}, {area.bytes} bytes at {area.at},"
         if area.name not in wanted:
