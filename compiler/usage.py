@@ -50,8 +50,8 @@ OPTIONS: dict[str, str] = {
 #: Options of a program, and what people type for them. They stand behind --.
 PROGRAM: tuple[str, ...] = (
     "data", "steps", "seed", "order", "threads", "log", "checkpoint", "every", "keep", "fresh", "resume", "allow", "weights", "fit",
-    "evaluate", "evaluate-batches", "sample", "prompt", "temperature", "top-k", "top-p", "hash", "profile", "trace", "timeout",
-    "start-timeout", "grace", "transport", "print-plan", "print-launches", "dry-run", "completion",
+    "evaluate", "evaluate-batches", "sample", "prompt", "temperature", "top-k", "top-p", "hash", "profile", "profile-json",
+    "trace", "timeout", "start-timeout", "grace", "transport", "print-plan", "print-launches", "dry-run", "completion",
     "lr", "learning-rate", "rate", "warmup", "epochs", "max-steps", "iterations", "train", "dataset", "save", "workers",
 )  # fmt: skip
 

@@ -1,6 +1,8 @@
-"""Routines as C functions: one function a routine, one block a kernel, a comment with the line of the model above each."""
+"""Routines as C functions: one function a routine, one block a kernel, above each what it is, with the line of the model."""
 
 from __future__ import annotations
+
+import math
 
 from mlc.diagnostics import InternalError
 from mlc.emit import tree as c
@@ -8,6 +10,7 @@ from mlc.emit.body import Body
 from mlc.emit.expressions import pointer_type
 from mlc.emit.kernels_calls import call, contract, epilogue
 from mlc.emit.kernels_loops import columns, flat_nest, nest, select
+from mlc.emit.literals import c_string
 from mlc.lower.loops import Call, Columns, Contract, Kernel, Nest, Scan, Scatter, Select, Whole
 from mlc.lower.names import memory_name, unique_name
 from mlc.lower.routine import Routine
@@ -29,7 +32,7 @@ def routine_function(routine: Routine, name: str) -> tuple[c.Node, ...]:
         closure = f"{name}_{number}"
         nodes += epilogue(buffers, closure, kernel) if isinstance(kernel, Contract) else ()
         body += [c.Do("mlc_barrier(env)")] if routine.barriers[number] else []
-        body += [c.Blank(), c.note(kernel.note), _kernel(buffers, closure, kernel)]
+        body += [c.Blank(), _begin(name, kernel), _kernel(buffers, closure, kernel)]
     head = f"static void {name}(const mlc_env *env, const uint64_t *at)"
     return (*nodes, c.Function((head,), tuple(body)), c.Blank())
 
@@ -43,6 +46,21 @@ def flat_routine_function(routine: Routine, name: str) -> tuple[c.Node, ...]:
     head = f"static void {name}(const mlc_env *env, const uint64_t *at, int64_t begin, int64_t end)"
     body = (*pointers(routine, buffers), c.note(kernel.note), *flat_nest(Body(buffers), kernel))
     return (c.Function((head,), body), c.Blank())
+
+
+def _begin(routine: str, kernel: Kernel) -> c.Do:
+    """What is said to who times kernels."""
+    return c.Do(f"mlc_begin(env, {c_string(routine)}, {_flops(kernel)}, {c_string(kernel.note)})")
+
+
+def _flops(kernel: Kernel) -> str:
+    """Those of dense work, in C; 0 of kernels that do little with each number they read."""
+    match kernel:
+        case Contract(batch=batch, m=m, n=n, k=k):
+            return repr(2.0 * math.prod(extent for group in (batch, m, n, k) for extent, *_ in group))
+        case Call(flops=flops):
+            return repr(float(flops))
+    return "0"
 
 
 def _kernel(buffers: dict[str, tuple[str, str]], closure: str, kernel: Kernel) -> c.Statement:

@@ -25,6 +25,7 @@ def call_kernel(sources: Sources, instruction: Instruction, kernel: RuntimeKerne
         note=instruction_note(instruction),
         kernel=kernel,
         function=kernel.function(instruction),
+        flops=sources.graph.ops[instruction.op].flops(instruction),
         operands=operands,
         reads=len(read),
         constants=kernel.constants(instruction, operands),

@@ -186,6 +186,7 @@ class Call:
     """A kernel of the runtime, called by all threads. The first `reads` operands are read, the others written.
 
     function:   of C
+    flops:      floating-point operations
     constants:  the fields of the kernel's struct
     workspace:  the work buffer that is passed last; None: none
     """
@@ -193,6 +194,7 @@ class Call:
     note: str
     kernel: RuntimeKernel
     function: str
+    flops: int
     operands: tuple[Operand | None, ...]
     reads: int
     constants: tuple[Constants, ...]

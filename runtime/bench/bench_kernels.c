@@ -66,29 +66,16 @@ static void report(const char *name, const char *what, double flops, double take
     printf("%-24s %-20s %10.1f us %8.1f GFLOP/s %5.1f %%\n", name, what, 1e6 * taken, rate, 100 * rate / peak);
 }
 
-/* Fused multiply-adds on registers, as many chains as a tile has. */
-
-static void run_registers(const mlc_env *env, const void *argument)
+static void run_registers(const mlc_env *env, const void *flops)
 {
-    const float *x = argument;
-    const mlc_vector a = mlc_vector_of(x[0]), b = mlc_vector_of(x[1]);
-    mlc_vector c0 = mlc_vector_of(x[2]), c1 = mlc_vector_of(x[3]), c2 = mlc_vector_of(x[4]), c3 = mlc_vector_of(x[5]),
-        c4 = mlc_vector_of(x[6]);
-    mlc_vector c5 = mlc_vector_of(x[7]), c6 = mlc_vector_of(x[8]), c7 = mlc_vector_of(x[9]), c8 = mlc_vector_of(x[10]),
-        c9 = mlc_vector_of(x[11]);
-    for (int i = 0; i < 200000; i++) {
-        c0 = mlc_vector_fma(c0, a, b), c1 = mlc_vector_fma(c1, a, b), c2 = mlc_vector_fma(c2, a, b), c3 = mlc_vector_fma(c3, a, b);
-        c4 = mlc_vector_fma(c4, a, b), c5 = mlc_vector_fma(c5, a, b), c6 = mlc_vector_fma(c6, a, b), c7 = mlc_vector_fma(c7, a, b);
-        c8 = mlc_vector_fma(c8, a, b), c9 = mlc_vector_fma(c9, a, b);
-    }
-    mlc_vector_store((float *)env->scratch, c0 + c1 + c2 + c3 + c4 + c5 + c6 + c7 + c8 + c9);
+    *((double *)flops + env->thread) = mlc_peak(env);
 }
 
 static void measure_peak(void)
 {
-    const float x[12] = {0.5f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}; /* distinct: equal chains would be merged */
-    const double flops = 200000.0 * 10 * 2 * MLC_LANES * threads;
-    peak = 1e-9 * flops / time_of(run_registers, x, 4096, flops);
+    double flops[MOST_THREADS];
+    const double taken = time_of(run_registers, flops, 4096, 2e8 * threads);
+    peak = 1e-9 * threads * flops[0] / taken;
     printf("peak of %d thread%s: %.1f GFLOP/s in f32, %d lanes\n", threads, threads > 1 ? "s" : "", peak, MLC_LANES);
 }
 

@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define MLC_ABI_VERSION 12
+#define MLC_ABI_VERSION 13
 #define MLC_NONE UINT64_MAX /* an offset that names no buffer */
 
 enum mlc_dtype { MLC_F32, MLC_BF16, MLC_F16, MLC_I32, MLC_BOOL, MLC_F64, MLC_DTYPES }; /* bool: one byte, 0 or 1 */
@@ -60,7 +60,13 @@ typedef struct mlc_env {
     int gated;                /* of a device: 1: kernels of sweeps do nothing where the record is `held` */
     void *stream;             /* of a device: where rows put their kernels; the addresses above are then the device's. NULL: this thread computes */
     struct mlc_calls *calls;  /* of a device: those of a sweep that are not on the stream yet */
+    struct mlc_listener *listener; /* NULL: nobody wants to know when kernels begin */
 } mlc_env;
+
+/* Who wants to know when kernels begin. */
+typedef struct mlc_listener {
+    void (*begin)(struct mlc_listener *listener, const char *function, const char *kernel, double flops);
+} mlc_listener;
 
 /* All threads of a rank call it with equal `at`; at[i] is the arena offset of operand i.
  * Every thread has passed a barrier before the call, and passes one after it. */

@@ -38,6 +38,14 @@ static inline mlc_range mlc_share(const mlc_env *env, int64_t items)
 /* Every thread of the rank waits here for the others; what they wrote before is visible after. */
 void mlc_barrier(const mlc_env *env);
 
+/* Here begins a kernel of a function: `kernel` says what it makes, and by which line of the model. It ends where the next one begins, or
+ * with the function, its barrier included. flops: of dense work, else 0. */
+static inline void mlc_begin(const mlc_env *env, const char *function, double flops, const char *kernel)
+{
+    if (__builtin_expect(env->listener != 0, 0))
+        env->listener->begin(env->listener, function, kernel, flops);
+}
+
 /* An index that is out of range: noted, so that the step ends before anything is updated (index.h). */
 void mlc_index_refuse(const mlc_env *env, int32_t value, int32_t extent, int64_t element, int64_t each, int32_t site, const char *where)
     __attribute__((cold, noinline));
@@ -155,6 +163,11 @@ void mlc_attention_next(const mlc_env *env, const mlc_attention *shape, const vo
     void *y);
 void mlc_attention_next_f64(const mlc_env *env, const mlc_attention *shape, const void *q, const void *k, const void *v,
     const int32_t *time, void *y);
+
+/* A loop that reaches what multiplies and adds are possible, for some milliseconds at most: leaves a vector in env->scratch and returns its
+ * floating-point operations. Each thread is timed on its own. */
+double mlc_peak(const mlc_env *env);
+double mlc_peak_f64(const mlc_env *env);
 
 /* The kernels of sweeps (mlc_abi.h), of elements [begin, end) of what lies at at[0], at[1]; of the wide dtype where nothing else is said.
  * What they find in values goes into the thread's worker: env->subject says what it is of. Those of the rank are called once, by one

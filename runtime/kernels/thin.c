@@ -31,7 +31,7 @@ MLC_INLINE mlc_vector load_narrow(const uint16_t *x)
 #elif defined(__AVX2__) && defined(__FMA__)
     return (mlc_vector)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16);
 #else
-    mlc_vector v;
+    mlc_vector v = {0};
     for (int i = 0; i < MLC_LANES; i++)
         v[i] = mlc_f32_of_bf16(x[i]);
     return v;

@@ -248,7 +248,7 @@ static void check_purposes(void)
     expect(2, "--log wants --data or --evaluate", "--hash --log l");
     expect(2, "--every wants --checkpoint or --evaluate", "--data text --every 3");
     expect(2, "--every wants --data", "--evaluate text --every 3");
-    expect(2, "--profile wants --data", "--evaluate text --profile");
+    expect(2, "--profile wants --data or --sample", "--evaluate text --profile");
     expect(2, "--trace wants --data", "--evaluate text --trace t");
     expect(2, "--allow wants --resume, --weights or --checkpoint", "--data text --allow seed");
     expect(2, "--evaluate-batches wants --evaluate", "--data text --evaluate-batches 3");
@@ -455,6 +455,7 @@ static void check_log(void)
            "--data text --steps 12 --log log --trace trace.json --profile --evaluate half --every 5 --checkpoint w --sample 30 "
            "--prompt The --timeout 60 --hash");
     CHECK_HOLDS(out, "table backward");
+    CHECK_HOLDS(out, " GFLOP/s % peak  kernel\n");
     CHECK_HOLDS(out, "evaluation after 10 steps: loss ");
     CHECK_HOLDS(out, "evaluation after 12 steps: loss ");
     CHECK_HOLDS(out, "\nThe");

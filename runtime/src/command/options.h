@@ -36,6 +36,7 @@ typedef struct mlc_options {
     const char *order;
     const char *log;
     const char *trace;
+    const char *profile_json;
     const char *checkpoint;
     const char *resume;
     const char *weights;

@@ -315,9 +315,12 @@ static int open_reports(program *run)
     mlc_metrics_open(&run->metrics, run->rank, log, trains, run->error);
     if (options->sample >= 0 && !run->error->status)
         mlc_sampler_open(&run->sampler, run->model, options->prompt, run->error);
+    bool profile = !options->dry_run && (options->profile || options->profile_json);
+    if (profile && options->profile_json && is_first(run) && !run->error->status)
+        mlc_output_clear(options->profile_json, MLC_PROFILE_HEAD, false, run->error);
     if (agree(run))
         return run->error->status;
-    run->trace = mlc_trace_open(run->rank, trace, options->profile, run->error);
+    run->trace = mlc_trace_open(run->rank, trace, profile, run->error);
     return run->error->status;
 }
 
@@ -557,7 +560,9 @@ static int train_and_report(program *run)
     if (options->sample < 0)
         return MLC_OK;
     mlc_drawing drawing = {options->temperature, options->top_k, options->top_p};
+    run->rank->trace = options->data.count ? NULL : run->trace; /* where steps were timed, texts are not */
     int status = mlc_sample(run->rank, &run->sampler, options->prompt, options->sample, &drawing, stdout);
+    run->rank->trace = NULL;
     look_at_output(run);
     return status;
 }
@@ -623,6 +628,15 @@ static int finish_trace(program *run)
     return MLC_OK;
 }
 
+static void report_profile(program *run)
+{
+    mlc_error failed = {0};
+    mlc_profile_print(mlc_trace_profile(run->trace), stdout);
+    const char *path = run->options->profile_json;
+    if (path && mlc_profile_write(mlc_trace_profile(run->trace), path, &failed))
+        lose_output(run, failed.text);
+}
+
 static int run_opened(program *run)
 {
     const mlc_options *options = run->options;
@@ -630,8 +644,8 @@ static int run_opened(program *run)
     if (options->dry_run ? print_dry_run(run) : train_and_report(run))
         return run->error->status;
     look_at_output(run);
-    if (options->profile && is_first(run))
-        mlc_trace_print_profile(run->trace, stdout);
+    if (mlc_trace_profile(run->trace))
+        report_profile(run);
     look_at_output(run);
     if (options->trace && finish_trace(run))
         return run->error->status;

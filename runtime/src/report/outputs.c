@@ -134,12 +134,18 @@ static bool is_one(const output *a, const output *b)
 
 int mlc_outputs_check(const mlc_options *options, const mlc_data *data, const mlc_data *evaluation, mlc_error *error)
 {
-    output log = output_of("--log", options->log), trace = output_of("--trace", options->trace);
-    if (check_output(&log, options, data, evaluation, error) || check_output(&trace, options, data, evaluation, error))
-        return error->status;
-    return is_one(&log, &trace) ? refuse(&log, "also", "--trace", error) : MLC_OK;
+    enum { OUTPUTS = 3 };
+    const output all[OUTPUTS] = {output_of("--log", options->log), output_of("--trace", options->trace),
+                                 output_of("--profile-json", options->profile_json)};
+    for (int i = 0; i < OUTPUTS; i++)
+        if (check_output(&all[i], options, data, evaluation, error))
+            return error->status;
+    for (int i = 0; i < OUTPUTS; i++)
+        for (int j = i + 1; j < OUTPUTS; j++)
+            if (is_one(&all[i], &all[j]))
+                return refuse(&all[i], "also", all[j].option, error);
+    return MLC_OK;
 }
-
 /* ---- outputs that are there ---- */
 
 /* Does a file begin so, as far as it goes? */

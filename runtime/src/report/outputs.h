@@ -1,4 +1,4 @@
-/* outputs.h: what a run writes beside checkpoints: standard output, --log and --trace. None of it may cost what is there already. */
+/* outputs.h: what a run writes beside checkpoints: standard output, --log, --trace and --profile-json. None of it may cost what is there already. */
 #ifndef MLC_OUTPUTS_H
 #define MLC_OUTPUTS_H
 

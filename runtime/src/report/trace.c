@@ -28,13 +28,6 @@ typedef struct lane {
     int64_t count;
 } lane;
 
-typedef struct total {
-    const char *name;
-    int64_t calls;
-    int64_t nanoseconds;
-    double flops;
-} total;
-
 struct mlc_trace {
     const mlc_model *model;
     int rank;
@@ -46,8 +39,7 @@ struct mlc_trace {
     mlc_error error;    /* of the file */
     bool said;          /* the caller knows of it */
     int64_t origin;     /* what is 0 in the file, on this rank's clock */
-    total *totals;      /* open addressing by the name's address; NULL: no profile */
-    int64_t slots;      /* a power of two */
+    mlc_profile *profile; /* NULL: none */
 };
 
 int64_t mlc_clock(void)
@@ -87,15 +79,7 @@ static bool allocate_lanes(mlc_trace *trace)
     return whole;
 }
 
-static bool allocate_totals(mlc_trace *trace)
-{
-    for (trace->slots = 16; trace->slots < 2 * trace->capacity;)
-        trace->slots *= 2;
-    trace->totals = calloc((size_t)trace->slots, sizeof *trace->totals);
-    return trace->totals != NULL;
-}
-
-static mlc_trace *trace_allocate(const mlc_rank *rank, bool file, bool profile, mlc_error *error)
+static mlc_trace *trace_allocate(mlc_rank *rank, bool file, bool profile, mlc_error *error)
 {
     mlc_trace *trace = calloc(1, sizeof *trace);
     bool whole = trace;
@@ -110,7 +94,8 @@ static mlc_trace *trace_allocate(const mlc_rank *rank, bool file, bool profile, 
             trace->writer->fd = -1;
             trace->writer->error = &trace->error;
         }
-        whole = (trace->writer || !file) && allocate_lanes(trace) && (!profile || allocate_totals(trace));
+        trace->profile = profile ? mlc_profile_open(rank) : NULL;
+        whole = (trace->writer || !file) && allocate_lanes(trace) && (trace->profile || !profile);
     }
     if (!whole)
         mlc_error_set(error, MLC_FAILED, "trace: out of memory");
@@ -126,7 +111,7 @@ void mlc_trace_close(mlc_trace *trace)
     for (int i = 0; trace->lanes && i < trace->threads; i++)
         free(trace->lanes[i].events);
     free(trace->lanes);
-    free(trace->totals);
+    mlc_profile_close(trace->profile);
     free(trace->writer);
     free(trace);
 }
@@ -256,6 +241,8 @@ static void note(mlc_trace *trace, const mlc_env *env, event e)
 
 void mlc_trace_row(mlc_trace *trace, const mlc_env *env, const char *name, double flops, int64_t started, int64_t done, int64_t passed)
 {
+    if (trace->profile && env->thread == 0)
+        mlc_profile_row(trace->profile, name, flops, started, passed);
     note(trace, env, (event){.name = name, .flops = flops, .started = started, .done = done, .passed = passed});
 }
 
@@ -282,27 +269,12 @@ static void put_event(mlc_trace *trace, int thread, const event *e)
     mlc_writer_print(writer, "}");
 }
 
-static void add_total(mlc_trace *trace, const event *e)
-{
-    uint64_t slot = (uint64_t)(uintptr_t)e->name * 0x9E3779B97F4A7C15 >> 20;
-    for (slot &= (uint64_t)trace->slots - 1; trace->totals[slot].name && trace->totals[slot].name != e->name;)
-        slot = (slot + 1) & ((uint64_t)trace->slots - 1);
-    total *sum = &trace->totals[slot];
-    sum->name = e->name;
-    sum->calls++;
-    sum->nanoseconds += e->passed - e->started;
-    sum->flops += e->flops;
-}
-
 int mlc_trace_flush(mlc_trace *trace, mlc_error *error)
 {
     for (int i = 0; i < trace->threads; i++) {
         for (int64_t k = 0; k < trace->lanes[i].count; k++) {
-            const event *e = &trace->lanes[i].events[k];
             if (trace->writer)
-                put_event(trace, i, e);
-            if (trace->totals && i == 0 && e->name)
-                add_total(trace, e);
+                put_event(trace, i, &trace->lanes[i].events[k]);
         }
         trace->lanes[i].count = 0;
     }
@@ -310,6 +282,11 @@ int mlc_trace_flush(mlc_trace *trace, mlc_error *error)
         return MLC_OK;
     trace->said = true;
     return mlc_error_set(error, trace->error.status, "%s", trace->error.text);
+}
+
+mlc_profile *mlc_trace_profile(const mlc_trace *trace)
+{
+    return trace ? trace->profile : NULL;
 }
 
 bool mlc_trace_failed(const mlc_trace *trace)
@@ -328,45 +305,4 @@ int mlc_trace_finish(mlc_trace *trace, mlc_rank *rank, mlc_error *error)
     mlc_writer_print(trace->writer, "\n]\n");
     mlc_writer_close(trace->writer, false);
     return trace->error.status ? mlc_error_set(error, trace->error.status, "%s", trace->error.text) : MLC_OK;
-}
-
-/* ---- profile ---- */
-
-static bool is_longer(const total *a, const total *b)
-{
-    return a->nanoseconds != b->nanoseconds ? a->nanoseconds > b->nanoseconds : strcmp(a->name, b->name) < 0;
-}
-
-/* Moves the used slots to the front, the longest first. (qsort may allocate.) */
-static int64_t sort_totals(mlc_trace *trace)
-{
-    int64_t count = 0;
-    for (int64_t i = 0; i < trace->slots; i++) {
-        total moving = trace->totals[i];
-        if (!moving.name)
-            continue;
-        trace->totals[i].name = NULL;
-        int64_t to = count++;
-        for (; to > 0 && is_longer(&moving, &trace->totals[to - 1]); to--)
-            trace->totals[to] = trace->totals[to - 1];
-        trace->totals[to] = moving;
-    }
-    return count;
-}
-
-void mlc_trace_print_profile(mlc_trace *trace, FILE *out)
-{
-    int64_t sum = 0, count = sort_totals(trace);
-    for (int64_t i = 0; i < count; i++)
-        sum += trace->totals[i].nanoseconds;
-    fprintf(out, "%10s %6s %8s %10s  %s\n", "ms", "%", "calls", "GFLOP/s", "row");
-    for (int64_t i = 0; i < count; i++) {
-        const total *row = &trace->totals[i];
-        fprintf(out, "%10.3f %6.2f %8lld ", (double)row->nanoseconds / 1e6, sum ? 100.0 * (double)row->nanoseconds / (double)sum : 0,
-                (long long)row->calls);
-        if (row->flops > 0 && row->nanoseconds)
-            fprintf(out, "%10.1f  %s\n", row->flops / (double)row->nanoseconds, row->name);
-        else
-            fprintf(out, "%10s  %s\n", "-", row->name);
-    }
 }

@@ -1,4 +1,4 @@
-/* trace.h: times of actions and rows, for --trace (Chrome trace events) and --profile (a table by row name).
+/* trace.h: times of actions and rows, for --trace (Chrome trace events); rows are told to the profile too (profile.h).
  *
  * All ranks write one file, on the clock of rank 0: a JSON array of complete events, one a line.
  *   pid   the rank, named "rank 3: place 1, replica 1"
@@ -9,13 +9,13 @@
 #ifndef MLC_TRACE_H
 #define MLC_TRACE_H
 
-#include "model/rank.h"
+#include "report/profile.h"
 
 #include <stdio.h>
 
 typedef struct mlc_trace mlc_trace;
 
-/* Makes the trace of a rank; every rank calls it. `path` NULL: no file; `profile`: keep totals. An earlier trace at `path` is renamed
+/* Makes the trace of a rank; every rank calls it. `path` NULL: no file; `profile`: the first rank has one. An earlier trace at `path` is renamed
  * (mlc_output_clear). Buffers for one step are made here.
  * Returns NULL on failure, with the error set on all ranks, and where a rank has nothing to record. */
 mlc_trace *mlc_trace_open(mlc_rank *rank, const char *path, bool profile, mlc_error *error);
@@ -39,8 +39,8 @@ int mlc_trace_flush(mlc_trace *trace, mlc_error *error);
 /* Could it not be written here? `trace` may be NULL. */
 bool mlc_trace_failed(const mlc_trace *trace);
 
-/* Writes the table of totals of thread 0, the longest first. The trace was opened with `profile`, and records no more. */
-void mlc_trace_print_profile(mlc_trace *trace, FILE *out);
+/* What it was opened with `profile` for; NULL: it was not, or the rank is not the first. `trace` may be NULL. */
+mlc_profile *mlc_trace_profile(const mlc_trace *trace);
 
 /* Nanoseconds of a clock that never goes back. */
 int64_t mlc_clock(void);

@@ -1,0 +1,3 @@
+/* peak_f64.c: peak.c in f64. */
+#define MLC_ELEMENT_BYTES 8
+#include "peak.c"
