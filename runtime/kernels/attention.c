@@ -132,15 +132,11 @@ typedef struct forward {
     mlc_element *shift;           /* `most`, or 0 while it is -inf */
 } forward;
 
-/* Scores of the block of keys at `key`. */
-static void forward_scores(const forward *f, int64_t key, int64_t keys)
+/* Scores of the keys `k` of the block at `key`, and of `columns` queries from q on. */
+static void forward_scores(const forward *f, operand k, int64_t q, int64_t columns, int64_t key, int64_t keys)
 {
-    const mlc_attention *s = f->shape;
-    const operand k = rows_of(s, at(f->k, s->dtype, key * s->k_time), s->k_time, keys, s->head, f->keys_dk, KEY_PITCH);
-    for (int64_t j = 0; j < padded(f->queries); j += MLC_TILE_COLUMNS) {
-        const int64_t columns = least(MLC_TILE_COLUMNS, padded(f->queries) - j), seen = seen_by(s, f->query + j + columns - 1, key, keys);
-        multiply(seen, columns, s->head, k, packed(f->queries_dq + j, QUERY_PITCH), f->p_kq + j, QUERY_PITCH, 0);
-    }
+    const int64_t seen = seen_by(f->shape, f->query + q + columns - 1, key, keys);
+    multiply(seen, columns, f->shape->head, k, packed(f->queries_dq + q, QUERY_PITCH), f->p_kq + q, QUERY_PITCH, 0);
 }
 
 /* Scores of one vector of queries from q on become probabilities, unseen ones 0; `most`, `sum` and `shrink` are brought up to date. */
@@ -162,7 +158,7 @@ static void forward_softmax(const forward *f, int64_t q, int64_t key, int64_t ke
         if (k >= all)
             x = mlc_vector_select(last >= (int32_t)k, x, nothing);
         mlc_vector_store(p + k * QUERY_PITCH, x);
-        most = mlc_vector_select(x > most, x, most);
+        most = mlc_vector_larger(x, most);
     }
     const mlc_vector shift = mlc_vector_select(most == nothing, zero, most), shrink = mlc_vector_exp(before - shift);
     mlc_vector sum = mlc_vector_load(f->sum + q) * shrink;
@@ -208,9 +204,13 @@ static void forward_block(const forward *f)
         const int64_t keys = seen_by(s, f->query + f->queries - 1, key, least(KEYS, s->keys - key));
         if (keys == 0)
             break;
-        forward_scores(f, key, keys);
-        for (int64_t q = 0; q < padded(f->queries); q += MLC_LANES)
-            forward_softmax(f, q, key, keys);
+        const operand k = rows_of(s, at(f->k, s->dtype, key * s->k_time), s->k_time, keys, s->head, f->keys_dk, KEY_PITCH);
+        for (int64_t q = 0; q < padded(f->queries); q += MLC_TILE_COLUMNS) { /* a strip of scores stays in the first cache */
+            const int64_t columns = least(MLC_TILE_COLUMNS, padded(f->queries) - q);
+            forward_scores(f, k, q, columns, key, keys);
+            for (int64_t i = 0; i < columns; i += MLC_LANES)
+                forward_softmax(f, q + i, key, keys);
+        }
         forward_values(f, key, keys);
     }
 }
@@ -275,37 +275,44 @@ typedef struct backward {
     mlc_element *dk_kd, *dv_ke;     /* [all keys][d_pitch], [all keys][e_pitch] */
 } backward;
 
-/* p_qk = q k^T and ds_qk = dy v^T, as far as queries see keys. */
-static void backward_scores(const backward *f, int64_t key, int64_t keys)
+/* p_qk = q k^T and ds_qk = dy v^T of some queries, as far as they see keys. */
+static void backward_scores(const backward *f, int64_t q, int64_t rows, int64_t key, int64_t keys)
 {
     const mlc_attention *s = f->shape;
-    const int64_t height = panel_height(f->queries);
-    for (int64_t q = 0; q < f->queries; q += height) {
-        const int64_t rows = least(height, f->queries - q), seen = seen_by(s, f->query + q + rows - 1, key, keys);
-        multiply(rows, seen, s->head, from(f->q_rows, q), packed(f->k_dk, KEY_PITCH), f->p_qk + q * KEY_PITCH, KEY_PITCH, 0);
-        multiply(rows, seen, s->value, from(f->dy_rows, q), packed(f->v_ek, KEY_PITCH), f->ds_qk + q * KEY_PITCH, KEY_PITCH, 0);
+    const int64_t seen = seen_by(s, f->query + q + rows - 1, key, keys);
+    multiply(rows, seen, s->head, from(f->q_rows, q), packed(f->k_dk, KEY_PITCH), f->p_qk + q * KEY_PITCH, KEY_PITCH, 0);
+    multiply(rows, seen, s->value, from(f->dy_rows, q), packed(f->v_ek, KEY_PITCH), f->ds_qk + q * KEY_PITCH, KEY_PITCH, 0);
+}
+
+/* Scores of a query become probabilities, and ds_qk the gradient of the unscaled scores; both 0 where it does not see a key. */
+static void backward_probabilities(const backward *f, int64_t q, int64_t key, int64_t keys)
+{
+    const mlc_vector scale = mlc_vector_of((mlc_element)f->shape->scale), zero = {0};
+    mlc_element *p = f->p_qk + q * KEY_PITCH, *ds = f->ds_qk + q * KEY_PITCH;
+    const int32_t seen = (int32_t)seen_by(f->shape, f->query + q, key, keys);
+    const mlc_vector lse = mlc_vector_of(f->lse[q]), delta = mlc_vector_of(f->delta[q]);
+    int32_t k = 0;
+    for (; k < seen; k += MLC_LANES) {
+        const mlc_vector_int sees = (mlc_vector_count(k) < seen) & mlc_vector_load_int(f->visible + k);
+        const mlc_vector x = mlc_vector_exp(mlc_vector_fma(mlc_vector_load(p + k), scale, -lse));
+        mlc_vector_store(ds + k, mlc_vector_select(sees, x * (mlc_vector_load(ds + k) - delta) * scale, zero));
+        mlc_vector_store(p + k, mlc_vector_select(sees, x, zero));
+    }
+    for (; k < padded(keys); k += MLC_LANES) {
+        mlc_vector_store(p + k, zero);
+        mlc_vector_store(ds + k, zero);
     }
 }
 
-/* Scores become probabilities, and ds_qk the gradient of the unscaled scores; both 0 where a query does not see a key. */
-static void backward_probabilities(const backward *f, int64_t key, int64_t keys)
+/* p_qk and ds_qk of the block of keys: some queries at a time, whose scores stay in the first cache. */
+static void backward_both(const backward *f, int64_t key, int64_t keys)
 {
-    const mlc_vector scale = mlc_vector_of((mlc_element)f->shape->scale), zero = {0};
-    for (int64_t q = 0; q < f->queries; q++) {
-        mlc_element *p = f->p_qk + q * KEY_PITCH, *ds = f->ds_qk + q * KEY_PITCH;
-        const int32_t seen = (int32_t)seen_by(f->shape, f->query + q, key, keys);
-        const mlc_vector lse = mlc_vector_of(f->lse[q]), delta = mlc_vector_of(f->delta[q]);
-        int32_t k = 0;
-        for (; k < seen; k += MLC_LANES) {
-            const mlc_vector_int sees = (mlc_vector_count(k) < seen) & mlc_vector_load_int(f->visible + k);
-            const mlc_vector x = mlc_vector_exp(mlc_vector_fma(mlc_vector_load(p + k), scale, -lse));
-            mlc_vector_store(ds + k, mlc_vector_select(sees, x * (mlc_vector_load(ds + k) - delta) * scale, zero));
-            mlc_vector_store(p + k, mlc_vector_select(sees, x, zero));
-        }
-        for (; k < padded(keys); k += MLC_LANES) {
-            mlc_vector_store(p + k, zero);
-            mlc_vector_store(ds + k, zero);
-        }
+    const int64_t height = panel_height(f->queries);
+    for (int64_t q = 0; q < f->queries; q += height) {
+        const int64_t rows = least(height, f->queries - q);
+        backward_scores(f, q, rows, key, keys);
+        for (int64_t i = 0; i < rows; i++)
+            backward_probabilities(f, q + i, key, keys);
     }
 }
 
@@ -351,27 +358,47 @@ static void backward_block(backward *f)
         MLC_OF_ELEMENT(mlc_pack_transposed)(f->v_ek, KEY_PITCH, at(f->v, s->dtype, key * s->v_time), s->dtype, s->v_time, keys, s->value);
         for (int64_t i = 0; i < padded(keys); i++)
             f->visible[i] = -(i < keys && (!f->mask || f->mask[key + i]));
-        backward_scores(f, key, keys);
-        backward_probabilities(f, key, keys);
+        backward_both(f, key, keys);
         backward_gradients(f, key, keys);
     }
 }
 
-/* delta[q] = sum over the value dim of dy y */
+/* Lane by lane, sums over the value dim of dy y of one query; what is behind the last whole vector joins the first lane. */
+MLC_INLINE mlc_vector delta_of_query(const mlc_element *dy, const void *y, const int bf16, int64_t values)
+{
+    const uint16_t *narrow = y;
+    const mlc_element *wide = y;
+    mlc_vector sum = {0};
+    int64_t j = 0;
+    for (; j + MLC_LANES <= values; j += MLC_LANES) {
+        mlc_vector row = {0};
+        if (bf16)
+            MLC_SIMD for (int i = 0; i < MLC_LANES; i++) row[i] = (mlc_element)mlc_f32_of_bf16(narrow[j + i]);
+        else
+            row = mlc_vector_load(wide + j);
+        sum += mlc_vector_load(dy + j) * row;
+    }
+    for (; j < values; j++)
+        sum[0] += dy[j] * (bf16 ? (mlc_element)mlc_f32_of_bf16(narrow[j]) : wide[j]);
+    return sum;
+}
+
+/* delta[q] = sum over the value dim of dy y. Sums of queries lie below each other, p_qk; what was lanes is added up for many at once. */
 static void backward_delta(const backward *f, const void *y)
 {
     const mlc_attention *s = f->shape;
     for (int64_t q = 0; q < f->queries; q++) {
         const mlc_element *dy = later(f->dy_columns, q).x;
-        mlc_element sum = 0;
-        if (s->dtype == MLC_BF16) {
-            const uint16_t *row = (const uint16_t *)y + q * s->y_time;
-            MLC_SIMD_SUM(sum) for (int64_t j = 0; j < s->value; j++) sum += dy[j] * (mlc_element)mlc_f32_of_bf16(row[j]);
-        } else {
-            const mlc_element *row = (const mlc_element *)y + q * s->y_time;
-            MLC_SIMD_SUM(sum) for (int64_t j = 0; j < s->value; j++) sum += dy[j] * row[j];
-        }
-        f->delta[q] = sum;
+        const void *row = at(y, s->dtype, q * s->y_time);
+        const mlc_vector sum = s->dtype == MLC_BF16 ? delta_of_query(dy, row, 1, s->value) : delta_of_query(dy, row, 0, s->value);
+        mlc_vector_store(f->p_qk + q * MLC_LANES, sum);
+    }
+    MLC_OF_ELEMENT(mlc_pack_transposed)(f->ds_qk, QUERY_PITCH, f->p_qk, MLC_ELEMENT, MLC_LANES, f->queries, MLC_LANES);
+    for (int64_t q = 0; q < f->queries; q += MLC_LANES) {
+        mlc_vector sum = mlc_vector_load(f->ds_qk + q);
+        for (int64_t i = 1; i < MLC_LANES; i++)
+            sum += mlc_vector_load(f->ds_qk + i * QUERY_PITCH + q);
+        mlc_vector_store(f->delta + q, sum);
     }
 }
 

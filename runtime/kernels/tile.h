@@ -128,7 +128,41 @@ MLC_INLINE mlc_vector mlc_vector_fma(mlc_vector a, mlc_vector b, mlc_vector c)
 /* mask ? a : b */
 MLC_INLINE mlc_vector mlc_vector_select(mlc_vector_int mask, mlc_vector a, mlc_vector b)
 {
+#if defined(__AVX512F__) && MLC_ELEMENT_BYTES == 8
+    return _mm512_mask_mov_pd(b, _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask), a);
+#elif defined(__AVX512F__)
+    return _mm512_mask_mov_ps(b, _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask), a);
+#else
     return (mlc_vector)((mask & (mlc_vector_int)a) | (~mask & (mlc_vector_int)b));
+#endif
+}
+
+/* a > b ? a : b */
+MLC_INLINE mlc_vector mlc_vector_larger(mlc_vector a, mlc_vector b)
+{
+#if defined(__AVX512F__) && MLC_ELEMENT_BYTES == 8
+    return _mm512_max_pd(a, b);
+#elif defined(__AVX512F__)
+    return _mm512_max_ps(a, b);
+#else
+    return mlc_vector_select(a > b, a, b);
+#endif
+}
+
+/* x < least ? 0 : p * 2^n, for integers n; where x is not less, no bit of the result is lost. */
+MLC_INLINE mlc_vector mlc_vector_times_power(mlc_vector p, mlc_vector n, mlc_vector x, mlc_element least)
+{
+#if defined(__AVX512F__) && MLC_ELEMENT_BYTES == 8
+    return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(x, mlc_vector_of(least), _CMP_NLT_UQ), p, n);
+#elif defined(__AVX512F__)
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, mlc_vector_of(least), _CMP_NLT_UQ), p, n);
+#elif MLC_ELEMENT_BYTES == 8
+    const mlc_vector_int power = ((mlc_vector_int)(n + MLC_ROUNDER_DOUBLE) - (mlc_vector_int)mlc_vector_of(MLC_ROUNDER_DOUBLE) + 1023) << 52;
+    return mlc_vector_select(x < least, mlc_vector_of(0), p * (mlc_vector)power);
+#else
+    const mlc_vector_int power = ((mlc_vector_int)(n + MLC_ROUNDER) - (mlc_vector_int)mlc_vector_of(MLC_ROUNDER) + 127) << 23;
+    return mlc_vector_select(x < least, mlc_vector_of(0), p * (mlc_vector)power);
+#endif
 }
 
 /* begin, begin + 1, ... */
@@ -147,14 +181,13 @@ MLC_INLINE mlc_vector mlc_vector_exp(mlc_vector x)
 {
     const mlc_vector rounder = mlc_vector_of(MLC_ROUNDER_DOUBLE);
     const mlc_vector shifted = mlc_vector_fma(x, mlc_vector_of(MLC_LOG2E_F64), rounder), n = shifted - rounder;
-    const mlc_vector_int power = ((mlc_vector_int)shifted - (mlc_vector_int)rounder + 1023) << 52;
     mlc_vector r = mlc_vector_fma(n, mlc_vector_of(-MLC_LN2_HIGH_F64), x);
     r = mlc_vector_fma(n, mlc_vector_of(-MLC_LN2_LOW_F64), r);
     mlc_vector p = mlc_vector_of(MLC_EXP_F64(13));
     for (int i = 12; i >= 2; i--)
         p = mlc_vector_fma(p, r, mlc_vector_of(MLC_EXP_F64(i)));
     p = mlc_vector_fma(p, r * r, r) + 1.0;
-    return mlc_vector_select(x < -708.0, mlc_vector_of(0), p * (mlc_vector)power);
+    return mlc_vector_times_power(p, n, x, -708.0);
 }
 
 #else
@@ -164,7 +197,6 @@ MLC_INLINE mlc_vector mlc_vector_exp(mlc_vector x)
 {
     const mlc_vector rounder = mlc_vector_of(MLC_ROUNDER);
     const mlc_vector shifted = mlc_vector_fma(x, mlc_vector_of(0x1.715476p0f), rounder), n = shifted - rounder;
-    const mlc_vector_int power = ((mlc_vector_int)shifted - (mlc_vector_int)rounder + 127) << 23;
     mlc_vector r = mlc_vector_fma(n, mlc_vector_of(-0x1.62e4p-1f), x);
     r = mlc_vector_fma(n, mlc_vector_of(-0x1.7f7d1cp-20f), r);
     mlc_vector p = mlc_vector_of(0.000198527617612853646278381f);
@@ -174,7 +206,7 @@ MLC_INLINE mlc_vector mlc_vector_exp(mlc_vector x)
     p = mlc_vector_fma(p, r, mlc_vector_of(0.166666671633720397949219f));
     p = mlc_vector_fma(p, r, mlc_vector_of(0.5f));
     p = mlc_vector_fma(p, r * r, r) + 1.0f;
-    return mlc_vector_select(x < -87.0f, mlc_vector_of(0), p * (mlc_vector)power);
+    return mlc_vector_times_power(p, n, x, -87.0f);
 }
 
 #endif
