@@ -329,7 +329,7 @@ def predict(defines: dict[str, object], folder: Path) -> tuple[list[Figure], Pla
     options = Options(target="sm_90", emit="c")
     program, _ = load_program(model, defines, options)
     lowered = lower(passed(differentiated(program)), OPS, TARGETS["sm_90"].rules, CHOICES)
-    planned = laid_out(lowered, options, lambda *_: None)
+    planned = laid_out(lowered, options, None, lambda *_: None)
     command = [sys.executable, "-m", "mlc", "compile", str(model), "-o", str(folder / "out"), "--target", "sm_90", "--emit", "c"]
     _ = subprocess.run([*command, *(f"-D{name}={value}" for name, value in defines.items())], check=True)
     source = (folder / "out/src/kernels.cu").read_text()

@@ -36,7 +36,7 @@ from mlc.passes import PASSES, differentiate
 from mlc.passes.decode import with_decoding
 from mlc.passes.factor import check_factors, factored_step
 from mlc.plan import plan
-from mlc.plan.choose import AUTO, LayoutOptions, choose_layout, considered, layout_in_runs
+from mlc.plan.choose import AUTO, LayoutOptions, choose_layout, considered, layout_in_runs, may_make_again
 from mlc.plan.layout import Layout
 from mlc.resources import MOST_SOURCE_BYTES, VERSION, read_text, runtime_folder
 from mlc.runtime_library import install_runtime
@@ -178,9 +178,9 @@ def load_module(
     return override_recipe(program, options), tuple(read)
 
 
-def differentiated(program: Program, observe: Observer = ignore) -> Step:
+def differentiated(program: Program, observe: Observer = ignore, keep_slopes: bool = True) -> Step:
     """Program -> Step, verified."""
-    step = timed(observe, "differentiate", differentiate, program, OPS)
+    step = timed(observe, "differentiate", differentiate, program, OPS, keep_slopes)
     timed(observe, "verify", verify_all, step.functions())
     return step
 
@@ -207,14 +207,15 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     target = TARGETS[options.target]
     check_dtypes(program, target.rules)
     program = timed(observe, "decode", with_decoding, program, OPS, target.rules.kernels)
-    step = differentiated(program, observe)
+    content = None if options.plan is None else load_plan(options.plan)
+    step = differentiated(program, observe, not may_make_again(options, content))
     if options.emit == "ir":
         check_sources([folder / f"{name}.ir"], sources)
         write_files(folder, ((f"{name}.ir", print_program(with_factors(step, observe))),))
         return build
-    choices = considered(options) if options.plan is None else CHOICES
+    choices = considered(options) if content is None else CHOICES
     lowered = timed(observe, "lower", lower, passed(step, observe), OPS, target.rules, choices)
-    planned = laid_out(lowered, options, observe)
+    planned = laid_out(lowered, options, content, observe)
     check_limit(planned, options)
     if options.emit != "plan":
         check_memory(planned)
@@ -238,9 +239,11 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     return build
 
 
-def laid_out(lowered: Lowered, options: Options, observe: Observer) -> Planned:
-    """Lowered -> Planned. Where recomputation is chosen for memory, calls are given less until the whole plan fits, or nothing helps."""
-    content = None if options.plan is None else load_plan(options.plan)
+def laid_out(lowered: Lowered, options: Options, content: Mapping[str, Any] | None, observe: Observer) -> Planned:
+    """Lowered -> Planned. Where recomputation is chosen for memory, calls are given less until the whole plan fits, or nothing helps.
+
+    content: a parsed plan.json that is taken
+    """
     layout = timed(observe, "choose", choose_layout, lowered, options, content)
     planned = timed(observe, "plan", plan, lowered, layout)
     if content is not None:

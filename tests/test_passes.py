@@ -91,19 +91,19 @@ def check_file(path: Path, name: str, golden) -> None:
     golden(path.with_suffix(".txt"), shown(rewritten))
 
 
-def variant_of(path: Path) -> tuple[Unit, Variant]:
+def variant_of(path: Path, keep_slopes: bool = True) -> tuple[Unit, Variant]:
     """A function as a layer; a parameter whose name starts with w. belongs to the model."""
     function = simplify(read(path), OPS)
     roles = tuple("param" if p.name.startswith("w.") else "state" if p.type.is_float else "input" for p in function.parameters)
     wanted = frozenset(p.name for p in function.parameters if p.type.is_float)
     unit = Unit(path.stem, function, roles, len(function.results), ())
-    return unit, differentiate_unit(0, unit, wanted, frozenset(v.name for v in function.results), OPS)
+    return unit, differentiate_unit(0, unit, wanted, frozenset(v.name for v in function.results), OPS, keep_slopes)
 
 
 @files("recompute")
 def test_recompute_of_files(path: Path, golden):
     """What each choice makes again."""
-    _, variant = variant_of(path)
+    _, variant = variant_of(path, keep_slopes=False)
     again = [(v.choice, v.again) for v in choices_of(variant, OPS) if v.again is not None]
     golden(path.with_suffix(".txt"), "".join(f"{choice}: {shown(function)}" for choice, function in again))
 
@@ -249,6 +249,20 @@ def test_gradients_are_the_same_whatever_is_made_again(case: Case):
         assert {p.name for p in variant.again.parameters} <= arguments | set(variant.saved) - {v.name for v in variant.again.results}
         got = run_split(case, variant)
         assert {name: array.tobytes() for name, array in got.items()} == {name: array.tobytes() for name, array in want.items()}
+
+
+@RANDOM
+@given(cases(floats=("f32", "bf16"), random=True))
+def test_gradients_are_the_same_whether_slopes_are_kept(case: Case):
+    """And no more is kept with them."""
+    kept, made = (differentiate_unit(0, case.unit, case.wanted, frozenset(case.cotangents), OPS, keep) for keep in (True, False))
+    assert saved_bytes(kept) <= saved_bytes(made)
+    got, want = run_split(case, kept), run_split(case, made)
+    assert {name: array.tobytes() for name, array in got.items()} == {name: array.tobytes() for name, array in want.items()}
+
+
+def saved_bytes(variant: Variant) -> int:
+    return sum(v.type.bytes for v in variant.forward.results if v.name in variant.saved)
 
 
 @RANDOM

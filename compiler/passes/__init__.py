@@ -1,6 +1,6 @@
 """Passes on the tensor IR: functions to functions, a program to its step, steps to steps.
 
-differentiate(program, ops) -> Step      differentiate.py, with reverse.py, saved.py, split.py
+differentiate(program, ops) -> Step      differentiate.py, with reverse.py, slopes.py, saved.py, split.py
 factored_step(step, ops) -> Step         factor.py: dims as products of what reshapes, splits and heads make of them
 PASSES, steps to steps, in order         expand.py, simplify.py (algebra.py, places.py), recompute.py; every.py lifts rewrites of functions
 """

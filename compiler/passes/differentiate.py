@@ -5,7 +5,7 @@ before:  func @layer(%x, %w) -> (%y)          after:  func @layer.forward(%x, %w
                                                       func @layer.weight_gradient(saved..., pending...) -> (%d.w)
 
 A gradient is made where a parameter of the model asks for it and the loss depends on it: both are facts of the chain, found
-first. Then every unit is differentiated by itself (reverse.py) and cut (split.py, saved.py).
+first. Then every unit is differentiated by itself (reverse.py, slopes.py) and cut (split.py, saved.py).
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from mlc.ir.op import Op
 from mlc.ir.program import Program, Step, Unit, Variant
 from mlc.passes.reverse import active_values, derivative, reached_values
 from mlc.passes.simplify import simplify
+from mlc.passes.slopes import with_slopes
 from mlc.passes.split import Joint, split
 
 
-def differentiate(program: Program, ops: Mapping[str, Op]) -> Step:
-    """The step of a program: one variant of each unit that its training chain calls."""
+def differentiate(program: Program, ops: Mapping[str, Op], keep_slopes: bool = True) -> Step:
+    """The step of a program: one variant of each unit that its training chain calls. Slopes are kept, or made again (slopes.py)."""
     used = dict.fromkeys(call.unit for call in program.train.calls)
     units = {u: replace(program.units[u], function=simplify(program.units[u].function, ops)) for u in used}
     flow = _Flow(program, units, ops)
-    variants = {u: differentiate_unit(u, unit, frozenset(flow.wanted[u]), frozenset(flow.arriving[u]), ops) for u, unit in units.items()}
+    variants = {
+        u: differentiate_unit(u, unit, frozenset(flow.wanted[u]), frozenset(flow.arriving[u]), ops, keep_slopes)
+        for u, unit in units.items()
+    }
     return Step(
         program=program,
         variants=tuple((variants[u],) if u in variants else () for u in range(len(program.units))),
@@ -36,7 +40,9 @@ def differentiate(program: Program, ops: Mapping[str, Op]) -> Step:
     )
 
 
-def differentiate_unit(number: int, unit: Unit, wanted: frozenset[str], arriving: frozenset[str], ops: Mapping[str, Op]) -> Variant:
+def differentiate_unit(
+    number: int, unit: Unit, wanted: frozenset[str], arriving: frozenset[str], ops: Mapping[str, Op], keep_slopes: bool = True
+) -> Variant:
     """The derivative of one unit, whose function is simplified.
 
     wanted:    float parameters (param and state) that get a gradient if one reaches them
@@ -51,11 +57,15 @@ def differentiate_unit(number: int, unit: Unit, wanted: frozenset[str], arriving
         tuple(replace(i, op="copy") if i.op == "stop_gradient" else i for i in (*function.instructions, *made.instructions)),
         (*function.results, *made.cotangents.values()),
     )
+    results = [v.name for v in function.results]
+    available = {*(v.name for v in function.parameters), *results[: unit.outputs]}
+    whole, slopes = with_slopes(simplify(whole, ops), results, available, ops)
     joint = Joint(
-        simplify(whole, ops),
+        whole,
         {name: seed.name for name, seed in made.seeds.items()},
         {name: v.name for name, v in made.cotangents.items() if name not in params},
         {name: v.name for name, v in made.cotangents.items() if name in params},
+        slopes if keep_slopes else frozenset(),
     )
     return split(number, unit, joint, ops)
 

@@ -19,10 +19,13 @@ from mlc.ir.function import Instruction
 from mlc.passes.kinds import Graph, Kind
 
 
-def saved_values(forward: Graph, reads: set[str], available: set[str]) -> set[str]:
-    """Names of the values to keep, so that those in `reads` can be made from them and from `available` ones."""
+def saved_values(forward: Graph, reads: set[str], available: set[str], slopes: frozenset[str] = frozenset()) -> set[str]:
+    """Names of the values to keep, so that those in `reads` can be made from them and from `available` ones.
+
+    slopes: values that are worth keeping wherever they are read (slopes.py)
+    """
     reduced = {v.name for i in forward.instructions if forward.kind(i) is Kind.REDUCTION for v in i.results}
-    dear = available | reduced | forward.stored(forward.instructions)
+    dear = available | reduced | slopes | forward.stored(forward.instructions)
     dear -= {i.result.name for i in forward.instructions if i.op == "cast" and i.operands[0].name in dear - available}
     kept = _leaves(forward, reads, dear) - available
     slid = {_slide(forward, name, reads) for name in kept}

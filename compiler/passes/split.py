@@ -34,12 +34,14 @@ class Joint:
     seeds:    by result of the unit, the name of the cotangent that arrives for it
     states:   by state parameter, the name of its gradient
     params:   by model parameter, the name of its gradient
+    slopes:   what forward makes for the gradients alone, and keeps (slopes.py)
     """
 
     function: Function
     seeds: Mapping[str, str]
     states: Mapping[str, str]
     params: Mapping[str, str]
+    slopes: frozenset[str] = frozenset()
 
 
 def split(number: int, unit: Unit, joint: Joint, ops: Mapping[str, Op]) -> Variant:
@@ -90,11 +92,12 @@ class _Cut:
         made = [v for i in joint.function.instructions for v in i.results]
         self.values = {v.name: v for v in (*joint.function.parameters, *made)}
         results = [v.name for v in unit.function.results]
-        self.forward = sorted(self.graph.above(results, set()))
+        self.forward = sorted(self.graph.above([*results, *joint.slopes], set()))
         self.backward = set(range(len(self.graph.instructions))) - set(self.forward)
         self.seeds = dict.fromkeys(joint.seeds.values()).keys()
         self.available = dict.fromkeys([*(v.name for v in unit.function.parameters), *results[: unit.outputs]]).keys()
-        saved = saved_values(Graph((self.graph.instructions[n] for n in self.forward), ops), self._reads(), set(self.available))
+        forward = Graph((self.graph.instructions[n] for n in self.forward), ops)
+        saved = saved_values(forward, self._reads(), set(self.available), joint.slopes)
         self.saved = self.kept([v.name for v in made if v.name in saved], results)
         self.leaves = saved | self.available | self.seeds
 

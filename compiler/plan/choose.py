@@ -120,6 +120,15 @@ def considered(options: LayoutOptions) -> tuple[str, ...]:
     return CHOICES if options.memory is not None else CHOICES[:1]
 
 
+def may_make_again(options: LayoutOptions, plan: Mapping[str, Any] | None) -> bool:
+    """Whether some backward pass may make something again: by the options, or by a parsed plan.json, which may be damaged."""
+    if plan is None:
+        return considered(options) != CHOICES[:1]
+    stages = plan.get("stages")
+    said = [stage.get("recompute") for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    return any(choice != CHOICES[0] for choices in said if isinstance(choices, list) for choice in choices)
+
+
 def _cuts_and_choices(
     lowered: Lowered, by_choice: ByChoice, made: Schedule, options: LayoutOptions, target_bytes: int | None
 ) -> tuple[tuple[range, ...], tuple[str, ...]]:
