@@ -5,14 +5,16 @@ Knows nothing of models: it is given text files and a Makefile, and says what we
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import platform
 import shlex
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError, Note
@@ -151,6 +153,27 @@ def _native_flags(macros: frozenset[str]) -> tuple[str, ...]:
         raise _error("E0803", f"this machine ({platform.machine()}) is neither x86-64 nor aarch64", "name one with --march")
     level = next(name for name, needs in _X86_LEVELS if macros.issuperset(needs))
     return (f"-march={level}", *(option for macro, option in _X86_FEATURES if macro in macros))
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a folder, and be the only one who compiles into it: others wait, threads of this process too. Who holds it does not do so twice.
+
+    The lock is of the folder itself, so it leaves nothing there and ends with the process; a program started by exec does not have it.
+    Where a file system has no locks nobody waits.
+    raises: E0804 the folder cannot be made
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as problem:
+        raise unwritable(folder, problem) from problem
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)  # also of what was forked meanwhile, and has the descriptor still
+        yield
 
 
 def write_files(folder: Path, files: tuple[tuple[str, str], ...]) -> None:

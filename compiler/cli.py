@@ -26,7 +26,7 @@ from mlc.bench import measure
 from mlc.build import check_sources, find_toolchain, target_flags, write_dump, write_file
 from mlc.cache import find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
-from mlc.driver import EMITS, Build, Options, compile_file, differentiated, error, load_program, read_source, with_factors
+from mlc.driver import EMITS, Build, Options, compiled_file, differentiated, error, load_program, read_source, with_factors
 from mlc.ir.program import CHOICES
 from mlc.ir.text import print_function, print_program
 from mlc.nvcc import find_nvcc, find_tool
@@ -228,9 +228,9 @@ def compile_verb(
     """Compile FILE into a program, a shared library, a header and their sources."""
     if depfile is not None and not depfile_wanted:
         raise click.UsageError("-MF names the file that -MD writes: give both")
-    build = compile_file(file, out, defines, Options(**options), observer(verbose, print_ir_after, dump_passes))
-    if depfile_wanted:
-        write_depfile(build, depfile or build.folder / f"{build.name}.d")
+    with compiled_file(file, out, defines, Options(**options), observer(verbose, print_ir_after, dump_passes)) as build:
+        if depfile_wanted:
+            write_depfile(build, depfile or build.folder / f"{build.name}.d")
     path = str(made(build, options["emit"]))
     click.echo(path if path.isprintable() else os.fsencode(path))  # as it is called, whatever the language of the terminal
 
@@ -299,10 +299,10 @@ def make_name(path: Path, target: bool) -> str:
 @diagnosed
 def run_verb(file: Path, out: Path | None, defines: dict[str, str], verbose: bool, arguments: tuple[str, ...], **options: Any) -> None:
     """Compile FILE and run its program with ARGUMENTS."""
-    build = compile_file(file, out, defines, Options(**options), observer(verbose))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(build.program, [str(build.program), *arguments])
+    with compiled_file(file, out, defines, Options(**options), observer(verbose)) as build:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(build.program, [str(build.program), *arguments])
 
 
 @commands.command("check")
@@ -493,5 +493,6 @@ def schedule_verb(
 @diagnosed
 def bench_verb(file: Path, out: Path | None, defines: dict[str, str], steps: int, threads: int | None, **options: Any) -> None:
     """Compile FILE and time its training step on random inputs; prints one JSON object."""
-    build = compile_file(file, out, defines, Options(**options), observer())
-    click.echo(json.dumps(measure(build, steps, threads)))
+    with compiled_file(file, out, defines, Options(**options), observer()) as build:
+        measured = measure(build, steps, threads)
+    click.echo(json.dumps(measured))

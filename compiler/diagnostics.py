@@ -599,6 +599,9 @@ CODES: dict[str, CodeText] = {
         "the shared library does not fit this compiler",
         """
         The library was built by another version of mlc, or is not a library of mlc. Compile the model again.
+
+        In Python, what `mlc.compile` returned opens the library that this call built. Where another compilation has put its own in
+        the same folder, it is refused: give each a folder with `out=`.
         """,
     ),
     "E0705": CodeText(

@@ -25,6 +25,9 @@ processor and C library. Programs build on musl and on glibc from 2.17 on, with 
 that is here. They are hardened: stack protector, FORTIFY, sealed addresses (BIND_NOW), position-independent; `make HARDEN= SEALED=` in the
 emitted `src` leaves that out.
 
+Compilations into one folder take turns: each waits, before it writes, until the one before has built, and `run` has begun its program. So
+what runs is what was compiled, also where two of them have the default folder; where the file system has no locks, name two.
+
 `compile`, `run` and `bench` compile the runtime once for a compiler, its options and a version of mlc, and keep it as a library in
 `$XDG_CACHE_HOME/mlc` (`~/.cache/mlc`); what they leave in the output folder is the same with and without. `MLC_CACHE=DIR` puts the cache
 elsewhere, `MLC_CACHE=off` does without. A folder that belongs to another user, or that others may write to, is not used. The 16 last used

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from mlc.bind import Model
-from mlc.build import check_outputs, check_sources, find_toolchain, make, target_flags, write_files
+from mlc.build import check_outputs, check_sources, find_toolchain, held, make, target_flags, write_files
 from mlc.diagnostics import NO_SPAN, Diagnostic, InternalError, MlcError
 from mlc.elaborate import elaborate
 from mlc.elaborate.library import file_library, library_path
@@ -93,12 +94,16 @@ class Options(LayoutOptions):
 
 @frozen
 class Build:
-    """What a compilation left in `folder`; `sources` are the model files it read, the compiled one first; `warnings` stopped nothing."""
+    """What a compilation left in `folder`; `sources` are the model files it read, the compiled one first; `warnings` stopped nothing.
+
+    library_digest:  SHA-256 of the library that it built, None where it built none
+    """
 
     folder: Path
     name: str
     sources: tuple[Path, ...]
     warnings: tuple[Diagnostic, ...] = ()
+    library_digest: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def program(self) -> Path:
@@ -117,8 +122,24 @@ class Build:
         return self.folder / "plan.json"
 
     def open(self, threads: int | None = None, seed: int = 0, steps: int = 0) -> Model:
-        """The shared library in this process, with parameters initialised from `seed`. `steps`: length of the rate schedule."""
-        return Model(self.library, threads, seed, steps)
+        """The shared library in this process, with parameters initialised from `seed`. `steps`: length of the rate schedule.
+
+        raises: E0704 also where another compilation has put its own there
+        """
+        model = Model(self.library, threads, seed, steps)
+        if self.library_digest is not None and digest(self.library) != self.library_digest:
+            model.close()
+            message = f"{self.library} is no longer the one that was built: another compilation has written into {self.folder}"
+            raise error("E0704", message, "give each compilation a folder of its own (out=...)")
+        return model
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hex; nothing where it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def ignore(stage: str, made: object, seconds: float) -> None:
@@ -138,19 +159,30 @@ def compile_file(path: Path, out: Path | None, defines: Mapping[str, Any], optio
 
     raises: MlcError for whatever the user can mend
     """
+    with compiled_file(path, out, defines, options, observe) as build:
+        return build
+
+
+@contextmanager
+def compiled_file(
+    path: Path, out: Path | None, defines: Mapping[str, Any], options: Options, observe: Observer = ignore
+) -> Iterator[Build]:
+    """As compile_file; until the end of the block nobody else compiles into the folder, so that what lies there is what was made."""
     check_options(options)
     name = program_name(path.stem)
     if not path.name.isprintable():  # it stands in the first lines of what is emitted
         raise error("E0807", f"{path.name!r} cannot name a model", "end the file's name in .dsl")
     program, sources = load_program(path, defines, options, observe)
-    return build_program(program, name, out or Path("build") / name, sources, options, observe)
+    with built(program, name, out or Path("build") / name, sources, options, observe) as build:
+        yield build
 
 
 def compile_module(module: Module, name: str, file: Path, out: Path | None, defines: Mapping[str, Any], options: Options) -> Build:
     """Compile a syntax tree that came from `file` into `out` (default: build/<name>)."""
     check_options(options)
     program, sources = load_module(module, file, defines, options)
-    return build_program(program, program_name(name), out or Path("build") / name, sources, options, ignore)
+    with built(program, program_name(name), out or Path("build") / name, sources, options, ignore) as build:
+        return build
 
 
 def load_program(path: Path, defines: Mapping[str, Any], options: Options, observe: Observer = ignore) -> tuple[Program, tuple[Path, ...]]:
@@ -201,8 +233,11 @@ def with_factors(step: Step, observe: Observer = ignore) -> Step:
     return made
 
 
-def build_program(program: Program, name: str, folder: Path, sources: tuple[Path, ...], options: Options, observe: Observer) -> Build:
-    """Program -> files in `folder`, as far as options.emit goes."""
+@contextmanager
+def built(
+    program: Program, name: str, folder: Path, sources: tuple[Path, ...], options: Options, observe: Observer
+) -> Iterator[Build]:
+    """Program -> files in `folder`, as far as options.emit goes; the folder is held until the end of the block."""
     build = Build(folder, name, sources, program.warnings)
     target = TARGETS[options.target]
     check_dtypes(program, target.rules)
@@ -210,9 +245,12 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
     content = None if options.plan is None else load_plan(options.plan)
     step = differentiated(program, observe, not may_make_again(options, content))
     if options.emit == "ir":
-        check_sources([folder / f"{name}.ir"], sources)
-        write_files(folder, ((f"{name}.ir", print_program(with_factors(step, observe))),))
-        return build
+        text = print_program(with_factors(step, observe))
+        with held(folder):
+            check_sources([folder / f"{name}.ir"], sources)
+            write_files(folder, ((f"{name}.ir", text),))
+            yield build
+        return
     choices = considered(options) if content is None else CHOICES
     lowered = timed(observe, "lower", lower, passed(step, observe), OPS, target.rules, choices)
     planned = laid_out(lowered, options, content, observe)
@@ -221,22 +259,26 @@ def build_program(program: Program, name: str, folder: Path, sources: tuple[Path
         check_memory(planned)
     timed(observe, "prove", prove_plan, planned, lowered)
     if options.emit == "plan":
-        check_outputs(folder, ["plan.json"], sources)
-        write_files(folder, (("plan.json", plan_json(planned)),))
-        return build
+        with held(folder):
+            check_outputs(folder, ["plan.json"], sources)
+            write_files(folder, (("plan.json", plan_json(planned)),))
+            yield build
+        return
     tree = timed(observe, "emit", target.emit, lowered, planned, name, sources[0].name, VERSION)
     toolchain = find_toolchain()
     flags = target_flags(toolchain, options.march)
     if options.emit == "bin":
         target.check()
     project = target.project(tree, name, runtime_folder(), toolchain, flags)
-    check_outputs(folder, [*(path for path, _ in project.files), name, f"lib{name}.so", *BUILT], sources)
-    timed(observe, "write", write_files, folder, project.files)
-    if options.emit == "bin":
-        runtime = target.project(SourceTree(()), "none", runtime_folder(), toolchain, flags)
-        timed(observe, "runtime", install_runtime, toolchain, flags, runtime, folder)
-        timed(observe, "build", make, toolchain, folder / "src")
-    return build
+    with held(folder):
+        check_outputs(folder, [*(path for path, _ in project.files), name, f"lib{name}.so", *BUILT], sources)
+        timed(observe, "write", write_files, folder, project.files)
+        if options.emit == "bin":
+            runtime = target.project(SourceTree(()), "none", runtime_folder(), toolchain, flags)
+            timed(observe, "runtime", install_runtime, toolchain, flags, runtime, folder)
+            timed(observe, "build", make, toolchain, folder / "src")
+            build = replace(build, library_digest=digest(build.library))
+        yield build
 
 
 def laid_out(lowered: Lowered, options: Options, content: Mapping[str, Any] | None, observe: Observer) -> Planned:
@@ -328,12 +370,12 @@ def program_name(stem: str) -> str:
 
 def check_kinds(options: Options) -> None:
     """raises: E0808 for a value of another kind than its option has: Python programs may give anything"""
-    for field in fields(options):
-        kind, said = KINDS.get(field.name, (str, "text"))
-        value = getattr(options, field.name)
-        absent = value is None and field.default is None
+    for option in fields(options):
+        kind, said = KINDS.get(option.name, (str, "text"))
+        value = getattr(options, option.name)
+        absent = value is None and option.default is None
         if not absent and (isinstance(value, bool) or not isinstance(value, kind)):
-            raise error("E0808", f"--{field.name} {value!r}: wants {said}")
+            raise error("E0808", f"--{option.name} {value!r}: wants {said}")
 
 
 def check_options(options: Options) -> None:

@@ -174,6 +174,18 @@ def test_a_library_built_anew_is_the_one_opened(tiny: Path, tmp_path: Path) -> N
     assert (before.batch, after.batch) == (4, 6)
 
 
+def test_a_build_opens_its_own_library(tiny: Path, tmp_path: Path) -> None:
+    """Two compilations without folders of their own: the first one's was opened as the second's."""
+    before = compile_file(tiny, tmp_path, {}, Options())
+    after = compile_file(tiny, tmp_path, {"batch": 6}, Options())
+    assert after.open().batch == 6
+    with pytest.raises(MlcError) as problem:
+        before.open()
+    assert problem.value.diagnostics[0].code == "E0704"
+    compile_file(tiny, tmp_path, {}, Options())
+    assert before.open().batch == 4
+
+
 def test_views_outlive_the_model(line: Build) -> None:
     model = line.open()
     a = model.parameters["a"]

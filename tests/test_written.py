@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from mlc.build import write_file
 from mlc.cli import make_name, run_command
 from mlc.diagnostics import MlcError
-from mlc.driver import Options, compile_file
+from mlc.driver import Options, compile_file, compiled_file
 
 TWO = "from part import half\n\n"
 
@@ -212,3 +214,57 @@ def test_halves_of_a_build_are_made_again(tiny: Path, tmp_path: Path) -> None:
         made.with_name(f"{made.name}.part").write_bytes(half)
     compile_file(tiny, tmp_path / "out", {}, Options())
     subprocess.run([build.program, "--version"], check=True, capture_output=True)
+
+
+def test_two_compilations_into_one_folder_take_turns(tiny: Path, tmp_path: Path) -> None:
+    """The second one gets as far as its text, and writes when the first is done with what it made."""
+    seen: list[str] = []
+    reached = threading.Event()
+
+    def observe(stage: str, made: object, seconds: float) -> None:
+        seen.append(stage)
+        if stage == "emit":
+            reached.set()
+
+    second = threading.Thread(target=compile_file, args=(tiny, tmp_path / "out", {"batch": 6}, Options(), observe))
+    with compiled_file(tiny, tmp_path / "out", {}, Options()) as build:
+        second.start()
+        assert reached.wait(60)
+        second.join(1)
+        assert "write" not in seen
+        assert "microbatches of 4)" in _version(build.program)
+    second.join()
+    assert "microbatches of 6)" in _version(build.program)
+
+
+def _version(program: Path) -> str:
+    return subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+
+
+def test_what_runs_is_what_was_compiled(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else compiles into the folder before the program of `mlc run` has begun; it does not have the lock."""
+    free: list[bool] = []
+
+    def start(program: Path, arguments: list[str]) -> None:
+        folder = os.open(program.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free.append(True)
+        except BlockingIOError:
+            free.append(False)
+        os.close(folder)
+        descriptors = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if _inherited(int(n))]
+        assert str(program.parent) not in descriptors
+
+    monkeypatch.setattr(os, "execv", start)
+    for _ in range(2):
+        assert run_command(["run", str(tiny), "-o", str(tmp_path / "out"), "--", "--hash"]) == 0
+    assert free == [False, False]
+
+
+def _inherited(descriptor: int) -> bool:
+    """Whether a program that takes the place of this one would have it."""
+    try:
+        return os.get_inheritable(descriptor)
+    except OSError:
+        return False
