@@ -377,7 +377,8 @@ def explanation(subject: str) -> str:
     if subject.upper() in CODES:
         return explain(subject.upper())
     if subject.endswith(".json"):
-        return explain_plan(load_plan(Path(subject)))
+        said = explain_plan(load_plan(Path(subject)))
+        return "".join(character if character.isprintable() or character == "\n" else "?" for character in said)  # terminals obey others
     near = nearest(subject.upper(), CODES)
     raise error("E0811", f"`{subject}` is neither an error code nor a plan", f"did you mean {near}?" if near else None)
 

@@ -219,8 +219,9 @@ def test_a_fault_of_a_plan_is_named_with_its_path(plan: dict[str, Any]) -> None:
         ('"scalars": ["', '"scalars": ["\\ud800', "scalars[0] is"),
         ('"stage": 0, "place"', '"stage": 5, "place"', "its stages are not 0 to 1"),
         ('"elements": 1, "fed"', '"elements": 2, "fed"', "elements, its shape"),
+        ('"columns": {"train"', '"columns": {"other"', "columns are of"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_plans_that_say_two_things(
     old: str, value: str, words: str, plan: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -225,6 +225,11 @@ def test_a_plan_says_how_texts_are_made(plan: dict, tmp_path: Path) -> None:
     assert "sampling  computes the whole context for each token: gla.dsl:34:14: `reshape` looks at other times" in whole
 
 
+def test_a_plan_with_a_decode_chain_does_not_say_why_there_is_none(plan: dict) -> None:
+    with pytest.raises(MlcError, match="undecoded says why there is no chain decode, and there is one"):
+        read_plan({**plan, "undecoded": "because"})
+
+
 def refused(plan: dict, change) -> str:
     """What the proof says of a plan that was changed."""
     changed = json.loads(json.dumps(plan))

@@ -126,3 +126,11 @@ def test_a_wrong_split_has_a_caret(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run_command([*command, "--error-format", "json"]) == 1
     (span,) = json.loads(capsys.readouterr().err)["spans"]
     assert span["text"] == [{"text": SPLIT, "highlight_start": 17, "highlight_end": 21}]
+
+
+def test_names_that_a_terminal_would_obey(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, _ = explained(tmp_path, capsys, Options(emit="plan"))
+    (tmp_path / "edited.json").write_text(json.dumps({**plan, "model": "\x1b[31mred"}))
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
+    assert run_command(["explain", str(tmp_path / "edited.json")]) == 0
+    assert capsys.readouterr().out.startswith("?[31mred: ")

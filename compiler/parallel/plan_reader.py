@@ -138,6 +138,10 @@ def _read(content: Mapping[str, Any]) -> Planned:
         rounds={chain: _count(content["rounds"][chain]) for chain in CHAINS if chain in content["rounds"]},
         undecoded=str(content.get("undecoded", "")),
     )
+    if set(planned.columns) != set(planned.rounds):
+        raise ValueError(f"columns are of {', '.join(sorted(planned.columns))}, rounds of {', '.join(sorted(planned.rounds))}")
+    if planned.undecoded and "decode" in planned.rounds:
+        raise ValueError("undecoded says why there is no chain decode, and there is one")
     if len(planned.channels) != len(content["channels"]):
         raise ValueError("two channels have one name")
     if len(planned.places) != planned.pp:
