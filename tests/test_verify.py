@@ -831,6 +831,18 @@ def channel_to_no_place(plan: Plan) -> None:
     channel(plan, "act.train.0")["to"] = 5
 
 
+def channel_from_no_place(plan: Plan) -> None:
+    channel(plan, "act.train.0")["from"] = -1
+
+
+def channel_of_no_outbox(plan: Plan) -> None:
+    channel(plan, "replicas.0")["outbox_slots"] = 0
+
+
+def sums_of_an_evaluation(plan: Plan) -> None:
+    rows(plan, 1, "evaluate").insert(2, ["FOLDW", 0, 0])
+
+
 def activations_of_no_chain(plan: Plan) -> None:
     channel(plan, "act.train.0")["chain"] = None
 
@@ -1244,6 +1256,9 @@ MORE: tuple[tuple[Edit, str, str], ...] = (
     (owned_twice, "E1204", "place 1 updates it, its owner is place 0"),
     (cut_where_it_must_be_whole, "E1204", "runs over a range, its rule does not"),
     (channel_to_no_place, "E1203", "goes from place 0 to place 5 of 2"),
+    (channel_from_no_place, "E1203", "goes from place -1 to place 1 of 2"),
+    (channel_of_no_outbox, "E1206", "channel replicas.0: 2 slots, 0 outbox slots"),
+    (sums_of_an_evaluation, "E1204", "(FOLDW 0 0): there are no such sums"),
     (activations_of_no_chain, "E1203", "in the chain None"),
     (channel_of_no_slots, "E1206", "channel replicas.0: 0 slots"),
     (record_elsewhere, "E1206", "are no memory of their own"),
