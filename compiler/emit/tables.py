@@ -88,7 +88,7 @@ class Tables:
         """The mlc_parameters; fed: 0 by the loss, 1 by accumulate, 2 by nothing."""
         names = [parameter.name for parameter in self.plan.parameters]
         rest = [self._of_kind(kind, len(uses), owner) for _, kind, owner, uses in self.plan.parameters]
-        return formatted("{%s, %s, %s}", c_strings(names), rest, map(self.paths.__getitem__, names))
+        return formatted(braced("%s, %s, %s"), c_strings(names), rest, map(self.paths.__getitem__, names))
 
     def _of_kind(self, kind: ParameterKind, uses: int, owner: int) -> str:
         """The members that parameters of equal layers have alike."""
@@ -250,7 +250,7 @@ class Tables:
 
     def _uses(self, uses: Sequence[Use]) -> list[str]:
         parameters, indices, phases, levels = columns(uses, 4)
-        return formatted("{%d, %d, %s, %s}", parameters, indices, map(_PHASES.__getitem__, phases), self._addresses(levels))
+        return formatted(braced("%d, %d, %s, %s"), parameters, indices, map(_PHASES.__getitem__, phases), self._addresses(levels))
 
     def _addresses(self, of: Iterable[Iterable[int]]) -> list[str]:
         """Pointers to lists of addresses."""
@@ -261,7 +261,8 @@ class Tables:
         copies = ["MLC_NONE" if copy is None else copy for copy in kept]
         routines, at = columns(inits, 2)
         functions = {number: self._functions(number) for number in set(routines)}
-        return formatted("{%d, %d, %s, %s, %s}", parameters, masters, copies, map(functions.__getitem__, routines), self._addresses(at))
+        initial = map(functions.__getitem__, routines)
+        return formatted(braced("%d, %d, %s, %s, %s"), parameters, masters, copies, initial, self._addresses(at))
 
     def _owned(self, one: OwnedParameter) -> str:
         """An mlc_own."""
