@@ -74,11 +74,14 @@ class Correspondence:
                  results of the terms
     positioned:  emits the results of an instruction that has letters with Offset.POSITION, such that only iotas of one factor each
                  have them; None: the op has no such letters
+    part:        of letters with Offset.INDEX, the op of a part that is a run of them: it has one operand more, where the run begins;
+                 None: the op has no such letters
     """
 
     letters: Callable[[Instruction], tuple[Letter, ...]]
     linear: Callable[[Instruction], tuple[frozenset[int], ...]]
     positioned: Callable[[Builder, Instruction], tuple[Value, ...]] | None
+    part: str | None
 
 
 class Division(NamedTuple):

@@ -12,6 +12,7 @@ from mlc.ops.indexing import INDEXING
 from mlc.ops.losses import LOSSES
 from mlc.ops.moves import MOVES
 from mlc.ops.normalizers import NORMALIZERS
+from mlc.ops.picked import PICKED_PARTS
 from mlc.ops.reductions import REDUCTIONS
 from mlc.ops.unary import UNARY
 
@@ -24,6 +25,7 @@ ALL: tuple[Op, ...] = (
     CONTRACT,
     *MOVES,
     *INDEXING,
+    *PICKED_PARTS,
     ATTENTION,
     ATTENTION_VJP,
     *DECODING,

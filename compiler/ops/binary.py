@@ -163,7 +163,7 @@ CAST = Op(
     type_rule=_cast_rule,
     meaning=_cast_meaning,
     vjp=_cast_vjp,
-    factors=Correspondence(same, _cast_linear, None),
+    factors=Correspondence(same, _cast_linear, None, None),
     lowering=Pointwise(
         ByAttribute(
             "dtype",

@@ -114,7 +114,7 @@ IOTA = Op(
     type_rule=_iota_rule,
     meaning=_iota_meaning,
     vjp=CONSTANT_INPUT,
-    factors=Correspondence(_counted, linear_in(), _apart),
+    factors=Correspondence(_counted, linear_in(), _apart, None),
     lowering=Generate("iota"),
     flops=no_flops,
     samples=(
@@ -215,7 +215,7 @@ def _numbered(b: Builder, instruction: Instruction) -> tuple[Value, ...]:
     return b.emit(instruction.op, numbered(b, kind.dims), **given(instruction))
 
 
-RANDOM_FACTORS = Correspondence(_random_letters, linear_in(), _numbered)
+RANDOM_FACTORS = Correspondence(_random_letters, linear_in(), _numbered, None)
 
 
 def _ten_an_element(instruction: Instruction) -> int:

@@ -77,7 +77,7 @@ GATHER = Op(
     type_rule=_gather_rule,
     meaning=_gather_meaning,
     vjp=_gather_vjp,
-    factors=corresponding(_gather_letters, (0,)),
+    factors=corresponding(_gather_letters, (0,), part="gather_part"),
     lowering=Move("gather"),
     flops=no_flops,
     samples=(
@@ -135,7 +135,7 @@ SCATTER_ADD = Op(
     type_rule=_scatter_add_rule,
     meaning=_scatter_add_meaning,
     vjp=_scatter_add_vjp,
-    factors=corresponding(_scatter_add_letters, (0,)),
+    factors=corresponding(_scatter_add_letters, (0,), part="scatter_add_part"),
     lowering=Scatter("scatter_add"),
     flops=operand_elements,
     samples=(
@@ -192,7 +192,7 @@ TAKE_ALONG = Op(
     type_rule=_take_along_rule,
     meaning=_take_along_meaning,
     vjp=_take_along_vjp,
-    factors=corresponding(_take_along_letters, (0,)),
+    factors=corresponding(_take_along_letters, (0,), part="take_along_part"),
     lowering=Move("take_along"),
     flops=no_flops,
     samples=(
@@ -251,7 +251,7 @@ PUT_ALONG = Op(
     type_rule=_put_along_rule,
     meaning=_put_along_meaning,
     vjp=_put_along_vjp,
-    factors=corresponding(_put_along_letters, (0,)),
+    factors=corresponding(_put_along_letters, (0,), part="put_along_part"),
     lowering=Scatter("put_along"),
     flops=operand_elements,
     samples=(

@@ -121,9 +121,9 @@ def linear_in_all(instruction: Instruction) -> tuple[frozenset[int], ...]:
     return (frozenset(range(len(instruction.operands))),) if floats else ()
 
 
-def corresponding(letters: Callable[[Instruction], Letters], *linear: tuple[int, ...]) -> Correspondence:
+def corresponding(letters: Callable[[Instruction], Letters], *linear: tuple[int, ...], part: str | None = None) -> Correspondence:
     """The correspondence of an op without a positioned form; linear in these sets of operands, where they are floats."""
-    return Correspondence(letters, linear_in(*linear), None)
+    return Correspondence(letters, linear_in(*linear), None, part)
 
 
 #: Of an elementwise op that is linear in nothing.
