@@ -19,18 +19,19 @@ from mlc.ir.function import Attribute, Function, Instruction
 from mlc.ir.op import Op
 from mlc.ir.program import Step
 from mlc.ir.types import TensorType, Value
+from mlc.passes.shard_costs import FIGURES, Figures
 from mlc.passes.shard_search import PARTS, Chosen, Found, functions_of, left_to_sum, search
 from mlc.passes.shard_ways import Way
 
 VIA = "shard"
 
 
-def shard(step: Step, axis: Axis, ops: Mapping[str, Op]) -> RankStep | None:
+def shard(step: Step, axis: Axis, ops: Mapping[str, Op], figures: Figures = FIGURES) -> RankStep | None:
     """What each rank of an axis does of a factored step, in forms of least modelled time; None where nothing divides.
 
     The forms depend on the strips alone, not on how many ranks there are.
     """
-    found = search(step, ops, axis.strips)
+    found = search(step, ops, axis.strips, figures)
     return None if found is None else written(step, found, axis, ops)
 
 

@@ -29,7 +29,7 @@ class Figures:
 FIGURES = Figures()
 
 
-def work_seconds(instruction: Instruction, ops: Mapping[str, Op], figures: Figures = FIGURES) -> float:
+def work_seconds(instruction: Instruction, ops: Mapping[str, Op], figures: Figures) -> float:
     """Of the whole instruction: by its arithmetic if it is a contraction or a kernel, else by the bytes that it writes."""
     record = ops[instruction.op]
     match record.lowering:
@@ -41,7 +41,7 @@ def work_seconds(instruction: Instruction, ops: Mapping[str, Op], figures: Figur
             return sum(v.type.bytes for v in instruction.results) / figures.memory_bytes
 
 
-def conversion_seconds(have: Form, want: Form, kind: TensorType, ranks: int, figures: Figures = FIGURES) -> float:
+def conversion_seconds(have: Form, want: Form, kind: TensorType, ranks: int, figures: Figures) -> float:
     """From one form to another; infinite where there is no way."""
     share = kind.bytes * (ranks - 1) / ranks / figures.link_bytes
     match have, want:
@@ -61,6 +61,6 @@ def conversion_seconds(have: Form, want: Form, kind: TensorType, ranks: int, fig
             return figures.message_seconds + share / ranks
 
 
-def saved_seconds(form: Form, kind: TensorType, ranks: int, figures: Figures = FIGURES) -> float:
+def saved_seconds(form: Form, kind: TensorType, ranks: int, figures: Figures) -> float:
     """What it is worth not to keep a value in this form."""
     return kind.bytes / (ranks if isinstance(form, Cut) else 1) / figures.saved_bytes

@@ -28,7 +28,7 @@ from mlc.ir.op import Op
 from mlc.ir.program import Step, Variant
 from mlc.ir.types import TensorType, Value
 from mlc.passes.eliminate import Least, Table, Variable, eliminate
-from mlc.passes.shard_costs import FIGURES, conversion_seconds, saved_seconds, work_seconds
+from mlc.passes.shard_costs import FIGURES, Figures, conversion_seconds, saved_seconds, work_seconds
 from mlc.passes.shard_ways import SUM, Way, ways
 
 #: Parameters are held cut; the smallest may be whole, where all of these together add at most so much to what a rank holds.
@@ -88,11 +88,11 @@ def functions_of(variant: Variant) -> tuple[Function, Function, Function]:
     return variant.forward, variant.input_gradient, variant.weight_gradient
 
 
-def search(step: Step, ops: Mapping[str, Op], strips: int) -> Found | None:
+def search(step: Step, ops: Mapping[str, Op], strips: int, figures: Figures = FIGURES) -> Found | None:
     """The forms of least time; None where there are none. step: factored, as differentiation and all passes left it."""
     classes = _Classes(step, strips)
     calls = Counter(call.unit for call in step.program.train.calls)
-    searches = {unit: _UnitSearch(step, unit, ops, strips, classes) for unit in calls}
+    searches = {unit: _UnitSearch(step, unit, ops, strips, classes, figures) for unit in calls}
     solved = {unit: one.solved() for unit, one in searches.items()}
     tables = [Table(one.classes_read, _costs(solved[unit], one) * calls[unit]) for unit, one in searches.items() if one.classes_read]
     joint = _over_classes({c: len(of) for c, of in classes.options.items()}, tables)
@@ -229,11 +229,11 @@ def cuts_of(kind: TensorType, strips: int, rows: frozenset[str]) -> Iterator[Cut
 class _UnitSearch:
     """The tables of one unit."""
 
-    def __init__(self, step: Step, unit: int, ops: Mapping[str, Op], strips: int, classes: _Classes):
+    def __init__(self, step: Step, unit: int, ops: Mapping[str, Op], strips: int, classes: _Classes, figures: Figures):
         variant = step.variant(unit)
         assert variant is not None
         self.number, self.unit, self.variant = unit, step.program.units[unit], variant
-        self.ops, self.strips, self.classes = ops, strips, classes
+        self.ops, self.strips, self.classes, self.figures = ops, strips, classes, figures
         self.functions = functions_of(variant)
         self.options: dict[Variable, Sequence[object]] = {}
         self.tables: list[Table] = []
@@ -303,7 +303,7 @@ class _UnitSearch:
         """A value that comes in a form: as it is, or taken to another one that something reads; and the seconds of that."""
         yield Made(form, None), 0.0
         for want in () if form == WHOLE else self.needed[part].get(value.name, ()):
-            seconds = conversion_seconds(form, want, value.type, self.strips)
+            seconds = conversion_seconds(form, want, value.type, self.strips, self.figures)
             if want != form and math.isfinite(seconds):
                 yield Made(form, want), seconds
 
@@ -345,12 +345,12 @@ class _UnitSearch:
         forms = {f: None for made in there for f in made if f is not None and not isinstance(f, Term)}
         if any(made.has(WHOLE) for made in there):
             forms |= dict.fromkeys(cuts_of(v.type, self.strips, self.classes.rows))
-        self._available(variable, v, part, forms, lambda form: saved_seconds(form, v.type, self.strips))
+        self._available(variable, v, part, forms, lambda form: saved_seconds(form, v.type, self.strips, self.figures))
         self._relate(variable, source, lambda mine, option: at_hand(option).has(mine.form))
 
     def _instructions(self, part: int) -> None:
         for i, of in zip(self.functions[part].instructions, self.ways[part], strict=True):
-            seconds = work_seconds(i, self.ops)
+            seconds = work_seconds(i, self.ops, self.figures)
             first = ("value", part, i.results[0].name)
             every = [
                 (Done(way, made), cost + seconds / (1 if way.letter is None else self.strips))
@@ -398,7 +398,7 @@ class _UnitSearch:
             elif v.name in params:
                 c = self._class("param", params[v.name])
                 self._relate(variable, c, lambda option, held: is_gradient(at_hand(option), held))
-                late = conversion_seconds(SUM, WHOLE, v.type, self.strips) / FIGURES.microbatches
+                late = conversion_seconds(SUM, WHOLE, v.type, self.strips, self.figures) / self.figures.microbatches
                 self.tables.append(Table((variable,), np.array([late if left_to_sum(at_hand(o)) else 0.0 for o in self.options[variable]])))
             elif v.name in effects:
                 fits = [at_hand(option).has(WHOLE) for option in self.options[variable]]
