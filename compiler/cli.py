@@ -26,7 +26,7 @@ from mlc.bench import measure
 from mlc.build import check_sources, find_toolchain, target_flags, write_dump, write_file
 from mlc.cache import find_cache
 from mlc.diagnostics import CODES, Diagnostic, MlcError, nearest
-from mlc.driver import EMITS, Build, Options, compiled_file, differentiated, error, load_program, read_source, with_factors
+from mlc.driver import EMITS, Build, Options, compiled_file, differentiated, divided, error, load_program, read_source, with_factors
 from mlc.ir.program import CHOICES
 from mlc.ir.text import print_function, print_program
 from mlc.nvcc import find_nvcc, find_tool
@@ -37,6 +37,7 @@ from mlc.parallel.limits import check_extent, counted
 from mlc.parallel.plan_reader import load_plan
 from mlc.parallel.report import Times, compared, comparison
 from mlc.parallel.schedules import SCHEDULES, chunks_of, schedule
+from mlc.parallel.shard_report import explain_ranks
 from mlc.parallel.simulate import Simulation
 from mlc.parallel.split import SPLIT
 from mlc.parallel.verify import explain_proof, verify
@@ -347,14 +348,26 @@ def format_file(file: Path, check: bool) -> bool:
 @DEFINE
 @click.option("--unit", help="Print the functions of one unit only.")
 @click.option("--stage", type=click.Choice(STAGES), help="Print these functions of the derivative.")
+@click.option("--tp", type=click.IntRange(min=1), help="Say how so many ranks can divide layers; as IR with --unit or --stage.")
+@click.option("--splits", type=click.IntRange(min=1), help="Strips over which divided sums are taken; --tp divides it.  [default: --tp]")
 @diagnosed
-def ir_verb(file: Path, defines: dict[str, str], unit: str | None, stage: str | None) -> None:
+def ir_verb(file: Path, defines: dict[str, str], unit: str | None, stage: str | None, tp: int | None, splits: int | None) -> None:
     """Print the typed tensor IR of FILE, with the factors of all dims."""
+    if splits is not None and tp is None:
+        raise click.UsageError("--splits: strips are those of --tp ranks")
     program, _ = load_program(file, defines, Options(), observer())
     names = [u.name for u in program.units]
     if unit is not None and unit not in names:
         near = nearest(unit, names)
         raise click.UsageError(f"no unit `{unit}`; " + (f"did you mean `{near}`?" if near else f"there are {', '.join(names)}"))
+    if tp is not None:
+        ranks, owed = divided(program, tp, splits or tp)
+        if unit is None and stage is None:
+            click.echo(explain_ranks(ranks, owed))
+            return
+        of = [(names[n], getattr(v, s)) for n, v in enumerate(ranks.variants) if v is not None for s in STAGES if stage in (None, s)]
+        click.echo("\n".join(print_function(one.function) for name, one in of if unit in (None, name)))
+        return
     step = with_factors(differentiated(program))
     if unit is None and stage is None:
         click.echo(print_program(step.program))

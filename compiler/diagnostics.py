@@ -743,6 +743,21 @@ CODES: dict[str, CodeText] = {
         `mlc explain plan.json` lists the calls of a plan.
         """,
     ),
+    "E1005": CodeText(
+        "no layer that divides",
+        """
+        Ranks of an axis divide layers along factors of their dims: heads, hidden features, the vocabulary, tokens. Each factor that is
+        divided must have as many equal runs as there are strips (`--splits`, by default as many as ranks). Here nothing that a parameter
+        has can be divided so; the message names the numbers that divide some factor.
+        """,
+    ),
+    "E1006": CodeText(
+        "forms too many to search",
+        """
+        How a layer is divided among ranks is found by an exact search over the forms of all its values. For this layer function it would
+        not end in reasonable time and memory. A layer function of fewer instructions helps: divide it into two.
+        """,
+    ),
     "E1101": CodeText(
         "no such schedule",
         """

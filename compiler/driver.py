@@ -20,6 +20,7 @@ from mlc.elaborate.library import file_library, library_path
 from mlc.emit import plan_json
 from mlc.emit.project import LIBRARY, MPI_LIBRARY, SETTINGS, SourceTree
 from mlc.frozen import frozen
+from mlc.ir.forms import WHOLE, Axis, RankStep
 from mlc.ir.function import Function
 from mlc.ir.program import CHOICES, Program, Step
 from mlc.ir.text import print_program
@@ -32,10 +33,12 @@ from mlc.parallel.limits import check_extent
 from mlc.parallel.plan_reader import load_plan
 from mlc.parallel.planned import Planned
 from mlc.parallel.quantities import size_texts
+from mlc.parallel.shard_proof import Owed, Refused, check_ranks
 from mlc.parallel.verify import Proof, prove
 from mlc.passes import PASSES, differentiate
 from mlc.passes.decode import with_decoding
 from mlc.passes.factor import check_factors, factored_step
+from mlc.passes.shard import shard
 from mlc.plan import plan
 from mlc.plan.choose import AUTO, LayoutOptions, choose_layout, considered, layout_in_runs, may_make_again
 from mlc.plan.layout import Layout
@@ -231,6 +234,27 @@ def with_factors(step: Step, observe: Observer = ignore) -> Step:
     made = timed(observe, "factor", factored_step, step, OPS)
     timed(observe, "verify", check_factors, made, OPS)
     return made
+
+
+def divided(program: Program, tp: int, strips: int, observe: Observer = ignore) -> tuple[RankStep, tuple[Owed, ...]]:
+    """Program -> what each of `tp` ranks that divide its layers does, proved; and what ends of steps owe.
+
+    strips:  over how many strips sums are taken that may be divided: bits follow from it, whatever tp is
+    raises:  E0808, E1005, E1006
+    """
+    if strips % tp:
+        raise error("E0808", f"--splits {strips}: {tp} ranks do not divide it", f"give a multiple of {tp}")
+    step = with_factors(passed(differentiated(program, observe), observe), observe)
+    ranks = timed(observe, "shard", shard, step, Axis("tp", tp, strips), OPS)
+    if ranks is None or all(form == WHOLE for _, form in ranks.parameters):
+        sizes = {f.size for p in step.program.parameters for d in p.type.dims for f in d.factors}
+        fitting = [n for n in range(2, min(max(sizes, default=1), 128) + 1) if any(size % n == 0 for size in sizes)]
+        help = f"{', '.join(map(str, fitting))} divide some factor" if fitting else None
+        raise error("E1005", f"{program.name}: nothing that a parameter has divides into {strips} strips", help)
+    try:
+        return ranks, timed(observe, "prove", check_ranks, ranks, OPS)
+    except Refused as problem:
+        raise InternalError(f"shard: what was divided is not the model:\n{problem}") from problem
 
 
 @contextmanager

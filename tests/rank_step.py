@@ -139,6 +139,7 @@ def _gradients(step: Step, given, run) -> Arrays:
     kept: list[dict] = []
     for call in program.train.calls:
         unit, variant = program.units[call.unit], step.variant(call.unit)
+        assert variant is not None
         arguments = {v.name: env[name] for v, name in zip(unit.function.parameters, call.arguments, strict=True)}
         made = run(call.unit, 0, variant.forward, arguments, keys_of(call.path))
         kept.append({**arguments, **made})
@@ -148,6 +149,7 @@ def _gradients(step: Step, given, run) -> Arrays:
     gradients: Arrays = {"loss": _put_together(env[program.train.loss])}
     for call, values in zip(reversed(program.train.calls), reversed(kept), strict=True):
         unit, variant = program.units[call.unit], step.variant(call.unit)
+        assert variant is not None
         names = [*call.results, *(f"effect {n}" for n in range(len(call.effects)))]
         for seed, name in zip(variant.d_results, names, strict=True):
             if seed is not None:

@@ -6,7 +6,7 @@ The table of all ops is `mlc.ops.OPS`; what needs it takes it as an argument, so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -193,6 +193,16 @@ class NoGradient:
 #: vjp(builder, instruction, cotangents) -> one value (or None for no gradient) per operand. A cotangent is None where no
 #: gradient reaches that result. The rule may read instruction.operands and instruction.results (forward values).
 Vjp = Callable[["Builder", Instruction, tuple[Value | None, ...]], tuple[Value | None, ...]]
+
+
+class Rule(Protocol):
+    """What the verifier asks of an op, and of what ranks do together (ops/mesh.py)."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]: ...
+
+    @property
+    def type_rule(self) -> Callable[[tuple[TensorType, ...], Attributes], tuple[TensorType, ...]]: ...
 
 
 @frozen

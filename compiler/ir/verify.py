@@ -10,12 +10,12 @@ from collections.abc import Mapping
 
 from mlc.diagnostics import InternalError, OpError
 from mlc.ir.function import Function, Instruction
-from mlc.ir.op import Op
+from mlc.ir.op import Rule
 from mlc.ir.text import print_instruction
 from mlc.ir.types import Value
 
 
-def verify(function: Function, ops: Mapping[str, Op]) -> None:
+def verify(function: Function, ops: Mapping[str, Rule]) -> None:
     """Raises InternalError with the instruction at fault and its neighbours."""
     defined: dict[str, Value] = {}
     for parameter in function.parameters:
@@ -30,7 +30,7 @@ def verify(function: Function, ops: Mapping[str, Op]) -> None:
     _check_results(function, defined)
 
 
-def _fault(instruction: Instruction, defined: Mapping[str, Value], ops: Mapping[str, Op]) -> str | None:
+def _fault(instruction: Instruction, defined: Mapping[str, Value], ops: Mapping[str, Rule]) -> str | None:
     """What is wrong with one instruction, given the values defined before it."""
     record = ops.get(instruction.op)
     if record is None:
@@ -49,18 +49,20 @@ def _fault(instruction: Instruction, defined: Mapping[str, Value], ops: Mapping[
     return _attribute_fault(instruction, record) or _type_fault(instruction, record)
 
 
-def _attribute_fault(instruction: Instruction, record: Op) -> str | None:
+def _attribute_fault(instruction: Instruction, record: Rule) -> str | None:
     keys = [key for key, _ in instruction.attributes]
     if keys != sorted(record.attributes):
         return f"attributes {keys} are not the declared {sorted(record.attributes)} in sorted order"
     return None
 
 
-def _type_fault(instruction: Instruction, record: Op) -> str | None:
+def _type_fault(instruction: Instruction, record: Rule) -> str | None:
     try:
         expected = record.type_rule(tuple(v.type for v in instruction.operands), dict(instruction.attributes))
     except OpError as error:
         return f"[{error.code}] {error.message}"
+    except InternalError as error:
+        return str(error)
     have = tuple([v.type for v in instruction.results])
     if expected != have and (len(expected) != len(have) or not all(a.same(b) for a, b in zip(expected, have, strict=True))):
         return f"result types are {_listed(have)}, the rule of the op gives {_listed(expected)}"

@@ -44,8 +44,8 @@ FACTOR = ("dim", "inner", "size")
 
 def _resized(kind: TensorType, cut: Cut, before: int, after: int) -> TensorType:
     """A type that has `before` steps of a factor, with `after`."""
-    fits = 0 <= cut.dim < len(kind.dims) and kind.shape[cut.dim] % (cut.inner * before) == 0
-    if not fits or before < 1 or after < 1:
+    fits = 0 <= cut.dim < len(kind.dims) and min(cut.inner, before, after) > 0
+    if not fits or kind.shape[cut.dim] % (cut.inner * before):
         raise InternalError(f"{kind} has not {before} steps of {cut}")
     return scaled(kind, Cut(cut.dim, cut.inner, before), after)
 

@@ -7,22 +7,28 @@ another one beats whatever the others choose, so that what is left is small enou
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 import numpy as np
 
-from mlc.diagnostics import InternalError
 from mlc.frozen import frozen_object
 
-Variable = Hashable
+Variable = tuple[object, ...]
 Costs = np.ndarray
 
 #: Entries of the largest table that is made: a search that would need a larger one is refused.
 MOST_ENTRIES = 3 * 10**7
 
+#: What infinity is in here, so that differences are numbers; what costs half as much is infinite.
+NEVER = 1e30
+
 #: Differences between options that are looked at in one table to drop any: larger tables drop none.
 MOST_DIFFERENCES = 10**6
+
+
+class Endless(Exception):
+    """The search would not end: the entries of a table that it would have to make."""
 
 
 @frozen_object
@@ -54,7 +60,7 @@ def eliminate(sizes: Mapping[Variable, int], tables: Iterable[Table]) -> Least:
     """The least sum of tables.
 
     sizes:   how many options each variable has, at least 1
-    raises:  InternalError where a table would have more than MOST_ENTRIES
+    raises:  Endless where a table would have more than MOST_ENTRIES
     """
     costs = _Costs(sizes, tables)
     costs.drop(sizes)
@@ -66,7 +72,7 @@ def eliminate(sizes: Mapping[Variable, int], tables: Iterable[Table]) -> Least:
     chosen: dict[Variable, int] = {}
     for turn in reversed(turns):
         chosen[turn.variable] = turn.best[tuple(chosen[o] for o in turn.others)]
-    return Least(costs.constant, chosen)
+    return Least(costs.constant if costs.constant < NEVER / 2 else math.inf, chosen)
 
 
 def _joined(tables: Iterable[Table], scope: tuple[Variable, ...]) -> Costs:
@@ -97,7 +103,7 @@ class _Costs:
         for v, n in sizes.items():
             self._add(Table((v,), np.zeros(n)))
         for table in tables:
-            self._add(table)
+            self._add(Table(table.variables, np.minimum(table.costs, NEVER)))
         self.entries = {v: self._entries(v) for v in sizes}
 
     def _add(self, table: Table) -> None:
@@ -120,7 +126,7 @@ class _Costs:
         """Eliminate the variable whose joined table is the smallest."""
         v = min(self.alive, key=self.entries.__getitem__)
         if self.entries[v] > MOST_ENTRIES:
-            raise InternalError(f"a table of {self.entries[v]:,} entries for {v}: the search would not end")
+            raise Endless(self.entries[v])
         *others, _ = scope = self._scope(v)
         shape = [len(self.left[u]) for u in scope]
         joined = np.broadcast_to(_joined([self.tables[key] for key in self.alive[v]], scope), shape)
@@ -168,12 +174,11 @@ class _Costs:
         never = np.zeros(count, bool)
         for key in self.alive[v]:
             table = self.tables[key]
-            costs = np.moveaxis(table.costs, table.variables.index(v), 0).reshape(count, -1)
-            infinite = np.isinf(costs)
+            costs = table.costs.swapaxes(0, table.variables.index(v)).reshape(count, -1)
+            infinite = costs > NEVER / 2
             never |= infinite.all(-1)
-            with np.errstate(invalid="ignore"):  # of options that can never be, which count as beaten
-                gap += _gaps(costs, infinite) if count * costs.size <= MOST_DIFFERENCES else np.inf
-        gap[never, :] = np.inf
+            gap += _gaps(costs, infinite) if count * costs.size <= MOST_DIFFERENCES else NEVER
+        gap[never, :] = NEVER
         beats = (gap <= 0) & ~np.eye(count, dtype=bool)
         first = np.arange(count)
         beats &= ~(beats.T & (first[:, None] > first[None, :]))
@@ -183,7 +188,5 @@ class _Costs:
 
 def _gaps(costs: Costs, infinite: np.ndarray) -> np.ndarray:
     """By two options: the most by which the first costs more, wherever the second can be."""
-    with np.errstate(invalid="ignore"):
-        apart = costs[:, None, :] - costs[None, :, :]
-    apart[np.broadcast_to(infinite[None, :, :], apart.shape)] = -np.inf
-    return apart.max(-1)
+    second = costs + 2 * NEVER * infinite
+    return (costs[:, None, :] - second[None, :, :]).max(-1)

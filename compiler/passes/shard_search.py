@@ -2,10 +2,10 @@
 
 A unit is searched once, its forward and both gradients together. Variables are
 
-    ("value", part, name)       the form in which a value is made, and one more that it is taken to, if any; of the first result of an
-                                instruction also the way in which it is done
-    ("argument", part, name)    the same of what a part is given: a state, a cotangent, or what another part keeps for it
-    a class                     the form of a state and of its gradient, wherever in the chain it is; of a parameter, in all its uses
+    Place("value", ...)      the form in which a value is made, and one more that it is taken to, if any; of the first result of an
+                             instruction also the way in which it is done
+    Place("argument", ...)   the same of what a part is given: a state, a cotangent, or what another part keeps for it
+    a class                  the form of a state and of its gradient, wherever in the chain it is; of a parameter, in all its uses
 
 Each unit is searched once for every combination of forms of the classes that units have in common; these are chosen last, each unit
 counted as often as it is called. So states between equal layers have one form, and units that share a parameter are searched together.
@@ -21,18 +21,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlc.diagnostics import NO_SPAN, Diagnostic, MlcError
 from mlc.frozen import frozen_object
 from mlc.ir.forms import WHOLE, Cut, Form, Term
-from mlc.ir.function import Function
+from mlc.ir.function import Function, Instruction
 from mlc.ir.op import Op
 from mlc.ir.program import Step, Variant
-from mlc.ir.types import TensorType, Value
-from mlc.passes.eliminate import Least, Table, Variable, eliminate
+from mlc.ir.types import Value
+from mlc.passes.eliminate import Endless, Least, Table, Variable, eliminate
+from mlc.passes.shard_classes import Classes, cuts_of, cuts_rows
 from mlc.passes.shard_costs import FIGURES, Figures, conversion_seconds, saved_seconds, work_seconds
 from mlc.passes.shard_ways import SUM, Way, ways
-
-#: Parameters are held cut; the smallest may be whole, where all of these together add at most so much to what a rank holds.
-MOST_WHOLE = 0.05
 
 PARTS = range(3)
 
@@ -55,7 +54,18 @@ class Done(NamedTuple):
     made: Made
 
 
-def at_hand(option: Done | Made | Form) -> Made:
+class Place(NamedTuple):
+    """The variable of a value: kind is "value" or "argument"."""
+
+    kind: str
+    part: int
+    name: str
+
+
+Option = Done | Made | Form
+
+
+def at_hand(option: Option) -> Made:
     """Of an option of a variable; a parameter is at hand as it is held."""
     match option:
         case Done(_, made):
@@ -90,7 +100,7 @@ def functions_of(variant: Variant) -> tuple[Function, Function, Function]:
 
 def search(step: Step, ops: Mapping[str, Op], strips: int, figures: Figures = FIGURES) -> Found | None:
     """The forms of least time; None where there are none. step: factored, as differentiation and all passes left it."""
-    classes = _Classes(step, strips)
+    classes = Classes(step, strips)
     calls = Counter(call.unit for call in step.program.train.calls)
     searches = {unit: _UnitSearch(step, unit, ops, strips, classes, figures) for unit in calls}
     solved = {unit: one.solved() for unit, one in searches.items()}
@@ -131,111 +141,16 @@ def _over_classes(sizes: Mapping[Variable, int], tables: Sequence[Table]) -> Lea
     return least
 
 
-class _Classes:
-    """Values that have one form in the whole step, and the forms that each may have.
-
-    Members are ("param" | "state", unit, name of the value in the unit's function).
-    """
-
-    def __init__(self, step: Step, strips: int):
-        self.step, self.strips = step, strips
-        self.rows = _rows(step)
-        self._parent: dict[tuple[object, ...], tuple[object, ...]] = {}
-        self.types: dict[tuple[object, ...], TensorType] = {}
-        self._tie()
-        whole = self._may_be_whole()
-        self.options = {c: self._options(c, whole) for c in dict.fromkeys(map(self.root, list(self._parent))) if c in self.types}
-        units: dict[tuple[object, ...], set[int]] = {}
-        for (_, unit, _), c in self.every():
-            units.setdefault(c, set()).add(unit)
-        self.between = {c for c, of in units.items() if len(of) > 1 or not self._is_param(c)}
-
-    def root(self, member: tuple[object, ...]) -> tuple[object, ...]:
-        while self._parent.setdefault(member, member) != member:
-            member = self._parent[member]
-        return member
-
-    def every(self) -> Iterator[tuple[tuple[str, int, str], tuple[object, ...]]]:
-        for member in list(self._parent):
-            match member:
-                case (str() as kind, int() as unit, str() as name):
-                    yield (kind, unit, name), self.root(member)
-
-    def _join(self, a: tuple[object, ...], b: tuple[object, ...]) -> None:
-        first, second = sorted((self.root(a), self.root(b)), key=str)
-        self._parent[second] = first
-        if second in self.types:
-            self.types.setdefault(first, self.types[second])
-
-    def _tie(self) -> None:
-        """Arguments and results of calls, by the names in the chain; calls that tie the same are read once."""
-        program = self.step.program
-        seen: set[object] = set()
-        makers: dict[str, tuple[int, str]] = {}
-        for call in program.train.calls:
-            unit = program.units[call.unit]
-            for v, role, name in zip(unit.function.parameters, unit.roles, call.arguments, strict=True):
-                if role == "param":
-                    self._member(("param", call.unit, v.name), v.type)
-                    self._join(("param", call.unit, v.name), ("program", name))
-                if role == "state" and (call.unit, v.name, makers[name]) not in seen:
-                    seen.add((call.unit, v.name, makers[name]))
-                    self._member(("state", call.unit, v.name), v.type)
-                    self._join(("state", call.unit, v.name), ("state", *makers[name]))
-            for v, name in zip(unit.function.results[: unit.outputs], call.results, strict=True):
-                makers[name] = (call.unit, v.name)
-                self._member(("state", call.unit, v.name), v.type)
-
-    def _member(self, member: tuple[object, ...], kind: TensorType) -> None:
-        self.types.setdefault(self.root(member), kind)
-
-    def _may_be_whole(self) -> set[tuple[object, ...]]:
-        """Classes of parameters that may be held whole: those that cannot be cut, and the smallest."""
-        sizes = {c: kind.size for c, kind in self.types.items() if self._is_param(c)}
-        many = Counter(self.root(("program", p.name)) for p in self.step.program.parameters)
-        total = sum(sizes[c] * many[c] for c in sizes)
-        found: set[tuple[object, ...]] = set()
-        added = 0.0
-        for c in sorted(sizes, key=lambda c: (sizes[c], str(c))):
-            added += sizes[c] * many[c] * (self.strips - 1)
-            if added > MOST_WHOLE * total:
-                break
-            found.add(c)
-        return found
-
-    def _is_param(self, c: tuple[object, ...]) -> bool:
-        return c[0] in ("param", "program")
-
-    def _options(self, c: tuple[object, ...], whole: set[tuple[object, ...]]) -> tuple[Form, ...]:
-        cuts = tuple(cuts_of(self.types[c], self.strips, self.rows))
-        return cuts if self._is_param(c) and c not in whole and cuts else (WHOLE, *cuts)
-
-
-def _rows(step: Step) -> frozenset[str]:
-    """Names of the factors that the rows of a microbatch are: these are divided among replicas, not within them."""
-    return frozenset(f.label for i in step.program.inputs for d in i.type.dims[:1] for f in d.factors if f.label)
-
-
-def cuts_of(kind: TensorType, strips: int, rows: frozenset[str]) -> Iterator[Cut]:
-    """Every way to cut a value, along the last dims first."""
-    for n in reversed(range(len(kind.dims))):
-        inner = kind.shape[n]
-        for factor in kind.dims[n].factors:
-            inner //= factor.size
-            if factor.size > 1 and factor.size % strips == 0 and factor.label not in rows:
-                yield Cut(n, inner, factor.size)
-
-
 class _UnitSearch:
     """The tables of one unit."""
 
-    def __init__(self, step: Step, unit: int, ops: Mapping[str, Op], strips: int, classes: _Classes, figures: Figures):
+    def __init__(self, step: Step, unit: int, ops: Mapping[str, Op], strips: int, classes: Classes, figures: Figures):
         variant = step.variant(unit)
         assert variant is not None
         self.number, self.unit, self.variant = unit, step.program.units[unit], variant
         self.ops, self.strips, self.classes, self.figures = ops, strips, classes, figures
         self.functions = functions_of(variant)
-        self.options: dict[Variable, Sequence[object]] = {}
+        self.options: dict[Variable, Sequence[Option]] = {}
         self.tables: list[Table] = []
         self.ways = [[self._ways(i) for i in f.instructions] for f in self.functions]
         self.needed = [self._needed(part) for part in PARTS]
@@ -254,24 +169,29 @@ class _UnitSearch:
             fixed = dict(zip(self.classes_read, key, strict=True))
             sizes = {v: 1 if v in fixed else len(of) for v, of in self.options.items()}
             tables = [Table(t.variables, t.costs[_at(t.variables, fixed)]) for t in self.tables]
-            least = eliminate(sizes, tables)
+            try:
+                least = eliminate(sizes, tables)
+            except Endless as problem:
+                message = f"{self.unit.name} has too many forms to search them all: a table of {problem.args[0]:,} entries"
+                raise MlcError([Diagnostic("E1006", message, NO_SPAN, (), "layer functions of fewer instructions")]) from problem
             found[key] = Least(least.costs, {**least.options, **fixed})
         return found
 
     def chosen(self, best: Mapping[Variable, int]) -> Chosen:
-        found = {v: self.options[v][n] for v, n in best.items() if v not in self.classes.options}
-        done = [[found["value", part, i.results[0].name] for i in f.instructions] for part, f in enumerate(self.functions)]
-        ways_of = tuple(tuple(one.way for one in of) for of in done)
-        values = {(v[1], v[2]): at_hand(option) for v, option in found.items() if v[0] == "value"}
-        arguments = {(v[1], v[2]): option for v, option in found.items() if v[0] == "argument"}
+        found = {v: self.options[v][n] for v, n in best.items() if isinstance(v, Place)}
+        done = [[found[Place("value", part, i.results[0].name)] for i in f.instructions] for part, f in enumerate(self.functions)]
+        ways_of = tuple(tuple(one.way for one in of if isinstance(one, Done)) for of in done)
+        hands = {v: at_hand(option) for v, option in found.items()}
+        values = {(v.part, v.name): made for v, made in hands.items() if v.kind == "value"}
+        arguments = {(v.part, v.name): made for v, made in hands.items() if v.kind == "argument"}
         return Chosen(ways_of, values, arguments)
 
-    def _ways(self, instruction) -> tuple[Way, ...]:
+    def _ways(self, instruction: Instruction) -> tuple[Way, ...]:
         """Those that cut no row of a microbatch."""
         rows = self.classes.rows
         values = (*instruction.operands, *instruction.results)
         every = ways(instruction, self.ops, self.strips)
-        return tuple(w for w in every if not any(_cuts_rows(v.type, f, rows) for v, f in zip(values, (*w.needs, *w.makes), strict=True)))
+        return tuple(w for w in every if not any(cuts_rows(v.type, f, rows) for v, f in zip(values, (*w.needs, *w.makes), strict=True)))
 
     def _needed(self, part: int) -> dict[str, dict[Form, None]]:
         """By value of a part: the forms in which something reads it."""
@@ -285,7 +205,7 @@ class _UnitSearch:
             found.setdefault(v.name, {}).update(dict.fromkeys((WHOLE, *cuts)))
         return found
 
-    def _add(self, variable: Variable, options: Sequence[object], costs: Iterable[float]) -> None:
+    def _add(self, variable: Variable, options: Sequence[Option], costs: Iterable[float]) -> None:
         self.options[variable] = options
         self.tables.append(Table((variable,), np.array(list(costs), np.float64)))
 
@@ -315,7 +235,7 @@ class _UnitSearch:
     def _arguments(self, part: int) -> None:
         roles = dict(zip((v.name for v in self.unit.function.parameters), self.unit.roles, strict=True))
         for v in self.functions[part].parameters:
-            variable = ("argument", part, v.name)
+            variable = Place("argument", part, v.name)
             if roles.get(v.name) in ("param", "input", "record"):
                 continue
             if roles.get(v.name) == "state":
@@ -328,7 +248,7 @@ class _UnitSearch:
 
     def _of_class(self, variable: Variable, v: Value, part: int, c: Variable) -> None:
         self._available(variable, v, part, self.classes.options[c], lambda _: 0.0)
-        self._relate(variable, c, lambda made, form: made.form == form)
+        self._relate(variable, c, lambda option, form: at_hand(option).form == form)
 
     def _of_cotangent(self, variable: Variable, v: Value, part: int, result: str) -> None:
         """Of a state it has the form of the class; of an effect it is whole."""
@@ -340,7 +260,7 @@ class _UnitSearch:
     def _of_part(self, variable: Variable, v: Value, part: int) -> None:
         """What another part made, in a form that is at hand there."""
         maker = next(p for p in reversed(range(part)) if v.name in self.made[p])
-        source = ("value", maker, v.name)
+        source = Place("value", maker, v.name)
         there = [at_hand(option) for option in self.options[source]]
         forms = {f: None for made in there for f in made if f is not None and not isinstance(f, Term)}
         if any(made.has(WHOLE) for made in there):
@@ -351,7 +271,7 @@ class _UnitSearch:
     def _instructions(self, part: int) -> None:
         for i, of in zip(self.functions[part].instructions, self.ways[part], strict=True):
             seconds = work_seconds(i, self.ops, self.figures)
-            first = ("value", part, i.results[0].name)
+            first = Place("value", part, i.results[0].name)
             every = [
                 (Done(way, made), cost + seconds / (1 if way.letter is None else self.strips))
                 for way in of
@@ -359,7 +279,7 @@ class _UnitSearch:
             ]
             self._add(first, [done for done, _ in every], [cost for _, cost in every])
             for slot, v in enumerate(i.results[1:], 1):
-                variable = ("value", part, v.name)
+                variable = Place("value", part, v.name)
                 self._available(variable, v, part, dict.fromkeys(way.makes[slot] for way in of), lambda _: 0.0)
                 self._relate(first, variable, lambda done, made, slot=slot: done.way.makes[slot] == made.form)
             for name in dict.fromkeys(v.name for v in i.operands):
@@ -370,7 +290,8 @@ class _UnitSearch:
         """An instruction reads its operands in forms that are at hand; of a parameter, as it is held, or a cut of it."""
         source = self._source(part, name)
         if source is None:
-            fits = [all(not isinstance(done.way.needs[slot], Term) for slot in slots) for done in self.options[first]]
+            needs = [done.way.needs for done in self.options[first] if isinstance(done, Done)]
+            fits = [all(not isinstance(of[slot], Term) for slot in slots) for of in needs]
             self.tables.append(Table((first,), np.where(fits, 0.0, math.inf)))
             return
         self._relate(first, source, lambda done, option: all(at_hand(option).has(done.way.needs[slot]) for slot in slots))
@@ -378,9 +299,9 @@ class _UnitSearch:
     def _source(self, part: int, name: str) -> Variable | None:
         """The variable that says in which forms a value is at hand; None: it is whole."""
         if name in self.made[part]:
-            return ("value", part, name)
-        if ("argument", part, name) in self.options:
-            return ("argument", part, name)
+            return Place("value", part, name)
+        if Place("argument", part, name) in self.options:
+            return Place("argument", part, name)
         roles = dict(zip((v.name for v in self.unit.function.parameters), self.unit.roles, strict=True))
         return self._class("param", name) if roles[name] == "param" else None
 
@@ -390,7 +311,7 @@ class _UnitSearch:
         outputs = [v.name for v in self.unit.function.results[: self.unit.outputs]] if part == 0 else []
         effects = [v.name for v in self.unit.function.results[self.unit.outputs :]] if part == 0 else []
         for v in self.functions[part].results:
-            variable = ("value", part, v.name)
+            variable = Place("value", part, v.name)
             if v.name in outputs:
                 self._relate(variable, self._class("state", v.name), lambda option, form: at_hand(option).has(form))
             elif v.name in states:
@@ -418,14 +339,3 @@ def left_to_sum(made: Made) -> bool:
 def is_gradient(made: Made, held: Form) -> bool:
     """Does a gradient fit a parameter that is held so?"""
     return made.has(held) or (held == WHOLE and left_to_sum(made))
-
-
-def _cuts_rows(kind: TensorType, form: Form, rows: frozenset[str]) -> bool:
-    if not isinstance(form, Cut):
-        return False
-    inner = kind.shape[form.dim]
-    for factor in kind.dims[form.dim].factors:
-        inner //= factor.size
-        if inner == form.inner:
-            return factor.label in rows
-    return False
