@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from rank_mutants import mutant
 from rank_step import Arrays, drawn, rank_gradients, whole_gradients
 
+from mlc.cli import run_command
 from mlc.driver import Options, differentiated, load_module, load_program, passed, with_factors
 from mlc.ir.factors import Join
 from mlc.ir.forms import WHOLE, Axis, Claim, Cut, RankFunction, RankStep, RankVariant, Term
@@ -31,7 +33,7 @@ from mlc.ops.mesh import COLLECTIVES
 from mlc.parallel.shard_proof import Refused, check_function, check_ranks
 from mlc.passes.eliminate import Table, Variable, eliminate
 from mlc.passes.shard import shard, written
-from mlc.passes.shard_costs import FIGURES, Figures
+from mlc.passes.shard_costs import Figures
 from mlc.passes.shard_search import Found, search
 from mlc.syntax.parser import parse
 
@@ -87,10 +89,17 @@ def test_elimination_finds_the_least_sum(data: st.DataObject) -> None:
         assert total(least.options) == least.costs
 
 
-def test_megatron_comes_out_by_itself() -> None:
-    """Columns, then rows, of each pair of products; tokens cut between; two gathers and two scatters a direction; vocabularies cut."""
+@cache
+def llama() -> RankStep:
+    """Llama 3 8B on 8 ranks."""
     ranks = shard(prepared("llama3"), Axis("tp", 8, 8), OPS)
     assert ranks is not None
+    return ranks
+
+
+def test_megatron_comes_out_by_itself() -> None:
+    """Columns, then rows, of each pair of products; tokens cut between; two gathers and two scatters a direction; vocabularies cut."""
+    ranks = llama()
     forms = dict(ranks.parameters)
     block = "model.layers.0"
     columns = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"]
@@ -272,15 +281,6 @@ def with_attribute(i: Instruction, key: str, value: int | str) -> Instruction:
     return replace(i, attributes=tuple((k, value if k == key else v) for k, v in i.attributes))
 
 
-@cache
-def llama() -> RankStep:
-    """Tokens cut between layers, tensor parallel within, as at full size."""
-    step = prepared("llama3", vocab=32, context=8, width=32, hidden=64, heads=4, kv_heads=2, depth=1, batch=1)
-    found = search(step, OPS, 2, replace(FIGURES, message_seconds=1e-12))
-    assert found is not None
-    return written(step, found, Axis("tp", 2, 2), OPS)
-
-
 def claimed(of: RankFunction, name: str, claim: Callable[[Claim], Claim]) -> RankFunction:
     """The claims of the values of a whole one, changed; with their names, as results and operands."""
     return replace(of, claims=tuple((local, claim(c) if c.name == name else c) for local, c in of.claims))
@@ -348,7 +348,7 @@ def counts(ranks: RankStep, unit: int, part: int) -> bool:
 
 def test_what_nothing_divides_stays_whole() -> None:
     """Prime sizes: there is no cut, and the one form that is left is refused by nobody."""
-    ranks = shard(prepared("gpt", depth=1, width=14, heads=7, context=3, batch=1, vocab=7), Axis("tp", 4, 4), OPS)
+    ranks = shard(prepared("gpt", depth=1, width=14, heads=7, context=3, batch=1, vocab=7), Axis("tp", 5, 5), OPS)
     assert ranks is not None
     assert {form for _, form in ranks.parameters} == {WHOLE}
 
@@ -363,3 +363,36 @@ def test_a_sum_over_a_run_at_once_is_refused() -> None:
     check_function(whole, of, Axis("tp", 2, 2), OPS)
     with pytest.raises(Refused, match="strip"):
         check_function(whole, of, Axis("tp", 2, 4), OPS)
+
+
+# The command.
+
+
+def mlc_ir(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    defines = [word for name, value in SMALL.items() for word in ("-D", f"{name}={value}")]
+    code = run_command(["ir", str(EXAMPLES / "gpt.dsl"), *defines, *arguments])
+    return code, *capsys.readouterr()
+
+
+def test_the_command_says_how_layers_divide(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = mlc_ir(capsys, "--tp", "2", "--splits", "4")
+    assert code == 0
+    assert said.startswith("gpt on 2 ranks of tp, sums over 4 strips; proved: together they compute the model\n")
+    assert re.search(r"^block, 1 call a microbatch$.*param qkv.weight +cut along heads$", said, re.MULTILINE | re.DOTALL)
+    code, said, _ = mlc_ir(capsys, "--tp", "4", "--unit", "block", "--stage", "weight_gradient")
+    assert code == 0
+    assert parse_function(said).name == "block.weight_gradient"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (("--tp", "4", "--splits", "6"), 1, "E0808.*4 ranks do not divide it"),
+        (("--tp", "5"), 1, "E1005.*2, 4"),
+        (("--splits", "2"), 2, "those of --tp ranks"),
+    ],
+)
+def test_what_does_not_divide_is_said(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, why: str) -> None:
+    found, _, said = mlc_ir(capsys, *arguments)
+    assert found == code
+    assert re.search(why, said, re.DOTALL)

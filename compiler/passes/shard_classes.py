@@ -100,21 +100,13 @@ def _rows(step: Step) -> frozenset[str]:
 
 
 def cuts_of(kind: TensorType, strips: int, rows: frozenset[str]) -> Iterator[Cut]:
-    """Every way to cut a value, along the last dims first."""
+    """Every way to cut a value, along the last dims first: a dim along the outermost factor that has as many runs as there are strips,
+    and not along rows of a microbatch."""
     for n in reversed(range(len(kind.dims))):
         inner = kind.shape[n]
         for factor in kind.dims[n].factors:
             inner //= factor.size
-            if factor.size > 1 and factor.size % strips == 0 and factor.label not in rows:
-                yield Cut(n, inner, factor.size)
-
-
-def cuts_rows(kind: TensorType, form: Form, rows: frozenset[str]) -> bool:
-    if not isinstance(form, Cut):
-        return False
-    inner = kind.shape[form.dim]
-    for factor in kind.dims[form.dim].factors:
-        inner //= factor.size
-        if inner == form.inner:
-            return factor.label in rows
-    return False
+            if factor.size > 1 and factor.size % strips == 0:
+                if factor.label not in rows:
+                    yield Cut(n, inner, factor.size)
+                break

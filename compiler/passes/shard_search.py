@@ -29,7 +29,7 @@ from mlc.ir.op import Op
 from mlc.ir.program import Step, Variant
 from mlc.ir.types import Value
 from mlc.passes.eliminate import Endless, Least, Table, Variable, eliminate
-from mlc.passes.shard_classes import Classes, cuts_of, cuts_rows
+from mlc.passes.shard_classes import Classes, cuts_of
 from mlc.passes.shard_costs import FIGURES, Figures, conversion_seconds, saved_seconds, work_seconds
 from mlc.passes.shard_ways import SUM, Way, ways
 
@@ -187,11 +187,14 @@ class _UnitSearch:
         return Chosen(ways_of, values, arguments)
 
     def _ways(self, instruction: Instruction) -> tuple[Way, ...]:
-        """Those that cut no row of a microbatch."""
-        rows = self.classes.rows
+        """Those that cut values as they may be."""
         values = (*instruction.operands, *instruction.results)
-        every = ways(instruction, self.ops, self.strips)
-        return tuple(w for w in every if not any(cuts_rows(v.type, f, rows) for v, f in zip(values, (*w.needs, *w.makes), strict=True)))
+        cuts = [set(cuts_of(v.type, self.strips, self.classes.rows)) for v in values]
+
+        def fits(way: Way) -> bool:
+            return all(not isinstance(f, Cut) or f in of for f, of in zip((*way.needs, *way.makes), cuts, strict=True))
+
+        return tuple(filter(fits, ways(instruction, self.ops, self.strips)))
 
     def _needed(self, part: int) -> dict[str, dict[Form, None]]:
         """By value of a part: the forms in which something reads it."""
