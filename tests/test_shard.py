@@ -388,7 +388,7 @@ def test_the_command_says_how_layers_divide(capsys: pytest.CaptureFixture[str]) 
     ("arguments", "code", "why"),
     [
         (("--tp", "4", "--splits", "6"), 1, "E0808.*4 ranks do not divide it"),
-        (("--tp", "5"), 1, "E1005.*2, 4"),
+        (("--tp", "5"), 1, "E1005.*2, 3, 4, 8"),
         (("--splits", "2"), 2, "those of --tp ranks"),
     ],
 )
