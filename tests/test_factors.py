@@ -19,7 +19,7 @@ from parts import KEYS, TOLERANCE, check_instruction, check_sites, check_way, me
 from programs import RandomProgram, programs
 
 from mlc.diagnostics import NO_SPAN, InternalError, OpError
-from mlc.driver import Options, differentiated, load_program
+from mlc.driver import Options, differentiated, load_program, passed
 from mlc.ir.builder import Builder
 from mlc.ir.factors import Join, Letter, Offset, Site, chain, closed, divisions, is_chain, values_of
 from mlc.ir.function import Function, Instruction
@@ -489,3 +489,10 @@ def test_other_factors_are_refused() -> None:
             assert isinstance(broken, Step)
             with pytest.raises(InternalError, match="factors"):
                 check_factors(broken, OPS)
+
+
+def test_a_step_is_factored_after_all_passes_too() -> None:
+    """Passes write out ops within the functions of units that have no derivative."""
+    program, _ = load_program(ROOT / "examples" / "supervised.dsl", {}, Options())
+    step = factored_step(passed(differentiated(program)), OPS)
+    check_factors(step, OPS)

@@ -18,7 +18,7 @@ Variable = tuple[object, ...]
 Costs = np.ndarray
 
 #: Entries of the largest table that is made: a search that would need a larger one is refused.
-MOST_ENTRIES = 3 * 10**7
+MOST_ENTRIES = 4 * 10**6
 
 #: What infinity is in here, so that differences are numbers; what costs half as much is infinite.
 NEVER = 1e30

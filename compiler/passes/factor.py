@@ -52,7 +52,7 @@ def factored_step(step: Step, ops: Mapping[str, Op]) -> Step:
     parameters = tuple(replace(p, type=writer.type_of(("program", p.name), p.type)) for p in program.parameters)
     inputs = tuple(replace(i, type=writer.type_of(("program", i.name), i.type)) for i in program.inputs)
     variants = tuple(tuple(_written_variant(writer, v) for v in of) for of in step.variants)
-    plain = tuple(None if f is None else writer.function(f, _unit(n)) for n, f in enumerate(step.plain))
+    plain = tuple(None if f is None else writer.function(f, _plain(n)) for n, f in enumerate(step.plain))
     return replace(step, program=replace(program, units=units, parameters=parameters, inputs=inputs), variants=variants, plain=plain)
 
 
@@ -90,6 +90,10 @@ def _unit(number: int) -> object:
     return ("unit", number)
 
 
+def _plain(number: int) -> object:
+    return ("plain", number)
+
+
 def _part(variant: Variant, number: int) -> object:
     return ("part", variant.unit, variant.choice, number)
 
@@ -101,10 +105,20 @@ def _read_step(solver: _Solver, step: Step) -> None:
         solver.add(("program", value.name), value.type)
     for number, unit in enumerate(program.units):
         solver.read(unit.function, _unit(number))
+    for number, function in enumerate(step.plain):
+        if function is not None:
+            _read_plain(solver, function, number)
     for variant in (v for of in step.variants for v in of):
         _read_variant(solver, program.units[variant.unit], variant)
     for number, (_, one) in enumerate(program.chains):
         _read_chain(solver, program, one, ("chain", number))
+
+
+def _read_plain(solver: _Solver, function: Function, number: int) -> None:
+    """The function of a unit without variants, which passes may have changed within."""
+    solver.read(function, _plain(number))
+    for v in (*function.parameters, *function.results):
+        solver.same((_plain(number), v.name), (_unit(number), v.name))
 
 
 def _read_variant(solver: _Solver, unit: Unit, variant: Variant) -> None:
