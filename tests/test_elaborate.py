@@ -462,3 +462,24 @@ def recipe(p: parameter):
 """
     made = model('return mean(linear(linear(x, width, name="a"), width, name="b"))', recipe=recipe)
     assert [p.update for p in made.parameters] == [0, 0, None, 0]
+
+
+LAYER = "@layer\ndef block(x: real[batch, width], rate: float):\n    return linear(dropout(x, rate), width)\n"
+WITHIN = "@layer\ndef block(x: real[batch, width], rate: float):\n    return linear(x * (1.0 - rate) if training else x, width)\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "body", "alike"),
+    [
+        (LAYER, 'return mean(block(x, 0.0, name="a"))', True),
+        (LAYER, 'return mean(block(x, 0.5, name="a"))', False),
+        (LAYER, 'return mean(block(block(x, 0.0, name="a"), 0.5, name="b"))', False),
+        (WITHIN, 'return mean(block(x, 0.5, name="a"))', False),
+        ("", 'return mean(linear(dropout(x, 0.5), width, name="a"))', False),
+        ("", 'return mean(linear(x, width, name="a")) * (2.0 if training else 1.0)', False),
+    ],
+)
+def test_what_reads_training_is_another_model_when_evaluated(before: str, body: str, alike: bool) -> None:
+    made = model(body, before=before)
+    units = [[made.units[call.unit] for call in chain.calls] for chain in (made.train, made.evaluate)]
+    assert (units[0] == units[1]) is alike

@@ -106,10 +106,11 @@ class Elaboration:
     def program(self) -> Program:
         training = self._trace(True)
         self.it.registry = dict(training.trace.specs)
-        evaluation = self._trace(False)
+        evaluation = self._trace(False) if self._reads_training(training) else training
         self.it.reports.check()
-        train = Cutter(training, self.units).chain("train")
-        cutter = Cutter(evaluation, self.units)
+        trainer = Cutter(training, self.units)
+        train = trainer.chain("train")
+        cutter = trainer if evaluation is training else Cutter(evaluation, self.units)
         evaluate = cutter.chain("evaluate")
         sample = cutter.chain("sample") if self._samples(evaluation) else None
         sample = sample if sample is not None and self._reads_tokens_only(sample) else None
@@ -261,6 +262,10 @@ class Elaboration:
         return set(self._read(chain, "input")) == {self.inputs[0].name}
 
     # ----------------------------------------------------------------------------------------- the model
+
+    def _reads_training(self, model: ModelTrace) -> bool:
+        """Is the model another one where it is evaluated?"""
+        return model.trace.reads_training or any(variant is not None for _, variant in self.it.bodies)
 
     def _trace(self, training: bool) -> ModelTrace:
         it = self.it
