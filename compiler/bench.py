@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ _WARM_UP = 2
 def measure(build: Build, steps: int, threads: int | None = None) -> dict[str, Any]:
     """Step time of a model: forward, backward, clipping, update, and the loss on the host.
 
-    returns: program, parameters, step_ms (median), tokens_per_s, gflops, loss (of the last step)
+    returns: program, parameters, step_ms (median), tokens_per_s or records_per_s, gflops, loss (of the last step)
     """
     generator = np.random.default_rng(0)
     with build.open(threads) as model:
@@ -33,10 +34,15 @@ def measure(build: Build, steps: int, threads: int | None = None) -> dict[str, A
             "program": build.name,
             "parameters": sum(array.size for array in model.parameters.values()),
             "step_ms": round(median * 1e3, 3),
-            "tokens_per_s": round(model.tokens * model.microbatches / median),
+            f"{_unit(model.inputs)}_per_s": round(model.tokens * model.microbatches / median),
             "gflops": round(model.flops * model.microbatches / median / 1e9, 1),
             "loss": round(loss, 4),
         }
+
+
+def _unit(inputs: Sequence[InputType]) -> str:
+    """What the programs say that they count: tokens where the first input is i32[batch, context]."""
+    return "tokens" if inputs and inputs[0].dtype == "i32" and len(inputs[0].shape) == 2 else "records"
 
 
 def random_input(generator: np.random.Generator, kind: InputType) -> np.ndarray:

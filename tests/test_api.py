@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 import mlc
+from mlc.bench import measure
 from mlc.language import dim, f32, mean, param, real, zeros
 from mlc.optim import sgd
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 batch: dim = 4
 rate: f32 = 0.1
@@ -101,3 +104,11 @@ def test_import_is_quiet_and_quick_to_start() -> None:
     script = "import sys, mlc; assert not {'lark', 'torch', 'pytest'} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_bench_counts_what_the_program_counts(tiny: Path, tmp_path: Path) -> None:
+    sizes = {"depth": 1, "width": 16, "heads": 1, "context": 8, "batch": 2, "vocab": 16}
+    found = measure(mlc.compile(tiny, tmp_path / "records"), 2)
+    assert found["records_per_s"] > 0 and "tokens_per_s" not in found
+    found = measure(mlc.compile(EXAMPLES / "gpt2.dsl", tmp_path / "tokens", sizes), 2)
+    assert found["tokens_per_s"] > 0 and "records_per_s" not in found
