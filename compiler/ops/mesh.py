@@ -7,6 +7,7 @@ of the dim within one step of it) and `size` (steps of it in the whole value); `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -77,6 +78,23 @@ def tree(terms: Sequence[Array], join: str, rounded: Callable[[Array], Array]) -
     return terms[0]
 
 
+def _positive(rule: Callable[[Types, Attributes], Types]) -> Callable[[Types, Attributes], Types]:
+    """The rule, of operands and attributes that there are: whatever is counted is at least 1."""
+
+    def checked(types: Types, a: Attributes) -> Types:
+        if not types or any(value < 1 for key, value in a.items() if key not in ("axis", "join", "dim", "to_dim")):
+            raise InternalError(f"{dict(a)} of {len(types)} operands")
+        return rule(types, a)
+
+    return checked
+
+
+def _one(types: Types) -> TensorType:
+    if len(types) != 1:
+        raise InternalError(f"{len(types)} operands, wants 1")
+    return types[0]
+
+
 def _every(ranks: OfRanks) -> list[Array]:
     """The operands of all ranks in order: strips of rank 0, then of rank 1, and so on."""
     return [array for operands in ranks for array in operands]
@@ -90,8 +108,7 @@ def _alike(types: Types) -> TensorType:
 
 
 def _gather_rule(types: Types, a: Attributes) -> Types:
-    (x,) = types
-    return (_resized(x, cut_of(a), a["size"] // a["parts"], a["size"]),)
+    return (_resized(_one(types), cut_of(a), a["size"] // a["parts"], a["size"]),)
 
 
 def _gather_meaning(ranks: OfRanks, a: Attributes, _rounded: Callable[[Array], Array]) -> list[tuple[Array, ...]]:
@@ -100,8 +117,7 @@ def _gather_meaning(ranks: OfRanks, a: Attributes, _rounded: Callable[[Array], A
 
 
 def _part_rule(types: Types, a: Attributes) -> Types:
-    (x,) = types
-    return (_resized(x, cut_of(a), a["size"], a["size"] // a["parts"]),)
+    return (_resized(_one(types), cut_of(a), a["size"], a["size"] // a["parts"]),)
 
 
 def _part_meaning(ranks: OfRanks, a: Attributes, _rounded: Callable[[Array], Array]) -> list[tuple[Array, ...]]:
@@ -139,9 +155,8 @@ def _all_to_all_meaning(ranks: OfRanks, a: Attributes, rounded: Callable[[Array]
 
 
 def _strips_rule(types: Types, a: Attributes) -> Types:
-    (x,) = types
     own = a["strips"] // a["parts"]
-    return (_resized(x, cut_of(a), a["size"] // a["parts"], a["size"] // a["strips"]),) * own
+    return (_resized(_one(types), cut_of(a), a["size"] // a["parts"], a["size"] // a["strips"]),) * own
 
 
 def _strips_meaning(ranks: OfRanks, a: Attributes, _rounded: Callable[[Array], Array]) -> list[tuple[Array, ...]]:
@@ -190,7 +205,9 @@ _MESH_OPS = (
 )
 
 #: By name, in the order of the documentation.
-MESH_OPS: dict[str, MeshOp] = {op.name: op for op in _MESH_OPS}
+MESH_OPS: dict[str, MeshOp] = {
+    op.name: replace(op, type_rule=_positive(op.type_rule)) if "parts" in op.attributes else op for op in _MESH_OPS
+}
 
 #: Those that move something between ranks.
 COLLECTIVES = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all")

@@ -37,6 +37,10 @@ class Refused(Exception):
     """Why functions of ranks are not the model: a sentence that names function, instruction and line."""
 
 
+#: What rules of ops raise for operands and attributes that nobody elaborated.
+NONSENSE = (InternalError, OpError, LookupError, TypeError, ValueError, AssertionError)
+
+
 @frozen
 class Owed:
     """What a step must still do: the terms of a gradient added up over all strips. (unit, name of its parameter)"""
@@ -69,8 +73,8 @@ def check_function(whole: Function, ranks: RankFunction, axis: Axis, ops: Mappin
     """That every value of a divided function is what it claims, if its parameters are. raises: Refused"""
     try:
         verify(ranks.function, {**ops, **MESH_OPS})
-    except (InternalError, OpError) as problem:
-        raise Refused(str(problem)) from problem
+    except NONSENSE as problem:
+        raise Refused(f"{whole.name}: {problem}") from problem
     checker = _Checker(whole, ranks, axis, ops)
     for v in ranks.function.parameters:
         claim = checker.claim(v)
@@ -80,7 +84,7 @@ def check_function(whole: Function, ranks: RankFunction, axis: Axis, ops: Mappin
     for number, instruction in enumerate(ranks.function.instructions):
         try:
             checker.check(instruction)
-        except (Refused, InternalError, OpError) as problem:
+        except (Refused, *NONSENSE) as problem:
             where = f"{whole.name}, instruction {number} ({_line(instruction.span)})"
             raise Refused(f"{where}: {instruction.op}: {problem}") from problem
     for v in ranks.function.results:
