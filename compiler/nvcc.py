@@ -47,8 +47,14 @@ def find_nvcc() -> Nvcc:
 
 
 def find_tool(nvcc: Nvcc, name: str) -> str | None:
-    """Another program of a toolkit: beside its compiler, else of PATH."""
-    return shutil.which(name, path=str(Path(nvcc.home) / "bin")) or shutil.which(name)
+    """Another program of a toolkit: beside its compiler, else of PATH, else of the packages that the extra `cuda` installs."""
+    beside = shutil.which(name, path=str(Path(nvcc.home) / "bin")) or shutil.which(name)
+    return beside or shutil.which(name, path=os.pathsep.join(map(str, _packages())))
+
+
+def _packages() -> list[Path]:
+    """Folders of programs that packages of this Python have brought."""
+    return [Path(folder) / "nvidia" / "cu13" / "bin" for folder in sys.path if folder]
 
 
 def _compilers() -> list[Path]:
@@ -57,7 +63,7 @@ def _compilers() -> list[Path]:
     if asked:
         return [Path(asked) / "bin" / "nvcc"]
     installed = shutil.which("nvcc")
-    packages = [Path(folder) / "nvidia" / "cu13" / "bin" / "nvcc" for folder in sys.path if folder]
+    packages = [folder / "nvcc" for folder in _packages()]
     return [*([Path(installed)] if installed else []), *packages, Path(USUAL) / "bin" / "nvcc"]
 
 

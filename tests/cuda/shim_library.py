@@ -75,7 +75,8 @@ def build(source: Path, checked: bool, defines: tuple[str, ...] = ()) -> Path:
     if GPU:
         return build_for_gpu(source, defines, library)
     mode = ["-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"] if checked else ["-O2"]
-    options = [*FLAGS, *mode, "-DMLC_SHIM", *(f"-D{define}" for define in defines)]
+    instead = [option for define in defines for option in (f"-U{define.partition('=')[0]}", f"-D{define}")]
+    options = [*FLAGS, *mode, "-DMLC_SHIM", *instead]
     subprocess.run([*compiler(), *options, "-x", "c++", "-c", str(source), "-o", str(kernels)], check=True)
     subprocess.run(["g++", "-shared", "-Wl,-Bsymbolic", "-o", str(library), str(kernels), *shim_objects()], check=True)
     return library

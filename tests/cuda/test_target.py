@@ -63,6 +63,19 @@ def test_the_usual_place_of_a_toolkit_is_the_last(tmp_path: Path, monkeypatch: p
     assert nvcc.find_nvcc() == nvcc.Nvcc(str(tmp_path / "bin/nvcc"), str(tmp_path), str(tmp_path / "lib64"), "13.0")
 
 
+def test_tools_that_a_toolkit_lacks_come_from_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages, toolkit, name = tmp_path / "packages", tmp_path / "toolkit", "a-tool-of-no-machine"
+    for folder in (packages / "nvidia/cu13/bin", toolkit / "bin"):
+        folder.mkdir(parents=True)
+    found = nvcc.Nvcc(str(toolkit / "bin/nvcc"), str(toolkit), str(toolkit / "lib64"), "13.0")
+    monkeypatch.syspath_prepend(str(packages))
+    assert nvcc.find_tool(found, name) is None
+    for folder in (packages / "nvidia/cu13/bin", toolkit / "bin"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+        assert nvcc.find_tool(found, name) == str(folder / name)
+
+
 def test_results_of_a_pass_are_planned(tmp_path: Path) -> None:
     plan = json.loads((compiled(tmp_path, "gpt") / "plan.json").read_text())
     assert plan["scratch_bytes_per_thread"] == FOUND_BYTES
