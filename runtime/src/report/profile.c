@@ -1,7 +1,6 @@
 /* profile.c: see profile.h. */
 #include "report/profile.h"
 
-#include "mlc_kernel.h"
 #include "report/trace.h"
 #include "system/file.h"
 
@@ -113,38 +112,6 @@ void mlc_profile_close(mlc_profile *profile)
     free(profile);
 }
 
-/* ---- the peak ---- */
-
-typedef struct race {
-    bool wide; /* f64 */
-    _Atomic(double) rate;
-} race;
-
-/* Each thread adds the best of some rounds. */
-static void run_race(mlc_env *env, void *context)
-{
-    enum { ROUNDS = 5 };
-    race *of = context;
-    double best = 0;
-    for (int i = 0; i < ROUNDS; i++) {
-        int64_t started = mlc_clock();
-        double flops = of->wide ? mlc_peak_f64(env) : mlc_peak(env), rate = flops / (double)(mlc_clock() - started);
-        best = rate > best ? rate : best;
-    }
-    double sum = atomic_load(&of->rate);
-    while (!atomic_compare_exchange_weak(&of->rate, &sum, sum + best))
-        ;
-}
-
-static double measure_peak(const mlc_rank *rank)
-{
-    race of = {.wide = mlc_wide_bytes(rank->model) == sizeof(double)};
-    if (rank->team->workers[0].env.stream)
-        return 0;
-    mlc_team_run(rank->team, run_race, &of);
-    return atomic_load(&of.rate) * 1e9;
-}
-
 /* ---- the table ---- */
 
 static int compare_totals(const void *a_, const void *b_)
@@ -195,7 +162,7 @@ static void print_total(const mlc_profile *profile, const total *of, int64_t sum
 void mlc_profile_print(mlc_profile *profile, FILE *out)
 {
     sort(profile);
-    profile->peak = measure_peak(profile->rank);
+    profile->peak = mlc_profile_peak(profile->rank);
     int64_t sum = sum_of(profile);
     if (profile->peak > 0)
         fprintf(out, "peak of %d thread%s: %.1f GFLOP/s of fused multiply-adds on registers\n", profile->rank->team->threads,

@@ -25,6 +25,9 @@ void mlc_profile_close(mlc_profile *profile);
  * lead thread. */
 void mlc_profile_row(mlc_profile *profile, const char *name, double flops, int64_t started, int64_t passed);
 
+/* What the rank's threads can do together: FLOP/s of fused multiply-adds on registers. 0: not known. */
+double mlc_profile_peak(const mlc_rank *rank);
+
 /* Measures the peak of the rank's threads, and writes the table, the longest first. */
 void mlc_profile_print(mlc_profile *profile, FILE *out);
 
